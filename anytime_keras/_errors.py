@@ -1,0 +1,15 @@
+"""Words that several rooms' errors share."""
+
+import difflib
+
+
+def nearest(name, known, most=60):
+    """Returns a hint that lists the known names nearest to `name`, nearest first, and all of them if there are few.
+
+    >>> nearest("resan", ["resann", "msdnet33"])
+    "Did you mean 'resann'? Known: 'msdnet33', 'resann'."
+    """
+    known = sorted(set(map(str, known)))
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"{hint}Known: {', '.join(map(repr, known))}." if len(known) <= most or not near else hint.strip()

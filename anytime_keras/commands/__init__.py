@@ -1,0 +1,50 @@
+"""The command line: thin commands over the library. `anytime-keras help` lists them."""
+
+import importlib
+import sys
+
+from absl import flags
+
+from anytime_keras import _errors
+
+# Each command is a module here with a docstring, `FLAGS` (its own `absl.flags.FlagValues`) and `run(flags, arguments)`.
+COMMANDS = ("demo", "train", "evaluate", "predict")
+
+
+def main(argv=None):
+    """Runs `anytime-keras COMMAND --flag=value ...`; exits with 2 and a message if what was asked for makes no
+    sense.""" argv = list(sys.argv if argv is None else argv)
+    name = argv[1] if len(argv) > 1 else "help"
+    if name in ("help", "-h", "--help"):
+        print(_usage())
+        return
+    if name in ("--version", "version"):
+        from anytime_keras.version import __version__
+
+        print(__version__)
+        return
+    try:
+        if name not in COMMANDS:
+            raise ValueError(f"There is no command '{name}'. {_errors.nearest(name, COMMANDS)}")
+        command = importlib.import_module(f"anytime_keras.commands.{name}")
+        if {"-h", "--help", "help"} & set(argv[2:]):
+            print(f"anytime-keras {name}: {command.__doc__}\n{command.FLAGS.get_help()}")
+            return
+        arguments = command.FLAGS(argv[1:])[1:]
+        command.run(command.FLAGS, arguments)
+    except (ValueError, OSError, flags.Error) as error:
+        sys.exit(f"anytime-keras {name}: {error}" if name in COMMANDS else f"anytime-keras: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _usage():
+    lines = [
+        "usage: anytime-keras COMMAND [--flag=value ...]",
+        "",
+        "Commands (`anytime-keras COMMAND --help` for its flags):",
+    ]
+    for name in COMMANDS:
+        first = importlib.import_module(f"anytime_keras.commands.{name}").__doc__.strip().splitlines()[0]
+        lines.append(f"  {name:<10}{first}")
+    return "\n".join(lines)

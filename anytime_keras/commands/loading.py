@@ -1,0 +1,38 @@
+"""What several commands load: a trained network and the data that goes with it."""
+
+import json
+import pathlib
+
+from anytime_keras import data as data_sets
+
+
+def model_and_data(path, flags):
+    """Loads a trained network and its data set, normalised as in training.
+
+    Args:
+        path: folder of a training, or a `.keras` file.
+        flags: with `dataset`, `data_dir` and `image_size`.
+
+    Returns:
+        The model and the `DataSet`.
+    """
+    import keras
+
+    path = pathlib.Path(path)
+    file = path / "model.keras" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(
+            f"There is no trained network '{file}'. Name a folder that `anytime-keras train` wrote to its end, "
+            f"or a .keras file."
+        )
+    arguments = {}
+    recipe = file.parent / "recipe.json"
+    if recipe.is_file():
+        arguments = json.loads(recipe.read_text())["data"]
+    if flags.dataset:
+        arguments["data"] = flags.dataset
+    arguments.update({name: flags[name].value for name in ("data_dir", "image_size") if flags[name].value})
+    if "data" not in arguments:
+        raise ValueError(f"Say what data '{path}' is for: --dataset=cifar10.")
+    model = keras.saving.load_model(file)
+    return model, data_sets.load(**arguments)

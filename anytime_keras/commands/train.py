@@ -1,0 +1,136 @@
+"""Train a network by a recipe: logs, a checkpoint an epoch, exact resumption.
+
+anytime-keras train --model=resann --num_units=9 --channels=16 --dataset=cifar10 --weighting=adaloss --folder=runs/a
+anytime-keras train --folder=runs/a --resume
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+FLAGS = flags.FlagValues()
+_own = dict(flag_values=FLAGS)
+flags.DEFINE_string("folder", None, "Where to write the results. Default: runs/MODEL_DATASET_WEIGHTING.", **_own)
+flags.DEFINE_bool("resume", False, "Go on with the training in --folder, by the recipe that is there.", **_own)
+flags.DEFINE_string("recipe_file", None, "A recipe as JSON; the flags below that are given change it.", **_own)
+flags.DEFINE_enum("recipe", "paper", ["paper", "modern"], "Which recipe to start from.", **_own)
+flags.DEFINE_string("model", "resann", "The network's name.", **_own)
+flags.DEFINE_integer("num_units", None, "Units in a block (ResANN).", **_own)
+flags.DEFINE_integer("channels", None, "Filters of the first convolution (ResANN).", **_own)
+flags.DEFINE_integer("exit_every", None, "Units from one exit to the next (ResANN).", **_own)
+flags.DEFINE_enum(
+    "preset", None, ["paper", "authors_code"], "Where the authors' text and code differ, which to follow.", **_own
+)
+flags.DEFINE_string("model_config", None, "More arguments of the network, as JSON.", **_own)
+flags.DEFINE_string("dataset", "digits", "A data set's name, a folder of images, or an .npz file.", **_own)
+flags.DEFINE_string(
+    "augment", None, "Steps of augmentation, comma-separated; 'none' for none. Default: the data set's.", **_own
+)
+flags.DEFINE_float("validation", None, "Share (below 1) or number of training images to hold out.", **_own)
+flags.DEFINE_integer("image_size", None, "Side in pixels to crop images of different sizes to.", **_own)
+flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.", **_own)
+flags.DEFINE_string("weighting", None, "adaloss, constant, linear, half_end, or single_exit:NUMBER.", **_own)
+flags.DEFINE_float("gamma", None, "AdaLoss: share of equal weights.", **_own)
+flags.DEFINE_float("momentum", None, "AdaLoss: momentum of the running means.", **_own)
+flags.DEFINE_integer("update_period", None, "AdaLoss: batches between two updates of the weights.", **_own)
+flags.DEFINE_integer("epochs", None, "Epochs.", **_own)
+flags.DEFINE_integer("batch_size", None, "Images in a batch.", **_own)
+flags.DEFINE_float("learning_rate", None, "The highest learning rate.", **_own)
+flags.DEFINE_float(
+    "weight_decay", None, "L2 term of the loss, as in the paper: half of it times the squared norm.", **_own
+)
+flags.DEFINE_float("label_smoothing", None, "Label smoothing.", **_own)
+flags.DEFINE_enum("schedule", None, ["step", "cosine", "constant"], "Learning-rate schedule.", **_own)
+flags.DEFINE_string("optimizer", None, "One of Keras's optimizers, such as sgd or adamw.", **_own)
+flags.DEFINE_integer("seed", None, "Seed of initialisation, shuffling and augmentation.", **_own)
+flags.DEFINE_string("precision", None, "Keras's dtype policy, such as mixed_bfloat16.", **_own)
+flags.DEFINE_integer("steps_per_execution", None, "Batches between two looks at Python.", **_own)
+flags.DEFINE_bool("tensorboard", True, "Write TensorBoard's logs.", **_own)
+
+
+def run(flags, arguments):
+    if arguments:
+        raise ValueError(f"Unknown arguments: {arguments}. Flags look like --epochs=10.")
+    from anytime_keras.training import Recipe, train
+
+    _repeatable()
+    if flags.resume and flags.folder and (pathlib.Path(flags.folder) / "recipe.json").exists():
+        recipe = Recipe.from_json(pathlib.Path(flags.folder) / "recipe.json")
+        changed = _changes(flags, recipe)
+        if changed != recipe:
+            raise ValueError(
+                f"'{flags.folder}' holds a training by another recipe. Leave the flags out, or name another folder."
+            )
+    elif flags.recipe_file:
+        recipe = _changes(flags, Recipe.from_json(flags.recipe_file))
+    else:
+        start = Recipe.paper if flags.recipe == "paper" else Recipe.modern
+        recipe = _changes(flags, start({"name": flags.model}, {"data": flags.dataset}))
+    folder = flags.folder or pathlib.Path(
+        "runs", "_".join([recipe.model["name"], pathlib.Path(str(recipe.data["data"])).stem, recipe.weighting["name"]])
+    )
+    train(recipe, folder, resume=flags.resume, tensorboard=flags.tensorboard)
+    print(f"\nresults in {folder}")
+
+
+def _changes(flags, recipe):
+    """Returns the recipe with the flags that were given put in."""
+    content = recipe.to_dict()
+    if flags["model"].present:
+        content["model"]["name"] = flags.model
+    for name in ("num_units", "channels", "exit_every", "preset"):
+        if flags[name].present:
+            content["model"][name] = flags[name].value
+    if flags.model_config:
+        try:
+            content["model"].update(json.loads(flags.model_config))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"--model_config must be a JSON object such as '{{\"num_units\": 5}}'. Received: "
+                f"{flags.model_config!r}: {error}."
+            ) from error
+    if flags["dataset"].present:
+        content["data"]["data"] = flags.dataset
+    if flags["augment"].present:
+        content["data"]["augment"] = [] if flags.augment == "none" else flags.augment
+    if flags["validation"].present:
+        content["data"]["validation"] = flags.validation if flags.validation < 1 else int(flags.validation)
+    for name in ("image_size", "data_dir"):
+        if flags[name].present:
+            content["data"][name] = flags[name].value
+    if flags["weighting"].present:
+        name, _, exit_name = flags.weighting.partition(":")
+        content["weighting"] = {"name": name}
+        if exit_name:
+            content["weighting"]["exit"] = int(exit_name) if exit_name.lstrip("-").isdigit() else exit_name
+    for name in ("gamma", "momentum", "update_period"):
+        if flags[name].present:
+            content["weighting"][name] = flags[name].value
+    for name in ("schedule", "optimizer"):
+        if flags[name].present and flags[name].value != content[name]["name"]:
+            content[name] = {"name": flags[name].value}
+    for name in (
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "label_smoothing",
+        "seed",
+        "precision",
+        "steps_per_execution",
+    ):
+        if flags[name].present:
+            content[name] = flags[name].value
+    return type(recipe).from_dict(content)
+
+
+def _repeatable():
+    """Has TensorFlow on a CPU compute the same bits each time; on an accelerator that would cost too much."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.enable_op_determinism()

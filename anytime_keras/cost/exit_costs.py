@@ -1,0 +1,167 @@
+"""Multiply-accumulates and parameters at each exit of a functional model."""
+
+import dataclasses
+import math
+
+import keras
+
+from anytime_keras import graph
+from anytime_keras.cost import rules
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitCost:
+    """What one exit costs. MACs are of one sample and cumulative: from the input to this exit.
+
+    Attributes:
+        exit: str, the exit's name.
+        backbone: int, MACs of the features that the exit reads.
+        with_head: int, those and the exit's own head: a run that answers at this exit alone.
+        with_all_heads: int, those and every head so far: a run that answers at every exit up to this one.
+        params: int, parameters of the counted layers up to here, all heads so far included. Counting all
+            layers, the last exit's is Keras's `count_params()` (moving statistics of normalisations included).
+    """
+
+    exit: str
+    backbone: int
+    with_head: int
+    with_all_heads: int
+    params: int
+
+
+class ExitCosts(list):
+    """A list of `ExitCost` in the exits' order; printed, a table with 2 x MACs beside."""
+
+    def table(self):
+        """Returns the costs as text, in millions; "FLOPs" are 2 x MACs with all heads so far."""
+        lines = [
+            f"{'exit':<12}{'backbone':>12}{'with head':>12}{'all heads':>12}{'2 x MACs':>12}{'params':>12}   (millions)"
+        ]
+        for cost in self:
+            numbers = (cost.backbone, cost.with_head, cost.with_all_heads, 2 * cost.with_all_heads, cost.params)
+            lines.append(f"{cost.exit:<12}" + "".join(f"{number / 1e6:>12,.3f}" for number in numbers))
+        return "\n".join(lines)
+
+    __str__ = table
+
+
+def exit_costs(model, layers="all", input_shape=None):
+    """Counts the multiply-accumulates and parameters at each exit of a model.
+
+    An exit's head is what only this exit needs. The last exit shares nothing with a later one, so its
+    head is the layers named after it (`exit_7`, `exit_7_pool`, ...) or, without such names, the
+    layers from the last global pooling or flattening on.
+
+    Args:
+        model: functional Keras model; its outputs are the exits, in the order of its dict of outputs.
+        layers: `"all"` counts every layer with weights and the products within attention;
+            `"conv"` convolutions alone, as the paper does.
+        input_shape: shape without batch axis, or a list of shapes, where the model leaves sizes open.
+
+    Returns:
+        `ExitCosts`, a list of `ExitCost`.
+
+    Raises:
+        ValueError: if the model is not functional, a layer with weights has no rule
+            (see `register_rule`), or a size is unknown.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=5, channels=16, input_shape=(32, 32, 3), num_classes=10)
+    >>> costs = ak.cost.exit_costs(model, layers="conv")
+    >>> len(costs), costs[-1].with_all_heads
+    (15, 68862976)
+    """
+    if layers not in ("all", "conv"):
+        raise ValueError(f"`layers` must be 'all' or 'conv'. Received: layers={layers!r}.")
+    if not graph.is_functional(model):
+        raise ValueError(
+            "Costs are counted on the graph of a functional Keras model. "
+            f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)` or "
+            f"`anytime_keras.AnytimeModel`."
+        )
+    model = graph.functional(model)
+    only = rules.CONVOLUTIONS if layers == "conv" else None
+    exits = graph.outputs_by_name(model)
+    needed = {name: graph.calls(tensor, model.inputs) for name, tensor in exits.items()}
+    heads = _heads(needed)
+    macs = _macs_by_call(model, only, input_shape)
+
+    costs, paid, params = ExitCosts(), {}, {}
+    for name, calls in needed.items():
+        backbone = sum(macs[id(call)] for call in calls if id(call) not in heads[name])
+        paid.update((id(call), macs[id(call)]) for call in calls)
+        params.update((id(weight), weight) for call in calls for weight in _weights(call.operation, only))
+        costs.append(
+            ExitCost(
+                exit=name,
+                backbone=backbone,
+                with_head=sum(macs[id(call)] for call in calls),
+                with_all_heads=sum(paid.values()),
+                params=sum(math.prod(weight.shape) for weight in params.values()),
+            )
+        )
+    return costs
+
+
+def _weights(operation, only):
+    if not isinstance(operation, keras.Layer):
+        return []
+    if only is None or isinstance(operation, only):
+        return operation.weights
+    return [
+        weight
+        for layer in operation._flatten_layers(include_self=False)
+        if isinstance(layer, only)
+        for weight in layer.weights
+    ]
+
+
+def _macs_by_call(model, only, input_shape):
+    """Returns a dict from the id of each call of the model to its MACs."""
+    shapes = [tensor.shape[1:] for tensor in model.inputs]
+    if input_shape is not None:
+        given = [input_shape] if isinstance(input_shape[0], (int, type(None))) else list(input_shape)
+        if [len(shape) for shape in given] != [len(shape) for shape in shapes]:
+            raise ValueError(
+                "`input_shape` needs the shape of each of the model's inputs, without batch axis. "
+                f"Received: input_shape={input_shape} for inputs of shapes {shapes}."
+            )
+        shapes = given
+    counted = []
+
+    def apply(operation, args, kwargs):
+        counted.append(rules.macs(operation, *args, only=only, **kwargs))
+        return operation.compute_output_spec(*args, **kwargs)
+
+    inputs = [keras.KerasTensor((1, *shape), tensor.dtype) for shape, tensor in zip(shapes, model.inputs)]
+    graph.run(model, inputs, apply)
+    return {id(call): macs for call, macs in zip(graph.calls(model.outputs, model.inputs), counted)}
+
+
+def _heads(needed):
+    """Returns a dict from each exit's name to the ids of the calls of its head."""
+    names = list(needed)
+    heads = {}
+    for name in names[:-1]:
+        elsewhere = {id(call) for other in names if other != name for call in needed[other]}
+        heads[name] = {id(call) for call in needed[name] if id(call) not in elsewhere}
+    last = names[-1]
+    earlier = {id(call) for other in names[:-1] for call in needed[other]}
+    own = [call for call in needed[last] if id(call) not in earlier]
+    named = {id(call) for call in own if call.operation.name == last or call.operation.name.startswith(f"{last}_")}
+    heads[last] = named or _tail(own)
+    return heads
+
+
+def _tail(calls):
+    """Returns the ids of the calls from the last one that turns a map or sequence into a vector on."""
+    tail = set()
+    for call in reversed(calls):
+        tail.add(id(call))
+        rank_in = max((len(tensor.shape) for tensor in call.input_tensors), default=0)
+        if rank_in > 2 and len(call.output_tensors[0].shape) == 2:
+            return tail
+        if len(call.input_tensors) > 1:
+            break
+    return {id(calls[-1])} if calls else set()

@@ -1,0 +1,354 @@
+"""How many multiply-accumulates a call of a layer takes, one rule a kind of layer.
+
+Convention: one multiply-accumulate (MAC) is one product that is added to a sum, as in convolutions and
+matrix products; "FLOPs" in the paper are 2 x MACs. Padding counts like any other input. Work on single
+elements (normalisation, activations, additions, pooling, table look-ups) is not counted, as in the
+papers that we compare with.
+"""
+
+import contextlib
+import inspect
+import math
+
+import keras
+from keras import layers, ops, tree
+
+from anytime_keras import graph
+
+WRAPPERS = (layers.Bidirectional, layers.TimeDistributed, layers.SpectralNormalization)
+
+_rules = {}
+
+
+def register_rule(kind, rule=None):
+    """Teaches the counter a kind of layer, for layers of your own; also usable as a decorator.
+
+    Args:
+        kind: subclass of `keras.Layer` or `keras.Operation`. Its subclasses are counted alike
+            unless they have a rule of their own.
+        rule: called as `rule(layer, inputs, outputs)` with the lists of shapes that go in and come out,
+            batch axis included and of length 1; returns the int number of MACs.
+
+    Example:
+    >>> import keras, anytime_keras as ak
+    >>> class Scale(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.scale = self.add_weight(shape=(shape[-1],))
+    ...     def call(self, x):
+    ...         return x * self.scale
+    >>> ak.cost.register_rule(Scale, lambda layer, inputs, outputs: 0)
+    """
+    if not (isinstance(kind, type) and issubclass(kind, keras.Operation)):
+        raise TypeError(f"`kind` must be a class of Keras layers or operations. Received: {kind!r}.")
+    if rule is None:
+        return lambda decorated: register_rule(kind, decorated) or decorated
+    _rules[kind] = rule
+
+
+def macs(layer, *args, only=None, **kwargs):
+    """Counts the multiply-accumulates of one call of `layer` on one sample.
+
+    Args:
+        layer: built layer, model or operation.
+        *args, **kwargs: what it is called with; `keras.KerasTensor`s stand for tensors. Their batch axis is ignored.
+        only: class or tuple of classes of layers to count, such as `CONVOLUTIONS`; None counts all.
+
+    Returns:
+        int.
+
+    Raises:
+        ValueError: if a layer with weights has no rule, or a size is unknown.
+    """
+    args, kwargs = tree.map_structure(_one_sample, (args, kwargs))
+    return _count(layer, args, kwargs, only)
+
+
+def _rule(layer):
+    return next((_rules[kind] for kind in (*type(layer).__mro__, type(layer).__name__) if kind in _rules), None)
+
+
+def _shapes(values):
+    """Lists the shapes of the tensors among `values`, in the order of the call's signature."""
+    return [tuple(t.shape) for value in values for t in tree.flatten(value) if isinstance(t, keras.KerasTensor)]
+
+
+def _one_sample(value):
+    if isinstance(value, keras.KerasTensor):
+        return keras.KerasTensor((1, *value.shape[1:]), value.dtype)
+    return value
+
+
+def _count(layer, args, kwargs, only):
+    if isinstance(layer, WRAPPERS):
+        return sum(times * _count(inner, inner_args, {}, only) for times, inner, inner_args in _unwrap(layer, *args))
+    rule = _rule(layer)
+    if rule is not None:
+        if only is not None and not isinstance(layer, only):
+            return 0
+        inputs = _shapes(inspect.signature(layer.call).bind(*args, **kwargs).arguments.values())
+        outputs = _shapes([layer.compute_output_spec(*args, **kwargs)])
+        if any(size is None for shape in inputs + outputs for size in shape):
+            raise ValueError(
+                f"The cost of layer '{layer.name}' depends on a size that the model leaves open: "
+                f"it takes {inputs} and gives {outputs}. "
+                "Say the size: `exit_costs(model, input_shape=...)`, or build the model with a full `input_shape`."
+            )
+        return int(rule(layer, inputs, outputs))
+    if graph.is_functional(layer):
+        return _count_graph(layer, args, only)
+    if not getattr(layer, "weights", None):
+        return 0
+    children = [child for child in layer._flatten_layers(include_self=False, recursive=False)]
+    inherited = {id(weight) for child in children for weight in child.weights}
+    if any(id(weight) not in inherited for weight in layer.weights):
+        raise ValueError(
+            f"No rule counts layer '{layer.name}' of type {type(layer).__name__}, which has weights. "
+            "Register one: `anytime_keras.cost.register_rule("
+            f"{type(layer).__name__}, lambda layer, inputs, outputs: ...)`."
+        )
+    return sum(_count(child, *arguments, only) for child, arguments in _calls_within(layer, args, kwargs))
+
+
+def _unwrap(layer, inputs, *args):
+    """Lists what a wrapper runs as (times, layer, arguments)."""
+    if isinstance(layer, layers.Bidirectional):
+        return [(1, layer.forward_layer, (inputs,)), (1, layer.backward_layer, (inputs,))]
+    if isinstance(layer, layers.TimeDistributed):
+        one_step = keras.KerasTensor((inputs.shape[0], *inputs.shape[2:]), inputs.dtype)
+        return [(inputs.shape[1], layer.layer, (one_step,))]
+    return [(1, layer.layer, (inputs,))]
+
+
+def _count_graph(model, args, only):
+    total = 0
+
+    def apply(operation, args, kwargs):
+        nonlocal total
+        total += _count(operation, args, kwargs, only)
+        return operation.compute_output_spec(*args, **kwargs)
+
+    graph.run(model, tree.flatten(args), apply)
+    return total
+
+
+def _calls_within(layer, args, kwargs):
+    """Runs `layer` on shapes alone and lists the layers that it calls with what they are called with."""
+    recorded, depth = [], 0
+    call = layers.Layer.__call__
+
+    def recording_call(child, *child_args, **child_kwargs):
+        nonlocal depth
+        depth += 1
+        try:
+            result = call(child, *child_args, **child_kwargs)
+        finally:
+            depth -= 1
+        if depth == 0:
+            recorded.append((child, tree.map_structure(_spec, (child_args, child_kwargs))))
+        return result
+
+    class Trace(keras.Operation):
+        def call(self, *args, **kwargs):
+            return layer.call(*args, **kwargs)
+
+    with contextlib.ExitStack() as stack:
+        layers.Layer.__call__ = recording_call
+        stack.callback(setattr, layers.Layer, "__call__", call)
+        Trace(name="trace").compute_output_spec(*args, **kwargs)
+    return recorded
+
+
+def _spec(value):
+    if ops.is_tensor(value):
+        return keras.KerasTensor(tuple(value.shape), keras.backend.standardize_dtype(value.dtype))
+    return value
+
+
+# Each rule below: (layer, input shapes, output shapes) -> MACs of one sample.
+
+
+def _free(layer, inputs, outputs):
+    return 0
+
+
+for _kind in (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.UnitNormalization,
+    layers.RMSNormalization,
+    layers.Normalization,
+    layers.Embedding,
+    layers.PReLU,
+    layers.Dropout,
+):
+    register_rule(_kind, _free)
+
+
+def _channels(layer, shape):
+    return shape[-1 if layer.data_format == "channels_last" else 1]
+
+
+def _kernel(layer):
+    size = layer.kernel_size
+    return math.prod(size) if isinstance(size, (tuple, list)) else size
+
+
+def _positions(layer, shape):
+    return math.prod(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])
+
+
+# Keras's base classes of convolutions have no public names.
+_convolution = layers.Conv2D.__mro__[1]
+_convolution_transpose = layers.Conv2DTranspose.__mro__[1]
+_depthwise = layers.DepthwiseConv2D.__mro__[1]
+_separable = layers.SeparableConv2D.__mro__[1]
+_convolution_recurrent = layers.ConvLSTM2D.__mro__[1]
+CONVOLUTIONS = (_convolution, _convolution_transpose, _depthwise, _separable, _convolution_recurrent)
+
+
+@register_rule(_convolution)
+def _convolution_macs(layer, inputs, outputs):
+    return math.prod(outputs[0]) * _kernel(layer) * (_channels(layer, inputs[0]) // layer.groups)
+
+
+@register_rule(_convolution_transpose)
+def _convolution_transpose_macs(layer, inputs, outputs):
+    return math.prod(inputs[0]) * _kernel(layer) * layer.filters
+
+
+@register_rule(_depthwise)
+def _depthwise_macs(layer, inputs, outputs):
+    return math.prod(outputs[0]) * _kernel(layer)
+
+
+@register_rule(_separable)
+def _separable_macs(layer, inputs, outputs):
+    between = _channels(layer, inputs[0]) * layer.depth_multiplier
+    return _positions(layer, outputs[0]) * between * (_kernel(layer) + layer.filters)
+
+
+@register_rule(layers.Dense)
+def _dense_macs(layer, inputs, outputs):
+    return math.prod(outputs[0]) * inputs[0][-1]
+
+
+@register_rule(layers.EinsumDense)
+def _einsum_dense_macs(layer, inputs, outputs):
+    return einsum_macs(layer.equation, inputs[0], tuple(layer.kernel.shape))
+
+
+@register_rule(layers.MultiHeadAttention)
+def _multi_head_attention_macs(layer, inputs, outputs):
+    query, value = inputs[:2]
+    axes = [axis % len(query) for axis in layer._attention_axes]
+    targets, sources = (math.prod(shape[axis] for axis in axes) for shape in (query, value))
+    elsewhere = math.prod(query[axis] for axis in range(1, len(query) - 1) if axis not in axes)
+    projections = targets * (
+        math.prod(layer.query_dense.kernel.shape) + math.prod(layer.output_dense.kernel.shape)
+    ) + sources * (math.prod(layer.key_dense.kernel.shape) + math.prod(layer.value_dense.kernel.shape))
+    return elsewhere * (projections + layer.num_heads * targets * sources * (layer.key_dim + layer.value_dim))
+
+
+@register_rule(layers.GroupQueryAttention)
+def _group_query_attention_macs(layer, inputs, outputs):
+    (_, targets, features), (_, sources, _) = inputs[:2]
+    heads, key_heads, size = layer.num_query_heads, layer.num_key_value_heads, layer.head_dim
+    return 2 * size * (targets * features * heads + sources * features * key_heads + heads * targets * sources)
+
+
+@register_rule(layers.Attention)
+def _dot_attention_macs(layer, inputs, outputs):
+    query, value = inputs[0], inputs[1]
+    return math.prod(query) * value[-2] + math.prod(outputs[0]) * value[-2]
+
+
+register_rule(layers.AdditiveAttention, _dot_attention_macs)
+
+
+@register_rule(layers.SimpleRNNCell)
+def _simple_cell_macs(layer, inputs, outputs):
+    return layer.units * (inputs[0][-1] + layer.units)
+
+
+@register_rule(layers.GRUCell)
+def _gru_cell_macs(layer, inputs, outputs):
+    return 3 * layer.units * (inputs[0][-1] + layer.units)
+
+
+@register_rule(layers.LSTMCell)
+def _lstm_cell_macs(layer, inputs, outputs):
+    return 4 * layer.units * (inputs[0][-1] + layer.units)
+
+
+@register_rule(layers.StackedRNNCells)
+def _stacked_cells_macs(layer, inputs, outputs):
+    total, size = 0, inputs[0][-1]
+    for cell in layer.cells:
+        total += _cell_macs(cell, (1, size))
+        size = cell.output_size if isinstance(cell.output_size, int) else cell.output_size[-1]
+    return total
+
+
+def _cell_macs(cell, shape):
+    rule = _rule(cell)
+    if rule is None:
+        raise ValueError(
+            f"No rule counts the recurrent cell '{cell.name}' of type {type(cell).__name__}. "
+            f"Register one: `anytime_keras.cost.register_rule({type(cell).__name__}, ...)`."
+        )
+    return rule(cell, [shape], [])
+
+
+@register_rule(layers.RNN)
+def _recurrent_macs(layer, inputs, outputs):
+    steps, features = inputs[0][1], inputs[0][2:]
+    return steps * _cell_macs(layer.cell, (1, *features))
+
+
+@register_rule(_convolution_recurrent)
+def _convolution_recurrent_macs(layer, inputs, outputs):
+    cell, (_, steps, *image) = layer.cell, inputs[0]
+    last = cell.data_format == "channels_last"
+    spatial = outputs[0][-1 - cell.rank : -1] if last else outputs[0][-cell.rank :]
+    channels = image[-1 if last else 0]
+    return steps * math.prod(spatial) * math.prod(cell.kernel_size) * 4 * cell.filters * (channels + cell.filters)
+
+
+def einsum_macs(equation, *shapes):
+    """Counts the MACs of an einsum: the product of the sizes of all its indices.
+
+    >>> einsum_macs("ab,bc->ac", (2, 3), (3, 4))
+    24
+    """
+    sizes = {}
+    for term, shape in zip(equation.replace(" ", "").split("->")[0].split(","), shapes):
+        if "..." in term:
+            before, after = term.split("...")
+            named = (
+                list(before) + [f"...{n}" for n in range(len(shape) - len(before) - len(after), 0, -1)] + list(after)
+            )
+        else:
+            named = list(term)
+        for index, size in zip(named, shape):
+            sizes[index] = max(size, sizes.get(index, 1))
+    return math.prod(sizes.values())
+
+
+# Products of activations written with `keras.ops` stand in a functional model's graph as operations,
+# whose classes have no public names.
+
+
+def _matmul_macs(operation, inputs, outputs):
+    return math.prod(outputs[0]) * inputs[0][-1]
+
+
+def _einsum_operation_macs(operation, inputs, outputs):
+    return einsum_macs(operation.subscripts, *inputs)
+
+
+def _tensordot_macs(operation, inputs, outputs):
+    return math.isqrt(math.prod(inputs[0]) * math.prod(inputs[1]) * math.prod(outputs[0]))
+
+
+_rules.update(Matmul=_matmul_macs, Dot=_matmul_macs, Einsum=_einsum_operation_macs, Tensordot=_tensordot_macs)

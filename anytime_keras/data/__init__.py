@@ -1,0 +1,7 @@
+"""A data set's name, folder or arrays -> batches of (image, label); the home of splits, seeds and augmentation."""
+
+from anytime_keras.data.augment import STEPS as AUGMENTATION_STEPS
+from anytime_keras.data.load import DataSet, load
+from anytime_keras.data.sources import names
+
+__all__ = ["AUGMENTATION_STEPS", "DataSet", "load", "names"]

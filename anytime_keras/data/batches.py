@@ -1,0 +1,192 @@
+"""Examples -> batches: a `tf.data.Dataset` on TensorFlow, arrays with augmentation on the device on JAX.
+
+The order of an epoch and every random choice in it come from (seed, epoch, position) alone, so that a
+training that stopped can go on as if it had not.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from anytime_keras.data.augment import StepSeed
+from anytime_keras.data.examples import StreamExamples
+
+
+class Pipeline:
+    """Turns stored images into what the network sees.
+
+    Args:
+        examples: `ArrayExamples`, `FileExamples` or `StreamExamples`.
+        batch_size: int.
+        mean, std: of each channel, in units of 0 to 1; images become `(image - mean) / std`.
+        augment: function `(images, seed) -> images` or None.
+        num_classes: int to give labels as one-hot vectors, or None to give them as numbers.
+        seed: int.
+    """
+
+    def __init__(self, examples, batch_size, mean, std, augment=None, num_classes=None, seed=0):
+        self.examples, self.batch_size, self.augment, self.seed = examples, batch_size, augment, seed
+        self.num_classes = num_classes
+        self._on_device = None
+        self.factor = np.asarray(examples.scale / std, "float32")
+        self.shift = np.asarray(mean / std, "float32")
+        self.std = np.asarray(std, "float32")
+
+    @property
+    def steps(self):
+        """Batches in an epoch; the last may be smaller."""
+        return -(-len(self.examples) // self.batch_size)
+
+    def finish(self, images, labels, seed=None):
+        """Scales, augments where there is a seed, and normalises; also within a traced function."""
+        images = ops.cast(images, "float32")
+        if seed is not None and self.augment is not None:
+            images = self.augment(images * self.examples.scale, seed)
+            images = images / self.std - self.shift
+        else:
+            images = images * self.factor - self.shift
+        if self.num_classes is not None:
+            labels = ops.one_hot(labels, self.num_classes, dtype="float32")
+        return images, labels
+
+
+class TensorFlowPipeline(Pipeline):
+    """Gives `tf.data.Dataset`s of (images, labels)."""
+
+    def evaluation(self):
+        """One pass in stored order."""
+        return self._finished(self._stored(), training=False)
+
+    def training(self):
+        """One epoch, in another order and augmented anew each time that it is iterated."""
+        import tensorflow as tf
+
+        epoch = tf.data.Dataset.random(seed=self.seed, rerandomize_each_iteration=True).take(1)
+        batches = self._finished(epoch.flat_map(lambda number: self._stored(number % 2**30)), training=True)
+        return batches.apply(tf.data.experimental.assert_cardinality(self.steps))
+
+    def training_stream(self, first_epoch=0):
+        """Epochs without end, from the given one on: for `fit(..., steps_per_epoch=pipeline.steps)`."""
+        import tensorflow as tf
+
+        return self._finished(tf.data.Dataset.range(first_epoch, 2**30).flat_map(self._stored), training=True)
+
+    def _finished(self, stored, training):
+        import tensorflow as tf
+
+        def finish(images, labels, epoch, step):
+            return self.finish(images, labels, StepSeed(self.seed, epoch, step) if training else None)
+
+        return stored.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def _stored(self, epoch=None):
+        """The batches of one epoch, or in stored order, as (images, labels, epoch, step)."""
+        import tensorflow as tf
+
+        if isinstance(self.examples, StreamExamples):
+            batches = self.examples.elements(epoch, self.seed).batch(self.batch_size)
+        else:
+            numbers = tf.range(len(self.examples), dtype=tf.int64)
+            if epoch is not None:
+                seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
+                numbers = tf.random.experimental.stateless_shuffle(numbers, seed=seed)
+            fetch = self._fetch_array() if self.examples.in_memory else self._fetch_files(epoch)
+            batches = tf.data.Dataset.from_tensor_slices(numbers).batch(self.batch_size)
+            batches = batches.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        number = tf.constant(0, tf.int64) if epoch is None else epoch
+        return batches.enumerate().map(lambda step, batch: (*batch, number, step))
+
+    def _fetch_array(self):
+        import tensorflow as tf
+
+        if self._on_device is None:  # one copy, whichever datasets read it
+            with tf.device("CPU"), tf.init_scope():
+                self._on_device = tf.constant(self.examples.images), tf.constant(self.examples.labels, tf.int32)
+        images, labels = self._on_device
+        return lambda numbers: (tf.gather(images, numbers), tf.gather(labels, numbers))
+
+    def _fetch_files(self, epoch):
+        import tensorflow as tf
+
+        def fetch(numbers, epoch):
+            rngs = None if epoch < 0 else _rngs(self.seed, epoch, numbers)
+            return self.examples.fetch(numbers, rngs), self.examples.labels[numbers].astype("int32")
+
+        def fetched(numbers):
+            inputs = [numbers, tf.constant(-1, tf.int64) if epoch is None else epoch]
+            images, labels = tf.numpy_function(fetch, inputs, [tf.uint8, tf.int32])
+            return tf.ensure_shape(images, (None, *self.examples.image_shape)), tf.ensure_shape(labels, (None,))
+
+        return fetched
+
+
+class ArrayPipeline(Pipeline):
+    """Gives `keras.utils.PyDataset`s of (images, labels), finished by one compiled function on the device."""
+
+    def evaluation(self):
+        return ArrayBatches(self, training=False)
+
+    def training(self):
+        return ArrayBatches(self, training=True)
+
+    def training_stream(self, first_epoch=0):
+        return ArrayBatches(self, training=True, first_epoch=first_epoch, endless=True)
+
+    def compiled(self, training):
+        if keras.backend.backend() != "jax":
+            return lambda images, labels, *step: self.finish(images, labels, StepSeed(*step) if training else None)
+        import jax
+
+        return jax.jit(lambda images, labels, *step: self.finish(images, labels, StepSeed(*step) if training else None))
+
+
+class ArrayBatches(keras.utils.PyDataset):
+    """The batches of a pipeline, by number."""
+
+    def __init__(self, pipeline, training, first_epoch=0, endless=False):
+        super().__init__()
+        self.pipeline, self.training, self.endless = pipeline, training, endless
+        self._first_epoch = self._epoch = first_epoch
+        self._finish = pipeline.compiled(training)
+        self._order = (None, None)
+
+    @property
+    def num_batches(self):
+        return None if self.endless else self.pipeline.steps
+
+    def __len__(self):
+        return self.pipeline.steps
+
+    def on_epoch_begin(self):
+        if self.training and not self.endless:
+            self._epoch += 1
+
+    def __getitem__(self, step):
+        pipeline, epoch = self.pipeline, self._epoch
+        if self.endless:
+            epoch, step = self._first_epoch + step // pipeline.steps, step % pipeline.steps
+        if not 0 <= step < pipeline.steps:
+            raise IndexError(step)
+        numbers = self._numbers(epoch)[step * pipeline.batch_size : (step + 1) * pipeline.batch_size]
+        images = pipeline.examples.fetch(numbers, _rngs(pipeline.seed, epoch, numbers) if self.training else None)
+        labels = pipeline.examples.labels[numbers].astype("int32")
+        return self._finish(images, labels, pipeline.seed, epoch, step)
+
+    def _numbers(self, epoch):
+        if self._order[0] != epoch:
+            numbers = np.arange(len(self.pipeline.examples))
+            if self.training:
+                numbers = np.random.default_rng([self.pipeline.seed, epoch]).permutation(numbers)
+            self._order = (epoch, numbers)
+        return self._order[1]
+
+
+def _rngs(seed, epoch, numbers):
+    """Yields a random number generator for each example of an epoch."""
+    return (np.random.default_rng([seed, epoch, number]) for number in numbers)
+
+
+def pipeline(*args, **kwargs):
+    """Returns the `Pipeline` for Keras's backend."""
+    kind = TensorFlowPipeline if keras.backend.backend() == "tensorflow" else ArrayPipeline
+    return kind(*args, **kwargs)

@@ -1,0 +1,99 @@
+"""Decoding and cropping of single images, with Pillow: the same on every backend."""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+
+class CorruptImage(ValueError):
+    """An image that cannot be decoded; says which."""
+
+
+def decode(source, name, channels=3):
+    """Decodes an image file.
+
+    Args:
+        source: path, or the file's bytes.
+        name: what to call it in an error.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        A `PIL.Image.Image`.
+
+    Raises:
+        CorruptImage: if it is not a whole image.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return image.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _corrupt(name, error) from error
+
+
+def size(path):
+    """Returns the (height, width) that an image file's header tells."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _corrupt(path, error) from error
+
+
+def _corrupt(name, error):
+    return CorruptImage(f"The image '{name}' cannot be decoded: {error}. Mend it or take it out.")
+
+
+def to_array(image):
+    """Returns the image as uint8, shape (height, width, channels)."""
+    array = np.asarray(image)
+    return array if array.ndim == 3 else array[..., np.newaxis]
+
+
+def center_crop(image, size, short_side=None):
+    """Scales the shorter side to `short_side` pixels and cuts the middle: the paper's single crop (224 of 256).
+
+    Args:
+        image: `PIL.Image.Image` of any size.
+        size: (height, width) of the crop.
+        short_side: int; None scales as 256 to 224.
+
+    Returns:
+        uint8 array of shape (height, width, channels).
+    """
+    height, width = size
+    short_side = short_side or round(min(size) * 256 / 224)
+    # Never smaller than the crop, also where that is not square.
+    scale = max(short_side / min(image.size), width / image.width, height / image.height)
+    image = image.resize(
+        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.BILINEAR
+    )
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return to_array(image.crop((left, top, left + width, top + height)))
+
+
+def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
+    """Cuts a random part of random area and shape and scales it: the usual training crop of ILSVRC.
+
+    Reference: Szegedy et al., 2015; as in fb.resnet.torch, which the authors' code follows.
+
+    Args:
+        image: `PIL.Image.Image` of any size.
+        size: (height, width) of the result.
+        rng: `numpy.random.Generator`.
+        area: range of the part's share of the image.
+        aspect: range of the part's width / height.
+
+    Returns:
+        uint8 array of shape (height, width, channels).
+    """
+    for _ in range(10):
+        target = rng.uniform(*area) * image.width * image.height
+        ratio = math.exp(rng.uniform(*map(math.log, aspect)))
+        width, height = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < width <= image.width and 0 < height <= image.height:
+            left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
+            box = (left, top, left + width, top + height)
+            return to_array(image.resize((size[1], size[0]), Image.BILINEAR, box=tuple(map(float, box))))
+    return center_crop(image, size)

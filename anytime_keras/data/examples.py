@@ -1,0 +1,166 @@
+"""Examples that can be fetched by number: arrays, files on disk, or what a tensorflow-datasets split holds."""
+
+import itertools
+
+import numpy as np
+
+from anytime_keras.data import crops
+
+
+class ArrayExamples:
+    """Images of one size, in memory.
+
+    Args:
+        images: array of shape (n, height, width, channels); uint8, or floats taken as they are.
+        labels: int array of shape (n,).
+    """
+
+    in_memory = True
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, np.asarray(labels)
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def image_shape(self):
+        return tuple(self.images.shape[1:])
+
+    @property
+    def scale(self):
+        """What one unit of the stored values is worth: images have values from 0 to 1."""
+        return 1 / 255 if self.images.dtype == np.uint8 else 1.0
+
+    def subset(self, indices):
+        return ArrayExamples(self.images[indices], self.labels[indices])
+
+    def fetch(self, indices, rngs=None):
+        """Returns the stored images of these numbers, shape (len(indices), height, width, channels)."""
+        return self.images[indices]
+
+    def moments(self, limit=None):
+        """Mean and standard deviation of each channel over all pixels, in units of 0 to 1; two float arrays."""
+        total, squares, count = 0.0, 0.0, 0
+        for start in range(0, len(self), 1000):
+            pixels = self.images[start : start + 1000].astype("float64").reshape(-1, self.image_shape[-1]) * self.scale
+            total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
+        mean = total / count
+        return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+
+
+class FileExamples:
+    """Image files of any size, decoded and cropped when they are fetched.
+
+    Args:
+        paths: list of paths.
+        labels: int array of shape (n,).
+        image_shape: (height, width, channels) to crop to.
+    """
+
+    in_memory = False
+    scale = 1 / 255
+
+    def __init__(self, paths, labels, image_shape):
+        self.paths, self.labels, self.image_shape = list(paths), np.asarray(labels), tuple(image_shape)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def subset(self, indices):
+        return FileExamples([self.paths[index] for index in indices], self.labels[indices], self.image_shape)
+
+    def fetch_one(self, index, rng=None):
+        """Returns one image, uint8 of `image_shape`: the central crop, or with `rng` a random one for training."""
+        image = crops.decode(self.paths[index], self.paths[index], self.image_shape[-1])
+        size = self.image_shape[:2]
+        return crops.center_crop(image, size) if rng is None else crops.random_resized_crop(image, size, rng)
+
+    def fetch(self, indices, rngs=None):
+        rngs = itertools.repeat(None) if rngs is None else rngs
+        return np.stack([self.fetch_one(index, rng) for index, rng in zip(indices, rngs)])
+
+    def moments(self, limit=2000):
+        """As `ArrayExamples.moments`, over at most `limit` images spread over the whole."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).astype(int))
+        return ArrayExamples(self.fetch(chosen), self.labels[chosen]).moments()
+
+
+class StreamExamples:
+    """A tensorflow-datasets split that is too large for memory or has images of any size, read in sequence.
+
+    An epoch reads it from another start and shuffles within blocks; tensorflow-datasets itself shuffles when it writes.
+
+    Args:
+        builder: prepared `tfds.core.DatasetBuilder`.
+        split: str.
+        image_shape: (height, width, channels) to crop to.
+        start, stop: ints, the part of the split to read.
+    """
+
+    in_memory = False
+    scale = 1 / 255
+    labels = None
+    block = 4096
+
+    def __init__(self, builder, split, image_shape, start=0, stop=None):
+        self.builder, self.split, self.image_shape = builder, split, tuple(image_shape)
+        self.start, self.stop = start, int(builder.info.splits[split].num_examples) if stop is None else stop
+
+    def __len__(self):
+        return self.stop - self.start
+
+    def divided(self, count):
+        """Returns two parts: all but the last `count` examples, and those."""
+        middle = self.stop - count
+        return tuple(
+            StreamExamples(self.builder, self.split, self.image_shape, start, stop)
+            for start, stop in ((self.start, middle), (middle, self.stop))
+        )
+
+    def elements(self, epoch=None, seed=0):
+        """Returns a `tf.data.Dataset` of (uint8 image, label): shuffled and cropped at random if there is an epoch."""
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        encoded = self.builder.as_dataset(
+            split=f"{self.split}[{self.start}:{self.stop}]",
+            shuffle_files=False,
+            decoders={"image": tfds.decode.SkipDecoding()},
+        )
+        encoded = encoded.map(lambda example: (example["image"], tf.cast(example["label"], tf.int32)))
+        number = tf.constant(-1, tf.int64) if epoch is None else epoch
+        if epoch is not None:
+            seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+            first = tf.random.stateless_uniform((), seeds, maxval=min(self.block, len(self)), dtype=tf.int64)
+            rotated = encoded.skip(first).concatenate(encoded.take(first))
+            encoded = (
+                rotated.batch(self.block)
+                .enumerate()
+                .map(lambda number, block: _shuffled(block, seeds + tf.stack([0, (number + 1) * 2**31])))
+                .unbatch()
+            )
+
+        def crop(image, epoch, position):
+            image = crops.decode(image, f"{self.split} of {self.builder.info.name}", self.image_shape[-1])
+            size = self.image_shape[:2]
+            if epoch < 0:
+                return crops.center_crop(image, size)
+            return crops.random_resized_crop(image, size, np.random.default_rng([seed, epoch, position]))
+
+        def decoded(position, example):
+            image = tf.numpy_function(crop, [example[0], number, position], tf.uint8)
+            return tf.ensure_shape(image, self.image_shape), example[1]
+
+        return encoded.enumerate().map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def moments(self, limit=2000):
+        images = np.stack([image for image, _ in self.elements().take(limit).as_numpy_iterator()])
+        return ArrayExamples(images, np.zeros(len(images), int)).moments()
+
+
+def _shuffled(tensors, seed):
+    import tensorflow as tf
+
+    order = tf.random.experimental.stateless_shuffle(tf.range(tf.shape(tensors[0])[0]), seed)
+    return tuple(tf.gather(tensor, order) for tensor in tensors)

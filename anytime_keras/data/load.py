@@ -1,0 +1,229 @@
+"""`load`: the one way to a data set, with splits held out, normalised and batched."""
+
+import functools
+import math
+import os
+import pathlib
+
+import numpy as np
+
+from anytime_keras import _errors
+from anytime_keras.data import augment as augmentation
+from anytime_keras.data import sources, splits
+from anytime_keras.data.batches import pipeline
+
+
+class DataSet:
+    """A data set, ready for `fit` and `evaluate`. Made by `load`.
+
+    Iterating gives `train, validation, test`.
+
+    Attributes:
+        name: str.
+        num_classes: int.
+        class_names: list of str.
+        image_shape: (height, width, channels).
+        sizes: dict from split to its number of images.
+        mean, std: arrays of shape (channels,), of the training images with values from 0 to 1.
+        batch_size, seed, split_seed: ints.
+        augment: list of the steps that training images go through.
+    """
+
+    def __init__(self, source, batch_size, augment, seed, split_seed, one_hot):
+        self.name, self.class_names = source.name, list(source.class_names)
+        self.num_classes = len(self.class_names)
+        self.batch_size, self.seed, self.split_seed, self.one_hot = batch_size, seed, split_seed, one_hot
+        self.augment = list(augment)
+        self.examples = source.splits
+        self.sizes = {split: len(examples) for split, examples in self.examples.items()}
+        self.image_shape = self.examples["train"].image_shape
+        self.mean, std = self.examples["train"].moments()
+        self.std = np.maximum(std, 1e-6)
+        augmented = augmentation.compose(self.augment) if self.augment else None
+        self._pipelines = {
+            split: pipeline(
+                examples,
+                batch_size,
+                self.mean,
+                self.std,
+                augment=augmented,
+                seed=seed,
+                num_classes=self.num_classes if one_hot else None,
+            )
+            for split, examples in self.examples.items()
+        }
+
+    @functools.cached_property
+    def train(self):
+        """Training batches of one epoch; shuffled and augmented anew each time that they are iterated."""
+        return self._pipelines["train"].training()
+
+    @functools.cached_property
+    def validation(self):
+        """Validation batches in fixed order, or None if nothing was held out."""
+        return self._pipelines["validation"].evaluation() if "validation" in self._pipelines else None
+
+    @functools.cached_property
+    def test(self):
+        """Test batches in fixed order, or None."""
+        return self._pipelines["test"].evaluation() if "test" in self._pipelines else None
+
+    @property
+    def steps_per_epoch(self):
+        return self._pipelines["train"].steps
+
+    def training_stream(self, first_epoch=0):
+        """Training batches of this epoch and all after it, without end: each epoch's order and augmentation follow from
+        the seed and the epoch's number alone. For `fit(..., steps_per_epoch=data.steps_per_epoch)`."""
+        return self._pipelines["train"].training_stream(first_epoch)
+
+    def __iter__(self):
+        return iter((self.train, self.validation, self.test))
+
+    def describe(self):
+        """Returns what was done to the images and how they were split, as plain data."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "image_shape": list(self.image_shape),
+            "sizes": self.sizes,
+            "split_seed": self.split_seed,
+            "mean": [float(value) for value in self.mean],
+            "std": [float(value) for value in self.std],
+            "augment": self.augment,
+        }
+
+    def __repr__(self):
+        sizes = ", ".join(f"{split}={size}" for split, size in self.sizes.items())
+        return f"DataSet('{self.name}', {sizes}, image_shape={self.image_shape}, num_classes={self.num_classes})"
+
+
+def load(
+    data,
+    batch_size=128,
+    validation=None,
+    test=0.2,
+    augment="default",
+    image_size=None,
+    seed=0,
+    split_seed=0,
+    one_hot=False,
+    data_dir=None,
+    download=True,
+):
+    """Loads a data set as batches of (image, label).
+
+    Images come out as float32 of shape `(batch, height, width, channels)`, normalised channel by channel with the
+    mean and standard deviation of the training images; labels as int32 of shape `(batch,)`. On TensorFlow the
+    batches are `tf.data.Dataset`s, elsewhere `keras.utils.PyDataset`s.
+
+    Args:
+        data: a name (`"digits"`, `"cifar10"`, any image classification set of tensorflow-datasets); a folder of images,
+            `folder/<split>/<class>/<image>` or `folder/<class>/<image>`; an `.npz` file or a dict with arrays
+            `x_train`, `y_train` and perhaps `x_validation`, `y_validation`, `x_test`, `y_test`; or a pair `(x, y)`.
+        batch_size: int.
+        validation: share or number of training images to hold out, class by class; 0 for none; None for the data set's
+            default (5,000 for CIFAR, a tenth otherwise). Without effect where the data has a validation split.
+        test: likewise, where the data has no test split.
+        augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), `"default"` for what the
+            paper does with the data set, or None.
+        image_size: (height, width) to crop to, for images of different sizes: the central crop after scaling the short
+            side to 256/224 of the crop's, in training a random part of random size.
+        seed: int, of shuffling and augmentation.
+        split_seed: int, of the hold-outs, so that runs with other seeds share their test images.
+        one_hot: bool, labels as float vectors.
+        data_dir: where tensorflow-datasets keeps its data.
+        download: bool, whether tensorflow-datasets may download.
+
+    Returns:
+        A `DataSet`.
+
+    Raises:
+        ValueError: if there is no such data set (near names are listed), a file is not an image (it is named), a label
+            is out of range, or an argument is.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> data = ak.data.load("digits", batch_size=64)
+    >>> data
+    DataSet('digits', train=1294, validation=144, test=359, image_shape=(8, 8, 1), num_classes=10)
+    >>> train, validation, test = data
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive int. Received: batch_size={batch_size!r}.")
+    for name, value in (("seed", seed), ("split_seed", split_seed)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+            raise ValueError(f"`{name}` must be an int from 0 to 2**31 - 1. Received: {name}={value!r}.")
+    if image_size is not None:
+        image_size = _image_size(image_size)
+    if isinstance(augment, str) and augment != "default":
+        augment = [step.strip() for step in augment.split(",") if step.strip()]
+    augmentation.compose([] if augment in ("default", None) else augment)
+
+    source = _source(data, image_size, data_dir, download)
+    known = sources.KNOWN.get(source.name.split(":")[0].split("/")[0], sources.Known({}, ()))
+    for split, examples in source.splits.items():
+        _check_labels(examples.labels, split, source)
+    if "test" not in source.splits and test:
+        _hold_out(source, "test", test, split_seed)
+    validation = known.validation if validation is None else validation
+    if "validation" not in source.splits and validation:
+        _hold_out(source, "validation", validation, split_seed)
+    order = [split for split in ("train", "validation", "test") if split in source.splits]
+    source.splits = {split: source.splits[split] for split in order}
+    return DataSet(
+        source, batch_size, known.augment if augment == "default" else augment or (), seed, split_seed, one_hot
+    )
+
+
+def _source(data, image_size, data_dir, download):
+    if isinstance(data, dict):
+        return sources.arrays(data)
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        return sources.arrays({"x_train": data[0], "y_train": data[1]})
+    if not isinstance(data, (str, os.PathLike)):
+        raise ValueError(
+            f"`data` must be a name, a path, a dict of arrays or a pair (x, y). Received: {type(data).__name__}."
+        )
+    path = pathlib.Path(data)
+    if path.is_dir():
+        return sources.folder(path, image_size)
+    if path.is_file():
+        if path.suffix != ".npz":
+            raise ValueError(f"A data file must be an .npz of arrays. Received: '{path}'. Or pass a folder of images.")
+        return sources.npz(path)
+    if str(data) == "digits":
+        return sources.digits()
+    if path.is_absolute() or path.suffix == ".npz" or str(data).startswith((".", "~")):
+        raise ValueError(f"There is no file or folder '{data}'. {_errors.nearest(data, sources.names())}")
+    return sources.from_tfds(str(data), image_size, data_dir, download)
+
+
+def _image_size(size):
+    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(length, int) and length > 0 for length in pair):
+        raise ValueError(f"`image_size` must be (height, width), two positive ints. Received: image_size={size!r}.")
+    return pair
+
+
+def _check_labels(labels, split, source):
+    if labels is None:
+        return
+    bad = np.flatnonzero((labels < 0) | (labels >= len(source.class_names)))
+    if len(bad):
+        raise ValueError(
+            f"Labels must be from 0 to {len(source.class_names) - 1}, the {len(source.class_names)} classes of "
+            f"'{source.name}'. "
+            f"Received: {int(labels[bad[0]])} for image {int(bad[0])} of split '{split}'."
+        )
+
+
+def _hold_out(source, split, amount, seed):
+    train = source.splits["train"]
+    if train.labels is None:  # read in sequence: the last ones
+        count = amount if isinstance(amount, int) else math.ceil(amount * len(train))
+        source.splits["train"], source.splits[split] = train.divided(count)
+        return
+    kept, held = splits.hold_out(train.labels, amount, [seed, len(split)], split)
+    source.splits["train"], source.splits[split] = train.subset(kept), train.subset(held)

@@ -1,0 +1,293 @@
+"""Where examples come from: a name, a folder, arrays or an .npz -> splits of examples and the classes' names."""
+
+import concurrent.futures
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+
+from anytime_keras import _errors
+from anytime_keras.data import crops
+from anytime_keras.data.examples import ArrayExamples, FileExamples, StreamExamples
+
+# Images that take more bytes than this are read from disk as they are needed.
+IN_MEMORY_BYTES = 4 * 2**30
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+@dataclasses.dataclass
+class Source:
+    """What a data set holds, before splits are held out.
+
+    Attributes:
+        name: str.
+        splits: dict with examples under "train" and, where the data set has them, "validation" and "test".
+        class_names: list of str.
+    """
+
+    name: str
+    splits: dict
+    class_names: list
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """How a data set of tensorflow-datasets is used by default.
+
+    Attributes:
+        splits: our split -> theirs.
+        augment: steps for training.
+        validation: int or float, held out of train.
+        image_size: (height, width) to crop to, where images have any size.
+    """
+
+    splits: dict
+    augment: tuple
+    validation: float = 0.1
+    image_size: tuple = None
+
+
+# The paper's four (section 5.1). Validation is ours where the paper names none.
+KNOWN = {
+    "cifar10": Known({"train": "train", "test": "test"}, ("pad_crop", "flip"), 5000),
+    "cifar100": Known({"train": "train", "test": "test"}, ("pad_crop", "flip"), 5000),
+    "svhn_cropped": Known({"train": "train+extra", "test": "test"}, ("pad_crop", "blur"), 6000),
+    "imagenet2012": Known(
+        {"train": "train", "test": "validation"}, ("flip", "color", "lighting"), 10000, image_size=(224, 224)
+    ),
+}
+
+
+def names():
+    """Lists the names that need no path: the bundled digits and the paper's four; other names are tensorflow-datasets'.
+
+    >>> names()
+    ['cifar10', 'cifar100', 'digits', 'imagenet2012', 'svhn_cropped']
+    """
+    return sorted(["digits", *KNOWN])
+
+
+def digits():
+    """scikit-learn's bundled handwritten digits: 1,797 grey images of 8x8 pixels, values from 0 to 1."""
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    images = (bundle.images / 16.0).astype("float32")[..., np.newaxis]
+    return Source(
+        "digits", {"train": ArrayExamples(images, bundle.target)}, [str(name) for name in bundle.target_names]
+    )
+
+
+def arrays(arrays, name="arrays"):
+    """Arrays `x_train`, `y_train` and, if there are, `x_validation`, `y_validation`, `x_test`, `y_test`."""
+    known = [f"{axis}_{split}" for split in ("train", "validation", "test") for axis in "xy"]
+    for key in arrays:
+        if key not in (*known, "class_names"):
+            raise ValueError(
+                f"'{name}' holds an array of unknown name. Received: {key!r}. {_errors.nearest(key, known)}"
+            )
+    splits = {}
+    for split in ("train", "validation", "test"):
+        pair = [arrays.get(f"{axis}_{split}") for axis in "xy"]
+        if all(array is None for array in pair):
+            continue
+        if any(array is None for array in pair):
+            raise ValueError(f"'{name}' needs both `x_{split}` and `y_{split}`. Received: {sorted(arrays)}.")
+        splits[split] = _checked(*map(np.asarray, pair), split, name)
+    if "train" not in splits:
+        raise ValueError(f"'{name}' needs `x_train` and `y_train`. Received: {sorted(arrays)}.")
+    num_classes = max(int(examples.labels.max()) for examples in splits.values()) + 1
+    class_names = arrays.get("class_names")
+    class_names = [str(number) for number in range(num_classes)] if class_names is None else list(map(str, class_names))
+    return Source(name, splits, class_names)
+
+
+def _checked(images, labels, split, name):
+    where = f"`x_{split}` of '{name}'"
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"{where} must have shape (n, height, width, channels), n above 0. Received: shape {images.shape}."
+        )
+    if not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
+        raise ValueError(f"{where} must be uint8 (0 to 255) or floats. Received: dtype {images.dtype}.")
+    if np.issubdtype(images.dtype, np.floating):
+        images = images.astype("float32")
+        if not np.isfinite(images).all():
+            bad = int(np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))[0])
+            raise ValueError(f"{where} must be finite. Received: a NaN or an infinity in image {bad}.")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"`y_{split}` of '{name}' must be one int for each of the {len(images)} images. "
+            f"Received: shape {labels.shape}, dtype {labels.dtype}."
+        )
+    return ArrayExamples(images, labels)
+
+
+def npz(path):
+    """An .npz file with the arrays that `arrays` takes."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return arrays(dict(file), name=str(path))
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(f"'{path}' is no .npz file of arrays: {error}.") from error
+
+
+def folder(path, image_size=None, name=None):
+    """A folder of images in the layout of tfds ImageFolder: `path/<split>/<class>/<image>`, or `path/<class>/<image>`.
+
+    Splits are `train`, `validation` (or `val`) and `test`. Images of one size that fit into memory are read at
+    once, others are cropped to `image_size` when they are needed.
+    """
+    path = pathlib.Path(path)
+    children = sorted(child for child in path.iterdir() if child.is_dir())
+    split_of = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+    folders = {split_of[child.name]: child for child in children if child.name in split_of} or {"train": path}
+    if "train" not in folders:
+        raise ValueError(
+            f"'{path}' needs a folder `train` with one folder of images a class. Received: "
+            f"{[child.name for child in children]}."
+        )
+    class_names = sorted(child.name for child in folders["train"].iterdir() if child.is_dir())
+    if not class_names:
+        raise ValueError(
+            f"'{folders['train']}' needs one folder of images a class (`cat/1.png`, `dog/2.png`). Received: no "
+            f"folder in it."
+        )
+    files = {split: _list_files(place, class_names) for split, place in folders.items()}
+    return from_files(name or str(path), files, class_names, image_size)
+
+
+def _list_files(place, class_names):
+    """Returns (paths, labels) of the images of one split."""
+    paths, labels = [], []
+    for child in sorted(child for child in place.iterdir() if child.is_dir()):
+        if child.name not in class_names:
+            raise ValueError(
+                f"'{place}' has a class that is not in train. Received: '{child.name}'. "
+                f"{_errors.nearest(child.name, class_names)}"
+            )
+        found = sorted(file for file in child.iterdir() if file.suffix.lower() in EXTENSIONS)
+        paths.extend(map(str, found))
+        labels.extend([class_names.index(child.name)] * len(found))
+    if not paths:
+        raise ValueError(f"'{place}' holds no images. Known file types: {', '.join(EXTENSIONS)}.")
+    return paths, np.array(labels)
+
+
+def from_files(name, files, class_names, image_size=None):
+    """Makes a source of image files.
+
+    Args:
+        name: str.
+        files: dict from split to (paths, labels).
+        class_names: list of str.
+        image_size: (height, width) to crop to, or None if all images have one size.
+
+    Raises:
+        ValueError: if sizes differ and `image_size` is None, or a file is no image (it is named).
+    """
+    if image_size is not None:
+        return Source(
+            name,
+            {split: FileExamples(paths, labels, (*image_size, 3)) for split, (paths, labels) in files.items()},
+            class_names,
+        )
+    first = files["train"][0][0]
+    size = crops.size(first)
+
+    def checked(path, size_of_this):
+        if size_of_this != size:
+            raise ValueError(
+                f"The images of '{name}' have different sizes. Received: '{first}' of {size}, '{path}' of "
+                f"{size_of_this}. "
+                "Say what to crop them to: `image_size=(224, 224)`."
+            )
+
+    def read(path):
+        image = crops.to_array(crops.decode(path, path))
+        checked(path, image.shape[:2])
+        return image
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        if 3 * math.prod(size) * sum(len(paths) for paths, _ in files.values()) > IN_MEMORY_BYTES:
+            for paths, _ in files.values():
+                list(pool.map(lambda path: checked(path, crops.size(path)), paths))
+            return from_files(name, files, class_names, size)
+        images = {split: np.stack(list(pool.map(read, paths))) for split, (paths, _) in files.items()}
+    if all((array == array[..., :1]).all() for array in images.values()):
+        images = {split: np.ascontiguousarray(array[..., :1]) for split, array in images.items()}  # grey
+    return Source(
+        name, {split: ArrayExamples(images[split], labels) for split, (_, labels) in files.items()}, class_names
+    )
+
+
+def from_tfds(name, image_size=None, data_dir=None, download=True):
+    """A classification data set of tensorflow-datasets; needs TensorFlow.
+
+    Args:
+        name: as tensorflow-datasets spells it, also with config and version (`"oxford_flowers102:2.1.1"`).
+        image_size: (height, width) to crop to; None takes images as they are, if they have one size.
+        data_dir: where tensorflow-datasets keeps its data; None is its default.
+        download: bool, whether to download and prepare what is not there yet.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"There is no data set or folder '{name}'. "
+            f"{_errors.nearest(name, [*names(), *tfds.list_builders()], most=10)}"
+        ) from error
+    features = builder.info.features
+    kinds = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    if not (
+        isinstance(kinds.get("image"), tfds.features.Image) and isinstance(kinds.get("label"), tfds.features.ClassLabel)
+    ):
+        raise ValueError(
+            f"'{name}' of tensorflow-datasets is not one of images with one class each. Received: features {features}."
+        )
+    known = KNOWN.get(name.split(":")[0].split("/")[0])
+    if download:
+        builder.download_and_prepare()
+    if not builder.info.splits:
+        raise ValueError(f"'{name}' is not on this machine. Pass `download=True`, or the `data_dir` that holds it.")
+    splits = (
+        known.splits
+        if known
+        else {
+            ours: theirs
+            for ours, theirs in (("train", "train"), ("validation", "validation"), ("test", "test"))
+            if theirs in builder.info.splits
+        }
+    )
+    if "train" not in splits:
+        raise ValueError(f"'{name}' has no split 'train'. It has {list(builder.info.splits)}.")
+    image_size = image_size or (known.image_size if known else None)
+    class_names = features["label"].names
+    shape = features["image"].shape
+    count = sum(builder.info.splits[split].num_examples for split in splits.values())
+    if image_size is None and None in shape[:2]:
+        raise ValueError(
+            f"The images of '{name}' have different sizes. Say what to crop them to: `image_size=(224, 224)`."
+        )
+    if image_size is not None or math.prod(shape) * count > IN_MEMORY_BYTES:
+        shape = (*(image_size or shape[:2]), shape[-1] or 3)
+        return Source(
+            name, {ours: StreamExamples(builder, theirs, shape) for ours, theirs in splits.items()}, class_names
+        )
+
+    def read(split):
+        examples = list(tfds.as_numpy(builder.as_dataset(split=split)))
+        return ArrayExamples(
+            np.stack([example["image"] for example in examples]), np.array([example["label"] for example in examples])
+        )
+
+    return Source(name, {ours: read(theirs) for ours, theirs in splits.items()}, class_names)

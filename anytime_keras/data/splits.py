@@ -1,0 +1,40 @@
+"""Seeded, stratified hold-outs."""
+
+import numpy as np
+
+
+def hold_out(labels, amount, seed, what):
+    """Chooses examples to hold out, from every class alike.
+
+    Args:
+        labels: int array of shape (n,).
+        amount: float in (0, 1), a share; or int, a number of examples.
+        seed: int or list of ints.
+        what: name of the split, for errors.
+
+    Returns:
+        Two sorted int arrays: the numbers kept and the numbers held out.
+
+    Raises:
+        ValueError: if nothing would be kept or held out.
+    """
+    labels = np.asarray(labels)
+    wanted = (
+        amount
+        if isinstance(amount, (int, np.integer)) and not isinstance(amount, bool)
+        else round(amount * len(labels))
+    )
+    if isinstance(amount, bool) or not 0 < wanted < len(labels):
+        raise ValueError(
+            f"`{what}` must be a share between 0 and 1, or a number of examples below that of the training images. "
+            f"Received: {what}={amount!r} with {len(labels)} training images."
+        )
+    rng = np.random.default_rng(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = wanted * counts / len(labels)
+    taken = np.floor(shares).astype(int)
+    rest = np.argsort(-(shares - taken), kind="stable")[: wanted - taken.sum()]
+    taken[rest] += 1
+    held = [rng.permutation(np.flatnonzero(labels == label))[:number] for label, number in zip(classes, taken)]
+    held = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), held), held

@@ -1,0 +1,8 @@
+"""What a network's exits are worth: error against cost, against time, and against another network's."""
+
+from anytime_keras.evaluation.curve import Curve, CurvePoint
+from anytime_keras.evaluation.evaluate import evaluate
+from anytime_keras.evaluation.latency import latencies
+from anytime_keras.evaluation.plots import plot_curves
+
+__all__ = ["Curve", "CurvePoint", "evaluate", "latencies", "plot_curves"]

@@ -1,0 +1,204 @@
+"""A curve: error, loss and cost at each exit, as plain numbers."""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+COSTS = ("with_all_heads", "with_head", "backbone", "latency")
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePoint:
+    """One exit of a curve.
+
+    Attributes:
+        exit: str, the exit's name; None where a curve has no answer yet.
+        error: float, share of wrong answers, from 0 to 1.
+        loss: float, mean cross entropy in nats.
+        backbone, with_head, with_all_heads: int, MACs a sample as in `anytime_keras.cost.ExitCost`.
+        params: int, parameters up to here.
+        latency: float or None, seconds from the input to this exit's answer.
+    """
+
+    exit: str
+    error: float
+    loss: float
+    backbone: int
+    with_head: int
+    with_all_heads: int
+    params: int
+    latency: float = None
+
+
+NO_ANSWER = CurvePoint(None, math.nan, math.nan, 0, 0, 0, 0)
+
+
+class Curve:
+    """Error against cost at each exit of a network, earliest first; index or iterate it for its `CurvePoint`s.
+
+    Args:
+        points: list of `CurvePoint`, in the exits' order.
+        name: str, for tables and legends.
+        about: dict of plain data: data set, number of images, machine, and so on.
+
+    Example:
+    >>> points = [CurvePoint("exit_1", 0.3, 1.0, 10, 10, 10, 5), CurvePoint("exit_2", 0.2, 0.8, 40, 40, 40, 9)]
+    >>> curve = Curve(points, "small")
+    >>> curve.at(0.5).exit, curve.at(1).error, curve.at(0.1).exit
+    ('exit_1', 0.2, None)
+    >>> round(curve.area(), 3)
+    0.3
+    """
+
+    def __init__(self, points, name="", about=None):
+        if not points:
+            raise ValueError("A curve needs one point or more. Received: none.")
+        self.points, self.name, self.about = list(points), name, dict(about or {})
+
+    def __len__(self):
+        return len(self.points)
+
+    def __iter__(self):
+        return iter(self.points)
+
+    def __getitem__(self, index):
+        return self.points[index]
+
+    def __eq__(self, other):
+        return isinstance(other, Curve) and self.to_dict() == other.to_dict()
+
+    @property
+    def errors(self):
+        """The error at each exit, a list of float."""
+        return [point.error for point in self.points]
+
+    def costs(self, cost="with_all_heads"):
+        """The cost of each exit, a list: MACs, or seconds for `"latency"`."""
+        if cost not in COSTS:
+            raise ValueError(f"`cost` must be one of {COSTS}. Received: cost={cost!r}.")
+        costs = [getattr(point, cost) for point in self.points]
+        if None in costs:
+            raise ValueError(
+                f"The curve '{self.name}' has no {cost}. Measure it: `evaluate(model, data, latency=True)`."
+            )
+        return costs
+
+    def at(self, fraction, cost="with_all_heads"):
+        """Returns what can be had for a fraction of the last exit's cost.
+
+        The rule: the latest exit whose cost is at most that fraction. Before the first exit there is no answer, and
+        the returned point has exit None and error NaN.
+
+        Args:
+            fraction: float, above 0.
+            cost: `"with_all_heads"` (MACs, every head so far is paid), `"with_head"`, `"backbone"` or `"latency"`.
+
+        Returns:
+            A `CurvePoint`.
+        """
+        if not fraction > 0:
+            raise ValueError(f"`fraction` must be above 0. Received: fraction={fraction!r}.")
+        costs = self.costs(cost)
+        affordable = [point for point, own in zip(self.points, costs) if own <= fraction * costs[-1] * (1 + 1e-9)]
+        return affordable[-1] if affordable else NO_ANSWER
+
+    def relative_to(self, other, fractions=None, cost="with_all_heads"):
+        """Returns the relative increase in error over another curve, in percent (the paper's tables).
+
+        `100 * (own error / other's error - 1)`: 10.0 means that where the other errs on 10% of the images, this one
+        errs on 11%.
+
+        Args:
+            other: `Curve`.
+            fractions: fractions of each curve's last cost at which to compare, such as `(0.25, 0.5, 0.75, 1)`; None
+                compares exit by exit.
+            cost: as in `at`.
+
+        Returns:
+            A list of float; NaN where one of them has no answer yet, or both err on nothing.
+        """
+        if fractions is not None:
+            pairs = [(self.at(fraction, cost).error, other.at(fraction, cost).error) for fraction in fractions]
+        elif len(self) == len(other):
+            pairs = list(zip(self.errors, other.errors))
+        else:
+            raise ValueError(
+                "Curves of different numbers of exits are compared at fractions of their costs. "
+                f"Received: {len(self)} and {len(other)} exits. Pass `fractions=(0.25, 0.5, 0.75, 1)`."
+            )
+        return [100 * (own / base - 1) if base else (math.nan if not own else math.inf) for own, base in pairs]
+
+    def area(self, cost="with_all_heads"):
+        """Returns the mean error over all budgets from the first exit's cost to the last's, all equally likely.
+
+        At a budget between two exits the earlier one answers. A curve of one exit has that exit's error.
+        """
+        costs = self.costs(cost)
+        if costs[-1] <= costs[0]:
+            return self.errors[-1]
+        steps = zip(self.errors, costs, costs[1:])
+        return sum(error * (following - own) for error, own, following in steps) / (costs[-1] - costs[0])
+
+    def table(self, columns=None):
+        """Returns the curve as text.
+
+        Args:
+            columns: dict from a heading to one number or str for each exit, to show besides.
+        """
+        headings = ["exit", "MACs (M)", "of last", "error (%)", "loss", "params (k)"]
+        last = max(self.points[-1].with_all_heads, 1)
+        rows = [
+            [
+                point.exit,
+                f"{point.with_all_heads / 1e6:,.3f}",
+                f"{100 * point.with_all_heads / last:.0f}%",
+                f"{100 * point.error:.2f}",
+                f"{point.loss:.3f}",
+                f"{point.params / 1e3:,.1f}",
+            ]
+            for point in self.points
+        ]
+        if all(point.latency is not None for point in self.points):
+            headings.append("latency (ms)")
+            rows = [[*row, f"{1e3 * point.latency:.2f}"] for row, point in zip(rows, self.points)]
+        for heading, values in (columns or {}).items():
+            headings.append(heading)
+            rows = [[*row, value if isinstance(value, str) else f"{value:.3f}"] for row, value in zip(rows, values)]
+        widths = [max(map(len, column)) for column in zip(headings, *rows)]
+        lines = [
+            "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
+            for line in [headings, *rows]
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def plot(self, path=None, cost="with_all_heads", **kwargs):
+        """Draws error against cost; see `anytime_keras.evaluation.plot_curves`."""
+        from anytime_keras.evaluation.plots import plot_curves
+
+        return plot_curves([self], path, cost, **kwargs)
+
+    def to_dict(self):
+        return {"name": self.name, "about": self.about, "points": [dataclasses.asdict(point) for point in self.points]}
+
+    @classmethod
+    def from_dict(cls, content):
+        try:
+            return cls([CurvePoint(**point) for point in content["points"]], content["name"], content["about"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"This is no curve: {error!r}. Expected what `Curve.to_json` writes.") from error
+
+    def to_json(self, path=None):
+        """Writes the curve to a file, if there is a path, and returns it as JSON text."""
+        text = json.dumps(self.to_dict(), indent=1)
+        if path is not None:
+            pathlib.Path(path).write_text(text + "\n")
+        return text
+
+    @classmethod
+    def from_json(cls, path):
+        """Reads a file that `to_json` wrote."""
+        try:
+            return cls.from_dict(json.loads(pathlib.Path(path).read_text()))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"'{path}' is no curve: {error}. Expected what `Curve.to_json` writes.") from error

@@ -1,0 +1,137 @@
+"""`evaluate`: a network and data in, a curve out."""
+
+import keras
+import numpy as np
+
+from anytime_keras import graph, runtime
+from anytime_keras.cost import exit_costs
+from anytime_keras.evaluation.curve import Curve, CurvePoint
+from anytime_keras.evaluation.latency import latencies
+
+
+def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256):
+    """Measures a classifier's error and loss at each exit, beside what the exit costs.
+
+    The model need not be compiled, and is not changed. All exits are computed in one pass.
+
+    Args:
+        model: functional Keras model whose outputs are the exits: logits, or probabilities, of shape `(batch, classes)`.
+        data: batches of (x, y), such as a `tf.data.Dataset` or `keras.utils.PyDataset`, or a pair of arrays `(x, y)`. Labels
+            are ints of shape `(batch,)` or one-hot vectors.
+        layers: `"all"` or `"conv"`, which MACs count; see `anytime_keras.cost.exit_costs`.
+        latency: bool, also measure the time to each exit, on one image at a time.
+        name: str, the curve's name; None is the model's.
+        batch_size: int, for arrays.
+
+    Returns:
+        A `Curve`.
+
+    Raises:
+        ValueError: if there is no data, or labels do not fit the outputs.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> curve = ak.evaluate(model, ak.data.load("digits").test)
+    >>> len(curve), 0 <= curve[-1].error <= 1
+    (3, True)
+    """
+    if not graph.is_functional(model):
+        raise ValueError(
+            f"`model` must be a functional Keras model whose outputs are its exits. Received: {type(model).__name__}."
+        )
+    costs = exit_costs(model, layers)
+    names = [cost.exit for cost in costs]
+    tallies = {exit_name: _Tally(exit_name) for exit_name in names}
+    forward = runtime.compiled(model)
+    example = None
+    for x, y in _batches(data, batch_size):
+        example = keras.tree.map_structure(lambda value: value[:1], x) if example is None else example
+        outputs = runtime.finish(forward(x))
+        for exit_name, output in zip(names, _in_order(outputs, names)):
+            tallies[exit_name].add(output, y[exit_name] if isinstance(y, dict) else y)
+    if example is None:
+        raise ValueError("`data` must hold one batch or more. Received: none.")
+    seconds = latencies(model, example) if latency else {}
+    points = [
+        CurvePoint(
+            exit=cost.exit,
+            error=tallies[cost.exit].error,
+            loss=tallies[cost.exit].loss,
+            backbone=cost.backbone,
+            with_head=cost.with_head,
+            with_all_heads=cost.with_all_heads,
+            params=cost.params,
+            latency=seconds.get(cost.exit),
+        )
+        for cost in costs
+    ]
+    about = {"images": tallies[names[0]].count, "macs": layers, "machine": runtime.machine()}
+    return Curve(points, name or model.name, about)
+
+
+def _in_order(outputs, names):
+    if isinstance(outputs, dict):
+        return [outputs[name] for name in names]
+    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def _batches(data, batch_size):
+    if isinstance(data, (tuple, list)):
+        if len(data) != 2:
+            raise ValueError(f"`data` must be batches, or a pair (x, y) of arrays. Received: {len(data)} things.")
+        x, y = data
+        count = len(keras.tree.flatten(y)[0])
+        sizes = {len(array) for array in keras.tree.flatten((x, y))}
+        if len(sizes) > 1:
+            raise ValueError(f"x and y must be of one length. Received: lengths {sorted(sizes)}.")
+        for start in range(0, count, batch_size):
+            yield keras.tree.map_structure(lambda array: array[start : start + batch_size], (x, y))
+        return
+    if isinstance(data, keras.utils.PyDataset):
+        data = (data[index] for index in range(data.num_batches))
+    for batch in data:
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise ValueError(f"`data` must give batches (x, y). Received: a batch of type {type(batch).__name__}.")
+        yield batch[0], batch[1]
+
+
+class _Tally:
+    """Counts one exit's errors and sums its loss, batch by batch."""
+
+    def __init__(self, name):
+        self.name, self.count, self.wrong, self.total = name, 0, 0, 0.0
+
+    @property
+    def error(self):
+        return self.wrong / self.count
+
+    @property
+    def loss(self):
+        return self.total / self.count
+
+    def add(self, output, labels):
+        output = np.asarray(output, "float64")
+        labels = np.asarray(keras.ops.convert_to_numpy(labels))
+        if output.ndim != 2:
+            raise ValueError(
+                f"An exit must give logits of shape (batch, classes). Received: shape {output.shape} at '{self.name}'."
+            )
+        if labels.shape == output.shape and output.shape[1] > 1:
+            labels = labels.argmax(axis=1)  # one-hot
+        labels = labels.reshape(-1)
+        if labels.shape != output.shape[:1] or labels.min() < 0 or labels.max() >= output.shape[1]:
+            raise ValueError(
+                f"Labels must be one class from 0 to {output.shape[1] - 1} for each of {output.shape[0]} images. "
+                f"Received: shape {labels.shape}, values from {labels.min()} to {labels.max()}."
+            )
+        labels = labels.astype(int)
+        chosen = output[np.arange(len(labels)), labels]
+        if (output >= 0).all() and np.abs(output.sum(axis=1) - 1).max() < 1e-2:  # probabilities
+            losses = -np.log(np.maximum(chosen, 1e-12))
+        else:
+            top = output.max(axis=1)
+            losses = top + np.log(np.exp(output - top[:, None]).sum(axis=1)) - chosen
+        self.count += len(labels)
+        self.wrong += int((output.argmax(axis=1) != labels).sum())
+        self.total += float(losses.sum())

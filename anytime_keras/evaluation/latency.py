@@ -1,0 +1,40 @@
+"""How long it takes to each exit's answer, on this machine."""
+
+import time
+
+import keras
+import numpy as np
+
+from anytime_keras import graph, runtime
+
+
+def latencies(model, example, repeats=30, seconds=2.0):
+    """Measures the time from the input to each exit's answer, in one compiled graph without the heads before it.
+
+    Exits take turns, so that a slow moment of the machine does not fall on one alone; the median counts.
+
+    Args:
+        model: functional Keras model; its outputs are the exits.
+        example: input of the batch size to measure, shape `(batch, ...)`, or a list of inputs.
+        repeats: int, runs of each exit at least.
+        seconds: float, goes on so long for all exits together if that takes more runs.
+
+    Returns:
+        A dict from each exit's name to seconds, the median.
+    """
+    runs = {
+        name: runtime.compiled(keras.Model(model.input, tensor))
+        for name, tensor in graph.outputs_by_name(model).items()
+    }
+    example = keras.tree.map_structure(keras.ops.convert_to_tensor, example)
+    times = {name: [] for name in runs}
+    for run in runs.values():  # compile
+        runtime.finish(run(example))
+    start, rounds = time.perf_counter(), 0
+    while rounds < repeats or time.perf_counter() - start < min(seconds, 60.0):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            runtime.finish(run(example))
+            times[name].append(time.perf_counter() - begin)
+        rounds += 1
+    return {name: float(np.median(measured)) for name, measured in times.items()}

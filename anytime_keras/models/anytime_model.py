@@ -1,0 +1,209 @@
+"""A functional Keras model with several exits: ordered, named outputs that one label serves."""
+
+import keras
+
+from anytime_keras import _errors
+from anytime_keras.cost import exit_costs
+
+
+class Exit:
+    """A place where the network can answer.
+
+    Attributes:
+        name: str, the key of its logits in the model's outputs.
+        macs: int, multiply-accumulates of one sample up to here, all heads so far included.
+        params: int, parameters up to here, all heads so far included.
+    """
+
+    def __init__(self, model, index):
+        self.name = model.exit_names[index]
+        self._model, self._index = model, index
+
+    @property
+    def macs(self):
+        return self._model._costs()[self._index].with_all_heads
+
+    @property
+    def params(self):
+        return self._model._costs()[self._index].params
+
+    def __repr__(self):
+        return f"Exit(name={self.name!r}, macs={self.macs}, params={self.params})"
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class AnytimeModel(keras.Model):
+    """A functional model whose outputs are the logits of its exits, earliest first.
+
+    `compile` takes one loss and one list of metrics for all exits; `fit`, `evaluate` and
+    `train_on_batch` take one label for all exits. Either may also be a dict by exit's name. Everything else
+    is as in any functional Keras model: saving, mixed precision, distribution, `predict` (a dict).
+
+    Args:
+        inputs: input tensor, or a list or dict of them (`keras.Input`).
+        outputs: dict from an exit's name to its logits, shape `(batch, ...)`, in the order in which
+            the exits are computed.
+        name: str or None.
+
+    Raises:
+        ValueError: if the outputs are not a dict of tensors.
+
+    Example:
+    >>> import keras, anytime_keras as ak
+    >>> image = keras.Input((8, 8, 1))
+    >>> x = keras.layers.Flatten()(image)
+    >>> first = keras.layers.Dense(10)(x)
+    >>> second = keras.layers.Dense(10)(keras.layers.Dense(32, activation="relu")(x))
+    >>> model = ak.AnytimeModel(image, {"early": first, "late": second})
+    >>> [(exit.name, exit.macs) for exit in model.exits]
+    [('early', 640), ('late', 3008)]
+    >>> model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    """
+
+    def __init__(self, inputs, outputs, name=None, **kwargs):
+        if (
+            not isinstance(outputs, dict)
+            or not outputs
+            or not all(isinstance(key, str) and isinstance(value, keras.KerasTensor) for key, value in outputs.items())
+        ):
+            raise ValueError(
+                "`outputs` must be a dict from each exit's name to its logits, in the order of the exits. "
+                f"Received: outputs={outputs}. For example `AnytimeModel(inputs, {{'exit_1': first, 'exit_2': second}})`."
+            )
+        dtype = kwargs.pop("dtype", None)
+        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        if dtype is not None:
+            self.dtype_policy = keras.dtype_policies.get(dtype)
+        self._exit_names = tuple(outputs)
+
+    @property
+    def exit_names(self):
+        """The exits' names, earliest first: a list of str."""
+        return list(self._exit_names)
+
+    @property
+    def num_exits(self):
+        return len(self._exit_names)
+
+    @property
+    def exits(self):
+        """The exits, earliest first: a list of `Exit`, each with its name, MACs and parameters."""
+        return [Exit(self, index) for index in range(self.num_exits)]
+
+    def _costs(self):
+        if getattr(self, "_exit_costs", None) is None:
+            self._exit_costs = tuple(exit_costs(self))
+        return self._exit_costs
+
+    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
+        """Configures training as `keras.Model.compile` does, with one loss and one list of metrics for all exits.
+
+        Args:
+            optimizer: as in Keras.
+            loss: one loss for all exits, or a dict from an exit's name to its loss. Exits that the dict
+                leaves out are not trained.
+            loss_weights: None, one number for each exit in order, or a dict by exit's name. An adaptive
+                weighting multiplies with them.
+            metrics: a list for all exits, or a dict from an exit's name to its list.
+            weighted_metrics: likewise, weighted by the sample weights.
+            **kwargs: as in Keras.
+        """
+        super().compile(
+            optimizer,
+            loss=self._by_exit("loss", loss, each=lambda value: value),
+            loss_weights=self._weights_by_exit(loss, loss_weights),
+            metrics=self._by_exit("metrics", metrics, each=_own_metrics),
+            weighted_metrics=self._by_exit("weighted_metrics", weighted_metrics, each=_own_metrics),
+            **kwargs,
+        )
+
+    def _by_exit(self, argument, value, each):
+        if value is None:
+            return None
+        if isinstance(value, dict):
+            for key in value:
+                if key not in self._exit_names:
+                    raise ValueError(
+                        f"`{argument}` names an exit that the model does not have. Received: '{key}' for model "
+                        f"'{self.name}'. {_errors.nearest(key, self._exit_names)}"
+                    )
+            return {name: value[name] for name in self._exit_names if value.get(name) is not None}
+        if argument == "loss" and isinstance(value, (list, tuple)):
+            if len(value) != self.num_exits:
+                raise ValueError(
+                    "`loss` needs one loss for all exits, or one for each. "
+                    f"Received: {len(value)} losses for model '{self.name}' with {self.num_exits} exits."
+                )
+            return dict(zip(self._exit_names, value))
+        return {name: each(value) for name in self._exit_names}
+
+    def _weights_by_exit(self, loss, loss_weights):
+        if loss_weights is None:
+            return None
+        weights = loss_weights
+        if isinstance(loss_weights, (list, tuple)):
+            if len(loss_weights) != self.num_exits:
+                raise ValueError(
+                    "`loss_weights` needs one value per exit. "
+                    f"Received: loss_weights={loss_weights} for model '{self.name}', num_exits={self.num_exits}. "
+                    "Pass `loss_weights=None` to weigh all exits alike."
+                )
+            weights = dict(zip(self._exit_names, loss_weights))
+        elif not isinstance(loss_weights, dict):
+            raise ValueError(
+                "`loss_weights` must be a list with one number per exit, or a dict by exit's name. "
+                f"Received: loss_weights={loss_weights}."
+            )
+        weights = self._by_exit("loss_weights", weights, each=None)
+        losses = self._by_exit("loss", loss, each=lambda value: value) or {}
+        return {name: weights.get(name, 1.0) for name in losses}
+
+    # Keras compiles a loaded model again only if a class with its own `compile` says how.
+    def get_compile_config(self):
+        return super().get_compile_config()
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, self._labels(y), y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return super().compute_metrics(x, self._labels(y), y_pred, sample_weight)
+
+    # JAX sorts the keys of a dict that a compiled function returns.
+    def predict(self, *args, **kwargs):
+        return self._in_order(super().predict(*args, **kwargs))
+
+    def predict_on_batch(self, x):
+        return self._in_order(super().predict_on_batch(x))
+
+    def _in_order(self, outputs):
+        return {name: outputs[name] for name in self._exit_names}
+
+    def _labels(self, y):
+        """Gives every exit its label: the one label, or its own from a dict."""
+        if not isinstance(y, dict):
+            return {name: y for name in self._exit_names}
+        missing = [name for name in self._exit_names if name not in y]
+        if missing:
+            raise ValueError(
+                "`y` must be one label for all exits, or a dict with a label for each. "
+                f"Received: labels for {list(y)}, none for {missing}."
+            )
+        return {name: y[name] for name in self._exit_names}
+
+    def get_config(self):
+        return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self.dtype_policy)}
+
+
+def _own_metrics(metrics):
+    """Copies a list of metrics, so that no two exits share one metric's state."""
+    metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    return [
+        type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
+        for metric in metrics
+    ]

@@ -1,0 +1,123 @@
+"""ResANN: residual networks with an exit after every few units.
+
+Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), appendix B, after He et al. (2016). Where the paper does not say,
+we do as the authors' code does (https://github.com/EchoWho/AnytimeNeuralNetwork_public):
+
+- to halve the map, the shortcut is a 2x2 average pooling, and the new channels are zeros, half on each side;
+- He normal initialisation of convolutions and linear layers; batch normalisation with momentum .9.
+
+Where the code departs from the text, `preset` chooses: `"authors_code"` normalises each unit's result before it
+is added, and its exits have no batch normalisation of their own.
+"""
+
+import keras
+from keras import ops
+
+from anytime_keras.models import blocks
+from anytime_keras.models.anytime_model import AnytimeModel
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class ResANN(AnytimeModel):
+    """The ResANN for small images: three blocks of basic pre-activation units, each block half as wide in space and
+    twice as wide in channels as the last.
+
+    Args:
+        num_units: int, residual units in each of the three blocks (the paper's n).
+        channels: int, filters of the first convolution (the paper's c).
+        input_shape: (height, width, channels) of the images.
+        num_classes: int.
+        exit_every: int or None, an exit after every so many units, counted so that the last unit has one
+            (the paper's s). None is the paper's choice: 3 for 25 units or more, else 1.
+        preset: `"paper"` or `"authors_code"`, see above.
+        name: str or None.
+        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+
+    Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.ResANN(num_units=5, channels=16, input_shape=(32, 32, 3), num_classes=10)
+    >>> model.num_exits, model.exit_names[-1]
+    (15, 'exit_15')
+    """
+
+    def __init__(
+        self,
+        num_units,
+        channels,
+        input_shape=(32, 32, 3),
+        num_classes=10,
+        exit_every=None,
+        preset="paper",
+        name=None,
+        dtype=None,
+        **kwargs,
+    ):
+        exit_every = (3 if num_units == 25 else 1) if exit_every is None else exit_every
+        blocks.check_positive(num_units=num_units, channels=channels, num_classes=num_classes, exit_every=exit_every)
+        blocks.check_preset(preset)
+        input_shape = blocks.check_image_shape(input_shape)
+        if exit_every > 3 * num_units:
+            raise ValueError(
+                "`exit_every` must not exceed the number of units, 3 x `num_units`. "
+                f"Received: exit_every={exit_every}, num_units={num_units}."
+            )
+
+        # === Graph ===
+        build = blocks.Builder(dtype)
+        image = keras.Input(input_shape, name="image")
+        x = build.conv(image, channels, 3, name="stem")
+        exits = {}
+        for unit in range(1, 3 * num_units + 1):
+            block, within = divmod(unit - 1, num_units)
+            widen = block > 0 and within == 0
+            x = _unit(build, x, channels * 2**block, widen, preset, name=f"unit_{unit}")
+            if (3 * num_units - unit) % exit_every == 0:
+                exit_name = f"exit_{len(exits) + 1}"
+                features = build.bn_relu(x, exit_name) if preset == "paper" else build.relu(x, f"{exit_name}_relu")
+                exits[exit_name] = build.classify(features, num_classes, name=exit_name)
+        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
+
+        # === Config ===
+        self.num_units = num_units
+        self.channels = channels
+        self.image_shape = input_shape
+        self.num_classes = num_classes
+        self.exit_every = exit_every
+        self.preset = preset
+
+    def get_config(self):
+        return {
+            "num_units": self.num_units,
+            "channels": self.channels,
+            "input_shape": self.image_shape,
+            "num_classes": self.num_classes,
+            "exit_every": self.exit_every,
+            "preset": self.preset,
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+
+def _unit(build, x, filters, widen, preset, name):
+    """A basic pre-activation residual unit; `widen` halves the map and doubles the channels."""
+    shortcut = _widened(build, x, filters, name) if widen else x
+    x = build.bn_relu(x, f"{name}_0")
+    x = build.conv(x, filters, 3, strides=2 if widen else 1, name=f"{name}_conv_1")
+    x = build.bn_relu(x, f"{name}_1")
+    x = build.conv(x, filters, 3, name=f"{name}_conv_2")
+    if preset == "authors_code":
+        x = build.batch_norm(x, name=f"{name}_2_bn")
+    return build.add([shortcut, x], name=f"{name}_add")
+
+
+def _widened(build, x, filters, name):
+    x = build.average_pool(x, name=f"{name}_pool")
+    before = (filters - x.shape[-1]) // 2
+    after = filters - x.shape[-1] - before
+    return ops.pad(x, [[0, 0], [0, 0], [0, 0], [before, after]])  # (batch, height / 2, width / 2, filters)

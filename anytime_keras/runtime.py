@@ -1,0 +1,77 @@
+"""Keras's backend, as far as it differs: compiled functions, finished work, and what machine this is."""
+
+import datetime
+import importlib.metadata
+import platform
+
+import keras
+import numpy as np
+
+
+def compiled(model, jit=None):
+    """Compiles a model's forward pass (inference) for this backend.
+
+    Args:
+        model: built Keras model.
+        jit: bool, whether TensorFlow compiles with XLA; None does where there is an accelerator. JAX always does.
+
+    Returns:
+        A function from the model's inputs to its outputs, both of the backend's tensors. It compiles anew for every
+        new shape of input, and sees later changes of the model's weights.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if jit is None:
+            jit = bool(tf.config.list_physical_devices("GPU"))
+        return tf.function(lambda inputs: model(inputs, training=False), jit_compile=jit, reduce_retracing=True)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        @jax.jit
+        def forward(trainable, others, inputs):
+            return model.stateless_call(trainable, others, inputs, training=False)[0]
+
+        def run(inputs):
+            outputs = forward(
+                [variable.value for variable in model.trainable_variables],
+                [variable.value for variable in model.non_trainable_variables],
+                inputs,
+            )
+            # JAX sorts the keys of a dict that a compiled function returns.
+            return {name: outputs[name] for name in model.output} if isinstance(outputs, dict) else outputs
+
+        return run
+    return lambda inputs: model(inputs, training=False)
+
+
+def finish(outputs):
+    """Waits until the backend has computed `outputs`, and returns them as NumPy arrays."""
+    return keras.tree.map_structure(lambda value: np.asarray(keras.ops.convert_to_numpy(value)), outputs)
+
+
+def machine():
+    """Describes what a measurement was made with: versions, processor, device, date."""
+    versions = {}
+    for package in ("anytime-keras", "keras", "tensorflow", "jax", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return {
+        "backend": keras.backend.backend(),
+        "versions": versions,
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "devices": [str(device) for device in keras.distribution.list_devices()],
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        return f"{len(names)} x {names[0]}"
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()

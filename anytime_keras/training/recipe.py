@@ -1,0 +1,258 @@
+"""What to train, as plain data that is printed, saved beside the results, and read back."""
+
+import dataclasses
+import json
+import pathlib
+
+import keras
+
+from anytime_keras import _errors, data, models, weighting
+
+# Epochs of the paper (section 5.1); other data sets take CIFAR's.
+EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}
+SCHEDULES = ("step", "cosine", "constant")
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
+
+
+@dataclasses.dataclass
+class Recipe:
+    """Everything that a training's numbers follow from, besides the code.
+
+    Attributes:
+        model: dict with `name` and the arguments of `anytime_keras.models.build`; the image shape and the number of
+            classes come from the data.
+        data: dict with `data` and the arguments of `anytime_keras.data.load`, but batch size and seed.
+        weighting: dict with `name` ("adaloss", "constant", "linear", "half_end", "single_exit") and its arguments.
+        optimizer: dict with `name` (Keras's) and its arguments, but the learning rate.
+        learning_rate: float, the highest.
+        schedule: dict with `name`: "step" divides by 10 at the `boundaries`, shares of all epochs; "cosine" falls to 0 after
+            `warmup_epochs`; "constant".
+        weight_decay: float, of convolution and linear kernels. As in the paper it is an L2 term of the loss, half of it times
+            the squared norm (TensorFlow 1's `l2_loss`), outside the weighted sum.
+        label_smoothing: float in [0, 1).
+        epochs, batch_size, seed: ints.
+        precision: Keras's dtype policy.
+        steps_per_execution: int, batches that TensorFlow runs between two looks at Python.
+    """
+
+    model: dict
+    data: dict
+    weighting: dict = dataclasses.field(default_factory=lambda: {"name": "adaloss"})
+    optimizer: dict = dataclasses.field(default_factory=lambda: {"name": "sgd", "momentum": 0.9})
+    learning_rate: float = 0.1
+    schedule: dict = dataclasses.field(default_factory=lambda: {"name": "step", "boundaries": [0.5, 0.75]})
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    epochs: int = 300
+    batch_size: int = 64
+    seed: int = 0
+    precision: str = "float32"
+    steps_per_execution: int = 1
+
+    @classmethod
+    def paper(cls, model, data, **changes):
+        """The paper's recipe for a data set (section 5.1), with the batch of the authors' code for AdaLoss, 64.
+
+        Args:
+            model, data: as the attributes, or just the name.
+            **changes: attributes that differ.
+
+        Example:
+        >>> recipe = Recipe.paper({"name": "resann", "num_units": 9, "channels": 16}, "cifar10", epochs=60)
+        >>> recipe.learning_rate, recipe.schedule["boundaries"], recipe.weight_decay
+        (0.1, [0.5, 0.75], 0.0001)
+        """
+        data = _named(data, "data")
+        defaults = {"epochs": EPOCHS.get(str(data["data"]), 300)}
+        if data["data"] == "imagenet2012":
+            defaults.update(batch_size=256, schedule={"name": "step", "boundaries": [1 / 3, 2 / 3]})
+        return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
+
+    @classmethod
+    def modern(cls, model, data, **changes):
+        """A recipe of today: cosine schedule after a warm-up, Nesterov momentum, label smoothing, stronger decay and
+        augmentation (the data set's own, then cutout)."""
+        data = _named(data, "data")
+        if "augment" not in data:
+            known = data_steps(data["data"])
+            data["augment"] = [*known, "erase"]
+        defaults = dict(
+            optimizer={"name": "sgd", "momentum": 0.9, "nesterov": True},
+            schedule={"name": "cosine", "warmup_epochs": 5},
+            weight_decay=5e-4,
+            label_smoothing=0.1,
+            epochs=200,
+            batch_size=128,
+        )
+        return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
+
+    def __post_init__(self):
+        self.model, self.data = _named(self.model, "name"), _named(self.data, "data")
+        self.weighting, self.optimizer = _named(self.weighting, "name"), _named(self.optimizer, "name")
+        self.schedule = _named(self.schedule, "name")
+        for name, low, whole in (
+            ("epochs", 1, True),
+            ("batch_size", 1, True),
+            ("steps_per_execution", 1, True),
+            ("seed", 0, True),
+            ("learning_rate", 0, False),
+            ("weight_decay", 0, False),
+            ("label_smoothing", 0, False),
+        ):
+            value = getattr(self, name)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int if whole else (int, float))
+                or not low <= value < 2**31
+            ):
+                raise ValueError(
+                    f"`{name}` must be {'an int' if whole else 'a number'} of {low} or more. Received: {name}={value!r}."
+                )
+        if not self.label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be below 1. Received: label_smoothing={self.label_smoothing}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"`precision` is unknown. Received: precision={self.precision!r}. {_errors.nearest(self.precision, PRECISIONS)}"
+            )
+        if self.schedule["name"] not in SCHEDULES:
+            raise ValueError(
+                f"`schedule` is unknown. Received: {self.schedule['name']!r}. {_errors.nearest(self.schedule['name'], SCHEDULES)}"
+            )
+        for key in ("batch_size", "seed", "one_hot"):
+            if key in self.data:
+                raise ValueError(
+                    f"`{key}` belongs to the recipe itself, not to its `data`. Received: data={self.data}."
+                )
+        build_weighting(self.weighting)
+
+    def to_dict(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content):
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in content:
+            if key not in known:
+                raise ValueError(f"A recipe has no field `{key}`. {_errors.nearest(key, known)}")
+        missing = [key for key in ("model", "data") if key not in content]
+        if missing:
+            raise ValueError(f"A recipe needs {missing}. Received: {sorted(content)}.")
+        return cls(**content)
+
+    def to_json(self, path=None):
+        """Writes the recipe to a file, if there is a path, and returns it as JSON text."""
+        text = json.dumps(self.to_dict(), indent=1)
+        if path is not None:
+            pathlib.Path(path).write_text(text + "\n")
+        return text
+
+    @classmethod
+    def from_json(cls, path):
+        """Reads a file that `to_json` wrote."""
+        try:
+            return cls.from_dict(json.loads(pathlib.Path(path).read_text()))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"'{path}' is no recipe: {error}. Expected what `Recipe.to_json` writes.") from error
+
+    # === What the recipe stands for ===
+
+    def load_data(self):
+        """Returns the `DataSet`."""
+        return data.load(**self.data, batch_size=self.batch_size, seed=self.seed, one_hot=self.label_smoothing > 0)
+
+    def build_model(self, data_set):
+        """Returns the compiled model for the data set."""
+        model = models.build(
+            **{
+                "input_shape": data_set.image_shape,
+                "num_classes": data_set.num_classes,
+                "dtype": None if self.precision == "float32" else self.precision,
+                **self.model,
+            }
+        )
+        if self.weight_decay:
+            decay_kernels(model, self.weight_decay)
+        if self.label_smoothing:
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
+        else:
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(
+            self._optimizer(data_set.steps_per_epoch),
+            loss=loss,
+            metrics=["accuracy"],
+            steps_per_execution=self.steps_per_execution,
+        )
+        return model
+
+    def build_weighting(self):
+        """Returns the `Weighting`."""
+        return build_weighting(self.weighting)
+
+    def _optimizer(self, steps_per_epoch):
+        arguments = dict(self.optimizer)
+        name = arguments.pop("name")
+        rate = learning_rate(self.schedule, self.learning_rate, self.epochs, steps_per_epoch)
+        try:
+            return keras.optimizers.get({"class_name": name, "config": {**arguments, "learning_rate": rate}})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`optimizer` is not one of Keras's. Received: {self.optimizer}. {error}") from error
+
+
+def learning_rate(schedule, highest, epochs, steps_per_epoch):
+    """Returns Keras's learning-rate schedule, by step, that a recipe's `schedule` stands for."""
+    arguments = dict(schedule)
+    name, total = arguments.pop("name"), epochs * steps_per_epoch
+    if name == "constant":
+        return highest
+    if name == "step":
+        boundaries = [round(share * total) for share in arguments.get("boundaries", (0.5, 0.75))]
+        factor = arguments.get("factor", 0.1)
+        return keras.optimizers.schedules.PiecewiseConstantDecay(
+            # Keras changes the rate after a boundary's step.
+            [boundary - 1 for boundary in boundaries],
+            [highest * factor**number for number in range(len(boundaries) + 1)],
+        )
+    warmup = min(round(arguments.get("warmup_epochs", 0) * steps_per_epoch), total - 1)
+    if warmup <= 0:
+        return keras.optimizers.schedules.CosineDecay(highest, total)
+    return keras.optimizers.schedules.CosineDecay(0.0, total - warmup, warmup_target=highest, warmup_steps=warmup)
+
+
+def decay_kernels(model, weight_decay):
+    """Adds the paper's weight decay to a model's loss: half of `weight_decay` times the squared norm of every kernel."""
+    for layer in model._flatten_layers():
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None and kernel.regularizer is None:
+            kernel.regularizer = keras.regularizers.L2(weight_decay / 2)
+
+
+def build_weighting(config):
+    """Returns the `Weighting` for a name and its arguments.
+
+    >>> build_weighting({"name": "single_exit", "exit": 3}).exit
+    3
+    """
+    arguments = dict(config)
+    name = arguments.pop("name")
+    schemes = {**weighting.callback.SCHEMES, "single_exit": weighting.SingleExit}
+    if name not in schemes:
+        raise ValueError(f"`weighting` is unknown. Received: {name!r}. {_errors.nearest(name, schemes)}")
+    try:
+        return schemes[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"`weighting` '{name}' does not take {sorted(arguments)}: {error}.") from error
+
+
+def data_steps(name):
+    """The steps of augmentation that the paper uses with a data set, by its name."""
+    from anytime_keras.data import sources
+
+    known = sources.KNOWN.get(str(name))
+    return list(known.augment) if known else []
+
+
+def _named(value, key):
+    value = {key: value} if not isinstance(value, dict) else dict(value)
+    if key not in value:
+        raise ValueError(f"A recipe's part needs `{key}`. Received: {value}.")
+    return value

@@ -1,0 +1,191 @@
+"""The interface of a weighting, and the static schemes: fixed weights that need no training to know."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from anytime_keras.weighting import replicas
+
+
+class Weighting:
+    """How the exits share one loss: the training loss is the sum of `weights[i] * losses[i]`.
+
+    A weighting is put into `fit` by `LossWeighting`. In a loop of your own, call it once a step on the vector of
+    the exits' losses: it returns the weighted sum and, if it adapts, learns from the losses. No gradient flows
+    through the weights.
+
+    Call: losses, shape `(num_exits,)` -> scalar.
+    """
+
+    def __init__(self):
+        self.exit_names = None
+        self._synchronize = None  # called before state is read, see `TrainingLoss`
+
+    @property
+    def built(self):
+        return self.exit_names is not None
+
+    def build(self, exits):
+        """Prepares the weighting for a network.
+
+        Args:
+            exits: int, the number of exits, or the list of their names, earliest first.
+        """
+        names = [f"exit_{number}" for number in range(1, exits + 1)] if isinstance(exits, int) else list(exits)
+        if not names:
+            raise ValueError(f"`exits` must name one exit or more. Received: exits={exits!r}.")
+        self.exit_names = names
+
+    @property
+    def num_exits(self):
+        return len(self.exit_names or ())
+
+    @property
+    def weights(self):
+        """The weights now, a float32 array of shape `(num_exits,)`, earliest exit first."""
+        raise NotImplementedError
+
+    @property
+    def variables(self):
+        """The state: a list of `keras.Variable`, empty for a static scheme."""
+        return []
+
+    def current(self):
+        """Returns the weights as a tensor, within a training step; shape `(num_exits,)`."""
+        raise NotImplementedError
+
+    def update(self, losses):
+        """Learns from the losses of one batch, of all replicas, within a training step; shape `(num_exits,)`."""
+
+    def __call__(self, losses):
+        if not self.built:
+            self.build(int(losses.shape[0]))
+        total = ops.sum(ops.stop_gradient(self.current()) * losses)
+        self.update(replicas.total(ops.stop_gradient(losses)))
+        return total
+
+    def restart(self):
+        """Forgets what was learnt."""
+
+    def get_state(self):
+        """Returns what was learnt as a dict of numbers and lists that JSON can hold exactly."""
+        return {}
+
+    def set_state(self, state):
+        """Takes up what `get_state` returned."""
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def _check_built(self):
+        if not self.built:
+            raise ValueError(
+                f"This {type(self).__name__} has no weights before it knows the exits. "
+                "Train with it, or call `build(num_exits)` first."
+            )
+
+
+class StaticWeighting(Weighting):
+    """A weighting whose weights are known from the number of exits. Subclasses say which in `values`."""
+
+    def values(self, num_exits):
+        """Returns the weights for so many exits, a list of float, earliest exit first."""
+        raise NotImplementedError
+
+    @property
+    def weights(self):
+        self._check_built()
+        return np.asarray(self.values(self.num_exits), "float32")
+
+    def current(self):
+        return ops.convert_to_tensor(self.weights)
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class ConstantWeighting(StaticWeighting):
+    """Weighs all exits alike, each 1: the paper's CONST, and what training without a weighting does.
+
+    Early exits then dominate, and the last one ends well above what it could reach (paper, figure 3).
+
+    Example:
+    >>> ConstantWeighting().values(3)
+    [1.0, 1.0, 1.0]
+    """
+
+    def values(self, num_exits):
+        return [1.0] * num_exits
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class LinearWeighting(StaticWeighting):
+    """Weighs exits in equal steps from 0.25, the first, to 1, the last: the paper's LINEAR.
+
+    Reference: [Zamir et al., 2017](https://arxiv.org/abs/1612.09508), as the AdaLoss paper describes it.
+
+    Example:
+    >>> LinearWeighting().values(4)
+    [0.25, 0.5, 0.75, 1.0]
+    """
+
+    def values(self, num_exits):
+        return [1.0] if num_exits == 1 else np.linspace(0.25, 1.0, num_exits).tolist()
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class HalfEndWeighting(StaticWeighting):
+    """Gives the last exit half of the total weight and shares the other half evenly: the paper's HALF-END.
+
+    Scaled so that the last exit has 1.
+
+    Example:
+    >>> HalfEndWeighting().values(5)
+    [0.25, 0.25, 0.25, 0.25, 1.0]
+    """
+
+    def values(self, num_exits):
+        return [1.0 / max(num_exits - 1, 1)] * (num_exits - 1) + [1.0]
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class SingleExit(StaticWeighting):
+    """Trains one exit alone, weight 1, all others 0: the paper's OPT, what this exit could reach.
+
+    Args:
+        exit: int or str. A number counts from 1 as the names `exit_1`, `exit_2` ... do, or from the
+            end if negative (-1 is the last); a str is the exit's name.
+
+    Example:
+    >>> SingleExit(2).values(3)
+    [0.0, 1.0, 0.0]
+    """
+
+    def __init__(self, exit):
+        super().__init__()
+        if isinstance(exit, bool) or not isinstance(exit, (int, str)) or exit == 0:
+            raise ValueError(
+                "`exit` must be an exit's number, counted from 1 (or from -1 backwards), or its name. "
+                f"Received: exit={exit!r}."
+            )
+        self.exit = exit
+
+    def build(self, exits):
+        super().build(exits)
+        known = isinstance(self.exit, str) and self.exit in self.exit_names
+        if not known and not (isinstance(self.exit, int) and abs(self.exit) <= self.num_exits):
+            names, self.exit_names = self.exit_names, None
+            raise ValueError(
+                f"`SingleExit({self.exit!r})` asks for an exit that the model does not have. Its exits: {names}."
+            )
+
+    def values(self, num_exits):
+        index = self.exit_names.index(self.exit) if isinstance(self.exit, str) else self.exit - (self.exit > 0)
+        weights = [0.0] * num_exits
+        weights[index] = 1.0
+        return weights
+
+    def get_config(self):
+        return {"exit": self.exit}

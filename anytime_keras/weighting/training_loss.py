@@ -1,0 +1,209 @@
+"""Puts a weighting into the loss that a Keras model trains on: the one place that touches Keras's compiled loss.
+
+How it works. `Trainer.compute_loss`, a public method, asks the private `CompileLoss` for the total loss.
+`CompileLoss` keeps one record (path, loss function, weight) for each output in `_flat_losses`, computes
+`value = loss(...)`, tells its metric the unweighted value, multiplies by the weight and sums. While a training step
+is computed, we put in records of our own: their loss functions note each value, their weights are the weighting's
+times the user's. So whatever Keras or the user's own `compute_loss` does stays as it is.
+
+The weighting's variables must be among the model's metrics' variables: only so does Keras's JAX trainer thread
+them through the compiled step. They are not saved with the model.
+"""
+
+import contextlib
+import functools
+
+import keras
+from keras import ops
+
+from anytime_keras import graph
+from anytime_keras.weighting import gradients, replicas
+
+
+class TrainingLoss:
+    """The loss of one model under one weighting.
+
+    Args:
+        model: compiled functional model with several outputs.
+        weighting: `Weighting`; built here if it is not yet.
+    """
+
+    def __init__(self, model, weighting):
+        self.model, self.weighting = model, weighting
+        self.compiled = model._compile_loss
+        self._positions = _positions(model)
+        self._used = False
+        self._expected = False
+        self._records = None  # the compiled loss's own
+        self._carrier = None
+
+    @property
+    def used(self):
+        """Whether a training step was made with this loss."""
+        return self._used
+
+    @classmethod
+    def of(cls, model):
+        """Returns the `TrainingLoss` that is installed on `model`, or None."""
+        installed = getattr(model.__dict__.get("compute_loss"), "__self__", None)
+        return installed if isinstance(installed, cls) else None
+
+    def expect_fit(self):
+        """Installs this loss for the `fit` that is about to start, and only for that.
+
+        `fit` calls `make_train_function` when its callbacks are set. A `fit` that did not announce itself here is
+        one without the weighting, and finds the model as it was: also after an interrupted one, which never ran
+        `on_train_end`. A second `fit` with the weighting uses the same compiled step again.
+        """
+        if self._carrier is None:
+            self._install()
+        self._expected = True
+
+    def forget_fit(self):
+        """Takes `expect_fit` back, for `evaluate` and `predict`, which set their callbacks likewise."""
+        self._expected = False
+
+    @property
+    def expected(self):
+        return self._expected
+
+    def _install(self):
+        model = self.model
+        self._carrier = _Carrier(self.weighting)
+        model._metrics.append(self._carrier)
+        self._compute_loss, self._make_train_function = model.compute_loss, model.make_train_function
+        model.compute_loss = self.compute_loss
+        model.make_train_function = self.make_train_function
+        # JAX keeps compiled steps by the function they were made of, and finds all bound methods `model.train_step`
+        # equal; a new object is a new step.
+        model.train_step = functools.partial(model.train_step)
+        self.weighting._synchronize = self.synchronize
+        model.train_function = None
+
+    def remove(self):
+        """Leaves the model as it was."""
+        model = self.model
+        model._metrics.remove(self._carrier)
+        del model.compute_loss, model.make_train_function, model.train_step
+        self.synchronize()
+        self.weighting._synchronize = None
+        self._carrier = None
+        model.train_function = None
+
+    def make_train_function(self, force=False):
+        if not self._expected:
+            self.remove()
+            return self.model.make_train_function(force)
+        self._expected = False
+        return self._make_train_function(force)
+
+    def synchronize(self):
+        """Brings the variables up to date: Keras's JAX trainer keeps their values to itself within an epoch."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Computes the model's loss; in training, with the weighting's weights, and lets it learn."""
+        if not training:
+            return self._compute_loss(x, y, y_pred, sample_weight, training=False)
+        self._used = True
+        with self._recording(self.weighting.current(), x, y, y_pred, sample_weight) as losses:
+            total = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+        if getattr(self.weighting, "first_order", False):
+            self.weighting.update(
+                gradients.mean_squares(self.model, self.weighting.exit_names, self._losses_of, x, y, sample_weight)
+            )
+        else:
+            self.weighting.update(replicas.total(ops.stop_gradient(ops.stack(losses))))
+        return total
+
+    def _losses_of(self, x, y, y_pred, sample_weight):
+        """Returns the exits' unweighted losses, a list of scalars, and leaves no trace in the metrics."""
+        with self._recording(None, x, y, y_pred, sample_weight) as losses:
+            self._compute_loss_in_vain(x, y, y_pred, sample_weight)
+        return losses
+
+    def _compute_loss_in_vain(self, *batch):
+        """Computes the model's loss as it does without us, and throws away what that changes."""
+        model = self.model
+        variables = [*model.trainable_variables, *model.non_trainable_variables, *model.metrics_variables]
+        with keras.StatelessScope([(variable, ops.convert_to_tensor(variable)) for variable in variables]):
+            self._compute_loss(*batch, training=True)
+
+    @contextlib.contextmanager
+    def _recording(self, weights, *batch):
+        """While it lasts, the compiled loss weighs with `weights` and notes its terms in the yielded list."""
+        compiled, records = self.compiled, self._original_records(*batch)
+        losses = [0.0] * len(self._positions)
+
+        def noting(loss, position):
+            def call(*args):
+                value = loss(*args)
+                losses[position] += ops.cast(value, compiled.dtype)
+                return value
+
+            return call
+
+        def weighed(own, position):
+            if weights is None:
+                return own
+            weight = ops.cast(ops.stop_gradient(weights[position]), compiled.dtype)
+            return weight if own is None else weight * own
+
+        positions = [self._positions[record.path] for record in records]
+        compiled._flat_losses = [
+            record._replace(loss=noting(record.loss, position), loss_weights=weighed(record.loss_weights, position))
+            for record, position in zip(records, positions)
+        ]
+        try:
+            yield losses
+        finally:
+            compiled._flat_losses = records
+
+    def _original_records(self, *batch):
+        # Replicas of a strategy compute their steps in turns that may interleave with ours: the records kept
+        # here, never those in place, are what the next step starts from and what is put back.
+        if self._records is None:
+            if not self.compiled.built:
+                self._compute_loss_in_vain(*batch)
+            self._records = self.compiled._flat_losses
+        return self._records
+
+
+class _Carrier(keras.metrics.Metric):
+    """Has Keras carry a weighting's variables through the compiled training step, and nothing else."""
+
+    def __init__(self, weighting):
+        super().__init__(name="loss_weighting")
+        self._carried = weighting.variables
+
+    def reset_state(self):
+        """Does nothing: Keras resets metrics at every epoch, a weighting goes on."""
+
+    def update_state(self, *args, **kwargs):
+        """Does nothing: the weighting is updated with the loss."""
+
+    def result(self):
+        return {}
+
+
+def exit_names(model):
+    """Lists the names of the outputs that the model is compiled to train, in the exits' order."""
+    names = list(graph.outputs_by_name(model))
+    loss = model.loss
+    if isinstance(loss, dict):
+        return [name for name in names if loss.get(name) is not None]
+    if isinstance(loss, (list, tuple)):
+        # Keras matches a list of losses with a dict of outputs in the order of sorted names.
+        order = sorted(names) if isinstance(model.output, dict) else names
+        trained = {name for name, term in zip(order, loss) if term is not None}
+        return [name for name in names if name in trained]
+    return names
+
+
+def _positions(model):
+    """Returns a dict from the path at which Keras finds an output to its exit's position among the trained ones."""
+    names = list(graph.outputs_by_name(model))
+    paths = [(name,) if isinstance(model.output, dict) else (index,) for index, name in enumerate(names)]
+    trained = exit_names(model)
+    return {path: trained.index(name) for path, name in zip(paths, names) if name in trained}

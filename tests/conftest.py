@@ -1,0 +1,40 @@
+"""One backend a process (KERAS_BACKEND): TensorFlow by default; `test_backends.py` runs the suite again on JAX."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if BACKEND != "tensorflow" and item.get_closest_marker("tensorflow"):
+            item.add_marker(pytest.mark.skip(reason="needs the TensorFlow backend"))
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """The one MirroredStrategy of this process: TensorFlow 2.21 numbers the collectives of a second one alike, and a
+    training step under it then aborts with "Shape mismatch in the collective instance" (in plain Keras too)."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Every test starts with the same names, policy and random numbers."""
+    keras.utils.clear_session(free_memory=False)
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")

@@ -1,0 +1,286 @@
+"""Data sets from every source: splits, normalisation, batches, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import anytime_keras as ak
+from anytime_keras.data import splits
+from tests.conftest import BACKEND
+
+RNG = np.random.default_rng(0)
+
+
+def arrays(batches):
+    """All images and labels of a split's batches."""
+    if isinstance(batches, keras.utils.PyDataset):
+        batches = [batches[number] for number in range(len(batches))]
+    pairs = [(np.asarray(x), np.asarray(y)) for x, y in batches]
+    return np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs])
+
+
+def first(stream, count):
+    """The first batches of a stream without end."""
+    if isinstance(stream, keras.utils.PyDataset):
+        return [tuple(map(np.asarray, stream[number])) for number in range(count)]
+    return [(np.asarray(x), np.asarray(y)) for _, (x, y) in zip(range(count), stream)]
+
+
+def coloured(count=60, size=(6, 5), classes=3):
+    """uint8 images whose first pixel is their number, so that each can be told."""
+    images = RNG.integers(0, 256, (count, *size, 3)).astype("uint8")
+    images[:, 0, 0, 0] = np.arange(count)
+    return images, np.arange(count) % classes
+
+
+def write_folder(place, images, labels, names=("cat", "dog", "eel"), ending="png"):
+    for number, (image, label) in enumerate(zip(images, labels)):
+        folder = place / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.squeeze()).save(folder / f"{number:04d}.{ending}")
+
+
+def test_digits_are_held_out_class_by_class_and_normalised_by_training_images():
+    data = ak.data.load("digits", batch_size=100)
+    assert data.sizes == {"train": 1294, "validation": 144, "test": 359}
+    assert data.image_shape == (8, 8, 1) and data.class_names == list("0123456789")
+    (x, y), (x_validation, y_validation), (x_test, y_test) = map(arrays, data)
+    assert x.shape == (1294, 8, 8, 1) and x.dtype == "float32" and y.dtype == "int32"
+    np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-3)
+    assert abs(x_test.mean()) > 1e-4  # by the training images' numbers, not its own
+    for labels, size in ((y_validation, 144), (y_test, 359)):
+        counts = np.bincount(labels, minlength=10)
+        assert counts.sum() == size and counts.max() - counts.min() <= 3
+    everything = np.concatenate([x, x_validation, x_test]) * data.std + data.mean
+    from sklearn.datasets import load_digits
+
+    expected = np.sort(load_digits().images.reshape(1797, 64) / 16, axis=0)
+    np.testing.assert_allclose(np.sort(everything.reshape(1797, 64), axis=0), expected, atol=1e-5)
+
+
+def test_seeds():
+    def order(**seeds):
+        data = ak.data.load("digits", **seeds)
+        return arrays(data.train)[1], arrays(data.test)[1], data.examples["test"].images
+
+    one, same, other = order(seed=1), order(seed=1), order(seed=2)
+    np.testing.assert_array_equal(one[0], same[0])
+    assert (one[0] != other[0]).any()
+    np.testing.assert_array_equal(one[2], other[2])  # runs with other seeds share their test images
+    split = order(split_seed=5)
+    assert (split[2].shape != one[2].shape) or (split[2] != one[2]).any()
+
+
+def test_every_epoch_has_another_order_and_holds_every_image_once():
+    images, labels = coloured()
+    data = ak.data.load({"x_train": images, "y_train": labels}, batch_size=16, test=0, validation=0, augment=None)
+    assert data.validation is None and data.test is None and data.steps_per_epoch == 4
+    epochs = [arrays(data.train)[0] for _ in range(2)]
+    if BACKEND == "jax":  # Keras announces each epoch
+        data.train.on_epoch_begin()
+        epochs[1] = arrays(data.train)[0]
+    numbers = [np.rint((x * data.std + data.mean)[:, 0, 0, 0] * 255).astype(int) for x in epochs]
+    for order in numbers:
+        np.testing.assert_array_equal(np.sort(order), np.arange(60))
+    assert (numbers[0] != numbers[1]).any()
+
+
+def test_a_stream_goes_on_from_any_epoch():
+    data = ak.data.load("digits", batch_size=200, augment=["pad_crop", "flip"])
+    steps = data.steps_per_epoch
+    whole, later = first(data.training_stream(0), 3 * steps), first(data.training_stream(1), 2 * steps)
+    for (x, y), (x_later, y_later) in zip(whole[steps:], later):
+        np.testing.assert_array_equal(x, x_later)
+        np.testing.assert_array_equal(y, y_later)
+    assert (whole[0][1] != whole[steps][1]).any()
+
+
+def test_a_stream_trains_a_model():
+    data = ak.data.load("digits", batch_size=200)
+    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    history = model.fit(
+        data.training_stream(),
+        steps_per_epoch=data.steps_per_epoch,
+        epochs=2,
+        validation_data=data.validation,
+        verbose=0,
+        shuffle=False,
+    ).history
+    assert len(history["loss"]) == 2 and len(history["val_exit_3_accuracy"]) == 2
+    history = model.fit(data.train, epochs=2, verbose=0, shuffle=False).history
+    assert len(history["loss"]) == 2
+    assert int(model.optimizer.iterations) == 4 * data.steps_per_epoch
+
+
+def test_one_hot_labels():
+    data = ak.data.load("digits", one_hot=True)
+    _, labels = arrays(data.test)
+    assert labels.shape == (359, 10) and labels.dtype == "float32"
+    np.testing.assert_array_equal(labels.argmax(1), data.examples["test"].labels)
+
+
+@pytest.mark.parametrize("layout", ["split", "flat"])
+def test_a_folder_of_images(tmp_path, layout):
+    images, labels = coloured()
+    if layout == "split":
+        write_folder(tmp_path / "train", images[:45], labels[:45])
+        write_folder(tmp_path / "test", images[45:], labels[45:])
+    else:
+        write_folder(tmp_path, images, labels)
+    data = ak.data.load(tmp_path, validation=9, augment=None)
+    assert data.class_names == ["cat", "dog", "eel"] and data.image_shape == (6, 5, 3)
+    assert data.sizes == (
+        {"train": 36, "validation": 9, "test": 15} if layout == "split" else {"train": 39, "validation": 9, "test": 12}
+    )
+    for split in ("train", "validation", "test"):
+        stored = data.examples[split]
+        np.testing.assert_array_equal(stored.images, images[stored.images[:, 0, 0, 0]])
+        np.testing.assert_array_equal(stored.labels, labels[stored.images[:, 0, 0, 0]])
+    x, _ = arrays(data.test)
+    np.testing.assert_allclose(x * data.std + data.mean, data.examples["test"].images / 255, atol=1e-5)
+
+
+def test_a_folder_with_its_own_validation_split_and_grey_images(tmp_path):
+    images, labels = coloured()
+    for split in ("train", "val", "test"):
+        write_folder(tmp_path / split, images[..., :1], labels)
+    data = ak.data.load(tmp_path)
+    assert data.sizes == {"train": 60, "validation": 60, "test": 60} and data.image_shape == (6, 5, 1)
+
+
+def test_images_of_many_sizes_are_cropped(tmp_path):
+    shapes = [(20, 30), (31, 17), (16, 16), (64, 50)]
+    for number in range(24):
+        height, width = shapes[number % 4]
+        ramp = np.broadcast_to(np.linspace(0, 255, width), (height, width)).astype("uint8")
+        write_folder(tmp_path, [np.stack([ramp] * 3, -1)], [number % 3])
+        (tmp_path / ["cat", "dog", "eel"][number % 3] / "0000.png").rename(
+            tmp_path / ["cat", "dog", "eel"][number % 3] / f"image_{number}.png"
+        )
+    with pytest.raises(ValueError, match=r"different sizes.*image_size=\(224, 224\)"):
+        ak.data.load(tmp_path)
+    data = ak.data.load(tmp_path, image_size=(14, 12), batch_size=5, augment=["flip"])
+    assert data.image_shape == (14, 12, 3)
+    x, y = arrays(data.test)
+    assert x.shape == (len(y), 14, 12, 3)
+    values = x * data.std + data.mean
+    assert (np.diff(values.mean(axis=(0, 1, 3))) > 0).all()  # the ramp is there, unmirrored
+    one, two = (first(data.training_stream(epoch), 2) for epoch in (0, 1))
+    assert np.abs(one[0][0] - two[0][0]).max() > 0.01
+    np.testing.assert_array_equal(one[0][0], first(data.training_stream(0), 2)[0][0])
+
+
+def test_an_npz_file(tmp_path):
+    images, labels = coloured()
+    np.savez(
+        tmp_path / "all.npz",
+        x_train=images,
+        y_train=labels,
+        x_test=images[:6],
+        y_test=labels[:6, None],
+        class_names=["a", "b", "c"],
+    )
+    data = ak.data.load(tmp_path / "all.npz", validation=0)
+    assert data.sizes == {"train": 60, "test": 6} and data.class_names == ["a", "b", "c"]
+    assert ak.data.load((images, labels)).sizes == {"train": 43, "validation": 5, "test": 12}
+
+
+def test_a_corrupt_image_names_its_file(tmp_path):
+    images, labels = coloured(12)
+    write_folder(tmp_path, images, labels)
+    whole = (tmp_path / "dog" / "0004.png").read_bytes()
+    for content in (b"no image", whole[: len(whole) // 2], b""):
+        (tmp_path / "dog" / "0004.png").write_bytes(content)
+        with pytest.raises(ValueError, match="dog/0004.png.*cannot be decoded"):
+            ak.data.load(tmp_path)
+
+
+def test_a_corrupt_image_read_while_training_names_its_file(tmp_path):
+    write_folder(tmp_path, *coloured(12))
+    data = ak.data.load(tmp_path, image_size=(4, 4), test=0, validation=0)
+    (tmp_path / "dog" / "0004.png").write_bytes(b"no image")
+    with pytest.raises(Exception, match="dog/0004.png.*cannot be decoded"):
+        arrays(data.train)
+
+
+@pytest.mark.parametrize("labels", [[-1] + [0] * 11, [0.5] * 12, [[0, 1]] * 12, [0] * 11])
+def test_labels_that_are_no_classes_are_refused(labels):
+    images, _ = coloured(12)
+    with pytest.raises(ValueError, match="y_train|Labels must be from 0"):
+        ak.data.load((images, np.array(labels)))
+
+
+def test_labels_out_of_range_are_refused():
+    images, labels = coloured(12)
+    labels[7] = 3
+    with pytest.raises(ValueError, match="from 0 to 2.*3 for image 7 of split 'train'"):
+        ak.data.load({"x_train": images, "y_train": labels, "class_names": ["a", "b", "c"]})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(x_train=np.zeros((12, 4))), r"\(12, 4\)"),
+        (dict(x_train=np.zeros((12, 4, 4, 1), int)), "dtype int64"),
+        (dict(x_train=np.full((12, 4, 4, 1), np.nan)), "finite.*image 0"),
+        (dict(x_tset=np.zeros((12, 4, 4, 1))), "Did you mean.*'x_test'"),
+        (dict(x_test=np.zeros((12, 4, 4, 1))), "needs both `x_test` and `y_test`"),
+        (dict(x_train=np.zeros((0, 4, 4, 1)), y_train=np.zeros(0, int)), "n above 0"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(change, message):
+    images, labels = coloured(12)
+    with pytest.raises(ValueError, match=message):
+        ak.data.load({"x_train": images, "y_train": labels, **change})
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(batch_size=1.5), "batch_size=1.5"),
+        (dict(seed=-1), "seed=-1"),
+        (dict(validation=1.5), "validation=1.5"),
+        (dict(validation=5000), "validation=5000"),
+        (dict(test=-0.1), "test=-0.1"),
+        (dict(augment=["flop"]), "Did you mean 'flip'"),
+        (dict(augment="flip,flop"), "'flop'"),
+        (dict(image_size="big"), "image_size='big'"),
+        (dict(image_size=(0, 4)), r"\(0, 4\)"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ak.data.load("digits", **arguments)
+
+
+def test_files_that_are_not_there_or_no_data(tmp_path):
+    (tmp_path / "text.npz").write_text("no arrays")
+    (tmp_path / "text.csv").write_text("1,2")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no_images" / "cat").mkdir(parents=True)
+    for place, message in [
+        (tmp_path / "missing", "no file or folder"),
+        (tmp_path / "missing.npz", "no file or folder"),
+        (tmp_path / "text.npz", "no .npz file"),
+        (tmp_path / "text.csv", "must be an .npz"),
+        (tmp_path / "empty", "one folder of images a class"),
+        (tmp_path / "no_images", "holds no images"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ak.data.load(place)
+    for wrong in (3, None, [1, 2, 3]):
+        with pytest.raises(ValueError, match="`data` must be"):
+            ak.data.load(wrong)
+
+
+def test_hold_out_takes_every_class_alike_and_is_repeatable():
+    labels = np.array([0] * 100 + [1] * 50 + [2] * 10)
+    kept, held = splits.hold_out(labels, 16, 0, "validation")
+    assert np.bincount(labels[held]).tolist() == [10, 5, 1]
+    assert sorted([*kept, *held]) == list(range(160))
+    again = splits.hold_out(labels, 0.1, 0, "validation")[1]
+    np.testing.assert_array_equal(held, again)
+    assert (splits.hold_out(labels, 16, 1, "validation")[1] != held).any()

@@ -1,0 +1,273 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import anytime_keras as ak
+from anytime_keras.training import Recipe, recipe as recipes, train
+from anytime_keras.training.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:tensorboard")
+
+
+def tiny(**changes):
+    return Recipe.paper(
+        {"name": "resann", "num_units": 1, "channels": 4}, "digits", **{"epochs": 2, "batch_size": 256, **changes}
+    )
+
+
+def parameters(model):
+    return [keras.ops.convert_to_numpy(variable) for variable in model.weights]
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends the process's training as a crash would, after so many batches."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.left = batches
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("crash")
+
+
+def test_a_training_writes_what_it_says(tmp_path):
+    run = train(tiny(), tmp_path, verbose=False)
+    assert sorted(place.name for place in tmp_path.iterdir() if place.name != "tensorboard") == [
+        "checkpoints",
+        "curve.json",
+        "data.json",
+        "history.csv",
+        "model.keras",
+        "recipe.json",
+    ]
+    assert Recipe.from_json(tmp_path / "recipe.json") == tiny()
+    with open(tmp_path / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for name in ("loss", "exit_3_loss", "exit_3_accuracy", "val_exit_3_accuracy", "exit_1_weight"):
+        assert float(rows[1][name]) == run.history[1][name]
+    curve = ak.Curve.from_json(tmp_path / "curve.json")
+    assert curve == run.curve and curve.about["split"] == "test" and curve.about["images"] == 359
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for ours, theirs in zip(parameters(loaded), parameters(run.model)):
+        np.testing.assert_array_equal(ours, theirs)
+    assert json.loads((tmp_path / "data.json").read_text())["mean"] == [float(value) for value in run.data.mean]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize("weighting", [{"name": "adaloss", "update_period": 3}, {"name": "constant"}])
+@pytest.mark.parametrize("batches", [2, 9])
+def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(tmp_path, weighting, batches):
+    """Six batches an epoch: stopped in the first epoch, where nothing is saved yet, and in the second."""
+    recipe = tiny(epochs=3, weighting=weighting)
+    whole = train(recipe, tmp_path / "whole", verbose=False)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(recipe, tmp_path / "stopped", verbose=False, callbacks=[StopAfter(batches)])
+    resumed = train(recipe, tmp_path / "stopped", resume=True, verbose=False)
+    assert resumed.history == whole.history
+    for ours, theirs in zip(parameters(resumed.model), parameters(whole.model)):
+        np.testing.assert_array_equal(ours, theirs)
+    assert resumed.weighting.get_state() == whole.weighting.get_state()
+    assert resumed.curve.errors == whole.curve.errors
+    assert (tmp_path / "whole" / "history.csv").read_text() == (tmp_path / "stopped" / "history.csv").read_text()
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
+    """SIGKILL, from outside, to the command itself."""
+
+    def command(folder, *more):
+        return [sys.executable, "-m", "anytime_keras", "train", f"--folder={folder}", "--notensorboard", *more]
+
+    flags = [
+        "--model=resann",
+        "--num_units=1",
+        "--channels=4",
+        "--dataset=digits",
+        "--epochs=4",
+        "--batch_size=32",
+        "--recipe=modern",
+    ]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    whole = subprocess.Popen(command(tmp_path / "whole", *flags), **quiet)
+    killed = subprocess.Popen(command(tmp_path / "killed", *flags), **quiet)
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "killed" / "history.csv").exists():
+        assert killed.poll() is None and time.monotonic() < deadline, killed.stderr.read().decode()[-2000:]
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "curve.json").exists(), "killed too late to show anything"
+    done = subprocess.run(command(tmp_path / "killed", "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "going on after epoch" in done.stdout
+    assert whole.wait() == 0, whole.stderr.read().decode()[-2000:]
+    for process in (whole, killed):
+        process.stderr.close()
+    for name in ("history.csv", "recipe.json", "data.json"):
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "killed" / name).read_text()
+    curves = [ak.Curve.from_json(tmp_path / name / "curve.json") for name in ("whole", "killed")]
+    assert [point.loss for point in curves[0]] == [point.loss for point in curves[1]]
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path):
+    recipe = tiny(epochs=3)
+    whole = train(recipe, tmp_path / "whole", verbose=False)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(recipe, tmp_path / "run", verbose=False, callbacks=[StopAfter(14)])
+    weights = tmp_path / "run" / "checkpoints" / "epoch-00002" / "training.weights.h5"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.warns(UserWarning, match="epoch-00002.*damaged"):
+        resumed = train(recipe, tmp_path / "run", resume=True, verbose=False)
+    assert resumed.history == whole.history
+
+
+def test_a_checkpoint_that_was_being_written_is_never_read(tmp_path, monkeypatch):
+    recipe = tiny(epochs=2)
+    replace = os.replace
+
+    def crash(source, target):
+        if "epoch-00002" in str(target):
+            raise RuntimeError("power cut")
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(recipe, tmp_path, verbose=False)
+    monkeypatch.undo()
+    assert [place.name for place in Checkpoints(tmp_path / "checkpoints")._all()] == ["epoch-00001"]
+    assert len(train(recipe, tmp_path, resume=True, verbose=False).history) == 2
+
+
+def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path):
+    train(tiny(epochs=1), tmp_path, verbose=False)
+    with pytest.raises(ValueError, match="holds a training already.*resume=True"):
+        train(tiny(epochs=1), tmp_path, verbose=False)
+    with pytest.raises(ValueError, match="another recipe: epochs, seed differ"):
+        train(tiny(epochs=2, seed=1), tmp_path, resume=True, verbose=False)
+    with pytest.raises(ValueError, match="needs the `folder`"):
+        train(tiny(), resume=True, verbose=False)
+
+
+def test_training_twice_gives_the_same_and_another_seed_does_not():
+    runs = [train(tiny(epochs=1, seed=seed), verbose=False) for seed in (0, 0, 1)]
+    assert runs[0].history == runs[1].history != runs[2].history
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(label_smoothing=0.1, optimizer={"name": "adamw"}, learning_rate=1e-3),
+        dict(precision="mixed_bfloat16"),
+        dict(precision="mixed_float16", schedule={"name": "cosine", "warmup_epochs": 0.5}),
+        dict(weighting={"name": "single_exit", "exit": -1}),
+    ],
+)
+def test_other_recipes_train(changes):
+    run = train(tiny(**changes), verbose=False)
+    assert np.isfinite([row["loss"] for row in run.history]).all()
+    assert run.history[-1]["exit_3_loss"] < run.history[0]["exit_3_loss"]
+
+
+def test_one_exit_trains_without_a_weighting(tmp_path):
+    recipe = Recipe.paper(
+        {"name": "resann", "num_units": 1, "channels": 4, "exit_every": 3}, "digits", epochs=1, batch_size=256
+    )
+    run = train(recipe, tmp_path, verbose=False)
+    assert len(run.curve) == 1 and run.weighting is None
+
+
+def test_weight_decay_is_half_of_it_times_the_squared_norm():
+    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1))
+    recipes.decay_kernels(model, 0.02)
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
+    expected = sum(0.01 * float(keras.ops.sum(kernel**2)) for kernel in kernels)
+    assert len(kernels) == 10
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "schedule, at, expected",
+    [
+        ({"name": "constant"}, [0, 99], [0.1, 0.1]),
+        ({"name": "step", "boundaries": [0.5, 0.75]}, [0, 49, 50, 74, 75, 99], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+        ({"name": "step", "boundaries": [0.5], "factor": 0.5}, [49, 50], [0.1, 0.05]),
+        ({"name": "cosine"}, [0, 50, 100], [0.1, 0.05, 0.0]),
+        ({"name": "cosine", "warmup_epochs": 2}, [0, 10, 20, 60, 100], [0.0, 0.05, 0.1, 0.05, 0.0]),
+    ],
+)
+def test_learning_rates(schedule, at, expected):
+    rate = recipes.learning_rate(schedule, 0.1, epochs=10, steps_per_epoch=10)
+    got = [float(rate(step)) if callable(rate) else rate for step in at]
+    np.testing.assert_allclose(got, expected, atol=1e-7)
+
+
+def test_recipes_of_the_paper():
+    cifar = Recipe.paper("resann", "cifar10")
+    assert (cifar.epochs, cifar.learning_rate, cifar.optimizer, cifar.weight_decay) == (
+        300,
+        0.1,
+        {"name": "sgd", "momentum": 0.9},
+        1e-4,
+    )
+    assert cifar.schedule == {"name": "step", "boundaries": [0.5, 0.75]}
+    assert Recipe.paper("resann", "svhn_cropped").epochs == 60
+    imagenet = Recipe.paper("resann", "imagenet2012")
+    assert imagenet.epochs == 90 and imagenet.schedule["boundaries"] == [1 / 3, 2 / 3]
+    modern = Recipe.modern("resann", "cifar10")
+    assert (
+        modern.label_smoothing
+        and modern.schedule["name"] == "cosine"
+        and modern.data["augment"] == ["pad_crop", "flip", "erase"]
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(epochs=0), "epochs=0"),
+        (dict(batch_size=1.5), "batch_size=1.5"),
+        (dict(learning_rate=-1), "learning_rate=-1"),
+        (dict(learning_rate=float("nan")), "nan"),
+        (dict(label_smoothing=1), "label_smoothing=1"),
+        (dict(precision="half"), "'half'"),
+        (dict(schedule={"name": "stairs"}), "'stairs'"),
+        (dict(weighting={"name": "adalos"}), "Did you mean 'adaloss'"),
+        (dict(weighting={"name": "adaloss", "gama": 1}), "gama"),
+        (dict(weighting={"name": "adaloss", "gamma": 2}), "gamma=2"),
+        (dict(seed=-1), "seed=-1"),
+        (dict(epoch=3), "epoch"),
+    ],
+)
+def test_recipes_out_of_range_are_refused(changes, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        tiny(**changes)
+
+
+def test_recipe_files_that_are_none_are_refused(tmp_path):
+    for content, message in [
+        ("{", "no recipe"),
+        ('{"model": "resann"}', "needs"),
+        ('{"model": "resann", "data": "digits", "epoch": 3}', "no field `epoch`"),
+        ('{"model": "resann", "data": {"data": "digits", "seed": 3}}', "belongs to the recipe"),
+    ]:
+        (tmp_path / "recipe.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            Recipe.from_json(tmp_path / "recipe.json")
+    with pytest.raises(ValueError, match="optimizer"):
+        train(tiny(optimizer={"name": "sgdd"}), verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Recipe.from_dict(json.loads(tiny().to_json())) == tiny()

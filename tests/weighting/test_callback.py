@@ -1,0 +1,253 @@
+"""The callback on models of every form, and what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+
+import anytime_keras as ak
+from tests.weighting.reference import Reference
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(48, 4)).astype("float32")
+LABELS = RNG.integers(0, 3, 48)
+TARGETS = RNG.normal(size=(48, 1)).astype("float32")
+
+
+def heads(inputs):
+    x = keras.layers.Dense(5, activation="tanh")(inputs)
+    classes = keras.layers.Dense(3, name="classes")(x)
+    value = keras.layers.Dense(1, name="value")(x)
+    return classes, value
+
+
+def crossentropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def list_model():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, list(heads(inputs)))
+
+
+def dict_model():
+    inputs = keras.Input((4,))
+    classes, value = heads(inputs)
+    return keras.Model(inputs, {"value": value, "classes": classes})
+
+
+class Steps(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.logs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.logs.append(dict(logs))
+
+
+FORMS = {
+    "list of losses": (list_model, ["classes", "value"], dict(loss=[crossentropy(), "mse"]), [LABELS, TARGETS]),
+    "dict of losses on a list": (
+        list_model,
+        ["classes", "value"],
+        dict(loss={"value": "mse", "classes": crossentropy()}),
+        [LABELS, TARGETS],
+    ),
+    "dict of outputs": (
+        dict_model,
+        ["value", "classes"],
+        dict(loss={"classes": crossentropy(), "value": "mse"}),
+        {"classes": LABELS, "value": TARGETS},
+    ),
+    "with weights": (
+        dict_model,
+        ["value", "classes"],
+        dict(loss={"classes": crossentropy(), "value": "mse"}, loss_weights={"classes": 3.0, "value": 0.5}),
+        {"classes": LABELS, "value": TARGETS},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_functional_model_with_several_outputs(form):
+    make, names, compiled, y = FORMS[form]
+    model, adaloss, steps = make(), ak.AdaLoss(gamma=0.2), Steps()
+    model.compile(keras.optimizers.SGD(0.1), **compiled)
+    for _ in range(5):  # an epoch is a batch here, so that each log is a batch's own
+        model.fit(X, y, batch_size=48, shuffle=False, verbose=0, callbacks=[adaloss, steps])
+    own = np.array([(compiled.get("loss_weights") or {}).get(name, 1.0) for name in names])
+    reference = Reference(2, gamma=0.2, momentum=0.9)
+    for logs in steps.logs:
+        weights = reference.weights * own
+        losses = [logs[f"{name}_loss"] for name in names]
+        reference.step(losses)
+        np.testing.assert_allclose(logs["loss"], np.dot(weights, losses), rtol=1e-4)
+        np.testing.assert_allclose([logs[f"{name}_weight"] for name in names], reference.weights, rtol=1e-4)
+    np.testing.assert_allclose(adaloss.averages, reference.averages, rtol=1e-4)
+
+
+def test_outputs_without_a_loss_are_left_alone():
+    inputs = keras.Input((4,))
+    classes, value = heads(inputs)
+    more = keras.layers.Dense(1, name="more")(value)
+    model = keras.Model(inputs, [classes, value, more])
+    model.compile("sgd", loss=[crossentropy(), None, "mse"])
+    adaloss = ak.AdaLoss()
+    model.fit(X, [LABELS, TARGETS, TARGETS], verbose=0, callbacks=[adaloss])
+    assert adaloss.weighting.exit_names == ["classes", "more"]
+    assert adaloss.weights.shape == (2,)
+
+
+def test_regularisation_stays_outside_the_weighted_sum():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(5, kernel_regularizer=keras.regularizers.L2(0.5))(inputs)
+    model = ak.AnytimeModel(inputs, {"a": keras.layers.Dense(3)(x), "b": keras.layers.Dense(3)(x)})
+    model.compile(keras.optimizers.SGD(0.0), loss=crossentropy())
+    linear = ak.LossWeighting("linear")
+    logs = model.fit(X, LABELS, batch_size=48, verbose=0, callbacks=[linear]).history
+    penalty = 0.5 * float(keras.ops.sum(model.layers[1].kernel ** 2))
+    np.testing.assert_allclose(logs["loss"][0], 0.25 * logs["a_loss"][0] + logs["b_loss"][0] + penalty, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scheme, expected",
+    [
+        ("constant", [1, 1, 1]),
+        ("linear", [0.25, 0.625, 1]),
+        ("half_end", [0.5, 0.5, 1]),
+        (ak.SingleExit(2), [0, 1, 0]),
+    ],
+)
+def test_static_schemes_take_effect(scheme, expected):
+    inputs = keras.Input((4,))
+    model = ak.AnytimeModel(inputs, {f"exit_{n}": keras.layers.Dense(3, name=f"exit_{n}")(inputs) for n in (1, 2, 3)})
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+    model.compile(keras.optimizers.SGD(0.1), loss=crossentropy())
+    logs = model.fit(X, LABELS, batch_size=48, verbose=0, callbacks=[ak.LossWeighting(scheme)]).history
+    losses = [logs[f"exit_{n}_loss"][0] for n in (1, 2, 3)]
+    np.testing.assert_allclose(logs["loss"][0], np.dot(expected, losses), rtol=1e-5)
+    np.testing.assert_allclose([logs[f"exit_{n}_weight"][0] for n in (1, 2, 3)], expected)
+    moved = [np.abs(keras.ops.convert_to_numpy(v) - old).max() > 0 for v, old in zip(model.trainable_variables, before)]
+    assert moved[::2] == [weight > 0 for weight in expected]
+
+
+def test_a_compute_loss_of_the_users_own_is_kept():
+    class Penalised(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return 100.0 + super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    inputs = keras.Input((4,))
+    model = Penalised(inputs, list(heads(inputs)))
+    model.compile(keras.optimizers.SGD(0.0), loss=[crossentropy(), "mse"])
+    logs = model.fit(X, [LABELS, TARGETS], batch_size=48, verbose=0, callbacks=[ak.LossWeighting("linear")]).history
+    np.testing.assert_allclose(logs["loss"][0], 100 + 0.25 * logs["classes_loss"][0] + logs["value_loss"][0], rtol=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_a_train_step_that_bypasses_the_loss_is_told():
+    class Bypassing(keras.Model):
+        def train_step(self, data):
+            return {"loss": 0.0}
+
+    inputs = keras.Input((4,))
+    model = Bypassing(inputs, list(heads(inputs)))
+    model.compile("sgd", loss=[crossentropy(), "mse"])
+    with pytest.raises(RuntimeError, match="no effect"):
+        model.fit(X, [LABELS, TARGETS], verbose=0, callbacks=[ak.AdaLoss()])
+
+
+def test_one_output_is_refused():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="only")(inputs))
+    model.compile("sgd", loss=crossentropy())
+    with pytest.raises(ValueError, match="two outputs.*only"):
+        model.fit(X, LABELS, verbose=0, callbacks=[ak.AdaLoss()])
+
+
+def test_one_output_with_a_loss_is_refused():
+    model = list_model()
+    model.compile("sgd", loss=[crossentropy(), None])
+    with pytest.raises(ValueError, match="two outputs"):
+        model.fit(X, [LABELS, TARGETS], verbose=0, callbacks=[ak.AdaLoss()])
+
+
+def test_an_uncompiled_model_is_refused():
+    with pytest.raises(ValueError, match="compile"):
+        list_model().fit(X, [LABELS, TARGETS], verbose=0, callbacks=[ak.AdaLoss()])
+    with pytest.raises(ValueError, match="compile"):
+        ak.AdaLoss().set_model(list_model())
+
+
+def test_a_model_without_a_loss_is_refused():
+    model = list_model()
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="compiled with a loss"):
+        model.fit(X, [LABELS, TARGETS], verbose=0, callbacks=[ak.AdaLoss()])
+
+
+def test_a_model_without_a_graph_is_refused():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x):
+            return [self.dense(x), self.dense(x)]
+
+    model = Subclassed()
+    model.compile("sgd", loss=[crossentropy(), crossentropy()])
+    with pytest.raises(ValueError, match="functional"):
+        model.fit(X, [LABELS, LABELS], verbose=0, callbacks=[ak.AdaLoss()])
+
+
+def test_two_weightings_in_one_fit_are_refused_and_leave_no_trace():
+    model = list_model()
+    model.compile("sgd", loss=[crossentropy(), "mse"])
+    with pytest.raises(ValueError, match="one weighting"):
+        model.fit(X, [LABELS, TARGETS], verbose=0, callbacks=[ak.AdaLoss(), ak.LossWeighting("linear")])
+    logs = model.fit(X, [LABELS, TARGETS], batch_size=48, verbose=0).history
+    np.testing.assert_allclose(logs["loss"][0], logs["classes_loss"][0] + logs["value_loss"][0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["adalos", 3, None])
+def test_an_unknown_scheme_lists_the_known_ones(weighting):
+    with pytest.raises(ValueError, match="adaloss.*constant.*half_end.*linear"):
+        ak.LossWeighting(weighting)
+
+
+def test_weights_saved_and_loaded_do_not_know_the_weighting(tmp_path):
+    model = dict_model()
+    model.compile("sgd", loss={"classes": crossentropy(), "value": "mse"})
+    y = {"classes": LABELS, "value": TARGETS}
+    model.save_weights(tmp_path / "before.weights.h5")
+    model.fit(X, y, verbose=0, callbacks=[ak.AdaLoss()])
+    model.save_weights(tmp_path / "after.weights.h5")
+    model.load_weights(tmp_path / "before.weights.h5")
+    plain = dict_model()
+    plain.compile("sgd", loss={"classes": crossentropy(), "value": "mse"})
+    plain.load_weights(tmp_path / "after.weights.h5")
+
+
+def test_keras_still_has_the_private_parts_that_we_touch():
+    model = list_model()
+    model.compile("sgd", loss=[crossentropy(), "mse"])
+    model.fit(X, [LABELS, TARGETS], verbose=0)
+    record, _ = model._compile_loss._flat_losses
+    assert {"path", "loss", "loss_weights"} <= set(record._fields)
+    assert record.path == (0,)
+    assert isinstance(model._metrics, list)
+
+
+@pytest.mark.tensorflow
+def test_tensorboard_shows_each_exits_weight(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = list_model()
+    model.compile("sgd", loss=[crossentropy(), "mse"])
+    adaloss = ak.AdaLoss()
+    model.fit(X, [LABELS, TARGETS], verbose=0, callbacks=[adaloss, keras.callbacks.TensorBoard(tmp_path)])
+    events = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0}).Reload()
+    import tensorflow as tf
+
+    for name, weight in zip(("classes", "value"), adaloss.weights):
+        (event,) = events.Tensors(f"epoch_{name}_weight")
+        np.testing.assert_allclose(tf.make_ndarray(event.tensor_proto), weight)
