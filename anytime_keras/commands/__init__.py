@@ -12,8 +12,8 @@ COMMANDS = ("demo", "train", "evaluate", "predict")
 
 
 def main(argv=None):
-    """Runs `anytime-keras COMMAND --flag=value ...`; exits with 2 and a message if what was asked for makes no
-    sense.""" argv = list(sys.argv if argv is None else argv)
+    """Runs `anytime-keras COMMAND --flag=value ...`; exits with a message if what was asked for makes no sense."""
+    argv = list(sys.argv if argv is None else argv)
     name = argv[1] if len(argv) > 1 else "help"
     if name in ("help", "-h", "--help"):
         print(_usage())

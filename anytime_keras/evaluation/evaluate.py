@@ -15,9 +15,9 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     The model need not be compiled, and is not changed. All exits are computed in one pass.
 
     Args:
-        model: functional Keras model whose outputs are the exits: logits, or probabilities, of shape `(batch, classes)`.
-        data: batches of (x, y), such as a `tf.data.Dataset` or `keras.utils.PyDataset`, or a pair of arrays `(x, y)`. Labels
-            are ints of shape `(batch,)` or one-hot vectors.
+        model: functional Keras model whose outputs are the exits: logits or probabilities, `(batch, classes)`.
+        data: batches of (x, y), such as a `tf.data.Dataset` or `keras.utils.PyDataset`, or a pair of arrays `(x, y)`.
+            Labels are ints of shape `(batch,)` or one-hot vectors.
         layers: `"all"` or `"conv"`, which MACs count; see `anytime_keras.cost.exit_costs`.
         latency: bool, also measure the time to each exit, on one image at a time.
         name: str, the curve's name; None is the model's.

@@ -8,13 +8,13 @@ from anytime_keras import _errors, graph, runtime
 class Stages:
     """The stages of a functional model with several outputs.
 
-    Stage k takes what earlier stages leave it, and gives the logits of exit k and what later stages need. Run one after the
-    other they compute every call of the graph once, and the same numbers as the whole model. The graph may have any
+    Stage k takes what earlier stages leave it, and gives the logits of exit k and what later stages need. Run one after
+    the other they compute every call of the graph once, and the same numbers as the whole model. The graph may have any
     form: what crosses from one stage to the next is found by walking it.
 
     Args:
-        model: functional Keras model; its outputs are the exits. A snapshot is not taken: later changes of its weights are
-            seen.
+        model: functional Keras model; its outputs are the exits. A snapshot is not taken: later changes of its weights
+            are seen.
         exits: names of the exits to stop at, earliest first; None stops at all.
 
     Attributes:
@@ -25,7 +25,8 @@ class Stages:
         if not graph.is_functional(model):
             raise ValueError(
                 "Only a functional Keras model can be cut into stages. "
-                f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)` or `anytime_keras.AnytimeModel`."
+                f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)` or "
+                f"`anytime_keras.AnytimeModel`."
             )
         self.model = graph.functional(model)
         self._outputs = graph.outputs_by_name(self.model)
@@ -88,7 +89,8 @@ class Stages:
             )
             if not fits:
                 raise ValueError(
-                    f"Input '{expected.name}' must have shape {('batch', *expected.shape[1:])}. Received: shape {tuple(tensor.shape)}."
+                    f"Input '{expected.name}' must have shape {('batch', *expected.shape[1:])}. Received: shape "
+                    f"{tuple(tensor.shape)}."
                 )
             tensors.append(tensor)
         return tensors
@@ -109,7 +111,8 @@ def _chosen(exits, names):
     for name in chosen:
         if name not in names:
             raise ValueError(
-                f"`exits` names an exit that the model does not have. Received: {name!r}. {_errors.nearest(name, names)}"
+                f"`exits` names an exit that the model does not have. Received: {name!r}. "
+                f"{_errors.nearest(name, names)}"
             )
     if not chosen or sorted(chosen, key=names.index) != chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"`exits` must name exits in order, each once. Received: {chosen}. The model's: {names}.")

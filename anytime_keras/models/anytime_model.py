@@ -68,7 +68,8 @@ class AnytimeModel(keras.Model):
         ):
             raise ValueError(
                 "`outputs` must be a dict from each exit's name to its logits, in the order of the exits. "
-                f"Received: outputs={outputs}. For example `AnytimeModel(inputs, {{'exit_1': first, 'exit_2': second}})`."
+                f"Received: outputs={outputs}. For example `AnytimeModel(inputs, "
+                f"{{'exit_1': first, 'exit_2': second}})`."
             )
         dtype = kwargs.pop("dtype", None)
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)

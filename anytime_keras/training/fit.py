@@ -35,10 +35,10 @@ class Run:
 def train(recipe, folder=None, resume=False, verbose=True, callbacks=(), tensorboard=True):
     """Trains a network by a recipe.
 
-    With a folder, writes there: `recipe.json`, `data.json` (how images were split and normalised), `history.csv` (an epoch's
-    logs a line), `tensorboard/`, a checkpoint an epoch, and at the end `model.keras` and `curve.json`. With `resume`,
-    goes on from the last checkpoint: on one CPU device the final numbers are bit for bit those of a training that was
-    never stopped.
+    With a folder, writes there: `recipe.json`, `data.json` (how images were split and normalised), `history.csv`
+    (an epoch's logs a line), `tensorboard/`, a checkpoint an epoch, and at the end `model.keras` and `curve.json`. With
+    `resume`, goes on from the last checkpoint: on one CPU device the final numbers are bit for bit those of a training
+    that was never stopped.
 
     Args:
         recipe: `Recipe`.

@@ -6,7 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """Shows a bar for each epoch, and at its end a line with the loss and the accuracy of the first, middle and last exit.
+    """Shows a bar for each epoch, then a line with the loss and the accuracy of the first, middle and last exit.
 
     Args:
         epochs: int, all epochs of the training.

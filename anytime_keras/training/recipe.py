@@ -25,10 +25,10 @@ class Recipe:
         weighting: dict with `name` ("adaloss", "constant", "linear", "half_end", "single_exit") and its arguments.
         optimizer: dict with `name` (Keras's) and its arguments, but the learning rate.
         learning_rate: float, the highest.
-        schedule: dict with `name`: "step" divides by 10 at the `boundaries`, shares of all epochs; "cosine" falls to 0 after
-            `warmup_epochs`; "constant".
-        weight_decay: float, of convolution and linear kernels. As in the paper it is an L2 term of the loss, half of it times
-            the squared norm (TensorFlow 1's `l2_loss`), outside the weighted sum.
+        schedule: dict with `name`: "step" divides by 10 at the `boundaries`, shares of all epochs; "cosine" falls to 0
+            after `warmup_epochs`; "constant".
+        weight_decay: float, of convolution and linear kernels. As in the paper it is an L2 term of the loss, half of it
+            times the squared norm (TensorFlow 1's `l2_loss`), outside the weighted sum.
         label_smoothing: float in [0, 1).
         epochs, batch_size, seed: ints.
         precision: Keras's dtype policy.
@@ -106,17 +106,20 @@ class Recipe:
                 or not low <= value < 2**31
             ):
                 raise ValueError(
-                    f"`{name}` must be {'an int' if whole else 'a number'} of {low} or more. Received: {name}={value!r}."
+                    f"`{name}` must be {'an int' if whole else 'a number'} of {low} or more. Received: "
+                    f"{name}={value!r}."
                 )
         if not self.label_smoothing < 1:
             raise ValueError(f"`label_smoothing` must be below 1. Received: label_smoothing={self.label_smoothing}.")
         if self.precision not in PRECISIONS:
             raise ValueError(
-                f"`precision` is unknown. Received: precision={self.precision!r}. {_errors.nearest(self.precision, PRECISIONS)}"
+                f"`precision` is unknown. Received: precision={self.precision!r}. "
+                f"{_errors.nearest(self.precision, PRECISIONS)}"
             )
         if self.schedule["name"] not in SCHEDULES:
             raise ValueError(
-                f"`schedule` is unknown. Received: {self.schedule['name']!r}. {_errors.nearest(self.schedule['name'], SCHEDULES)}"
+                f"`schedule` is unknown. Received: {self.schedule['name']!r}. "
+                f"{_errors.nearest(self.schedule['name'], SCHEDULES)}"
             )
         for key in ("batch_size", "seed", "one_hot"):
             if key in self.data:
@@ -219,7 +222,7 @@ def learning_rate(schedule, highest, epochs, steps_per_epoch):
 
 
 def decay_kernels(model, weight_decay):
-    """Adds the paper's weight decay to a model's loss: half of `weight_decay` times the squared norm of every kernel."""
+    """Adds the paper's weight decay to a model's loss: half of `weight_decay` times each kernel's squared norm."""
     for layer in model._flatten_layers():
         kernel = getattr(layer, "kernel", None)
         if kernel is not None and kernel.regularizer is None:

@@ -132,13 +132,15 @@ class LossWeighting(keras.callbacks.Callback):
         if (self.weighting.averages < 0).any():
             raise ValueError(
                 "AdaLoss needs losses that are never negative, since it weighs by their inverse. "
-                f"Received averages {self.weighting.averages.tolist()}. Add a constant to the losses, or choose another weighting."
+                f"Received averages {self.weighting.averages.tolist()}. Add a constant to the losses, or choose "
+                f"another weighting."
             )
         if self.weighting.skipped and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{self.weighting.skipped} batches had a loss that is not finite at one exit or more. AdaLoss left them "
-                "out of its averages; the training step itself did not. Look for the cause in the data or the learning rate.",
+                f"{self.weighting.skipped} batches had a loss that is not finite at one exit or more. AdaLoss left "
+                "them out of its averages; the training step itself did not. Look for the cause in the data or the "
+                "learning rate.",
                 stacklevel=2,
             )
 

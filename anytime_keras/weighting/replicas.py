@@ -4,7 +4,7 @@ import keras
 
 
 def total(values):
-    """Returns the sum of `values`, a tensor or a list of them, over all replicas; `values` itself where there is but one.
+    """Returns the sum of `values`, a tensor or a list of them, over all replicas; `values` itself if there is but one.
 
     Keras divides each replica's mean loss by the number of replicas, so that their sum is the loss of
     the global batch.
