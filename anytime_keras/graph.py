@@ -4,8 +4,11 @@ Keras keeps the calls that built a functional model as `Node` objects, reached f
 `_keras_history`. Neither is a public name; `tests/test_graph.py` fails loudly if they change.
 """
 
+import inspect
+
 import keras
-from keras import tree
+from keras import ops, tree
+from keras.src.models.functional import Functional  # no public name; to tell whether a model runs its graph as it is
 
 
 def is_functional(model):
@@ -102,3 +105,201 @@ def run(model, inputs, apply):
         result = apply(call.operation, args, kwargs)
         values.update((id(tensor), value) for tensor, value in zip(call.output_tensors, tree.flatten(result)))
     return values
+
+
+def runs_its_graph(model):
+    """Tells whether calling `model` runs its graph of calls and nothing else (it has no `call` of its own)."""
+    return is_functional(model) and type(model).call in (Functional.call, keras.Sequential.call)
+
+
+def spec(operation, args, kwargs):
+    """Returns what a call gives, as `KerasTensor`s, computed on shapes alone."""
+    kwargs, parameters = accepted(operation, kwargs), inspect.signature(operation.compute_output_spec).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        kwargs = {name: value for name, value in kwargs.items() if name in parameters}  # `call` may take more
+    return operation.compute_output_spec(*args, **kwargs)
+
+
+def accepted(operation, kwargs):
+    """Returns `kwargs` without a `training` flag that only the layers inside `operation` take."""
+    if "training" in kwargs and "training" not in inspect.signature(operation.call).parameters:
+        return {name: value for name, value in kwargs.items() if name != "training"}
+    return kwargs
+
+
+def trace(layer, *args, **kwargs):
+    """Runs what `layer.call` does on `KerasTensor`s, so that each layer and operation in it is a call of its own.
+
+    Args:
+        layer: built layer that computes with Keras layers and `keras.ops`.
+        *args, **kwargs: what it is called with.
+
+    Returns:
+        The layer's results, whose calls `calls` lists.
+    """
+
+    def convert(value):
+        return layer.dtype_policy.convert_input(value, layer.autocast, layer.input_dtype)
+
+    args, kwargs = tree.map_structure(convert, (args, accepted(layer, kwargs)))
+    return layer.call(*args, **kwargs)
+
+
+def forget(recorded):
+    """Takes calls that will not be used off the records of their layers, last first."""
+    for call in reversed(recorded):
+        call.operation._inbound_nodes.remove(call)
+        for tensor in call.input_tensors:
+            parent = tensor._keras_history.operation
+            if parent is not None and call in parent._outbound_nodes:
+                parent._outbound_nodes.remove(call)
+
+
+def flatten(model):
+    """Lays open the functional models, and the stacks of blocks, that are nested in a functional model.
+
+    What was one call of a nested model becomes the calls of its layers: the same layers with the same weights, called
+    once more. A layer that only chains blocks (such as keras-hub's `ViTEncoder`) is a stack: it is laid
+    open too. A nested model stays as it is if it has a `call` of its own, or a layer's name that is taken.
+
+    Args:
+        model: functional model.
+
+    Returns:
+        The results of the model as a list of tensors computed from `model.inputs`, in the order of `model.outputs`
+        (the model's own where nothing is nested), and a dict from the name of each thing laid open to the
+        lists of its results, one list a call.
+    """
+    model = functional(model)
+    top = calls(model.outputs, model.inputs)
+    taken = {producer(tensor).operation.name: producer(tensor).operation for tensor in model.inputs}
+    taken.update((call.operation.name, call.operation) for call in top)
+    opened = {}
+
+    def run_again(inner, values, training):
+        for call in calls(inner.outputs, inner.inputs):
+            operation = call.operation
+            args, kwargs = call.arguments.fill_in(values)
+            if training is not None and isinstance(operation, keras.Layer):
+                kwargs = {**kwargs, "training": training}
+            results = _laid_open(operation, args, kwargs)
+            if results is not None:
+                opened.setdefault(operation.name, []).append(results)
+            elif all(values[id(tensor)] is tensor for tensor in call.input_tensors):
+                results = call.output_tensors
+            else:
+                results = tree.flatten(operation(*args, **kwargs))
+            values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
+        return [values[id(tensor)] for tensor in inner.outputs]
+
+    def _laid_open(operation, args, kwargs):
+        if runs_its_graph(operation):
+            inner = functional(operation)
+            inputs = _inputs_of(inner, args)
+            new = [call.operation for call in calls(inner.outputs, inner.inputs)]
+            if inputs is None or any(taken.get(each.name, each) is not each for each in new):
+                return None
+            taken.update((each.name, each) for each in new)
+            values = {id(tensor): value for tensor, value in zip(inner.inputs, inputs)}
+            return run_again(inner, values, kwargs.get("training"))
+        if isinstance(operation, keras.Layer) and not kwargs.get("training"):  # True is for all that is inside
+            return _open_stack(operation, args, taken)
+        return None
+
+    values = {id(tensor): tensor for tensor in model.inputs}
+    return run_again(model, values, None), opened
+
+
+def _inputs_of(model, args):
+    """Returns the flat list of tensors that a nested model is called with, or None if Keras would reshape them."""
+    try:
+        tree.assert_same_structure(tree.lists_to_tuples(args[0]), tree.lists_to_tuples(model.input))
+    except (ValueError, IndexError):
+        return None
+    given = tree.flatten(args[0])
+    if any(not isinstance(x, keras.KerasTensor) or len(x.shape) != len(t.shape) for x, t in zip(given, model.inputs)):
+        return None
+    return [x if x.dtype == t.dtype else ops.cast(x, t.dtype) for x, t in zip(given, model.inputs)]
+
+
+def _open_stack(layer, args, taken):
+    """Returns the results of a stack of blocks, laid open, or None if `layer` is none."""
+    children = list(layer._flatten_layers(include_self=False, recursive=False))
+    blocks = [type(child) for child in children if is_composite(child)]
+    if not is_composite(layer) or len(blocks) == len(set(blocks)):
+        return None
+    try:
+        results = tree.flatten(trace(layer, *args))
+    except Exception:  # whatever a stranger's layer raises without numbers or a batch size: it stays closed
+        return None
+    found = calls(results, args)
+    expected = tree.flatten(layer.compute_output_spec(*args))
+    chained = [call.operation for call, _ in narrow(found, [1] * len(found))]
+    kinds = [type(operation) for operation in chained if is_composite(operation)]
+    names = [call.operation.name for call in found]
+    if (
+        len(kinds) > len(set(kinds))
+        and [(x.shape, x.dtype) for x in results] == [(x.shape, x.dtype) for x in expected]
+        and not any(taken.get(call.operation.name, call.operation) is not call.operation for call in found)
+        and len(names) == len(set(names))
+    ):
+        taken.update((call.operation.name, call.operation) for call in found)
+        return results
+    forget(found)
+    return None
+
+
+def is_composite(layer):
+    """Tells whether `layer` is made of other layers, has no weights besides theirs, and is none of Keras's own."""
+    if not is_foreign(layer):
+        return False
+    children = list(layer._flatten_layers(include_self=False, recursive=False))
+    inherited = {id(weight) for child in children for weight in child.weights}
+    return bool(inherited) and all(id(weight) in inherited for weight in layer.weights)
+
+
+def is_foreign(operation):
+    """Tells whether `operation` is a layer that is not part of Keras itself."""
+    return isinstance(operation, keras.Layer) and not type(operation).__module__.startswith("keras.src.layers.")
+
+
+def narrow(recorded, costs, width=1):
+    """Lists the places where a graph is one tensor wide: all that later calls read of the work so far is one result.
+
+    What takes no work to compute (inputs, masks) may pass by on the side. Where branches with inputs of their
+    own meet, the list follows the branch with the most work.
+
+    Args:
+        recorded: list of calls, each after those it needs; the last is the graph's result.
+        costs: list of numbers, the work of each call.
+        width: int, how many results later calls may read; the others than the place's own pass it by.
+
+    Returns:
+        A list of (call, work up to and with it), each needed by the next.
+    """
+    index = {id(tensor): place for place, call in enumerate(recorded) for tensor in call.output_tensors}
+    parents = [{index[id(t)] for t in call.input_tensors if id(t) in index} for call in recorded]
+    needed, readers = [], [0] * len(recorded)  # sets of calls as the bits of an int
+    for place, sources in enumerate(parents):
+        needed.append(1 << place)
+        for source in sources:
+            needed[place] |= needed[source]
+            readers[source] |= 1 << place
+    work = [sum(costs[each] for each in _bits(needs)) for needs in needed]
+
+    passing = []  # what went into this result and is read elsewhere too
+    for place, sources in enumerate(parents):
+        before = set().union(sources, *(passing[source] for source in sources))
+        passing.append({each for each in before if work[each] and readers[each] & ~needed[place]})
+
+    found, within = [], needed[-1] if needed else 0
+    for place in sorted(range(len(recorded)), key=lambda place: (work[place], place), reverse=True):
+        fits = len(passing[place]) < width and len(recorded[place].output_tensors) == 1
+        if work[place] and fits and within >> place & 1:
+            found.append((recorded[place], work[place]))
+            within = needed[place]
+    return found[::-1]
+
+
+def _bits(number):
+    return [place for place, bit in enumerate(reversed(bin(number)[2:])) if bit == "1"]

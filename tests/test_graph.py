@@ -73,3 +73,70 @@ def test_outputs_that_cannot_be_told_apart_are_refused():
         graph.outputs_by_name(keras.Model(inputs, [once, shared(once)]))
     with pytest.raises(ValueError, match="flat"):
         graph.outputs_by_name(keras.Model(inputs, {"a": {"b": once}}))
+
+
+def test_flatten_lays_nested_models_open_and_shares_their_layers():
+    inner = diamond()
+    inputs = keras.Input((4,), name="outside")
+    outside = keras.layers.Dense(4, name="before")
+    model = keras.Model(inputs, inner(outside(inputs))["late"])
+    (output,), opened = graph.flatten(model)
+    recorded = graph.calls(output, model.inputs)
+    assert {call.operation.name for call in recorded} == {"before", "left", "right", "joined", "late"}
+    assert {call.operation for call in recorded} == {outside, *inner.layers[1:]}
+    assert list(opened) == [inner.name] and opened[inner.name][0][-1] is output
+    assert len(outside._inbound_nodes) == 1  # what came before is not called again
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    flat = keras.Model(inputs, output)
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(each(x)) for each in (flat, model)))
+
+
+def test_flatten_leaves_a_flat_graph_as_it_is():
+    model = diamond()
+    outputs, opened = graph.flatten(model)
+    assert outputs == model.outputs and not opened
+
+
+def test_flatten_leaves_a_model_with_a_call_of_its_own_closed():
+    class Doubling(keras.Model):
+        def call(self, x):
+            return 2 * x
+
+    inputs = keras.Input((4,))
+    inner = Doubling(inputs, keras.layers.Dense(4)(inputs))
+    model = keras.Model(inputs, inner(inputs))
+    assert not graph.runs_its_graph(inner) and graph.flatten(model) == (model.outputs, {})
+
+
+def test_narrow_places_are_where_nothing_else_is_read_later():
+    inputs = side = keras.Input((4,), name="in")
+    first = keras.layers.Dense(4, name="first")(inputs)
+    inside = keras.layers.Dense(4, name="inside")(first)
+    joined = keras.layers.Add(name="joined")([first, inside])
+    gated = keras.layers.Multiply(name="gated")([joined, side])  # an input may pass by on the side
+    recorded = graph.calls(keras.layers.Dense(2, name="last")(gated), inputs)
+    costs = [{"first": 16, "inside": 16, "last": 8}.get(call.operation.name, 0) for call in recorded]
+
+    def places(width):
+        return [(call.operation.name, work) for call, work in graph.narrow(recorded, costs, width)]
+
+    assert places(1) == [("first", 16), ("joined", 32), ("gated", 32), ("last", 40)]
+    assert places(2) == [("first", 16), ("inside", 32), ("joined", 32), ("gated", 32), ("last", 40)]
+
+
+def test_a_traced_layer_shows_its_calls_and_can_be_forgotten():
+    class Twice(keras.layers.Layer):
+        def build(self, shape):
+            self.dense = keras.layers.Dense(4)
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.dense(self.dense(x)) + x
+
+    layer, x = Twice(), keras.Input((4,))
+    layer.build((None, 4))
+    recorded = graph.calls(graph.trace(layer, x), x)
+    assert [type(call.operation).__name__ for call in recorded] == ["Dense", "Dense", "Add"]
+    assert len(layer.dense._inbound_nodes) == 2
+    graph.forget(recorded)
+    assert not layer.dense._inbound_nodes and not layer.dense._outbound_nodes

@@ -70,7 +70,7 @@ def exit_costs(model, layers="all", input_shape=None):
     >>> model = ak.models.build("resann", num_units=5, channels=16, input_shape=(32, 32, 3), num_classes=10)
     >>> costs = ak.cost.exit_costs(model, layers="conv")
     >>> len(costs), costs[-1].with_all_heads
-    (15, 68862976)
+    (15, 68861952)
     """
     if layers not in ("all", "conv"):
         raise ValueError(f"`layers` must be 'all' or 'conv'. Received: layers={layers!r}.")
@@ -85,7 +85,7 @@ def exit_costs(model, layers="all", input_shape=None):
     exits = graph.outputs_by_name(model)
     needed = {name: graph.calls(tensor, model.inputs) for name, tensor in exits.items()}
     heads = _heads(needed)
-    macs = _macs_by_call(model, only, input_shape)
+    macs = macs_by_call(model, only, input_shape)
 
     costs, paid, params = ExitCosts(), {}, {}
     for name, calls in needed.items():
@@ -117,8 +117,17 @@ def _weights(operation, only):
     ]
 
 
-def _macs_by_call(model, only, input_shape):
-    """Returns a dict from the id of each call of the model to its MACs."""
+def macs_by_call(model, only=None, input_shape=None):
+    """Counts the multiply-accumulates of each call in a functional model's graph.
+
+    Args:
+        model: functional Keras model.
+        only: class or tuple of classes of layers to count; None counts all.
+        input_shape: as in `exit_costs`.
+
+    Returns:
+        A dict from the `id` of a call, as `anytime_keras.graph.calls` lists it, to its MACs for one sample.
+    """
     shapes = [tensor.shape[1:] for tensor in model.inputs]
     if input_shape is not None:
         given = [input_shape] if isinstance(input_shape[0], (int, type(None))) else list(input_shape)
@@ -132,7 +141,7 @@ def _macs_by_call(model, only, input_shape):
 
     def apply(operation, args, kwargs):
         counted.append(rules.macs(operation, *args, only=only, **kwargs))
-        return operation.compute_output_spec(*args, **kwargs)
+        return graph.spec(operation, args, kwargs)
 
     inputs = [keras.KerasTensor((1, *shape), tensor.dtype) for shape, tensor in zip(shapes, model.inputs)]
     graph.run(model, inputs, apply)
@@ -150,18 +159,24 @@ def _heads(needed):
     earlier = {id(call) for other in names[:-1] for call in needed[other]}
     own = [call for call in needed[last] if id(call) not in earlier]
     named = {id(call) for call in own if call.operation.name == last or call.operation.name.startswith(f"{last}_")}
-    heads[last] = named or _tail(own)
+    heads[last] = named or tail(own)
     return heads
 
 
-def _tail(calls):
-    """Returns the ids of the calls from the last one that turns a map or sequence into a vector on."""
-    tail = set()
-    for call in reversed(calls):
-        tail.add(id(call))
-        rank_in = max((len(tensor.shape) for tensor in call.input_tensors), default=0)
-        if rank_in > 2 and len(call.output_tensors[0].shape) == 2:
-            return tail
+def tail(calls):
+    """Returns the ids of the calls from the last one that pools or flattens on, or else from the last with weights."""
+    start = next((place for place in reversed(range(len(calls))) if getattr(calls[place].operation, "weights", 0)), -1)
+    for place in reversed(range(len(calls))):
+        call = calls[place]
         if len(call.input_tensors) > 1:
             break
-    return {id(calls[-1])} if calls else set()
+        weightless = not getattr(call.operation, "weights", None)
+        if weightless and not _is_vector(call.input_tensors[0]) and _is_vector(call.output_tensors[0]):
+            start = place
+            break
+    return {id(call) for call in calls[start:]}
+
+
+def _is_vector(tensor):
+    """Tells whether a sample is one vector, such as (channels,) or (1, 1, channels), and no map or sequence."""
+    return sum(size != 1 for size in tensor.shape[1:]) <= 1

@@ -64,12 +64,15 @@ def macs(layer, *args, only=None, **kwargs):
 
 
 def _rule(layer):
-    return next((_rules[kind] for kind in (*type(layer).__mro__, type(layer).__name__) if kind in _rules), None)
+    kinds = type(layer).__mro__
+    if not isinstance(layer, keras.Layer):
+        kinds = (*kinds, type(layer).__name__)
+    return next((_rules[kind] for kind in kinds if kind in _rules), None)
 
 
 def _shapes(values):
     """Lists the shapes of the tensors among `values`, in the order of the call's signature."""
-    return [tuple(t.shape) for value in values for t in tree.flatten(value) if isinstance(t, keras.KerasTensor)]
+    return [tuple(t.shape) for value in values for t in tree.flatten(value) if hasattr(t, "shape")]
 
 
 def _one_sample(value):
@@ -85,28 +88,19 @@ def _count(layer, args, kwargs, only):
     if rule is not None:
         if only is not None and not isinstance(layer, only):
             return 0
-        inputs = _shapes(inspect.signature(layer.call).bind(*args, **kwargs).arguments.values())
-        outputs = _shapes([layer.compute_output_spec(*args, **kwargs)])
-        if any(size is None for shape in inputs + outputs for size in shape):
-            raise ValueError(
-                f"The cost of layer '{layer.name}' depends on a size that the model leaves open: "
-                f"it takes {inputs} and gives {outputs}. "
-                "Say the size: `exit_costs(model, input_shape=...)`, or build the model with a full `input_shape`."
-            )
-        return int(rule(layer, inputs, outputs))
+        arguments = inspect.signature(layer.call).bind(*args, **graph.accepted(layer, kwargs)).arguments
+        inputs, outputs = _shapes(arguments.values()), _shapes([graph.spec(layer, args, kwargs)])
+        try:
+            return int(rule(layer, inputs, outputs))
+        except TypeError as error:
+            if not any(size is None for shape in inputs + outputs for size in shape):
+                raise
+            raise _open_sizes(layer, inputs, outputs) from error
     if graph.is_functional(layer):
         return _count_graph(layer, args, only)
-    if not getattr(layer, "weights", None):
+    if not getattr(layer, "weights", None) and not graph.is_foreign(layer):
         return 0
-    children = [child for child in layer._flatten_layers(include_self=False, recursive=False)]
-    inherited = {id(weight) for child in children for weight in child.weights}
-    if any(id(weight) not in inherited for weight in layer.weights):
-        raise ValueError(
-            f"No rule counts layer '{layer.name}' of type {type(layer).__name__}, which has weights. "
-            "Register one: `anytime_keras.cost.register_rule("
-            f"{type(layer).__name__}, lambda layer, inputs, outputs: ...)`."
-        )
-    return sum(_count(child, *arguments, only) for child, arguments in _calls_within(layer, args, kwargs))
+    return _count_within(layer, args, kwargs, only)
 
 
 def _unwrap(layer, inputs, *args):
@@ -125,9 +119,44 @@ def _count_graph(model, args, only):
     def apply(operation, args, kwargs):
         nonlocal total
         total += _count(operation, args, kwargs, only)
-        return operation.compute_output_spec(*args, **kwargs)
+        return graph.spec(operation, args, kwargs)
 
     graph.run(model, tree.flatten(args), apply)
+    return total
+
+
+def _open_sizes(layer, inputs, outputs):
+    return ValueError(
+        f"The cost of layer '{layer.name}' depends on a size that the model leaves open: "
+        f"it takes {inputs} and gives {outputs}. "
+        "Say the size: `exit_costs(model, input_shape=...)`, or build the model with a full `input_shape`."
+    )
+
+
+def _count_within(layer, args, kwargs, only):
+    """Counts a layer without a rule by what its `call` does.
+
+    A `call` that symbolic tensors cannot go through, in a layer without weights of its own, is counted
+    by the layers that it calls, which leaves out products between activations that it writes itself.
+    """
+    try:
+        results = tree.flatten(graph.trace(layer, *args, **kwargs))
+    except Exception as error:  # whatever a stranger's layer raises when it is run without numbers
+        if not layer.weights:
+            return 0
+        shapes = _shapes([args, kwargs])
+        if any(size is None for shape in shapes for size in shape):
+            raise _open_sizes(layer, shapes, "what depends on them") from error
+        if graph.is_composite(layer):
+            return sum(_count(child, *arguments, only) for child, arguments in _calls_within(layer, args, kwargs))
+        raise ValueError(
+            f"No rule counts layer '{layer.name}' of type {type(layer).__name__}, which has weights, and its `call` "
+            f"cannot be followed with symbolic tensors ({type(error).__name__}: {error}). Register a rule: "
+            f"`anytime_keras.cost.register_rule({type(layer).__name__}, lambda layer, inputs, outputs: ...)`."
+        ) from error
+    calls = graph.calls([x for x in results if isinstance(x, keras.KerasTensor)], (args, kwargs))
+    total = sum(_count(call.operation, call.arguments.args, call.arguments.kwargs, only) for call in calls)
+    graph.forget(calls)
     return total
 
 
@@ -154,7 +183,7 @@ def _calls_within(layer, args, kwargs):
     with contextlib.ExitStack() as stack:
         layers.Layer.__call__ = recording_call
         stack.callback(setattr, layers.Layer, "__call__", call)
-        Trace(name="trace").compute_output_spec(*args, **kwargs)
+        Trace(name="trace").compute_output_spec(*args, **graph.accepted(layer, kwargs))
     return recorded
 
 
@@ -266,6 +295,12 @@ def _dot_attention_macs(layer, inputs, outputs):
 register_rule(layers.AdditiveAttention, _dot_attention_macs)
 
 
+@register_rule(layers.Dot)
+def _dot_layer_macs(layer, inputs, outputs):
+    axis = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
+    return math.prod(outputs[0]) * inputs[0][axis]
+
+
 @register_rule(layers.SimpleRNNCell)
 def _simple_cell_macs(layer, inputs, outputs):
     return layer.units * (inputs[0][-1] + layer.units)
@@ -335,8 +370,8 @@ def einsum_macs(equation, *shapes):
     return math.prod(sizes.values())
 
 
-# Products of activations written with `keras.ops` stand in a functional model's graph as operations,
-# whose classes have no public names.
+# Products written with `keras.ops` stand in a functional model's graph, and in what a layer's `call` does, as
+# operations, whose classes have no public names.
 
 
 def _matmul_macs(operation, inputs, outputs):
@@ -351,4 +386,36 @@ def _tensordot_macs(operation, inputs, outputs):
     return math.isqrt(math.prod(inputs[0]) * math.prod(inputs[1]) * math.prod(outputs[0]))
 
 
-_rules.update(Matmul=_matmul_macs, Dot=_matmul_macs, Einsum=_einsum_operation_macs, Tensordot=_tensordot_macs)
+def _dot_product_attention_macs(operation, inputs, outputs):
+    query, key = inputs[:2]  # (batch, length, heads, size)
+    return 2 * math.prod(query) * key[1]
+
+
+def _conv_operation_macs(operation, inputs, outputs):
+    return math.prod(outputs[0]) * math.prod(inputs[1][:-1])  # kernel: (*sizes, channels of a group, filters)
+
+
+def _conv_transpose_operation_macs(operation, inputs, outputs):
+    return math.prod(inputs[0]) * math.prod(inputs[1][:-1])  # kernel: (*sizes, filters, channels)
+
+
+def _depthwise_conv_operation_macs(operation, inputs, outputs):
+    return math.prod(outputs[0]) * math.prod(inputs[1][:-2])  # kernel: (*sizes, channels, multiplier)
+
+
+def _separable_conv_operation_macs(operation, inputs, outputs):
+    positions = math.prod(outputs[0]) // inputs[2][-1]
+    return positions * (math.prod(inputs[1]) + math.prod(inputs[2]))
+
+
+_rules.update(
+    Conv=_conv_operation_macs,
+    ConvTranspose=_conv_transpose_operation_macs,
+    DepthwiseConv=_depthwise_conv_operation_macs,
+    Dot=_matmul_macs,
+    DotProductAttention=_dot_product_attention_macs,
+    Einsum=_einsum_operation_macs,
+    Matmul=_matmul_macs,
+    SeparableConv=_separable_conv_operation_macs,
+    Tensordot=_tensordot_macs,
+)
