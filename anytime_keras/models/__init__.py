@@ -1,7 +1,22 @@
 """Anytime networks: the model with ordered, named exits, and the families that the zoo is made of."""
 
 from anytime_keras.models.anytime_model import AnytimeModel, Exit
+from anytime_keras.models.convert import to_anytime
+from anytime_keras.models.denseann import DenseANN
+from anytime_keras.models.msdnet import MSDNet
+from anytime_keras.models.msdnet_published import PublishedMSDNet
 from anytime_keras.models.registry import build, names
-from anytime_keras.models.resann import ResANN
+from anytime_keras.models.resann import BottleneckResANN, ResANN
 
-__all__ = ["AnytimeModel", "Exit", "ResANN", "build", "names"]
+__all__ = [
+    "AnytimeModel",
+    "BottleneckResANN",
+    "DenseANN",
+    "Exit",
+    "MSDNet",
+    "PublishedMSDNet",
+    "ResANN",
+    "build",
+    "names",
+    "to_anytime",
+]

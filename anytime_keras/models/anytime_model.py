@@ -1,5 +1,8 @@
 """A functional Keras model with several exits: ordered, named outputs that one label serves."""
 
+import json
+import os
+
 import keras
 
 from anytime_keras import _errors
@@ -45,6 +48,11 @@ class AnytimeModel(keras.Model):
             the exits are computed.
         name: str or None.
 
+    Attributes:
+        exits: list of `Exit`, earliest first.
+        inference: dict or None: which exits are of use and how sure they are, as `Predictor.calibrate` and
+            `Predictor.fit_thresholds` found. Saved with the model in a `.keras` file, not in its config or weights.
+
     Raises:
         ValueError: if the outputs are not a dict of tensors.
 
@@ -76,6 +84,7 @@ class AnytimeModel(keras.Model):
         if dtype is not None:
             self.dtype_policy = keras.dtype_policies.get(dtype)
         self._exit_names = tuple(outputs)
+        self.inference = None
 
     @property
     def exit_names(self):
@@ -196,6 +205,18 @@ class AnytimeModel(keras.Model):
                 f"Received: labels for {list(y)}, none for {missing}."
             )
         return {name: y[name] for name in self._exit_names}
+
+    # Keras keeps what these write beside the weights in a `.keras` file.
+    def save_assets(self, folder):
+        if self.inference is not None:
+            with open(os.path.join(folder, "inference.json"), "w") as file:
+                json.dump(self.inference, file)
+
+    def load_assets(self, folder):
+        path = os.path.join(folder or "", "inference.json")
+        if os.path.exists(path):
+            with open(path) as file:
+                self.inference = json.load(file)
 
     def get_config(self):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self.dtype_policy)}

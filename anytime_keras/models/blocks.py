@@ -5,13 +5,19 @@ from keras import layers
 from anytime_keras import _errors
 
 PRESETS = ("paper", "authors_code")
+STEMS = ("small", "ilsvrc")
+
+
+def check_choice(name, value, choices):
+    """Raises unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {choices}. Received: {name}={value!r}. {_errors.nearest(value, choices)}"
+        )
 
 
 def check_preset(preset):
-    if preset not in PRESETS:
-        raise ValueError(
-            f"`preset` must be one of {PRESETS}. Received: preset={preset!r}. {_errors.nearest(preset, PRESETS)}"
-        )
+    check_choice("preset", preset, PRESETS)
 
 
 def check_image_shape(input_shape):
@@ -32,28 +38,57 @@ def check_positive(**arguments):
             raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}.")
 
 
+def check_fraction(**arguments):
+    """Raises unless every argument is a number above 0 and at most 1."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise ValueError(f"`{name}` must be a number in (0, 1]. Received: {name}={value!r}.")
+
+
+def check_positive_list(name, values):
+    """Returns `values` as a tuple of positive ints, at least one, or raises."""
+    numbers = tuple(values) if isinstance(values, (tuple, list)) else ()
+    if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers):
+        raise ValueError(f"`{name}` must be a list of positive ints. Received: {name}={values!r}.")
+    return numbers
+
+
 class Builder:
-    """Makes layers with one precision and a prefix in their names.
+    """Makes layers with one precision and one way of padding.
 
     Convolutions have no bias and are initialised as He et al. (2015) propose, linear layers likewise,
     as in the authors' code (the paper does not say).
+
+    Args:
+        dtype: dtype or policy of the layers.
+        symmetric: bool, whether layers with a stride pad alike on all sides, as PyTorch's networks do. Otherwise
+            they pad as TensorFlow's do, more below and right where the padding is odd.
     """
 
-    def __init__(self, dtype=None):
+    def __init__(self, dtype=None, symmetric=False):
         self.dtype = dtype
+        self.symmetric = symmetric
 
     def conv(self, x, filters, kernel_size, strides=1, name=None):
+        x, padding = self._padded(x, kernel_size, strides, name)
         return layers.Conv2D(
             filters,
             kernel_size,
             strides,
-            padding="same",
+            padding=padding,
             use_bias=False,
             kernel_initializer="he_normal",
             data_format="channels_last",
             dtype=self.dtype,
             name=name,
         )(x)
+
+    def _padded(self, x, size, strides, name):
+        """Returns what a layer with this window reads and the name of the padding that is left to it."""
+        if not self.symmetric or strides == 1 or size == 1:
+            return x, "same"
+        pad = layers.ZeroPadding2D(size // 2, data_format="channels_last", dtype=self.dtype, name=f"{name}_pad")
+        return pad(x), "valid"
 
     def batch_norm(self, x, name=None):
         # Momentum .9 and epsilon 1e-5 as in the authors' code; Keras's defaults are .99 and 1e-3.
@@ -65,11 +100,41 @@ class Builder:
     def bn_relu(self, x, name):
         return self.relu(self.batch_norm(x, name=f"{name}_bn"), name=f"{name}_relu")
 
+    def conv_bn_relu(self, x, filters, kernel_size, strides=1, name=None):
+        return self.bn_relu(self.conv(x, filters, kernel_size, strides, name=f"{name}_conv"), name)
+
     def add(self, xs, name=None):
         return layers.Add(dtype=self.dtype, name=name)(xs)
 
+    def concatenate(self, xs, name=None):
+        return layers.Concatenate(axis=-1, dtype=self.dtype, name=name)(xs)
+
+    def dropout(self, x, rate, name=None):
+        return layers.Dropout(rate, dtype=self.dtype, name=name)(x) if rate else x
+
     def average_pool(self, x, name=None):
         return layers.AveragePooling2D(2, padding="same", data_format="channels_last", dtype=self.dtype, name=name)(x)
+
+    def ilsvrc_stem(self, image, filters, name):
+        """A 7x7 convolution and a 3x3 max pooling, each with stride 2: (height / 4, width / 4, filters)."""
+        x = self.conv_bn_relu(image, filters, 7, strides=2, name=name)
+        # The padding zeros of a symmetric pooling never win: what is pooled comes out of a ReLU.
+        x, padding = self._padded(x, 3, 2, f"{name}_pool")
+        pool = layers.MaxPooling2D(
+            3, 2, padding=padding, data_format="channels_last", dtype=self.dtype, name=f"{name}_pool"
+        )
+        return pool(x)
+
+    def classify_by_convs(self, x, num_classes, channels, name):
+        """MSDNet's head: two 3x3 convolutions with stride 2, then `classify`.
+
+        Args:
+            channels: int, filters of the convolutions, or None for as many as `x` has.
+        """
+        channels = x.shape[-1] if channels is None else channels
+        for number in (1, 2):
+            x = self.conv_bn_relu(x, channels, 3, strides=2, name=f"{name}_{number}")
+        return self.classify(x, num_classes, name)
 
     def classify(self, x, num_classes, name):
         """Global average pooling and a linear layer; the logits are float32 or wider whatever the precision."""

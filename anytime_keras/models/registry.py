@@ -3,10 +3,44 @@
 import inspect
 
 from anytime_keras import _errors
-from anytime_keras.models.resann import ResANN
+from anytime_keras.models.blocks import check_preset
+from anytime_keras.models.denseann import DenseANN
+from anytime_keras.models.msdnet import MSDNet
+from anytime_keras.models.msdnet_published import PublishedMSDNet
+from anytime_keras.models.resann import BottleneckResANN, ResANN
+
+_DENSE = dict(growth_rate=32, stem="ilsvrc", input_shape=(224, 224, 3), num_classes=1000)
+_CIFAR = dict(growth_rate=6, factors=(1, 2, 4), channels=16, stem="small", input_shape=(32, 32, 3), num_classes=10)
 
 NETWORKS = {
     "resann": (ResANN, {}),
+    "resann26": (BottleneckResANN, dict(blocks=(2, 2, 2, 2), exit_every=2)),
+    "resann50": (BottleneckResANN, dict(blocks=(3, 4, 6, 3), exit_every=2)),
+    "resann101": (BottleneckResANN, dict(blocks=(3, 4, 23, 3), exit_every=3)),
+    "denseann": (DenseANN, {}),
+    "denseann121": (DenseANN, dict(blocks=(6, 12, 24, 16), exit_every=9, first_exit=13, **_DENSE)),
+    "denseann169": (DenseANN, dict(blocks=(6, 12, 32, 32), exit_every=14, first_exit=12, **_DENSE)),
+    "denseann201": (DenseANN, dict(blocks=(6, 12, 48, 32), exit_every=17, first_exit=13, **_DENSE)),
+    "msdnet": (MSDNet, {}),
+    "msdnet23": (MSDNet, dict(blocks=(6, 6, 5, 6), exit_every=4, first_exit=7)),
+    "msdnet33": (MSDNet, dict(blocks=(8, 8, 8, 9), exit_every=7, first_exit=5)),
+    "msdnet38": (MSDNet, dict(blocks=(10, 9, 10, 9), exit_every=7, first_exit=10)),
+    "msdnet_step4": (PublishedMSDNet, dict(num_exits=5, base=4, step=4)),
+    "msdnet_step6": (PublishedMSDNet, dict(num_exits=5, base=6, step=6)),
+    "msdnet_step7": (PublishedMSDNet, dict(num_exits=5, base=7, step=7)),
+    "msdnet_cifar_10exits": (PublishedMSDNet, dict(num_exits=10, base=4, step=2, **_CIFAR)),
+    "msdnet_cifar_7exits": (PublishedMSDNet, dict(num_exits=7, base=4, step=2, **_CIFAR)),
+    "msdnet_cifar_growing": (
+        PublishedMSDNet,
+        dict(num_exits=5, base=1, step=1, steps="growing", **{**_CIFAR, "num_classes": 100}),
+    ),
+}
+
+# What a name stands for with `preset="authors_code"`, where the family itself has no preset.
+AUTHORS_CODE = {
+    "msdnet23": {},
+    "msdnet33": dict(blocks=(9, 8, 8, 8), exit_every=6, first_exit=9),
+    "msdnet38": {},
 }
 
 
@@ -24,7 +58,8 @@ def build(name, **config):
 
     Args:
         name: one of `names()`.
-        **config: arguments of the family's class; they take precedence over what the name stands for.
+        **config: arguments of the family's class; they take precedence over what the name stands for. With
+            `preset="authors_code"` that is what the authors' code has instead of what the paper says.
 
     Returns:
         An `AnytimeModel`.
@@ -43,6 +78,10 @@ def build(name, **config):
             f"`name` must be the name of a network. Received: name={name!r}. {_errors.nearest(name, NETWORKS)}"
         )
     family, fixed = NETWORKS[name]
+    if name in AUTHORS_CODE:
+        preset = config.pop("preset", "paper")
+        check_preset(preset)
+        fixed = {**fixed, **(AUTHORS_CODE[name] if preset == "authors_code" else {})}
     parameters = inspect.signature(family.__init__).parameters
     for key in config:
         if key not in parameters:

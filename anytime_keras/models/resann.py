@@ -3,7 +3,9 @@
 Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), appendix B, after He et al. (2016). Where the paper does not say,
 we do as the authors' code does (https://github.com/EchoWho/AnytimeNeuralNetwork_public):
 
-- to halve the map, the shortcut is a 2x2 average pooling, and the new channels are zeros, half on each side;
+- to halve the map, a basic unit's shortcut is a 2x2 average pooling, and the new channels are zeros, half on each
+  side; a bottleneck unit has the stride in its 3x3 convolution;
+- a block's first bottleneck unit has a 1x1 convolution with batch normalisation as shortcut, from the raw input;
 - He normal initialisation of convolutions and linear layers; batch normalisation with momentum .9.
 
 Where the code departs from the text, `preset` chooses: `"authors_code"` normalises each unit's result before it
@@ -13,8 +15,8 @@ is added, and its exits have no batch normalisation of their own.
 import keras
 from keras import ops
 
-from anytime_keras.models import blocks
 from anytime_keras.models.anytime_model import AnytimeModel
+from anytime_keras.models.blocks import Builder, check_image_shape, check_positive, check_positive_list, check_preset
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -58,9 +60,9 @@ class ResANN(AnytimeModel):
         **kwargs,
     ):
         exit_every = (3 if num_units == 25 else 1) if exit_every is None else exit_every
-        blocks.check_positive(num_units=num_units, channels=channels, num_classes=num_classes, exit_every=exit_every)
-        blocks.check_preset(preset)
-        input_shape = blocks.check_image_shape(input_shape)
+        check_positive(num_units=num_units, channels=channels, num_classes=num_classes, exit_every=exit_every)
+        check_preset(preset)
+        input_shape = check_image_shape(input_shape)
         if exit_every > 3 * num_units:
             raise ValueError(
                 "`exit_every` must not exceed the number of units, 3 x `num_units`. "
@@ -68,7 +70,7 @@ class ResANN(AnytimeModel):
             )
 
         # === Graph ===
-        build = blocks.Builder(dtype)
+        build = Builder(dtype)
         image = keras.Input(input_shape, name="image")
         x = build.conv(image, channels, 3, name="stem")
         exits = {}
@@ -78,8 +80,7 @@ class ResANN(AnytimeModel):
             x = _unit(build, x, channels * 2**block, widen, preset, name=f"unit_{unit}")
             if (3 * num_units - unit) % exit_every == 0:
                 exit_name = f"exit_{len(exits) + 1}"
-                features = build.bn_relu(x, exit_name) if preset == "paper" else build.relu(x, f"{exit_name}_relu")
-                exits[exit_name] = build.classify(features, num_classes, name=exit_name)
+                exits[exit_name] = _exit(build, x, num_classes, preset, exit_name)
         super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
 
         # === Config ===
@@ -102,6 +103,116 @@ class ResANN(AnytimeModel):
             "trainable": self.trainable,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class BottleneckResANN(AnytimeModel):
+    """The ResANN for ILSVRC: blocks of bottleneck pre-activation units, each block half as wide in space and twice as
+    wide in channels as the last.
+
+    `ak.models.build` knows `"resann26"`, `"resann50"` and `"resann101"`.
+
+    Args:
+        blocks: list of int, bottleneck units in each block, such as (3, 4, 6, 3) for ResANN50.
+        exit_every: int, an exit after every so many units, counted so that the last unit has one.
+        channels: int, filters of the first convolution and of the first block's 1x1 and 3x3 convolutions;
+            units give four times as many.
+        input_shape: (height, width, channels) of the images.
+        num_classes: int.
+        preset: `"paper"` or `"authors_code"`, see above.
+        name: str or None.
+        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+
+    Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann26", input_shape=(64, 64, 3), num_classes=200)
+    >>> model.num_exits
+    4
+    """
+
+    def __init__(
+        self,
+        blocks,
+        exit_every=2,
+        channels=64,
+        input_shape=(224, 224, 3),
+        num_classes=1000,
+        preset="paper",
+        name=None,
+        dtype=None,
+        **kwargs,
+    ):
+        blocks = check_positive_list("blocks", blocks)
+        check_positive(channels=channels, num_classes=num_classes, exit_every=exit_every)
+        check_preset(preset)
+        input_shape = check_image_shape(input_shape)
+        num_units = sum(blocks)
+        if exit_every > num_units:
+            raise ValueError(
+                "`exit_every` must not exceed the number of units, the sum of `blocks`. "
+                f"Received: exit_every={exit_every}, blocks={blocks}."
+            )
+
+        # === Graph ===
+        build = Builder(dtype)
+        image = keras.Input(input_shape, name="image")
+        x = build.ilsvrc_stem(image, channels, name="stem")
+        exits, unit = {}, 0
+        for block, units in enumerate(blocks):
+            for within in range(units):
+                unit += 1
+                strides = 2 if block > 0 and within == 0 else 1
+                x = _bottleneck_unit(build, x, channels * 2**block, strides, within == 0, preset, name=f"unit_{unit}")
+                if (num_units - unit) % exit_every == 0:
+                    exit_name = f"exit_{len(exits) + 1}"
+                    exits[exit_name] = _exit(build, x, num_classes, preset, exit_name)
+        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
+
+        # === Config ===
+        self.blocks = blocks
+        self.exit_every = exit_every
+        self.channels = channels
+        self.image_shape = input_shape
+        self.num_classes = num_classes
+        self.preset = preset
+
+    def get_config(self):
+        return {
+            "blocks": self.blocks,
+            "exit_every": self.exit_every,
+            "channels": self.channels,
+            "input_shape": self.image_shape,
+            "num_classes": self.num_classes,
+            "preset": self.preset,
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+
+def _exit(build, x, num_classes, preset, name):
+    features = build.bn_relu(x, name) if preset == "paper" else build.relu(x, f"{name}_relu")
+    return build.classify(features, num_classes, name=name)
+
+
+def _bottleneck_unit(build, x, filters, strides, project, preset, name):
+    """A pre-activation unit of 1x1, 3x3 and 1x1 convolutions; `project` gives its shortcut a convolution."""
+    shortcut = x
+    if project:
+        shortcut = build.conv(x, 4 * filters, 1, strides, name=f"{name}_shortcut")
+        shortcut = build.batch_norm(shortcut, name=f"{name}_shortcut_bn")
+    x = build.bn_relu(x, f"{name}_0")
+    x = build.bn_relu(build.conv(x, filters, 1, name=f"{name}_conv_1"), f"{name}_1")
+    x = build.bn_relu(build.conv(x, filters, 3, strides, name=f"{name}_conv_2"), f"{name}_2")
+    x = build.conv(x, 4 * filters, 1, name=f"{name}_conv_3")
+    if preset == "authors_code":
+        x = build.batch_norm(x, name=f"{name}_3_bn")
+    return build.add([shortcut, x], name=f"{name}_add")
 
 
 def _unit(build, x, filters, widen, preset, name):

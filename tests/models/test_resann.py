@@ -12,17 +12,9 @@ def tiny(**changes):
     return ak.models.build("resann", **{**TINY, **changes})
 
 
-@pytest.mark.parametrize("preset", ["paper", "authors_code"])
-def test_common_checks(preset, tmp_path):
-    checks.check_exits(tiny(preset=preset), 6, 5)
-    checks.check_saving(tiny(preset=preset), tmp_path)
-    checks.check_training(tiny(preset=preset), 5)
-    checks.check_traces_once(tiny(preset=preset))
-
-
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision(policy):
-    checks.check_mixed_precision(lambda dtype: tiny(dtype=dtype), policy)
+def bottleneck(**changes):
+    config = dict(blocks=(1, 2), exit_every=1, channels=4, input_shape=(16, 16, 3), num_classes=5)
+    return ak.models.build("resann26", **{**config, **changes})
 
 
 # (n, c): MACs (M) and parameters (M) of the convolutions, and exits, as shared/facts.md has them.
@@ -80,16 +72,63 @@ def test_exits_are_counted_so_that_the_last_unit_has_one(num_units, exit_every, 
     )
 
 
-def test_presets_differ_as_the_texts_do():
+# Convolution MACs (M) as shared/facts.md has them. They are counted on the graph, alike on every backend.
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("resann26", [568, 1158, 1749, 2340]),
+        ("resann50", [568, 1158, 1595, 2186, 2623, 3060, 3650, 4087]),
+        ("resann101", 7799),
+    ],
+)
+def test_costs_of_the_bottleneck_networks(name, expected):
+    model = ak.models.build(name)
+    costs = [round(cost.with_all_heads / 1e6) for cost in ak.cost.exit_costs(model, layers="conv")]
+    assert (costs if isinstance(expected, list) else costs[-1]) == expected
+    assert model.num_exits == {"resann26": 4, "resann50": 8, "resann101": 11}[name]
+    if name == "resann50":
+        theirs = keras.applications.ResNet50(weights=None)
+        assert sum_of_kernels(model) == sum_of_kernels(theirs)
+
+
+def sum_of_kernels(model):
+    return sum(int(np.prod(layer.kernel.shape)) for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+
+
+def test_costs_of_bottleneck_units_to_the_unit():
+    """Counted by hand: units of 4 and 8 channels within, 16 and 32 without, on 4x4 and 2x2."""
+    model = bottleneck()
+    stem = 64 * 3 * 4 * 49
+    units = [
+        16 * (4 * 4 + 4 * 4 * 9 + 4 * 16 + 4 * 16),
+        16 * 16 * 8 + 4 * (8 * 8 * 9 + 8 * 32 + 16 * 32),
+        4 * (32 * 8 + 8 * 8 * 9 + 8 * 32),
+    ]
+    costs = ak.cost.exit_costs(model, layers="conv")
+    assert [cost.backbone for cost in costs] == [stem + sum(units[:n]) for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("make, last", [(tiny, "unit_1_2_bn"), (bottleneck, "unit_1_3_bn")])
+def test_presets_differ_as_the_texts_do(make, last):
     def kinds(preset):
-        names = [layer.name for layer in tiny(preset=preset).layers]
+        names = [layer.name for layer in make(preset=preset).layers]
         return {
-            "unit ends in BN": "unit_1_2_bn" in names,
+            "unit ends in BN": last in names,
             "exit has BN": "exit_1_bn" in names,
         }
 
     assert kinds("paper") == {"unit ends in BN": False, "exit has BN": True}
     assert kinds("authors_code") == {"unit ends in BN": True, "exit has BN": False}
+
+
+def test_a_bottleneck_shortcut_is_convolved_from_the_raw_input_and_strides_stand_in_the_3x3():
+    model = bottleneck()
+    shortcut = model.get_layer("unit_2_shortcut")
+    assert shortcut.input is model.get_layer("unit_1_add").output
+    assert shortcut.strides == model.get_layer("unit_2_conv_2").strides == (2, 2)
+    assert model.get_layer("unit_2_conv_1").strides == (1, 1)
+    assert "unit_3_shortcut" not in [layer.name for layer in model.layers]
 
 
 def test_new_channels_are_zeros_half_on_each_side():
@@ -127,6 +166,21 @@ def test_images_of_any_shape(shape):
 def test_arguments_out_of_range_are_refused(change, received):
     with pytest.raises(ValueError, match=received):
         tiny(**change)
+
+
+@pytest.mark.parametrize(
+    "change, received",
+    [
+        (dict(blocks=[]), r"blocks=\[\]"),
+        (dict(blocks=(2, -1)), r"blocks=\(2, -1\)"),
+        (dict(exit_every=4), r"exit_every=4, blocks=\(1, 2\)"),
+        (dict(channels=0), "channels=0"),
+        (dict(num_units=3), "num_units"),
+    ],
+)
+def test_bottleneck_arguments_out_of_range_are_refused(change, received):
+    with pytest.raises(ValueError, match=received):
+        bottleneck(**change)
 
 
 def test_unknown_networks_list_near_ones():

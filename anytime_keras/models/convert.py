@@ -1,0 +1,187 @@
+"""Any functional Keras model as an anytime model: exits on the way, the network's own answer as the last."""
+
+import keras
+from keras import layers
+
+from anytime_keras import _errors, graph
+from anytime_keras.models import heads, places
+from anytime_keras.models.converted import ConvertedModel
+
+_FEATURES = (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.RMSNormalization,
+    layers.RNN,
+    layers.Bidirectional,
+)
+
+
+def to_anytime(model, exits=None, num_exits=None, every=None, head="pool", num_classes=None, input_shape=None):
+    """Turns a functional Keras model into an anytime model that shares its layers and weights.
+
+    The model's own answer stays as the last exit, with the same numbers. New heads end as the model's own does: after
+    a softmax (or any other activation of the answer) come new exits with a softmax, so that one loss serves
+    all. Training the anytime model trains the original. Functional models nested in the model, and layers that
+    only chain blocks, such as keras-hub's `ViTEncoder`, are laid open, so that exits can be in them.
+
+    Say where the exits are by one of `exits`, `num_exits` and `every`. The last two choose among the places where
+    the graph is one tensor wide: residual joins, ends of blocks. The exits are named `exit_1`, ... .
+
+    Args:
+        model: functional `keras.Model` or built `keras.Sequential` with one output.
+        exits: list of names of layers whose result an exit reads. The last exit is not named.
+        num_exits: int, the number of exits with the last; they divide the model's MACs as evenly as places allow.
+        every: int, an exit at every so many possible places, and the last.
+        head: `"pool"` (global average pooling and a linear layer; features that do not come from an activation are
+            normalised first, see `anytime_keras.models.heads.PoolHead`), `"msd"` (MSDNet's: two 3x3
+            convolutions of stride 2 before that), or a function `(features, name) -> logits` which gives what the
+            model's own answer is like, activation included.
+        num_classes: int; None takes the model's own. A model without a head (a backbone) needs it, and gets a
+            new head on its output as the last exit.
+        input_shape: shape without batch axis, or a list of shapes, at which MACs are counted where the model leaves
+            sizes open. By default open sizes count as 224 in images and 128 in sequences.
+
+    Returns:
+        `AnytimeModel`.
+
+    Raises:
+        ValueError: if the model is not functional, if a layer cannot carry an exit (the error says which and why),
+            or if a layer's cost cannot be counted (see `anytime_keras.cost.register_rule`).
+
+    Example:
+    >>> import keras, anytime_keras as ak
+    >>> base = keras.applications.MobileNet(input_shape=(32, 32, 3), alpha=0.25, weights=None, classes=10)
+    >>> model = ak.to_anytime(base, num_exits=3)
+    >>> model.exit_names
+    ['exit_1', 'exit_2', 'exit_3']
+    >>> [round(exit.macs / model.exits[-1].macs, 2) for exit in model.exits]
+    [0.33, 0.63, 1.0]
+    >>> ak.to_anytime(base, exits=["conv_pw_5_relu"]).num_exits
+    2
+    """
+    _check(exits, num_exits, every, head)
+    original, model = model, _checked_model(model)
+    (output,), opened = graph.flatten(model)
+    keeps_head = _keeps_head(model, output, head, num_classes)
+    if exits is not None:
+        chosen = places.named(model, output, opened, list(exits))
+    else:
+        wanted = 2 if num_exits is None else num_exits - 1
+        found, total = places.possible(model, output, keeps_head, wanted, input_shape)
+        chosen = [call for call, _ in found[every - 1 :: every]] if every else places.spread(found, total, num_exits)
+    features = [call.output_tensors[0] for call in chosen]
+    if not keeps_head:
+        features.append(output)
+    elif num_classes is None:
+        num_classes = output.shape[-1]
+
+    _check_names(output, model, len(features) + keeps_head)
+    ending = heads.ending(output) if keeps_head and not callable(head) else []
+    answers = {}
+    for number, x in enumerate(features, start=1):
+        name = f"exit_{number}"
+        if callable(head):
+            answers[name] = _checked_answer(head(x, name), name, output if keeps_head else None)
+        else:
+            build = heads.HEADS[head](num_classes, heads.is_activated(x), heads.data_format(x))
+            answers[name] = heads.end(build(x, name), ending, name)
+    if keeps_head:
+        answers[f"exit_{len(answers) + 1}"] = output
+    return ConvertedModel(original, output, features, answers, name=f"anytime_{model.name}", dtype=model.dtype_policy)
+
+
+def _check(exits, num_exits, every, head):
+    given = {"exits": exits, "num_exits": num_exits, "every": every}
+    if sum(value is not None for value in given.values()) != 1:
+        raise ValueError(f"Say by one of `exits`, `num_exits` and `every` where the exits are. Received: {given}.")
+    if exits is not None and (
+        not isinstance(exits, (list, tuple)) or not exits or not all(isinstance(name, str) for name in exits)
+    ):
+        raise ValueError(f"`exits` must be a list of names of layers. Received: exits={exits!r}.")
+    for argument, least in (("num_exits", 2), ("every", 1)):
+        value = given[argument]
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise ValueError(f"`{argument}` must be an int, at least {least}. Received: {argument}={value!r}.")
+    if not callable(head) and head not in heads.HEADS:
+        raise ValueError(
+            "`head` must be 'pool', 'msd' or a function (features, name) -> logits. "
+            f"Received: head={head!r}. {_errors.nearest(head, heads.HEADS)}"
+        )
+
+
+def _checked_model(model):
+    if not graph.is_functional(model):
+        raise ValueError(
+            "`model` must be a functional Keras model or a built `Sequential`, whose graph can be read. "
+            f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)`."
+        )
+    if not graph.runs_its_graph(model):
+        raise ValueError(
+            f"`model` must run its graph as it is. Received: '{model.name}' of type {type(model).__name__}, "
+            "which has a `call` of its own. Pass `keras.Model(model.inputs, model.outputs)` if its graph is enough."
+        )
+    inner = graph.functional(model)
+    if len(inner.outputs) != 1:
+        raise ValueError(
+            "`model` must have one output, which becomes the last exit. "
+            f"Received: '{model.name}' with outputs {inner.output_names}. "
+            "Choose one: `keras.Model(model.inputs, model.outputs[0])`."
+        )
+    return inner
+
+
+def _keeps_head(model, output, head, num_classes):
+    """Tells whether the model's output is an answer (the last exit) and not features that still need a head."""
+    is_answer = len(output.shape) == 2 and not _is_features(graph.producer(output))
+    if num_classes is None:
+        if not is_answer and not callable(head):
+            raise ValueError(
+                f"`num_classes` is needed: the output of '{model.name}', of shape {output.shape}, is no vector of "
+                "classes but features without a head. Received: num_classes=None. "
+                "Pass the number of classes, or a function as `head` if that output is the answer."
+            )
+        return True
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+        raise ValueError(f"`num_classes` must be a positive int. Received: num_classes={num_classes!r}.")
+    fits = output.shape[-1] == num_classes
+    if is_answer and not fits and not graph.is_foreign(graph.producer(output).operation):
+        raise ValueError(
+            "`num_classes` must be what the model's own head gives, since one label serves all exits. "
+            f"Received: num_classes={num_classes} for '{model.name}', whose output has shape {output.shape}. "
+            "Leave it out, or build the model without its head (`include_top=False`)."
+        )
+    return is_answer and fits
+
+
+def _is_features(call):
+    """Tells whether a vector comes from pooling, flattening or normalisation, and not from a classifier."""
+    while isinstance(call.operation, heads.DROPOUT):
+        call = graph.producer(call.input_tensors[0])
+    if isinstance(call.operation, _FEATURES):
+        return True
+    weightless = not getattr(call.operation, "weights", None)
+    return (
+        weightless
+        and len(call.input_tensors) == 1
+        and len(call.input_tensors[0].shape) > 2
+        and not heads.squeezes(call)
+    )
+
+
+def _checked_answer(answer, name, output):
+    expected = "a tensor" if output is None else f"a tensor of the shape of the model's own answer, {output.shape}"
+    if not isinstance(answer, keras.KerasTensor) or (output is not None and answer.shape != output.shape):
+        raise ValueError(f"`head` must return {expected}. Received: {answer} for '{name}'.")
+    return answer
+
+
+def _check_names(output, model, num_exits):
+    names = {call.operation.name for call in graph.calls(output)} | {tensor.name for tensor in model.inputs}
+    for number in range(1, num_exits + 1):
+        taken = sorted(name for name in names if name == f"exit_{number}" or name.startswith(f"exit_{number}_"))
+        if taken:
+            raise ValueError(
+                f"The exits will be named exit_1 to exit_{num_exits}, but '{model.name}' has layers with such names. "
+                f"Received: a model with layers {taken}. Name them otherwise."
+            )

@@ -1,0 +1,187 @@
+"""DenseANN: densely connected networks with an exit after every few layers.
+
+Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), appendix B, after DenseNet-BC of Huang et al. (2017): every dense layer
+reads the concatenation of all features of its block so far; between blocks the map and the number of channels are
+halved. Where the paper does not say, we do as the authors' code does
+(https://github.com/EchoWho/AnytimeNeuralNetwork_public):
+
+- the first convolution has twice the growth rate's filters;
+- He normal initialisation of convolutions and linear layers; batch normalisation with momentum .9.
+
+Where the code departs from the text, `preset` chooses:
+
+- exits: the text has a linear layer on the pooled concatenation, `"authors_code"` puts BN-ReLU before the pooling;
+- between blocks: the text has the 1x1 convolution before BN-ReLU, `"authors_code"`, as DenseNet, after it.
+
+The code drops out a fifth after each convolution on small images, the text a tenth in DenseNet's own training;
+`dropout` is off here unless given, as the paper found it harmful on ILSVRC.
+"""
+
+import keras
+
+from anytime_keras.models.anytime_model import AnytimeModel
+from anytime_keras.models.blocks import (
+    STEMS,
+    Builder,
+    check_choice,
+    check_fraction,
+    check_image_shape,
+    check_positive,
+    check_positive_list,
+    check_preset,
+)
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class DenseANN(AnytimeModel):
+    """A DenseNet-BC with exits.
+
+    `ak.models.build` knows `"denseann121"`, `"denseann169"` and `"denseann201"` for ILSVRC, and `"denseann"`, the
+    DenseNet-BC for 32x32 images, by `depth` and `growth_rate`.
+
+    Args:
+        depth: int, layers of a network with three equal blocks, 3 x 2 x n + 4 for n dense layers (two convolutions
+            each) in a block; or None if `blocks` is given.
+        blocks: list of int, dense layers in each block, such as (6, 12, 32, 32) for DenseANN169; or None.
+        growth_rate: int, channels that each dense layer adds (the paper's k).
+        exit_every: int, an exit after every so many dense layers, counted so that the last one has one.
+        first_exit: int, dense layers before this one (counted from 1) have no exit.
+        stem: `"small"`, a 3x3 convolution, or `"ilsvrc"`, a 7x7 convolution and a max pooling, each with stride 2.
+        reduction: float in (0, 1], the share of the channels that is kept between blocks.
+        dropout: float in [0, 1), the rate of the dropout after each convolution of a block or between blocks.
+        input_shape: (height, width, channels) of the images.
+        num_classes: int.
+        preset: `"paper"` or `"authors_code"`, see above.
+        name: str or None.
+        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+
+    Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
+
+    Raises:
+        ValueError: if an argument is out of range, or not exactly one of `depth` and `blocks` is given.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("denseann", depth=40, growth_rate=12, input_shape=(32, 32, 3), num_classes=10)
+    >>> model.blocks, model.num_exits
+    ((6, 6, 6), 6)
+    """
+
+    def __init__(
+        self,
+        depth=None,
+        blocks=None,
+        growth_rate=12,
+        exit_every=3,
+        first_exit=1,
+        stem="small",
+        reduction=0.5,
+        dropout=0.0,
+        input_shape=(32, 32, 3),
+        num_classes=10,
+        preset="paper",
+        name=None,
+        dtype=None,
+        **kwargs,
+    ):
+        sizes = _block_sizes(depth, blocks)
+        num_layers = sum(sizes)
+        check_positive(growth_rate=growth_rate, exit_every=exit_every, first_exit=first_exit, num_classes=num_classes)
+        check_choice("stem", stem, STEMS)
+        check_fraction(reduction=reduction)
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be a number in [0, 1). Received: dropout={dropout!r}.")
+        check_preset(preset)
+        input_shape = check_image_shape(input_shape)
+        for argument, value in (("exit_every", exit_every), ("first_exit", first_exit)):
+            if value > num_layers:
+                raise ValueError(
+                    f"`{argument}` must not exceed the number of dense layers, {num_layers}. "
+                    f"Received: {argument}={value} for blocks of {sizes}."
+                )
+
+        # === Graph ===
+        build = Builder(dtype)
+        image = keras.Input(input_shape, name="image")
+        if stem == "ilsvrc":
+            x = build.ilsvrc_stem(image, 2 * growth_rate, name="stem")
+        else:
+            x = build.conv(image, 2 * growth_rate, 3, name="stem")
+        exits, layer = {}, 0
+        for block, layers in enumerate(sizes):
+            if block > 0:
+                x = _transition(build, x, reduction, dropout, preset, name=f"transition_{block}")
+            for _ in range(layers):
+                layer += 1
+                x = _dense_layer(build, x, growth_rate, dropout, name=f"layer_{layer}")
+                if layer >= first_exit and (num_layers - layer) % exit_every == 0:
+                    exit_name = f"exit_{len(exits) + 1}"
+                    features = x if preset == "paper" else build.bn_relu(x, exit_name)
+                    exits[exit_name] = build.classify(features, num_classes, name=exit_name)
+        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
+
+        # === Config ===
+        self.depth = depth
+        self.blocks = sizes
+        self.growth_rate = growth_rate
+        self.exit_every = exit_every
+        self.first_exit = first_exit
+        self.stem = stem
+        self.reduction = reduction
+        self.dropout = dropout
+        self.image_shape = input_shape
+        self.num_classes = num_classes
+        self.preset = preset
+
+    def get_config(self):
+        return {
+            "depth": self.depth,
+            "blocks": self.blocks if self.depth is None else None,
+            "growth_rate": self.growth_rate,
+            "exit_every": self.exit_every,
+            "first_exit": self.first_exit,
+            "stem": self.stem,
+            "reduction": self.reduction,
+            "dropout": self.dropout,
+            "input_shape": self.image_shape,
+            "num_classes": self.num_classes,
+            "preset": self.preset,
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+
+def _block_sizes(depth, blocks):
+    if (depth is None) == (blocks is None):
+        raise ValueError(f"Give either `depth` or `blocks`. Received: depth={depth}, blocks={blocks}.")
+    if blocks is not None:
+        return check_positive_list("blocks", blocks)
+    check_positive(depth=depth)
+    if depth < 10 or depth % 6 != 4:
+        raise ValueError(
+            "`depth` must be 3 x 2 x n + 4 for n dense layers in each of three blocks: 10, 16, 22, ... 40, ... 100. "
+            f"Received: depth={depth}."
+        )
+    return (depth // 6,) * 3
+
+
+def _dense_layer(build, x, growth_rate, dropout, name):
+    """Adds `growth_rate` channels, made by a 1x1 convolution to four times as many and a 3x3 convolution."""
+    new = build.conv(build.bn_relu(x, f"{name}_0"), 4 * growth_rate, 1, name=f"{name}_conv_1")
+    new = build.dropout(new, dropout, name=f"{name}_dropout_1")
+    new = build.conv(build.bn_relu(new, f"{name}_1"), growth_rate, 3, name=f"{name}_conv_2")
+    new = build.dropout(new, dropout, name=f"{name}_dropout_2")
+    return build.concatenate([x, new], name=f"{name}_concat")
+
+
+def _transition(build, x, reduction, dropout, preset, name):
+    """Halves height and width and keeps `reduction` of the channels."""
+    filters = int(x.shape[-1] * reduction)
+    if preset == "paper":
+        x = build.conv(x, filters, 1, name=f"{name}_conv")
+        x = build.bn_relu(build.dropout(x, dropout, name=f"{name}_dropout"), name)
+    else:
+        x = build.conv(build.bn_relu(x, name), filters, 1, name=f"{name}_conv")
+        x = build.dropout(x, dropout, name=f"{name}_dropout")
+    return build.average_pool(x, name=f"{name}_pool")

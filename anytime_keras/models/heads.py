@@ -1,0 +1,140 @@
+"""Heads that `to_anytime` puts on a network that was not built with exits, and how the network's own head ends."""
+
+import keras
+from keras import layers
+
+from anytime_keras import graph
+from anytime_keras.cost import rules
+from anytime_keras.models.blocks import logits_dtype
+
+DROPOUT = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D)
+_ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
+
+_POOLING = {3: layers.GlobalAveragePooling1D, 4: layers.GlobalAveragePooling2D, 5: layers.GlobalAveragePooling3D}
+_CONVOLUTION = {3: layers.Conv1D, 4: layers.Conv2D, 5: layers.Conv3D}
+
+
+class PoolHead:
+    """Global average pooling and a linear layer.
+
+    Features that do not come straight from an activation are normalised first, as the next layers of such a
+    network would do: maps by batch normalisation and ReLU, as the paper's exits; sequences, tokens and
+    vectors by layer normalisation, as before a transformer's own head.
+
+    Args:
+        num_classes: int.
+        activated: bool, whether the features come from an activation.
+        data_format: `"channels_last"` or `"channels_first"`.
+    """
+
+    def __init__(self, num_classes, activated, data_format):
+        self.num_classes = num_classes
+        self.activated = activated
+        self.data_format = data_format
+
+    def __call__(self, x, name):
+        rank, dtype = len(x.shape), policy_of(x)
+        if not self.activated:
+            if rank > 3:
+                x = self._bn_relu(x, name, dtype)
+            else:
+                axis = 1 if rank == 3 and self.data_format == "channels_first" else -1
+                x = layers.LayerNormalization(axis=axis, epsilon=1e-6, dtype=dtype, name=f"{name}_norm")(x)
+        return self._classify(x, name, dtype)
+
+    def _bn_relu(self, x, name, dtype):
+        axis = 1 if self.data_format == "channels_first" else -1
+        # Momentum and epsilon as in the families of this package.
+        x = layers.BatchNormalization(axis=axis, momentum=0.9, epsilon=1e-5, dtype=dtype, name=f"{name}_bn")(x)
+        return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
+
+    def _classify(self, x, name, dtype):
+        if len(x.shape) > 2:
+            x = _POOLING[len(x.shape)](data_format=self.data_format, dtype=dtype, name=f"{name}_pool")(x)
+        return layers.Dense(self.num_classes, dtype=logits_dtype(x), name=name)(x)
+
+
+class MSDHead(PoolHead):
+    """MSDNet's head: two 3x3 convolutions of stride 2, each with BN-ReLU, global average pooling and a linear layer."""
+
+    def __call__(self, x, name):
+        if len(x.shape) < 3:
+            raise ValueError(
+                f"`head='msd'` needs maps or sequences. Received: features of shape {x.shape} for '{name}'. "
+                "Pass `head='pool'`, or exits at layers before."
+            )
+        dtype, channels = policy_of(x), x.shape[1 if self.data_format == "channels_first" else -1]
+        for number in (1, 2):
+            x = _CONVOLUTION[len(x.shape)](
+                channels,
+                3,
+                strides=2,
+                padding="same",
+                use_bias=False,
+                kernel_initializer="he_normal",
+                data_format=self.data_format,
+                dtype=dtype,
+                name=f"{name}_conv_{number}",
+            )(x)
+            x = self._bn_relu(x, f"{name}_{number}", dtype)
+        return self._classify(x, name, dtype)
+
+
+HEADS = {"pool": PoolHead, "msd": MSDHead}
+
+
+def policy_of(x):
+    """Returns the dtype policy under which layers compute as `x` was computed, with variables of full precision."""
+    return keras.dtype_policies.get(f"mixed_{x.dtype}" if x.dtype in ("float16", "bfloat16") else x.dtype)
+
+
+def squeezes(call):
+    """Tells whether a call only drops axes of length 1, as after a classifier that is a 1x1 convolution."""
+    return sum(size != 1 for size in call.input_tensors[0].shape[1:]) <= 1
+
+
+def ending(output):
+    """Lists what the model does to its logits (softmax and the like) as (operation, its other arguments), in order."""
+    found, call = [], graph.producer(output)
+    while len(call.input_tensors) == 1 and not getattr(call.operation, "weights", None):
+        if call.input_tensors[0].shape == call.output_tensors[0].shape == output.shape:
+            found.append((call.operation, call))
+        elif not squeezes(call):
+            break
+        call = graph.producer(call.input_tensors[0])
+    if isinstance(call.operation, (layers.Dense, layers.EinsumDense, *rules.CONVOLUTIONS)):
+        if call.operation.activation is not keras.activations.linear:
+            found.append((layers.Activation(call.operation.activation, name="activation"), None))
+    return found[::-1]
+
+
+def end(logits, ending, name):
+    """Does to `logits` what the model's own head does, with layers of its own."""
+    for operation, call in ending:
+        config = {**operation.get_config(), "name": f"{name}_{operation.name}"}
+        if isinstance(operation, keras.Layer):
+            config["dtype"] = logits.dtype
+        args, kwargs = ((logits,), {}) if call is None else call.arguments.fill_in({id(call.input_tensors[0]): logits})
+        logits = type(operation).from_config(config)(*args, **kwargs)
+    return logits
+
+
+def is_activated(x):
+    """Tells whether features come from an activation, so that they need no normalisation before a linear layer."""
+    call = graph.producer(x)
+    while isinstance(call.operation, DROPOUT):
+        call = graph.producer(call.input_tensors[0])
+    operation = call.operation
+    if isinstance(operation, _ACTIVATIONS) or type(operation).__module__ == "keras.src.ops.nn":
+        return True
+    activation = None if graph.is_foreign(operation) else getattr(operation, "activation", None)
+    return activation not in (None, keras.activations.linear)
+
+
+def data_format(x):
+    """Returns the data format of the nearest layer before `x` that has one for tensors of its rank."""
+    for call in reversed(graph.calls(x)):
+        found = getattr(call.operation, "data_format", None)
+        if found in ("channels_last", "channels_first") and len(call.output_tensors[0].shape) == len(x.shape):
+            return found
+    return "channels_last"

@@ -1,0 +1,219 @@
+"""MSDNet: multi-scale dense networks with exits on the coarsest scale, as the AdaLoss paper has them.
+
+Papers: Hu, Dey, Hebert, Bagnell (AAAI 2019), appendix B; Huang, Chen, Li, Wu, van der Maaten, Weinberger (ICLR 2018),
+whose own networks are in `msdnet_published.py`. Where the papers do not say, we do as the authors' code does
+(https://github.com/EchoWho/AnytimeNeuralNetwork_public):
+
+- a network of depth d has d units: the first layer, dense layers, and between blocks a transition each;
+- a block drops the finest scale: the transition compresses all scales, the next dense layer reads the finest one last;
+- an exit's head is two 3x3 convolutions with stride 2 (as wide as the features; 128 on small images), global average
+  pooling and a linear layer;
+- He normal initialisation of convolutions and linear layers; batch normalisation with momentum .9.
+
+MSDNet33 has blocks of 8, 8, 8 and 9 units and exits every 7 units from the 5th in the text; blocks of 9, 8, 8 and 8
+units and exits every 6 from the 9th in the code: `ak.models.build("msdnet33", preset="paper" | "authors_code")`.
+
+Deviations: a 1x1 convolution is never wider than its input, as in Huang et al. (the named networks have none that
+would be), and features that no later exit reads are left out of the network.
+"""
+
+import keras
+
+from anytime_keras.models.anytime_model import AnytimeModel
+from anytime_keras.models.blocks import (
+    STEMS,
+    Builder,
+    check_choice,
+    check_fraction,
+    check_image_shape,
+    check_positive,
+    check_positive_list,
+)
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class MSDNet(AnytimeModel):
+    """The MSDNet of the AdaLoss paper.
+
+    `ak.models.build` knows `"msdnet23"`, `"msdnet33"` and `"msdnet38"`.
+
+    Args:
+        blocks: list of int, units in each block, such as (10, 9, 10, 9) for MSDNet38. The first block begins with the
+            first layer, each later one with a transition; all other units are dense layers. Each block but the
+            first has one scale fewer than the one before.
+        exit_every: int, an exit after every so many units, counted so that the last unit has one.
+        first_exit: int, units before this one (counted from 1) have no exit.
+        growth_rate: int, channels that a dense layer adds at the finest scale.
+        factors: list of int, one a scale from the finest on: how many times wider that scale's features are, and by
+            how much a 1x1 convolution that reads the scale is wider than the 3x3 convolution after it.
+        channels: int, the first layer's filters at the finest scale, or None for twice the growth rate.
+        reduction: float in (0, 1], the share of the channels that a transition keeps.
+        stem: `"small"`, a 3x3 convolution, or `"ilsvrc"`, a 7x7 convolution and a max pooling, each with stride 2.
+        input_shape: (height, width, channels) of the images.
+        num_classes: int.
+        name: str or None.
+        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+
+    Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.MSDNet([5, 5, 5], exit_every=4, stem="small", factors=[1, 2, 4], growth_rate=6,
+    ...                          input_shape=(32, 32, 3), num_classes=10)
+    >>> model.num_exits
+    4
+    """
+
+    def __init__(
+        self,
+        blocks,
+        exit_every,
+        first_exit=1,
+        growth_rate=16,
+        factors=(1, 2, 4, 4),
+        channels=None,
+        reduction=0.5,
+        stem="ilsvrc",
+        input_shape=(224, 224, 3),
+        num_classes=1000,
+        name=None,
+        dtype=None,
+        **kwargs,
+    ):
+        channels = 2 * growth_rate if channels is None else channels
+        blocks = check_positive_list("blocks", blocks)
+        factors = check_positive_list("factors", factors)
+        check_positive(exit_every=exit_every, first_exit=first_exit, growth_rate=growth_rate, channels=channels)
+        check_positive(num_classes=num_classes)
+        check_fraction(reduction=reduction)
+        check_choice("stem", stem, STEMS)
+        input_shape = check_image_shape(input_shape)
+        if len(blocks) > len(factors):
+            raise ValueError(
+                "Each block but the first drops a scale, so `blocks` must not be longer than `factors`. "
+                f"Received: blocks={blocks}, factors={factors}."
+            )
+        if min(blocks) < 2:
+            raise ValueError(
+                "Each block needs two units: a dense layer, and the first layer or a transition. "
+                f"Received: blocks={blocks}."
+            )
+        depth = sum(blocks)
+        for argument, value in (("exit_every", exit_every), ("first_exit", first_exit)):
+            if value > depth:
+                raise ValueError(
+                    f"`{argument}` must not exceed the number of units, the sum of `blocks`. "
+                    f"Received: {argument}={value}, blocks={blocks}."
+                )
+
+        # === Graph ===
+        build = MultiScaleBuilder(growth_rate, factors, reduction, stem, dtype)
+        image = keras.Input(input_shape, name="image")
+        scales, exits, unit = None, {}, 0
+        for block, units in enumerate(blocks):
+            for within in range(units):
+                unit += 1
+                if within > 0:
+                    scales = build.dense_layer(scales, finest=block, name=f"unit_{unit}")
+                elif block == 0:
+                    scales = build.first_layer(image, channels, name=f"unit_{unit}")
+                else:
+                    scales = build.transition(scales, name=f"unit_{unit}")
+                if unit >= first_exit and (depth - unit) % exit_every == 0:
+                    exit_name = f"exit_{len(exits) + 1}"
+                    exits[exit_name] = build.exit(scales, num_classes, exit_name)
+        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
+
+        # === Config ===
+        self.blocks = blocks
+        self.exit_every = exit_every
+        self.first_exit = first_exit
+        self.growth_rate = growth_rate
+        self.factors = factors
+        self.channels = channels
+        self.reduction = reduction
+        self.stem = stem
+        self.image_shape = input_shape
+        self.num_classes = num_classes
+
+    def get_config(self):
+        return {
+            "blocks": self.blocks,
+            "exit_every": self.exit_every,
+            "first_exit": self.first_exit,
+            "growth_rate": self.growth_rate,
+            "factors": self.factors,
+            "channels": self.channels,
+            "reduction": self.reduction,
+            "stem": self.stem,
+            "input_shape": self.image_shape,
+            "num_classes": self.num_classes,
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+
+class MultiScaleBuilder(Builder):
+    """Makes the layers of an MSDNet. Features are a dict from a scale, 0 the finest, to its map; each scale is half as
+    wide in space as the one before. Arguments are those of the families.
+    """
+
+    def __init__(self, growth_rate, factors, reduction, stem, dtype=None, symmetric=False):
+        super().__init__(dtype, symmetric)
+        self.growth_rate = growth_rate
+        self.factors = factors
+        self.reduction = reduction
+        self.stem = stem
+
+    def first_layer(self, image, channels, name):
+        first = f"{name}_scale_0"
+        filters = channels * self.factors[0]
+        x = (
+            self.ilsvrc_stem(image, filters, first)
+            if self.stem == "ilsvrc"
+            else self.conv_bn_relu(image, filters, 3, name=first)
+        )
+        scales = {0: x}
+        for scale in range(1, len(self.factors)):
+            x = self.conv_bn_relu(x, channels * self.factors[scale], 3, strides=2, name=f"{name}_scale_{scale}")
+            scales[scale] = x
+        return scales
+
+    def dense_layer(self, scales, finest, name):
+        """Widens every scale from `finest` on; each reads itself and, half and half, the next finer scale if any."""
+        wider = {}
+        for scale in range(finest, len(self.factors)):
+            new = self.growth_rate * self.factors[scale]
+            prefix = f"{name}_scale_{scale}"
+            parts = [scales[scale]]
+            if scale - 1 in scales:
+                parts.append(self._edge(scales[scale - 1], new // 2, self.factors[scale - 1], 2, f"{prefix}_down"))
+                new -= new // 2
+            parts.append(self._edge(scales[scale], new, self.factors[scale], 1, f"{prefix}_same"))
+            wider[scale] = self.concatenate(parts, name=f"{prefix}_concat")
+        return wider
+
+    def _edge(self, x, filters, factor, strides, name):
+        """A 1x1 and a 3x3 convolution, BN-ReLU after each."""
+        x = self.conv_bn_relu(x, min(factor * filters, x.shape[-1]), 1, name=f"{name}_1")
+        return self.conv_bn_relu(x, filters, 3, strides, name=f"{name}_2")
+
+    def transition(self, scales, name):
+        """Keeps `reduction` of each scale's channels."""
+        return {
+            scale: self.conv_bn_relu(
+                x,
+                int(self.reduction * (x.shape[-1] // self.factors[scale])) * self.factors[scale],
+                1,
+                name=f"{name}_scale_{scale}",
+            )
+            for scale, x in scales.items()
+        }
+
+    def exit(self, scales, num_classes, name):
+        coarsest = scales[max(scales)]
+        return self.classify_by_convs(coarsest, num_classes, 128 if self.stem == "small" else None, name)

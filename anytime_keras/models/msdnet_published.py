@@ -1,0 +1,149 @@
+"""MSDNet as its authors published it.
+
+Paper: Huang, Chen, Li, Wu, van der Maaten, Weinberger (ICLR 2018), https://arxiv.org/abs/1703.09844; what it leaves
+open is as in the authors' PyTorch code, https://github.com/kalviny/MSDNet-PyTorch: with that network's weights, ours
+gives the same outputs (`tests/models/test_msdnet_published.py`). It differs from `msdnet.py` in this:
+
+- only dense layers count; the finest scale is dropped after each S-th part of them, S the number of scales;
+- the first dense layer without a scale reads that scale uncompressed, and a transition then compresses its results;
+- layers with a stride pad alike on all sides.
+
+Deviations: convolutions have no bias (theirs has one in the first convolution for ILSVRC, where the batch
+normalisation after it makes it idle); He normal initialisation (theirs is PyTorch's default, as what it sets never
+reaches the inner layers); the exits pool all of the last map (theirs pools 2x2, the same at 224x224 and 32x32);
+features that no later exit reads are left out.
+"""
+
+import math
+
+import keras
+
+from anytime_keras.models.anytime_model import AnytimeModel
+from anytime_keras.models.blocks import (
+    STEMS,
+    check_choice,
+    check_fraction,
+    check_image_shape,
+    check_positive,
+    check_positive_list,
+)
+from anytime_keras.models.msdnet import MultiScaleBuilder
+
+STEPS = ("even", "growing")
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class PublishedMSDNet(AnytimeModel):
+    """The MSDNet of Huang et al.
+
+    `ak.models.build` knows `"msdnet_step4"`, `"msdnet_step6"` and `"msdnet_step7"` for ILSVRC, and
+    `"msdnet_cifar_10exits"`, `"msdnet_cifar_7exits"` and `"msdnet_cifar_growing"` for 32x32 images.
+
+    Args:
+        num_exits: int.
+        base: int, dense layers before the first exit.
+        step: int, dense layers between two exits.
+        steps: `"even"`, or `"growing"` for one time `step` plus 1 layers before the second exit, two times
+            `step` plus 1 before the third, and so on.
+        growth_rate: int, channels that a dense layer adds at the finest scale.
+        factors: list of int, one a scale from the finest on: how many times wider that scale's features are, and by
+            how much a 1x1 convolution that reads the scale is wider than the 3x3 convolution after it.
+        channels: int, the first layer's filters at the finest scale.
+        reduction: float in (0, 1], the share of the channels that a transition keeps.
+        stem: `"small"`, a 3x3 convolution, or `"ilsvrc"`, a 7x7 convolution and a max pooling, each with stride 2.
+        input_shape: (height, width, channels) of the images.
+        num_classes: int.
+        name: str or None.
+        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+
+    Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("msdnet_cifar_growing", num_exits=4, num_classes=100)
+    >>> model.num_exits
+    4
+    """
+
+    def __init__(
+        self,
+        num_exits,
+        base=4,
+        step=4,
+        steps="even",
+        growth_rate=16,
+        factors=(1, 2, 4, 4),
+        channels=32,
+        reduction=0.5,
+        stem="ilsvrc",
+        input_shape=(224, 224, 3),
+        num_classes=1000,
+        name=None,
+        dtype=None,
+        **kwargs,
+    ):
+        check_positive(num_exits=num_exits, base=base, step=step, growth_rate=growth_rate, channels=channels)
+        check_positive(num_classes=num_classes)
+        check_choice("steps", steps, STEPS)
+        factors = check_positive_list("factors", factors)
+        check_fraction(reduction=reduction)
+        check_choice("stem", stem, STEMS)
+        input_shape = check_image_shape(input_shape)
+
+        # === Graph ===
+        exit_layers = _exit_layers(num_exits, base, step, steps)
+        layers_a_scale = math.ceil(exit_layers[-1] / len(factors))
+        build = MultiScaleBuilder(growth_rate, factors, reduction, stem, dtype, symmetric=True)
+        image = keras.Input(input_shape, name="image")
+        scales, exits = build.first_layer(image, channels, name="layer_0"), {}
+        for layer in range(1, exit_layers[-1] + 1):
+            finest = (layer - 1) // layers_a_scale
+            drops = finest > min(scales)
+            scales = build.dense_layer(scales, finest, name=f"layer_{layer}")
+            if drops:
+                scales = build.transition(scales, name=f"layer_{layer}_transition")
+            if layer in exit_layers:
+                exit_name = f"exit_{len(exits) + 1}"
+                exits[exit_name] = build.exit(scales, num_classes, exit_name)
+        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
+
+        # === Config ===
+        self.base = base
+        self.step = step
+        self.steps = steps
+        self.growth_rate = growth_rate
+        self.factors = factors
+        self.channels = channels
+        self.reduction = reduction
+        self.stem = stem
+        self.image_shape = input_shape
+        self.num_classes = num_classes
+
+    def get_config(self):
+        return {
+            "num_exits": self.num_exits,
+            "base": self.base,
+            "step": self.step,
+            "steps": self.steps,
+            "growth_rate": self.growth_rate,
+            "factors": self.factors,
+            "channels": self.channels,
+            "reduction": self.reduction,
+            "stem": self.stem,
+            "input_shape": self.image_shape,
+            "num_classes": self.num_classes,
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+
+def _exit_layers(num_exits, base, step, steps):
+    """Lists the dense layers, counted from 1, after which there are exits."""
+    layers = [base]
+    for number in range(1, num_exits):
+        layers.append(layers[-1] + (step if steps == "even" else step * number + 1))
+    return layers

@@ -1,0 +1,127 @@
+"""Places in a network that can carry an exit, and the choice of some of them."""
+
+import itertools
+
+import keras
+
+from anytime_keras import _errors, graph
+from anytime_keras.cost.exit_costs import macs_by_call, tail
+
+
+def possible(model, output, keeps_head, at_least=1, input_shape=None):
+    """Lists the places for exits before the network's own answer, and the cost of the whole.
+
+    A place is where the graph is one tensor wide (a residual join, a block's end). Of places between which nothing
+    is multiplied, as a convolution, its normalisation and its activation, the last before the shape changes
+    counts. Where the head begins, the network's own answer costs the same, so that is no place. A network with
+    too few such places (NASNet, whose cells all read the last two) has them where the graph is two tensors wide.
+
+    Args:
+        model: functional model.
+        output: tensor, the result of the network as `graph.flatten` gives it.
+        keeps_head: bool, whether the network ends in a head of its own.
+        at_least: int, how many places are wanted.
+        input_shape: as in `anytime_keras.cost.exit_costs`; None counts open sizes as 224 in images and 128 elsewhere.
+
+    Returns:
+        A list of (call, MACs) and the MACs of the whole, both for one sample.
+    """
+    recorded = graph.calls(output, model.inputs)
+    macs = macs_by_call(keras.Model(model.input, output), input_shape=input_shape or _nominal_shapes(model))
+    costs = [macs[id(call)] for call in recorded]
+    head = tail(recorded) if keeps_head else set()
+    before_head = sum(cost for call, cost in zip(recorded, costs) if id(call) not in head)
+    found = {}
+    for width in (1, 2):
+        for work, group in itertools.groupby(graph.narrow(recorded, costs, width), key=lambda place: place[1]):
+            call = _last_before_shape_changes([call for call, _ in group])
+            if work < before_head and unfit(call) is None:
+                found.setdefault(work, call)
+        if len(found) >= at_least:
+            break
+    return [(found[work], work) for work in sorted(found)], sum(costs)
+
+
+def _last_before_shape_changes(group):
+    shape = group[0].output_tensors[0].shape
+    return list(itertools.takewhile(lambda call: call.output_tensors[0].shape == shape, group))[-1]
+
+
+def _nominal_shapes(model):
+    return [
+        tuple((224 if len(x.shape) > 3 else 128) if size is None else size for size in x.shape[1:])
+        for x in model.inputs
+    ]
+
+
+def spread(places, total, num_exits):
+    """Picks `num_exits - 1` of the places so that they and the last exit divide the total cost evenly."""
+    wanted = num_exits - 1
+    if wanted > len(places):
+        raise ValueError(
+            f"`num_exits` is more than the network has places for: at most {len(places) + 1} here, its own answer "
+            f"included. Received: num_exits={num_exits}. Places: {[call.operation.name for call, _ in places]}. "
+            "Name other layers in `exits` to have more."
+        )
+    picked, start = [], 0
+    for number in range(1, num_exits):
+        free = places[start : len(places) - (wanted - number)]  # leaves one for each exit still to come
+        nearest = min(range(len(free)), key=lambda place: abs(free[place][1] - total * number / num_exits))
+        picked.append(free[nearest][0])
+        start += nearest + 1
+    return picked
+
+
+def named(model, output, opened, names):
+    """Returns the calls whose results the named layers give, in the order in which they are computed."""
+    recorded = graph.calls(output, model.inputs)
+    known = {}
+    for call in recorded:
+        known.setdefault(call.operation.name, []).append(call)
+    for name, results in opened.items():
+        known.setdefault(name, [graph.producer(flat[0]) for flat in results])
+    picked = {name: _only(name, known, model, output) for name in names}
+    if len({id(call) for call in picked.values()}) < len(names):
+        raise ValueError(f"`exits` must name different places. Received: exits={names}.")
+    order = {id(call): place for place, call in enumerate(recorded)}
+    return sorted(picked.values(), key=lambda call: order[id(call)])
+
+
+def _only(name, known, model, output):
+    calls = known.get(name, [])
+    if not calls:
+        reason = _why_unknown(name, known, model)
+    elif len(calls) > 1:
+        reason = f"it is called {len(calls)} times, which leaves open which result is meant; name a layer after it"
+    elif any(tensor is output for tensor in calls[0].output_tensors):
+        reason = "its result is the network's own answer, which is the last exit anyway"
+    else:
+        reason = unfit(calls[0])
+    if reason:
+        raise ValueError(f"Layer '{name}' cannot carry an exit: {reason}. Received: exits={name!r} for '{model.name}'.")
+    return calls[0]
+
+
+def _why_unknown(name, known, model):
+    if any(graph.producer(tensor).operation.name == name for tensor in model.inputs):
+        return "it is an input, nothing has been computed there"
+    for layer in model.layers:
+        inner = [inside.name for inside in layer._flatten_layers(include_self=False)]
+        if name in inner:
+            return (
+                f"it is inside '{layer.name}' of type {type(layer).__name__}, whose insides are no part of the graph; "
+                f"the nearest place is '{layer.name}'"
+            )
+    return f"no such layer is on the way to the model's output. {_errors.nearest(name, known)}".removesuffix(".")
+
+
+def unfit(call):
+    """Returns why a call's result cannot be what an exit reads, or None."""
+    if len(call.output_tensors) > 1:
+        return f"its result is {len(call.output_tensors)} tensors, where an exit reads one"
+    x = call.output_tensors[0]
+    if not keras.backend.is_float_dtype(x.dtype):
+        return f"its result holds {x.dtype}, where an exit reads floating point features"
+    if not 2 <= len(x.shape) <= 5:
+        return f"its result has shape {x.shape}, where an exit reads (batch, ..., channels) with 2 to 5 axes"
+    return None
