@@ -19,7 +19,7 @@ class Pipeline:
         examples: `ArrayExamples`, `FileExamples` or `StreamExamples`.
         batch_size: int.
         mean, std: of each channel, in units of 0 to 1; images become `(image - mean) / std`.
-        augment: function `(images, seed) -> images` or None.
+        augment: function `(images, labels, seed) -> (images, labels)` or None.
         num_classes: int to give labels as one-hot vectors, or None to give them as numbers.
         seed: int.
     """
@@ -40,13 +40,13 @@ class Pipeline:
     def finish(self, images, labels, seed=None):
         """Scales, augments where there is a seed, and normalises; also within a traced function."""
         images = ops.cast(images, "float32")
+        if self.num_classes is not None:
+            labels = ops.one_hot(labels, self.num_classes, dtype="float32")
         if seed is not None and self.augment is not None:
-            images = self.augment(images * self.examples.scale, seed)
+            images, labels = self.augment(images * self.examples.scale, labels, seed)
             images = images / self.std - self.shift
         else:
             images = images * self.factor - self.shift
-        if self.num_classes is not None:
-            labels = ops.one_hot(labels, self.num_classes, dtype="float32")
         return images, labels
 
 
@@ -176,9 +176,14 @@ class ArrayBatches(keras.utils.PyDataset):
         if self._order[0] != epoch:
             numbers = np.arange(len(self.pipeline.examples))
             if self.training:
-                numbers = np.random.default_rng([self.pipeline.seed, epoch]).permutation(numbers)
+                numbers = epoch_order(self.pipeline.seed, epoch, len(numbers))
             self._order = (epoch, numbers)
         return self._order[1]
+
+
+def epoch_order(seed, epoch, count):
+    """The numbers of `count` images in the order in which an epoch of an `ArrayPipeline` sees them."""
+    return np.random.default_rng([seed, epoch]).permutation(np.arange(count))
 
 
 def _rngs(seed, epoch, numbers):

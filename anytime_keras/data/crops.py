@@ -54,6 +54,8 @@ def to_array(image):
 def center_crop(image, size, short_side=None):
     """Scales the shorter side to `short_side` pixels and cuts the middle: the paper's single crop (224 of 256).
 
+    Scales bilinearly and averages pixels where the image shrinks.
+
     Args:
         image: `PIL.Image.Image` of any size.
         size: (height, width) of the crop.
@@ -76,7 +78,9 @@ def center_crop(image, size, short_side=None):
 def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
     """Cuts a random part of random area and shape and scales it: the usual training crop of ILSVRC.
 
-    Reference: Szegedy et al., 2015; as in fb.resnet.torch, which the authors' code follows.
+    Reference: Szegedy et al., 2015; as in fb.resnet.torch, which the authors' code follows, but for two details: the
+    shape's logarithm is uniform, as in torchvision, and pixels are averaged when an image shrinks. Where ten parts do
+    not fit into the image, it is the central one.
 
     Args:
         image: `PIL.Image.Image` of any size.
@@ -96,4 +100,4 @@ def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3
             left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
             box = (left, top, left + width, top + height)
             return to_array(image.resize((size[1], size[0]), Image.BILINEAR, box=tuple(map(float, box))))
-    return center_crop(image, size)
+    return center_crop(image, size, short_side=min(size))

@@ -41,12 +41,15 @@ class ArrayExamples:
 
     def moments(self, limit=None):
         """Mean and standard deviation of each channel over all pixels, in units of 0 to 1; two float arrays."""
-        total, squares, count = 0.0, 0.0, 0
-        for start in range(0, len(self), 1000):
-            pixels = self.images[start : start + 1000].astype("float64").reshape(-1, self.image_shape[-1]) * self.scale
-            total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
-        mean = total / count
-        return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        channels, width = self.image_shape[-1], self.image_shape[-1] * self.image_shape[-2]
+        total, squares = np.zeros(width), np.zeros(width)
+        for start in range(0, len(self), 100):
+            lines = self.images[start : start + 100].astype("float64").reshape(-1, width)
+            total += lines.sum(0)
+            squares += np.square(lines, out=lines).sum(0)
+        count = self.images.size // channels
+        mean, square = (part.reshape(-1, channels).sum(0) / count for part in (total, squares))
+        return self.scale * mean, self.scale * np.sqrt(np.maximum(square - mean**2, 0.0))
 
 
 class FileExamples:

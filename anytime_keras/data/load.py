@@ -9,7 +9,7 @@ import numpy as np
 
 from anytime_keras import _errors
 from anytime_keras.data import augment as augmentation
-from anytime_keras.data import sources, splits
+from anytime_keras.data import sources, splits, tiny_imagenet
 from anytime_keras.data.batches import pipeline
 
 
@@ -27,13 +27,15 @@ class DataSet:
         mean, std: arrays of shape (channels,), of the training images with values from 0 to 1.
         batch_size, seed, split_seed: ints.
         augment: list of the steps that training images go through.
+        one_hot: bool, whether labels are float vectors.
     """
 
     def __init__(self, source, batch_size, augment, seed, split_seed, one_hot):
         self.name, self.class_names = source.name, list(source.class_names)
         self.num_classes = len(self.class_names)
-        self.batch_size, self.seed, self.split_seed, self.one_hot = batch_size, seed, split_seed, one_hot
+        self.batch_size, self.seed, self.split_seed = batch_size, seed, split_seed
         self.augment = list(augment)
+        self.one_hot = one_hot or any(step in augmentation.MIXES for step in self.augment)
         self.examples = source.splits
         self.sizes = {split: len(examples) for split, examples in self.examples.items()}
         self.image_shape = self.examples["train"].image_shape
@@ -48,7 +50,7 @@ class DataSet:
                 self.std,
                 augment=augmented,
                 seed=seed,
-                num_classes=self.num_classes if one_hot else None,
+                num_classes=self.num_classes if self.one_hot else None,
             )
             for split, examples in self.examples.items()
         }
@@ -71,6 +73,10 @@ class DataSet:
     @property
     def steps_per_epoch(self):
         return self._pipelines["train"].steps
+
+    def pipeline(self, split):
+        """Returns what makes a split's batches of its stored examples, a `Pipeline`; None without such a split."""
+        return self._pipelines.get(split)
 
     def training_stream(self, first_epoch=0):
         """Training batches of this epoch and all after it, without end: each epoch's order and augmentation follow from
@@ -119,21 +125,25 @@ def load(
     batches are `tf.data.Dataset`s, elsewhere `keras.utils.PyDataset`s.
 
     Args:
-        data: a name (`"digits"`, `"cifar10"`, any image classification set of tensorflow-datasets); a folder of images,
+        data: a name (`"digits"`, `"cifar10"`, any image classification set of tensorflow-datasets, `"tiny_imagenet"`
+            with its published folder under `data_dir`); a folder of images,
             `folder/<split>/<class>/<image>` or `folder/<class>/<image>`; an `.npz` file or a dict with arrays
             `x_train`, `y_train` and perhaps `x_validation`, `y_validation`, `x_test`, `y_test`; or a pair `(x, y)`.
         batch_size: int.
         validation: share or number of training images to hold out, class by class; 0 for none; None for the data set's
             default (5,000 for CIFAR, a tenth otherwise). Without effect where the data has a validation split.
         test: likewise, where the data has no test split.
-        augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), `"default"` for what the
-            paper does with the data set, or None.
+        augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), in one string with commas
+            between them too; `"default"` for what the paper's text does with the data set; or None. The authors' code
+            for SVHN is `"brightness,contrast,elastic,pad_crop"`. Steps of keras-cv need `pip install
+            anytime-keras[cv]` and TensorFlow.
         image_size: (height, width) to crop to, for images of different sizes: the central crop after scaling the short
             side to 256/224 of the crop's, in training a random part of random size.
         seed: int, of shuffling and augmentation.
         split_seed: int, of the hold-outs, so that runs with other seeds share their test images.
-        one_hot: bool, labels as float vectors.
-        data_dir: where tensorflow-datasets keeps its data.
+        one_hot: bool, labels as float vectors of shape `(batch, num_classes)`; always so where `augment` mixes images
+            (`mix_up`, `cut_mix`).
+        data_dir: where tensorflow-datasets keeps its data, or Tiny ImageNet lies; None for its default.
         download: bool, whether tensorflow-datasets may download.
 
     Returns:
@@ -188,13 +198,16 @@ def _source(data, image_size, data_dir, download):
         )
     path = pathlib.Path(data)
     if path.is_dir():
-        return sources.folder(path, image_size)
+        read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else sources.folder
+        return read(path, image_size)
     if path.is_file():
         if path.suffix != ".npz":
             raise ValueError(f"A data file must be an .npz of arrays. Received: '{path}'. Or pass a folder of images.")
         return sources.npz(path)
     if str(data) == "digits":
         return sources.digits()
+    if str(data) == "tiny_imagenet":
+        return tiny_imagenet.load(tiny_imagenet.find(data_dir), image_size)
     if path.is_absolute() or path.suffix == ".npz" or str(data).startswith((".", "~")):
         raise ValueError(f"There is no file or folder '{data}'. {_errors.nearest(data, sources.names())}")
     return sources.from_tfds(str(data), image_size, data_dir, download)

@@ -107,4 +107,4 @@ def test_a_set_that_is_not_there_is_told(tmp_path):
 
 
 def test_the_papers_four_are_known():
-    assert set(sources.KNOWN) == {"cifar10", "cifar100", "svhn_cropped", "imagenet2012"}
+    assert {"cifar10", "cifar100", "svhn_cropped", "imagenet2012"} < set(sources.KNOWN)

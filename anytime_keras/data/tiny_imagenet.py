@@ -1,0 +1,92 @@
+"""Tiny ImageNet 200 from its published folder: 200 classes of ImageNet at 64x64, 500 training images each.
+
+The published test images have no labels; as is usual, the 10,000 published validation images serve as test, and
+validation is held out of train.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+
+from anytime_keras.data.sources import Source, from_files, list_images
+
+FOLDER = "tiny-imagenet-200"
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+
+
+def is_folder(path):
+    """Tells whether a folder has Tiny ImageNet's layout."""
+    return all((path / part).exists() for part in ("wnids.txt", "train", "val/val_annotations.txt"))
+
+
+def find(data_dir=None):
+    """Returns the folder `tiny-imagenet-200`: `data_dir` itself or in it.
+
+    Args:
+        data_dir: path; None looks where tensorflow-datasets keeps its data (`TFDS_DATA_DIR` or
+            `~/tensorflow_datasets`).
+
+    Raises:
+        ValueError: if it is not there; says where to get it.
+    """
+    place = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    for path in (place, place / FOLDER):
+        if is_folder(path):
+            return path
+    raise ValueError(
+        f"'tiny_imagenet' needs the folder '{place / FOLDER}' with wnids.txt, words.txt, train/ and val/. Received: "
+        f"data_dir={data_dir!r}, where there is no such folder. Unpack {URL} there, or pass the `data_dir` that holds "
+        "it."
+    )
+
+
+def load(path, image_size=None):
+    """Reads the training images and, as test, the published validation images.
+
+    Classes are numbered in the order of their WordNet numbers, as folder loaders do, not in that of wnids.txt; their
+    names are the words of words.txt.
+
+    Args:
+        path: the folder, as `find` returns it.
+        image_size: (height, width) to crop to; None keeps 64x64.
+
+    Returns:
+        A `Source` of RGB images; grey files become RGB.
+
+    Raises:
+        ValueError: if a class has no images or no words, or a validation image has no class; says which.
+    """
+    wnids = sorted((path / "wnids.txt").read_text().split())
+    words = dict(line.split("\t", 1) for line in (path / "words.txt").read_text().splitlines() if "\t" in line)
+    for wnid in wnids:
+        if wnid not in words:
+            raise ValueError(f"'{path / 'words.txt'}' has no words for a class of wnids.txt. Received: '{wnid}'.")
+    files = {"train": _training_files(path / "train", wnids), "test": _validation_files(path / "val", wnids)}
+    source = from_files("tiny_imagenet", files, [words[wnid] for wnid in wnids], image_size)
+    return Source("tiny_imagenet", source.splits, source.class_names)
+
+
+def _training_files(place, wnids):
+    paths, labels = [], []
+    for label, wnid in enumerate(wnids):
+        folder = place / wnid / "images"
+        found = list_images(folder) if folder.is_dir() else []
+        if not found:
+            raise ValueError(f"'{folder}' must hold the training images of a class. Received: none.")
+        paths.extend(found)
+        labels.extend([label] * len(found))
+    return paths, np.array(labels)
+
+
+def _validation_files(place, wnids):
+    """The images that val_annotations.txt lists, one a line: file name, class, box; parted by tabs."""
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    paths, labels = [], []
+    for line in (place / "val_annotations.txt").read_text().splitlines():
+        name, wnid, *_ = [*line.split("\t"), ""]
+        if wnid not in label_of:
+            raise ValueError(f"'{place / 'val_annotations.txt'}' must give each image a class. Received: {line!r}.")
+        paths.append(str(place / "images" / name))
+        labels.append(label_of[wnid])
+    return paths, np.array(labels)
