@@ -1,6 +1,7 @@
 """Keras's backend, as far as it differs: compiled functions, finished work, and what machine this is."""
 
 import datetime
+import functools
 import importlib.metadata
 import platform
 
@@ -24,7 +25,9 @@ def compiled(model, jit=None):
 
         if jit is None:
             jit = bool(tf.config.list_physical_devices("GPU"))
-        return tf.function(lambda inputs: model(inputs, training=False), jit_compile=jit, reduce_retracing=True)
+        # Not a lambda: TensorFlow would take those of several models for one function that is traced again and again.
+        forward = functools.partial(model, training=False)
+        return tf.function(forward, jit_compile=jit, reduce_retracing=True)
     if keras.backend.backend() == "jax":
         import jax
 

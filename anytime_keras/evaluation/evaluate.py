@@ -45,7 +45,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     tallies = {exit_name: _Tally(exit_name) for exit_name in names}
     forward = runtime.compiled(model)
     example = None
-    for x, y in _batches(data, batch_size):
+    for x, y in batches(data, batch_size):
         example = keras.tree.map_structure(lambda value: value[:1], x) if example is None else example
         outputs = runtime.finish(forward(x))
         for exit_name, output in zip(names, _in_order(outputs, names)):
@@ -76,7 +76,8 @@ def _in_order(outputs, names):
     return outputs if isinstance(outputs, (list, tuple)) else [outputs]
 
 
-def _batches(data, batch_size):
+def batches(data, batch_size=256):
+    """Yields (x, y) of what `evaluate` takes as data."""
     if isinstance(data, (tuple, list)):
         if len(data) != 2:
             raise ValueError(f"`data` must be batches, or a pair (x, y) of arrays. Received: {len(data)} things.")
@@ -89,7 +90,7 @@ def _batches(data, batch_size):
             yield keras.tree.map_structure(lambda array: array[start : start + batch_size], (x, y))
         return
     if isinstance(data, keras.utils.PyDataset):
-        data = (data[index] for index in range(data.num_batches))
+        data = map(data.__getitem__, range(data.num_batches))
     for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise ValueError(f"`data` must give batches (x, y). Received: a batch of type {type(batch).__name__}.")
