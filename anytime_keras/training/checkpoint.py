@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 import warnings
 
 import keras
@@ -55,13 +56,22 @@ class Checkpoints:
         for old in self._all()[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def restore(self, model, weighting):
+    def epochs(self):
+        """Lists the epochs after which there is a checkpoint."""
+        return [int(place.name.removeprefix("epoch-")) for place in self._all()]
+
+    def restore(self, model, weighting, latest=None):
         """Restores the latest whole checkpoint into a compiled model and a weighting.
+
+        Args:
+            model, weighting: as in `save`.
+            latest: int, take none after this epoch; None takes any.
 
         Returns:
             The number of epochs done and the list of their logs; 0 and [] if there is no checkpoint.
         """
-        for place in reversed(self._all()):
+        wanted = [place for place, epoch in zip(self._all(), self.epochs()) if latest is None or epoch <= latest]
+        for place in reversed(wanted):
             try:
                 state = json.loads((place / "state.json").read_text())
                 weights = place / "training.weights.h5"
@@ -109,15 +119,56 @@ def _sha256(path):
 
 
 class Checkpointing(keras.callbacks.Callback):
-    """Saves a checkpoint and the history after every epoch."""
+    """Writes the history after every epoch, a checkpoint after every few epochs and after the last.
 
-    def __init__(self, checkpoints, weighting, history, csv):
+    Args:
+        checkpoints: `Checkpoints`.
+        weighting: `Weighting` or None.
+        history: list of dicts, grows by an epoch's logs.
+        csv: path of the history's file.
+        every: int, epochs from one checkpoint to the next.
+    """
+
+    def __init__(self, checkpoints, weighting, history, csv, every=1):
         super().__init__()
         self.checkpoints, self.weighting, self.history, self.csv = checkpoints, weighting, history, csv
+        self.every, self._saved = every, None
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
-        self.checkpoints.save(self.model, self.weighting, epoch + 1, self.history)
+        if (epoch + 1) % self.every == 0:
+            self._save()
         names = list(self.history[0])
         rows = [",".join(names), *(",".join(repr(row.get(name, "")) for name in names) for row in self.history)]
         write(self.csv, "\n".join(rows) + "\n")
+
+    def on_train_end(self, logs=None):
+        if self.history and self._saved != self.history[-1]["epoch"]:
+            self._save()
+
+    def _save(self):
+        self._saved = self.history[-1]["epoch"]
+        self.checkpoints.save(self.model, self.weighting, self._saved, self.history)
+
+
+class StopInTime(keras.callbacks.Callback):
+    """Stops training at the end of an epoch if another one as long would end too late.
+
+    Args:
+        seconds: float, from now.
+
+    Attributes:
+        stopped: bool, whether it did.
+    """
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.deadline, self.stopped = time.monotonic() + seconds, False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._begun = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.monotonic()
+        if epoch + 1 < self.params["epochs"] and now + (now - self._begun) > self.deadline:
+            self.stopped = self.model.stop_training = True

@@ -1,42 +1,30 @@
 """`train`: a recipe and a folder in; a trained model, its logs and its curve out."""
 
-import dataclasses
-import json
-import pathlib
-
-import keras
-
-from anytime_keras import evaluation
-from anytime_keras.training.checkpoint import Checkpointing, Checkpoints, write
+from anytime_keras import _errors
+from anytime_keras.training import scan
 from anytime_keras.training.progress import ProgressBar
-from anytime_keras.training.recipe import Recipe
-from anytime_keras.weighting import LossWeighting
+from anytime_keras.training.run import Run, Training
+
+__all__ = ["ENGINES", "Run", "train"]
+
+ENGINES = ("fit", "scan")
 
 
-@dataclasses.dataclass
-class Run:
-    """What `train` gives.
-
-    Attributes:
-        model: the trained, compiled `AnytimeModel`.
-        data: the `DataSet`.
-        weighting: the `Weighting` after the last batch; None for a network of one exit.
-        history: list of dicts, an epoch's logs each.
-        curve: `Curve` on the test images, or those of validation or training where there are none.
-    """
-
-    model: keras.Model
-    data: object
-    weighting: object
-    history: list
-    curve: object
-
-
-def train(recipe, folder=None, resume=False, verbose=True, callbacks=(), tensorboard=True):
+def train(
+    recipe,
+    folder=None,
+    resume=False,
+    verbose=True,
+    callbacks=(),
+    tensorboard=True,
+    engine="fit",
+    time_limit=None,
+    checkpoint_every=1,
+):
     """Trains a network by a recipe.
 
     With a folder, writes there: `recipe.json`, `data.json` (how images were split and normalised), `history.csv`
-    (an epoch's logs a line), `tensorboard/`, a checkpoint an epoch, and at the end `model.keras` and `curve.json`. With
+    (an epoch's logs a line), `tensorboard/`, checkpoints, and at the end `model.keras` and `curve.json`. With
     `resume`, goes on from the last checkpoint: on one CPU device the final numbers are bit for bit those of a training
     that was never stopped.
 
@@ -47,93 +35,70 @@ def train(recipe, folder=None, resume=False, verbose=True, callbacks=(), tensorb
         verbose: bool, whether to print the recipe, a progress bar and the final table.
         callbacks: more Keras callbacks.
         tensorboard: bool, whether to write TensorBoard's logs (needs TensorFlow).
+        engine: "fit" trains with Keras's `fit`; "scan", on JAX alone and for data that fits into memory, runs an
+            epoch as one compiled program on the device. Its numbers are those of `fit` on JAX, to rounding; callbacks
+            see epochs, no batches.
+        time_limit: float, seconds after which to stop, at the end of an epoch and with a checkpoint; None for none.
+        checkpoint_every: int, epochs from one checkpoint to the next.
 
     Returns:
-        A `Run`.
+        A `Run`; without a curve if the time limit stopped it.
 
     Raises:
-        ValueError: if the folder holds a training already and `resume` is False, or another recipe's.
+        ValueError: if the folder holds a training already and `resume` is False, or another recipe's; if the engine
+            does not run here, or the recipe needs another.
     """
-    folder = pathlib.Path(folder) if folder is not None else None
-    _claim(folder, recipe, resume)
+    _check(recipe, engine, checkpoint_every)
+    training = Training(recipe, folder, resume)
+    if engine == "scan":
+        scan.check_data(training.data)
     if verbose:
         print(recipe.to_json())
-    keras.utils.set_random_seed(recipe.seed)
-    data = recipe.load_data()
-    model = recipe.build_model(data)
-    weighting = LossWeighting(recipe.build_weighting()) if model.num_exits > 1 else None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "data.json", json.dumps(data.describe(), indent=1) + "\n")
-        write(folder / "recipe.json", recipe.to_json() + "\n")
-    history = _fit(recipe, model, data, weighting, folder, resume, verbose, callbacks, tensorboard)
-    split = next(split for split in ("test", "validation", "train") if split in data.sizes)
-    curve = evaluation.evaluate(model, getattr(data, split), name=_title(recipe))
-    curve.about.update(split=split, data=data.describe())
-    if folder is not None:
-        model.save(folder / "model.keras")
-        curve.to_json(folder / "curve.json")
-    if verbose:
-        weights = {"weight": weighting.weights.tolist()} if weighting is not None else {}
-        print(f"\n{curve.about['split']} images:\n{curve.table(weights)}")
-    return Run(model, data, weighting.weighting if weighting is not None else None, history, curve)
+        bar = ProgressBar(images=training.data.sizes["train"], bar=engine == "fit")
+        callbacks = [bar, *callbacks]
+    callbacks = training.begin(callbacks, time_limit, checkpoint_every, tensorboard)
+    if verbose and training.epoch:
+        print(f"going on after epoch {training.epoch}")
+    result = None
+    if training.epoch < recipe.epochs:
+        result = (_with_scan if engine == "scan" else _with_fit)(training, callbacks, verbose)
+    return training.finish(result, training.stopped, verbose)
 
 
-def _fit(recipe, model, data, weighting, folder, resume, verbose, callbacks, tensorboard):
-    history, epoch = [], 0
-    own = [] if weighting is None else [weighting]
-    state = None if weighting is None else weighting.weighting
-    if verbose:
-        own.append(ProgressBar(recipe.epochs, model.exit_names))
-    own.extend(callbacks)
-    if folder is not None:
-        checkpoints = Checkpoints(folder / "checkpoints")
-        if resume:
-            epoch, history = checkpoints.restore(model, state)
-            if verbose and epoch:
-                print(f"going on after epoch {epoch}")
-        if tensorboard and keras.backend.backend() == "tensorflow":
-            own.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
-        # Last, so that what the others did in an epoch is done when its checkpoint is there.
-        own.append(Checkpointing(checkpoints, state, history, folder / "history.csv"))
-    if epoch < recipe.epochs:
-        result = model.fit(
-            data.training_stream(epoch),
-            steps_per_epoch=data.steps_per_epoch,
-            validation_data=data.validation,
-            epochs=recipe.epochs,
-            initial_epoch=epoch,
-            callbacks=own,
-            verbose=0,
-            shuffle=False,
-        )
-        if folder is None:
-            history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
-    return history
+def _with_fit(training, callbacks, verbose):
+    data = training.data
+    return training.model.fit(
+        data.training_stream(training.epoch),
+        steps_per_epoch=data.steps_per_epoch,
+        validation_data=data.validation,
+        epochs=training.recipe.epochs,
+        initial_epoch=training.epoch,
+        callbacks=callbacks,
+        verbose=0,
+        shuffle=False,
+    )
 
 
-def _claim(folder, recipe, resume):
-    """Makes sure that the folder is free, or holds this very training."""
-    if folder is None:
-        if resume:
-            raise ValueError("`resume` needs the `folder` of the training to go on with. Received: folder=None.")
-        return
-    saved = folder / "recipe.json"
-    if not saved.exists():
-        return
-    if not resume:
+def _with_scan(training, callbacks, verbose):
+    recipe = training.recipe
+    (result,) = scan.fit(
+        [training.model], training.data, [recipe.seed], recipe.epochs, training.epoch, [callbacks], verbose
+    )
+    return result
+
+
+def _check(recipe, engine, checkpoint_every):
+    if engine not in ENGINES:
+        raise ValueError(f"`engine` is unknown. Received: engine={engine!r}. {_errors.nearest(engine, ENGINES)}")
+    if engine == "scan":
+        scan.check_backend()
+    elif recipe.ema_momentum is not None:
         raise ValueError(
-            f"'{folder}' holds a training already. Pass `resume=True` to go on with it, or name another folder."
+            "A recipe with `ema_momentum` needs `engine='scan'`: Keras's `fit` would put the averages in place of the "
+            f"weights. Received: engine={engine!r}."
         )
-    before = Recipe.from_json(saved)
-    if before != recipe:
-        differing = [name for name, value in before.to_dict().items() if value != recipe.to_dict()[name]]
+    if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int) or checkpoint_every < 1:
         raise ValueError(
-            f"'{folder}' holds a training by another recipe: {', '.join(differing)} differ. Name another folder."
+            "`checkpoint_every` must be a number of epochs, 1 or more. "
+            f"Received: checkpoint_every={checkpoint_every!r}."
         )
-
-
-def _title(recipe):
-    name, weighting = recipe.model["name"], recipe.weighting["name"]
-    size = "x".join(str(recipe.model[key]) for key in ("num_units", "channels") if key in recipe.model)
-    return f"{name}{size}_{weighting}"

@@ -1,27 +1,37 @@
 """A progress bar for trainings with many exits: Keras's own shows every exit's every number."""
 
+import time
+
 import keras
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from anytime_keras import graph
 
 
 class ProgressBar(keras.callbacks.Callback):
     """Shows a bar for each epoch, then a line with the loss and the accuracy of the first, middle and last exit.
 
+    Where the output is no terminal, as in a log file, there are only the lines.
+
     Args:
-        epochs: int, all epochs of the training.
-        exit_names: names of the exits, earliest first.
         file: where to write; None is standard output.
+        images: int, of an epoch's training; with it, the line tells the speed.
+        title: str, before each line.
+        bar: bool, False for lines alone.
     """
 
-    def __init__(self, epochs, exit_names, file=None):
+    def __init__(self, file=None, images=None, title="", bar=True):
         super().__init__()
-        self.epochs = epochs
-        chosen = [exit_names[0], exit_names[len(exit_names) // 2], exit_names[-1]]
-        self.shown = list(dict.fromkeys(chosen))
-        self.prefixes = {name: f"{name}_" if len(exit_names) > 1 else "" for name in self.shown}
+        self.images, self.title, self.bar = images, title, bar
         self.console = Console(file=file, highlight=False, soft_wrap=True)
         self._bar = None
+
+    def set_model(self, model):
+        super().set_model(model)
+        names = list(graph.outputs_by_name(model))
+        shown = dict.fromkeys([names[0], names[len(names) // 2], names[-1]])
+        self.prefixes = {name: f"{name}_" if len(names) > 1 else "" for name in shown}
 
     def on_epoch_begin(self, epoch, logs=None):
         self._bar = Progress(
@@ -29,25 +39,33 @@ class ProgressBar(keras.callbacks.Callback):
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
             console=self.console,
             transient=True,
+            disable=not (self.bar and (self.console.is_terminal or self.console.is_jupyter)),
             refresh_per_second=4,
         )
-        self._task = self._bar.add_task(f"epoch {epoch + 1}/{self.epochs}", total=self.params.get("steps"), text="")
+        self._task = self._bar.add_task(f"epoch {epoch + 1}/{self.params['epochs']}", total=self.params.get("steps"))
         self._bar.start()
+        self._begun, self._trained = time.perf_counter(), None
+
+    def on_test_begin(self, logs=None):
+        self._trained = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
         self._bar.update(self._task, completed=batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
+        seconds = (self._trained or time.perf_counter()) - self._begun
         self._stop()
         logs = logs or {}
-        parts = [f"epoch {epoch + 1}/{self.epochs}", f"loss {logs.get('loss', float('nan')):.3f}"]
+        parts = [self.title] if self.title else []
+        parts += [f"epoch {epoch + 1}/{self.params['epochs']}", f"loss {logs.get('loss', float('nan')):.3f}"]
         for prefix, title in (("", "train"), ("val_", "validation")):
             accuracies = [f"{name} {100 * logs[key]:.1f}%" for name, key in self._keys(prefix) if key in logs]
             if accuracies:
                 parts.append(f"{title} " + " ".join(accuracies))
+        if self.images:
+            parts.append(f"{self.images / seconds:.0f} images/s, {1e3 * seconds / self.params['steps']:.2f} ms a step")
         self.console.print("   ".join(parts))
 
     def on_train_end(self, logs=None):

@@ -7,6 +7,7 @@ import pathlib
 import keras
 
 from anytime_keras import _errors, data, models, weighting
+from anytime_keras.training import distillation
 
 # Epochs of the paper (section 5.1); other data sets take CIFAR's.
 EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}
@@ -33,6 +34,10 @@ class Recipe:
         epochs, batch_size, seed: ints.
         precision: Keras's dtype policy.
         steps_per_execution: int, batches that TensorFlow runs between two looks at Python.
+        ema_momentum: float in [0, 1), of a moving average of the weights that is evaluated beside the weights
+            themselves (`Run.average`); None for none. Needs `train(..., engine="scan")`.
+        distillation: dict with `weight` and `temperature` of what the exits learn from the last one, see
+            `anytime_keras.training.distillation`; None for nothing.
     """
 
     model: dict
@@ -48,6 +53,8 @@ class Recipe:
     seed: int = 0
     precision: str = "float32"
     steps_per_execution: int = 1
+    ema_momentum: float | None = None
+    distillation: dict | None = None
 
     @classmethod
     def paper(cls, model, data, **changes):
@@ -126,6 +133,11 @@ class Recipe:
                 raise ValueError(
                     f"`{key}` belongs to the recipe itself, not to its `data`. Received: data={self.data}."
                 )
+        momentum = self.ema_momentum
+        if momentum is not None and (not isinstance(momentum, (int, float)) or not 0 <= momentum < 1):
+            raise ValueError(f"`ema_momentum` must be None or a number in [0, 1). Received: ema_momentum={momentum!r}.")
+        if self.distillation is not None:
+            _distilled_loss(None, self.distillation)
         build_weighting(self.weighting)
 
     def to_dict(self):
@@ -175,16 +187,21 @@ class Recipe:
         )
         if self.weight_decay:
             decay_kernels(model, self.weight_decay)
-        if self.label_smoothing:
+        if data_set.one_hot:
             loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
         else:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if self.distillation is not None and model.num_exits > 1:
+            *students, teacher = model.exit_names
+            loss = {**{name: _distilled_loss(loss, self.distillation) for name in students}, teacher: loss}
         model.compile(
             self._optimizer(data_set.steps_per_epoch),
             loss=loss,
             metrics=["accuracy"],
             steps_per_execution=self.steps_per_execution,
         )
+        if self.distillation is not None:
+            distillation.teach(model)
         return model
 
     def build_weighting(self):
@@ -195,6 +212,8 @@ class Recipe:
         arguments = dict(self.optimizer)
         name = arguments.pop("name")
         rate = learning_rate(self.schedule, self.learning_rate, self.epochs, steps_per_epoch)
+        if self.ema_momentum is not None:
+            arguments.update(use_ema=True, ema_momentum=self.ema_momentum)
         try:
             return keras.optimizers.get({"class_name": name, "config": {**arguments, "learning_rate": rate}})
         except (ValueError, TypeError) as error:
@@ -244,6 +263,16 @@ def build_weighting(config):
         return schemes[name](**arguments)
     except TypeError as error:
         raise ValueError(f"`weighting` '{name}' does not take {sorted(arguments)}: {error}.") from error
+
+
+def _distilled_loss(loss, arguments):
+    """Returns the loss of an exit that learns from the last one."""
+    try:
+        return distillation.DistilledLoss(loss, **arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"`distillation` takes `weight` and `temperature`. Received: distillation={arguments!r}."
+        ) from error
 
 
 def data_steps(name):

@@ -151,7 +151,8 @@ class AdaLossWeighting(Weighting):
         return ops.convert_to_tensor(self._weights)
 
     def update(self, losses):
-        averages, weights, steps, skipped = (ops.convert_to_tensor(variable) for variable in self.variables)
+        state = (self._averages, self._weights, self._steps, self._skipped)
+        averages, weights, steps, skipped = (ops.convert_to_tensor(variable) for variable in state)
         losses = ops.stop_gradient(ops.cast(losses, "float32"))
         moved = ops.where(ops.equal(steps, 0), losses, self.momentum * averages + (1.0 - self.momentum) * losses)
         # One NaN would stay in an average for ever: such a batch changes nothing but the count of those skipped.

@@ -32,15 +32,10 @@ class TrainingLoss:
         self.model, self.weighting = model, weighting
         self.compiled = model._compile_loss
         self._positions = _positions(model)
-        self._used = False
+        self.used = False  # whether a training step was made with this loss
         self._expected = False
         self._records = None  # the compiled loss's own
         self._carrier = None
-
-    @property
-    def used(self):
-        """Whether a training step was made with this loss."""
-        return self._used
 
     @classmethod
     def of(cls, model):
@@ -72,6 +67,7 @@ class TrainingLoss:
         self._carrier = _Carrier(self.weighting)
         model._metrics.append(self._carrier)
         self._compute_loss, self._make_train_function = model.compute_loss, model.make_train_function
+        self._replaced = model.__dict__.get("compute_loss")
         model.compute_loss = self.compute_loss
         model.make_train_function = self.make_train_function
         # JAX keeps compiled steps by the function they were made of, and finds all bound methods `model.train_step`
@@ -85,6 +81,8 @@ class TrainingLoss:
         model = self.model
         model._metrics.remove(self._carrier)
         del model.compute_loss, model.make_train_function, model.train_step
+        if self._replaced is not None:  # the model's own, not its class's
+            model.compute_loss = self._replaced
         self.synchronize()
         self.weighting._synchronize = None
         self._carrier = None
@@ -106,7 +104,7 @@ class TrainingLoss:
         """Computes the model's loss; in training, with the weighting's weights, and lets it learn."""
         if not training:
             return self._compute_loss(x, y, y_pred, sample_weight, training=False)
-        self._used = True
+        self.used = True
         with self._recording(self.weighting.current(), x, y, y_pred, sample_weight) as losses:
             total = self._compute_loss(x, y, y_pred, sample_weight, training=True)
         if getattr(self.weighting, "first_order", False):

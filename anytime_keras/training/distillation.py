@@ -1,0 +1,86 @@
+"""Self-distillation: exits also learn from what the last exit says.
+
+Reference: [Zhang et al., 2019](https://arxiv.org/abs/1905.08094), without the part on features; the loss is that of
+[Hinton et al., 2015](https://arxiv.org/abs/1503.02531).
+"""
+
+import numbers
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class DistilledLoss(keras.losses.Loss):
+    """A classification loss plus the divergence from a teacher, where there is one: `loss + weight * T^2 * KL`.
+
+    KL is that of `softmax(logits / T)` from `softmax(teacher / T)`. Labels come with the teacher's logits behind
+    them, in one tensor of shape `(batch, labels + classes)`; plain labels give the loss alone.
+
+    Args:
+        loss: `keras.losses.Loss` on logits; labels are ints or one-hot vectors.
+        weight: float, 0 or more.
+        temperature: float above 0, T; above 1 the teacher's lesser guesses count more.
+
+    Example:
+    >>> import keras
+    >>> loss = DistilledLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True), weight=1.0)
+    >>> logits = keras.ops.convert_to_tensor([[0.0, 0.0]])
+    >>> round(float(loss(keras.ops.convert_to_tensor([0]), logits)), 3)
+    0.693
+    >>> labels_and_teacher = keras.ops.convert_to_tensor([[0.0, 9.0, -9.0]])
+    >>> round(float(loss(labels_and_teacher, logits)), 3)  # twice: the label and the teacher say the same
+    1.386
+    """
+
+    def __init__(self, loss, weight=1.0, temperature=1.0, name="distilled", **kwargs):
+        super().__init__(name=name, **kwargs)
+        for argument, value, low in (("weight", weight, "0 or more"), ("temperature", temperature, "above 0")):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, numbers.Real)
+                or not (0 <= value < float("inf"))
+                or (low == "above 0" and value == 0)
+            ):
+                raise ValueError(f"`{argument}` must be a number {low}. Received: {argument}={value!r}.")
+        self.loss, self.weight, self.temperature = loss, weight, temperature
+
+    def call(self, y_true, y_pred):
+        classes = y_pred.shape[-1]
+        if len(y_true.shape) < 2 or y_true.shape[-1] <= classes:
+            return self.loss.call(y_true, y_pred)
+        labels, teacher = y_true[..., :-classes], y_true[..., -classes:]
+        theirs = ops.log_softmax(teacher / self.temperature)
+        ours = ops.log_softmax(y_pred / self.temperature)
+        divergence = ops.sum(ops.exp(theirs) * (theirs - ours), axis=-1)
+        return self.loss.call(labels, y_pred) + self.weight * self.temperature**2 * divergence
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "loss": keras.losses.serialize(self.loss),
+            "weight": self.weight,
+            "temperature": self.temperature,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "loss": keras.losses.deserialize(config["loss"])})
+
+
+def teach(model):
+    """Has a model give the last exit's logits to the `DistilledLoss` of the other exits, in training.
+
+    No gradient flows through them to the last exit. Validation and `evaluate` give the plain loss.
+    """
+    plain, teacher = model.compute_loss, model.exit_names[-1]
+
+    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if training:
+            logits = ops.cast(ops.stop_gradient(y_pred[teacher]), "float32")
+            labels = ops.cast(y if len(y.shape) > 1 else ops.expand_dims(y, -1), "float32")
+            taught = ops.concatenate([labels, logits], axis=-1)
+            y = {name: y if name == teacher else taught for name in model.exit_names}
+        return plain(x, y, y_pred, sample_weight, training)
+
+    model.compute_loss = compute_loss

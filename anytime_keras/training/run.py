@@ -1,0 +1,200 @@
+"""One training from a recipe and a folder to its results: what happens before and after the epochs."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import keras
+
+from anytime_keras import evaluation
+from anytime_keras.training import scan
+from anytime_keras.training.checkpoint import Checkpointing, Checkpoints, StopInTime, write
+from anytime_keras.training.recipe import Recipe
+from anytime_keras.weighting import LossWeighting
+
+# After so many steps at batch normalisation's momentum of 0.9, nothing is left of the statistics before.
+REFRESH_STEPS = 100
+
+
+@dataclasses.dataclass
+class Run:
+    """What `train` gives.
+
+    Attributes:
+        recipe: the `Recipe`.
+        model: the trained, compiled `AnytimeModel`.
+        data: the `DataSet`.
+        weighting: the `Weighting` after the last batch; None for a network of one exit.
+        history: list of dicts, an epoch's logs each.
+        curve: `Curve` on the test images, or those of validation or training where there are none; None if the time
+            limit stopped the training.
+        average: `Run` of the network with averaged weights, if the recipe has `ema_momentum`, else None.
+    """
+
+    recipe: Recipe
+    model: keras.Model
+    data: object
+    weighting: object
+    history: list
+    curve: object
+    average: object = None
+
+    def save(self, folder):
+        """Writes `recipe.json`, `data.json`, `model.keras` and `curve.json` to a folder, in place of older ones.
+
+        The network with averaged weights goes to the folder `average` in it.
+        """
+        folder = pathlib.Path(folder)
+        _describe(folder, self.recipe, self.data)
+        unfinished = folder / ".unfinished.keras"
+        self.model.save(unfinished)
+        os.replace(unfinished, folder / "model.keras")
+        write(folder / "curve.json", self.curve.to_json() + "\n")
+        if self.average is not None:
+            self.average.save(folder / "average")
+
+
+class Training:
+    """A recipe's network and data, ready for their epochs, and what becomes of them.
+
+    Args:
+        recipe: `Recipe`.
+        folder: path or None.
+        resume: bool.
+        data: the recipe's `DataSet`, if it is loaded already.
+        adapt: function from the recipe's `Weighting` to the one to train with.
+
+    Raises:
+        ValueError: see `train`.
+    """
+
+    def __init__(self, recipe, folder=None, resume=False, data=None, adapt=lambda weighting: weighting):
+        self.recipe, self.resume = recipe, resume
+        self.folder = pathlib.Path(folder) if folder is not None else None
+        _claim(self.folder, recipe, resume)
+        keras.utils.set_random_seed(recipe.seed)
+        self.data = recipe.load_data() if data is None else data
+        self.model = recipe.build_model(self.data)
+        self.weighting = None
+        if self.model.num_exits > 1:
+            self.weighting = LossWeighting(adapt(recipe.build_weighting()))
+            # Before anything is written: the exit that it names may not be there.
+            self.weighting.weighting.build(self.model.exit_names)
+        self.history, self.epoch = [], 0
+        self.checkpoints = None if self.folder is None else Checkpoints(self.folder / "checkpoints")
+
+    @property
+    def state(self):
+        """The `Weighting` in training, or None."""
+        return None if self.weighting is None else self.weighting.weighting
+
+    def begin(self, callbacks, time_limit=None, checkpoint_every=1, tensorboard=False, latest=None):
+        """Describes the training in its folder, takes up the last checkpoint, and returns the callbacks to train
+        with."""
+        self._stop = None if time_limit is None else StopInTime(time_limit)
+        own = [*([self.weighting] if self.weighting else []), *callbacks, *([self._stop] if self._stop else [])]
+        if self.folder is not None:
+            _describe(self.folder, self.recipe, self.data)
+            if self.resume:
+                self.epoch, self.history = self.checkpoints.restore(self.model, self.state, latest)
+            if tensorboard and keras.backend.backend() == "tensorflow":
+                own.append(keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False))
+            # Last, so that what the others did in an epoch is done when its checkpoint is there.
+            csv = self.folder / "history.csv"
+            own.append(Checkpointing(self.checkpoints, self.state, self.history, csv, checkpoint_every))
+        return own
+
+    @property
+    def stopped(self):
+        """Whether the time limit stopped it."""
+        return self._stop is not None and self._stop.stopped
+
+    def finish(self, result, stopped, verbose, weighting=None):
+        """Evaluates and saves the network.
+
+        Args:
+            result: Keras's `History` of this process's epochs, or None.
+            stopped: bool, whether the time limit stopped it: then there is no curve, and nothing to save.
+            verbose: bool, whether to print the table.
+            weighting: the `Weighting` to hand out, the one in training by default.
+
+        Returns:
+            A `Run`.
+        """
+        history = self.history
+        if self.folder is None:
+            history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
+        run = Run(self.recipe, self.model, self.data, weighting or self.state, history, None)
+        if stopped:
+            if verbose:
+                print(f"stopped by the time limit after epoch {len(history)}: go on with resume")
+            return run
+        run.curve = _curve(run)
+        if self.recipe.ema_momentum is not None:
+            run.average = dataclasses.replace(run, model=averaged(self.model, self.recipe, self.data), average=None)
+            run.average.curve = _curve(run.average)
+        if self.folder is not None:
+            run.save(self.folder)
+        if verbose:
+            weights = {"weight": run.weighting.weights.tolist()} if run.weighting is not None else {}
+            print(f"\n{run.curve.about['split']} images:\n{run.curve.table(weights)}")
+            if run.average is not None:
+                print(f"\naveraged weights:\n{run.average.curve.table()}")
+        return run
+
+
+def averaged(model, recipe, data):
+    """Returns a copy of a model with its optimizer's moving averages for weights.
+
+    Statistics of batch normalisation are those of other weights: they are taken anew, over epochs of training images.
+    """
+    copy = recipe.build_model(data)
+    copy.set_weights(model.get_weights())
+    model.optimizer.finalize_variable_values(copy.trainable_variables)
+    program = scan.Epochs([copy], data, [recipe.seed])
+    program.prepare()
+    for epoch in range(-(-REFRESH_STEPS // data.steps_per_epoch)):
+        program.refresh(recipe.epochs + epoch)
+    return copy
+
+
+def title(recipe):
+    """A short name for a recipe's network and weighting."""
+    name, weighting = recipe.model["name"], recipe.weighting["name"]
+    size = "x".join(str(recipe.model[key]) for key in ("num_units", "channels") if key in recipe.model)
+    return f"{name}{size}_{weighting}"
+
+
+def _curve(run):
+    split = next(split for split in ("test", "validation", "train") if split in run.data.sizes)
+    curve = evaluation.evaluate(run.model, getattr(run.data, split), name=title(run.recipe))
+    curve.about.update(split=split, data=run.data.describe())
+    return curve
+
+
+def _describe(folder, recipe, data):
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "data.json", json.dumps(data.describe(), indent=1) + "\n")
+    write(folder / "recipe.json", recipe.to_json() + "\n")
+
+
+def _claim(folder, recipe, resume):
+    """Makes sure that the folder is free, or holds this very training."""
+    if folder is None:
+        if resume:
+            raise ValueError("`resume` needs the `folder` of the training to go on with. Received: folder=None.")
+        return
+    saved = folder / "recipe.json"
+    if not saved.exists():
+        return
+    if not resume:
+        raise ValueError(
+            f"'{folder}' holds a training already. Pass `resume=True` to go on with it, or name another folder."
+        )
+    before = Recipe.from_json(saved)
+    if before != recipe:
+        differing = [name for name, value in before.to_dict().items() if value != recipe.to_dict()[name]]
+        raise ValueError(
+            f"'{folder}' holds a training by another recipe: {', '.join(differing)} differ. Name another folder."
+        )
