@@ -1,0 +1,216 @@
+"""`export`: an anytime network as files that other runtimes run stage by stage."""
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import keras
+
+from anytime_keras import _errors, graph, runtime
+from anytime_keras.cost import exit_costs
+from anytime_keras.inference import converters, exported
+from anytime_keras.inference.parts import Parts
+from anytime_keras.inference.stages import Stages
+from anytime_keras.models import AnytimeModel
+
+FORMATS = ("saved_model", "litert", "onnx")
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+PARTS = ("whole", "stages")
+UNKNOWN_TYPES = {"saved_model": (), "litert": ("float16", "bfloat16"), "onnx": ("bfloat16",)}  # to convolutions
+
+
+def export(
+    model,
+    path,
+    format="saved_model",
+    exits=None,
+    parts=PARTS,
+    precision="float32",
+    representative=None,
+    batch_size=None,
+    overwrite=False,
+):
+    """Writes a network, whole and cut at its exits, for a runtime other than Keras. Needs the TensorFlow backend.
+
+    The folder holds the parts, `exported.json` and `run_exported.py`. The JSON says how stages connect: each takes
+    tensors by name, the network's inputs or what earlier stages gave, and gives an exit's logits and what is new for
+    later stages; it has all names, shapes and types in order, costs, and hashes. `run_exported.py` has the class
+    `ExportedModel`, which runs the set until a deadline and needs NumPy and the format's runtime only. No weight is in
+    two stages unless both use its layer; the whole has a second copy of all, except in a SavedModel.
+
+    Args:
+        model: functional Keras model whose outputs are its exits.
+        path: folder to write. It appears when it is complete, or not at all.
+        format: `"saved_model"`, `"litert"` or `"onnx"`, run by `tensorflow`, `ai-edge-litert` and `onnxruntime`.
+        exits: names of the exits to keep, earliest first; None keeps all. Fewer, larger stages cost less to enter.
+        parts: which of `"whole"` and `"stages"` to write.
+        precision: of the weights, for LiteRT: `"float32"`, `"float16"`, `"dynamic"` (8 bits; activations stay float) or
+            `"int8"` (8 bits, and all arithmetic in integers). Inputs and outputs keep their type.
+        representative: for `"int8"`, typical inputs from which the ranges of activations are taken, an array of shape
+            `(samples, ...)`; for several inputs a list or a dict of them. A hundred from the training data will do.
+        batch_size: int, the only batch size that the set will take; None leaves it open, but is 1 for LiteRT.
+        overwrite: bool, whether to replace an exported set at `path`. Nothing else is ever replaced.
+
+    Returns:
+        The path, a `pathlib.Path`.
+
+    Raises:
+        ValueError: if the model is not anytime, or an argument has no such value.
+        FileExistsError: if there is something at `path`.
+        ImportError: if a package that the format needs is missing.
+        RuntimeError: if Keras runs on another backend, or the format has no form for one of the layers.
+
+    Example:
+    >>> import pathlib, tempfile, anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = ak.export(model, pathlib.Path(folder.name, "digits"), format="saved_model")
+    >>> sorted(file.name for file in path.iterdir())
+    ['exported.json', 'run_exported.py', 'saved_model']
+    >>> folder.cleanup()
+    """
+    path = pathlib.Path(path)
+    parts = (parts,) if isinstance(parts, str) else tuple(parts)
+    if format == "litert" and batch_size is None:
+        batch_size = 1
+    _check(model, format, parts, precision, representative, batch_size)
+    _check_place(path, overwrite)
+    named = Parts(Stages(model, exits))
+    chosen = [named.whole] * ("whole" in parts) + named.stages * ("stages" in parts)
+    description = _describe(named, model.name, format, precision, batch_size)
+    options = {}
+    if format == "litert":
+        samples = _samples(representative, description["inputs"], batch_size) if precision == "int8" else None
+        options = {"precision": precision, "representative": samples}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        folder = pathlib.Path(scratch, "new")
+        folder.mkdir()
+        places = getattr(converters, format)(chosen, folder, batch_size, **options)
+        described = [{**part.describe(batch_size), **place} for part, place in zip(chosen, places)]
+        description["whole"] = described.pop(0) if "whole" in parts else None
+        description["stages"] = (
+            [{**stage, **cost} for stage, cost in zip(described, _stage_costs(description["exits"]))]
+            if "stages" in parts
+            else None
+        )
+        description["files"] = {
+            file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": exported.sha256(file)}
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+        (folder / exported.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        shutil.copyfile(exported.__file__, folder / "run_exported.py")
+        _move(folder, path, pathlib.Path(scratch, "old"))
+    return path
+
+
+def _describe(named, name, format, precision, batch_size):
+    """Returns what the JSON says of the set as a whole."""
+    return {
+        "version": exported.VERSION,
+        "model": name,
+        "format": format,
+        "precision": precision,
+        "batch_size": batch_size,
+        "inputs": [
+            {**tensor, "key": named.inputs[tensor["name"]]} for tensor in named.whole.describe(batch_size)["inputs"]
+        ],
+        "exits": [dataclasses.asdict(cost) for cost in exit_costs(named.model)],
+        "made_with": runtime.machine()["versions"],
+    }
+
+
+def _stage_costs(costs):
+    """Returns each stage's exit and what it costs on top of the stages before it, its head included."""
+    paid = [0] + [cost["with_all_heads"] for cost in costs]
+    return [{"exit": cost["exit"], "macs": now - before} for cost, before, now in zip(costs, paid, paid[1:])]
+
+
+def _move(new, path, old):
+    """Puts a finished set in its place, and what was there, if anything, to `old`."""
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
+
+
+def _check(model, format, parts, precision, representative, batch_size):
+    for name, value, known in (("format", format, FORMATS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {known}. Received: {value!r}. {_errors.nearest(value, known)}")
+    if not parts or not set(parts) <= set(PARTS):
+        raise ValueError(f"`parts` must name one or both of {PARTS}. Received: {parts}.")
+    several = graph.is_functional(model) and len(graph.functional(model).outputs) > 1
+    if not several and not isinstance(model, AnytimeModel):
+        raise ValueError(
+            "`model` must be a functional model whose outputs are its exits. "
+            f"Received: {type(model).__name__}, which has one output or no graph. Make its exits outputs: "
+            "`anytime_keras.AnytimeModel(inputs, {'early': early, 'late': late})`."
+        )
+    if precision != "float32" and format != "litert":
+        raise ValueError(f"`precision` can be chosen for format 'litert' only. Received: {precision!r} for {format!r}.")
+    if (precision == "int8") != (representative is not None):
+        raise ValueError(
+            "`representative`, samples of typical inputs, is needed for `precision='int8'` and for no other. "
+            f"Received: precision={precision!r}, representative of type {type(representative).__name__}."
+        )
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"`batch_size` must be a positive int or None. Received: {batch_size!r}.")
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"Exports need Keras's TensorFlow backend. Received: backend '{keras.backend.backend()}'. Save the model "
+            "with `model.save('model.keras')`, and load and export it in a process with the environment variable "
+            "KERAS_BACKEND=tensorflow."
+        )
+    functional = graph.functional(model)
+    types = {
+        tensor.dtype for call in graph.calls(functional.outputs, functional.inputs) for tensor in call.output_tensors
+    }
+    for dtype in sorted(types.intersection(UNKNOWN_TYPES[format])):
+        raise ValueError(
+            f"Format '{format}' needs a network that computes in float32. Received: model '{model.name}' with {dtype}. "
+            "Build it with `dtype='float32'` and give it the weights: `set_weights(model.get_weights())`. Or export it "
+            "as 'saved_model'."
+        )
+    for package in {"onnx": ("onnx", "tf2onnx")}.get(format, ()):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"Format '{format}' needs the package {package}, which cannot be imported: "
+                "`pip install anytime-keras[export]`."
+            ) from error
+
+
+def _check_place(path, overwrite):
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"There is something at '{path}' already. Pass `overwrite=True` to replace an exported set."
+        )
+    if path.is_symlink() or not (path / exported.DESCRIPTION).is_file():
+        raise FileExistsError(
+            f"What is at '{path}' is not an exported set, and is not replaced. Remove it or choose another path."
+        )
+
+
+def _samples(representative, specs, batch_size):
+    """Returns the representative inputs as a dict of arrays by tensor's name, once they fit the network."""
+    try:
+        samples = exported.by_name(representative, specs)
+    except ValueError as error:
+        raise ValueError(f"`representative` does not fit the network. {error}") from error
+    count = len(next(iter(samples.values())))
+    if count < batch_size:
+        raise ValueError(f"`representative` needs at least {batch_size} samples, one batch. Received: {count}.")
+    return samples

@@ -1,0 +1,425 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import anytime_keras as ak
+from anytime_keras.inference import converters
+from anytime_keras.inference.exported import ExportedModel
+from tests import checks
+
+RUNTIMES = {"saved_model": "tensorflow", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
+TOLERANCE = {"saved_model": dict(rtol=1e-6, atol=1e-6), "litert": dict(rtol=1e-4, atol=1e-5)}
+TOLERANCE["onnx"] = TOLERANCE["litert"]
+
+
+def needs(format):
+    pytest.importorskip(RUNTIMES[format])
+    if format == "onnx":
+        pytest.importorskip("tf2onnx")
+
+
+def resann(**changes):
+    config = dict(num_units=1, channels=4, input_shape=(8, 8, 3), num_classes=5)
+    model = ak.models.build("resann", **{**config, **changes})
+    checks.scramble(model)
+    return model
+
+
+def dense():
+    """Two inputs, one of them and early features and logits used again late, names that no runtime takes."""
+    image, extra = keras.Input((6, 6, 2), name="image"), keras.Input((3,))
+    early = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+    first = keras.layers.Dense(5)(keras.layers.Flatten()(early))
+    middle = keras.layers.Conv2D(4, 3, padding="same")(keras.layers.Concatenate()([image, early]))
+    middle = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(middle))
+    second = keras.layers.Dense(5)(keras.layers.Concatenate()([middle, first]))
+    late = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 1)(keras.layers.Concatenate()([early, image])))
+    third = keras.layers.Dense(5)(keras.layers.Concatenate()([late, middle, keras.layers.Dropout(0.5)(extra), first]))
+    model = ak.AnytimeModel([image, extra], {"first": first, "se/cond": second, "3": third})
+    checks.scramble(model)
+    return model
+
+
+def assert_answers_are(exported, x, expected, **tolerance):
+    whole = exported.whole(x)
+    assert list(whole) == list(expected) == exported.exit_names
+    stream = list(exported.stream(x))
+    assert [answer.exit for answer in stream] == exported.exit_names
+    for answer in stream:
+        assert answer.logits.shape == expected[answer.exit].shape
+        np.testing.assert_allclose(answer.logits, expected[answer.exit], **tolerance)
+        np.testing.assert_allclose(whole[answer.exit], expected[answer.exit], **tolerance)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("format", RUNTIMES)
+@pytest.mark.parametrize("make", [resann, dense])
+def test_whole_and_stages_equal_keras(make, format, tmp_path):
+    needs(format)
+    model = make()
+    exported = ExportedModel(ak.export(model, tmp_path / "set", format=format))
+    for batch in (1,) if format == "litert" else (1, 3):
+        x = checks.some_input(model, batch=batch, seed=batch)
+        assert_answers_are(exported, x, checks.outputs(model, x), **TOLERANCE[format])
+    assert [vars(cost) for cost in exported.costs] == [vars(cost) for cost in ak.cost.exit_costs(model)]
+    assert sum(stage["macs"] for stage in exported.description["stages"]) == model.exits[-1].macs
+
+
+@pytest.mark.tensorflow
+def test_chosen_exits_stay_in_order_beyond_nine(tmp_path):
+    model = resann(num_units=4)
+    chosen = ["exit_2", "exit_9", "exit_10", "exit_12"]
+    exported = ExportedModel(ak.export(model, tmp_path / "set", exits=chosen))
+    assert exported.exit_names == chosen == [stage["exit"] for stage in exported.description["stages"]]
+    x = checks.some_input(model)
+    expected = checks.outputs(model, x)
+    assert_answers_are(exported, x, {name: expected[name] for name in chosen}, rtol=1e-6, atol=1e-6)
+    assert exported.costs[0].with_all_heads == ak.cost.exit_costs(model)[1].with_head, "heads left out cost nothing"
+
+
+@pytest.mark.tensorflow
+def test_stages_connect_by_name_and_nothing_is_handed_through(tmp_path):
+    needs("onnx")
+    path = ak.export(dense(), tmp_path / "set", format="onnx", batch_size=2)
+    description = json.loads((path / "exported.json").read_text())
+    assert [(spec["name"], spec["key"], spec["shape"]) for spec in description["inputs"]] == [
+        ("image", "image", [2, 6, 6, 2]),
+        ("input_2", "input_2", [2, 3]),
+    ]
+    stages = [
+        ([t["name"] for t in stage["inputs"]], [(t["name"], t["exit"], t["dtype"]) for t in stage["outputs"]])
+        for stage in description["stages"]
+    ]
+    assert stages == [
+        (["image"], [("first", "first", "float32"), ("carried_1", None, "float32")]),
+        (["image", "carried_1", "first"], [("se_cond", "se/cond", "float32"), ("carried_2", None, "float32")]),
+        (["image", "input_2", "carried_1", "first", "carried_2"], [("t3", "3", "float32")]),
+    ]
+    for part in [description["whole"], *description["stages"]]:  # the files say the same
+        session = pytest.importorskip("onnxruntime").InferenceSession(path / part["file"])
+        assert [(t.name, t.shape) for t in session.get_inputs()] == [(t["name"], t["shape"]) for t in part["inputs"]]
+        assert [(t.name, t.shape) for t in session.get_outputs()] == [(t["name"], t["shape"]) for t in part["outputs"]]
+    for name, expected in description["files"].items():
+        content = (path / name).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (expected["bytes"], expected["sha256"])
+
+
+@pytest.mark.tensorflow
+def test_stages_compute_each_layer_once_and_share_no_weights(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    needs("onnx")
+    path = ak.export(resann(), tmp_path / "set", format="onnx")
+    graphs = {file.stem: onnx.load(file).graph for file in path.glob("*.onnx")}
+    whole, stages = graphs.pop("whole"), list(graphs.values())
+
+    def calls(graph):
+        return sum(node.op_type in ("Conv", "MatMul", "Gemm") for node in graph.node)
+
+    def weights(graph):
+        return sum(np.prod(weight.dims) for weight in graph.initializer if np.prod(weight.dims) > 16)
+
+    assert len(stages) == 3 and calls(whole) == sum(map(calls, stages)) == 1 + 3 * 2 + 3
+    assert weights(whole) == sum(map(weights, stages)) > 0
+
+
+@pytest.mark.tensorflow
+def test_a_saved_model_holds_the_weights_once(tmp_path):
+    model = resann(channels=16, num_units=2)
+    path = ak.export(model, tmp_path / "set")
+    variables = sum(file.stat().st_size for file in path.glob("saved_model/variables/*.data*"))
+    assert 4 * model.count_params() <= variables < 4.5 * model.count_params()
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("format", RUNTIMES)
+def test_a_set_runs_elsewhere_without_keras_and_without_this_package(format, tmp_path):
+    needs(format)
+    model = resann()
+    ak.export(model, tmp_path / "made", format=format)
+    os.rename(tmp_path / "made", tmp_path / "moved")
+    x = checks.some_input(model, batch=1)
+    np.save(tmp_path / "x.npy", x)
+    script = """
+import sys
+for blocked in ("keras", "tf_keras", "anytime_keras"):
+    sys.modules[blocked] = None
+import numpy as np
+from run_exported import ExportedModel
+model = ExportedModel()
+x = np.load("../x.npy")
+np.savez("../answers.npz", **{"whole_" + name: logits for name, logits in model.whole(x).items()},
+         **{"stage_" + answer.exit: answer.logits for answer in model.stream(x)})
+model.calibrate(x, repeats=3)
+print(model.predict(x, deadline=60).exit)
+"""
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "KERAS_BACKEND")}
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path / "moved",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-1] == "exit_3"
+    answers = np.load(tmp_path / "answers.npz")
+    for name, expected in checks.outputs(model, x).items():
+        np.testing.assert_allclose(answers[f"whole_{name}"], expected, **TOLERANCE[format])
+        np.testing.assert_allclose(answers[f"stage_{name}"], expected, **TOLERANCE[format])
+
+
+# Bounds on the largest error over the standard deviation of the logits, and on the samples that keep their class.
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "precision, bound, least", [("float16", 0.01, 0.98), ("dynamic", 0.2, 0.95), ("int8", 0.5, 0.85)]
+)
+def test_reduced_precision_stays_close_and_is_smaller(precision, bound, least, tmp_path):
+    needs("litert")
+    model = ak.models.build("resann", num_units=1, channels=16, input_shape=(8, 8, 3), num_classes=5)
+    x = checks.some_input(model, batch=64)
+    for name, logits in checks.outputs(model, x).items():  # else all samples are of one class
+        model.get_layer(name).bias.assign(-logits.mean(axis=0))
+    representative = x if precision == "int8" else None
+    path = ak.export(
+        model, tmp_path / "set", "litert", ["exit_1", "exit_3"], precision=precision, representative=representative,
+        batch_size=64,
+    )  # fmt: skip
+    assert (path / "whole.tflite").stat().st_size < (0.6 if precision == "float16" else 0.4) * 4 * model.count_params()
+    exported, expected = ExportedModel(path), checks.outputs(model, x)
+    expected = {name: expected[name] for name in exported.exit_names}
+    spread = max(np.std(logits) for logits in expected.values())
+    for answer in exported.stream(x):
+        agreement = np.mean(answer.logits.argmax(1) == expected[answer.exit].argmax(1))
+        assert agreement >= least
+    assert_answers_are(exported, x, expected, rtol=0, atol=bound * spread)
+
+
+@pytest.mark.tensorflow
+def test_int8_computes_in_integers(tmp_path):
+    needs("litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = resann()
+    path = ak.export(
+        model, tmp_path / "set", "litert", parts=["stages"], precision="int8",
+        representative=checks.some_input(model, batch=8), exits=["exit_1", "exit_3"],
+    )  # fmt: skip
+    for file in path.glob("*.tflite"):
+        tensors = Interpreter(str(file)).get_tensor_details()
+        inner = [t["dtype"] for t in tensors if t["quantization_parameters"]["scales"].size]
+        floats = [t for t in tensors if t["dtype"] == np.float32]
+        interpreter = Interpreter(str(file))
+        ends = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+        assert len(inner) > 10 and set(inner) <= {np.int8, np.int32}
+        assert {t["name"] for t in floats} == {t["name"] for t in ends}, "only inputs and outputs are floats"
+
+
+@pytest.fixture(scope="module")
+def slow_set(tmp_path_factory):
+    """A set whose three stages take 20 ms each; `.calls` lists those that were run."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("needs the TensorFlow backend")
+    exported = ExportedModel(ak.export(resann(), tmp_path_factory.mktemp("slow") / "set", parts=["stages"]))
+
+    exported.calls = []
+
+    def slowed(position, run):
+        return lambda tensors: exported.calls.append(position) or time.sleep(0.02) or run(tensors)
+
+    for position, stage in enumerate(exported._stages):
+        stage._run = slowed(position, stage._run)
+    return exported
+
+
+def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
+    x = np.zeros((1, 8, 8, 3), "float32")
+    with pytest.raises(ValueError, match="batch of 1. Known: batches of .*calibrate"):
+        slow_set.predict(x, deadline=1.0)
+    seconds = slow_set.calibrate(x, repeats=5)
+    assert len(seconds) == 3 and all(0.02 <= each < 1 for each in seconds)
+    assert slow_set.predict(x, deadline=60.0).exit == slow_set.predict(x).exit == "exit_3"
+    slow_set.times[1] = [0.02, 60.0, 0.02]
+    answer = slow_set.predict(x, deadline=30.0)
+    assert (answer.exit, answer.position, answer.late) == ("exit_1", 0, False)
+    slow_set.times[1] = [0.02, 0.02, 60.0]
+    assert slow_set.predict(x, deadline=30.0).exit == "exit_2"
+    for impossible in (0.0, -1.0, 0.001, float("nan")):
+        answer = slow_set.predict(x, deadline=impossible)
+        assert answer.exit == "exit_1" and answer.late and answer.logits.shape == (1, 5)
+
+
+def test_a_stream_that_is_left_runs_no_further_stage(slow_set):
+    slow_set.calls.clear()
+    for answer in slow_set.stream(np.zeros((1, 8, 8, 3), "float32")):
+        if answer.exit == "exit_2":
+            break
+    assert slow_set.calls == [0, 1]
+
+
+def test_reader_refuses_what_does_not_fit(slow_set):
+    with pytest.raises(ValueError, match=r"\(any, 8, 8, 3\).*Received: shape \(1, 8, 8, 1\)"):
+        slow_set.predict(np.zeros((1, 8, 8, 1)))
+    with pytest.raises(ValueError, match=r"inputs are \['image'\]. Received: \['picture'\]"):
+        slow_set.predict({"picture": np.zeros((1, 8, 8, 3))})
+    with pytest.raises(ValueError, match="without the whole network"):
+        slow_set.whole(np.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.tensorflow
+def test_a_fixed_batch_size_is_kept_and_inputs_go_by_name_too(tmp_path):
+    model = dense()
+    exported = ExportedModel(ak.export(model, tmp_path / "set", parts="whole", batch_size=2))
+    image, extra = checks.some_input(model, batch=2)
+    by_list, by_name = exported.whole([image, extra]), exported.whole({"input_2": extra, "image": image})
+    for name, logits in by_list.items():
+        np.testing.assert_array_equal(logits, by_name[name])
+    for wrong in ([image, extra[:1]], [image[:1], extra[:1]]):
+        with pytest.raises(ValueError, match="must have shape"):
+            exported.whole(wrong)
+    with pytest.raises(ValueError, match="takes 2 inputs"):
+        exported.whole([image])
+    with pytest.raises(ValueError, match="without stages"):
+        exported.predict([image, extra])
+
+
+@pytest.mark.tensorflow
+def test_changed_missing_and_foreign_files_are_refused(tmp_path):
+    path = ak.export(resann(), tmp_path / "set", parts="whole")
+    weights = next(path.glob("saved_model/variables/*.data*"))
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="variables.data.* is not the file that was exported"):
+        ExportedModel(path)
+    weights.unlink()
+    with pytest.raises(ValueError, match="variables.data.* is missing"):
+        ExportedModel(path)
+    description = json.loads((path / "exported.json").read_text())
+    (path / "exported.json").write_text(json.dumps({**description, "version": 99}))
+    with pytest.raises(ValueError, match="version 99"):
+        ExportedModel(path)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match="holds no exported network"):
+            ExportedModel(folder)
+
+
+@pytest.mark.tensorflow
+def test_a_failed_export_leaves_everything_as_it_was(tmp_path, monkeypatch):
+    path = ak.export(resann(), tmp_path / "set", parts="whole")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def fails(parts, folder, batch_size):
+        (folder / "half.bin").write_bytes(b"half")
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(converters, "saved_model", fails)
+    for place in (path, tmp_path / "new"):
+        with pytest.raises(RuntimeError, match="disk is full"):
+            ak.export(resann(), place, overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert sorted(os.listdir(tmp_path)) == ["set"]
+
+
+@pytest.mark.tensorflow
+def test_only_an_exported_set_is_overwritten(tmp_path):
+    model = resann()
+    path = ak.export(model, tmp_path / "set", parts="whole")
+    (path / "saved_model" / "mine").write_text("stale")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        ak.export(model, path, parts="whole")
+    ak.export(model, path, parts="stages", overwrite=True)
+    assert not (path / "saved_model" / "mine").exists()
+    assert ExportedModel(path).description["whole"] is None
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(FileExistsError, match="not an exported set"):
+        ak.export(model, tmp_path / "photos", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["photos", "set"]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        (dict(format="saved_modle"), ValueError, "Received: 'saved_modle'. Did you mean 'saved_model'"),
+        (dict(format="litert", precision="int4"), ValueError, "`precision` must be one of .* Received: 'int4'"),
+        (dict(format="onnx", precision="float16"), ValueError, "format 'litert' only. Received: 'float16' for 'onnx'"),
+        (dict(format="litert", precision="int8"), ValueError, "`representative`.*representative of type NoneType"),
+        (dict(format="litert", representative=np.zeros(3)), ValueError, "`representative`.*type ndarray"),
+        (
+            dict(format="litert", precision="int8", representative=np.zeros((9, 4, 4, 3))), ValueError,
+            r"`representative` does not fit.*\(any, 8, 8, 3\).*\(9, 4, 4, 3\)",
+        ),
+        (
+            dict(format="litert", precision="int8", representative=np.zeros((3, 8, 8, 3)), batch_size=4), ValueError,
+            "at least 4 samples.*Received: 3",
+        ),
+        (dict(parts=["whole", "heads"]), ValueError, "`parts`.*'heads'"),
+        (dict(parts=[]), ValueError, "`parts`"),
+        (dict(batch_size=0), ValueError, "`batch_size`.*Received: 0"),
+        (dict(exits=["exit_9"]), ValueError, "Received: 'exit_9'"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_told_before_anything_is_written(changes, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        ak.export(resann(), tmp_path / "set", **changes)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.tensorflow
+def test_models_that_cannot_be_exported_are_refused(tmp_path, monkeypatch):
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="outputs are its exits. Received: Sequential"):
+        ak.export(plain, tmp_path / "set")
+    with pytest.raises(ValueError, match="computes in float32. .* with bfloat16"):
+        ak.export(resann(dtype="mixed_bfloat16"), tmp_path / "set", "litert")
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(ImportError, match=r"tf2onnx.*pip install anytime-keras\[export\]"):
+        ak.export(resann(), tmp_path / "set", "onnx")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.tensorflow
+def test_a_part_that_a_format_has_no_form_for_is_named(tmp_path):
+    needs("litert")
+    x = keras.Input((8,))
+    early = keras.layers.Dense(2)(x)
+    late = keras.layers.Dense(2)(keras.ops.erfinv(x))
+    model = ak.AnytimeModel(x, {"early": early, "late": late})
+    with pytest.raises(RuntimeError, match="LiteRT has no form for the part 'stage_2'"):
+        ak.export(model, tmp_path / "set", "litert", parts="stages")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="other backends are refused")
+def test_other_backends_are_told_what_to_do(tmp_path):
+    with pytest.raises(RuntimeError, match="Received: backend 'jax'.*KERAS_BACKEND=tensorflow"):
+        ak.export(resann(), tmp_path / "set")
+
+
+@pytest.mark.tensorflow
+def test_mixed_precision_goes_into_a_saved_model(tmp_path):
+    model = resann(dtype="mixed_bfloat16")
+    exported = ExportedModel(ak.export(model, tmp_path / "set"))
+    x = checks.some_input(model)
+    assert exported.description["stages"][1]["inputs"][0]["dtype"] == "bfloat16"
+    assert_answers_are(exported, x, checks.outputs(model, x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.tensorflow
+def test_a_set_measures_itself_from_the_command_line(tmp_path):
+    needs("onnx")
+    path = ak.export(resann(), tmp_path / "set", "onnx", parts="stages")
+    command = [sys.executable, path / "run_exported.py", "--deadline=60", "--batch_size=2", "--num_threads=1"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["exit_1", "exit_2", "exit_3"]
+    assert lines[4].startswith("by 60.0 s: exit_3 after")
