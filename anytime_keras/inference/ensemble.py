@@ -1,0 +1,277 @@
+"""`EANN`: a chain of anytime networks of growing depth, near-optimal at every budget at a constant share of extra cost.
+
+Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.06832), section 4.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+
+import keras
+
+from anytime_keras import _errors, graph
+from anytime_keras.cost import ExitCost, exit_costs
+from anytime_keras.evaluation import Curve, evaluate
+from anytime_keras.inference.stages import Stages, in_dtype
+
+DESCRIPTION = "eann.json"
+
+
+def depths(base, count, growth=2.0):
+    """Proposes depths that grow exponentially: how many units, blocks or layers each member should have.
+
+    Proposition 4.1 says what growth costs; see `inflation`. The paper takes ResANNs of 7, 13 and 25 units a block.
+
+    Args:
+        base: int, the first member's depth.
+        count: int, how many members.
+        growth: float above 1, from one member to the next.
+
+    Returns:
+        A list of int.
+
+    Example:
+    >>> depths(7, 3)
+    [7, 14, 28]
+    """
+    for name, value in (("base", base), ("count", count)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}.")
+    if not growth > 1:
+        raise ValueError(f"`growth` must be above 1. Received: growth={growth!r}.")
+    return [round(base * growth**number) for number in range(count)]
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleExit:
+    """One exit of one member.
+
+    Attributes:
+        name: str, its name in the ensemble: `"member_2/exit_3"`.
+        member: int, the member's place, from 0.
+        exit: str, the exit's name in the member.
+        error: float, share of wrong answers on the validation images.
+        used: bool, whether it errs less there than every exit before it: others are passed over.
+        cost: `ExitCost`, cumulative: all earlier members are paid for.
+    """
+
+    name: str
+    member: int
+    exit: str
+    error: float
+    used: bool
+    cost: ExitCost
+
+    @property
+    def macs(self):
+        """Multiply-accumulates of one sample up to here, all heads so far included."""
+        return self.cost.with_all_heads
+
+
+class EANN:
+    """A chain of anytime networks, smallest first: each begins when the one before is done.
+
+    An answer counts if it is better on validation images than all before it; exits that are not are passed over. Of
+    members whose later halves are near-optimal, as AdaLoss makes them, a chain of exponentially growing depths is
+    near-optimal at every budget (`inflation` says for what extra cost). `Predictor(eann, example)` runs it.
+
+    Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.06832), section 4.
+
+    Args:
+        members: list of two or more functional Keras models of growing cost, for the same input and classes.
+        validation: batches of (x, y) or a pair of arrays, held out from training, by which to choose exits.
+
+    Attributes:
+        members: list of models.
+        exits: list of `EnsembleExit`, all exits of all members in the order in which they are computed.
+        inference: dict or None, what `Predictor.calibrate` and `fit_thresholds` found.
+
+    Raises:
+        ValueError: if members do not grow, or differ in inputs or outputs.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> shape = dict(input_shape=(8, 8, 1), num_classes=10)
+    >>> members = [ak.models.build("resann", num_units=n, channels=4, **shape) for n in ak.inference.depths(1, 2)]
+    >>> eann = ak.EANN(members, validation=ak.data.load("digits").validation)
+    >>> eann.exits[0].name, eann.exits[0].used, len(eann.exits)
+    ('member_1/exit_1', True, 9)
+    """
+
+    def __init__(self, members, validation):
+        members = _checked(members)
+        curves = [evaluate(member, validation) for member in members]
+        self._set(members, [curve.errors for curve in curves])
+
+    def _set(self, members, errors, inference=None):
+        self.members, self.inference = members, inference
+        self.exits, best, spent = [], float("inf"), [0, 0, 0, 0]
+        for number, (member, member_errors) in enumerate(zip(members, errors)):
+            for cost, error in zip(exit_costs(member), member_errors):
+                # An answer needs no head of an earlier exit, but the paid ones do not come back.
+                own = [cost.backbone, cost.with_head, cost.with_all_heads, cost.params]
+                total = [before + now for before, now in zip(spent, own)]
+                name = f"member_{number + 1}/{cost.exit}"
+                self.exits.append(EnsembleExit(name, number, cost.exit, error, error < best, ExitCost(name, *total)))
+                best = min(best, error)
+            spent = total
+
+    @property
+    def exit_names(self):
+        """The names of the exits that are used, in the order in which they answer: a list of str."""
+        return [own.name for own in self.exits if own.used]
+
+    def stages(self, dtype=None):
+        """Returns the stages between the exits that are used, for `Predictor`."""
+        members = [member if dtype is None else in_dtype(graph.functional(member), dtype) for member in self.members]
+        places = {own.name: (own.member, own.exit) for own in self.exits if own.used}
+        return EnsembleStages(members, places)
+
+    def curve(self, data, name="eann", layers="all"):
+        """Measures the exits that are used on other data: error against cumulative cost.
+
+        Args:
+            data: as in `anytime_keras.evaluate`.
+            name: str, the curve's name.
+            layers: `"all"` or `"conv"`, which MACs count.
+
+        Returns:
+            A `Curve`.
+        """
+        points, spent = [], [0, 0, 0, 0]
+        used = {(own.member, own.exit): own.name for own in self.exits if own.used}
+        for number, member in enumerate(self.members):
+            measured = evaluate(member, data, layers)
+            for point in measured:
+                own = [point.backbone, point.with_head, point.with_all_heads, point.params]
+                total = [before + now for before, now in zip(spent, own)]
+                if (number, point.exit) in used:
+                    costs = dict(zip(("backbone", "with_head", "with_all_heads", "params"), total))
+                    points.append(dataclasses.replace(point, exit=used[number, point.exit], **costs))
+            spent = total
+        return Curve(points, name, measured.about)
+
+    def save(self, folder):
+        """Saves the members and what is known of their exits to a folder that is new or empty.
+
+        Raises:
+            ValueError: if the folder holds something.
+        """
+        folder = pathlib.Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"'{folder}' is not empty. Name a new folder.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
+            whole = pathlib.Path(unfinished, "whole")
+            whole.mkdir()
+            for number, member in enumerate(self.members):
+                member.save(whole / _file(number))
+            errors = [[own.error for own in self.exits if own.member == n] for n in range(len(self.members))]
+            (whole / DESCRIPTION).write_text(
+                json.dumps({"errors": errors, "inference": self.inference}, indent=1) + "\n"
+            )
+            os.replace(whole, folder)
+
+    @classmethod
+    def load(cls, folder):
+        """Loads what `save` wrote.
+
+        Raises:
+            ValueError: if the folder holds no ensemble.
+        """
+        folder = pathlib.Path(folder)
+        try:
+            content = json.loads((folder / DESCRIPTION).read_text())
+            errors = [[float(error) for error in member] for member in content["errors"]]
+            inference = content["inference"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"'{folder}' holds no EANN: {error}. Expected what `EANN.save` writes.") from error
+        members = _checked([keras.saving.load_model(folder / _file(number)) for number in range(len(errors))])
+        if [len(member) for member in errors] != [len(graph.outputs_by_name(member)) for member in members]:
+            raise ValueError(f"'{folder / DESCRIPTION}' is of other members than those beside it.")
+        eann = cls.__new__(cls)
+        eann._set(members, errors, inference)
+        return eann
+
+
+class EnsembleStages(Stages):
+    """The stages of all members one after the other; a member's first stage takes the input itself.
+
+    Args:
+        members: list of functional models.
+        places: dict from an exit's name to (its member's place, its name there), in order.
+        exits: names of the exits to stop at; None stops at all of `places`.
+    """
+
+    def __init__(self, members, places, exits=None):
+        self._members, self._places = members, places
+        names = list(places) if exits is None else list(exits)
+        for name in names:
+            if name not in places:
+                raise ValueError(
+                    f"`exits` names an exit that the ensemble does not use. Received: {name!r}. "
+                    f"{_errors.nearest(name, list(places))}"
+                )
+        if not names or names != [name for name in places if name in names]:
+            raise ValueError(f"`exits` must name exits in order, each once. Received: {names}. Used: {list(places)}.")
+        self.exit_names = names
+        chosen = {}
+        for name in names:
+            member, own = places[name]
+            chosen.setdefault(member, []).append(own)
+        self._parts = [Stages(members[member], own) for member, own in chosen.items()]
+        self._steps = [(part, position) for part in self._parts for position in range(len(part))]
+        self.model = graph.functional(members[0])
+
+    def at(self, exits):
+        return EnsembleStages(self._members, self._places, exits)
+
+    def segment(self, position, head=True):
+        part, own = self._steps[position]
+        return part.segment(own, head)
+
+    def starts(self, position):
+        return self._steps[position][1] == 0
+
+    def costs(self, started):
+        """Counts what it costs to stop at each exit.
+
+        `backbone` and `with_head` are of its member alone, which is all that a run straight to it computes;
+        `with_all_heads` and `params` of everything up to it.
+        """
+        costs, spent, params = [], 0, 0
+        for part in self._parts:
+            for cost in part.costs(started):
+                total = dataclasses.replace(
+                    cost, exit="", with_all_heads=spent + cost.with_all_heads, params=params + cost.params
+                )
+                costs.append(total)
+            spent, params = total.with_all_heads, total.params
+        return [dataclasses.replace(cost, exit=name) for cost, name in zip(costs, self.exit_names)]
+
+
+def _checked(members):
+    members = list(members)
+    if len(members) < 2:
+        raise ValueError(f"An EANN needs two members or more. Received: {len(members)}.")
+    for member in members:
+        if not graph.is_functional(member):
+            raise ValueError(f"Members must be functional Keras models with exits. Received: {type(member).__name__}.")
+    shapes = [_shapes(member) for member in members]
+    if any(own != shapes[0] for own in shapes):
+        raise ValueError(f"Members must take the same input and tell the same classes. Received: {shapes}.")
+    costs = [exit_costs(member)[-1].with_all_heads for member in members]
+    if sorted(set(costs)) != costs:
+        raise ValueError(f"Members must be in growing order of cost. Received: {costs} MACs.")
+    return members
+
+
+def _shapes(member):
+    outputs = {tuple(tensor.shape[1:]) for tensor in graph.outputs_by_name(member).values()}
+    return [tuple(tensor.shape[1:]) for tensor in graph.functional(member).inputs], sorted(outputs)
+
+
+def _file(number):
+    return f"member_{number + 1}.keras"

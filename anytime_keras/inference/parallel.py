@@ -1,0 +1,226 @@
+"""An EANN's members at once, each in a process of its own: the best that is finished answers."""
+
+import contextlib
+import math
+import multiprocessing
+import numbers
+import os
+import pathlib
+import queue
+import tempfile
+import time
+import traceback
+import weakref
+
+import keras
+import numpy as np
+
+from anytime_keras.inference import engines
+from anytime_keras.inference.answers import Answer
+from anytime_keras.inference.ensemble import EANN
+from anytime_keras.inference.jobs import Job, Worker
+
+READY_SECONDS = 300
+
+
+class ParallelPredictor:
+    """Runs the members of an EANN in several processes, first in first out, and answers with the best finished.
+
+    With M processes the next member begins when the M-th before it ends, which lowers the cost inflation as a growth of
+    `base ** M` would (Proposition 4.1). Use it as a context manager, or `close` it: the processes live until then.
+    As with everything that spawns processes, a script needs `if __name__ == "__main__":` around what uses it.
+
+    Args:
+        eann: `EANN`.
+        example: an input of the batch size to answer, shape `(batch, ...)`.
+        workers: int, how many processes.
+        environments: list of dicts, one for each process: environment variables that it starts with, such as
+            `{"CUDA_VISIBLE_DEVICES": "1"}` to give each a device of its own.
+
+    Raises:
+        ValueError: if an argument does not fit.
+        RuntimeError: if a process cannot start.
+    """
+
+    def __init__(self, eann, example, workers=2, environments=None):
+        if not isinstance(eann, EANN):
+            raise ValueError(f"`eann` must be an `EANN`. Received: {type(eann).__name__}.")
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise ValueError(f"`workers` must be a positive int. Received: workers={workers!r}.")
+        environments = [{}] * workers if environments is None else list(environments)
+        if len(environments) != workers:
+            raise ValueError(
+                f"`environments` must be one dict for each of {workers} workers. Received: {environments}."
+            )
+        self._stages = eann.stages()
+        example = [np.asarray(tensor) for tensor in self._stages.start(example)]
+        self.exit_names = eann.exit_names
+        self._processes = _Processes(eann, example, environments)
+        self._worker = Worker()
+
+    def predict(self, x, deadline=None):
+        """Returns the best `Answer` that any member has by the deadline (seconds from now), or the last exit's.
+
+        Where there is none by then, the first answer comes late and is marked so.
+        """
+        begin = time.perf_counter()
+        if deadline is not None and (not isinstance(deadline, numbers.Real) or math.isnan(deadline)):
+            raise ValueError(f"`deadline` must be a number of seconds. Received: deadline={deadline!r}.")
+        job = self.start(x)
+        answer = job.wait(None if deadline is None else max(begin + deadline - time.perf_counter(), 0.0))
+        if answer is None:
+            answer = job.wait_for_first()
+        job.stop()
+        answer.late = deadline is not None and answer.seconds > deadline
+        return answer
+
+    def start(self, x):
+        """Computes in the background; returns a `Job` at once."""
+        inputs = [np.asarray(tensor) for tensor in self._stages.start(x)]
+        return self._worker.later(Job(self._processes, inputs, self._answer))
+
+    def stream(self, x):
+        """Yields an `Answer` whenever a better one is there."""
+        job = self.start(x)
+        try:
+            yield from job.answers()
+        finally:
+            job.stop()
+
+    def _answer(self, position, logits, seconds):
+        return Answer(logits, self.exit_names[position], position, seconds)
+
+    def close(self):
+        """Ends the processes."""
+        self._processes.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class _Processes:
+    """The processes, as what a `Job` runs on."""
+
+    def __init__(self, eann, example, environments):
+        spawn = multiprocessing.get_context("spawn")  # a forked TensorFlow or JAX hangs
+        self._count, self._members = len(eann.exit_names), len(eann.members)
+        self._tasks, self._results = spawn.Queue(), spawn.Queue()
+        self._stopped, self._number = spawn.Value("q", 0), 0
+        with tempfile.TemporaryDirectory(prefix="anytime-keras-") as folder:
+            eann.save(pathlib.Path(folder, "eann"))
+            arguments = (str(pathlib.Path(folder, "eann")), example, self._tasks, self._results, self._stopped)
+            self._processes = [spawn.Process(target=_serve, args=arguments, daemon=True) for _ in environments]
+            self._finalizer = weakref.finalize(self, _end, self._processes, self._tasks)
+            for process, own in zip(self._processes, environments):
+                with _environment({"KERAS_BACKEND": keras.backend.backend(), **own}):
+                    process.start()
+            for _ in self._processes:
+                self._receive(time.monotonic() + READY_SECONDS)
+
+    def __len__(self):
+        return self._count
+
+    def run(self, inputs, run):
+        """Computes one input; blocks until every member is done, or stopped."""
+        self._number += 1
+        run.number = self._number
+        if run.limit == engines.NEVER:
+            return
+        for member in range(self._members):
+            self._tasks.put((self._number, member, inputs))
+        done = 0
+        while done < self._members:
+            number, position, logits = self._receive()
+            if number != self._number:
+                continue  # of a run before, whose error ended it early
+            if position is None:
+                done += 1
+            else:
+                run.emit(position, logits)
+
+    def stop(self, run):
+        run.limit = engines.NEVER
+        number = getattr(run, "number", 0)
+        with self._stopped.get_lock():
+            self._stopped.value = max(self._stopped.value, number)
+
+    def _receive(self, until=None):
+        """Returns what a process has to say next; raises what one raised, or that one died."""
+        while True:
+            try:
+                said = self._results.get(timeout=0.2)
+            except queue.Empty:
+                dead = [process.exitcode for process in self._processes if not process.is_alive()]
+                if dead:
+                    raise RuntimeError(f"A process of the ensemble has died, exit code {dead[0]}.") from None
+                if until is not None and time.monotonic() > until:
+                    raise RuntimeError(f"The ensemble's processes were not ready in {READY_SECONDS} s.") from None
+                continue
+            if isinstance(said, str):
+                raise RuntimeError(f"A process of the ensemble failed:\n{said}")
+            return said
+
+    def close(self):
+        self._finalizer()
+
+
+def _end(processes, tasks):
+    for _ in processes:
+        tasks.put(None)
+    for process in processes:
+        process.join(timeout=5)
+        process.kill()
+
+
+def _serve(folder, example, tasks, results, stopped):
+    """What a process does: loads all members, then computes those that it is given."""
+    try:
+        eann = EANN.load(folder)
+        names, members = eann.exit_names, {}
+        for own in eann.exits:
+            if own.used:
+                members.setdefault(own.member, []).append(own.name)
+        runs = {member: engines.engine(eann.stages().at(exits)) for member, exits in members.items()}
+        worker = Worker()
+
+        def answers(member, inputs):
+            def answer(position, logits, seconds):
+                name = members[member][position]
+                return Answer(logits, name, position, seconds)
+
+            return worker.later(Job(runs[member], inputs, answer))
+
+        for member in runs:  # compiles
+            answers(member, example).wait()
+        results.put(("ready", None, None))
+        while (task := tasks.get()) is not None:
+            number, member, inputs = task
+            if member in runs and stopped.value < number:
+                job = answers(member, inputs)
+                for answer in job.answers():
+                    results.put((number, names.index(answer.exit), answer.logits))
+                    if stopped.value >= number:
+                        job.stop()
+            results.put((number, None, None))
+    except KeyboardInterrupt:
+        pass
+    except BaseException:  # whoever asked learns of it
+        results.put(traceback.format_exc())
+
+
+@contextlib.contextmanager
+def _environment(settings):
+    """Sets environment variables for processes that start meanwhile: they read them before any code of ours runs."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,186 @@
+import keras
+import numpy as np
+import pytest
+
+import anytime_keras as ak
+from anytime_keras.inference import inflation
+from anytime_keras.inference.ensemble import depths
+
+
+def member(num_units, seed=0, channels=4):
+    keras.utils.set_random_seed(seed)
+    return ak.models.build("resann", num_units=num_units, channels=channels, input_shape=(8, 8, 1), num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return ak.data.load("digits", batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def eann(digits):
+    """Two members, trained a little."""
+    members = [member(1), member(2, seed=1)]
+    for model in members:
+        model.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(digits.train, epochs=3, verbose=0)
+    return ak.EANN(members, digits.validation)
+
+
+@pytest.fixture
+def images(digits):
+    return keras.ops.convert_to_numpy(
+        next(iter(digits.test))[0] if hasattr(digits.test, "__iter__") else digits.test[0][0]
+    )
+
+
+def by_hand(eann, x, name):
+    """What one exit of the ensemble says, by its member's own pass."""
+    own = next(own for own in eann.exits if own.name == name)
+    return keras.ops.convert_to_numpy(eann.members[own.member](x, training=False)[own.exit])
+
+
+def test_exits_are_used_if_they_err_less_than_all_before(eann, digits):
+    errors = [error for model in eann.members for error in ak.evaluate(model, digits.validation).errors]
+    assert [own.error for own in eann.exits] == errors and len(errors) == 9
+    assert [own.used for own in eann.exits] == [error < min([1.1, *errors[:n]]) for n, error in enumerate(errors)]
+    assert 1 < len(eann.exit_names) < 9
+    assert eann.exits[3].name == "member_2/exit_1"
+
+
+def test_costs_add_up_over_members(eann):
+    first, second = (ak.cost.exit_costs(model) for model in eann.members)
+    costs = [own.cost for own in eann.exits]
+    assert [cost.with_all_heads for cost in costs[:3]] == [cost.with_all_heads for cost in first]
+    for own, cost in zip(costs[3:], second):
+        assert own.with_all_heads == first[-1].with_all_heads + cost.with_all_heads
+        assert own.with_head == first[-1].with_head + cost.with_head
+        assert own.backbone == first[-1].backbone + cost.backbone
+        assert own.params == first[-1].params + cost.params
+
+
+def test_an_exit_worse_than_an_earlier_one_is_passed_over(eann, digits):
+    """The same network twice: the second, dearer by one useless unit, cannot be better anywhere it is the same."""
+    small, large = eann.members
+    untrained = member(3, seed=5)
+    chained = ak.EANN([small, untrained], digits.validation)
+    assert {own.member for own in chained.exits if own.used} == {0}
+    assert chained.exit_names == [own.name for own in chained.exits if own.used]
+
+
+def test_the_predictor_gives_the_members_answers_bit_for_bit(eann, images):
+    predictor = ak.Predictor(eann, example=images)
+    assert predictor.exit_names == eann.exit_names
+    for answer in predictor.stream(images):
+        np.testing.assert_array_equal(answer.logits, by_hand(eann, images, answer.exit), strict=False)
+    assert answer.exit == eann.exit_names[-1]
+    for name, cost in zip(predictor.exit_names, predictor.costs):
+        own = next(own for own in eann.exits if own.name == name)
+        alone = ak.cost.exit_costs(eann.members[own.member])
+        assert cost.with_head == next(cost.with_head for cost in alone if cost.exit == own.exit)
+    assert predictor.predict(images, deadline=60).exit == eann.exit_names[-1]
+    assert predictor.predict(images, deadline=0).late
+
+
+def test_its_curve_is_that_of_the_exits_used_at_cumulative_cost(eann, digits):
+    curve = eann.curve(digits.test)
+    assert [point.exit for point in curve] == eann.exit_names
+    by_name = {own.name: own for own in eann.exits}
+    for point in curve:
+        own = by_name[point.exit]
+        assert point.with_all_heads == own.cost.with_all_heads
+        assert (
+            point.error
+            == dict(
+                zip(eann.members[own.member].exit_names, ak.evaluate(eann.members[own.member], digits.test).errors)
+            )[own.exit]
+        )
+
+
+def test_saved_and_loaded_it_is_the_same(eann, digits, images, tmp_path):
+    eann.save(tmp_path / "eann")
+    loaded = ak.EANN.load(tmp_path / "eann")
+    assert loaded.exits == eann.exits
+    for name in eann.exit_names:
+        np.testing.assert_array_equal(by_hand(loaded, images, name), by_hand(eann, images, name))
+    assert [place.name for place in tmp_path.iterdir()] == ["eann"]
+    with pytest.raises(ValueError, match="not empty"):
+        eann.save(tmp_path / "eann")
+    with pytest.raises(ValueError, match="holds no EANN"):
+        ak.EANN.load(tmp_path)
+    (tmp_path / "eann" / "eann.json").write_text('{"errors": [[0.5], [0.4]], "inference": null}')
+    with pytest.raises(ValueError, match="other members"):
+        ak.EANN.load(tmp_path / "eann")
+
+
+def test_members_that_do_not_fit_are_refused(digits):
+    with pytest.raises(ValueError, match="two members"):
+        ak.EANN([member(1)], digits.validation)
+    with pytest.raises(ValueError, match="growing order"):
+        ak.EANN([member(2), member(1)], digits.validation)
+    with pytest.raises(ValueError, match="same input"):
+        other = ak.models.build("resann", num_units=2, channels=4, input_shape=(16, 16, 1), num_classes=10)
+        ak.EANN([member(1), other], digits.validation)
+    with pytest.raises(ValueError, match="functional"):
+        ak.EANN([member(1), "resann"], digits.validation)
+
+
+def test_depths_grow_exponentially():
+    assert depths(7, 3) == [7, 14, 28] and depths(2, 4, growth=1.5) == [2, 3, 4, 7]
+    for arguments in ((0, 3), (7, 0), (7.0, 3), (7, 3, 1.0)):
+        with pytest.raises(ValueError, match="Received"):
+            depths(*arguments)
+
+
+@pytest.mark.parametrize("base", [1.5, 2.0, 1 + 2**0.5, 4.0])
+def test_simulation_reaches_the_propositions_bounds_and_keeps_to_them(base):
+    for anytime in (True, False):
+        bound = inflation.bounds(base, anytime=anytime)
+        measured = inflation.simulate(base, anytime=anytime, num_members=24 if base < 2 else 14)
+        assert measured.sup <= bound.sup and measured.mean <= bound.mean
+        assert measured.sup > bound.sup - 0.01 and measured.mean > bound.mean - 0.01
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("base", [1.5, 2.0, 4.0])
+def test_parallel_workers_keep_to_the_bounds_for_them(base, workers):
+    for anytime in (True, False):
+        bound = inflation.bounds(base, workers, anytime)
+        measured = inflation.simulate(base, workers, anytime, num_members=18)
+        assert measured.sup <= bound.sup and measured.mean <= bound.mean
+        assert measured.mean < inflation.simulate(base, 1, anytime).mean
+    assert measured.sup > bound.sup - 0.01, "plain networks reach theirs"
+
+
+def test_the_papers_figures():
+    assert inflation.bounds(2.0).sup == 3.0
+    assert round(inflation.bounds(2.0).mean, 2) == 2.44
+    assert inflation.bounds(2.0, anytime=False).sup == 4.0
+    assert round(inflation.bounds(1 + 2**0.5, anytime=False).mean, 2) == 2.91
+    assert inflation.bounds(2.0, workers=2).mean == inflation.bounds(4.0).mean
+    for arguments in ((1.0,), (0,), (2.0, 0), (2.0, 1.5)):
+        with pytest.raises(ValueError, match="Received"):
+            inflation.bounds(*arguments)
+
+
+def test_members_run_in_parallel_processes(eann, images):
+    with ak.inference.ParallelPredictor(eann, images, workers=2) as predictor:
+        answer = predictor.predict(images)
+        assert answer.exit == eann.exit_names[-1] and not answer.late
+        np.testing.assert_allclose(answer.logits, by_hand(eann, images, answer.exit), atol=1e-4)
+        positions = [answer.position for answer in predictor.stream(images)]
+        assert positions == sorted(set(positions)) and positions[-1] == len(eann.exit_names) - 1
+        late = predictor.predict(images, deadline=0.0)
+        assert late.late and late.logits.shape == (len(images), 10)
+        job = predictor.start(images)
+        job.stop()
+        job.wait()
+        assert predictor.predict(images, deadline=60.0).exit == eann.exit_names[-1], "usable after a stop"
+        predictor._processes._processes[0].kill()
+        with pytest.raises(RuntimeError, match="died"):
+            for _ in range(20):
+                predictor.predict(images)
+    with pytest.raises(ValueError, match="EANN"):
+        ak.inference.ParallelPredictor(eann.members[0], images)
+    with pytest.raises(ValueError, match="workers"):
+        ak.inference.ParallelPredictor(eann, images, workers=0)
