@@ -2,7 +2,8 @@
 
 import keras
 
-from anytime_keras import _errors, graph, runtime
+from anytime_keras import _errors, graph
+from anytime_keras.cost import exit_costs
 
 
 class Stages:
@@ -32,10 +33,18 @@ class Stages:
         self._outputs = graph.outputs_by_name(self.model)
         self.exit_names = _chosen(exits, list(self._outputs))
         self._cuts = self._cut()
-        self._programs = {}
 
     def __len__(self):
         return len(self.exit_names)
+
+    @property
+    def inputs(self):
+        """The network's input tensors, a list."""
+        return self.model.inputs
+
+    def at(self, exits):
+        """Returns the stages of the same network, stopped at other exits."""
+        return type(self)(self.model, exits)
 
     def _cut(self):
         """Finds, for each stage, the tensors that it takes, and those that it leaves to later stages."""
@@ -53,39 +62,49 @@ class Stages:
             carried.append([tensor for key, tensor in available.items() if key in later])
         return carried
 
-    def segment(self, first, last, heads=True):
-        """Returns the model that goes from before stage `first` to the end of stage `last` (positions, from 0).
+    def segment(self, position, head=True):
+        """Returns the model of one stage, from the tensors that it takes (a list) to what it gives.
 
         Args:
-            first, last: ints.
-            heads: bool, whether to answer at the exits in between; the last always answers.
+            position: int, from 0.
+            head: bool; without its head the stage only passes on what later stages need.
 
         Returns:
-            A functional model from the carried tensors (a list) to a dict with "logits", a list with one entry for each
-            exit that answers, and "carried", a list.
+            A functional model, sharing the whole one's layers, to a dict with "carried", a list, and, with a head,
+            "logits".
         """
-        taken = self._cuts[first]
-        names = self.exit_names[first : last + 1] if heads else [self.exit_names[last]]
-        outputs = {"carried": self._cuts[last + 1], "logits": [self._outputs[name] for name in names]}
-        return keras.Model(taken, outputs)
+        outputs = {"carried": self._cuts[position + 1]}
+        if head:
+            outputs["logits"] = self._outputs[self.exit_names[position]]
+        # Cut by `keras.Model(tensors, outputs)`, a graph comes apart where a tensor is both taken and handed on
+        # (Keras 3.15), so the calls are made once more, on inputs of their own.
+        given = self._cuts[position]
+        inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in given]
+        values = {id(tensor): new for tensor, new in zip(given, inputs)}
+        for call in graph.calls(outputs, given):
+            args, kwargs = call.arguments.fill_in(values)
+            results = keras.tree.flatten(call.operation(*args, **kwargs))
+            values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
+        return keras.Model(inputs, keras.tree.map_structure(lambda tensor: values[id(tensor)], outputs))
 
-    def program(self, first, last, heads=True):
-        """Returns `segment(first, last, heads)` compiled, made once."""
-        key = (first, last, heads)
-        if key not in self._programs:
-            self._programs[key] = runtime.compiled(self.segment(first, last, heads))
-        return self._programs[key]
+    def starts(self, position):
+        """Tells whether a stage takes the network's input itself, and nothing of the stage before."""
+        return position == 0
 
     def start(self, x):
-        """Returns the tensors that the first stage takes, for an input in the model's own structure."""
-        flat = keras.tree.flatten(x)
-        if len(flat) != len(self.model.inputs):
-            raise ValueError(f"The model takes {len(self.model.inputs)} inputs. Received: {len(flat)}.")
+        """Returns the tensors that the first stage takes, for an input in the model's own structure.
+
+        Raises:
+            ValueError: if it does not fit the model, or is empty.
+        """
+        values = self._in_order(x)
+        if len(values) != len(self.inputs):
+            raise ValueError(f"The model takes {len(self.inputs)} inputs. Received: {len(values)}.")
         tensors = []
-        for value, expected in zip(flat, self.model.inputs):
+        for value, expected in zip(values, self.inputs):
             tensor = keras.ops.convert_to_tensor(value, expected.dtype)
             fits = len(tensor.shape) == len(expected.shape) and all(
-                own is None or own == size for size, own in zip(tensor.shape[1:], expected.shape[1:])
+                own is None or own == size for size, own in zip(tensor.shape, expected.shape)
             )
             if not fits:
                 raise ValueError(
@@ -93,15 +112,60 @@ class Stages:
                     f"{tuple(tensor.shape)}."
                 )
             tensors.append(tensor)
+        sizes = {tensor.shape[0] for tensor in tensors}
+        if len(sizes) > 1 or 0 in sizes:
+            raise ValueError(f"Inputs must be one batch of a sample or more. Received: batches of {sorted(sizes)}.")
         return tensors
 
-    def stream(self, x):
-        """Yields (exit's name, logits) stage by stage, computing each only when it is asked for."""
-        carried = self.start(x)
-        for position, name in enumerate(self.exit_names):
-            result = self.program(position, position)(carried)
-            carried = result["carried"]
-            yield name, result["logits"][0]
+    def _in_order(self, x):
+        """Lists inputs in the order of the model's; a dict may also go by the inputs' names."""
+        if not isinstance(x, dict):
+            return keras.tree.flatten(x)
+        given = self.model.input
+        names = list(given) if isinstance(given, dict) else [tensor.name for tensor in self.inputs]
+        if set(x) != set(names):
+            raise ValueError(f"The model takes the inputs {names}. Received: {list(x)}.")
+        in_order = keras.tree.flatten({name: name for name in names}) if isinstance(given, dict) else names
+        return [x[name] for name in in_order]
+
+    def costs(self, started):
+        """Counts what it costs to stop at each of the exits, heads of others left out.
+
+        Args:
+            started: what `start` returned for an input; its sizes count where the model leaves them open.
+
+        Returns:
+            A list of `ExitCost`.
+        """
+        outputs = {name: self._outputs[name] for name in self.exit_names}
+        shapes = [tuple(tensor.shape[1:]) for tensor in started]
+        return exit_costs(keras.Model(self.inputs, outputs), input_shape=shapes)
+
+
+def in_dtype(model, dtype):
+    """Copies a functional model, weights included, to compute under another dtype policy.
+
+    Args:
+        model: functional model.
+        dtype: policy for all its layers, such as `"bfloat16"`.
+
+    Returns:
+        A functional model with a dict of outputs.
+    """
+    policy = keras.dtype_policies.get(dtype)
+
+    def copy(layer):
+        config = layer.get_config()
+        if isinstance(layer, keras.Layer):  # and not a plain operation, which has no precision of its own
+            config["dtype"] = keras.dtype_policies.serialize(policy)
+        return type(layer).from_config(config)
+
+    plain = keras.Model(model.input, graph.outputs_by_name(model))
+    clone = keras.models.clone_model(plain, clone_function=copy)
+    for layer, original in zip(clone.layers, plain.layers):
+        for variable, value in zip(layer.variables, original.variables):
+            variable.assign(keras.ops.cast(value, variable.dtype))
+    return clone
 
 
 def _chosen(exits, names):

@@ -1,0 +1,95 @@
+"""What a predictor answers."""
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+
+
+@dataclasses.dataclass
+class Answer:
+    """What one exit says of a batch.
+
+    Attributes:
+        logits: array of shape `(batch, classes)`.
+        exit: str, the exit's name.
+        position: int, its place among the predictor's exits, from 0.
+        seconds: float, from the call to when the answer was there.
+        late: bool, whether that was after the deadline, or more than the budget was spent.
+        temperature: float by which logits are divided for `probabilities`.
+    """
+
+    logits: np.ndarray
+    exit: str
+    position: int
+    seconds: float
+    late: bool = False
+    temperature: float = 1.0
+
+    @functools.cached_property
+    def probabilities(self):
+        """Array of shape `(batch, classes)`: the softmax of `logits / temperature`."""
+        return probabilities(self.logits, self.temperature)
+
+    @property
+    def confidence(self):
+        """The probability of the likeliest class of each sample, shape `(batch,)`."""
+        return self.probabilities.max(axis=-1)
+
+    @property
+    def classes(self):
+        """The likeliest class of each sample, an int array of shape `(batch,)`."""
+        return self.logits.argmax(axis=-1)
+
+
+@dataclasses.dataclass
+class BatchAnswer:
+    """What `Predictor.predict_batch` says; samples are in the order in which they were given.
+
+    Attributes:
+        logits: array of shape `(samples, classes)`.
+        exits: list of str, the name of the exit that answered for each sample.
+        positions: int array of shape `(samples,)`, those exits' places among the predictor's, from 0.
+        confidence: array of shape `(samples,)`, the probability of the likeliest class.
+        average_macs: float, multiply-accumulates spent on a sample, on average, padding left out.
+    """
+
+    logits: np.ndarray
+    exits: list
+    positions: np.ndarray
+    confidence: np.ndarray
+    average_macs: float
+
+    @property
+    def classes(self):
+        """The likeliest class of each sample, an int array of shape `(samples,)`."""
+        return self.logits.argmax(axis=-1)
+
+
+def probabilities(logits, temperature=1.0):
+    """Returns the softmax of `logits / temperature` over the last axis.
+
+    Outputs that are probabilities already (they sum to one) are taken for the softmax of their own logarithms.
+
+    >>> probabilities(np.log([[1.0, 3.0]])).tolist()
+    [[0.25, 0.75]]
+    >>> probabilities([[0.2, 0.8]], temperature=0.5).round(2).astype(float).round(2).tolist()
+    [[0.06, 0.94]]
+    """
+    logits = as_logits(np.asarray(logits, "float32")) / temperature
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def as_logits(outputs):
+    """Returns the logarithms of outputs that are probabilities, and others as they are."""
+    if outputs.size and (outputs >= 0).all() and np.abs(outputs.sum(axis=-1) - 1).max() < 1e-3:
+        return np.log(np.maximum(outputs, 1e-30))
+    return outputs
+
+
+def as_array(tensor):
+    """Returns a tensor as an array; of types that NumPy lacks, float32."""
+    array = np.asarray(keras.ops.convert_to_numpy(tensor))
+    return array if array.dtype.kind == "f" else array.astype("float32")

@@ -1,0 +1,56 @@
+"""What validation data tells of a network's exits: which are of use, and how sure they may be."""
+
+import numpy as np
+
+from anytime_keras.inference.answers import as_logits
+
+
+def better_exits(logits, labels):
+    """Lists the exits that make fewer errors than every one before: of the others' answers nothing is to be had.
+
+    The rule by which an EANN uses its networks (Hu et al., AAAI 2019, section 4), for the exits of any network.
+
+    Args:
+        logits: array of shape `(exits, samples, classes)`.
+        labels: int array of shape `(samples,)`.
+
+    Returns:
+        A list of positions, the first always among them.
+
+    >>> better_exits(np.array([[[1, 0], [1, 0]], [[1, 0], [1, 0]], [[1, 0], [0, 1]]]), np.array([0, 1]))
+    [0, 2]
+    """
+    errors = (logits.argmax(axis=-1) != labels).mean(axis=1)
+    return [position for position in range(len(errors)) if position == 0 or errors[position] < errors[:position].min()]
+
+
+def fit_temperature(logits, labels):
+    """Finds the temperature that makes confidence honest: the least negative log-likelihood of the labels.
+
+    Reference: [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 4.2.
+
+    Args:
+        logits: array of shape `(samples, classes)`.
+        labels: int array of shape `(samples,)`.
+
+    Returns:
+        A float from 0.01 to 100, by which to divide the logits.
+
+    >>> logits = np.log(np.array([[0.75, 0.25]] * 4))
+    >>> round(fit_temperature(10 * logits, np.array([0, 0, 0, 1])), 3)
+    10.0
+    """
+    logits = as_logits(np.asarray(logits, "float64"))
+    chosen = logits[np.arange(len(labels)), labels]
+    low, high = np.log(0.01), np.log(100.0)
+    # The likelihood is concave in 1 / temperature: halve to where its slope changes sign.
+    for _ in range(50):
+        middle = (low + high) / 2
+        scaled = logits / np.exp(middle)
+        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        expected = (weights * logits).sum(axis=1) / weights.sum(axis=1)
+        if (expected - chosen).mean() > 0:  # too sure
+            low = middle
+        else:
+            high = middle
+    return float(np.exp((low + high) / 2))

@@ -1,0 +1,108 @@
+"""How long each exit takes on this machine: measured, in quantiles, saved and read back."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from anytime_keras import runtime
+
+SAME = ("backend", "processor", "devices")  # what must be the same for a time to hold
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+
+
+class LatencyTable:
+    """Seconds to each exit's answer, by batch size.
+
+    Args:
+        exit_names: list of str.
+        macs: list of int, the exits' costs, by which another network is told from this one.
+        dtype: str or None, what the network computes in, if not in its own.
+
+    Attributes:
+        direct: dict from batch size to an array of shape `(exits, quantiles)`: from the input straight to one exit,
+            without the heads before it.
+        stages: dict from batch size to an array of shape `(exits, quantiles)`: from one exit's answer to the next
+            one's, the first from the input.
+        machine: dict, what the times were measured on.
+    """
+
+    def __init__(self, exit_names, macs, dtype=None):
+        self.exit_names, self.macs, self.dtype = list(exit_names), list(macs), dtype
+        self.direct, self.stages = {}, {}
+        self.machine = runtime.machine()
+
+    def add(self, batch_size, direct, stages):
+        """Takes measured times of one batch size, two lists (an exit each) of lists of seconds."""
+        self.direct[batch_size] = np.array([np.quantile(times, QUANTILES) for times in direct])
+        self.stages[batch_size] = np.array([np.quantile(times, QUANTILES) for times in stages])
+
+    def quantile(self, batch_size, quantile, stages=False):
+        """Returns a quantile of each exit's time, an array of shape `(exits,)`, in seconds."""
+        table = (self.stages if stages else self.direct)[batch_size]
+        return np.array([np.interp(quantile, QUANTILES, row) for row in table])
+
+    def table(self):
+        """Returns the medians and the 99% quantiles as text, in milliseconds."""
+        lines = [f"{'batch':>6}  {'exit':<16}{'direct':>10}{'99%':>10}{'stage':>10}{'99%':>10}   (ms)"]
+        for batch_size in sorted(self.direct):
+            columns = [self.quantile(batch_size, q, stages) for stages in (False, True) for q in (0.5, 0.99)]
+            for name, *numbers in zip(self.exit_names, *columns):
+                lines.append(f"{batch_size:>6}  {name:<16}" + "".join(f"{1e3 * number:>10.3f}" for number in numbers))
+        return "\n".join(lines)
+
+    def to_json(self, path=None):
+        """Writes the table to a file, if there is a path, and returns it as JSON text."""
+        text = json.dumps(
+            {
+                "exit_names": self.exit_names,
+                "macs": self.macs,
+                "dtype": self.dtype,
+                "quantiles": QUANTILES,
+                "machine": self.machine,
+                "direct": {str(size): rows.tolist() for size, rows in self.direct.items()},
+                "stages": {str(size): rows.tolist() for size, rows in self.stages.items()},
+            },
+            indent=1,
+        )
+        if path is not None:
+            pathlib.Path(path).write_text(text + "\n")
+        return text
+
+    @classmethod
+    def from_json(cls, path):
+        """Reads a file that `to_json` wrote.
+
+        Raises:
+            ValueError: if it is no such file, or was measured on another machine or backend: that says nothing here.
+        """
+        try:
+            content = json.loads(pathlib.Path(path).read_text())
+            table = cls(content["exit_names"], content["macs"], content["dtype"])
+            for name in ("direct", "stages"):
+                rows = {int(size): np.array(values, float) for size, values in content[name].items()}
+                if any(values.shape != (len(table.exit_names), len(QUANTILES)) for values in rows.values()):
+                    raise ValueError(f"`{name}` has rows of the wrong length")
+                setattr(table, name, rows)
+            here, table.machine = table.machine, content["machine"]
+            there = {key: table.machine[key] for key in SAME}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"'{path}' is no table of latencies: {error!r}. Expected what `LatencyTable.to_json` writes."
+            ) from error
+        for key in SAME:
+            if there[key] != here[key]:
+                raise ValueError(
+                    f"'{path}' was measured elsewhere: {key} {there[key]!r}, here {here[key]!r}. Measure again, with "
+                    "`latencies=None`."
+                )
+        return table
+
+    def check(self, other):
+        """Raises a ValueError unless this is a table of the same network as `other`."""
+        for key in ("exit_names", "macs", "dtype"):
+            if getattr(self, key) != getattr(other, key):
+                raise ValueError(
+                    f"`latencies` is of another network: {key} {getattr(self, key)}. Expected {getattr(other, key)}. "
+                    "Measure again, with `latencies=None`."
+                )

@@ -1,0 +1,218 @@
+"""Measures what stopping costs, and writes the table of `anytime_keras.inference` as JSON.
+
+    python -m tests.benchmarks.inference                       # TensorFlow
+    KERAS_BACKEND=jax python -m tests.benchmarks.inference     # JAX
+    python -m tests.benchmarks.inference --seconds 2 --out /tmp/quick.json
+
+It takes about 20 x `--seconds` and the time to compile (some 9 minutes in all by default). What is compared takes turns
+within one run, and medians are compared, so that a slow moment of the machine falls on both; the machine's load before
+and after is written down too. The network is a ResANN with random weights: what it says does not matter here.
+
+What is in the file, and what to aim at:
+    staged_over_whole      a run with an answer at each of 8 exits, over one graph with the same 8 exits; 1.05 at most
+    direct_over_plain      a run straight to an exit, over a plain model with this exit alone; 1.03 at most
+    first_answer           seconds to the first answer over those of the whole run; `macs` is the same ratio of costs
+    deadlines              `met`: share of random deadlines by which an answer was returned, of those that the first
+                           exit can meet (not shorter than 99% of its own runs); 0.999 at least. `deepest`: share in
+                           which the answer was as deep as the deepest exit whose median fits, run straight; 0.95 at
+                           least. Once alone, once beside a second busy process, for 1 image and for 32.
+    early_exit             speed-up over the last exit for all, over the speed-up in MACs; 0.8 at least
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+
+import anytime_keras as ak
+from anytime_keras import runtime
+from anytime_keras.inference import early_exit, engines
+from anytime_keras.inference.answers import probabilities
+
+SEED = 0
+
+
+class Recorded(engines.Run):
+    """A run to the end that keeps when its answers came."""
+
+    def __init__(self, count, first, last):
+        super().__init__(first, last, engines.ALWAYS, np.zeros(count))
+        self.times, self._begin = {}, time.perf_counter()
+
+    def emit(self, position, logits):
+        self.times[position] = time.perf_counter() - self._begin
+
+
+def in_turns(functions, seconds, least=10):
+    """Returns a list of the seconds of each function (a dict), which take turns."""
+    for function in functions.values():  # compile
+        function()
+        function()
+    taken = {name: [] for name in functions}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(next(iter(taken.values()))) < least:
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def ratio(taken, ours, theirs):
+    ours, theirs = np.median(taken[ours]), np.median(taken[theirs])
+    return {"ratio": ours / theirs, "seconds": ours, "reference_seconds": theirs}
+
+
+def stages_table(predictor, model, batch, seconds):
+    """The ratios that need no clock of their own."""
+    names, engine = predictor.exit_names, predictor._engine
+    count, x = len(names), images(model, batch)
+    inputs = predictor._stages.start(x)
+    one_graph = runtime.compiled(keras.Model(model.inputs[0], {name: model.output[name] for name in names}))
+    plain = [runtime.compiled(keras.Model(model.inputs[0], model.output[name])) for name in names]
+    firsts, wholes = [], []
+
+    def staged():
+        run = Recorded(count, 0, count - 1)
+        engine.run(inputs, run)
+        firsts.append(min(run.times.values()))
+        wholes.append(max(run.times.values()))
+
+    whole = in_turns({"staged": staged, "whole": lambda: runtime.finish(one_graph(inputs[0]))}, 2 * seconds)
+    functions = {}
+    for position, name in enumerate(names):
+        functions[f"direct {name}"] = lambda at=position: engine.run(inputs, Recorded(count, at, at))
+        functions[f"plain {name}"] = lambda at=position: runtime.finish(plain[at](inputs[0]))
+    taken = in_turns(functions, 4 * seconds)
+    direct = {name: ratio(taken, f"direct {name}", f"plain {name}") for name in names}
+    macs = [cost.with_all_heads for cost in predictor.costs]
+    return {
+        "staged_over_whole": ratio(whole, "staged", "whole"),
+        "direct_over_plain": {"median_ratio": float(np.median([row["ratio"] for row in direct.values()])), **direct},
+        "first_answer": {"seconds": np.median(firsts) / np.median(wholes), "macs": macs[0] / macs[-1]},
+    }
+
+
+def deadlines_table(predictor, model, batch, seconds, rng):
+    """Asks with random deadlines, and in turns straight for each exit."""
+    x, budgets = images(model, batch), [cost.with_head for cost in predictor.costs]
+    for budget in budgets:
+        predictor.predict(x, budget=budget)
+    shortest, longest = predictor.latencies.quantile(batch, 0.99)[0], predictor.latencies.quantile(batch, 0.5)[-1]
+    direct, asked = [[] for _ in budgets], []
+    begin, trial = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds or trial < 20:
+        start = time.perf_counter()
+        predictor.predict(x, budget=budgets[trial % len(budgets)])
+        direct[trial % len(budgets)].append(time.perf_counter() - start)
+        deadline = rng.uniform(shortest, 1.3 * max(shortest, longest))
+        start = time.perf_counter()
+        answer = predictor.predict(x, deadline=deadline)
+        asked.append((deadline, time.perf_counter() - start, answer.position))
+        trial += 1
+    deadline, took, position = np.array(asked).T
+    medians = np.maximum.accumulate([np.median(times) for times in direct])
+    possible = deadline >= np.quantile(direct[0], 0.99)
+    deepest = np.searchsorted(medians, deadline, side="right") - 1
+    if not possible.any():
+        return {"deadlines": 0}  # the machine is too busy for any to be met surely
+    return {
+        "met": float((took <= deadline)[possible].mean()),
+        "deepest": float((position >= deepest)[possible].mean()),
+        "deeper": float((position > deepest)[possible].mean()),
+        "deadlines": int(possible.sum()),
+        "missed_by_seconds": sorted((took - deadline)[possible & (took > deadline)].tolist()),
+    }
+
+
+def early_exit_table(predictor, model, seconds, samples=512, batch=256):
+    """Thresholds by which a fifth of those who are left leave at each exit."""
+    x, engine, last = images(model, samples), predictor._engine, len(predictor.exit_names) - 1
+    parts = [predictor._stages.start(x[at : at + batch]) for at in range(0, samples, batch)]
+    logits = [early_exit.all_logits(engine, part, predictor._worker.lock) for part in parts]
+    sure = probabilities(np.concatenate(logits, axis=1)).max(axis=-1)
+    left, thresholds = np.ones(samples, bool), []
+    for row in sure[:-1]:
+        thresholds.append(float(np.quantile(row[left], 0.8)))
+        left &= row < thresholds[-1]
+
+    def full():
+        for part in parts:
+            engine.run(part, Recorded(last + 1, last, last))
+
+    def early():
+        predictor.predict_batch(x, confidence=thresholds, batch_size=batch)
+
+    taken = in_turns({"full": full, "early": early}, 3 * seconds, least=3)
+    spent = predictor.predict_batch(x, confidence=thresholds, batch_size=batch).average_macs
+    speed_up = np.median(taken["full"]) / np.median(taken["early"])
+    in_macs = predictor.costs[-1].with_head / spent
+    return {"ratio": speed_up / in_macs, "speed_up": speed_up, "speed_up_in_macs": in_macs}
+
+
+def network(num_units, channels):
+    """A ResANN with random weights, but logits of size 1, as if it had been trained: its confidences differ."""
+    model = ak.models.build("resann", num_units=num_units, channels=channels, input_shape=(32, 32, 3), num_classes=10)
+    for name, logits in model.predict(images(model, 64), verbose=0).items():
+        kernel = model.get_layer(name).kernel
+        kernel.assign(kernel / logits.std())
+    return model
+
+
+def images(model, batch):
+    return np.random.default_rng(SEED).normal(size=(batch, *model.inputs[0].shape[1:])).astype("float32")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement, about")
+    parser.add_argument("--num_units", type=int, default=9)
+    parser.add_argument("--channels", type=int, default=16)
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=None, help="a JSON file; by default results/ beside this one"
+    )
+    parser.add_argument("--note", default="", help="what else to write down, such as what ran beside")
+    flags = parser.parse_args()
+    load = os.getloadavg()
+    keras.utils.set_random_seed(SEED)
+    rng = np.random.default_rng(SEED)
+    model = network(flags.num_units, flags.channels)
+    predictor = ak.Predictor(model, images(model, 1))
+    table = {
+        "command": f"python -m tests.benchmarks.inference --seconds {flags.seconds:g}",
+        "network": f"ResANN({flags.num_units}, {flags.channels}), 32x32",
+        "exits": predictor.exit_names,
+        "machine": runtime.machine(),
+        "seed": SEED,
+        "note": flags.note,
+    }
+    for batch in (1, 32):
+        table[f"batch_{batch}"] = stages_table(predictor, model, batch, flags.seconds)
+    table["early_exit"] = early_exit_table(predictor, model, flags.seconds)
+    predictor.prepare(images(model, 32))
+    table["deadlines"] = {"alone": {}, "beside_a_busy_process": {}}
+    for beside, of_batches in table["deadlines"].items():
+        busy = [sys.executable, "-c", "while True: pass" if beside != "alone" else ""]
+        process = subprocess.Popen(busy)
+        try:
+            for batch in (1, 32):
+                of_batches[f"batch_{batch}"] = deadlines_table(predictor, model, batch, 2 * flags.seconds, rng)
+        finally:
+            process.kill()
+            process.wait()
+    table["load_before"], table["load_after"] = load, os.getloadavg()
+    out = flags.out or pathlib.Path(__file__).parent / "results" / f"inference_{keras.backend.backend()}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(table, indent=1, default=float)
+    out.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

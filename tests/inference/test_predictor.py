@@ -1,0 +1,349 @@
+import math
+import random
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import anytime_keras as ak
+from anytime_keras import runtime
+from anytime_keras.inference import LatencyTable, Stages
+from anytime_keras.inference.pace import Pace
+from anytime_keras.inference.stages import in_dtype
+from tests import checks
+from tests.inference import networks
+
+
+def table(model, direct, stages, batch=1):
+    """A table of made-up latencies: seconds straight to each exit, and of each stage."""
+    exits = Stages(model)
+    costs = exits.costs(exits.start(networks.inputs_for(model)))
+    made = LatencyTable(exits.exit_names, [cost.with_head for cost in costs])
+    made.add(batch, [[seconds] for seconds in direct], [[seconds] for seconds in stages])
+    return made
+
+
+def whole(model, x):
+    """The whole model's answers, by exit's name, from one compiled graph."""
+    return runtime.finish(runtime.compiled(model)(keras.tree.map_structure(keras.ops.convert_to_tensor, x)))
+
+
+def quick(model, **options):
+    """A predictor for single samples that measures nothing."""
+    count = len(model.exit_names)
+    latencies = table(model, np.linspace(1e-3, 1e-2, count), [1e-3] * count)
+    return ak.Predictor(
+        model, networks.inputs_for(model, batch=1), exits=model.exit_names, latencies=latencies, **options
+    )
+
+
+class Slow:
+    """A network whose stages take `seconds` each once it says so, and can fail."""
+
+    def __init__(self, count=5):
+        self.seconds, self.fails_at, self.begun = 0.0, None, 0
+        self.model = networks.chain([self._stage(position) for position in range(count)])
+        self.x = networks.inputs_for(self.model, batch=1)
+
+    def _stage(self, position):
+        def stage(x):
+            self.begun += 1
+            time.sleep(self.seconds)
+            if self.fails_at == position:
+                raise RuntimeError("stage failed")
+            return x
+
+        return stage
+
+
+@pytest.mark.parametrize("make", networks.GRAPHS)
+def test_answers_equal_the_whole_model_bit_for_bit(make):
+    model = make()
+    checks.scramble(model)
+    predictor = quick(model)
+    x = networks.inputs_for(model, batch=1, seed=1)
+    expected = whole(model, x)
+    answers = [predictor.predict(x), predictor.predict(x, deadline=100), predictor.predict(x, deadline=math.inf)]
+    assert {answer.exit for answer in answers} == {model.exit_names[-1]} and not any(answer.late for answer in answers)
+    answers += [predictor.predict(x, budget=cost.with_head) for cost in predictor.costs]
+    assert [answer.exit for answer in answers[3:]] == model.exit_names
+    answers += [predictor.predict(x, until=lambda answer, at=at: answer.position == at) for at in range(len(expected))]
+    assert [answer.exit for answer in answers[-len(expected) :]] == model.exit_names
+    answers += list(predictor.stream(x)) + [predictor.start(x).wait()]
+    assert answers[-1].exit == answers[-2].exit == model.exit_names[-1]
+    for answer in answers:
+        networks.assert_same(answer.logits, expected[answer.exit])
+        assert model.exit_names[answer.position] == answer.exit and answer.seconds > 0
+        np.testing.assert_allclose(answer.probabilities.sum(axis=-1), 1, rtol=1e-5)
+        np.testing.assert_array_equal(answer.confidence, answer.probabilities.max(axis=-1))
+
+
+def test_a_measured_predictor_prepares_other_sizes_when_told():
+    model = networks.residual()
+    predictor = ak.Predictor(model, networks.inputs_for(model, batch=1))
+    assert list(predictor.latencies.direct) == [1] and (predictor.latencies.direct[1] > 0).all()
+    x = networks.inputs_for(model, batch=3)
+    with pytest.raises(ValueError, match=r"batch of 3, prepared: \[1\].*predictor.prepare"):
+        predictor.predict(x, deadline=1)
+    networks.assert_same(predictor.predict(x).logits, whole(model, x)["exit_6"])
+    predictor.prepare(x, seconds=0)
+    answer = predictor.predict(x, deadline=30)
+    assert answer.exit == "exit_6" and not answer.late
+    assert "exit_6" in predictor.latencies.table()
+
+
+def test_of_many_exits_eight_are_chosen_evenly_by_cost():
+    model = networks.eleven_exits(21)
+    full = Stages(model)
+    macs = {cost.exit: cost.with_head for cost in full.costs(full.start(np.zeros((1, 4))))}
+    chosen = ak.Predictor(model, np.zeros((1, 4))).exit_names
+    assert len(chosen) == 8 and chosen[0] == "exit_1" and chosen[-1] == "exit_21"
+    steps = np.diff([macs[name] for name in chosen])
+    assert steps.max() < 2 * steps.min()
+
+
+def test_a_deadline_gives_the_answer_that_fits():
+    slow = Slow()
+    times = table(slow.model, np.arange(1, 6) * 0.3, [0.3] * 5)
+    predictor = ak.Predictor(slow.model, slow.x, latencies=times)
+    slow.seconds, slow.begun = 0.3, 0
+    begin = time.perf_counter()
+    answer = predictor.predict(slow.x, deadline=1.1)
+    seconds = time.perf_counter() - begin
+    assert answer.position in (1, 2) and answer.late == (answer.seconds > 1.1)
+    assert seconds < 1.4 and slow.begun < 5, "it must return at the deadline, not when all stages are done"
+    networks.assert_same(answer.logits, whole(slow.model, slow.x)[answer.exit])
+
+
+def test_a_deadline_too_short_gives_the_first_exit_late():
+    slow = Slow()
+    predictor = ak.Predictor(slow.model, slow.x, latencies=table(slow.model, np.arange(1, 6) * 0.05, [0.05] * 5))
+    slow.seconds, slow.begun = 0.05, 0
+    for deadline in (0, -1, 0.01, -math.inf):
+        answer = predictor.predict(slow.x, deadline=deadline)
+        assert answer.exit == "exit_1" and answer.late
+        assert answer.seconds > 0.04
+    assert slow.begun == 4, "no stage beyond the first may have begun"
+
+
+def test_a_budget_below_the_first_exit_gives_it_marked_late():
+    predictor = quick(networks.residual())
+    x = networks.inputs_for(networks.residual(), batch=1)
+    assert predictor.predict(x, budget=predictor.costs[0].with_head - 1).late
+    answer = predictor.predict(x, budget=predictor.costs[3].with_head - 1)
+    assert answer.exit == "exit_3" and not answer.late
+
+
+@pytest.mark.parametrize("limit", ["deadline", "budget"])
+@pytest.mark.parametrize("value", [math.nan, "soon", 1j, np.float32("nan")])
+def test_limits_that_are_no_numbers_are_refused(limit, value):
+    model = networks.chain([lambda x: x] * 2)
+    predictor = quick(model)
+    with pytest.raises(ValueError, match=f"`{limit}` must be a number. Received"):
+        predictor.predict(networks.inputs_for(model, batch=1), **{limit: value})
+    with pytest.raises(ValueError, match="Only one of"):
+        predictor.predict(networks.inputs_for(model, batch=1), deadline=1, budget=2)
+
+
+def test_inputs_that_do_not_fit_are_refused_before_any_work():
+    slow = Slow(2)
+    predictor = quick(slow.model)
+    slow.begun = 0
+    for x in (np.zeros((0, 4)), np.zeros((1, 5)), np.zeros(4), [slow.x, slow.x]):
+        for ask in (predictor.predict, predictor.start, predictor.stream):
+            with pytest.raises(ValueError, match="Received"):
+                ask(x)
+    assert slow.begun == 0
+
+
+def test_models_that_are_not_anytime_are_refused():
+    inputs = keras.Input((4,))
+    one = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return x
+
+    for model, message in [(one, "two exits or more"), (Subclassed(), "functional"), ("resann", "functional")]:
+        with pytest.raises(ValueError, match=f"{message}.*Received"):
+            ak.Predictor(model, np.zeros((1, 4)))
+    two = keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(3)(inputs)])
+    with pytest.raises(ValueError, match="must have shape"):
+        ak.Predictor(two, np.zeros((1, 5)))
+    with pytest.raises(ValueError, match="sample or more"):
+        ak.Predictor(two, np.zeros((0, 4)))
+
+
+def test_a_stopped_job_ends_within_one_stage():
+    slow = Slow()
+    predictor = quick(slow.model)
+    slow.seconds, slow.begun = 0.1, 0
+    job = predictor.start(slow.x)
+    assert job.latest() is None or job.latest().exit == "exit_1"
+    assert not job.done
+    first = job.wait_for_first()
+    job.stop()
+    begun = slow.begun
+    last = job.wait(30)
+    assert job.done and first.position <= last.position
+    assert slow.begun <= begun + 1, "one stage may have been beginning"
+    waiting = [predictor.start(slow.x) for _ in range(2)]
+    waiting[1].stop()  # before its turn
+    assert waiting[0].wait(30).exit == "exit_5" and waiting[1].wait(30) is None
+
+
+def test_waiting_has_a_timeout_and_latest_never_blocks():
+    slow = Slow()
+    predictor = quick(slow.model)
+    slow.seconds = 0.2
+    job = predictor.start(slow.x)
+    begin = time.perf_counter()
+    job.latest()
+    assert time.perf_counter() - begin < 0.1
+    job.wait(0.05)
+    assert not job.done
+    assert job.wait().exit == "exit_5" and job.done
+
+
+def test_closing_a_stream_stops_the_run():
+    slow = Slow()
+    predictor = quick(slow.model)
+    slow.seconds, slow.begun = 0.05, 0
+    stream = predictor.stream(slow.x)
+    assert slow.begun == 0
+    next(stream)
+    stream.close()
+    begun = slow.begun
+    predictor.predict(slow.x, budget=0)  # waits until the stream's run has ended, and takes one stage
+    assert slow.begun <= begun + 1 + 1
+
+
+def test_stops_at_random_moments_leave_a_working_predictor():
+    model = networks.residual()
+    checks.scramble(model)
+    predictor = quick(model)
+    x = networks.inputs_for(model, batch=1)
+    expected, moments = whole(model, x), random.Random(0)
+    for _ in range(60):
+        job = predictor.start(x)
+        time.sleep(moments.uniform(0, 0.004))
+        job.stop()
+        answer = job.wait(30)
+        assert job.done
+        if answer is not None:
+            networks.assert_same(answer.logits, expected[answer.exit])
+        if moments.random() < 0.3:
+            assert predictor.predict(x, deadline=60).exit == "exit_6"
+    assert [answer.exit for answer in predictor.stream(x)][-1] == "exit_6"
+
+
+def test_threads_get_their_own_answers():
+    model = networks.residual()
+    checks.scramble(model)
+    predictor = quick(model)
+    errors = []
+
+    def ask(seed):
+        try:
+            x = networks.inputs_for(model, batch=1, seed=seed)
+            expected = whole_answers[seed]
+            for round in range(8):
+                answers = [predictor.predict(x, deadline=60), predictor.predict(x, budget=predictor.costs[2].with_head)]
+                answers += [predictor.predict(x, until=lambda a: a.position == 1), predictor.start(x).wait()]
+                answers += predictor.stream(x)
+                for answer in answers:
+                    networks.assert_same(answer.logits, expected[answer.exit])
+        except BaseException as error:
+            errors.append(error)
+
+    whole_answers = {seed: whole(model, networks.inputs_for(model, batch=1, seed=seed)) for seed in range(4)}
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not errors and not any(thread.is_alive() for thread in threads)
+
+
+def test_a_crash_in_a_stage_reaches_the_caller_and_the_predictor_still_works():
+    slow = Slow(4)
+    predictor = quick(slow.model)
+    slow.fails_at = 2
+    asks = {
+        "predict": lambda: predictor.predict(slow.x),
+        "deadline": lambda: predictor.predict(slow.x, deadline=60),
+        "until": lambda: predictor.predict(slow.x, until=lambda answer: False),
+        "stream": lambda: list(predictor.stream(slow.x)),
+        "job": lambda: predictor.start(slow.x).wait(),
+        "batch": lambda: predictor.predict_batch(slow.x, confidence=2),
+    }
+    for ask in asks.values():
+        slow.fails_at = 2
+        with pytest.raises(Exception, match="stage failed"):
+            ask()
+        slow.fails_at = None
+        assert predictor.predict(slow.x).exit == "exit_4"
+    slow.fails_at = 2
+    job = predictor.start(slow.x)
+    with pytest.raises(Exception, match="stage failed"):
+        job.wait()
+    with pytest.raises(Exception, match="stage failed"):
+        job.latest()
+
+
+def test_what_until_raises_reaches_the_caller():
+    predictor = quick(networks.chain([lambda x: x] * 2))
+    with pytest.raises(ZeroDivisionError):
+        predictor.predict(np.zeros((1, 4)), until=lambda answer: 1 / 0)
+    assert predictor.predict(np.zeros((1, 4))).exit == "exit_2"
+
+
+def test_the_weights_are_those_of_when_the_predictor_was_made():
+    model = networks.dense()
+    predictor, x = quick(model), networks.inputs_for(model, batch=1)
+    before = whole(model, x)
+    checks.scramble(model)
+    for answer in [predictor.predict(x), *predictor.stream(x), predictor.predict(x, until=lambda answer: True)]:
+        networks.assert_same(answer.logits, before[answer.exit])
+
+
+def test_another_precision():
+    model = networks.dense()
+    checks.scramble(model)
+    x = networks.inputs_for(model, batch=1)
+    predictor = ak.Predictor(model, x, dtype="bfloat16")
+    expected = whole(in_dtype(model, "bfloat16"), x)
+    for answer in [predictor.predict(x), *predictor.stream(x), predictor.predict(x, deadline=60)]:
+        assert answer.logits.dtype == "float32"
+        np.testing.assert_array_equal(answer.logits, np.asarray(expected[answer.exit], "float32"))
+
+
+def test_a_predictor_that_is_dropped_ends_its_thread():
+    before = threading.active_count()
+    predictor = quick(networks.chain([lambda x: x] * 2))
+    predictor.start(np.zeros((1, 4))).wait()
+    assert threading.active_count() > before
+    del predictor
+    keras.utils.clear_session(free_memory=True)
+    for _ in range(100):
+        if threading.active_count() <= before:
+            break
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+
+
+def test_the_pace_is_slow_at_once_and_fast_again_little_by_little():
+    pace, safe = Pace(), np.array([0.01, 0.02, 0.04])
+    assert [pace.first(seconds, safe) for seconds in (-1, 0, 0.001, 0.03, 0.06, 1)] == [0, 0, 0, 1, 2, 2]
+    pace.saw(3.0)
+    assert pace.slowdown == 3 and pace.first(0.06, safe) == 0
+    for _ in range(300):
+        pace.saw(0.9)
+    assert pace.slowdown < 1.02 and pace.first(0.06, safe) == 2
+    pace.overslept(0.005)
+    assert pace.margin(1.0) > 0.005 and pace.margin(0.001) <= 0.0002 and pace.margin(-1) == 0
+    for _ in range(300):
+        pace.overslept(0.0)
+    assert pace.margin(1.0) < 0.0005

@@ -1,0 +1,126 @@
+import keras
+import numpy as np
+import pytest
+
+from anytime_keras import graph
+from anytime_keras.inference import Stages
+from anytime_keras.inference.stages import in_dtype
+from tests import checks
+from tests.inference import networks
+
+
+def run(stages, x):
+    """Runs the stages one after the other, op by op."""
+    carried, answers = stages.start(x), {}
+    for position, name in enumerate(stages.exit_names):
+        result = stages.segment(position)(carried)
+        carried, answers[name] = result["carried"], keras.ops.convert_to_numpy(result["logits"])
+    return answers
+
+
+# Op by op, JAX compiles for minutes; on it `test_engines.py` compares the larger graphs.
+SOME = networks.GRAPHS if keras.backend.backend() == "tensorflow" else [networks.several_inputs, networks.eleven_exits]
+
+
+@pytest.mark.parametrize("make", SOME)
+def test_stages_equal_the_whole_model_bit_for_bit(make):
+    model = make()
+    checks.scramble(model)
+    x = networks.inputs_for(model)
+    whole = {name: keras.ops.convert_to_numpy(value) for name, value in model(x, training=False).items()}
+    answers = run(Stages(model), x)
+    assert list(answers) == model.exit_names
+    for name, logits in answers.items():
+        np.testing.assert_array_equal(logits, whole[name])
+    some = model.exit_names[::2]
+    for name, logits in run(Stages(model, some), x).items():
+        assert name in some
+        np.testing.assert_array_equal(logits, whole[name])
+
+
+@pytest.mark.parametrize("make", networks.GRAPHS)
+def test_nothing_is_computed_twice(make):
+    model = make()
+    stages = Stages(model)
+
+    def operations(of):
+        return [call.operation.name for call in graph.calls(of.outputs, of.inputs)]
+
+    staged = [name for position in range(len(stages)) for name in operations(stages.segment(position))]
+    assert sorted(staged) == sorted(operations(model))
+    heads = set(operations(model)) - set(operations(keras.Model(model.inputs, model.output[model.exit_names[-1]])))
+    passing = {name for p in range(len(stages) - 1) for name in operations(stages.segment(p, head=False))}
+    assert not passing & heads
+
+
+def test_stages_share_the_models_weights():
+    model = networks.eleven_exits()
+    stages, x = Stages(model), networks.inputs_for(model)
+    before = run(stages, x)
+    checks.scramble(model)
+    after = run(stages, x)
+    assert all(np.abs(after[name] - before[name]).max() > 0 for name in before)
+    for name, logits in checks.outputs(model, x).items():
+        np.testing.assert_allclose(after[name], logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_input_may_be_a_list_or_a_dict_by_name():
+    model = networks.several_inputs()
+    stages, x = Stages(model), networks.inputs_for(model)
+    by_position = [x[tensor.name] for tensor in model.inputs]
+    for given in (x, dict(reversed(x.items())), by_position):
+        for name, logits in run(stages, given).items():
+            np.testing.assert_array_equal(logits, run(stages, x)[name])
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    model = networks.several_inputs()
+    stages, x = Stages(model), networks.inputs_for(model)
+    with pytest.raises(ValueError, match=r"takes the inputs \['image', 'facts'\].*Received: \['image'\]"):
+        stages.start({"image": x["image"]})
+    with pytest.raises(ValueError, match=r"must have shape \('batch', 5\).*Received: shape \(2, 4\)"):
+        stages.start({**x, "facts": x["facts"][:, :4]})
+    with pytest.raises(ValueError, match=r"one batch.*Received: batches of \[1, 2\]"):
+        stages.start({**x, "facts": x["facts"][:1]})
+    with pytest.raises(ValueError, match=r"sample or more.*Received: batches of \[0\]"):
+        stages.start({name: value[:0] for name, value in x.items()})
+    with pytest.raises(ValueError, match="takes 2 inputs. Received: 1"):
+        stages.start(x["image"])
+
+
+def test_exits_that_do_not_fit_are_refused():
+    model = networks.residual()
+    with pytest.raises(ValueError, match="'exit_9'.*Known: 'exit_1'"):
+        Stages(model, ["exit_1", "exit_9"])
+    for exits in ([], ["exit_2", "exit_1"], ["exit_1", "exit_1"]):
+        with pytest.raises(ValueError, match="in order, each once"):
+            Stages(model, exits)
+
+    class Subclassed(keras.Model):
+        pass
+
+    with pytest.raises(ValueError, match="functional.*Received: Subclassed"):
+        Stages(Subclassed())
+
+
+def test_costs_leave_out_the_heads_of_exits_that_are_passed_by():
+    model = networks.residual()
+    costs = Stages(model, ["exit_2", "exit_6"]).costs(Stages(model).start(networks.inputs_for(model)))
+    everything = model.exits
+    assert [cost.exit for cost in costs] == ["exit_2", "exit_6"]
+    assert costs[0].with_all_heads == costs[0].with_head < everything[1].macs
+    assert costs[1].with_all_heads < everything[5].macs
+
+
+@pytest.mark.parametrize("make", SOME[::3])
+def test_another_precision_keeps_the_weights(make):
+    model = make()
+    checks.scramble(model)
+    x = networks.inputs_for(model)
+    low = in_dtype(model, "bfloat16")
+    assert list(low.output) == model.exit_names
+    assert {variable.dtype for variable in low.variables} == {"bfloat16"}
+    answers = low({name: x[name] for name in x} if isinstance(x, dict) else x)
+    for name, logits in checks.outputs(model, x).items():
+        got = keras.ops.convert_to_numpy(keras.ops.cast(answers[name], "float32"))
+        assert 0 < np.abs(got - logits).max() < 0.1 * np.abs(logits).max()
