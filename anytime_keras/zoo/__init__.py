@@ -1,0 +1,9 @@
+"""Trained networks by name: a manifest says what each is, checked weights make it, a recipe says how it came to be."""
+
+from anytime_keras.zoo.catalog import add, show
+from anytime_keras.zoo.catalog import list_names as list
+from anytime_keras.zoo.loading import evaluate, load
+from anytime_keras.zoo.manifest import Manifest, Weights
+from anytime_keras.zoo.publishing import announce, publish
+
+__all__ = ["Manifest", "Weights", "add", "announce", "evaluate", "list", "load", "publish", "show"]

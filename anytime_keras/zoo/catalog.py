@@ -1,0 +1,122 @@
+"""Which networks there are: the zoos that are looked into, in order, and their manifests by name."""
+
+from anytime_keras import _errors
+from anytime_keras.zoo import places
+
+FILTERS = {
+    "architecture": lambda manifest, entry: manifest.architecture,
+    "data": lambda manifest, entry: entry.content["data"]["name"],
+    "weighting": lambda manifest, entry: entry.content["weighting"]["name"],
+    "trained": lambda manifest, entry: entry.trained,
+}
+_added = []
+
+
+def _homes():
+    """The zoos in the order in which a name is looked up."""
+    other = places.from_environment()
+    return [places.own(), *([other] if other is not None else []), *_added]
+
+
+def find(name):
+    """Returns the manifest of a name and the zoo it is in.
+
+    Raises:
+        ValueError: if there is none, with near names; or if the manifest is not valid.
+    """
+    homes = _homes()
+    for home in homes:
+        if name in home.names():
+            return home.manifest(name), home
+    known = sorted({known for home in homes for known in home.names()})
+    raise ValueError(f"`name` must be a network of the zoo. Received: name={name!r}. {_errors.nearest(name, known)}")
+
+
+def list_names(**filters):
+    """Lists the names of the zoo's networks.
+
+    A name is listed if one of its weights meets all conditions.
+
+    Args:
+        **filters: conditions: `architecture` (as `ak.models.names` lists them), `data` (a data set's name), `weighting`
+            (such as `"adaloss"`), `trained` (bool).
+
+    Returns:
+        A sorted list of str.
+
+    Raises:
+        ValueError: if a condition is unknown, or a manifest is not valid.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> ak.zoo.list(data="digits", trained=True)
+    ['resann2x16_adaloss_digits']
+    """
+    for key in filters:
+        if key not in FILTERS:
+            raise ValueError(f"`list` has no condition `{key}`. {_errors.nearest(key, FILTERS)}")
+    names = set()
+    for home in _homes():
+        for name in set(home.names()) - names:
+            manifest = home.manifest(name) if filters else None
+            if not filters or any(
+                all(FILTERS[key](manifest, entry) == value for key, value in filters.items())
+                for entry in manifest.weights.values()
+            ):
+                names.add(name)
+    return sorted(names)
+
+
+def show(name):
+    """Returns what the zoo knows of a network; printed, a summary.
+
+    Args:
+        name: str, one of `ak.zoo.list()`.
+
+    Returns:
+        A `Manifest`, with a `Weights` for each data set: class names, `normalize(images)`, accuracies, MACs.
+
+    Raises:
+        ValueError: if the name is unknown, with near names.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> manifest = ak.zoo.show("resann2x16_adaloss_digits")
+    >>> manifest.weights["digits"].class_names
+    ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
+    """
+    return find(name)[0]
+
+
+def add(manifest_or_url):
+    """Adds another zoo, or one network of it, for this process. `ANYTIME_KERAS_ZOO` adds one for good.
+
+    A zoo is a folder with `manifests/` as `publish` writes it, or an https: address with the same files. Names that are
+    known already keep their meaning.
+
+    Args:
+        manifest_or_url: path or address of a zoo or of a manifest (.json).
+
+    Returns:
+        The list of names that the zoo has.
+
+    Raises:
+        ValueError: if there is no zoo, a manifest is not valid, or a name means another network already.
+        OSError: if it cannot be reached.
+
+    Example, with a zoo that `ak.zoo.publish` wrote:
+
+        ak.zoo.add("our_zoo")
+        ak.zoo.add("https://example.org/zoo/manifests/msdnet33_adaloss.json")
+    """
+    home = places.place(manifest_or_url)
+    manifests = {name: home.manifest(name) for name in home.names()}
+    if not manifests:
+        raise ValueError(f"'{manifest_or_url}' holds no manifests.")
+    for other in _homes():
+        for name in set(other.names()) & set(manifests):
+            known = other.manifest(name)
+            if known.content != manifests[name].content:
+                raise ValueError(f"'{name}' is another network already, in '{other}'. Give the new one another name.")
+    _added.append(home)
+    return sorted(manifests)

@@ -1,0 +1,231 @@
+"""A manifest: what the zoo knows of one network, checked before anything is done with it."""
+
+import dataclasses
+import inspect
+import json
+
+import numpy as np
+
+from anytime_keras import _errors
+from anytime_keras.models.registry import NETWORKS
+from anytime_keras.zoo import schema
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file that a manifest names.
+
+    Attributes:
+        path: str, a path inside the zoo or an https: address.
+        sha256: str, 64 hexadecimal digits.
+        bytes: int.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Weights:
+    """One entry of a manifest: a network for one data set, trained or not yet.
+
+    Attributes:
+        label: str, the entry's name.
+        content: dict, as in the manifest: `config`, `data`, `params`, `exits`, `weighting`, `recipe`, `measured`,
+            `training` and so on.
+        files: list of `File`, the shards of the weights; empty if nothing has been trained.
+        golden: `File` or None, an input and its logits at every exit.
+    """
+
+    def __init__(self, label, content):
+        self.label, self.content = label, content
+        self.files = [File(**file) for file in content["files"]]
+        self.golden = File(**content["golden"]) if content["golden"] else None
+
+    @property
+    def trained(self):
+        return bool(self.files)
+
+    @property
+    def config(self):
+        """The arguments of `ak.models.build`, all of them: a dict."""
+        return dict(self.content["config"])
+
+    @property
+    def class_names(self):
+        return self.content["data"]["class_names"]
+
+    @property
+    def accuracies(self):
+        """The accuracy at each exit, earliest first: a list of float, or of None before the training."""
+        return [exit["accuracy"] for exit in self.content["exits"]]
+
+    @property
+    def macs(self):
+        """The MACs of each exit, all heads so far included: a list of int."""
+        return [exit["with_all_heads"] for exit in self.content["exits"]]
+
+    def normalize(self, images):
+        """Prepares images as the network takes them.
+
+        Args:
+            images: array of shape `(batch, height, width, channels)`, uint8 or values from 0 to 1.
+
+        Returns:
+            float32 array of the same shape.
+        """
+        data, images = self.content["data"], np.asarray(images)
+        if data["mean"] is None:
+            raise ValueError(f"'{self.label}' has not been trained, so its images' statistics are not known yet.")
+        if images.shape[1:] != tuple(self.content["config"]["input_shape"]):
+            raise ValueError(
+                f"`images` must have shape (batch, {', '.join(map(str, self.content['config']['input_shape']))}). "
+                f"Received: shape {images.shape}."
+            )
+        scaled = images / 255 if images.dtype == np.uint8 else images
+        return ((scaled - np.array(data["mean"])) / np.array(data["std"])).astype("float32")
+
+    def table(self):
+        """Returns the exits' costs and accuracies as text."""
+        lines = [f"{'exit':<10}{'MACs (M)':>12}{'params (k)':>12}{'accuracy':>12}"]
+        for exit in self.content["exits"]:
+            accuracy = "not trained" if exit["accuracy"] is None else f"{100 * exit['accuracy']:.2f}%"
+            lines.append(
+                f"{exit['name']:<10}{exit['with_all_heads'] / 1e6:>12,.3f}{exit['params'] / 1e3:>12,.1f}{accuracy:>12}"
+            )
+        return "\n".join(lines)
+
+
+class Manifest:
+    """What the zoo knows of one network. Printed, a summary.
+
+    Attributes:
+        name: str.
+        content: dict, as in the JSON file.
+        architecture: str, the name that `ak.models.build` knows.
+        default: str, the label of the weights that `load` takes if none is named.
+        weights: dict from a label to its `Weights`.
+    """
+
+    def __init__(self, content):
+        self.content = checked(content)
+        self.name, self.architecture = content["name"], content["architecture"]
+        self.default = content["default"]
+        self.weights = {label: Weights(label, entry) for label, entry in content["weights"].items()}
+
+    @classmethod
+    def parse(cls, text, where):
+        """Reads JSON; `where` names its place in errors."""
+        try:
+            return cls(json.loads(text, parse_constant=_no_constant))
+        except (ValueError, RecursionError) as error:  # also of the JSON and of its encoding
+            raise ValueError(f"The manifest '{where}' is not valid: {error}") from error
+
+    def pick(self, label="default"):
+        """Returns the `Weights` of a label."""
+        label = self.default if label == "default" else label
+        if label not in self.weights:
+            raise ValueError(
+                f"'{self.name}' has no such weights. Received: weights={label!r}. "
+                f"{_errors.nearest(label, self.weights)}"
+            )
+        return self.weights[label]
+
+    def to_json(self):
+        return json.dumps(self.content, indent=1) + "\n"
+
+    def __repr__(self):
+        return f"Manifest({self.name!r}, weights={[*self.weights]})"
+
+    def __str__(self):
+        lines = [f"{self.name}: {self.content['description']}", f"architecture {self.architecture}"]
+        for label, entry in self.weights.items():
+            data, training, measured = (entry.content[key] for key in ("data", "training", "measured"))
+            lines += ["", f"weights '{label}'{' (default)' if label == self.default else ''}"]
+            lines.append(f"  data       {data['name']} ({data['licence']}; {data['source']})")
+            lines.append(f"  input      {tuple(entry.config['input_shape'])}, {entry.config['num_classes']} classes")
+            lines.append(
+                f"  weighting  {' '.join(f'{key}={value}' for key, value in entry.content['weighting'].items())}"
+            )
+            if training:
+                minutes = "" if training["minutes"] is None else f" in {training['minutes']:.1f} minutes"
+                lines.append(f"  training   {training['epochs']} epochs{minutes}, seed {training['seed']}")
+                lines.append(f"  accuracy   on {measured['images']} {measured['split']} images")
+                lines.append(
+                    f"  files      {sum(file.bytes for file in entry.files):,} bytes, {entry.content['precision']}"
+                )
+            else:
+                lines.append(f"  not trained yet; recipe: {entry.content['recipe']}")
+            lines += [f"  {line}" for line in entry.table().splitlines()]
+        return "\n".join(lines)
+
+
+def checked(content):
+    """Returns a manifest's content, or raises ValueError: by the schema, and by what its parts say of each other."""
+    schema.check(content, schema.MANIFEST, "manifest")
+    if content["format"] != FORMAT:
+        raise ValueError(f"manifest.format must be {FORMAT}. Received: {content['format']}. Use a later version.")
+    if content["architecture"] not in NETWORKS:
+        raise ValueError(
+            f"manifest.architecture must be a network that `ak.models.build` knows. Received: "
+            f"{content['architecture']!r}. {_errors.nearest(content['architecture'], NETWORKS)}"
+        )
+    if content["default"] not in content["weights"]:
+        raise ValueError(
+            f"manifest.default must be one of {sorted(content['weights'])}. Received: {content['default']!r}."
+        )
+    for label, entry in content["weights"].items():
+        where = f"weights.{label}"
+        schema.check_name(label, "a label of weights")
+        schema.check(entry, schema.ENTRY, where)
+        _check_config(content["architecture"], entry, where)
+        _check_training(entry, where)
+    return content
+
+
+def _check_config(architecture, entry, where):
+    config, data = entry["config"], entry["data"]
+    known = inspect.signature(NETWORKS[architecture][0].__init__).parameters
+    for key in config:
+        if key not in known:
+            raise ValueError(
+                f"{where}.config has no argument of '{architecture}': '{key}'. {_errors.nearest(key, known)}"
+            )
+    missing = [key for key in known if key not in config and key not in ("self", "name", "dtype", "kwargs")]
+    if missing:
+        raise ValueError(f"{where}.config must be whole. Received: nothing for {missing}.")
+    schema.check(config["input_shape"], [int], f"{where}.config.input_shape")
+    if len(config["input_shape"]) != 3 or not all(0 < side <= 2**14 for side in config["input_shape"]):
+        raise ValueError(
+            f"{where}.config.input_shape must be (height, width, channels). Received: {config['input_shape']}."
+        )
+    channels, classes = config["input_shape"][2], config["num_classes"]
+    if data["class_names"] is not None and len(data["class_names"]) != classes:
+        raise ValueError(
+            f"{where}.data.class_names must name {classes} classes. Received: {len(data['class_names'])} names."
+        )
+    for key in ("mean", "std"):
+        if data[key] is not None and (len(data[key]) != channels or (key == "std" and min(data[key]) <= 0)):
+            raise ValueError(f"{where}.data.{key} must hold {channels} numbers, std above 0. Received: {data[key]}.")
+
+
+def _check_training(entry, where):
+    """Nothing that has not been trained is passed off as trained."""
+    exits, data = entry["exits"], entry["data"]
+    if not exits or exits[-1]["params"] != entry["params"]:
+        raise ValueError(f"{where}.exits must end with all {entry['params']} parameters. Received: {exits[-1:]}.")
+    facts = {key: bool(entry[key]) for key in ("files", "golden", "measured", "training", "precision")}
+    facts.update({f"data.{key}": data[key] is not None for key in ("class_names", "mean", "std", "sizes")})
+    facts.update({f"exits.{exit['name']}.accuracy": exit["accuracy"] is not None for exit in exits})
+    if len(set(facts.values())) > 1:
+        missing = [key for key, known in facts.items() if not known]
+        raise ValueError(f"{where} must be trained or not. Received: no {', '.join(missing)}, but the rest.")
+    received = sum(file["bytes"] for file in entry["files"])
+    if received > 8 * entry["params"] + 2**21:  # four bytes each, and names
+        raise ValueError(f"{where}.files are larger than {entry['params']} parameters can be: {received} bytes.")
+
+
+def _no_constant(name):
+    raise ValueError(f"{name} is no number of JSON.")

@@ -1,0 +1,228 @@
+"""Zoos: a folder, or a site with the same files; each has manifests by name, and the files that they name."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import urllib.parse
+import urllib.request
+
+import anytime_keras
+from anytime_keras.zoo import cache, schema
+from anytime_keras.zoo.manifest import FORMAT, File, Manifest
+
+VARIABLE = "ANYTIME_KERAS_ZOO"
+
+
+class Folder:
+    """A zoo in a folder: `manifests/NAME.json`, and `weights/`.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    def __str__(self):
+        return str(self.path)
+
+    def names(self):
+        """Lists the names of the networks that the zoo has manifests of."""
+        return sorted(file.stem for file in self.path.glob("manifests/*.json") if schema.NAME.fullmatch(file.stem))
+
+    def manifest(self, name):
+        """Reads the manifest of a name that the zoo has."""
+        return read_manifest(self.path / "manifests" / f"{name}.json", name)
+
+    def holds(self, file):
+        return (self.path / file.path).exists()
+
+    def read(self, file):
+        """Returns a file's content.
+
+        Raises:
+            ValueError: if it is not what the manifest names, or leads out of the folder.
+        """
+        path = self.path / file.path
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise ValueError(f"'{path}' leads out of its zoo, to '{path.resolve()}'. Weights must lie in it.")
+        with open(path, "rb") as opened:
+            content = opened.read(file.bytes + 1)
+        if not cache.is_content(content, file.sha256, file.bytes):
+            raise ValueError(
+                f"'{path}' is damaged, or another file than its manifest names. Expected: {file.bytes} bytes, sha256 "
+                f"{file.sha256}. Received: {path.stat().st_size} bytes, sha256 {hashlib.sha256(content).hexdigest()}. "
+                f"Restore it, for example by `git checkout`."
+            )
+        return content
+
+
+class Site:
+    """A zoo at an https: address: the files of a folder, and `index.json` with the manifests' hashes.
+
+    What has been read is kept in the cache, so that it can be had offline.
+
+    Args:
+        url: str, address of the zoo.
+        lone: str or None, the address of a manifest that is not in an index.
+    """
+
+    def __init__(self, url, lone=None):
+        self.url = check_url(url.rstrip("/") + "/")
+        self.lone = lone
+
+    def __str__(self):
+        return self.url
+
+    @functools.cached_property
+    def _index(self):
+        """Read once a process."""
+        where = f"{self.url}index.json"
+        try:
+            content = json.loads(cache.page(where))
+            schema.check(content, schema.INDEX, "index")
+            for name, entry in content["manifests"].items():
+                schema.check_name(name, "index.manifests")
+                schema.check(entry, schema.FILE, f"index.manifests.{name}")
+                if schema.is_url(entry["path"]):
+                    raise ValueError(f"index.manifests.{name}.path must be inside the zoo.")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"'{where}' is no zoo's index: {error}") from error
+        if content["format"] != FORMAT:
+            raise ValueError(f"'{where}' must be of format {FORMAT}. Received: {content['format']}.")
+        return {name: File(**entry) for name, entry in content["manifests"].items()}
+
+    @functools.cached_property
+    def _lone_manifest(self):
+        return Manifest.parse(cache.page(self.lone), self.lone)
+
+    def names(self):
+        return [self._lone_manifest.name] if self.lone else sorted(self._index)
+
+    def manifest(self, name):
+        if self.lone:
+            return self._lone_manifest
+        return _named(Manifest.parse(self.read(self._index[name]), f"{self.url}{self._index[name].path}"), name)
+
+    def holds(self, file):
+        return True
+
+    def read(self, file):
+        return cache.content(self.url + file.path, file.sha256, file.bytes)
+
+
+class LoneFolder(Folder):
+    """One manifest, wherever it lies; its files lie in its folder, or in the zoo whose `manifests/` it lies in.
+
+    Args:
+        path: the manifest's file.
+    """
+
+    def __init__(self, path):
+        self.file = pathlib.Path(path)
+        folder = self.file.parent
+        super().__init__(folder.parent if folder.name == "manifests" else folder)
+
+    def names(self):
+        return [self.manifest(None).name]
+
+    def manifest(self, name):
+        return read_manifest(self.file, name)
+
+
+@functools.cache
+def site(url, lone=None):
+    return Site(url, lone)
+
+
+def place(where):
+    """Returns the zoo that a folder, a manifest's path, or the file: or https: address of either stands for.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    text = os.fspath(where)
+    if schema.is_url(text) and not text.startswith("file://"):
+        if not text.endswith(".json"):
+            return site(text)
+        base = text.rsplit("/", 1)[0]
+        return site(base.removesuffix("/manifests"), lone=check_url(text))
+    if text.startswith("file:"):
+        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
+    path = pathlib.Path(text).expanduser()
+    if path.is_file() and path.suffix == ".json":
+        return LoneFolder(path)
+    if (path / "manifests").is_dir():
+        return Folder(path)
+    raise ValueError(
+        f"There is no zoo at '{where}'. Expected a folder with `manifests/`, a manifest (.json), or the https: address "
+        f"of one of these."
+    )
+
+
+def check_url(url):
+    """Returns an address, or raises: https:, or http: of this machine."""
+    parts = urllib.parse.urlsplit(url)
+    safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in schema.LOOPBACK)
+    if not safe or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError(
+            f"A zoo's address must begin with https:// and name a folder or a manifest. Received: '{url}'."
+        )
+    return url
+
+
+def own():
+    """The checkout's `zoo/`, or what the installed package carries."""
+    package = pathlib.Path(anytime_keras.__file__).parent
+    checkout = package.parent / "zoo"
+    return Folder(checkout if (package.parent / "setup.cfg").is_file() and checkout.is_dir() else package / "_zoo")
+
+
+def from_environment():
+    """The zoo that `ANYTIME_KERAS_ZOO` names, or None."""
+    where = os.environ.get(VARIABLE)
+    return place(where) if where else None
+
+
+def read_file(file, home):
+    """Returns the content of a file that a manifest names, checked.
+
+    Args:
+        file: `File`.
+        home: the zoo of the manifest. Where it lacks the file, as an installed package lacks all large ones, the zoo of
+            `ANYTIME_KERAS_ZOO` is asked.
+    """
+    if schema.is_url(file.path):
+        if not file.path.startswith("https://") and _origin(file.path) != _origin(str(home)):
+            raise ValueError(
+                f"A manifest may name files of its own zoo, or at https: addresses. Received: '{file.path}'."
+            )
+        return cache.content(file.path, file.sha256, file.bytes)
+    if home.holds(file):
+        return home.read(file)
+    other = from_environment()
+    if other is None or not other.holds(file):
+        raise FileNotFoundError(
+            f"'{home}' does not hold '{file.path}'. Set {VARIABLE} to a zoo that does: the folder `zoo` of a checkout, "
+            f"or its https: address."
+        )
+    return other.read(file)
+
+
+def _origin(url):
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+def read_manifest(path, name):
+    """Reads a manifest's file; `name` is what it must be called, None for any name."""
+    with open(path, "rb") as file:
+        return _named(Manifest.parse(file.read(cache.MAX_PAGE_BYTES), path), name)
+
+
+def _named(manifest, name):
+    if name is not None and manifest.name != name:
+        raise ValueError(f"The manifest of '{name}' is that of another network, '{manifest.name}'.")
+    return manifest

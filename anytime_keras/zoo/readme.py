@@ -1,0 +1,66 @@
+"""The README's table of the zoo, made from the manifests."""
+
+from anytime_keras.zoo import catalog
+
+BEGIN, END = "<!-- zoo: made by `anytime-keras zoo table --readme=README.md` -->", "<!-- end of zoo -->"
+
+
+def table():
+    """Returns all networks of the zoo as a Markdown table: what each costs and how often it is right.
+
+    >>> print(table().splitlines()[0])
+    | network | data | exits | parameters | MACs, first to last exit | accuracy, first to last exit |
+    """
+    lines = [
+        "| network | data | exits | parameters | MACs, first to last exit | accuracy, first to last exit |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    rows = []
+    for name in catalog.list_names():
+        manifest = catalog.find(name)[0]
+        for entry in manifest.weights.values():
+            rows.append((not entry.trained, name, _row(name, entry)))
+    return "\n".join([*lines, *(row for _, _, row in sorted(rows))]) + "\n"
+
+
+def _row(name, entry):
+    accuracies, macs = entry.accuracies, entry.macs
+    if entry.trained:
+        measured = entry.content["measured"]
+        images = f"{measured['images']:,} {measured['split']} images"
+        accuracy = f"{100 * accuracies[0]:.1f}% to {100 * accuracies[-1]:.1f}% ({images})"
+    else:
+        accuracy = "not trained yet"
+    cells = [
+        f"`{name}`",
+        entry.content["data"]["name"],
+        str(len(macs)),
+        _short(entry.content["params"]),
+        f"{_short(macs[0])} to {_short(macs[-1])}",
+        accuracy,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _short(number):
+    """
+    >>> _short(68861952), _short(1234), _short(2.5e9)
+    ('68.9M', '1.23k', '2.50G')
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:#.3g}".rstrip(".") + unit
+    return str(number)
+
+
+def put_into(text):
+    """Returns a README's text with the table between its two markers put in anew.
+
+    Raises:
+        ValueError: if the markers are not there.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"The table goes between two lines, '{BEGIN}' and '{END}'. Received: a text without them.")
+    return f"{before}{BEGIN}\n{table()}{END}{after}"

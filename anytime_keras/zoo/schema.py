@@ -1,0 +1,184 @@
+"""What a manifest must look like: plain JSON of known fields, and nothing that reaches out of its zoo."""
+
+import math
+import re
+import urllib.parse
+
+from anytime_keras import _errors
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
+# No leading dot in any part, so no `..`; no backslash, colon, percent sign or blank.
+PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
+# tensorflow-datasets takes a name with a colon for code to be downloaded.
+DATA_NAME = re.compile(r"[a-z][a-z0-9_]*(/[a-z0-9_]+)?")
+MAX_FILE_BYTES = 50_000_000
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Optional:
+    """A field that may be null."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+
+def check(value, kind, where):
+    """Raises ValueError unless `value` is of a kind.
+
+    Args:
+        value: part of a manifest, as `json` reads it.
+        kind: a type; an `Optional`; a dict from each field's name to its kind (all fields must be there, and no
+            others); a list with the one kind of all elements; or a function that raises or returns nothing.
+        where: str, the part's place in the manifest, for the error.
+    """
+    if isinstance(kind, Optional):
+        if value is not None:
+            check(value, kind.kind, where)
+    elif isinstance(kind, dict):
+        check(value, dict, where)
+        for key in value:
+            if key not in kind:
+                raise ValueError(f"{where} has an unknown field '{key}'. {_errors.nearest(key, kind)}")
+        for key in kind:
+            if key not in value:
+                raise ValueError(f"{where} has no field '{key}'. Received: {sorted(value)}.")
+            check(value[key], kind[key], f"{where}.{key}")
+    elif isinstance(kind, list):
+        check(value, list, where)
+        for number, element in enumerate(value):
+            check(element, kind[0], f"{where}[{number}]")
+    elif isinstance(kind, type):
+        allowed = (int, float) if kind is float else kind
+        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{where} must be of type {kind.__name__}. Received: {value!r:.100}.")
+    else:
+        kind(value, where)
+
+
+def _matches(pattern, what):
+    def check_text(value, where):
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError(f"{where} must be {what}. Received: {value!r:.100}.")
+
+    return check_text
+
+
+def _in_range(kind, low, high, what):
+    def check_number(value, where):
+        check(value, kind, where)
+        if not low <= value <= high:
+            raise ValueError(f"{where} must be {what}. Received: {value!r}.")
+
+    return check_number
+
+
+def is_url(path):
+    return isinstance(path, str) and "://" in path
+
+
+def _file_path(value, where):
+    """A path inside the zoo, or an absolute https: address. `Zoo` decides if it may have another address."""
+    if not is_url(value):
+        return _matches(PATH, "a path inside the zoo, such as 'weights/a.npz', or an https: address")(value, where)
+    url = urllib.parse.urlsplit(value)
+    if url.scheme not in ("https", "http") or not url.hostname or url.username or url.password:
+        raise ValueError(f"{where} must be a path inside the zoo or an https: address. Received: {value!r:.200}.")
+
+
+def _plain(value, where, depth=0):
+    """Numbers, words and lists of them: nothing that Keras would take for an object to make."""
+    if isinstance(value, list) and depth < 3:
+        for element in value:
+            _plain(element, where, depth + 1)
+    elif not (value is None or isinstance(value, (bool, int, float, str))):
+        raise ValueError(f"{where} must be a number, a word or a list of these. Received: {value!r:.100}.")
+
+
+def _config(value, where):
+    check(value, dict, where)
+    for key, argument in value.items():
+        if key in ("name", "dtype", "trainable", "kwargs"):
+            raise ValueError(f"{where} must not hold '{key}', which is not the architecture's.")
+        _plain(argument, f"{where}.{key}")
+
+
+def _statistics(value, where):
+    """Nothing but finite numbers."""
+    check(value, [float], where)
+    if not all(map(math.isfinite, value)):
+        raise ValueError(f"{where} must hold finite numbers. Received: {value}.")
+
+
+def _named(value, where):
+    check(value, dict, where)
+    check(value.get("name"), str, f"{where}.name")
+
+
+_count = _in_range(int, 0, 2**53, "0 or more")
+_share = _in_range(float, 0, 1, "from 0 to 1")
+_positive = _in_range(float, 0, 1e12, "a number of 0 or more")
+_name = _matches(NAME, "a name of small letters, digits and underscores")
+
+FILE = {
+    "path": _file_path,
+    "sha256": _matches(re.compile("[0-9a-f]{64}"), "64 hexadecimal digits"),
+    "bytes": _in_range(int, 1, MAX_FILE_BYTES, f"from 1 to {MAX_FILE_BYTES}"),
+}
+EXIT = {
+    "name": str,
+    "backbone": _count,
+    "with_head": _count,
+    "with_all_heads": _count,
+    "params": _count,
+    "accuracy": Optional(_share),
+    "loss": Optional(_positive),
+}
+DATA = {
+    "name": _matches(DATA_NAME, "a data set's name"),
+    "source": str,
+    "licence": str,
+    "class_names": Optional([str]),
+    "mean": Optional(_statistics),
+    "std": Optional(_statistics),
+    "sizes": Optional(dict),
+    "split_seed": _count,
+}
+MEASURED = {"split": str, "images": _in_range(int, 1, 2**53, "1 or more"), "split_seed": _count, "machine": dict}
+TRAINING = {
+    "recipe": dict,
+    "seed": _count,
+    "epochs": _count,
+    "minutes": Optional(_positive),
+    "commit": Optional(str),
+    "machine": dict,
+    "note": Optional(str),
+}
+ENTRY = {
+    "config": _config,
+    "data": DATA,
+    "params": _count,
+    "exits": [EXIT],
+    "weighting": _named,
+    "recipe": Optional(_matches(PATH, "a path inside the zoo")),
+    "licence": str,
+    "files": [FILE],
+    "precision": Optional(_matches(re.compile("float32|float16"), "float32 or float16")),
+    "golden": Optional(FILE),
+    "measured": Optional(MEASURED),
+    "training": Optional(TRAINING),
+    "inference": Optional(dict),
+}
+MANIFEST = {
+    "format": int,
+    "name": _name,
+    "description": str,
+    "reference": str,
+    "architecture": str,
+    "default": _name,
+    "weights": dict,
+}
+INDEX = {"format": int, "manifests": dict}
+
+
+def check_name(value, where):
+    _name(value, where)

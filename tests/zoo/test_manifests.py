@@ -1,0 +1,154 @@
+"""Everything in the zoo's own manifests that can be computed again is."""
+
+import json
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+
+import anytime_keras as ak
+from anytime_keras import runtime
+from anytime_keras.cost import exit_costs
+from anytime_keras.zoo import catalog, loading, places, publishing, readme
+
+ROOT = pathlib.Path(__file__).parents[2]
+ENTRIES = [(name, label) for name in places.own().names() for label in catalog.find(name)[0].weights]
+DEFAULTS_FIRST = [  # the same network for another number of classes differs little
+    pytest.param(name, label, marks=[] if label == catalog.find(name)[0].default else pytest.mark.slow)
+    for name, label in ENTRIES
+]
+TRAINED = [(name, label) for name, label in ENTRIES if catalog.find(name)[0].weights[label].trained]
+
+
+def test_the_checkouts_zoo_comes_first():
+    assert places.own().path == ROOT / "zoo"
+    assert ("resann2x16_adaloss_digits", "digits") in TRAINED
+
+
+@pytest.mark.tensorflow  # counted on the graph, where backends do not differ; once is enough
+@pytest.mark.parametrize("name, label", DEFAULTS_FIRST)
+def test_parameters_and_costs_are_the_networks(name, label):
+    manifest, _ = catalog.find(name)
+    entry = manifest.pick(label)
+    model = ak.models.build(manifest.architecture, **entry.config)
+    assert model.count_params() == entry.content["params"]
+    stated = [
+        {key: value for key, value in exit.items() if key not in ("accuracy", "loss")}
+        for exit in entry.content["exits"]
+    ]
+    counted = [
+        {
+            "name": cost.exit,
+            "backbone": cost.backbone,
+            "with_head": cost.with_head,
+            "with_all_heads": cost.with_all_heads,
+            "params": cost.params,
+        }
+        for cost in exit_costs(model)
+    ]
+    assert stated == counted
+    config = json.loads(json.dumps(model.get_config()))
+    assert {key: config[key] for key in entry.config} == entry.config
+
+
+@pytest.mark.parametrize("name, label", ENTRIES)
+def test_the_recipe_file_is_the_manifests_recipe(name, label):
+    entry = catalog.find(name)[0].pick(label)
+    path = ROOT / "zoo" / entry.content["recipe"]
+    assert path.stem == publishing.stem(name, label)
+    recipe = runpy.run_path(str(path))["RECIPE"]
+    assert recipe.weighting == entry.content["weighting"]
+    assert recipe.data["data"] == entry.content["data"]["name"]
+    text = path.read_text()
+    assert f"python zoo/recipes/{path.name}" in text
+    if entry.trained:
+        training = entry.content["training"]
+        assert ak.training.Recipe.from_dict(training["recipe"]) == recipe
+        assert training["epochs"] == recipe.epochs and training["seed"] == recipe.seed
+        for accuracy in entry.accuracies:
+            assert f"{100 * accuracy:.1f}" in text, "the recipe tells the numbers to expect"
+    else:
+        assert "has not been run to its end yet" in text
+    known = {key: value for key, value in recipe.model.items() if key not in ("name", "preset")}
+    config = entry.config
+    assert {key: json.loads(json.dumps(config[key])) for key in known} == json.loads(json.dumps(known)) or entry.trained
+
+
+@pytest.mark.parametrize("name, label", TRAINED)
+def test_the_golden_pair_is_what_the_network_answers(name, label):
+    manifest, home = catalog.find(name)
+    image, expected = loading.golden(manifest.pick(label), home)
+    model = ak.zoo.load(name, label)
+    found = runtime.finish(model(image, training=False))
+    assert list(expected) == model.exit_names
+    for exit, logits in expected.items():
+        np.testing.assert_allclose(found[exit], logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name, label", [(name, label) for name, label in TRAINED if label == "digits"])
+def test_the_accuracy_is_measured_again(name, label):
+    """To 0.1 point. Data sets that must be downloaded: `anytime-keras zoo evaluate NAME`."""
+    curve, entry = ak.zoo.evaluate(name, label), ak.zoo.show(name).pick(label)
+    np.testing.assert_allclose([1 - error for error in curve.errors], entry.accuracies, atol=1e-3)
+    assert curve.about["images"] == entry.content["measured"]["images"]
+
+
+@pytest.mark.parametrize("name, label", TRAINED)
+def test_the_golden_image_is_a_normalised_test_image(name, label):
+    if label != "digits":
+        pytest.skip("its data set must be downloaded")
+    manifest, home = catalog.find(name)
+    images = ak.data.load("digits").examples["test"].images[:1]
+    np.testing.assert_allclose(
+        manifest.pick(label).normalize(images), loading.golden(manifest.pick(label), home)[0], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name, label", TRAINED)
+def test_files_are_whole_and_named_after_their_network(name, label):
+    manifest, home = catalog.find(name)
+    entry = manifest.pick(label)
+    for file in [*entry.files, entry.golden]:
+        places.read_file(file, home)  # checks the hash
+        assert publishing.stem(name, label) in file.path and file.bytes <= 50_000_000
+
+
+def test_every_file_of_the_zoo_belongs_to_a_manifest():
+    named = set()
+    for name, label in ENTRIES:
+        entry = catalog.find(name)[0].pick(label)
+        golden = [entry.golden.path] if entry.golden else []
+        named.update([entry.content["recipe"], *[file.path for file in entry.files], *golden, f"manifests/{name}.json"])
+    found = {
+        str(path.relative_to(ROOT / "zoo"))
+        for path in (ROOT / "zoo").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert found == named | {"index.json"}
+
+
+def test_the_index_is_that_of_the_manifests(tmp_path):
+    (tmp_path / "manifests").symlink_to(ROOT / "zoo" / "manifests")
+    publishing.write_index(tmp_path)
+    assert (tmp_path / "index.json").read_text() == (ROOT / "zoo" / "index.json").read_text()
+
+
+def test_the_readmes_table_is_made_from_the_manifests():
+    text = (ROOT / "README.md").read_text()
+    assert readme.put_into(text) == text, "run `anytime-keras zoo table --readme=README.md`"
+    for name, _ in ENTRIES:
+        assert f"| `{name}` |" in readme.table()
+
+
+def test_nothing_untrained_shows_an_accuracy():
+    for name, label in set(ENTRIES) - set(TRAINED):
+        row = next(line for line in readme.table().splitlines() if f"`{name}` | {label} |" in line)
+        assert "not trained yet" in row and "%" not in row
+        with pytest.raises(ValueError, match="Train it: `python "):
+            ak.zoo.load(name, label)
+
+
+def test_a_readme_without_markers_is_refused():
+    with pytest.raises(ValueError, match="two lines"):
+        readme.put_into("# Title")

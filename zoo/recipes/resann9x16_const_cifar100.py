@@ -1,0 +1,32 @@
+"""ResANN (9 units a block, 16 channels) with equal weights (CONST) on CIFAR-100, by the paper's recipe.
+
+  python zoo/recipes/resann9x16_const_cifar100.py --publish
+
+Run it again to go on where it stopped; with KERAS_BACKEND=jax it runs on JAX, and on a GPU where there is one.
+Meant for one GPU. It has not been run to its end yet: there are no minutes and no accuracies to expect.
+"""
+
+from anytime_keras.commands.recipe_file import main
+from anytime_keras.training import Recipe
+
+RECIPE = Recipe(
+    model={"name": "resann", "num_units": 9, "channels": 16, "input_shape": [32, 32, 3], "num_classes": 100},
+    data={"data": "cifar100", "augment": ["pad_crop", "flip"]},
+    weighting={"name": "constant"},
+    optimizer={"name": "sgd", "momentum": 0.9},
+    learning_rate=0.1,
+    schedule={"name": "step", "boundaries": [0.5, 0.75]},
+    weight_decay=1e-4,
+    epochs=300,
+    batch_size=128,
+    seed=0,
+)
+
+if __name__ == "__main__":
+    main(
+        RECIPE,
+        "resann9x16_const",
+        "cifar100",
+        precision="float16",
+        description="ResANN (9 units a block, 16 channels) with equal weights (CONST).",
+    )
