@@ -7,11 +7,13 @@ import os
 import sys
 
 if os.path.basename(sys.argv[0]) in ("anytime-keras", "-m"):  # at the command line, TensorFlow's greeting is noise
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from anytime_keras import _quiet  # noqa: F401
 
-from anytime_keras import cost, data, evaluation, graph, models, training, weighting  # noqa: E402
+from anytime_keras import cost, data, evaluation, graph, inference, models, training, weighting, zoo  # noqa: E402
 from anytime_keras.evaluation import Curve, evaluate  # noqa: E402
-from anytime_keras.models import AnytimeModel  # noqa: E402
+from anytime_keras.inference import EANN, Predictor  # noqa: E402
+from anytime_keras.inference.export import export  # noqa: E402
+from anytime_keras.models import AnytimeModel, to_anytime  # noqa: E402
 from anytime_keras.version import __version__  # noqa: E402
 from anytime_keras.weighting import AdaLoss, AdaLossWeighting, LossWeighting, SingleExit  # noqa: E402
 
@@ -20,15 +22,21 @@ __all__ = [
     "AdaLossWeighting",
     "AnytimeModel",
     "Curve",
+    "EANN",
     "LossWeighting",
+    "Predictor",
     "SingleExit",
     "__version__",
     "cost",
     "data",
     "evaluate",
     "evaluation",
+    "export",
     "graph",
+    "inference",
     "models",
+    "to_anytime",
     "training",
     "weighting",
+    "zoo",
 ]

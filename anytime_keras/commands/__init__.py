@@ -1,5 +1,6 @@
 """The command line: thin commands over the library. `anytime-keras help` lists them."""
 
+import copy
 import importlib
 import sys
 
@@ -8,7 +9,7 @@ from absl import flags
 from anytime_keras import _errors
 
 # Each command is a module here with a docstring, `FLAGS` (its own `absl.flags.FlagValues`) and `run(flags, arguments)`.
-COMMANDS = ("demo", "train", "evaluate", "predict")
+COMMANDS = ("demo", "train", "evaluate", "predict", "zoo")
 
 
 def main(argv=None):
@@ -30,8 +31,8 @@ def main(argv=None):
         if {"-h", "--help", "help"} & set(argv[2:]):
             print(f"anytime-keras {name}: {command.__doc__}\n{command.FLAGS.get_help()}")
             return
-        arguments = command.FLAGS(argv[1:])[1:]
-        command.run(command.FLAGS, arguments)
+        values = copy.deepcopy(command.FLAGS)  # a second command of the same process starts from the defaults
+        command.run(values, values(argv[1:])[1:])
     except (ValueError, OSError, flags.Error) as error:
         sys.exit(f"anytime-keras {name}: {error}" if name in COMMANDS else f"anytime-keras: {error}")
     except KeyboardInterrupt:

@@ -2,8 +2,31 @@
 
 import json
 import pathlib
+import zipfile
 
 from anytime_keras import data as data_sets
+
+
+def model_file(path):
+    """Returns the `.keras` file that a path stands for: itself, or that of a training's folder."""
+    path = pathlib.Path(path)
+    file = path / "model.keras" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(
+            f"There is no trained network '{file}'. Name a folder that `anytime-keras train` wrote to its end, "
+            f"or a .keras file."
+        )
+    return file
+
+
+def load_model(file):
+    """Loads a `.keras` file."""
+    import keras
+
+    try:
+        return keras.saving.load_model(file)
+    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"'{file}' is no network that can be loaded: {error}") from error
 
 
 def model_and_data(path, flags):
@@ -16,15 +39,7 @@ def model_and_data(path, flags):
     Returns:
         The model and the `DataSet`.
     """
-    import keras
-
-    path = pathlib.Path(path)
-    file = path / "model.keras" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(
-            f"There is no trained network '{file}'. Name a folder that `anytime-keras train` wrote to its end, "
-            f"or a .keras file."
-        )
+    file = model_file(path)
     arguments = {}
     recipe = file.parent / "recipe.json"
     if recipe.is_file():
@@ -34,5 +49,4 @@ def model_and_data(path, flags):
     arguments.update({name: flags[name].value for name in ("data_dir", "image_size") if flags[name].value})
     if "data" not in arguments:
         raise ValueError(f"Say what data '{path}' is for: --dataset=cifar10.")
-    model = keras.saving.load_model(file)
-    return model, data_sets.load(**arguments)
+    return load_model(file), data_sets.load(**arguments)

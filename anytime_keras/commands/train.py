@@ -25,11 +25,15 @@ flags.DEFINE_enum(
 flags.DEFINE_string("model_config", None, "More arguments of the network, as JSON.", **_own)
 flags.DEFINE_string("dataset", "digits", "A data set's name, a folder of images, or an .npz file.", **_own)
 flags.DEFINE_string(
-    "augment", None, "Steps of augmentation, comma-separated; 'none' for none. Default: the data set's.", **_own
+    "augment",
+    None,
+    "Steps of augmentation, comma-separated, such as pad_crop,flip,rand_augment; 'none' for none; an unknown one lists "
+    "all. keras_cv_... need pip install anytime-keras[cv]. Default: the data set's.",
+    **_own,
 )
 flags.DEFINE_float("validation", None, "Share (below 1) or number of training images to hold out.", **_own)
 flags.DEFINE_integer("image_size", None, "Side in pixels to crop images of different sizes to.", **_own)
-flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.", **_own)
+flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data, or tiny-imagenet-200 lies.", **_own)
 flags.DEFINE_string("weighting", None, "adaloss, constant, linear, half_end, or single_exit:NUMBER.", **_own)
 flags.DEFINE_float("gamma", None, "AdaLoss: share of equal weights.", **_own)
 flags.DEFINE_float("momentum", None, "AdaLoss: momentum of the running means.", **_own)
@@ -46,6 +50,14 @@ flags.DEFINE_string("optimizer", None, "One of Keras's optimizers, such as sgd o
 flags.DEFINE_integer("seed", None, "Seed of initialisation, shuffling and augmentation.", **_own)
 flags.DEFINE_string("precision", None, "Keras's dtype policy, such as mixed_bfloat16.", **_own)
 flags.DEFINE_integer("steps_per_execution", None, "Batches between two looks at Python.", **_own)
+flags.DEFINE_float("ema_momentum", None, "Also evaluate a moving average of the weights (needs --engine=scan).", **_own)
+flags.DEFINE_float("distillation", None, "Weight of what the exits learn from the last one.", **_own)
+flags.DEFINE_float("temperature", None, "Temperature of --distillation.", **_own)
+flags.DEFINE_enum(
+    "engine", "fit", ["fit", "scan"], "Keras's fit, or an epoch as one program (KERAS_BACKEND=jax only).", **_own
+)
+flags.DEFINE_float("time_limit", None, "Seconds after which to stop, with a checkpoint to --resume from.", **_own)
+flags.DEFINE_integer("checkpoint_every", 1, "Epochs from one checkpoint to the next.", **_own)
 flags.DEFINE_bool("tensorboard", True, "Write TensorBoard's logs.", **_own)
 
 
@@ -70,8 +82,16 @@ def run(flags, arguments):
     folder = flags.folder or pathlib.Path(
         "runs", "_".join([recipe.model["name"], pathlib.Path(str(recipe.data["data"])).stem, recipe.weighting["name"]])
     )
-    train(recipe, folder, resume=flags.resume, tensorboard=flags.tensorboard)
-    print(f"\nresults in {folder}")
+    run = train(
+        recipe,
+        folder,
+        resume=flags.resume,
+        tensorboard=flags.tensorboard,
+        engine=flags.engine,
+        time_limit=flags.time_limit,
+        checkpoint_every=flags.checkpoint_every,
+    )
+    print(f"\n{'checkpoint' if run.curve is None else 'results'} in {folder}")
 
 
 def _changes(flags, recipe):
@@ -107,6 +127,9 @@ def _changes(flags, recipe):
     for name in ("gamma", "momentum", "update_period"):
         if flags[name].present:
             content["weighting"][name] = flags[name].value
+    for flag, name in (("distillation", "weight"), ("temperature", "temperature")):
+        if flags[flag].present:
+            content["distillation"] = {**(content["distillation"] or {}), name: flags[flag].value}
     for name in ("schedule", "optimizer"):
         if flags[name].present and flags[name].value != content[name]["name"]:
             content[name] = {"name": flags[name].value}
@@ -119,6 +142,7 @@ def _changes(flags, recipe):
         "seed",
         "precision",
         "steps_per_execution",
+        "ema_momentum",
     ):
         if flags[name].present:
             content[name] = flags[name].value

@@ -1,0 +1,90 @@
+"""Train an anytime network on bundled handwritten digits, measure its exits, and answer images on three budgets.
+
+  anytime-keras demo
+
+Needs no network and about a minute on two cores. Writes the trained network, its curve and a picture to --folder.
+"""
+
+import pathlib
+
+import numpy as np
+from absl import flags
+
+FLAGS = flags.FlagValues()
+_own = dict(flag_values=FLAGS)
+flags.DEFINE_string(
+    "folder", "anytime_demo", "Where to write the results; those of an earlier demo are replaced.", **_own
+)
+flags.DEFINE_integer("epochs", 30, "Epochs to train.", lower_bound=1, **_own)
+flags.DEFINE_integer("seed", 0, "Seed of initialisation, shuffling and augmentation.", lower_bound=0, **_own)
+flags.DEFINE_integer("images", 8, "Test images to answer.", lower_bound=1, **_own)
+
+# Shares of the last exit's MACs.
+BUDGETS = (0.25, 0.5, 1.0)
+
+
+def run(flags, arguments):
+    if arguments:
+        raise ValueError(f"Unknown arguments: {arguments}. Flags look like --epochs=10.")
+    folder = pathlib.Path(flags.folder)
+    if (folder / "checkpoints").exists():
+        raise ValueError(f"'{folder}' holds a training by `anytime-keras train`. Name another --folder.")
+    from anytime_keras import evaluation, training
+
+    recipe = digits_recipe(flags.epochs, flags.seed)
+    print("Training a ResANN with AdaLoss on scikit-learn's handwritten digits.\n")
+    trained = training.train(recipe, verbose=False, callbacks=[training.ProgressBar()])
+    images, labels = _arrays(trained.data.test)
+    seconds = evaluation.latencies(trained.model, images[:1])
+    columns = {
+        "loss weight": trained.weighting.weights.tolist(),
+        "latency (ms)": [1e3 * seconds[point.exit] for point in trained.curve],
+    }
+    print(f"\n{len(images)} test images, at each exit:\n{trained.curve.table(columns)}\n")
+    _answer(trained.model, images, labels, flags.images)
+    trained.save(folder)
+    picture = folder / "curve.png"
+    trained.curve.plot(picture, title=f"{len(images)} test images of handwritten digits")
+    print(f"\nPicture of error against cost: {picture}. The network is there too:")
+    print(f"  anytime-keras predict {folder} IMAGE.png --deadline_ms=5")
+
+
+def digits_recipe(epochs, seed):
+    """Returns the demo's recipe: the paper's but for the schedule and the length, chosen on validation images."""
+    from anytime_keras.training import Recipe
+
+    return Recipe(
+        model={"name": "resann", "num_units": 2, "channels": 16},
+        data={"data": "digits", "augment": ["pad_crop"]},
+        schedule={"name": "cosine", "warmup_epochs": 2},
+        epochs=epochs,
+        batch_size=32,
+        seed=seed,
+    )
+
+
+def _arrays(data):
+    """Returns all images and labels of one split as two arrays."""
+    import keras
+
+    from anytime_keras.evaluation.evaluate import batches
+
+    pairs = [keras.tree.map_structure(keras.ops.convert_to_numpy, pair) for pair in batches(data)]
+    return [np.concatenate(parts) for parts in zip(*pairs)]
+
+
+def _answer(model, images, labels, count):
+    """Prints what the network says of some images for each budget, those first on which its exits disagree."""
+    from anytime_keras import Predictor
+
+    predictor = Predictor(model, example=images)
+    last = model.exits[-1].macs
+    answers = [predictor.predict(images, budget=share * last) for share in BUDGETS]
+    differ = np.array([answer.classes != answers[-1].classes for answer in answers]).any(axis=0)
+    chosen = np.argsort(~differ, kind="stable")[:count]
+    print(f"{count} of them, answered on {len(BUDGETS)} budgets of multiply-accumulates (MACs):")
+    headings = [f"{share * last / 1e3:,.0f}k MACs ({answer.exit})" for share, answer in zip(BUDGETS, answers)]
+    print("truth  " + "".join(f"{heading:>26}" for heading in headings))
+    for image in chosen:
+        cells = [f"{answer.classes[image]} ({100 * answer.confidence[image]:.0f}% sure)" for answer in answers]
+        print(f"{labels[image]:>5}  " + "".join(f"{cell:>26}" for cell in cells))

@@ -1,0 +1,217 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import anytime_keras as ak
+from anytime_keras import commands
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:tensorboard")
+
+
+def run(*arguments):
+    commands.main(["anytime-keras", *map(str, arguments)])
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch):
+    """`train` has TensorFlow compute repeatably for the rest of the process, which is not the commands' own here."""
+    monkeypatch.setattr("anytime_keras.commands.train._repeatable", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The demo's folder, after one epoch."""
+    folder = tmp_path_factory.mktemp("demo") / "results"
+    run("demo", "--epochs=1", f"--folder={folder}")
+    return folder
+
+
+@pytest.fixture
+def digit(tmp_path):
+    """The first of scikit-learn's digits, a zero, as an image file."""
+    from sklearn.datasets import load_digits
+
+    path = tmp_path / "digit.png"
+    Image.fromarray((load_digits().images[0] * 255 / 16).astype("uint8")).save(path)
+    return path
+
+
+def test_demo_trains_measures_answers_and_draws(tmp_path, capsys):
+    run("demo", "--epochs=2", f"--folder={tmp_path}", "--images=3")
+    text = capsys.readouterr().out
+    for heading in ("MACs", "error (%)", "loss weight", "latency (ms)"):
+        assert heading in text
+    curve = ak.Curve.from_json(tmp_path / "curve.json")
+    assert len(curve) == 6 and curve.about["split"] == "test" and curve.about["images"] == 359
+    assert f"{100 * curve[-1].error:.2f}" in text
+    assert text.count("% sure") == 9, "three images on three budgets"
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.width > 300
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    again = ak.evaluate(loaded, ak.data.load("digits").test)
+    assert again.errors == curve.errors
+
+
+def test_demo_replaces_an_earlier_one_but_no_training(tmp_path):
+    run("demo", "--epochs=1", f"--folder={tmp_path}")
+    run("demo", "--epochs=1", f"--folder={tmp_path}", "--seed=1")
+    assert '"seed": 1' in (tmp_path / "recipe.json").read_text()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(SystemExit, match="holds a training"):
+        run("demo", "--epochs=1", f"--folder={tmp_path}")
+
+
+def test_evaluate_prints_saves_and_draws(trained, tmp_path, capsys):
+    curve = ak.Curve.from_json(trained / "curve.json")
+    run("evaluate", trained, f"--json={tmp_path / 'again.json'}", f"--plot={tmp_path / 'both.png'}", "--latency")
+    again = ak.Curve.from_json(tmp_path / "again.json")
+    assert again.errors == curve.errors and all(point.latency > 0 for point in again)
+    assert f"{100 * curve[-1].error:.2f}" in capsys.readouterr().out
+    run("evaluate", trained / "model.keras", trained / "curve.json", "--split=validation", "--dataset=digits")
+    assert "validation 144 images" in capsys.readouterr().out
+
+
+def test_predict_gives_the_networks_answer(trained, digit, capsys):
+    run("predict", trained, digit)
+    said = capsys.readouterr().out
+    data = ak.data.load("digits")
+    with Image.open(digit) as image:
+        pixels = np.asarray(image)[None, :, :, None] / 255
+    model = keras.saving.load_model(trained / "model.keras")
+    logits = model.predict((pixels - data.mean) / data.std, verbose=0)["exit_6"]
+    assert f"{digit}  {logits.argmax()} (" in said and "exit_6" in said
+
+
+def test_predict_within_a_budget_by_a_deadline_and_as_a_stream(trained, digit, capsys):
+    model = keras.saving.load_model(trained / "model.keras")
+    run("predict", trained, digit, f"--budget_macs={model.exits[1].macs}")
+    assert "exit_2" in capsys.readouterr().out
+    run("predict", trained, digit, digit, "--deadline_ms=60000")
+    assert capsys.readouterr().out.count("exit_6") == 2
+    run("predict", trained, digit, "--deadline_ms=0")
+    assert "exit_1" in (said := capsys.readouterr().out) and "late" in said
+    run("predict", trained, digit, "--stream")
+    assert [f"exit_{number}" in line for number, line in enumerate(capsys.readouterr().out.splitlines(), 1)][-1]
+
+
+def test_an_image_of_any_size_and_kind_is_taken(trained, tmp_path, capsys):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), "uint8")).save(path)
+    run("predict", trained, path)
+    assert "exit_6" in capsys.readouterr().out
+
+
+BAD = [
+    ([], None),
+    (["trane"], "Did you mean|train"),
+    (["train", "--epoch=3"], "epoch"),
+    (["train", "--epochs=0"], "epochs=0"),
+    (["train", "--epochs=-3"], "epochs=-3"),
+    (["train", "--epochs=many"], "many"),
+    (["train", "--epochs=1.5"], "1.5"),
+    (["train", "cifar10"], "cifar10"),
+    (["train", "--model=resnan"], "resann"),
+    (["train", "--num_units=0", "--channels=4"], "num_units=0"),
+    (["train", "--num_units=2", "--channels=-4"], "channels=-4"),
+    (["train", "--num_units=2", "--channels=4", "--exit_every=0"], "exit_every=0"),
+    (["train", "--preset=papers"], "papers"),
+    (["train", "--model_config=[1]"], "model_config"),
+    (["train", "--model_config={"], "model_config"),
+    (["train", '--model_config={"units": 3}'], "units"),
+    (["train"], "num_units"),
+    (["train", "--num_units=1", "--channels=4", "--dataset=/nowhere/at/all"], "/nowhere/at/all"),
+    (["train", "--num_units=1", "--channels=4", "--dataset=nothing.npz"], "nothing.npz"),
+    (["train", "--num_units=1", "--channels=4", "--augment=flipp"], "flip"),
+    (["train", "--num_units=1", "--channels=4", "--validation=-1"], "-1"),
+    (["train", "--num_units=1", "--channels=4", "--validation=100000"], "100000"),
+    (["train", "--weighting=adalos"], "adaloss"),
+    (["train", "--weighting=single_exit:99", "--num_units=1", "--channels=4"], "99"),
+    (["train", "--gamma=2"], "gamma"),
+    (["train", "--gamma=nan"], "gamma"),
+    (["train", "--momentum=1"], "momentum"),
+    (["train", "--update_period=0"], "update_period"),
+    (["train", "--weighting=constant", "--gamma=0.5"], "gamma"),
+    (["train", "--batch_size=0"], "batch_size=0"),
+    (["train", "--learning_rate=-1"], "learning_rate"),
+    (["train", "--learning_rate=nan"], "learning_rate"),
+    (["train", "--weight_decay=inf"], "weight_decay"),
+    (["train", "--label_smoothing=1"], "label_smoothing"),
+    (["train", "--schedule=steps"], "steps"),
+    (["train", "--num_units=1", "--channels=4", "--optimizer=sdg"], "sdg"),
+    (["train", "--seed=-1"], "seed"),
+    (["train", "--precision=float8"], "float8"),
+    (["train", "--steps_per_execution=0"], "steps_per_execution"),
+    (["train", "--recipe=old"], "old"),
+    (["train", "--recipe_file=/nowhere.json"], "/nowhere.json"),
+    (["evaluate"], "Name what to evaluate"),
+    (["evaluate", "/nowhere"], "/nowhere"),
+    (["evaluate", "/nowhere.json"], "/nowhere.json"),
+    (["evaluate", __file__], "--dataset"),
+    (["evaluate", __file__, "--dataset=digits"], "no network that can be loaded"),
+    (["evaluate", "--split=train"], "train"),
+    (["predict"], "Name a trained network"),
+    (["predict", "/nowhere"], "Name a trained network"),
+    (["predict", "/nowhere", "cat.png"], "/nowhere"),
+    (["predict", "/nowhere", "cat.png", "--deadline_ms=soon"], "soon"),
+    (["predict", "/nowhere", "cat.png", "--deadline_ms=5", "--stream"], "Give one of"),
+    (["demo", "--epochs=0"], "epochs"),
+    (["demo", "digits"], "digits"),
+    (["demo", "--images=0"], "images"),
+    (["demo", "--seed=-1"], "seed"),
+]
+
+
+@pytest.mark.parametrize(
+    "arguments, message", BAD[1:], ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message) as error:
+        run(*arguments)
+    assert str(error.value).startswith("anytime-keras") and "Traceback" not in str(error.value)
+    assert not list(tmp_path.rglob("*")), "something was written before the error"
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda folder: (folder / "data.json").unlink(), "data.json"),
+        (lambda folder: (folder / "data.json").write_text("{}"), "data.json"),
+        (lambda folder: (folder / "model.keras").write_bytes(b"PK no zip"), "model.keras"),
+        (lambda folder: (folder / "model.keras").unlink(), "model.keras"),
+    ],
+)
+def test_a_spoilt_training_is_refused_by_predict(trained, digit, tmp_path, spoil, message):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in ("data.json", "recipe.json", "model.keras"):
+        (folder / name).write_bytes((trained / name).read_bytes())
+    spoil(folder)
+    with pytest.raises(SystemExit, match=message):
+        run("predict", folder, digit)
+
+
+def test_a_corrupt_image_is_named(trained, digit):
+    digit.write_bytes(digit.read_bytes()[:40])
+    with pytest.raises(SystemExit, match="digit.png"):
+        run("predict", trained, digit)
+    with pytest.raises(SystemExit, match="no image 'dog.png'"):
+        run("predict", trained, "dog.png")
+
+
+def test_help_lists_commands_and_their_flags(capsys):
+    run("help")
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in commands.COMMANDS)
+    for name in commands.COMMANDS:
+        run(name, "--help")
+        assert "--" in capsys.readouterr().out
+
+
+def test_module_and_version():
+    done = subprocess.run([sys.executable, "-m", "anytime_keras", "--version"], capture_output=True, text=True)
+    assert done.stdout.strip() == ak.__version__ and done.returncode == 0, done.stderr

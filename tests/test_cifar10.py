@@ -1,0 +1,46 @@
+"""Real CIFAR-10, where it lies beside the checkout (`../shared/data`)."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import anytime_keras as ak
+from anytime_keras.training import Recipe, train
+
+UNPACK = pathlib.Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
+pytestmark = [
+    pytest.mark.skipif(not UNPACK.exists(), reason="CIFAR-10 is not there"),
+    pytest.mark.tensorflow,  # once is enough
+]
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cifar10") / "cifar10.npz"
+    subprocess.run([sys.executable, UNPACK, "--npz", path], check=True)
+    return path
+
+
+def test_channel_moments_are_the_published_ones_and_hold_outs_are_even(cifar10):
+    data = ak.data.load(cifar10, validation=5000)
+    np.testing.assert_allclose(data.mean, [0.4914, 0.4822, 0.4465], atol=1e-3)
+    np.testing.assert_allclose(data.std, [0.2470, 0.2435, 0.2616], atol=1e-3)
+    assert data.sizes == {"train": 45000, "validation": 5000, "test": 10000}
+    assert (np.bincount(data.examples["validation"].labels) == 500).all()
+
+
+def test_some_hundred_steps_teach_something_and_later_exits_more(cifar10, tmp_path):
+    with np.load(cifar10) as file:
+        arrays = {"x_train": file["x_train"][::5], "y_train": file["y_train"][::5]}
+        arrays.update({"x_test": file["x_test"][::5], "y_test": file["y_test"][::5]})
+    np.savez(tmp_path / "part.npz", **arrays)
+    recipe = Recipe.paper(
+        {"name": "resann", "num_units": 1, "channels": 16},
+        {"data": str(tmp_path / "part.npz"), "augment": ["pad_crop", "flip"]},
+        epochs=2,
+    )
+    errors = train(recipe, verbose=False).curve.errors
+    assert errors[-1] < 0.65 and errors[-1] < errors[0] - 0.03
