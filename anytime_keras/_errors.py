@@ -12,4 +12,6 @@ def nearest(name, known, most=60):
     known = sorted(set(map(str, known)))
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"{hint}Known: {', '.join(map(repr, known))}." if len(known) <= most or not near else hint.strip()
+    if len(known) <= most:
+        return f"{hint}Known: {', '.join(map(repr, known))}."
+    return hint.strip() or f"Known: {', '.join(map(repr, known[:most]))} and {len(known) - most} more."

@@ -29,6 +29,7 @@ def run(flags, arguments):
         raise ValueError("Name what to evaluate: a training's folder, a saved model (.keras) or a curve (.json).")
     from anytime_keras import evaluation
 
+    _check_places(flags)
     curves = [_curve(flags, pathlib.Path(argument)) for argument in arguments]
     for curve in curves:
         print(f"{curve.name}: {curve.about.get('split', '')} {curve.about.get('images', '')} images\n{curve.table()}\n")
@@ -37,6 +38,14 @@ def run(flags, arguments):
     if flags.plot:
         evaluation.plot_curves(curves, flags.plot, flags.cost)
         print(f"picture in {flags.plot}")
+
+
+def _check_places(flags):
+    """Raises before the work is done where its result could not be written."""
+    if flags.plot and pathlib.Path(flags.plot).suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--plot must end in .png, .pdf or .svg. Received: {flags.plot}.")
+    if flags.json and not pathlib.Path(flags.json).parent.is_dir():
+        raise ValueError(f"--json names a folder that is not there. Received: {flags.json}.")
 
 
 def _curve(flags, path):
@@ -49,6 +58,7 @@ def _curve(flags, path):
     images = data.test if flags.split == "test" else data.validation
     if images is None:
         raise ValueError(f"'{data.name}' has no {flags.split} images.")
-    curve = evaluation.evaluate(model, images, latency=flags.latency, name=path.stem)
+    latency = flags.latency or flags.cost == "latency"
+    curve = evaluation.evaluate(model, images, latency=latency, name=path.stem)
     curve.about.update(data=data.describe(), split=flags.split)
     return curve

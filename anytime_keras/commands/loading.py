@@ -1,10 +1,10 @@
 """What several commands load: a trained network and the data that goes with it."""
 
-import json
 import pathlib
 import zipfile
 
 from anytime_keras import data as data_sets
+from anytime_keras.training import Recipe
 
 
 def model_file(path):
@@ -43,7 +43,7 @@ def model_and_data(path, flags):
     arguments = {}
     recipe = file.parent / "recipe.json"
     if recipe.is_file():
-        arguments = json.loads(recipe.read_text())["data"]
+        arguments = Recipe.from_json(recipe).data
     if flags.dataset:
         arguments["data"] = flags.dataset
     arguments.update({name: flags[name].value for name in ("data_dir", "image_size") if flags[name].value})

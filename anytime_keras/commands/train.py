@@ -115,6 +115,8 @@ def _changes(flags, recipe):
     if flags["augment"].present:
         content["data"]["augment"] = [] if flags.augment == "none" else flags.augment
     if flags["validation"].present:
+        if flags.validation == 1 or (flags.validation > 1 and flags.validation % 1):
+            raise ValueError(f"--validation must be a share below 1 or a number above. Received: {flags.validation}.")
         content["data"]["validation"] = flags.validation if flags.validation < 1 else int(flags.validation)
     for name in ("image_size", "data_dir"):
         if flags[name].present:

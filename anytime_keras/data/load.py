@@ -1,7 +1,6 @@
 """`load`: the one way to a data set, with splits held out, normalised and batched."""
 
 import functools
-import math
 import os
 import pathlib
 
@@ -167,11 +166,14 @@ def load(
             raise ValueError(f"`{name}` must be an int from 0 to 2**31 - 1. Received: {name}={value!r}.")
     if image_size is not None:
         image_size = _image_size(image_size)
+    if augment is not None and not isinstance(augment, (str, list, tuple)):
+        raise ValueError(f"`augment` must be 'default', None or a list of steps. Received: augment={augment!r}.")
     if isinstance(augment, str) and augment != "default":
         augment = [step.strip() for step in augment.split(",") if step.strip()]
     augmentation.compose([] if augment in ("default", None) else augment)
 
     source = _source(data, image_size, data_dir, download)
+    _check_source(source, image_size)
     known = sources.KNOWN.get(source.name.split(":")[0].split("/")[0], sources.Known({}, ()))
     for split, examples in source.splits.items():
         _check_labels(examples.labels, split, source)
@@ -192,10 +194,8 @@ def _source(data, image_size, data_dir, download):
         return sources.arrays(data)
     if isinstance(data, (tuple, list)) and len(data) == 2:
         return sources.arrays({"x_train": data[0], "y_train": data[1]})
-    if not isinstance(data, (str, os.PathLike)):
-        raise ValueError(
-            f"`data` must be a name, a path, a dict of arrays or a pair (x, y). Received: {type(data).__name__}."
-        )
+    if not isinstance(data, (str, os.PathLike)) or not str(data):
+        raise ValueError(f"`data` must be a name, a path, a dict of arrays or a pair (x, y). Received: {data!r:.60}.")
     path = pathlib.Path(data)
     if path.is_dir():
         read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else sources.folder
@@ -213,8 +213,28 @@ def _source(data, image_size, data_dir, download):
     return sources.from_tfds(str(data), image_size, data_dir, download)
 
 
+def _check_source(source, image_size):
+    """Raises unless all splits hold images of one shape, the crop's if there is one, of two classes or more."""
+    shapes = {split: examples.image_shape for split, examples in source.splits.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"The images of '{source.name}' must have one shape in all splits. Received: {shapes}.")
+    if image_size is not None and shapes["train"][:2] != image_size:
+        raise ValueError(
+            f"`image_size` is for image files, which are cropped to it; '{source.name}' holds images of shape "
+            f"{shapes['train']}. Received: image_size={image_size}. Leave it out."
+        )
+    if len(source.class_names) < 2:
+        raise ValueError(f"'{source.name}' must hold two classes or more. Received: {source.class_names}.")
+
+
 def _image_size(size):
-    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    pair = (
+        (size, size)
+        if isinstance(size, int) and size is not True
+        else tuple(size)
+        if isinstance(size, (tuple, list))
+        else ()
+    )
     if len(pair) != 2 or not all(isinstance(length, int) and length > 0 for length in pair):
         raise ValueError(f"`image_size` must be (height, width), two positive ints. Received: image_size={size!r}.")
     return pair
@@ -235,7 +255,7 @@ def _check_labels(labels, split, source):
 def _hold_out(source, split, amount, seed):
     train = source.splits["train"]
     if train.labels is None:  # read in sequence: the last ones
-        count = amount if isinstance(amount, int) else math.ceil(amount * len(train))
+        count = splits.number(amount, len(train), split)
         source.splits["train"], source.splits[split] = train.divided(count)
         return
     kept, held = splits.hold_out(train.labels, amount, [seed, len(split)], split)

@@ -4,6 +4,8 @@ import concurrent.futures
 import dataclasses
 import math
 import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -98,9 +100,16 @@ def arrays(arrays, name="arrays"):
         splits[split] = _checked(*map(np.asarray, pair), split, name)
     if "train" not in splits:
         raise ValueError(f"'{name}' needs `x_train` and `y_train`. Received: {sorted(arrays)}.")
-    num_classes = max(int(examples.labels.max()) for examples in splits.values()) + 1
     class_names = arrays.get("class_names")
-    class_names = [str(number) for number in range(num_classes)] if class_names is None else list(map(str, class_names))
+    if class_names is None:
+        found = np.unique(splits["train"].labels)
+        if found[0] != 0 or found[-1] != len(found) - 1:
+            raise ValueError(
+                f"`y_train` of '{name}' must hold every class from 0 to the last. Received: {len(found)} classes from "
+                f"{found[0]} to {found[-1]}. Number them without gaps, or name all in `class_names`."
+            )
+        class_names = range(len(found))
+    class_names = list(map(str, class_names))
     return Source(name, splits, class_names)
 
 
@@ -132,9 +141,9 @@ def _checked(images, labels, split, name):
 def npz(path):
     """An .npz file with the arrays that `arrays` takes."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return arrays(dict(file), name=str(path))
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
         raise ValueError(f"'{path}' is no .npz file of arrays: {error}.") from error
@@ -150,6 +159,11 @@ def folder(path, image_size=None, name=None):
     children = sorted(child for child in path.iterdir() if child.is_dir())
     split_of = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     folders = {split_of[child.name]: child for child in children if child.name in split_of} or {"train": path}
+    unknown = [child.name for child in children if child.name not in split_of]
+    if folders.get("train", path) != path and unknown:
+        raise ValueError(
+            f"'{path}' holds folders beside its splits. Received: {unknown}. {_errors.nearest(unknown[0], split_of)}"
+        )
     if "train" not in folders:
         raise ValueError(
             f"'{path}' needs a folder `train` with one folder of images a class. Received: "

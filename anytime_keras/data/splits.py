@@ -1,5 +1,7 @@
 """Seeded, stratified hold-outs."""
 
+import numbers
+
 import numpy as np
 
 
@@ -13,28 +15,34 @@ def hold_out(labels, amount, seed, what):
         what: name of the split, for errors.
 
     Returns:
-        Two sorted int arrays: the numbers kept and the numbers held out.
+        Two sorted int arrays: the numbers kept and the numbers held out. Every class keeps an example, so that fewer
+        are held out where classes are tiny.
 
     Raises:
         ValueError: if nothing would be kept or held out.
     """
     labels = np.asarray(labels)
-    wanted = (
-        amount
-        if isinstance(amount, (int, np.integer)) and not isinstance(amount, bool)
-        else round(amount * len(labels))
-    )
-    if isinstance(amount, bool) or not 0 < wanted < len(labels):
-        raise ValueError(
-            f"`{what}` must be a share between 0 and 1, or a number of examples below that of the training images. "
-            f"Received: {what}={amount!r} with {len(labels)} training images."
-        )
+    wanted = number(amount, len(labels), what)
     rng = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)
     shares = wanted * counts / len(labels)
     taken = np.floor(shares).astype(int)
     rest = np.argsort(-(shares - taken), kind="stable")[: wanted - taken.sum()]
     taken[rest] += 1
+    taken = np.minimum(taken, counts - 1)
     held = [rng.permutation(np.flatnonzero(labels == label))[:number] for label, number in zip(classes, taken)]
     held = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def number(amount, available, what):
+    """Returns how many examples a share or a number stands for, or raises; see `hold_out`."""
+    whole = isinstance(amount, numbers.Integral)
+    share = isinstance(amount, numbers.Real) and not whole and 0 < amount < 1
+    wanted = int(amount) if whole else round(amount * available) if share else 0
+    if isinstance(amount, bool) or not 0 < wanted < available:
+        raise ValueError(
+            f"`{what}` must be a share between 0 and 1, or a number of examples below that of the training images. "
+            f"Received: {what}={amount!r} with {available} training images."
+        )
+    return wanted

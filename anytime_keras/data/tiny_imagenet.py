@@ -83,7 +83,7 @@ def _validation_files(place, wnids):
     """The images that val_annotations.txt lists, one a line: file name, class, box; parted by tabs."""
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     paths, labels = [], []
-    for line in (place / "val_annotations.txt").read_text().splitlines():
+    for line in filter(str.strip, (place / "val_annotations.txt").read_text().splitlines()):
         name, wnid, *_ = [*line.split("\t"), ""]
         if wnid not in label_of:
             raise ValueError(f"'{place / 'val_annotations.txt'}' must give each image a class. Received: {line!r}.")

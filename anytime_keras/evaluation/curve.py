@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import numbers
 import pathlib
 
 COSTS = ("with_all_heads", "with_head", "backbone", "latency")
@@ -52,8 +53,8 @@ class Curve:
     """
 
     def __init__(self, points, name="", about=None):
-        if not points:
-            raise ValueError("A curve needs one point or more. Received: none.")
+        if not points or not all(isinstance(point, CurvePoint) for point in points):
+            raise ValueError(f"A curve needs one `CurvePoint` or more. Received: {points!r:.60}.")
         self.points, self.name, self.about = list(points), name, dict(about or {})
 
     def __len__(self):
@@ -97,7 +98,7 @@ class Curve:
         Returns:
             A `CurvePoint`.
         """
-        if not fraction > 0:
+        if not isinstance(fraction, numbers.Real) or not fraction > 0:
             raise ValueError(f"`fraction` must be above 0. Received: fraction={fraction!r}.")
         costs = self.costs(cost)
         affordable = [point for point, own in zip(self.points, costs) if own <= fraction * costs[-1] * (1 + 1e-9)]
@@ -118,6 +119,10 @@ class Curve:
         Returns:
             A list of float; NaN where one of them has no answer yet, or both err on nothing.
         """
+        if not isinstance(other, Curve):
+            raise ValueError(f"`other` must be a `Curve`. Received: {type(other).__name__}.")
+        if isinstance(fractions, numbers.Real):
+            fractions = (fractions,)
         if fractions is not None:
             pairs = [(self.at(fraction, cost).error, other.at(fraction, cost).error) for fraction in fractions]
         elif len(self) == len(other):
@@ -184,7 +189,11 @@ class Curve:
     @classmethod
     def from_dict(cls, content):
         try:
-            return cls([CurvePoint(**point) for point in content["points"]], content["name"], content["about"])
+            points = [CurvePoint(**point) for point in content["points"]]
+            for point in points:
+                if not 0 <= point.error <= 1 or point.loss < 0 or min(point.with_all_heads, point.params) < 0:
+                    raise TypeError(f"'{point.exit}' has numbers out of range")
+            return cls(points, content["name"], content["about"])
         except (TypeError, KeyError) as error:
             raise ValueError(f"This is no curve: {error!r}. Expected what `Curve.to_json` writes.") from error
 

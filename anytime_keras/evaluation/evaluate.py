@@ -40,6 +40,8 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         raise ValueError(
             f"`model` must be a functional Keras model whose outputs are its exits. Received: {type(model).__name__}."
         )
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive int. Received: batch_size={batch_size!r}.")
     costs = exit_costs(model, layers)
     names = [cost.exit for cost in costs]
     tallies = {exit_name: _Tally(exit_name) for exit_name in names}
@@ -49,6 +51,10 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         example = keras.tree.map_structure(lambda value: value[:1], x) if example is None else example
         outputs = runtime.finish(forward(x))
         for exit_name, output in zip(names, _in_order(outputs, names)):
+            if isinstance(y, dict) and exit_name not in y:
+                raise ValueError(
+                    f"A dict of labels needs one for each exit. Received: {list(y)}, none for '{exit_name}'."
+                )
             tallies[exit_name].add(output, y[exit_name] if isinstance(y, dict) else y)
     if example is None:
         raise ValueError("`data` must hold one batch or more. Received: none.")
@@ -78,7 +84,8 @@ def _in_order(outputs, names):
 
 def batches(data, batch_size=256):
     """Yields (x, y) of what `evaluate` takes as data."""
-    if isinstance(data, (tuple, list)):
+    listed = isinstance(data, (tuple, list)) and bool(data) and all(isinstance(part, (tuple, list)) for part in data)
+    if isinstance(data, (tuple, list)) and not listed:
         if len(data) != 2:
             raise ValueError(f"`data` must be batches, or a pair (x, y) of arrays. Received: {len(data)} things.")
         x, y = data
@@ -91,6 +98,8 @@ def batches(data, batch_size=256):
         return
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(data.num_batches))
+    if not hasattr(data, "__iter__"):
+        raise ValueError(f"`data` must be batches, or a pair (x, y) of arrays. Received: {type(data).__name__}.")
     for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise ValueError(f"`data` must give batches (x, y). Received: a batch of type {type(batch).__name__}.")
@@ -121,7 +130,8 @@ class _Tally:
         if labels.shape == output.shape and output.shape[1] > 1:
             labels = labels.argmax(axis=1)  # one-hot
         labels = labels.reshape(-1)
-        if labels.shape != output.shape[:1] or labels.min() < 0 or labels.max() >= output.shape[1]:
+        whole = labels.dtype.kind in "iub" or (labels == np.floor(labels)).all()
+        if labels.shape != output.shape[:1] or not whole or labels.min() < 0 or labels.max() >= output.shape[1]:
             raise ValueError(
                 f"Labels must be one class from 0 to {output.shape[1] - 1} for each of {output.shape[0]} images. "
                 f"Received: shape {labels.shape}, values from {labels.min()} to {labels.max()}."

@@ -1,6 +1,8 @@
 """A functional Keras model with several exits: ordered, named outputs that one label serves."""
 
 import json
+import math
+import numbers
 import os
 
 import keras
@@ -165,6 +167,13 @@ class AnytimeModel(keras.Model):
                 f"Received: loss_weights={loss_weights}."
             )
         weights = self._by_exit("loss_weights", weights, each=None)
+        for name, weight in weights.items():
+            number = not isinstance(weight, numbers.Real) or (math.isfinite(weight) and weight >= 0)
+            if isinstance(weight, str) or not number:
+                raise ValueError(
+                    f"`loss_weights` must be numbers of 0 or more. Received: {weight!r} for '{name}' of model "
+                    f"'{self.name}'."
+                )
         losses = self._by_exit("loss", loss, each=lambda value: value) or {}
         return {name: weights.get(name, 1.0) for name in losses}
 
@@ -196,6 +205,11 @@ class AnytimeModel(keras.Model):
 
     def _labels(self, y):
         """Gives every exit its label: the one label, or its own from a dict."""
+        if isinstance(y, (list, tuple)):
+            raise ValueError(
+                "`y` must be one label for all exits, or a dict with a label for each. "
+                f"Received: a {type(y).__name__} of {len(y)}."
+            )
         if not isinstance(y, dict):
             return {name: y for name in self._exit_names}
         missing = [name for name in self._exit_names if name not in y]

@@ -53,6 +53,14 @@ def names():
     return sorted(NETWORKS)
 
 
+def check_name(name):
+    """Raises a `ValueError` unless `build` knows the name."""
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise ValueError(
+            f"`name` must be the name of a network. Received: name={name!r}. {_errors.nearest(name, NETWORKS)}"
+        )
+
+
 def build(name, **config):
     """Builds an untrained anytime network by name.
 
@@ -73,10 +81,7 @@ def build(name, **config):
     >>> model.exit_names
     ['exit_1', 'exit_2', 'exit_3', 'exit_4', 'exit_5', 'exit_6']
     """
-    if name not in NETWORKS:
-        raise ValueError(
-            f"`name` must be the name of a network. Received: name={name!r}. {_errors.nearest(name, NETWORKS)}"
-        )
+    check_name(name)
     family, fixed = NETWORKS[name]
     if name in AUTHORS_CODE:
         preset = config.pop("preset", "paper")

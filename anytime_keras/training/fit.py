@@ -1,9 +1,13 @@
 """`train`: a recipe and a folder in; a trained model, its logs and its curve out."""
 
+import keras
+
 from anytime_keras import _errors
 from anytime_keras.training import scan
 from anytime_keras.training.progress import ProgressBar
+from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.run import Run, Training
+from anytime_keras.weighting import LossWeighting
 
 __all__ = ["ENGINES", "Run", "train"]
 
@@ -48,7 +52,7 @@ def train(
         ValueError: if the folder holds a training already and `resume` is False, or another recipe's; if the engine
             does not run here, or the recipe needs another.
     """
-    _check(recipe, engine, checkpoint_every)
+    _check(recipe, callbacks, engine, checkpoint_every)
     training = Training(recipe, folder, resume)
     if engine == "scan":
         scan.check_data(training.data)
@@ -87,7 +91,15 @@ def _with_scan(training, callbacks, verbose):
     return result
 
 
-def _check(recipe, engine, checkpoint_every):
+def _check(recipe, callbacks, engine, checkpoint_every):
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"`recipe` must be a `Recipe`. Received: {type(recipe).__name__}.")
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback) or isinstance(callback, LossWeighting):
+            raise ValueError(
+                "`callbacks` must be Keras callbacks, and no weighting, which the recipe names. "
+                f"Received: {type(callback).__name__}."
+            )
     if engine not in ENGINES:
         raise ValueError(f"`engine` is unknown. Received: engine={engine!r}. {_errors.nearest(engine, ENGINES)}")
     if engine == "scan":

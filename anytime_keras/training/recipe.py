@@ -1,7 +1,9 @@
 """What to train, as plain data that is printed, saved beside the results, and read back."""
 
 import dataclasses
+import inspect
 import json
+import math
 import pathlib
 
 import keras
@@ -11,7 +13,8 @@ from anytime_keras.training import distillation
 
 # Epochs of the paper (section 5.1); other data sets take CIFAR's.
 EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}
-SCHEDULES = ("step", "cosine", "constant")
+# What each schedule takes.
+SCHEDULES = {"step": ("boundaries", "factor"), "cosine": ("warmup_epochs",), "constant": ()}
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
 
 
@@ -123,16 +126,15 @@ class Recipe:
                 f"`precision` is unknown. Received: precision={self.precision!r}. "
                 f"{_errors.nearest(self.precision, PRECISIONS)}"
             )
-        if self.schedule["name"] not in SCHEDULES:
+        models.registry.check_name(self.model["name"])
+        _check_schedule(self.schedule)
+        _check_data(self.data)
+        if "learning_rate" in self.optimizer:
             raise ValueError(
-                f"`schedule` is unknown. Received: {self.schedule['name']!r}. "
-                f"{_errors.nearest(self.schedule['name'], SCHEDULES)}"
+                "`learning_rate` belongs to the recipe itself, not to its `optimizer`. "
+                f"Received: optimizer={self.optimizer}."
             )
-        for key in ("batch_size", "seed", "one_hot"):
-            if key in self.data:
-                raise ValueError(
-                    f"`{key}` belongs to the recipe itself, not to its `data`. Received: data={self.data}."
-                )
+        self._optimizer(1)
         momentum = self.ema_momentum
         if momentum is not None and (not isinstance(momentum, (int, float)) or not 0 <= momentum < 1):
             raise ValueError(f"`ema_momentum` must be None or a number in [0, 1). Received: ema_momentum={momentum!r}.")
@@ -145,6 +147,8 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, content):
+        if not isinstance(content, dict):
+            raise ValueError(f"A recipe is a dict of its fields. Received: {content!r:.60}.")
         known = [field.name for field in dataclasses.fields(cls)]
         for key in content:
             if key not in known:
@@ -185,6 +189,7 @@ class Recipe:
                 **self.model,
             }
         )
+        self._check_fit(model, data_set)
         if self.weight_decay:
             decay_kernels(model, self.weight_decay)
         if data_set.one_hot:
@@ -204,6 +209,16 @@ class Recipe:
             distillation.teach(model)
         return model
 
+    def _check_fit(self, model, data_set):
+        """Raises unless the model takes the data's images and tells its classes."""
+        takes, tells = tuple(model.inputs[0].shape[1:]), model.outputs[0].shape[-1]
+        if takes != tuple(data_set.image_shape) or tells != data_set.num_classes:
+            raise ValueError(
+                f"The model must take the images of '{data_set.name}', shape {tuple(data_set.image_shape)}, and tell "
+                f"{data_set.num_classes} classes. Received: a model for {takes} and {tells} classes, by "
+                f"model={self.model}. Leave `input_shape` and `num_classes` out: they come from the data."
+            )
+
     def build_weighting(self):
         """Returns the `Weighting`."""
         return build_weighting(self.weighting)
@@ -218,6 +233,35 @@ class Recipe:
             return keras.optimizers.get({"class_name": name, "config": {**arguments, "learning_rate": rate}})
         except (ValueError, TypeError) as error:
             raise ValueError(f"`optimizer` is not one of Keras's. Received: {self.optimizer}. {error}") from error
+
+
+def _check_schedule(schedule):
+    name, given = schedule["name"], {key: value for key, value in schedule.items() if key != "name"}
+    if not isinstance(name, str) or name not in SCHEDULES:
+        raise ValueError(f"`schedule` is unknown. Received: {name!r}. {_errors.nearest(name, SCHEDULES)}")
+    for key in given:
+        if key not in SCHEDULES[name]:
+            raise ValueError(f"The schedule '{name}' takes {list(SCHEDULES[name])}. Received: schedule={schedule}.")
+    boundaries = given.get("boundaries", [])
+    shares = isinstance(boundaries, (list, tuple)) and all(_is_number(b) and 0 < b < 1 for b in boundaries)
+    if not shares or list(boundaries) != sorted(boundaries):
+        raise ValueError(f"`boundaries` must be rising shares of all epochs, from 0 to 1. Received: {boundaries!r}.")
+    for key in ("factor", "warmup_epochs"):
+        if key in given and not (_is_number(given[key]) and given[key] >= 0):
+            raise ValueError(f"`{key}` must be a number of 0 or more. Received: {key}={given[key]!r}.")
+
+
+def _check_data(arguments):
+    known = [name for name in inspect.signature(data.load).parameters if name not in ("batch_size", "seed", "one_hot")]
+    for key in arguments:
+        if key in ("batch_size", "seed", "one_hot"):
+            raise ValueError(f"`{key}` belongs to the recipe itself, not to its `data`. Received: data={arguments}.")
+        if key not in known:
+            raise ValueError(f"`data` has no argument `{key}`. {_errors.nearest(key, known)}")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def learning_rate(schedule, highest, epochs, steps_per_epoch):

@@ -95,15 +95,26 @@ class Training:
         self._stop = None if time_limit is None else StopInTime(time_limit)
         own = [*([self.weighting] if self.weighting else []), *callbacks, *([self._stop] if self._stop else [])]
         if self.folder is not None:
-            _describe(self.folder, self.recipe, self.data)
             if self.resume:
                 self.epoch, self.history = self.checkpoints.restore(self.model, self.state, latest)
+                if self.epoch:
+                    self._check_data()
+            _describe(self.folder, self.recipe, self.data)
             if tensorboard and keras.backend.backend() == "tensorflow":
                 own.append(keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False))
             # Last, so that what the others did in an epoch is done when its checkpoint is there.
             csv = self.folder / "history.csv"
             own.append(Checkpointing(self.checkpoints, self.state, self.history, csv, checkpoint_every))
         return own
+
+    def _check_data(self):
+        """Raises unless the images are those that the training began with: else it might train on what was held out."""
+        file = self.folder / "data.json"
+        if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(self.data.describe())):
+            raise ValueError(
+                f"The data is not what the training in '{self.folder}' began with: '{file}' tells other images or "
+                "another split. Bring the data back, or train in another folder."
+            )
 
     @property
     def stopped(self):
@@ -186,14 +197,15 @@ def _claim(folder, recipe, resume):
             raise ValueError("`resume` needs the `folder` of the training to go on with. Received: folder=None.")
         return
     saved = folder / "recipe.json"
-    if not saved.exists():
-        return
+    trained = (folder / "model.keras").exists() or any((folder / "checkpoints").glob("epoch-*"))
+    if not saved.exists() or not (trained or resume):
+        return  # of one that ended before its first epoch did, there is nothing to lose
     if not resume:
         raise ValueError(
             f"'{folder}' holds a training already. Pass `resume=True` to go on with it, or name another folder."
         )
     before = Recipe.from_json(saved)
-    if before != recipe:
+    if trained and before != recipe:
         differing = [name for name, value in before.to_dict().items() if value != recipe.to_dict()[name]]
         raise ValueError(
             f"'{folder}' holds a training by another recipe: {', '.join(differing)} differ. Name another folder."

@@ -83,7 +83,9 @@ class AdaLossWeighting(Weighting):
         self, gamma=None, momentum=None, update_period=None, final_extra=None, first_order=False, preset="paper"
     ):
         super().__init__()
-        if preset not in PRESETS:
+        if not isinstance(first_order, bool):
+            raise ValueError(f"`first_order` must be True or False. Received: first_order={first_order!r}.")
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"`preset` must be one of {sorted(PRESETS)}. Received: preset={preset!r}.")
         chosen = PRESETS[preset]
         self.gamma = chosen["gamma"] if gamma is None else gamma

@@ -61,6 +61,8 @@ class LossWeighting(keras.callbacks.Callback):
     @property
     def averages(self):
         """The running mean of each exit's loss now, a float32 array, earliest exit first (AdaLoss only)."""
+        if not isinstance(self.weighting, AdaLossWeighting):
+            raise ValueError(f"Only AdaLoss keeps averages. Received: a {type(self.weighting).__name__}.")
         return self.weighting.averages
 
     def set_model(self, model):
@@ -70,6 +72,7 @@ class LossWeighting(keras.callbacks.Callback):
         installed = TrainingLoss.of(model)
         if installed is not None and installed.weighting is not self.weighting:
             if installed.expected:
+                installed.forget_fit()
                 raise ValueError(
                     "`fit` takes one weighting. Received two callbacks: "
                     f"{type(installed.weighting).__name__} and {type(self.weighting).__name__}. Leave one out."

@@ -47,8 +47,8 @@ class TrainingLoss:
         """Installs this loss for the `fit` that is about to start, and only for that.
 
         `fit` calls `make_train_function` when its callbacks are set. A `fit` that did not announce itself here is
-        one without the weighting, and finds the model as it was: also after an interrupted one, which never ran
-        `on_train_end`. A second `fit` with the weighting uses the same compiled step again.
+        one without the weighting, and finds the model as it was: also after one that was interrupted, or refused
+        before it began. A second `fit` with the weighting uses the same compiled step again.
         """
         if self._carrier is None:
             self._install()
@@ -67,12 +67,18 @@ class TrainingLoss:
         self._carrier = _Carrier(self.weighting)
         model._metrics.append(self._carrier)
         self._compute_loss, self._make_train_function = model.compute_loss, model.make_train_function
-        self._replaced = model.__dict__.get("compute_loss")
-        model.compute_loss = self.compute_loss
-        model.make_train_function = self.make_train_function
-        # JAX keeps compiled steps by the function they were made of, and finds all bound methods `model.train_step`
-        # equal; a new object is a new step.
-        model.train_step = functools.partial(model.train_step)
+        methods = {
+            "compute_loss": self.compute_loss,
+            "make_train_function": self.make_train_function,
+            # JAX keeps compiled steps by the function they were made of, and finds all bound methods
+            # `model.train_step` equal; a new object is a new step.
+            "train_step": functools.partial(model.train_step),
+            "fit": self._anew(model.fit),
+            "train_on_batch": self._anew(model.train_on_batch),
+        }
+        self._replaced = {name: model.__dict__.get(name) for name in methods}
+        for name, method in methods.items():
+            setattr(model, name, method)
         self.weighting._synchronize = self.synchronize
         model.train_function = None
 
@@ -80,13 +86,24 @@ class TrainingLoss:
         """Leaves the model as it was."""
         model = self.model
         model._metrics.remove(self._carrier)
-        del model.compute_loss, model.make_train_function, model.train_step
-        if self._replaced is not None:  # the model's own, not its class's
-            model.compute_loss = self._replaced
+        for name, own in self._replaced.items():
+            delattr(model, name)
+            if own is not None:  # the model's own, not its class's
+                setattr(model, name, own)
         self.synchronize()
         self.weighting._synchronize = None
         self._carrier = None
         model.train_function = None
+
+    def _anew(self, method):
+        """Has a method begin without what a `fit` announced that was then refused."""
+
+        @functools.wraps(method)
+        def call(*args, **kwargs):
+            self._expected = False
+            return method(*args, **kwargs)
+
+        return call
 
     def make_train_function(self, force=False):
         if not self._expected:

@@ -284,3 +284,58 @@ def test_hold_out_takes_every_class_alike_and_is_repeatable():
     again = splits.hold_out(labels, 0.1, 0, "validation")[1]
     np.testing.assert_array_equal(held, again)
     assert (splits.hold_out(labels, 16, 1, "validation")[1] != held).any()
+
+
+def pictures(count=12, side=8):
+    return np.random.default_rng(0).random((count, side, side, 1), dtype="float32")
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[:-500], lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:], lambda b: b"PK"]
+)
+def test_a_damaged_npz_is_named(tmp_path, spoil):
+    np.savez(tmp_path / "d.npz", x_train=pictures(), y_train=np.arange(12) % 3)
+    (tmp_path / "d.npz").write_bytes(spoil((tmp_path / "d.npz").read_bytes()))
+    with pytest.raises(ValueError, match="d.npz"):
+        ak.data.load(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(
+    "arrays, arguments, message",
+    [
+        (dict(x_test=pictures(3, 9), y_test=np.arange(3)), {}, "one shape in all splits"),
+        (dict(x_test=pictures(3), y_test=np.array([0, 1, 60])), {}, "60 for image 2 of split 'test'"),
+        (dict(y_train=np.arange(12) % 3 * 1000), {}, "every class from 0"),
+        (dict(y_train=np.zeros(12, int)), {}, "two classes"),
+        ({}, dict(image_size=20), "image_size"),
+        ({}, dict(image_size=True), "image_size"),
+        ({}, dict(augment=3), "augment"),
+        ({}, dict(validation=float("nan")), "validation"),
+    ],
+)
+def test_data_that_do_not_fit_together_are_refused(arrays, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ak.data.load({"x_train": pictures(), "y_train": np.arange(12) % 3, **arrays}, **arguments)
+
+
+def test_a_misspelt_split_folder_is_told(tmp_path):
+    for split in ("train", "valid"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(np.zeros((8, 8), "uint8")).save(tmp_path / split / name / "1.png")
+    with pytest.raises(ValueError, match="'valid'.*Did you mean 'val' or 'validation'"):
+        ak.data.load(tmp_path)
+
+
+def test_sixteen_bit_images_keep_their_values(tmp_path):
+    for name, value in (("cat", 32768), ("dog", 65535)):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.fromarray(np.full((8, 8), value, "uint16")).save(tmp_path / name / f"{number}.png")
+    data = ak.data.load(tmp_path, validation=0, test=0)
+    assert sorted(np.unique(data.examples["train"].images)) == [128, 255]
+
+
+def test_every_class_keeps_an_image_for_training():
+    data = ak.data.load((pictures(10), np.arange(10) // 2), validation=0, test=0.5)
+    assert set(data.examples["train"].labels) == set(range(5))

@@ -74,6 +74,12 @@ def test_where_it_is_missing_the_error_says_where_to_get_it(tmp_path):
         ak.data.load("tiny_imagenet", data_dir=tmp_path)
 
 
+def test_empty_lines_in_the_annotations_are_no_images(place):
+    file = place / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    file.write_text("\n" + file.read_text().replace("\n", "\n \n") + "\n")
+    assert ak.data.load("tiny_imagenet", data_dir=place).sizes["test"] == 9
+
+
 @pytest.mark.parametrize(
     "file, content, message",
     [

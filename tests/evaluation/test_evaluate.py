@@ -178,7 +178,7 @@ def test_data_that_does_not_fit_is_refused(data, message):
 def test_what_is_no_network_or_no_curve_is_refused():
     with pytest.raises(ValueError, match="functional"):
         ak.evaluate(keras.layers.Dense(3), (X, Y))
-    with pytest.raises(ValueError, match="one point or more"):
+    with pytest.raises(ValueError, match="one `CurvePoint` or more"):
         Curve([])
     with pytest.raises(ValueError, match="fraction=0"):
         FOUR.at(0)

@@ -249,6 +249,13 @@ def test_recipes_of_the_paper():
         (dict(weighting={"name": "adaloss", "gamma": 2}), "gamma=2"),
         (dict(seed=-1), "seed=-1"),
         (dict(epoch=3), "epoch"),
+        (dict(schedule={"name": "step", "boundries": [0.2]}), "boundries"),
+        (dict(schedule={"name": "cosine", "warmup": 3}), "warmup"),
+        (dict(schedule={"name": "step", "boundaries": [0.9, 0.1]}), "rising"),
+        (dict(schedule={"name": "step", "boundaries": [50, 75]}), "rising"),
+        (dict(schedule={"name": "step", "boundaries": "ab"}), "rising"),
+        (dict(schedule={"name": "cosine", "warmup_epochs": -1}), "warmup_epochs"),
+        (dict(optimizer={"name": "sgd", "learning_rate": 123.0}), "belongs to the recipe"),
     ],
 )
 def test_recipes_out_of_range_are_refused(changes, message):
@@ -271,3 +278,57 @@ def test_recipe_files_that_are_none_are_refused(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Recipe.from_dict(json.loads(tiny().to_json())) == tiny()
+
+
+@pytest.mark.parametrize(
+    "model, data, message",
+    [
+        ({"name": "resnt"}, {"data": "/nowhere"}, "Did you mean 'resann'"),
+        ({"num_classes": 3}, {}, "tell 10 classes"),
+        ({"num_classes": 30}, {}, "tell 10 classes"),
+        ({"input_shape": (16, 16, 1)}, {}, "shape .8, 8, 1."),
+        ({}, {"validaton": 0.2}, "validaton"),
+        ({}, {"validation": "0.1"}, "validation"),
+        ({}, {"image_size": 20}, "image_size"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_its_data_is_refused_and_leaves_nothing(tmp_path, model, data, message):
+    own = {"name": "resann", "num_units": 1, "channels": 4}
+    with pytest.raises(ValueError, match=message):
+        train(Recipe.paper({**own, **model}, {"data": "digits", **data}, epochs=1), tmp_path / "run", verbose=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_callbacks_that_are_none_are_refused_before_anything_is_written(tmp_path):
+    for callback in (3, ak.AdaLoss()):
+        with pytest.raises(ValueError, match="`callbacks` must be"):
+            train(tiny(), tmp_path / "run", verbose=False, callbacks=[callback])
+    with pytest.raises(ValueError, match="must be a `Recipe`"):
+        train({"model": "resann"}, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_whose_training_ended_before_its_first_epoch_is_free_again(tmp_path):
+    with pytest.raises(RuntimeError, match="crash"):
+        train(tiny(epochs=1), tmp_path, verbose=False, callbacks=[StopAfter(2)], tensorboard=False)
+    assert len(train(tiny(epochs=1, seed=1), tmp_path, verbose=False, tensorboard=False).history) == 1
+
+
+def test_other_data_than_it_began_with_is_not_gone_on_with(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def write(images):
+        np.savez(tmp_path / "d.npz", x_train=rng.random((images, 8, 8, 1)), y_train=np.arange(images) % 3)
+
+    def begin(epochs, **options):
+        recipe = Recipe.paper(tiny().model, str(tmp_path / "d.npz"), epochs=2, batch_size=32)
+        return train(recipe, tmp_path / "run", verbose=False, tensorboard=False, **options)
+
+    write(60)
+    with pytest.raises(RuntimeError, match="crash"):
+        begin(2, callbacks=[StopAfter(3)])
+    description = (tmp_path / "run" / "data.json").read_text()
+    write(90)
+    with pytest.raises(ValueError, match="not what the training"):
+        begin(2, resume=True)
+    assert (tmp_path / "run" / "data.json").read_text() == description

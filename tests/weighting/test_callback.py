@@ -251,3 +251,48 @@ def test_tensorboard_shows_each_exits_weight(tmp_path):
     for name, weight in zip(("classes", "value"), adaloss.weights):
         (event,) = events.Tensors(f"epoch_{name}_weight")
         np.testing.assert_allclose(tf.make_ndarray(event.tensor_proto), weight)
+
+
+class Refusing(keras.callbacks.Callback):
+    def set_model(self, model):
+        raise OSError("refused")
+
+
+def plain_loss(model, **callbacks):
+    return model.fit(X, {"classes": LABELS, "value": TARGETS}, batch_size=48, verbose=0, **callbacks).history["loss"][0]
+
+
+@pytest.mark.parametrize("others, error", [([ak.AdaLoss()], ValueError), ([Refusing()], OSError)])
+def test_a_fit_that_was_refused_leaves_no_weighting_behind(others, error):
+    model = dict_model()
+    model.compile(keras.optimizers.SGD(0.0), loss={"classes": crossentropy(), "value": "mse"})
+    plain = plain_loss(model)
+    for scheme in (ak.SingleExit(1), "linear"):
+        with pytest.raises(error):
+            plain_loss(model, callbacks=[ak.LossWeighting(scheme), *others])
+    assert plain_loss(model) == pytest.approx(plain, rel=1e-6)
+    with pytest.raises(error):
+        plain_loss(model, callbacks=[ak.LossWeighting("linear"), *others])
+    weighed = plain_loss(model, callbacks=[ak.LossWeighting(ak.SingleExit("value"))])
+    assert abs(weighed - plain) > 1e-3, "the next fit with a weighting works"
+    with pytest.raises(error):
+        plain_loss(model, callbacks=[ak.LossWeighting("linear"), *others])
+    losses = model.train_on_batch(X, {"classes": LABELS, "value": TARGETS})
+    assert float(np.ravel(losses)[0]) == pytest.approx(plain, rel=1e-6)
+
+
+def test_a_models_own_methods_are_its_own_again_afterwards():
+    model = dict_model()
+    model.compile("sgd", loss={"classes": crossentropy(), "value": "mse"})
+    steps, original = [], model.train_step
+
+    def own_step(*args, **kwargs):
+        steps.append(1)
+        return original(*args, **kwargs)
+
+    model.train_step = own_step
+    plain_loss(model, callbacks=[ak.AdaLoss()])
+    first = len(steps)
+    plain_loss(model)
+    assert 0 < first < len(steps) and model.__dict__["train_step"] is own_step
+    assert "fit" not in model.__dict__ and "compute_loss" not in model.__dict__
