@@ -25,9 +25,13 @@ def register_rule(kind, rule=None):
 
     Args:
         kind: subclass of `keras.Layer` or `keras.Operation`. Its subclasses are counted alike
-            unless they have a rule of their own.
+            unless they have a rule or a `call` of their own.
         rule: called as `rule(layer, inputs, outputs)` with the lists of shapes that go in and come out,
-            batch axis included and of length 1; returns the int number of MACs.
+            batch axis included and of length 1; returns the int number of MACs. For a recurrent cell these are
+            one step's, the states after the input and after the output.
+
+    Raises:
+        TypeError: if `kind` is no such class, or `rule` cannot be called.
 
     Example:
     >>> import keras, anytime_keras as ak
@@ -42,6 +46,8 @@ def register_rule(kind, rule=None):
         raise TypeError(f"`kind` must be a class of Keras layers or operations. Received: {kind!r}.")
     if rule is None:
         return lambda decorated: register_rule(kind, decorated) or decorated
+    if not callable(rule):
+        raise TypeError(f"`rule` must be a function (layer, inputs, outputs) -> MACs. Received: {rule!r}.")
     _rules[kind] = rule
 
 
@@ -64,10 +70,21 @@ def macs(layer, *args, only=None, **kwargs):
 
 
 def _rule(layer):
-    kinds = type(layer).__mro__
+    kinds = _kinds(layer)
     if not isinstance(layer, keras.Layer):
         kinds = (*kinds, type(layer).__name__)
     return next((_rules[kind] for kind in kinds if kind in _rules), None)
+
+
+def _kinds(layer):
+    """Lists the classes that say what `layer` computes: none above a class outside Keras with a `call` of its own."""
+    kinds = type(layer).__mro__
+    own = (place for place, kind in enumerate(kinds) if "call" in vars(kind) and not _is_kerass(kind))
+    return kinds[: next(own, len(kinds)) + 1]
+
+
+def _is_kerass(kind):
+    return kind.__module__.startswith("keras.src.")
 
 
 def _shapes(values):
@@ -82,25 +99,39 @@ def _one_sample(value):
 
 
 def _count(layer, args, kwargs, only):
-    if isinstance(layer, WRAPPERS):
-        return sum(times * _count(inner, inner_args, {}, only) for times, inner, inner_args in _unwrap(layer, *args))
     rule = _rule(layer)
+    if rule is None and any(kind in WRAPPERS for kind in _kinds(layer)):
+        return sum(times * _count(inner, inner_args, {}, only) for times, inner, inner_args in _unwrap(layer, *args))
     if rule is not None:
         if only is not None and not isinstance(layer, only):
             return 0
-        arguments = inspect.signature(layer.call).bind(*args, **graph.accepted(layer, kwargs)).arguments
-        inputs, outputs = _shapes(arguments.values()), _shapes([graph.spec(layer, args, kwargs)])
-        try:
-            return int(rule(layer, inputs, outputs))
-        except TypeError as error:
-            if not any(size is None for shape in inputs + outputs for size in shape):
-                raise
-            raise _open_sizes(layer, inputs, outputs) from error
-    if graph.is_functional(layer):
+        return _count_by(rule, layer, args, kwargs)
+    if graph.runs_its_graph(layer):
         return _count_graph(layer, args, only)
     if not getattr(layer, "weights", None) and not graph.is_foreign(layer):
         return 0
-    return _count_within(layer, args, kwargs, only)
+    # What a convolution computes in a `call` of its own is a convolution's.
+    only = None if only is not None and isinstance(layer, only) else only
+    try:
+        return _count_within(layer, args, kwargs, only)
+    except _OpenSizes:
+        inherited = next((_rules[kind] for kind in type(layer).__mro__ if kind in _rules), None)
+        if inherited is None or only is not None:
+            raise
+        # Einsum layers can give symbolic tensors open sizes that their inputs do not have (Keras 3.15), as in
+        # keras-hub's attention with a cache, where the parent's rule is right.
+        return _count_by(inherited, layer, args, kwargs)
+
+
+def _count_by(rule, layer, args, kwargs):
+    arguments = inspect.signature(layer.call).bind(*args, **graph.accepted(layer, kwargs)).arguments
+    inputs, outputs = _shapes(arguments.values()), _shapes([graph.spec(layer, args, kwargs)])
+    try:
+        return int(rule(layer, inputs, outputs))
+    except TypeError as error:
+        if not any(size is None for shape in inputs + outputs for size in shape):
+            raise
+        raise _open_sizes(layer, inputs, outputs) from error
 
 
 def _unwrap(layer, inputs, *args):
@@ -125,8 +156,12 @@ def _count_graph(model, args, only):
     return total
 
 
+class _OpenSizes(ValueError):
+    """A cost that depends on a size that is not known."""
+
+
 def _open_sizes(layer, inputs, outputs):
-    return ValueError(
+    return _OpenSizes(
         f"The cost of layer '{layer.name}' depends on a size that the model leaves open: "
         f"it takes {inputs} and gives {outputs}. "
         "Say the size: `exit_costs(model, input_shape=...)`, or build the model with a full `input_shape`."
@@ -149,15 +184,43 @@ def _count_within(layer, args, kwargs, only):
             raise _open_sizes(layer, shapes, "what depends on them") from error
         if graph.is_composite(layer):
             return sum(_count(child, *arguments, only) for child, arguments in _calls_within(layer, args, kwargs))
-        raise ValueError(
-            f"No rule counts layer '{layer.name}' of type {type(layer).__name__}, which has weights, and its `call` "
-            f"cannot be followed with symbolic tensors ({type(error).__name__}: {error}). Register a rule: "
-            f"`anytime_keras.cost.register_rule({type(layer).__name__}, lambda layer, inputs, outputs: ...)`."
-        ) from error
+        why = f"its `call` cannot be followed with symbolic tensors ({type(error).__name__}: {error})"
+        raise _no_rule(layer, why) from error
     calls = graph.calls([x for x in results if isinstance(x, keras.KerasTensor)], (args, kwargs))
-    total = sum(_count(call.operation, call.arguments.args, call.arguments.kwargs, only) for call in calls)
-    graph.forget(calls)
+    try:
+        total = sum(_count(call.operation, call.arguments.args, call.arguments.kwargs, only) for call in calls)
+        if total == 0 and only is None and not _only_looks_up(layer, calls, results):
+            raise _no_rule(layer, "no product that the counter knows is found in its `call`")
+    finally:
+        graph.forget(calls)
     return total
+
+
+def _no_rule(layer, why):
+    return ValueError(
+        f"No rule counts layer '{layer.name}' of type {type(layer).__name__}, which has weights, and {why}. Register a "
+        f"rule: `anytime_keras.cost.register_rule({type(layer).__name__}, lambda layer, inputs, outputs: ...)`."
+    )
+
+
+_LOOK_UPS = ("Add", "BroadcastTo", "Concatenate", "GetItem", "Subtract", "Take", "TakeAlongAxis", "Where")
+
+
+def _only_looks_up(layer, calls, results):
+    """Tells whether all that a layer does with its own matrices is to take rows from them, add or join them."""
+    children = {id(w) for child in layer._flatten_layers(include_self=False) for w in child.weights}
+    if not any(_is_matrix(weight) for weight in layer.weights if id(weight) not in children):
+        return True
+    users = [call for call in calls if any(map(_is_matrix, tree.flatten((call.arguments.args, call.arguments.kwargs))))]
+    constant = any(ops.is_tensor(result) and _is_matrix(result) for result in results)  # such as positions' vectors
+    return (bool(users) or constant) and all(type(call.operation).__name__ in _LOOK_UPS for call in users)
+
+
+def _is_matrix(value):
+    """Tells whether `value` holds numbers along two axes or more, as a matrix does and a row of scales does not."""
+    if isinstance(value, keras.KerasTensor) or not hasattr(value, "shape"):
+        return False
+    return sum(size != 1 for size in value.shape) >= 2
 
 
 def _calls_within(layer, args, kwargs):
@@ -267,6 +330,12 @@ def _einsum_dense_macs(layer, inputs, outputs):
     return einsum_macs(layer.equation, inputs[0], tuple(layer.kernel.shape))
 
 
+@register_rule(layers.ReversibleEmbedding)
+def _reversible_embedding_macs(layer, inputs, outputs):
+    looks_up = len(outputs[0]) > len(inputs[0])  # a vector for a number, or scores of all numbers for a vector
+    return 0 if looks_up else math.prod(outputs[0]) * inputs[0][-1]
+
+
 @register_rule(layers.MultiHeadAttention)
 def _multi_head_attention_macs(layer, inputs, outputs):
     query, value = inputs[:2]
@@ -332,7 +401,18 @@ def _cell_macs(cell, shape):
             f"No rule counts the recurrent cell '{cell.name}' of type {type(cell).__name__}. "
             f"Register one: `anytime_keras.cost.register_rule({type(cell).__name__}, ...)`."
         )
-    return rule(cell, [shape], [])
+    states = [_of_one(size) for size in _list(cell.state_size)]
+    output = getattr(cell, "output_size", None)
+    return rule(cell, [shape, *states], [states[0] if output is None else _of_one(output), *states])
+
+
+def _of_one(size):
+    """Returns the shape of a cell's result for one sample, from an int or a shape without batch axis."""
+    return (1, *_list(size))
+
+
+def _list(value):
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 @register_rule(layers.RNN)

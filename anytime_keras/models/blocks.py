@@ -1,5 +1,7 @@
 """Pieces that the families share: convolutions as the paper initialises them, and exit heads."""
 
+import operator
+
 from keras import layers
 
 from anytime_keras import _errors
@@ -22,8 +24,8 @@ def check_preset(preset):
 
 def check_image_shape(input_shape):
     """Returns `input_shape` as (height, width, channels), or raises."""
-    shape = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else input_shape
-    if not isinstance(shape, tuple) or len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+    shape = tuple(map(_count, input_shape)) if isinstance(input_shape, (tuple, list)) else ()
+    if len(shape) != 3 or None in shape:
         raise ValueError(
             "`input_shape` must be (height, width, channels), three positive ints. "
             f"Received: input_shape={input_shape!r}. For example `input_shape=(32, 32, 3)`."
@@ -32,10 +34,20 @@ def check_image_shape(input_shape):
 
 
 def check_positive(**arguments):
-    """Raises unless every argument is a positive int."""
+    """Returns the arguments as a list of ints, or raises unless every one is a positive int."""
     for name, value in arguments.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if _count(value) is None:
             raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}.")
+    return [_count(value) for value in arguments.values()]
+
+
+def _count(value):
+    """Returns a positive int of whatever library as Python's, or None for all else."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+    return number if number > 0 else None
 
 
 def check_fraction(**arguments):
@@ -47,10 +59,20 @@ def check_fraction(**arguments):
 
 def check_positive_list(name, values):
     """Returns `values` as a tuple of positive ints, at least one, or raises."""
-    numbers = tuple(values) if isinstance(values, (tuple, list)) else ()
-    if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers):
+    numbers = tuple(map(_count, values)) if isinstance(values, (tuple, list)) else ()
+    if not numbers or None in numbers:
         raise ValueError(f"`{name}` must be a list of positive ints. Received: {name}={values!r}.")
     return numbers
+
+
+def kept(channels, reduction):
+    """Returns how many of the channels a transition keeps, or raises if that is none."""
+    filters = int(channels * reduction)
+    if filters < 1:
+        raise ValueError(
+            f"`reduction` must leave a channel. Received: reduction={reduction}, which leaves none of {channels}."
+        )
+    return filters
 
 
 class Builder:

@@ -14,7 +14,16 @@ _FEATURES = (
     layers.RMSNormalization,
     layers.RNN,
     layers.Bidirectional,
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalAveragePooling3D,
+    layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D,
+    layers.GlobalMaxPooling3D,
 )
+# What stands between layers and not behind an answer, in lower case without underscores.
+_HIDDEN_ACTIVATIONS = {"relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "gelu", "glu", "silu", "hardsilu"}
+_HIDDEN_ACTIVATIONS |= {"mish", "tanh", "hardtanh", "tanhshrink", "softsign", "squareplus"}
 
 
 def to_anytime(model, exits=None, num_exits=None, every=None, head="pool", num_classes=None, input_shape=None):
@@ -69,7 +78,7 @@ def to_anytime(model, exits=None, num_exits=None, every=None, head="pool", num_c
     else:
         wanted = 2 if num_exits is None else num_exits - 1
         found, total = places.possible(model, output, keeps_head, wanted, input_shape)
-        chosen = [call for call, _ in found[every - 1 :: every]] if every else places.spread(found, total, num_exits)
+        chosen = places.each(found, every) if every else places.spread(found, total, num_exits)
     features = [call.output_tensors[0] for call in chosen]
     if not keeps_head:
         features.append(output)
@@ -88,7 +97,7 @@ def to_anytime(model, exits=None, num_exits=None, every=None, head="pool", num_c
             answers[name] = heads.end(build(x, name), ending, name)
     if keeps_head:
         answers[f"exit_{len(answers) + 1}"] = output
-    return ConvertedModel(original, output, features, answers, name=f"anytime_{model.name}", dtype=model.dtype_policy)
+    return ConvertedModel(original, output, answers, name=f"anytime_{model.name}", dtype=model.dtype_policy)
 
 
 def _check(exits, num_exits, every, head):
@@ -126,9 +135,17 @@ def _checked_model(model):
         raise ValueError(
             "`model` must have one output, which becomes the last exit. "
             f"Received: '{model.name}' with outputs {inner.output_names}. "
-            "Choose one: `keras.Model(model.inputs, model.outputs[0])`."
+            f"Choose one: {_one_output(inner)}."
         )
     return inner
+
+
+def _one_output(model):
+    """Returns the call that makes a model with one of several outputs: the last of a dict, the first of a list."""
+    output = model.output
+    if isinstance(output, dict):
+        return f"`keras.Model(model.inputs, model.output[{list(output)[-1]!r}])`"
+    return "`keras.Model(model.inputs, model.outputs[0])`"
 
 
 def _keeps_head(model, output, head, num_classes):
@@ -155,18 +172,25 @@ def _keeps_head(model, output, head, num_classes):
 
 
 def _is_features(call):
-    """Tells whether a vector comes from pooling, flattening or normalisation, and not from a classifier."""
-    while isinstance(call.operation, heads.DROPOUT):
+    """Tells whether a vector comes from pooling, flattening, normalisation or a hidden layer, not from a classifier."""
+    while not _is_hidden(call.operation):
+        weightless = not getattr(call.operation, "weights", None)
+        if not weightless or len(call.input_tensors) != 1:
+            return False
+        reshapes = len(call.input_tensors[0].shape) > 2
+        if reshapes and not heads.squeezes(call):
+            return True
+        if not reshapes and not isinstance(call.operation, heads.DROPOUT):
+            return False
         call = graph.producer(call.input_tensors[0])
-    if isinstance(call.operation, _FEATURES):
-        return True
-    weightless = not getattr(call.operation, "weights", None)
-    return (
-        weightless
-        and len(call.input_tensors) == 1
-        and len(call.input_tensors[0].shape) > 2
-        and not heads.squeezes(call)
-    )
+    return True
+
+
+def _is_hidden(operation):
+    activation = None if graph.is_foreign(operation) else getattr(operation, "activation", None)
+    named = type(operation) if activation is None else activation
+    name = getattr(named, "__name__", type(named).__name__)  # an activation may be a layer
+    return isinstance(operation, _FEATURES) or name.replace("_", "").lower() in _HIDDEN_ACTIVATIONS
 
 
 def _checked_answer(answer, name, output):

@@ -13,26 +13,24 @@ class ConvertedModel(AnytimeModel):
     Args:
         original: functional model.
         output: tensor, the original's result as `graph.flatten` gives it.
-        features: list of the tensors that the new heads read.
         answers: dict of the exits' logits.
         name: str or None.
     """
 
-    def __init__(self, original, output, features, answers, name=None, **kwargs):
+    def __init__(self, original, output, answers, name=None, **kwargs):
         super().__init__(inputs=graph.functional(original).input, outputs=answers, name=name, **kwargs)
-        self._made_of = _MadeOf(original, output, features)
+        self._made_of = _MadeOf(original, output)
 
     def get_config(self):
         made_of, answers = self._made_of, graph.outputs_by_name(self)
         new = {name: tensor for name, tensor in answers.items() if tensor is not made_of.output}
-        heads = keras.Model(made_of.features, new)
-        order = {id(call): place for place, call in enumerate(graph.calls(made_of.output))}
+        heads, reads = _apart(new, _tensors(self, made_of.output))
         original = keras.saving.serialize_keras_object(made_of.original)
         original.pop("compile_config", None)  # its own training is over
         config = {
             "original": original,
             "heads": keras.saving.serialize_keras_object(heads),
-            "features": [order[id(graph.producer(tensor))] for tensor in made_of.features],
+            "reads": reads,
             "exits": list(answers),
             "name": self.name,
             "trainable": self.trainable,
@@ -48,14 +46,12 @@ class ConvertedModel(AnytimeModel):
             keras.saving.deserialize_keras_object(config.pop(key), custom_objects) for key in ("original", "heads")
         )
         (output,), _ = graph.flatten(graph.functional(original))
-        recorded = graph.calls(output)
-        features = [recorded[place].output_tensors[0] for place in config.pop("features")]
-        values = graph.run(heads, features, lambda operation, args, kwargs: operation(*args, **kwargs))
+        known = _tensors(graph.functional(original), output)
+        read = [known[number] for number in config.pop("reads")]
+        values = graph.run(heads, read, lambda operation, args, kwargs: operation(*args, **kwargs))
         answers = {name: values[id(tensor)] for name, tensor in graph.outputs_by_name(heads).items()}
         trainable = config.pop("trainable")
-        model = cls(
-            original, output, features, {name: answers.get(name, output) for name in config.pop("exits")}, **config
-        )
+        model = cls(original, output, {name: answers.get(name, output) for name in config.pop("exits")}, **config)
         model.trainable = trainable
         return model
 
@@ -63,5 +59,34 @@ class ConvertedModel(AnytimeModel):
 class _MadeOf:
     """Keeps what a converted model was made of where Keras does not track it: its layers are the model's already."""
 
-    def __init__(self, original, output, features):
-        self.original, self.output, self.features = original, output, features
+    def __init__(self, original, output):
+        self.original, self.output = original, output
+
+
+def _tensors(model, output):
+    """Lists the model's inputs and all results on the way to `output`, in one order before and after saving."""
+    return list(model.inputs) + [tensor for call in graph.calls(output) for tensor in call.output_tensors]
+
+
+def _apart(answers, known):
+    """Makes the heads a model of their own.
+
+    Args:
+        answers: dict of the tensors that the heads give.
+        known: list of the tensors that the original computes.
+
+    Returns:
+        The model, and the places in `known` of what it takes: features, and the masks that Keras hands on with them.
+    """
+    place, calls = {id(tensor): number for number, tensor in enumerate(known)}, graph.calls(answers, known)
+    read = [tensor for call in calls for tensor in call.input_tensors] + list(answers.values())
+    reads = sorted({place[id(tensor)] for tensor in read if id(tensor) in place})
+    # `keras.Model(tensors, outputs)` loses its way if some of the tensors are inputs and others are not (Keras 3.15),
+    # so the calls are made once more, on inputs of their own.
+    inputs = [keras.Input(batch_shape=known[number].shape, dtype=known[number].dtype) for number in reads]
+    values = {id(known[number]): new for number, new in zip(reads, inputs)}
+    for call in calls:
+        args, kwargs = call.arguments.fill_in(values)
+        results = keras.tree.flatten(call.operation(*args, **kwargs))
+        values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
+    return keras.Model(inputs, {name: values[id(tensor)] for name, tensor in answers.items()}), reads

@@ -29,6 +29,7 @@ from anytime_keras.models.blocks import (
     check_positive,
     check_positive_list,
     check_preset,
+    kept,
 )
 
 
@@ -84,9 +85,11 @@ class DenseANN(AnytimeModel):
         dtype=None,
         **kwargs,
     ):
-        sizes = _block_sizes(depth, blocks)
+        depth, sizes = _block_sizes(depth, blocks)
         num_layers = sum(sizes)
-        check_positive(growth_rate=growth_rate, exit_every=exit_every, first_exit=first_exit, num_classes=num_classes)
+        growth_rate, exit_every, first_exit, num_classes = check_positive(
+            growth_rate=growth_rate, exit_every=exit_every, first_exit=first_exit, num_classes=num_classes
+        )
         check_choice("stem", stem, STEMS)
         check_fraction(reduction=reduction)
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
@@ -153,17 +156,18 @@ class DenseANN(AnytimeModel):
 
 
 def _block_sizes(depth, blocks):
+    """Returns `depth`, as an int if it is given, and the dense layers in each block."""
     if (depth is None) == (blocks is None):
         raise ValueError(f"Give either `depth` or `blocks`. Received: depth={depth}, blocks={blocks}.")
     if blocks is not None:
-        return check_positive_list("blocks", blocks)
-    check_positive(depth=depth)
+        return None, check_positive_list("blocks", blocks)
+    (depth,) = check_positive(depth=depth)
     if depth < 10 or depth % 6 != 4:
         raise ValueError(
             "`depth` must be 3 x 2 x n + 4 for n dense layers in each of three blocks: 10, 16, 22, ... 40, ... 100. "
             f"Received: depth={depth}."
         )
-    return (depth // 6,) * 3
+    return depth, (depth // 6,) * 3
 
 
 def _dense_layer(build, x, growth_rate, dropout, name):
@@ -177,7 +181,7 @@ def _dense_layer(build, x, growth_rate, dropout, name):
 
 def _transition(build, x, reduction, dropout, preset, name):
     """Halves height and width and keeps `reduction` of the channels."""
-    filters = int(x.shape[-1] * reduction)
+    filters = kept(x.shape[-1], reduction)
     if preset == "paper":
         x = build.conv(x, filters, 1, name=f"{name}_conv")
         x = build.bn_relu(build.dropout(x, dropout, name=f"{name}_dropout"), name)

@@ -28,6 +28,7 @@ from anytime_keras.models.blocks import (
     check_image_shape,
     check_positive,
     check_positive_list,
+    kept,
 )
 
 
@@ -83,11 +84,15 @@ class MSDNet(AnytimeModel):
         dtype=None,
         **kwargs,
     ):
+        (growth_rate,) = check_positive(growth_rate=growth_rate)
         channels = 2 * growth_rate if channels is None else channels
         blocks = check_positive_list("blocks", blocks)
         factors = check_positive_list("factors", factors)
-        check_positive(exit_every=exit_every, first_exit=first_exit, growth_rate=growth_rate, channels=channels)
-        check_positive(num_classes=num_classes)
+        exit_every, first_exit, num_classes = check_positive(
+            exit_every=exit_every, first_exit=first_exit, num_classes=num_classes
+        )
+        (channels,) = check_positive(channels=channels)
+        check_growth(growth_rate, factors)
         check_fraction(reduction=reduction)
         check_choice("stem", stem, STEMS)
         input_shape = check_image_shape(input_shape)
@@ -157,6 +162,17 @@ class MSDNet(AnytimeModel):
         }
 
 
+def check_growth(growth_rate, factors):
+    """Raises unless all coarser scales grow by two channels or more, since they halve what they add."""
+    for scale, factor in enumerate(factors[1:], start=1):
+        if growth_rate * factor < 2:
+            raise ValueError(
+                "`growth_rate` times a factor must be at least 2 at each scale but the finest, where half of the new "
+                f"channels come from the finer scale. Received: growth_rate={growth_rate}, factors={factors}, which "
+                f"gives {growth_rate * factor} at scale {scale}."
+            )
+
+
 class MultiScaleBuilder(Builder):
     """Makes the layers of an MSDNet. Features are a dict from a scale, 0 the finest, to its map; each scale is half as
     wide in space as the one before. Arguments are those of the families.
@@ -207,7 +223,7 @@ class MultiScaleBuilder(Builder):
         return {
             scale: self.conv_bn_relu(
                 x,
-                int(self.reduction * (x.shape[-1] // self.factors[scale])) * self.factors[scale],
+                kept(x.shape[-1] // self.factors[scale], self.reduction) * self.factors[scale],
                 1,
                 name=f"{name}_scale_{scale}",
             )

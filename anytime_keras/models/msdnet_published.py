@@ -27,7 +27,7 @@ from anytime_keras.models.blocks import (
     check_positive,
     check_positive_list,
 )
-from anytime_keras.models.msdnet import MultiScaleBuilder
+from anytime_keras.models.msdnet import MultiScaleBuilder, check_growth
 
 STEPS = ("even", "growing")
 
@@ -85,10 +85,13 @@ class PublishedMSDNet(AnytimeModel):
         dtype=None,
         **kwargs,
     ):
-        check_positive(num_exits=num_exits, base=base, step=step, growth_rate=growth_rate, channels=channels)
-        check_positive(num_classes=num_classes)
+        num_exits, base, step, num_classes = check_positive(
+            num_exits=num_exits, base=base, step=step, num_classes=num_classes
+        )
+        growth_rate, channels = check_positive(growth_rate=growth_rate, channels=channels)
         check_choice("steps", steps, STEPS)
         factors = check_positive_list("factors", factors)
+        check_growth(growth_rate, factors)
         check_fraction(reduction=reduction)
         check_choice("stem", stem, STEMS)
         input_shape = check_image_shape(input_shape)

@@ -54,6 +54,16 @@ def _nominal_shapes(model):
     ]
 
 
+def each(places, every):
+    """Picks each so many of the places."""
+    if every > len(places):
+        raise ValueError(
+            f"`every` is more than the network has places for: at most {len(places)} here. Received: every={every}. "
+            f"Places: {[call.operation.name for call, _ in places]}. Name other layers in `exits` to have more."
+        )
+    return [call for call, _ in places[every - 1 :: every]]
+
+
 def spread(places, total, num_exits):
     """Picks `num_exits - 1` of the places so that they and the last exit divide the total cost evenly."""
     wanted = num_exits - 1
@@ -77,9 +87,8 @@ def named(model, output, opened, names):
     recorded = graph.calls(output, model.inputs)
     known = {}
     for call in recorded:
-        known.setdefault(call.operation.name, []).append(call)
-    for name, results in opened.items():
-        known.setdefault(name, [graph.producer(flat[0]) for flat in results])
+        known.setdefault(call.operation.name, []).append(call.output_tensors)
+    known = {**opened, **known}
     picked = {name: _only(name, known, model, output) for name in names}
     if len({id(call) for call in picked.values()}) < len(names):
         raise ValueError(f"`exits` must name different places. Received: exits={names}.")
@@ -88,18 +97,18 @@ def named(model, output, opened, names):
 
 
 def _only(name, known, model, output):
-    calls = known.get(name, [])
-    if not calls:
+    results = known.get(name, [])
+    if not results:
         reason = _why_unknown(name, known, model)
-    elif len(calls) > 1:
-        reason = f"it is called {len(calls)} times, which leaves open which result is meant; name a layer after it"
-    elif any(tensor is output for tensor in calls[0].output_tensors):
+    elif len(results) > 1:
+        reason = f"it is called {len(results)} times, which leaves open which result is meant; name a layer after it"
+    elif any(tensor is output for tensor in results[0]):
         reason = "its result is the network's own answer, which is the last exit anyway"
     else:
-        reason = unfit(calls[0])
+        reason = _too_many(results[0]) or unfit(graph.producer(results[0][0]))
     if reason:
         raise ValueError(f"Layer '{name}' cannot carry an exit: {reason}. Received: exits={name!r} for '{model.name}'.")
-    return calls[0]
+    return graph.producer(results[0][0])
 
 
 def _why_unknown(name, known, model):
@@ -117,11 +126,15 @@ def _why_unknown(name, known, model):
 
 def unfit(call):
     """Returns why a call's result cannot be what an exit reads, or None."""
-    if len(call.output_tensors) > 1:
-        return f"its result is {len(call.output_tensors)} tensors, where an exit reads one"
+    if _too_many(call.output_tensors):
+        return _too_many(call.output_tensors)
     x = call.output_tensors[0]
     if not keras.backend.is_float_dtype(x.dtype):
         return f"its result holds {x.dtype}, where an exit reads floating point features"
     if not 2 <= len(x.shape) <= 5:
         return f"its result has shape {x.shape}, where an exit reads (batch, ..., channels) with 2 to 5 axes"
     return None
+
+
+def _too_many(results):
+    return f"its result is {len(results)} tensors, where an exit reads one" if len(results) > 1 else None

@@ -30,7 +30,7 @@ class ResANN(AnytimeModel):
         input_shape: (height, width, channels) of the images.
         num_classes: int.
         exit_every: int or None, an exit after every so many units, counted so that the last unit has one
-            (the paper's s). None is the paper's choice: 3 for 25 units or more, else 1.
+            (the paper's s). None is the paper's choice: 3 for 25 units a block, else 1.
         preset: `"paper"` or `"authors_code"`, see above.
         name: str or None.
         dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
@@ -60,7 +60,9 @@ class ResANN(AnytimeModel):
         **kwargs,
     ):
         exit_every = (3 if num_units == 25 else 1) if exit_every is None else exit_every
-        check_positive(num_units=num_units, channels=channels, num_classes=num_classes, exit_every=exit_every)
+        num_units, channels, num_classes, exit_every = check_positive(
+            num_units=num_units, channels=channels, num_classes=num_classes, exit_every=exit_every
+        )
         check_preset(preset)
         input_shape = check_image_shape(input_shape)
         if exit_every > 3 * num_units:
@@ -148,7 +150,9 @@ class BottleneckResANN(AnytimeModel):
         **kwargs,
     ):
         blocks = check_positive_list("blocks", blocks)
-        check_positive(channels=channels, num_classes=num_classes, exit_every=exit_every)
+        channels, num_classes, exit_every = check_positive(
+            channels=channels, num_classes=num_classes, exit_every=exit_every
+        )
         check_preset(preset)
         input_shape = check_image_shape(input_shape)
         num_units = sum(blocks)

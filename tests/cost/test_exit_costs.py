@@ -210,6 +210,121 @@ def test_a_layer_without_a_rule_is_named_and_can_be_taught():
     assert of_layer(layers.TimeDistributed(Mixing()), (3, 5)) == 75
     with pytest.raises(TypeError, match="class of Keras layers"):
         cost.register_rule("Mixing", len)
+    with pytest.raises(TypeError, match="`rule` must be a function.*Received: 35"):
+        cost.register_rule(Mixing, 35)
+
+
+def test_a_reversed_embedding_is_a_product():
+    tokens = keras.Input((7,), dtype="int32")
+    embedding = layers.ReversibleEmbedding(100, 8)
+    model = keras.Model(tokens, {"vectors": embedding(tokens), "scores": embedding(embedding(tokens), reverse=True)})
+    assert [record.with_head for record in cost.exit_costs(model)] == [0, 7 * 8 * 100]
+
+
+class Doubled(layers.Dense):
+    def call(self, x):
+        return super().call(x) + keras.ops.matmul(x, self.kernel)
+
+
+class Renamed(layers.Dense):
+    pass
+
+
+def test_a_subclass_is_counted_by_a_call_of_its_own():
+    assert of_layer(Doubled(7), (5,)) == 2 * 35
+    assert of_layer(Renamed(7), (5,)) == 35
+
+    class Standardised(layers.Conv2D):
+        def call(self, x):
+            return keras.ops.conv(x, self.kernel - keras.ops.mean(self.kernel), padding="same")
+
+    image = keras.Input((4, 4, 2))
+    model = keras.Model(image, Standardised(3, 3, padding="same")(image))
+    for counted in ("all", "conv"):
+        assert cost.exit_costs(model, layers=counted)[0].with_all_heads == 16 * 3 * 9 * 2
+
+    class TwiceInTime(layers.TimeDistributed):
+        def call(self, x):
+            return self.layer(self.layer(x))
+
+    assert of_layer(TwiceInTime(layers.Dense(5)), (3, 5)) == 2 * 3 * 25
+
+
+def test_attention_with_a_call_of_its_own_is_counted_as_attention():
+    class Cached(layers.MultiHeadAttention):  # as keras-hub's
+        def call(self, query, value, key=None):
+            query, key = self._query_dense(query), self._key_dense(value if key is None else key)
+            mixed, _ = self._compute_attention(query, key, self._value_dense(value))
+            return self._output_dense(mixed)
+
+    assert of_layer(Cached(2, 3), (10, 8), (10, 8)) == of_layer(layers.MultiHeadAttention(2, 3), (10, 8), (10, 8))
+
+
+def test_a_rule_for_the_very_class_is_preferred_to_its_call():
+    class Sparse(Doubled):
+        def call(self, x):
+            return super().call(x)
+
+    cost.register_rule(Sparse, lambda layer, inputs, outputs: 1)
+    assert of_layer(Sparse(7), (5,)) == 1
+
+
+def test_a_model_with_a_call_of_its_own_is_counted_by_it():
+    class Twice(keras.Model):
+        def call(self, x):
+            return super().call(super().call(x))
+
+    x = keras.Input((4,))
+    assert of_layer(Twice(x, layers.Dense(4)(x)), (4,)) == 2 * 16
+
+
+def test_a_layer_whose_product_is_not_seen_is_an_error_and_not_free():
+    class Hidden(layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 7))
+
+        def call(self, x):
+            return keras.ops.sum(keras.ops.expand_dims(x, -1) * self.kernel, axis=-2)
+
+    with pytest.raises(ValueError, match="'unseen' of type Hidden.*no product.*register_rule"):
+        of_layer(Hidden(name="unseen"), (5,))
+    cost.register_rule(Hidden, lambda layer, inputs, outputs: 35)
+    assert of_layer(Hidden(), (5,)) == 35
+
+
+def test_a_layer_that_looks_up_or_adds_its_weights_is_free():
+    class Positions(layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=shape[1:])
+            self.scale = self.add_weight(shape=(1, 1, shape[-1]))
+
+        def call(self, x):
+            return (x + self.table) * self.scale
+
+    class LookUp(layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(100, 8))
+
+        def call(self, x):
+            return keras.ops.take(self.table, keras.ops.cast(x, "int32"), axis=0)
+
+    assert of_layer(Positions(), (3, 5)) == of_layer(LookUp(), (3,)) == 0
+
+
+def test_a_rule_for_a_recurrent_cell_gets_the_shapes_of_one_step():
+    class Cell(layers.Layer):
+        state_size, output_size = [6, 4], 5
+
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 5))
+
+        def call(self, x, states):
+            return keras.ops.matmul(x, self.kernel), states
+
+    seen = []
+    cost.register_rule(Cell, lambda layer, inputs, outputs: seen.append((inputs, outputs)) or math.prod(outputs[0]) * 3)
+    assert of_layer(layers.RNN(Cell()), (10, 3)) == 10 * 3 * 5
+    assert seen[-1] == ([(1, 3), (1, 6), (1, 4)], [(1, 5), (1, 6), (1, 4)])
 
 
 def test_open_sizes_are_asked_for():

@@ -281,6 +281,43 @@ def test_a_backbone_gets_a_head_on_its_output():
         ak.to_anytime(backbone, num_exits=3)
 
 
+@pytest.mark.parametrize("size", [32, 64])  # the last map is 1x1 and 2x2
+def test_a_pooled_backbone_is_no_classifier_however_small_its_last_map(size):
+    shape = (size, size, 3)
+    make = keras.applications.MobileNet
+    backbone = make(input_shape=shape, alpha=0.25, include_top=False, pooling="avg", weights=None)
+    model = ak.to_anytime(backbone, exits=["conv_pw_5_relu"], num_classes=10)
+    assert [answer.shape for answer in model.output.values()] == [(None, 10)] * 2
+    with pytest.raises(ValueError, match="`num_classes` is needed"):
+        ak.to_anytime(backbone, exits=["conv_pw_5_relu"])
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        *(layers.Dense(8, activation=name) for name in ("relu", "gelu", "swish", "tanh", "leaky_relu")),
+        lambda x: layers.ReLU()(layers.Dense(8)(x)),
+        lambda x: layers.Dropout(0.5)(layers.Activation("elu")(layers.Dense(8)(x))),
+        lambda x: keras.ops.silu(layers.Dense(8)(x)),
+        lambda x: layers.Flatten()(layers.Conv1D(8, 1, activation="relu")(layers.Reshape((1, 4))(x))),
+    ],
+)
+def test_what_ends_in_a_hidden_layer_is_features(hidden):
+    x = keras.Input((6,))
+    backbone = keras.Model(x, hidden(layers.Dense(4, activation="relu", name="lower")(x)))
+    model = ak.to_anytime(backbone, exits=["lower"], num_classes=3)
+    assert [answer.shape for answer in model.output.values()] == [(None, 3)] * 2
+    with pytest.raises(ValueError, match="`num_classes` is needed"):
+        ak.to_anytime(backbone, exits=["lower"])
+
+
+def test_a_classifier_that_is_a_convolution_of_one_pixel_is_an_answer():
+    x = keras.Input((1, 1, 4))
+    y = layers.Conv2D(4, 1, activation="relu", name="lower")(x)
+    model = ak.to_anytime(keras.Model(x, layers.Flatten()(layers.Conv2D(3, 1)(y))), exits=["lower"])
+    assert [answer.shape for answer in model.output.values()] == [(None, 3)] * 2
+
+
 def test_channels_first():
     image = keras.Input((3, 8, 8))
     x = layers.Conv2D(4, 3, padding="same", data_format="channels_first", name="conv")(image)
@@ -316,6 +353,39 @@ def test_sequences_with_a_mask():
     check_last_exit(base, model, x)
     shorter = numbers(model(x[:1, :3])["exit_1"])  # what is masked takes no part
     np.testing.assert_allclose(shorter, numbers(model(x)["exit_1"])[:1], rtol=1e-5)
+
+
+def masked(kind):
+    """A network of a user who pads sequences; exits fit at `lower` and `upper`."""
+    if kind == "Masking":
+        sequence = keras.Input((6, 2))
+        x = layers.Dense(8, name="lower")(layers.Masking()(sequence))
+    else:
+        sequence = keras.Input((6,), dtype="int32")
+        x = layers.Embedding(20, 8, mask_zero=True)(sequence)
+        lower = layers.LSTM(8, return_sequences=True, name="lower")
+        x = lower(x) if kind == "LSTM" else layers.Dense(8, name="lower")(x)
+    if kind == "mask read by heads alone":
+        x = layers.Dense(8, name="upper")(x)
+        x = keras.ops.max(x, axis=1)
+    else:
+        x = layers.LSTM(8)(layers.LSTM(8, return_sequences=True, name="upper")(x))
+    return keras.Model(sequence, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "Masking", "mask read by heads alone"])
+def test_a_masked_model_is_saved_with_equal_outputs(kind, tmp_path):
+    model = ak.to_anytime(masked(kind), exits=["lower", "upper"])
+    checks.scramble(model)
+    x = np.array([[3, 4, 5, 0, 0, 0], [1, 2, 3, 4, 5, 6]], "int32")
+    x = np.stack([x, x], -1).astype("float32") if kind == "Masking" else x
+    expected = checks.answers(model, x)
+    for path in (tmp_path / "once.keras", tmp_path / "twice.keras"):
+        model.save(path)
+        keras.utils.clear_session()  # as in a new process, where Keras names operations from the start again
+        model = keras.saving.load_model(path)
+        for name, answer in checks.answers(model, x).items():
+            np.testing.assert_array_equal(answer, expected[name])
 
 
 def nested(training=None):
@@ -417,6 +487,30 @@ def test_exits_reach_into_stacks_of_blocks(tmp_path):
 # --- Errors ---
 
 
+def test_a_nested_model_with_two_results_cannot_carry_an_exit():
+    x = keras.Input((6,))
+    y = layers.Dense(4, name="first")(x)
+    inner = keras.Model(x, [y, layers.Dense(4, name="second")(y)], name="inner")
+    left, right = inner(x)
+    base = keras.Model(x, layers.Dense(3)(layers.Add()([left, right])))
+    with pytest.raises(ValueError, match="'inner' cannot carry an exit: its result is 2 tensors"):
+        ak.to_anytime(base, exits=["inner"])
+    assert reads(ak.to_anytime(base, exits=["second"])) == ["second"]
+
+
+def test_an_anytime_model_is_refused_with_a_hint_that_gives_its_last_exit():
+    x = y = keras.Input((6,))
+    answers = {}
+    for number in range(1, 12):
+        y = layers.Dense(4, name=f"hidden_{number}")(y)
+        answers[f"exit_{number}"] = layers.Dense(3, name=f"exit_{number}")(y)
+    model = ak.AnytimeModel(x, answers)
+    with pytest.raises(ValueError, match="one output") as error:
+        ak.to_anytime(model, num_exits=2)
+    hint = str(error.value).split("`")[-2]
+    assert eval(hint, {"keras": keras, "model": model}).output is answers["exit_11"]
+
+
 def test_layers_that_cannot_carry_an_exit_are_named_with_the_reason():
     tokens = keras.Input((6,), dtype="int32", name="tokens")
     x = layers.Embedding(20, 8)(tokens)
@@ -446,6 +540,7 @@ def test_layers_that_cannot_carry_an_exit_are_named_with_the_reason():
         ({"num_exits": 1}, "at least 2.*num_exits=1"),
         ({"num_exits": 99}, "num_exits=99.*join_1"),
         ({"every": 0}, "at least 1.*every=0"),
+        ({"every": 5}, "at most 4 here. Received: every=5.*join_3"),
         ({"num_exits": 2, "head": "pol"}, "Did you mean 'pool'"),
         ({"num_exits": 2, "num_classes": 4}, r"num_classes=4.*\(None, 5\)"),
         ({"num_exits": 2, "num_classes": 0}, "positive int.*num_classes=0"),

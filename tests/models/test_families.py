@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -103,3 +104,32 @@ def test_a_preset_is_refused_where_there_is_none_and_when_unknown():
     for kind in (*WITH_PRESETS, "msdnet"):
         with pytest.raises(ValueError, match="Did you mean 'paper'.*'authors_code'"):
             small(kind, preset="papers")
+
+
+@pytest.mark.parametrize("kind", list(SMALL))
+def test_counts_may_be_numpys_and_images_have_no_size_true(kind):
+    def numpys(value):
+        if isinstance(value, tuple):
+            return tuple(map(numpys, value))
+        return np.int64(value) if type(value) is int else value
+
+    config = {key: numpys(value) for key, value in SMALL[kind][0].items()}
+    model = ak.models.build(**config, num_classes=np.int32(5))
+    assert json.dumps(model.get_config()) == json.dumps({**small(kind).get_config(), "name": model.name})
+    with pytest.raises(ValueError, match=r"`input_shape`.*\(True, 8, 3\)"):
+        small(kind, input_shape=(True, 8, 3))
+
+
+@pytest.mark.parametrize(
+    "kind, change, message",
+    [
+        ("denseann", dict(reduction=0.01), "`reduction`.*reduction=0.01.*12"),
+        ("msdnet", dict(reduction=0.01), "`reduction`.*reduction=0.01"),
+        ("msdnet_published", dict(reduction=0.01, num_exits=3), "`reduction`.*reduction=0.01"),
+        ("msdnet", dict(growth_rate=1, factors=(2, 1)), r"`growth_rate`.*growth_rate=1, factors=\(2, 1\)"),
+        ("msdnet_published", dict(growth_rate=1, factors=(1, 1)), r"`growth_rate`.*growth_rate=1"),
+    ],
+)
+def test_no_layer_is_left_without_channels(kind, change, message):
+    with pytest.raises(ValueError, match=message):
+        small(kind, **change)
