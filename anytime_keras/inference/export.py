@@ -38,13 +38,14 @@ def export(
 
     The folder holds the parts, `exported.json` and `run_exported.py`. The JSON says how stages connect: each takes
     tensors by name, the network's inputs or what earlier stages gave, and gives an exit's logits and what is new for
-    later stages; it has all names, shapes and types in order, costs, and hashes. `run_exported.py` has the class
+    later stages; it has all names, shapes and types in order, costs, hashes, and what `Predictor.calibrate` and
+    `Predictor.fit_thresholds` found, the model's `inference`. `run_exported.py` has the class
     `ExportedModel`, which runs the set until a deadline and needs NumPy and the format's runtime only. No weight is in
     two stages unless both use its layer; the whole has a second copy of all, except in a SavedModel.
 
     Args:
         model: functional Keras model whose outputs are its exits.
-        path: folder to write. It appears when it is complete, or not at all.
+        path: folder to write, new or empty. It is filled when the set is complete, or not at all.
         format: `"saved_model"`, `"litert"` or `"onnx"`, run by `tensorflow`, `ai-edge-litert` and `onnxruntime`.
         exits: names of the exits to keep, earliest first; None keeps all. Fewer, larger stages cost less to enter.
         parts: which of `"whole"` and `"stages"` to write.
@@ -60,7 +61,7 @@ def export(
 
     Raises:
         ValueError: if the model is not anytime, or an argument has no such value.
-        FileExistsError: if there is something at `path`.
+        FileExistsError: if there is something at `path`, and not just an empty folder.
         ImportError: if a package that the format needs is missing.
         RuntimeError: if Keras runs on another backend, or the format has no form for one of the layers.
 
@@ -81,7 +82,7 @@ def export(
     _check_place(path, overwrite)
     named = Parts(Stages(model, exits))
     chosen = [named.whole] * ("whole" in parts) + named.stages * ("stages" in parts)
-    description = _describe(named, model.name, format, precision, batch_size)
+    description = _describe(named, model, format, precision, batch_size)
     options = {}
     if format == "litert":
         samples = _samples(representative, description["inputs"], batch_size) if precision == "int8" else None
@@ -98,22 +99,23 @@ def export(
             if "stages" in parts
             else None
         )
+        shutil.copyfile(exported.__file__, folder / "run_exported.py")
         description["files"] = {
             file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": exported.sha256(file)}
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
+        description["sha256"] = exported.fingerprint(description)
         (folder / exported.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-        shutil.copyfile(exported.__file__, folder / "run_exported.py")
         _move(folder, path, pathlib.Path(scratch, "old"))
     return path
 
 
-def _describe(named, name, format, precision, batch_size):
+def _describe(named, model, format, precision, batch_size):
     """Returns what the JSON says of the set as a whole."""
     return {
         "version": exported.VERSION,
-        "model": name,
+        "model": model.name,
         "format": format,
         "precision": precision,
         "batch_size": batch_size,
@@ -121,6 +123,7 @@ def _describe(named, name, format, precision, batch_size):
             {**tensor, "key": named.inputs[tensor["name"]]} for tensor in named.whole.describe(batch_size)["inputs"]
         ],
         "exits": [dataclasses.asdict(cost) for cost in exit_costs(named.model)],
+        "inference": getattr(model, "inference", None),
         "made_with": runtime.machine()["versions"],
     }
 
@@ -163,8 +166,12 @@ def _check(model, format, parts, precision, representative, batch_size):
             "`representative`, samples of typical inputs, is needed for `precision='int8'` and for no other. "
             f"Received: precision={precision!r}, representative of type {type(representative).__name__}."
         )
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):  # True is an int
         raise ValueError(f"`batch_size` must be a positive int or None. Received: {batch_size!r}.")
+    try:
+        exported.check_inference(getattr(model, "inference", None))
+    except ValueError as error:
+        raise ValueError(f"The model's `inference` is not what `Predictor.calibrate` leaves. {error}") from error
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             f"Exports need Keras's TensorFlow backend. Received: backend '{keras.backend.backend()}'. Save the model "
@@ -192,7 +199,8 @@ def _check(model, format, parts, precision, representative, batch_size):
 
 
 def _check_place(path, overwrite):
-    if not os.path.lexists(path):
+    empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    if empty or not os.path.lexists(path):
         return
     if not overwrite:
         raise FileExistsError(

@@ -10,6 +10,8 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
+import numbers
 import pathlib
 import threading
 import time
@@ -19,6 +21,30 @@ import numpy as np
 
 DESCRIPTION = "exported.json"
 VERSION = 1
+
+# The form of `exported.json`. An int is never negative; of a tuple either will do; any str is a key of {str: ...}.
+_TENSOR = {"name": str, "shape": [(int, None)], "dtype": str}
+_PART = {
+    "file": str,
+    "signature": (str, None),
+    "inputs": [_TENSOR],
+    "outputs": [{**_TENSOR, "exit": (str, None)}],
+}
+_FORM = {
+    "version": int,
+    "model": str,
+    "format": str,
+    "precision": str,
+    "batch_size": (int, None),
+    "inputs": [{**_TENSOR, "key": str}],
+    "exits": [{"exit": str, "backbone": int, "with_head": int, "with_all_heads": int, "params": int}],
+    "inference": ({}, None),
+    "whole": (_PART, None),
+    "stages": ([{**_PART, "exit": str, "macs": int}], None),
+    "files": {str: {"bytes": int, "sha256": str}},
+}
+_INFERENCE = {"temperatures": {str: float}, "exits": [str], "thresholds": [list]}  # each may be left out
+_TYPES = "bool float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 
 
 @dataclasses.dataclass
@@ -31,6 +57,7 @@ class Answer:
         position: int, its place among the exits, from 0.
         seconds: float, from the call to when the answer was there.
         late: bool, whether that was after the deadline.
+        temperature: float by which logits are divided for `confidence`, as `Predictor.calibrate` fitted it, or 1.
     """
 
     logits: np.ndarray
@@ -38,12 +65,26 @@ class Answer:
     position: int
     seconds: float
     late: bool = False
+    temperature: float = 1.0
+
+    @property
+    def confidence(self):
+        """The probability of the likeliest class of each sample, shape `(batch,)`.
+
+        It is taken from the softmax of `logits / temperature`. Outputs that are probabilities already (they sum to
+        one) are taken for the softmax of their own logarithms.
+        """
+        logits = np.asarray(self.logits, "float32")
+        if (logits >= 0).all() and np.abs(logits.sum(axis=-1) - 1).max() < 1e-3:
+            logits = np.log(np.maximum(logits, 1e-30))
+        below = (logits - logits.max(axis=-1, keepdims=True)) / self.temperature
+        return 1 / np.exp(below).sum(axis=-1)
 
 
 class ExportedModel:
     """An exported set of stages, on the runtime that it was exported for.
 
-    Hashes of all files are checked first. May be used from several threads.
+    The description, and the hashes of all files, are checked first. May be used from several threads.
 
     Args:
         path: the set's folder; None is the folder of this file.
@@ -55,10 +96,11 @@ class ExportedModel:
             of one sample); `.params`.
         batch_size: int, or None if any will do.
         description: dict, the whole of `exported.json`.
+        temperatures: list of float, one for each exit; see `Answer`.
         times: dict from batch size to the seconds that each stage is expected to take; see `calibrate`.
 
     Raises:
-        ValueError: if the folder holds no set, or a file of it is missing or was changed.
+        ValueError: if the folder holds no set, or a file of it is missing, was changed or was added.
         ImportError: if the set's runtime is not installed.
     """
 
@@ -68,6 +110,8 @@ class ExportedModel:
         self.batch_size = self.description["batch_size"]
         self.costs = [types.SimpleNamespace(**cost) for cost in self.description["exits"]]
         self.exit_names = [cost.exit for cost in self.costs]
+        found = (self.description["inference"] or {}).get("temperatures", {})
+        self.temperatures = [found.get(name, 1.0) for name in self.exit_names]
         self.times = {}
         self._inputs = self.description["inputs"]
         self._runtime = _RUNTIMES[self.description["format"]](self.path, num_threads)
@@ -98,10 +142,8 @@ class ExportedModel:
     def stream(self, x):
         """Yields an `Answer` from each exit as soon as it is there. Stop asking, and no further stage is run."""
         begin = time.perf_counter()
-        given = self._tensors(x)
-        for position in self._positions():
-            logits = self._stage(position, given)
-            yield Answer(logits, self.exit_names[position], position, time.perf_counter() - begin)
+        positions, given = self._positions(), self._tensors(x)
+        return (self._answer(position, given, begin) for position in positions)
 
     def predict(self, x, deadline=None):
         """Returns the best answer that can be had by a deadline.
@@ -115,22 +157,28 @@ class ExportedModel:
 
         Returns:
             `Answer`.
+
+        Raises:
+            ValueError: if `x` does not fit the network, the deadline is no number, or the stages' times with a batch of
+                that size are not known.
         """
         begin = time.perf_counter()
-        given = self._tensors(x)
+        number = isinstance(deadline, numbers.Real) and not isinstance(deadline, bool) and not math.isnan(deadline)
+        if deadline is not None and not number:
+            raise ValueError(f"`deadline` must be a number of seconds, or None. Received: {deadline!r}.")
+        positions, given = self._positions(), self._tensors(x)
         size = _batch_size(given)
         if deadline is not None and size not in self.times:
             raise ValueError(
                 f"A deadline needs to know how long the stages take with a batch of {size}. Known: batches of "
                 f"{sorted(self.times)}. Call `calibrate(x)` once, with an input of that batch size."
             )
-        for position in self._positions():
+        for position in positions:
             if position and deadline is not None:
-                if not time.perf_counter() - begin + self.times[size][position] <= deadline:
+                if time.perf_counter() - begin + self.times[size][position] > deadline:
                     break
-            logits = self._stage(position, given)
-            answer = Answer(logits, self.exit_names[position], position, time.perf_counter() - begin)
-        answer.late = deadline is not None and not answer.seconds <= deadline
+            answer = self._answer(position, given, begin)
+        answer.late = deadline is not None and answer.seconds > deadline
         return answer
 
     def calibrate(self, x, repeats=50, quantile=0.95):
@@ -144,6 +192,11 @@ class ExportedModel:
         Returns:
             The seconds of each stage, a list. Put it into `times` to skip the measurement next time.
         """
+        if not isinstance(repeats, int) or repeats < 1 or not 0 <= quantile <= 1:
+            raise ValueError(
+                "`repeats` must be an int of 1 or more, and `quantile` be from 0 to 1. "
+                f"Received: repeats={repeats!r}, quantile={quantile!r}."
+            )
         given = self._tensors(x)
         for _ in range(3):  # runtimes allocate and choose kernels in their first runs
             self._measure(given)
@@ -167,6 +220,11 @@ class ExportedModel:
             )
         return range(len(self._stages))
 
+    def _answer(self, position, given, begin):
+        logits = self._stage(position, given)
+        seconds = time.perf_counter() - begin
+        return Answer(logits, self.exit_names[position], position, seconds, temperature=self.temperatures[position])
+
     def _stage(self, position, tensors):
         """Runs one stage on the tensors so far, a dict by name, adds what it makes to them, and returns its logits."""
         stage = self._stages[position]
@@ -184,19 +242,25 @@ def by_name(x, specs, batch_size=None):
         x: array, list of arrays, or dict of arrays by the inputs' keys.
         specs: list of dicts, `"inputs"` of the description.
         batch_size: int, or None if any will do.
+
+    Raises:
+        ValueError: if an input is missing, or is of another shape or type, or the batch is empty.
     """
     keys = [spec["key"] for spec in specs]
     if isinstance(x, dict):
         if set(x) != set(keys):
             raise ValueError(f"The network's inputs are {keys}. Received: {list(x)}.")
         arrays = [x[key] for key in keys]
-    else:
-        arrays = [x] if len(keys) == 1 else list(x)
+    elif len(keys) > 1:
+        arrays = list(x) if isinstance(x, (list, tuple)) else [x]
+    else:  # numbers in nested lists are an array too, so that only its rank tells `[x]`
+        in_list = isinstance(x, (list, tuple)) and len(x) == 1 and np.ndim(x[0]) == len(specs[0]["shape"])
+        arrays = x if in_list else [x]
     if len(arrays) != len(keys):
         raise ValueError(f"The network takes {len(keys)} inputs, {keys}. Received: {len(arrays)}.")
     tensors = {}
     for array, spec in zip(arrays, specs):
-        array = np.asarray(array, spec["dtype"])
+        array = np.asarray(array)
         expected = [batch_size, *spec["shape"][1:]]
         fits = array.ndim == len(expected) and all(want in (None, got) for want, got in zip(expected, array.shape))
         if not fits or (tensors and len(array) != _batch_size(tensors)):
@@ -204,8 +268,23 @@ def by_name(x, specs, batch_size=None):
                 f"Input '{spec['key']}' must have shape {_shape(expected)}, with one batch size for all inputs. "
                 f"Received: shape {array.shape}."
             )
-        tensors[spec["name"]] = array
+        if not len(array):
+            raise ValueError(f"Input '{spec['key']}' must be a batch of a sample or more. Received: {array.shape}.")
+        tensors[spec["name"]] = _cast(array, np.dtype(spec["dtype"]))
+        if tensors[spec["name"]] is None:
+            raise ValueError(
+                f"Input '{spec['key']}' must be of type {spec['dtype']}. Received: {array.dtype}, whose values are not "
+                "all such numbers. Convert them first."
+            )
     return tensors
+
+
+def _cast(array, dtype):
+    """Returns an array in another type, or None if that would change its values by more than rounding."""
+    if array.dtype.kind in "biu" and dtype.kind in "biu":
+        cast = array.astype(dtype)
+        return cast if (cast == array).all() else None
+    return array.astype(dtype, copy=False) if np.can_cast(array.dtype, dtype, "same_kind") else None
 
 
 class _Part:
@@ -230,7 +309,10 @@ class _SavedModel:
         self._loaded = self._tf.saved_model.load(str(folder / "saved_model"))
 
     def load(self, spec):
-        signature, tensor = self._loaded.signatures[spec["signature"]], self._tf.convert_to_tensor
+        signature, tensor = self._loaded.signatures.get(spec["signature"]), self._tf.convert_to_tensor
+        if signature is None:
+            raise ValueError(f"The SavedModel has no signature '{spec['signature']}'. Export the set again.")
+        _check_names(spec, signature.structured_input_signature[1], signature.structured_outputs)
         return lambda tensors: signature(**{name: tensor(value) for name, value in tensors.items()})
 
 
@@ -242,6 +324,7 @@ class _LiteRT:
     def load(self, spec):
         interpreter = self._interpreter(str(self._folder / spec["file"]), num_threads=self._num_threads)
         run, lock = interpreter.get_signature_runner(spec["signature"]), threading.Lock()
+        _check_names(spec, run.get_input_details(), run.get_output_details())
 
         def locked(tensors):  # an interpreter keeps its inputs and outputs in itself
             with lock:
@@ -261,6 +344,7 @@ class _Onnx:
         session = self._onnxruntime.InferenceSession(
             str(self._folder / spec["file"]), self._options, providers=["CPUExecutionProvider"]
         )
+        _check_names(spec, *([t.name for t in ends] for ends in (session.get_inputs(), session.get_outputs())))
         outputs = [tensor["name"] for tensor in spec["outputs"]]
         return lambda tensors: dict(zip(outputs, session.run(outputs, tensors)))
 
@@ -275,12 +359,23 @@ def _installed(module, package):
         raise ImportError(f"This set runs on {package}, which cannot be imported: `pip install {package}`.") from error
 
 
+def _check_names(spec, inputs, outputs):
+    """Checks that a file takes and gives the tensors that the description says."""
+    for described, names in ((spec["inputs"], inputs), (spec["outputs"], outputs)):
+        expected = sorted(tensor["name"] for tensor in described)
+        if sorted(names) != expected:
+            raise ValueError(
+                f"'{spec['file']}' and {DESCRIPTION} name different tensors: {sorted(names)} and {expected}. Export "
+                "the set again."
+            )
+
+
 def _description(folder):
-    """Reads a set's description, and checks that its files are what was exported."""
+    """Reads a set's description, and checks that it agrees with itself and that the files are what was exported."""
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-        version, files = description["version"], description["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        version = description["version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"'{folder}' holds no exported network: {DESCRIPTION} cannot be read ({error!r}). Expected a folder that "
             "`anytime_keras.export` wrote."
@@ -289,12 +384,134 @@ def _description(folder):
         raise ValueError(
             f"'{folder}' is an exported set of version {version}. Expected: {VERSION}. Use its own run_exported.py."
         )
-    for name, expected in files:
-        if not (folder / name).is_file() or sha256(folder / name) != expected["sha256"]:
+    try:
+        _expect(description.get("sha256") == fingerprint(description), "its own hash is another.")
+        _match(description, _FORM, "it")
+        _check_description(description)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"'{folder / DESCRIPTION}' is not what was exported: {error} Copy or export it again."
+        ) from error
+    _check_files(folder, description["files"])
+    return description
+
+
+def _match(value, form, where):
+    """Checks that plain data, as JSON has it, is of a form; see `_FORM`."""
+    if isinstance(form, tuple):
+        if value is not form[1]:
+            _match(value, form[0], where)
+        return
+    kind = form if isinstance(form, type) else type(form)
+    accepted = (int, float) if kind is float else kind
+    fits = isinstance(value, accepted) and not isinstance(value, bool) and not (kind is int and value < 0)
+    _expect(fits, f"{where} must be {kind.__name__}{' of 0 or more' if kind is int else ''}, and is {value!r:.80}.")
+    if isinstance(form, list):
+        for position, each in enumerate(value):
+            _match(each, form[0], f"{where}[{position}]")
+    if isinstance(form, dict):
+        for key in value if str in form else form:
+            _expect(key in value, f"{where} has no '{key}'.")
+            _match(value[key], form[str] if str in form else form[key], f"{where}['{key}']")
+
+
+def _check_description(description):
+    """Checks that what a description says of inputs, exits, stages and files goes together."""
+    inputs, exits, files = (description[key] for key in ("inputs", "exits", "files"))
+    known, names = {tensor["name"]: tensor for tensor in inputs}, [cost["exit"] for cost in exits]
+    keys = {tensor["key"] for tensor in inputs}
+    _expect(description["format"] in _RUNTIMES, f"format {description['format']!r} is not of {list(_RUNTIMES)}.")
+    _expect(description["batch_size"] != 0, "its batch size is 0.")
+    _expect(inputs and len(known) == len(keys) == len(inputs), "its inputs need different names.")
+    _expect(names and len(set(names)) == len(names), "its exits need different names.")
+    for tensor in inputs:
+        _check_tensor(tensor, description["batch_size"])
+    check_inference(description["inference"])
+    whole, stages = description["whole"], description["stages"]
+    _expect(whole is not None or stages is not None, "it has neither the whole network nor stages.")
+    if whole is not None:
+        _check_part(whole, "the whole", known, names, description)
+    if stages is not None:
+        _expect([stage["exit"] for stage in stages] == names, f"its stages are not those of the exits {names}.")
+        paid = 0
+        for stage, cost in zip(stages, exits):
+            where = f"the stage of '{stage['exit']}'"
+            _check_part(stage, where, known, [stage["exit"]], description)
+            _expect(stage["macs"] == cost["with_all_heads"] - paid, f"{where} and its exit disagree on MACs.")
+            paid = cost["with_all_heads"]
+            known = {**known, **{tensor["name"]: tensor for tensor in stage["outputs"]}}
+
+
+def _check_part(part, where, known, exits, description):
+    """Checks one part; `known` are the tensors that it may take, a dict by name."""
+    single = description["format"] == "saved_model"
+    file = "saved_model/saved_model.pb" if single else part["file"]
+    _expect(file in description["files"] and (not single or part["file"] == "saved_model"), f"{where} has no file.")
+    _expect(part["signature"] is not None or description["format"] == "onnx", f"{where} has no signature.")
+    for tensor in part["inputs"]:
+        given = known.get(tensor["name"], {})
+        same = all(tensor[key] == given.get(key) for key in _TENSOR)
+        _expect(same, f"{where} takes '{tensor['name']}', which nothing before gives in that shape and type.")
+    names = [tensor["name"] for tensor in part["outputs"]]
+    for tensor in part["outputs"]:
+        _check_tensor(tensor, description["batch_size"])
+    _expect(len({*names, *known}) == len(names) + len(known), f"{where} gives a tensor that is there already.")
+    answered = [tensor["exit"] for tensor in part["outputs"] if tensor["exit"] is not None]
+    _expect(answered == exits, f"{where} must answer for {exits}, and does for {answered}.")
+
+
+def _check_tensor(tensor, batch_size):
+    _expect(tensor["dtype"] in _TYPES, f"'{tensor['name']}' has the unknown type {tensor['dtype']!r}.")
+    _expect(tensor["shape"][:1] == [batch_size], f"'{tensor['name']}' is not for batches of {batch_size}.")
+
+
+def check_inference(found):
+    """Checks a model's `inference`, which tells the exits' temperatures; None will do.
+
+    Raises:
+        ValueError: if it is not of the form that `Predictor` leaves.
+    """
+    _match(found, ({}, None), "inference")
+    for key, form in _INFERENCE.items():
+        if found and key in found:
+            _match(found[key], form, f"inference['{key}']")
+    for name, temperature in (found or {}).get("temperatures", {}).items():
+        _expect(0 < temperature < math.inf, f"the temperature of '{name}' must be above 0, and is {temperature}.")
+
+
+def _check_files(folder, files):
+    """Checks that a set's files are in its folder, are what was exported, and are all that is there."""
+    for name, expected in files.items():
+        path = pathlib.PureWindowsPath(name)  # takes both kinds of slashes, and drives
+        if path.anchor or ".." in path.parts:
+            raise ValueError(f"{DESCRIPTION} of '{folder}' names a file outside of it: {name!r}. Do not use this set.")
+        try:
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"'{folder / name}' is a link to a file outside of the set. Copy the file itself.")
+            same = (folder / name).stat().st_size == expected["bytes"] and sha256(folder / name) == expected["sha256"]
+        except (OSError, RuntimeError):  # RuntimeError is a link to itself
+            same = False
+        if not same:
             raise ValueError(
                 f"'{folder / name}' is missing or is not the file that was exported. Copy or export it again."
             )
-    return description
+    known = {DESCRIPTION, *files}
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder).as_posix()
+        cached = name.startswith("__pycache__/")  # Python's own, of run_exported.py
+        if (file.is_symlink() or not file.is_dir()) and name not in known and not cached:
+            raise ValueError(f"'{file}' is not part of the exported set. Remove it, or export the set again.")
+
+
+def _expect(fits, otherwise):
+    if not fits:
+        raise ValueError(otherwise)
+
+
+def fingerprint(description):
+    """Returns the SHA-256 of a description, its own left out, whatever the layout of its JSON."""
+    rest = {key: value for key, value in description.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path):

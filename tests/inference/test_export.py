@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras.inference import converters
-from anytime_keras.inference.exported import ExportedModel
+from anytime_keras.inference.answers import probabilities
+from anytime_keras.inference.exported import Answer, ExportedModel, by_name, fingerprint
 from tests import checks
 
 RUNTIMES = {"saved_model": "tensorflow", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
@@ -251,7 +253,7 @@ def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
     assert (answer.exit, answer.position, answer.late) == ("exit_1", 0, False)
     slow_set.times[1] = [0.02, 0.02, 60.0]
     assert slow_set.predict(x, deadline=30.0).exit == "exit_2"
-    for impossible in (0.0, -1.0, 0.001, float("nan")):
+    for impossible in (0.0, -1.0, 0.001, np.float32(0.001)):
         answer = slow_set.predict(x, deadline=impossible)
         assert answer.exit == "exit_1" and answer.late and answer.logits.shape == (1, 5)
 
@@ -273,6 +275,101 @@ def test_reader_refuses_what_does_not_fit(slow_set):
         slow_set.whole(np.zeros((1, 8, 8, 3)))
 
 
+@pytest.mark.parametrize("deadline", [float("nan"), "1", True, [1.0]])
+def test_a_deadline_that_is_no_number_is_refused_before_any_work(deadline, slow_set):
+    slow_set.calls.clear()
+    with pytest.raises(ValueError, match="`deadline` must be a number of seconds"):
+        slow_set.predict(np.zeros((1, 8, 8, 3), "float32"), deadline=deadline)
+    assert slow_set.calls == []
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (np.zeros((0, 8, 8, 3)), r"a sample or more. Received: \(0, 8, 8, 3\)"),
+        (np.zeros((8, 8, 3)), r"Received: shape \(8, 8, 3\)"),
+        (1.0, r"Received: shape \(\)"),
+        (np.full((1, 8, 8, 3), "a"), "of type float32. Received: <U1"),
+        (np.full((1, 8, 8, 3), None), "of type float32. Received: object"),
+        (np.full((1, 8, 8, 3), 1j), "of type float32. Received: complex128"),
+        ([np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 8, 3))], r"Received: shape \(2, 1, 8, 8, 3\)"),
+    ],
+)
+def test_inputs_of_another_shape_or_type_are_refused_before_any_work(x, message, slow_set):
+    slow_set.calls.clear()
+    for refuse in (slow_set.predict, slow_set.stream, slow_set.calibrate):
+        with pytest.raises(ValueError, match=message):
+            refuse(x)
+    assert slow_set.calls == []
+
+
+def test_one_input_may_be_a_list_of_one_or_nested_lists(slow_set):
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 3))
+    expected = slow_set.predict(x).logits
+    for same in ([x], (x,), x.tolist(), {"image": x}):
+        np.testing.assert_array_equal(slow_set.predict(same).logits, expected)
+
+
+@pytest.mark.parametrize("dtype, fits, wrong", [("int32", [[1, 2]], [[0.5, 2.0]]), ("uint8", [[1, 255]], [[1, 256]])])
+def test_integer_inputs_take_integers_that_fit(dtype, fits, wrong):
+    specs = [{"name": "words", "key": "words", "shape": [None, 2], "dtype": dtype}]
+    found = by_name(fits, specs)["words"]
+    assert found.dtype == dtype and found.tolist() == fits
+    with pytest.raises(ValueError, match=f"'words' must be of type {dtype}"):
+        by_name(wrong, specs)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("format", RUNTIMES)
+def test_masks_cross_from_stage_to_stage(format, tmp_path):
+    needs(format)
+
+    def network(mask_zero):
+        words = keras.Input((6,), dtype="int32", name="words")
+        embedded = keras.layers.Embedding(10, 4, mask_zero=mask_zero)(words)
+        first = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(embedded))
+        later = keras.layers.Add()([keras.layers.Dense(4, activation="relu")(embedded), embedded])
+        second = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(later))
+        model = ak.AnytimeModel(words, {"first": first, "second": second})
+        checks.scramble(model)
+        return model
+
+    x = np.array([[1, 2, 3, 0, 0, 0]], "int32")
+    expected, unmasked = checks.outputs(network(True), x), checks.outputs(network(False), x)
+    assert all(np.abs(expected[name] - unmasked[name]).max() > 0.01 for name in expected), "the mask must matter"
+    assert_answers_are(
+        ExportedModel(ak.export(network(True), tmp_path / "set", format)), x, expected, **TOLERANCE[format]
+    )
+
+
+@pytest.mark.tensorflow
+def test_what_calibration_found_goes_along(tmp_path):
+    model = resann()
+    model.inference = {
+        "exits": ["exit_1", "exit_3"],
+        "temperatures": {"exit_1": 0.5, "exit_3": 4.0},
+        "thresholds": [[1e5, 0.75, ["exit_1", "exit_3"]]],
+    }
+    found = ExportedModel(ak.export(model, tmp_path / "set"))
+    assert found.description["inference"] == model.inference and found.temperatures == [0.5, 1.0, 4.0]
+    x = checks.some_input(model, batch=4)
+    answers = [*found.stream(x), found.predict(x)]
+    for answer, temperature in zip(answers, [0.5, 1.0, 4.0, 4.0], strict=True):
+        expected = probabilities(answer.logits, temperature).max(axis=-1)
+        np.testing.assert_allclose(answer.confidence, expected, rtol=1e-5)
+    model.inference = {"temperatures": {"exit_1": 0.0}}
+    with pytest.raises(ValueError, match="`inference`.*temperature of 'exit_1' must be above 0"):
+        ak.export(model, tmp_path / "other")
+    model.inference = None
+    found = ExportedModel(ak.export(model, tmp_path / "plain"))
+    assert found.description["inference"] is None and found.temperatures == [1.0] * 3
+
+
+def test_confidence_of_outputs_that_are_probabilities_is_their_largest():
+    answer = Answer(np.array([[0.2, 0.8], [0.5, 0.5]]), "late", 1, 0.0)
+    np.testing.assert_allclose(answer.confidence, [0.8, 0.5], rtol=1e-6)
+
+
 @pytest.mark.tensorflow
 def test_a_fixed_batch_size_is_kept_and_inputs_go_by_name_too(tmp_path):
     model = dense()
@@ -284,8 +381,9 @@ def test_a_fixed_batch_size_is_kept_and_inputs_go_by_name_too(tmp_path):
     for wrong in ([image, extra[:1]], [image[:1], extra[:1]]):
         with pytest.raises(ValueError, match="must have shape"):
             exported.whole(wrong)
-    with pytest.raises(ValueError, match="takes 2 inputs"):
-        exported.whole([image])
+    for wrong in ([image], image, 3):
+        with pytest.raises(ValueError, match="takes 2 inputs"):
+            exported.whole(wrong)
     with pytest.raises(ValueError, match="without stages"):
         exported.predict([image, extra])
 
@@ -309,6 +407,155 @@ def test_changed_missing_and_foreign_files_are_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match="holds no exported network"):
             ExportedModel(folder)
+
+
+@pytest.fixture(scope="module")
+def sound_set(tmp_path_factory):
+    """The folder of a set that is not to be changed: copy it."""
+    pytest.importorskip("onnxruntime")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("needs the TensorFlow backend")
+    needs("onnx")
+    model = resann()
+    model.inference = {"temperatures": {"exit_1": 2.0}}
+    return ak.export(model, tmp_path_factory.mktemp("sound") / "set", "onnx")
+
+
+def tampered(folder, place, change, hashed=True):
+    """Copies a set and changes its description, with the hash that the changed one has if `hashed`."""
+    path = shutil.copytree(folder, place)
+    description = json.loads((path / "exported.json").read_text())
+    change(description)
+    if hashed:
+        description["sha256"] = fingerprint(description)
+    (path / "exported.json").write_text(json.dumps(description))
+    return path
+
+
+def test_a_description_that_was_changed_is_noticed_and_its_layout_is_free(sound_set, tmp_path):
+    def cheaper(description):
+        description["exits"][0]["params"] -= 1
+
+    with pytest.raises(ValueError, match="is not what was exported: its own hash is another"):
+        ExportedModel(tampered(sound_set, tmp_path / "changed", cheaper, hashed=False))
+    path = tampered(sound_set, tmp_path / "again", lambda description: None, hashed=False)
+    assert (path / "exported.json").read_text() != (sound_set / "exported.json").read_text()
+    assert ExportedModel(path).temperatures == [2.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.update(format="tflite"), "format 'tflite' is not of"),
+        (lambda d: d.update(format=3), r"it\['format'\] must be str, and is 3"),
+        (lambda d: d.update(batch_size=True), "'batch_size'.* must be int of 0 or more, and is True"),
+        (lambda d: d.update(batch_size=2), "'image' is not for batches of 2"),
+        (lambda d: d.update(exits=[]), "its exits need different names"),
+        (lambda d: d["exits"][1].update(exit="exit_1"), "its exits need different names"),
+        (lambda d: d["exits"][0].update(with_head=-1), "'with_head'.* of 0 or more, and is -1"),
+        (lambda d: d["stages"][1].update(macs=-5), "'macs'.* of 0 or more, and is -5"),
+        (lambda d: d["stages"][1].update(macs=5), "the stage of 'exit_2' and its exit disagree on MACs"),
+        (lambda d: d.update(stages=d["stages"][::-1]), "its stages are not those of the exits"),
+        (lambda d: d["stages"].pop(), "its stages are not those of the exits"),
+        (lambda d: d.update(stages=None, whole=None), "neither the whole network nor stages"),
+        (lambda d: d["stages"][0].update(inputs=d["stages"][1]["inputs"]), "takes 'carried_1', which nothing before"),
+        (lambda d: d["stages"][1]["inputs"][0].update(dtype="int8"), "nothing before gives in that shape and type"),
+        (lambda d: d["stages"][1]["outputs"][0].update(exit="exit_1"), "must answer for .'exit_2'., and does for"),
+        (lambda d: d["stages"][1]["outputs"][0].update(name="exit_1"), "gives a tensor that is there already"),
+        (lambda d: d["stages"][1].update(outputs=[]), "must answer for .'exit_2'., and does for ..\\."),
+        (lambda d: d["stages"][1].update(file="stage_9.onnx"), "the stage of 'exit_2' has no file"),
+        (lambda d: d["whole"].update(file="/etc/passwd"), "the whole has no file"),
+        (lambda d: d["inputs"][0].update(dtype="float31"), "'image' has the unknown type 'float31'"),
+        (lambda d: d["inputs"].append(d["inputs"][0]), "its inputs need different names"),
+        (lambda d: d["inference"].update(temperatures={"exit_1": float("nan")}), "temperature of 'exit_1' must be"),
+        (lambda d: d["inference"].update(temperatures=[1.0]), "'temperatures'.* must be dict"),
+        (lambda d: d["files"]["whole.onnx"].pop("bytes"), "has no 'bytes'"),
+        (lambda d: d["files"]["whole.onnx"].update(bytes=1), "whole.onnx' is missing or is not the file"),
+        (lambda d: d["files"].pop("run_exported.py"), "run_exported.py' is not part of the exported set"),
+        (lambda d: d["files"].update({"../whole.onnx": d["files"]["whole.onnx"]}), "a file outside of it"),
+        (lambda d: d["files"].update({"C:\\whole.onnx": d["files"]["whole.onnx"]}), "a file outside of it"),
+        (lambda d: d["files"].update({"/etc/passwd": d["files"]["whole.onnx"]}), "a file outside of it"),
+        (lambda d: d["stages"].__setitem__(0, {**d["stages"][0], "file": "stage_2.onnx"}), "name different tensors"),
+    ],
+)
+def test_a_description_that_does_not_agree_with_itself_is_refused(change, message, sound_set, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ExportedModel(tampered(sound_set, tmp_path / "set", change))
+
+
+def test_whatever_is_missing_or_odd_in_a_description_is_a_value_error(sound_set, tmp_path):
+    text = (sound_set / "exported.json").read_text()
+    path = shutil.copytree(sound_set, tmp_path / "set")
+
+    def places(value, *until):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield (*until, key)
+            if isinstance(value[key], (dict, list)):
+                yield from places(value[key], *until, key)
+
+    everywhere = [place for place in places(json.loads(text)) if place[0] not in ("made_with", "inference", "sha256")]
+    assert len(everywhere) > 100
+    for *until, key in everywhere:
+        for change in (dict.pop, lambda inner, key: inner.__setitem__(key, {"odd": -1.5})):
+            inner = description = json.loads(text)
+            for step in until:
+                inner = inner[step]
+            if change is dict.pop and isinstance(inner, list):
+                continue
+            change(inner, key)
+            description["sha256"] = fingerprint(description)
+            (path / "exported.json").write_text(json.dumps(description))
+            with pytest.raises(ValueError, match="exported.json|exported network|exported set"):
+                ExportedModel(path)
+
+
+def test_unlisted_files_and_links_that_lead_out_are_refused(sound_set, tmp_path):
+    path = shutil.copytree(sound_set, tmp_path / "set")
+    (path / "__pycache__").mkdir()
+    (path / "__pycache__" / "run_exported.cpython-311.pyc").write_bytes(b"")
+    ExportedModel(path)  # as Python leaves it when the reader was imported
+    (path / "deeper").mkdir()
+    (path / "deeper" / "extra.onnx").write_bytes(b"")
+    with pytest.raises(ValueError, match="extra.onnx' is not part of the exported set"):
+        ExportedModel(path)
+    shutil.rmtree(path / "deeper")
+    os.rename(path / "whole.onnx", tmp_path / "whole.onnx")
+    (path / "whole.onnx").symlink_to(tmp_path / "whole.onnx")
+    with pytest.raises(ValueError, match="whole.onnx' is a link to a file outside"):
+        ExportedModel(path)
+    (path / "whole.onnx").unlink()
+    (path / "whole.onnx").symlink_to("whole.onnx")
+    with pytest.raises(ValueError, match="whole.onnx' is missing"):
+        ExportedModel(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", '"version"', "{}", "[" * 100_000, "\udc80"])
+def test_what_is_no_description_is_refused(content, tmp_path):
+    (tmp_path / "exported.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match="holds no exported network"):
+        ExportedModel(tmp_path)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("format", RUNTIMES)
+def test_every_runtime_refuses_an_empty_batch_and_tensors_it_does_not_have(format, tmp_path):
+    needs(format)
+    path = ak.export(resann(), tmp_path / "set", format, exits=["exit_1", "exit_3"])
+    for run in (ExportedModel(path).predict, ExportedModel(path).whole, ExportedModel(path).stream):
+        with pytest.raises(ValueError, match="sample or more|must have shape"):  # LiteRT's batch size is fixed
+            run(np.zeros((0, 8, 8, 3)))
+
+    def renamed(description):
+        for stage, kind in ((0, "outputs"), (1, "inputs")):
+            next(t for t in description["stages"][stage][kind] if t["name"] == "carried_1")["name"] = "other"
+
+    with pytest.raises(ValueError, match="name different tensors"):
+        ExportedModel(tampered(path, tmp_path / "renamed", renamed))
+    if format != "onnx":
+        with pytest.raises(ValueError, match="signature"):
+            ExportedModel(
+                tampered(path, tmp_path / "signed", lambda d: d["stages"][0].update(signature="stage_7"))
+            ).predict(np.zeros((1, 8, 8, 3)))
 
 
 @pytest.mark.tensorflow
@@ -339,9 +586,12 @@ def test_only_an_exported_set_is_overwritten(tmp_path):
     assert not (path / "saved_model" / "mine").exists()
     assert ExportedModel(path).description["whole"] is None
     (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.png").touch()
     with pytest.raises(FileExistsError, match="not an exported set"):
         ak.export(model, tmp_path / "photos", overwrite=True)
-    assert sorted(os.listdir(tmp_path)) == ["photos", "set"]
+    (tmp_path / "empty").mkdir()
+    assert ExportedModel(ak.export(model, tmp_path / "empty", parts="stages")).exit_names == model.exit_names
+    assert sorted(os.listdir(tmp_path)) == ["empty", "photos", "set"]
 
 
 @pytest.mark.tensorflow
@@ -364,6 +614,7 @@ def test_only_an_exported_set_is_overwritten(tmp_path):
         (dict(parts=["whole", "heads"]), ValueError, "`parts`.*'heads'"),
         (dict(parts=[]), ValueError, "`parts`"),
         (dict(batch_size=0), ValueError, "`batch_size`.*Received: 0"),
+        (dict(batch_size=True), ValueError, "`batch_size`.*Received: True"),
         (dict(exits=["exit_9"]), ValueError, "Received: 'exit_9'"),
     ],
 )  # fmt: skip
