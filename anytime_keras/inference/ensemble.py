@@ -39,9 +39,12 @@ def depths(base, count, growth=2.0):
     for name, value in (("base", base), ("count", count)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}.")
-    if not growth > 1:
+    if not 1 < growth < float("inf"):
         raise ValueError(f"`growth` must be above 1. Received: growth={growth!r}.")
-    return [round(base * growth**number) for number in range(count)]
+    proposed = [round(base * growth**number) for number in range(count)]
+    if len(set(proposed)) < count:
+        raise ValueError(f"`growth` is too small for depths from {base} on: {proposed}. Received: growth={growth!r}.")
+    return proposed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ class EnsembleExit:
         exit: str, the exit's name in the member.
         error: float, share of wrong answers on the validation images.
         used: bool, whether it errs less there than every exit before it: others are passed over.
-        cost: `ExitCost`, cumulative: all earlier members are paid for.
+        cost: `ExitCost`, cumulative: earlier members are paid for up to the last of their exits that is used.
     """
 
     name: str
@@ -102,21 +105,51 @@ class EANN:
 
     def __init__(self, members, validation):
         members = _checked(members)
+        if hasattr(validation, "__next__"):  # every member sees all of it
+            validation = list(validation)
         curves = [evaluate(member, validation) for member in members]
         self._set(members, [curve.errors for curve in curves])
 
     def _set(self, members, errors, inference=None):
         self.members, self.inference = members, inference
-        self.exits, best, spent = [], float("inf"), [0, 0, 0, 0]
+        best, used = float("inf"), {}
         for number, (member, member_errors) in enumerate(zip(members, errors)):
-            for cost, error in zip(exit_costs(member), member_errors):
-                # An answer needs no head of an earlier exit, but the paid ones do not come back.
-                own = [cost.backbone, cost.with_head, cost.with_all_heads, cost.params]
-                total = [before + now for before, now in zip(spent, own)]
-                name = f"member_{number + 1}/{cost.exit}"
-                self.exits.append(EnsembleExit(name, number, cost.exit, error, error < best, ExitCost(name, *total)))
-                best = min(best, error)
-            spent = total
+            for name, error in zip(graph.outputs_by_name(member), member_errors):
+                if error < best:
+                    used.setdefault(number, []).append(name)
+                    best = error
+        self._used = used
+        costs = self._costs("all")
+        self.exits = [
+            EnsembleExit(cost.exit, number, name, error, name in used.get(number, ()), cost)
+            for number, member_errors in enumerate(errors)
+            for (name, cost), error in zip(costs[number].items(), member_errors)
+        ]
+
+    def _costs(self, layers):
+        """Counts the cumulative costs: for each member, a dict from the name of its exit to its `ExitCost`.
+
+        A member is paid for up to the last of its exits that is used, with the heads of those alone: so it runs.
+        """
+        every, spent = [], [0, 0, 0, 0]
+        for number, member in enumerate(self.members):
+            outputs, used = graph.outputs_by_name(member), self._used.get(number, [])
+            inputs = graph.functional(member).inputs
+            own = {cost.exit: cost for cost in exit_costs(member, layers)}
+            if used:
+                own.update(
+                    (cost.exit, cost)
+                    for cost in exit_costs(keras.Model(inputs, {name: outputs[name] for name in used}), layers)
+                )
+            total = {}
+            for name in outputs:
+                now = [own[name].backbone, own[name].with_head, own[name].with_all_heads, own[name].params]
+                total[name] = ExitCost(f"member_{number + 1}/{name}", *map(sum, zip(spent, now)))
+            every.append(total)
+            if used:
+                last = total[used[-1]]
+                spent = [last.backbone, last.with_head, last.with_all_heads, last.params]
+        return every
 
     @property
     def exit_names(self):
@@ -140,17 +173,12 @@ class EANN:
         Returns:
             A `Curve`.
         """
-        points, spent = [], [0, 0, 0, 0]
-        used = {(own.member, own.exit): own.name for own in self.exits if own.used}
-        for number, member in enumerate(self.members):
-            measured = evaluate(member, data, layers)
+        points, costs = [], self._costs(layers)
+        for number, used in self._used.items():
+            measured = evaluate(self.members[number], data, layers)
             for point in measured:
-                own = [point.backbone, point.with_head, point.with_all_heads, point.params]
-                total = [before + now for before, now in zip(spent, own)]
-                if (number, point.exit) in used:
-                    costs = dict(zip(("backbone", "with_head", "with_all_heads", "params"), total))
-                    points.append(dataclasses.replace(point, exit=used[number, point.exit], **costs))
-            spent = total
+                if point.exit in used:
+                    points.append(dataclasses.replace(point, **dataclasses.asdict(costs[number][point.exit])))
         return Curve(points, name, measured.about)
 
     def save(self, folder):
@@ -253,6 +281,8 @@ class EnsembleStages(Stages):
 
 
 def _checked(members):
+    if not isinstance(members, (list, tuple)):
+        raise ValueError(f"`members` must be a list of models. Received: {type(members).__name__}.")
     members = list(members)
     if len(members) < 2:
         raise ValueError(f"An EANN needs two members or more. Received: {len(members)}.")

@@ -54,7 +54,9 @@ class ParallelPredictor:
             )
         self._stages = eann.stages()
         example = [np.asarray(tensor) for tensor in self._stages.start(example)]
-        self.exit_names = eann.exit_names
+        self.exit_names = _exits(eann)
+        temperatures = (eann.inference or {}).get("temperatures", {})
+        self._temperatures = [temperatures.get(name, 1.0) for name in self.exit_names]
         self._processes = _Processes(eann, example, environments)
         self._worker = Worker()
 
@@ -88,7 +90,8 @@ class ParallelPredictor:
             job.stop()
 
     def _answer(self, position, logits, seconds):
-        return Answer(logits, self.exit_names[position], position, seconds)
+        name, temperature = self.exit_names[position], self._temperatures[position]
+        return Answer(logits, name, position, seconds, temperature=temperature)
 
     def close(self):
         """Ends the processes."""
@@ -106,7 +109,7 @@ class _Processes:
 
     def __init__(self, eann, example, environments):
         spawn = multiprocessing.get_context("spawn")  # a forked TensorFlow or JAX hangs
-        self._count, self._members = len(eann.exit_names), len(eann.members)
+        self._count, self._members = len(_exits(eann)), len(eann.members)
         self._tasks, self._results = spawn.Queue(), spawn.Queue()
         self._stopped, self._number = spawn.Value("q", 0), 0
         with tempfile.TemporaryDirectory(prefix="anytime-keras-") as folder:
@@ -167,6 +170,11 @@ class _Processes:
         self._finalizer()
 
 
+def _exits(eann):
+    """The names of the exits that answer: those that `Predictor.calibrate` left, if it was called."""
+    return (eann.inference or {}).get("exits") or eann.exit_names
+
+
 def _end(processes, tasks):
     for _ in processes:
         tasks.put(None)
@@ -179,9 +187,9 @@ def _serve(folder, example, tasks, results, stopped):
     """What a process does: loads all members, then computes those that it is given."""
     try:
         eann = EANN.load(folder)
-        names, members = eann.exit_names, {}
+        names, members = _exits(eann), {}
         for own in eann.exits:
-            if own.used:
+            if own.name in names:
                 members.setdefault(own.member, []).append(own.name)
         runs = {member: engines.engine(eann.stages().at(exits)) for member, exits in members.items()}
         worker = Worker()

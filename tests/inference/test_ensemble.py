@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
+from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.inference import inflation
 from anytime_keras.inference.ensemble import depths
 
@@ -48,15 +49,36 @@ def test_exits_are_used_if_they_err_less_than_all_before(eann, digits):
     assert eann.exits[3].name == "member_2/exit_1"
 
 
-def test_costs_add_up_over_members(eann):
-    first, second = (ak.cost.exit_costs(model) for model in eann.members)
-    costs = [own.cost for own in eann.exits]
-    assert [cost.with_all_heads for cost in costs[:3]] == [cost.with_all_heads for cost in first]
-    for own, cost in zip(costs[3:], second):
-        assert own.with_all_heads == first[-1].with_all_heads + cost.with_all_heads
-        assert own.with_head == first[-1].with_head + cost.with_head
-        assert own.backbone == first[-1].backbone + cost.backbone
-        assert own.params == first[-1].params + cost.params
+def test_costs_add_up_over_members_as_the_predictor_runs_them(eann, images):
+    """A member is paid for up to its last exit that is used, with the heads of those alone."""
+    spent = [0, 0, 0, 0]
+    for number, model in enumerate(eann.members):
+        own = [own for own in eann.exits if own.member == number and own.used]
+        alone = ak.cost.exit_costs(keras.Model(model.input, {exit.exit: model.output[exit.exit] for exit in own}))
+        for exit, cost in zip(own, alone):
+            numbers = [cost.backbone, cost.with_head, cost.with_all_heads, cost.params]
+            total = exit.cost
+            assert [total.backbone, total.with_head, total.with_all_heads, total.params] == [
+                before + now for before, now in zip(spent, numbers)
+            ]
+        spent = [total.backbone, total.with_head, total.with_all_heads, total.params]
+    exits = eann.exit_names
+    run = ak.Predictor(eann, images, exits=exits).costs
+    assert [cost.with_all_heads for cost in run] == [own.cost.with_all_heads for own in eann.exits if own.used]
+
+
+def test_a_member_without_a_use_costs_nothing(eann, digits):
+    small, large = eann.members
+    chained = ak.EANN([small, member(2, seed=9, channels=5), member(3, seed=9, channels=6)], digits.validation)
+    assert {own.member for own in chained.exits if own.used} == {0}
+    paid = max(own.cost.with_all_heads for own in chained.exits if own.used)
+    last = chained.exits[-1].cost.with_all_heads
+    assert last == paid + ak.cost.exit_costs(chained.members[2])[-1].with_all_heads
+
+
+def test_validation_that_can_be_read_once_serves_all_members(eann, digits):
+    again = ak.EANN(eann.members, (batch for batch in batches(digits.validation)))
+    assert [own.error for own in again.exits] == [own.error for own in eann.exits]
 
 
 def test_an_exit_worse_than_an_earlier_one_is_passed_over(eann, digits):
@@ -127,7 +149,7 @@ def test_members_that_do_not_fit_are_refused(digits):
 
 def test_depths_grow_exponentially():
     assert depths(7, 3) == [7, 14, 28] and depths(2, 4, growth=1.5) == [2, 3, 4, 7]
-    for arguments in ((0, 3), (7, 0), (7.0, 3), (7, 3, 1.0)):
+    for arguments in ((0, 3), (7, 0), (7.0, 3), (7, 3, 1.0), (1, 5, 1.3), (7, 3, float("inf"))):
         with pytest.raises(ValueError, match="Received"):
             depths(*arguments)
 
@@ -158,7 +180,7 @@ def test_the_papers_figures():
     assert inflation.bounds(2.0, anytime=False).sup == 4.0
     assert round(inflation.bounds(1 + 2**0.5, anytime=False).mean, 2) == 2.91
     assert inflation.bounds(2.0, workers=2).mean == inflation.bounds(4.0).mean
-    for arguments in ((1.0,), (0,), (2.0, 0), (2.0, 1.5)):
+    for arguments in ((1.0,), (0,), (2.0, 0), (2.0, 1.5), (float("inf"),)):
         with pytest.raises(ValueError, match="Received"):
             inflation.bounds(*arguments)
 
