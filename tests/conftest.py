@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish(session):
     """Starts the suite on JAX, to run beside the tests of this process; the last one waits for it."""
-    if any("suite_on_jax" in getattr(item, "fixturenames", ()) for item in session.items):
+    wanted = any("suite_on_jax" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and BACKEND == "tensorflow":
         output = tempfile.TemporaryFile("w+")
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
