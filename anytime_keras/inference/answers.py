@@ -30,6 +30,7 @@ class Answer:
     @functools.cached_property
     def probabilities(self):
         """Array of shape `(batch, classes)`: the softmax of `logits / temperature`."""
+        check_classes(self.logits.shape)
         return probabilities(self.logits, self.temperature)
 
     @property
@@ -40,6 +41,7 @@ class Answer:
     @property
     def classes(self):
         """The likeliest class of each sample, an int array of shape `(batch,)`."""
+        check_classes(self.logits.shape)
         return self.logits.argmax(axis=-1)
 
 
@@ -52,7 +54,8 @@ class BatchAnswer:
         exits: list of str, the name of the exit that answered for each sample.
         positions: int array of shape `(samples,)`, those exits' places among the predictor's, from 0.
         confidence: array of shape `(samples,)`, the probability of the likeliest class.
-        average_macs: float, multiply-accumulates spent on a sample, on average, padding left out.
+        average_macs: float, multiply-accumulates spent on a sample, on average, padding left out. More than those
+            exits cost where samples that were sure could not be taken out of the batch.
     """
 
     logits: np.ndarray
@@ -80,6 +83,15 @@ def probabilities(logits, temperature=1.0):
     logits = as_logits(np.asarray(logits, "float32")) / temperature
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def check_classes(shape, where="an exit"):
+    """Raises a ValueError unless an exit's outputs are of a shape `(samples, classes)` with two classes or more."""
+    if len(shape) != 2 or (shape[1] is not None and shape[1] < 2):
+        raise ValueError(
+            "Confidence and classes need one output for each of two classes or more, shape (batch, classes). "
+            f"Received: shape {tuple(shape)} from {where}. Use the `logits` of `predict`, or end in such a layer."
+        )
 
 
 def as_logits(outputs):

@@ -1,25 +1,24 @@
 """The part of `Predictor` that classifies whole data sets within an average budget, and learns from validation data."""
 
+import math
+import numbers
+
 import keras
 import numpy as np
 
 from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.inference import calibration, early_exit
-from anytime_keras.inference.answers import BatchAnswer, probabilities
+from anytime_keras.inference.answers import BatchAnswer, check_classes, probabilities
 
 
 class BatchMethods:
     """See `Predictor`."""
 
-    @property
-    def temperatures(self):
-        found = self._found.get("temperatures", {})
-        return [found.get(name, 1.0) for name in self.exit_names]
-
     def predict_batch(self, x, confidence=None, average_budget=None, batch_size=256):
         """Classifies samples, each by the first exit that is sure enough of it: easy ones cost less than hard ones.
 
-        Samples that are sure leave, and the batch shrinks. Where the backend compiles for each size of batch (JAX), it
+        Samples that are sure leave, and the batch shrinks, unless the network mixes the axis of samples with another
+        one: there all go on, and `average_macs` says so. Where the backend compiles for each size of batch (JAX), it
         shrinks to one of few sizes: up to 8 all, then 10, 12, 14, 16, 20, 24, 28, 32, 40 ...
 
         Args:
@@ -27,30 +26,32 @@ class BatchMethods:
             confidence: float, the probability of the likeliest class with which a sample leaves; or a list with one
                 for each exit but the last, at which all leave.
             average_budget: float, MACs that a sample may cost on average, heads on the way included; `fit_thresholds`
-                must have been called for it.
+                must have been called for it, with the exits and temperatures of now.
             batch_size: int, samples that run together at first.
 
         Returns:
             A `BatchAnswer`.
 
         Raises:
-            ValueError: if not one of `confidence` and `average_budget` is given, the latter is not fitted, or `x` does
-                not fit the model.
+            ValueError: if not one of `confidence` and `average_budget` is given, the latter is not fitted, `x` does
+                not fit the model, or its exits do not tell two classes or more.
         """
         if (confidence is None) == (average_budget is None):
             raise ValueError(
                 "One of `confidence` and `average_budget` must be given. "
                 f"Received: confidence={confidence}, average_budget={average_budget}."
             )
-        thresholds = self._fitted(average_budget) if confidence is None else _thresholds(confidence, self.exit_names)
+        state = self._state
+        _check_heads(state)
+        thresholds = self._fitted(state, average_budget) if confidence is None else _thresholds(confidence, state)
         parts = [
-            early_exit.classify(self._engine, inputs, thresholds, self.temperatures, self._worker.lock)
-            for inputs in self._parts(x, batch_size)
+            early_exit.classify(state.engine, inputs, thresholds, state.temperatures, self._worker.lock)
+            for inputs in _parts(state, x, batch_size)
         ]
-        logits, positions, sure = (np.concatenate(values) for values in zip(*parts))
-        macs = np.array([cost.with_all_heads for cost in self.costs])
-        exits = [self.exit_names[position] for position in positions]
-        return BatchAnswer(logits, exits, positions, sure, float(macs[positions].mean()))
+        logits, positions, sure, deepest = (np.concatenate(values) for values in zip(*parts))
+        macs = np.array([cost.with_all_heads for cost in state.costs])
+        exits = [state.stages.exit_names[position] for position in positions]
+        return BatchAnswer(logits, exits, positions, sure, float(macs[deepest].mean()))
 
     def fit_thresholds(self, validation, average_budget):
         """Finds how sure a sample must be to leave, for a budget to be spent on average; keeps it with the model.
@@ -65,14 +66,17 @@ class BatchMethods:
         Raises:
             ValueError: if a budget is less than the first exit costs.
         """
-        budgets = average_budget if isinstance(average_budget, (list, tuple)) else [average_budget]
-        logits, _ = self._outputs(validation)
-        sure = [probabilities(*pair).max(axis=-1) for pair in zip(logits, self.temperatures)]
-        macs = [cost.with_all_heads for cost in self.costs]
-        fitted = {float(budget): early_exit.fit_threshold(np.stack(sure), macs, budget) for budget in budgets}
-        known = {budget: threshold for budget, *threshold in self._found.get("thresholds", [])}
-        known.update({budget: [threshold, self.exit_names] for budget, threshold in fitted.items()})
-        self._keep(thresholds=[[budget, *entry] for budget, entry in sorted(known.items())])
+        budgets = [_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
+        state = self._state
+        logits, _ = self._outputs(state, validation)
+        sure = [probabilities(*pair).max(axis=-1) for pair in zip(logits, state.temperatures)]
+        macs = [cost.with_all_heads for cost in state.costs]
+        fitted = {budget: early_exit.fit_threshold(np.stack(sure), macs, budget) for budget in budgets}
+        with self._changing:
+            known = [entry for entry in self._found().get("thresholds", []) if not _of(entry, state, fitted)]
+            of_state = [state.stages.exit_names, state.temperatures]
+            known += [[budget, threshold, *of_state] for budget, threshold in fitted.items()]
+            self._keep(thresholds=sorted(known))
         return fitted
 
     def calibrate(self, validation):
@@ -81,7 +85,8 @@ class BatchMethods:
         An exit that makes no fewer errors than an earlier one is passed over from now on: its answer is not better.
         This is how Hu et al. (AAAI 2019, section 4) choose among the networks of an EANN. What is left is compiled and
         prepared again. The temperature of each exit is fitted, so that its confidence is the share of right answers
-        (Guo et al., 2017). Thresholds fitted before are forgotten.
+        (Guo et al., 2017). Thresholds fitted before were for other exits or temperatures, and do not count any more.
+        Other threads may use the predictor meanwhile, and get answers as before until all is ready.
 
         Args:
             validation: pair `(x, y)` of arrays, or batches of them, that were not trained on. Labels are ints or
@@ -90,47 +95,45 @@ class BatchMethods:
         Returns:
             A dict from the name of each exit that is left to its temperature.
         """
-        logits, labels = self._outputs(validation)
-        useful = calibration.better_exits(logits, labels)
-        names = [self.exit_names[position] for position in useful]
-        temperatures = [calibration.fit_temperature(logits[position], labels) for position in useful]
-        self._keep(exits=names, temperatures=dict(zip(names, temperatures)), thresholds=[])
-        if names != self.exit_names:
-            self._again(names)
-        return dict(self._found["temperatures"])
+        with self._changing:
+            state = self._state
+            logits, labels = self._outputs(state, validation)
+            useful = calibration.better_exits(logits, labels)
+            names = [state.stages.exit_names[position] for position in useful]
+            found = {
+                name: calibration.fit_temperature(logits[position], labels) for name, position in zip(names, useful)
+            }
+            self._change(names, found)
+            self._keep(exits=names, temperatures=found)
+        return dict(found)
+
+    def _found(self):
+        """Returns what was found for the model, by this predictor or another one of the same model."""
+        return dict(getattr(self._model, "inference", self._own) or {})
 
     def _keep(self, **found):
-        self._found.update(found)
+        self._own = {**self._found(), **found}
         if hasattr(self._model, "inference"):
-            self._model.inference = dict(self._found)
+            self._model.inference = dict(self._own)
 
-    def _fitted(self, average_budget):
-        found = {
-            budget: threshold
-            for budget, threshold, exits in self._found.get("thresholds", [])
-            if exits == self.exit_names
-        }
-        if average_budget not in found:
+    def _fitted(self, state, average_budget):
+        budget = _budget(average_budget)
+        found = {entry[0]: entry[1] for entry in self._found().get("thresholds", []) if _of(entry, state)}
+        if budget not in found:
             raise ValueError(
-                f"No threshold is fitted for `average_budget` {average_budget} and the exits {self.exit_names}. "
-                f"Fitted: {list(found)}. Call `predictor.fit_thresholds(validation, average_budget)`."
+                f"No threshold is fitted for `average_budget` {average_budget} and the exits "
+                f"{state.stages.exit_names} at their temperatures. Fitted: {list(found)}. Call "
+                "`predictor.fit_thresholds(validation, average_budget)`."
             )
-        return [found[average_budget]] * len(self.exit_names)
+        return [found[budget]] * len(state.costs)
 
-    def _parts(self, x, batch_size):
-        """Cuts samples into batches, each as the list of tensors that the first stage takes."""
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
-        inputs = self._stages.start(x)
-        count = inputs[0].shape[0]
-        return [[tensor[at : at + batch_size] for tensor in inputs] for at in range(0, count, batch_size)]
-
-    def _outputs(self, validation, batch_size=256):
+    def _outputs(self, state, validation, batch_size=256):
         """Returns all exits' logits, shape `(exits, samples, classes)`, and the labels as ints."""
+        _check_heads(state)
         logits, labels = [], []
         for x, y in batches(validation, batch_size):
-            for inputs in self._parts(x, batch_size):
-                logits.append(early_exit.all_logits(self._engine, inputs, self._worker.lock))
+            for inputs in _parts(state, x, batch_size):
+                logits.append(early_exit.all_logits(state.engine, inputs, self._worker.lock))
             labels.append(np.asarray(keras.ops.convert_to_numpy(y)))
         if not logits:
             raise ValueError("`validation` must hold a sample or more. Received: none.")
@@ -146,7 +149,39 @@ class BatchMethods:
         return logits, labels
 
 
-def _thresholds(confidence, exit_names):
+def _parts(state, x, batch_size):
+    """Cuts samples into batches, each as the list of tensors that the first stage takes."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
+    inputs, size = state.stages.start(x), int(batch_size)
+    return [[tensor[at : at + size] for tensor in inputs] for at in range(0, inputs[0].shape[0], size)]
+
+
+def _check_heads(state):
+    for name, shape in zip(state.stages.exit_names, state.engine.gives):
+        check_classes(shape, f"'{name}'")
+    if len(set(state.engine.gives)) > 1:
+        raise ValueError(f"All exits must tell the same classes. Received: shapes {state.engine.gives}.")
+
+
+def _budget(value):
+    if not isinstance(value, numbers.Real) or math.isnan(value):
+        raise ValueError(f"`average_budget` must be a number of MACs. Received: {value!r}.")
+    return float(value)
+
+
+def _of(entry, state, budgets=None):
+    """Tells whether a threshold was fitted for these exits and temperatures, and one of the budgets if there are any.
+
+    An entry without temperatures was fitted under those that are kept beside it.
+    """
+    budget, _, *fitted_for = entry
+    of_state = [state.stages.exit_names, state.temperatures][: len(fitted_for)]
+    return fitted_for == of_state and (budgets is None or budget in budgets)
+
+
+def _thresholds(confidence, state):
+    exit_names = state.stages.exit_names
     if np.ndim(confidence) == 0:
         values = [confidence] * len(exit_names)
     elif len(confidence) == len(exit_names) - 1:

@@ -19,39 +19,44 @@ def classify(engine, inputs, thresholds, temperatures, lock):
         lock: held while a stage runs.
 
     Returns:
-        Arrays of logits, shape `(batch, classes)`, of positions of exits and of confidences, each `(batch,)`.
+        Arrays of logits, shape `(batch, classes)`, of positions of exits and of confidences, each `(batch,)`; and of
+        the position of the last stage that each sample was computed in, which lies beyond its exit where a stage takes
+        tensors that cannot be cut by samples.
     """
     count = inputs[0].shape[0]
-    if not engine.any_size:
-        inputs = _rows(inputs, np.arange(count), bucket(count))
-    left, rows, carried = np.arange(count), np.arange(count), inputs  # who is still here, and in which rows
+    inputs = _filled(engine, inputs)
+    left, held, carried = np.arange(count), np.arange(count), inputs  # who is still here, and who is in which row
     logits, positions, confidence = None, np.zeros(count, int), np.zeros(count, "float32")
+    deepest = np.zeros(count, int)
+    size = inputs[0].shape[0]
     for position in range(len(engine)):
-        tensors, rows = (inputs, left) if engine.stages.starts(position) else (carried, rows)
-        size = len(rows) if engine.any_size else bucket(len(rows))
-        if size < tensors[0].shape[0]:
-            tensors, rows = _rows(tensors, rows, size), np.arange(len(rows))
+        if engine.stages.starts(position):
+            carried, held, size = inputs, np.arange(count), inputs[0].shape[0]
+        by_sample = _by_sample(engine.takes[position], carried, size)
+        smaller = len(left) if engine.any_size else bucket(len(left))
+        if by_sample is not None and smaller < size:
+            rows, size, held = np.nonzero(np.isin(held, left))[0], smaller, left
+            carried = [_rows(value, rows, size) if cut else value for value, cut in zip(carried, by_sample)]
+        deepest[held if by_sample is None else left] = position
         with lock:
-            output, carried = engine.stage(position, tensors, tensors)
-            output = as_array(output)[rows]
+            output, carried = engine.stage(position, carried, carried)
+            output = as_array(output)[np.nonzero(np.isin(held, left))[0]]
         sure = probabilities(output, temperatures[position]).max(axis=-1)
         if logits is None:
             logits = np.zeros((count, *output.shape[1:]), output.dtype)
         leaves = (sure >= thresholds[position]) | (position + 1 == len(engine))
         at = left[leaves]
         logits[at], positions[at], confidence[at] = output[leaves], position, sure[leaves]
-        left, rows = left[~leaves], rows[~leaves]
+        left = left[~leaves]
         if not len(left):
             break
-    return logits, positions, confidence
+    return logits, positions, confidence, deepest
 
 
 def all_logits(engine, inputs, lock):
     """Runs a batch through all stages; returns every exit's logits, an array of shape `(exits, batch, classes)`."""
     count, outputs = inputs[0].shape[0], []
-    if not engine.any_size:
-        inputs = _rows(inputs, np.arange(count), bucket(count))
-    carried = inputs
+    carried = inputs = _filled(engine, inputs)
     for position in range(len(engine)):
         with lock:
             output, carried = engine.stage(position, carried, inputs)
@@ -59,10 +64,34 @@ def all_logits(engine, inputs, lock):
     return np.stack(outputs)
 
 
-def _rows(tensors, rows, size):
-    """Takes rows of tensors, and repeats the first to fill up `size`."""
-    rows = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
-    return [keras.ops.take(tensor, rows, axis=0) for tensor in tensors]
+def _filled(engine, inputs):
+    """Fills inputs up to a size of batch that is compiled for others, too, where that matters."""
+    count = inputs[0].shape[0]
+    if engine.any_size or _by_sample(engine.takes[0], inputs, count) is None:
+        return inputs
+    return [_rows(tensor, np.arange(count), bucket(count)) for tensor in inputs]
+
+
+def _by_sample(shapes, tensors, size):
+    """Tells which tensors hold a row for each of the batch's `size` samples; the others hold none.
+
+    A tensor of fixed shape is a table that all samples share. Of others the first axis is the batch if the model leaves
+    it open, it is as long as the batch, and no other open one is, with which it could have changed places.
+
+    Returns:
+        A list of bools, or None where one cannot tell.
+    """
+    by_sample = [None in shape for shape in shapes]
+    for shape, tensor in zip(shapes, tensors):
+        batch_axes = [axis for axis, length in enumerate(shape) if length is None and tensor.shape[axis] == size]
+        if None in shape and batch_axes != [0]:
+            return None
+    return by_sample if any(by_sample) else None
+
+
+def _rows(tensor, rows, size):
+    """Takes rows of a tensor, and repeats the first to fill up `size`."""
+    return keras.ops.take(tensor, np.concatenate([rows, np.repeat(rows[:1], size - len(rows))]), axis=0)
 
 
 def bucket(count):

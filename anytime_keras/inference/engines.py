@@ -48,12 +48,17 @@ class Engine:
 
     Attributes:
         any_size: bool, whether a new batch size compiles nothing.
+        takes: list of lists, the shapes of the tensors that each stage takes, None where the model leaves them open.
+        gives: list, the shape of each exit's logits.
     """
 
     any_size = True
 
     def __init__(self, stages):
         self.stages = stages
+        self._segments = [stages.segment(position) for position in range(len(stages))]
+        self.takes = [[tuple(tensor.shape) for tensor in segment.inputs] for segment in self._segments]
+        self.gives = [tuple(segment.output["logits"].shape) for segment in self._segments]
 
     def __len__(self):
         return len(self.stages)
@@ -82,13 +87,13 @@ class StepwiseEngine(Engine):
 
     def __init__(self, stages):
         super().__init__(stages)
-        self._stages = [_compiled([stages.segment(position)]) for position in range(len(stages))]
+        self._stages = [_compiled([segment]) for segment in self._segments]
         self._direct = [self._fused(position) if position else self._stages[0] for position in range(len(stages))]
 
     def _fused(self, last):
         """Compiles all stages up to `last` as one function, without the heads in between."""
         passing = [self.stages.segment(position, head=False) for position in range(self.start_of(last), last)]
-        return _compiled([*passing, self.stages.segment(last)])
+        return _compiled([*passing, self._segments[last]])
 
     def run(self, inputs, run):
         result = self._direct[run.first](inputs)
@@ -150,7 +155,7 @@ class GraphEngine(Engine):
                 "A predictor looks at the clock within TensorFlow's program, which "
                 "`tf.config.experimental.enable_op_determinism()` forbids. Predict in a process without it."
             ) from error
-        self._stages = [_TracedStage(stages.segment(position)) for position in range(len(stages))]
+        self._stages = [_TracedStage(segment) for segment in self._segments]
         self._programs = {}
         self._run, self._halted, self._lock = None, False, threading.Lock()
         self._stopped = tf.Variable(False, trainable=False)

@@ -1,5 +1,7 @@
 """Runs of a network that others can watch, wait for and stop, and the thread that computes them."""
 
+import math
+import numbers
 import queue
 import threading
 import time
@@ -52,8 +54,11 @@ class Job(engines.Run):
         """Waits until the last answer is there, or `timeout` seconds; returns the best so far, or None.
 
         Raises:
+            ValueError: if `timeout` is no number.
             Exception: what a stage raised, if one did.
         """
+        if timeout is not None and (not isinstance(timeout, numbers.Real) or math.isnan(timeout)):
+            raise ValueError(f"`timeout` must be a number of seconds, or None. Received: timeout={timeout!r}.")
         self._wait_for(lambda: False, timeout)
         return self.latest()
 
@@ -79,9 +84,14 @@ class Job(engines.Run):
         return self.latest()
 
     @property
+    def waited(self):
+        """Seconds from the call to the start of the computation, spent on those before it."""
+        return self._started - self._begin
+
+    @property
     def first_seconds(self):
         """Seconds from the start of the computation to the first answer, if there is one."""
-        return self._begin + self._answers[0].seconds - self._started
+        return self._answers[0].seconds - self.waited
 
     def _wait_for(self, event, timeout=None):
         with self._changed:

@@ -1,5 +1,6 @@
 """How long each exit takes on this machine: measured, in quantiles, saved and read back."""
 
+import copy
 import json
 import pathlib
 
@@ -34,8 +35,13 @@ class LatencyTable:
 
     def add(self, batch_size, direct, stages):
         """Takes measured times of one batch size, two lists (an exit each) of lists of seconds."""
-        self.direct[batch_size] = np.array([np.quantile(times, QUANTILES) for times in direct])
-        self.stages[batch_size] = np.array([np.quantile(times, QUANTILES) for times in stages])
+        # New dicts: the table may be read, or saved, meanwhile.
+        self.stages = {**self.stages, batch_size: np.array([np.quantile(times, QUANTILES) for times in stages])}
+        self.direct = {**self.direct, batch_size: np.array([np.quantile(times, QUANTILES) for times in direct])}
+
+    def copy(self):
+        """Returns a table of the same times; what is added to one is not in the other."""
+        return copy.copy(self)
 
     def quantile(self, batch_size, quantile, stages=False):
         """Returns a quantile of each exit's time, an array of shape `(exits,)`, in seconds."""
@@ -76,17 +82,22 @@ class LatencyTable:
         Raises:
             ValueError: if it is no such file, or was measured on another machine or backend: that says nothing here.
         """
+        if not isinstance(path, (str, pathlib.Path)):
+            raise ValueError(
+                "Latencies must be a `LatencyTable` or the path of a saved one. "
+                f"Received: {path!r} of type {type(path).__name__}."
+            )
         try:
             content = json.loads(pathlib.Path(path).read_text())
+            if content["quantiles"] != list(QUANTILES):
+                raise ValueError(f"`quantiles` are not {list(QUANTILES)}")
             table = cls(content["exit_names"], content["macs"], content["dtype"])
             for name in ("direct", "stages"):
-                rows = {int(size): np.array(values, float) for size, values in content[name].items()}
-                if any(values.shape != (len(table.exit_names), len(QUANTILES)) for values in rows.values()):
-                    raise ValueError(f"`{name}` has rows of the wrong length")
-                setattr(table, name, rows)
+                setattr(table, name, {int(size): np.array(rows, float) for size, rows in content[name].items()})
+            table._check_times()
             here, table.machine = table.machine, content["machine"]
             there = {key: table.machine[key] for key in SAME}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"'{path}' is no table of latencies: {error!r}. Expected what `LatencyTable.to_json` writes."
             ) from error
@@ -98,8 +109,23 @@ class LatencyTable:
                 )
         return table
 
+    def _check_times(self):
+        if set(self.direct) != set(self.stages):
+            raise ValueError(
+                f"`direct` and `stages` are of different batch sizes: {sorted(self.direct)}, {sorted(self.stages)}"
+            )
+        for name, table in (("direct", self.direct), ("stages", self.stages)):
+            for size, rows in table.items():
+                if rows.shape != (len(self.exit_names), len(QUANTILES)):
+                    raise ValueError(f"`{name}` has rows of the wrong length at batch size {size}")
+                # A stage whose answer the next one overtook took no time of its own.
+                possible = np.isfinite(rows).all() and (rows >= 0).all() and (name == "stages" or (rows > 0).all())
+                if not (possible and (np.diff(rows, axis=1) >= -1e-9).all()):
+                    raise ValueError(f"`{name}` has rows at batch size {size} that are no seconds in ascending order")
+
     def check(self, other):
-        """Raises a ValueError unless this is a table of the same network as `other`."""
+        """Raises a ValueError unless this is a table of the same network as `other`, with times that can be."""
+        self._check_times()
         for key in ("exit_names", "macs", "dtype"):
             if getattr(self, key) != getattr(other, key):
                 raise ValueError(

@@ -1,10 +1,37 @@
 """Which exit a deadline allows: calibrated times, and how much slower than them the machine is just now."""
 
+import dataclasses
+import math
+
 import numpy as np
 
 SHARE = 0.95  # of a deadline, in which the first answer must fit when things go badly
 FORGETS = 0.98  # how much of a slow moment's memory is left one call later
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """By what deadlines are kept for one size of batch.
+
+    Attributes:
+        example: an input of that size.
+        safe: array of shape `(exits,)`, seconds straight to each exit in a bad moment.
+        usual: array of shape `(exits,)`, the same, usually.
+        stages: array of shape `(exits,)`, seconds of each stage.
+    """
+
+    example: object
+    safe: np.ndarray
+    usual: np.ndarray
+    stages: np.ndarray
+
+    @classmethod
+    def of(cls, table, size, example):
+        """Takes them from a `LatencyTable`."""
+        # A stage that is begun in vain keeps the processor from the thread that waits for the deadline.
+        stages = table.quantile(size, 0.9, stages=True)
+        return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages)
 
 
 class Pace:
@@ -37,8 +64,10 @@ class Pace:
 
     def saw(self, ratio):
         """Takes how many times longer than its median a run took: slow at once, fast again little by little."""
-        self.slowdown = max(1.0, ratio, 1 + FORGETS * (self.slowdown - 1))
+        if math.isfinite(ratio):
+            self.slowdown = max(1.0, ratio, 1 + FORGETS * (self.slowdown - 1))
 
     def overslept(self, seconds):
         """Takes by how much a thread woke late."""
-        self.lag = max(SHORTEST_MARGIN, 1.5 * seconds, FORGETS * self.lag)
+        if math.isfinite(seconds):
+            self.lag = max(SHORTEST_MARGIN, 1.5 * seconds, FORGETS * self.lag)

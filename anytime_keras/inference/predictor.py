@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+import threading
 import time
 
 import keras
@@ -13,8 +14,8 @@ from anytime_keras.inference.answers import Answer, as_array
 from anytime_keras.inference.batches import BatchMethods
 from anytime_keras.inference.jobs import Job, Worker
 from anytime_keras.inference.latency import LatencyTable
-from anytime_keras.inference.pace import Pace
-from anytime_keras.inference.stages import Stages, in_dtype
+from anytime_keras.inference.pace import Pace, Times
+from anytime_keras.inference.stages import Stages, exits_as_list, in_dtype
 
 MOST_EXITS = 8
 
@@ -60,26 +61,43 @@ class Predictor(BatchMethods):
     """
 
     def __init__(self, model, example, exits=None, dtype=None, latencies=None):
-        self._model, self._dtype = model, dtype
-        self._worker, self._pace = Worker(), Pace()
-        self._found = dict(getattr(model, "inference", None) or {})
-        stages = _stages(model, dtype)
+        self._model, self._worker, self._pace = model, Worker(), Pace()
+        self._changing = threading.Lock()  # held by what changes the state, not by what uses it
+        self._own = {}
+        stages, found = _stages(model, dtype), self._found()
         if exits is None:
-            exits = self._found.get("exits") or _evenly(stages.costs(stages.start(example)), MOST_EXITS)
-        self._build(stages.at(exits), [example], latencies)
-
-    def _build(self, stages, examples, latencies=None):
-        """Compiles the stages, and prepares them for the examples' sizes of batch."""
-        self._stages, self.exit_names = stages, stages.exit_names
-        self.costs = stages.costs(stages.start(examples[0]))
-        self.latencies = LatencyTable(self.exit_names, [cost.with_head for cost in self.costs], self._dtype)
+            exits = found.get("exits") or _evenly(stages.costs(stages.start(example)), MOST_EXITS)
+        state = _State.of(stages.at(exits_as_list(exits)), example, dtype, found.get("temperatures", {}))
         if latencies is not None:
             given = latencies if isinstance(latencies, LatencyTable) else LatencyTable.from_json(latencies)
-            given.check(self.latencies)
-            self.latencies = given
-        self._engine, self._times = engines.engine(stages), {}
-        for example in examples:
-            self.prepare(example)
+            given.check(state.latencies)
+            state = dataclasses.replace(state, latencies=given.copy())
+        state.prepare(example, self._worker)
+        self._state = state
+
+    @property
+    def exit_names(self):
+        return list(self._state.stages.exit_names)
+
+    @property
+    def costs(self):
+        return list(self._state.costs)
+
+    @property
+    def latencies(self):
+        return self._state.latencies
+
+    @property
+    def temperatures(self):
+        return list(self._state.temperatures)
+
+    @property
+    def _stages(self):  # this and the next for `tests/benchmarks`, which time engines by themselves
+        return self._state.stages
+
+    @property
+    def _engine(self):
+        return self._state.engine
 
     def prepare(self, example, seconds=2.0):
         """Compiles for a size of batch, and measures how long each exit takes unless the table of latencies knows.
@@ -88,43 +106,20 @@ class Predictor(BatchMethods):
             example: an input of that size, shape `(batch, ...)`.
             seconds: float, how long to measure, about; five runs of each at least.
         """
-        inputs = self._stages.start(example)
-        last, size = len(self.exit_names) - 1, inputs[0].shape[0]
-        for first in range(last + 1):
-            self._timed(inputs, first)
-        if size not in self.latencies.direct:
-            direct, stages = [[] for _ in self.exit_names], [[] for _ in self.exit_names]
-            begin = time.perf_counter()
-            while len(stages[0]) < 5 or time.perf_counter() - begin < seconds:
-                for first in range(last + 1):
-                    direct[first].append(self._timed(inputs, first)[0].seconds)
-                told = {answer.position: answer.seconds for answer in self._timed(inputs, 0, limit=engines.ALWAYS)}
-                # An answer that a later one overtook was not told: it was there when the later one was.
-                ends = [min(told[later] for later in told if later >= position) for position in range(last + 1)]
-                for times, start, end in zip(stages, [0.0, *ends], ends):
-                    times.append(end - start)
-            self.latencies.add(size, direct, stages)
-        table = self.latencies
-        # A stage that is begun in vain keeps the processor from the thread that waits for the deadline.
-        self._times[size] = _Times(
-            example=example,
-            safe=table.quantile(size, 0.99),
-            usual=table.quantile(size, 0.5),
-            stages=table.quantile(size, 0.9, stages=True),
-        )
+        with self._changing:
+            self._state.prepare(example, self._worker, seconds)
 
-    def _again(self, exits):
-        """Compiles and prepares everything anew, for fewer exits."""
-        self._build(self._stages.at(exits), [times.example for times in self._times.values()])
-
-    def _timed(self, inputs, first, limit=engines.NEVER):
-        return list(self._worker.later(self._job(inputs, first, limit=limit)).answers())
-
-    def _job(self, inputs, first=0, last=None, **options):
-        return Job(self._engine, inputs, self._answer, first, last, **options)
-
-    def _answer(self, position, logits, seconds):
-        return Answer(logits, self.exit_names[position], position, seconds, temperature=self.temperatures[position])
+    def _change(self, exits, temperatures):
+        """Compiles and prepares for some of the exits, aside, and puts that in place at once."""
+        before = self._state
+        if exits == before.stages.exit_names:
+            self._state = dataclasses.replace(before, temperatures=[temperatures[name] for name in exits])
+            return
+        examples = [times.example for times in before.times.values()]
+        state = _State.of(before.stages.at(exits), examples[0], before.latencies.dtype, temperatures)
+        for example in examples:
+            state.prepare(example, self._worker)
+        self._state = state
 
     def predict(self, x, deadline=None, budget=None, until=None):
         """Returns the best `Answer` that can be had; without a limit, the last exit's.
@@ -150,37 +145,43 @@ class Predictor(BatchMethods):
                 "Only one of `deadline`, `budget` and `until` can be given. Received: "
                 f"deadline={deadline}, budget={budget}, until={until}."
             )
-        inputs = self._stages.start(x)
+        if until is not None and not callable(until):
+            raise ValueError(f"`until` must be a function of an `Answer`. Received: until={until!r}.")
+        for name, limit in (("deadline", deadline), ("budget", budget)):
+            if limit is not None and (not isinstance(limit, numbers.Real) or math.isnan(limit)):
+                raise ValueError(f"`{name}` must be a number. Received: {limit!r}.")
+        state = self._state
+        inputs = state.stages.start(x)
         if until is not None:
-            return self._predict_until(inputs, until, begin)
-        if deadline is not None and _number("deadline", deadline) != math.inf:
-            return self._predict_by(inputs, float(deadline), begin)
-        position, late = len(self.exit_names) - 1, False
+            return self._predict_until(state, inputs, until, begin)
+        if deadline is not None and deadline != math.inf:
+            return self._predict_by(state, inputs, float(deadline), begin)
+        position, late = len(state.costs) - 1, False
         if budget is not None:
-            _number("budget", budget)
-            affordable = [p for p, cost in enumerate(self.costs) if cost.with_head <= budget]
+            affordable = [p for p, cost in enumerate(state.costs) if cost.with_head <= budget]
             position, late = max(affordable, default=0), not affordable
-        job = self._worker.here(self._job(inputs, position, position, begin=begin))
+        job = self._worker.here(state.job(inputs, position, position, begin=begin))
         return self._handed(job.latest(), begin, late)
 
-    def _predict_by(self, inputs, deadline, begin):
+    def _predict_by(self, state, inputs, deadline, begin):
         size, pace = inputs[0].shape[0], self._pace
-        if size not in self._times:
+        if size not in state.times:
             raise ValueError(
                 f"A deadline needs a size of batch that is prepared. Received: a batch of {size}, prepared: "
-                f"{sorted(self._times)}. Call `predictor.prepare(example)` with an example of that size."
+                f"{sorted(state.times)}. Call `predictor.prepare(example)` with an example of that size."
             )
-        times = self._times[size]
+        times = state.times[size]
         end = begin + deadline - pace.margin(deadline)
         limit = time.time() + end - time.perf_counter()
 
         def first():  # when its turn has come, which may be late
             return pace.first(begin + deadline - time.perf_counter(), times.safe)
 
-        job = self._worker.later(self._job(inputs, first, limit=limit, needed=times.stages, begin=begin))
-        answer = job.wait(max(end - time.perf_counter(), 0.0))
+        job = self._worker.later(state.job(inputs, first, limit=limit, needed=times.stages, begin=begin))
+        waits = time.perf_counter()
+        answer = job.wait(max(end - waits, 0.0))
         if not job.done:
-            pace.overslept(time.perf_counter() - end)
+            pace.overslept(time.perf_counter() - max(end, waits))
         if answer is None:
             answer = job.wait_for_first()
         pace.saw(job.first_seconds / times.usual[job.first])
@@ -188,13 +189,13 @@ class Predictor(BatchMethods):
         answer.late = answer.seconds > deadline
         return answer
 
-    def _predict_until(self, inputs, until, begin):
+    def _predict_until(self, state, inputs, until, begin):
         carried = inputs
-        for position in range(len(self.exit_names)):
+        for position in range(len(state.engine)):
             with self._worker.lock:
-                logits, carried = self._engine.stage(position, carried, inputs)
+                logits, carried = state.engine.stage(position, carried, inputs)
                 logits = as_array(logits)
-            answer = self._answer(position, logits, time.perf_counter() - begin)
+            answer = state.answer(position, logits, time.perf_counter() - begin)
             if until(answer):
                 break
         return answer
@@ -208,7 +209,8 @@ class Predictor(BatchMethods):
         Raises:
             ValueError: if `x` does not fit the model.
         """
-        return self._worker.later(self._job(self._stages.start(x)))
+        state = self._state
+        return self._worker.later(state.job(state.stages.start(x)))
 
     def stream(self, x):
         """Yields an `Answer` of each exit as soon as it is there; closing the generator stops the computation.
@@ -219,10 +221,11 @@ class Predictor(BatchMethods):
             ValueError: if `x` does not fit the model.
             Exception: what a stage raised, if one did.
         """
-        inputs = self._stages.start(x)
+        state = self._state
+        inputs = state.stages.start(x)
 
         def answers():
-            job = self._worker.later(self._job(inputs))
+            job = self._worker.later(state.job(inputs))
             try:
                 yield from job.answers()
             finally:
@@ -231,16 +234,57 @@ class Predictor(BatchMethods):
         return answers()
 
 
-@dataclasses.dataclass
-class _Times:
-    """By what deadlines are kept for one size of batch: seconds straight to each exit, in a bad moment and usually, and
-    of each stage.
-    """
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """All that hangs on which exits are stopped at. Whoever uses it keeps it, while the predictor may get another."""
 
-    example: object
-    safe: np.ndarray
-    usual: np.ndarray
-    stages: np.ndarray
+    stages: Stages
+    engine: engines.Engine
+    costs: list
+    temperatures: list
+    latencies: LatencyTable
+    times: dict  # from a size of batch to its `Times`
+
+    @classmethod
+    def of(cls, stages, example, dtype, temperatures):
+        """Compiles stages; `temperatures` is a dict by exits' names, with 1 for others."""
+        costs = stages.costs(stages.start(example))
+        table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs], dtype)
+        ordered = [temperatures.get(name, 1.0) for name in stages.exit_names]
+        return cls(stages, engines.engine(stages), costs, ordered, table, {})
+
+    def job(self, inputs, first=0, last=None, **options):
+        return Job(self.engine, inputs, self.answer, first, last, **options)
+
+    def answer(self, position, logits, seconds):
+        name = self.stages.exit_names[position]
+        return Answer(logits, name, position, seconds, temperature=self.temperatures[position])
+
+    def prepare(self, example, worker, seconds=2.0):
+        """See `Predictor.prepare`."""
+
+        def timed(first, limit=engines.NEVER):
+            """Returns the seconds to each answer, by position, not counting what others made it wait."""
+            job = worker.later(self.job(inputs, first, limit=limit))
+            return {answer.position: answer.seconds - job.waited for answer in job.answers()}
+
+        inputs = self.stages.start(example)
+        exits, size = range(len(self.costs)), inputs[0].shape[0]
+        for first in exits:
+            timed(first)
+        if size not in self.latencies.direct:
+            direct, stages = [[] for _ in exits], [[] for _ in exits]
+            begin = time.perf_counter()
+            while len(stages[0]) < 5 or time.perf_counter() - begin < seconds:
+                for first in exits:
+                    direct[first].append(timed(first)[first])
+                told = timed(0, limit=engines.ALWAYS)
+                # An answer that a later one overtook was not told: it was there when the later one was.
+                ends = [min(told[later] for later in told if later >= position) for position in exits]
+                for times, start, end in zip(stages, [0.0, *ends], ends):
+                    times.append(end - start)
+            self.latencies.add(size, direct, stages)
+        self.times[size] = Times.of(self.latencies, size, example)
 
 
 def _stages(model, dtype):
@@ -263,9 +307,3 @@ def _evenly(costs, most):
     macs = np.array([cost.with_head for cost in costs], float)
     nearest = {int(np.abs(macs - target).argmin()) for target in np.linspace(macs[0], macs[-1], most)}
     return [costs[position].exit for position in sorted(nearest | {0, len(costs) - 1})]
-
-
-def _number(name, value):
-    if not isinstance(value, numbers.Real) or math.isnan(value):
-        raise ValueError(f"`{name}` must be a number. Received: {value!r}.")
-    return value

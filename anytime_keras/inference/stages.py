@@ -1,6 +1,7 @@
 """A model cut at its exits into stages that share its weights: each computes what its exit needs beyond the last."""
 
 import keras
+import numpy as np
 
 from anytime_keras import _errors, graph
 from anytime_keras.cost import exit_costs
@@ -102,7 +103,12 @@ class Stages:
             raise ValueError(f"The model takes {len(self.inputs)} inputs. Received: {len(values)}.")
         tensors = []
         for value, expected in zip(values, self.inputs):
-            tensor = keras.ops.convert_to_tensor(value, expected.dtype)
+            try:
+                tensor = keras.ops.convert_to_tensor(value, expected.dtype)
+            except Exception as error:  # each backend has errors of its own
+                raise ValueError(
+                    f"Input '{expected.name}' must be an array of numbers. Received: {type(value).__name__}; {error}"
+                ) from error
             fits = len(tensor.shape) == len(expected.shape) and all(
                 own is None or own == size for size, own in zip(tensor.shape, expected.shape)
             )
@@ -120,13 +126,14 @@ class Stages:
     def _in_order(self, x):
         """Lists inputs in the order of the model's; a dict may also go by the inputs' names."""
         if not isinstance(x, dict):
-            return keras.tree.flatten(x)
+            several = isinstance(x, (list, tuple)) and len(self.inputs) > 1
+            return keras.tree.flatten([_whole(value) for value in x] if several else _whole(x))
         given = self.model.input
         names = list(given) if isinstance(given, dict) else [tensor.name for tensor in self.inputs]
         if set(x) != set(names):
             raise ValueError(f"The model takes the inputs {names}. Received: {list(x)}.")
         in_order = keras.tree.flatten({name: name for name in names}) if isinstance(given, dict) else names
-        return [x[name] for name in in_order]
+        return [_whole(x[name]) for name in in_order]
 
     def costs(self, started):
         """Counts what it costs to stop at each of the exits, heads of others left out.
@@ -152,26 +159,66 @@ def in_dtype(model, dtype):
     Returns:
         A functional model with a dict of outputs.
     """
-    policy = keras.dtype_policies.get(dtype)
+    policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
 
     def copy(layer):
         config = layer.get_config()
-        if isinstance(layer, keras.Layer):  # and not a plain operation, which has no precision of its own
-            config["dtype"] = keras.dtype_policies.serialize(policy)
-        return type(layer).from_config(config)
+        # A plain operation has no precision of its own.
+        return type(layer).from_config(_under(policy, config) if isinstance(layer, keras.Layer) else config)
 
     plain = keras.Model(model.input, graph.outputs_by_name(model))
-    clone = keras.models.clone_model(plain, clone_function=copy)
-    for layer, original in zip(clone.layers, plain.layers):
-        for variable, value in zip(layer.variables, original.variables):
+    clone = keras.models.clone_model(plain, clone_function=copy, recursive=True)
+    for layer, original in zip(clone.layers, plain.layers, strict=True):
+        for variable, value in zip(layer.variables, original.variables, strict=True):
             variable.assign(keras.ops.cast(value, variable.dtype))
     return clone
+
+
+def _under(policy, config):
+    """Puts a layer's config, and those of layers within it, under a dtype policy.
+
+    Variables start as zeros: they are set later, and not every initializer can be drawn in every precision.
+    """
+    if isinstance(config, (list, tuple)):
+        return type(config)(_under(policy, value) for value in config)
+    if not isinstance(config, dict) or config.get("class_name") in ("InputLayer", "__keras_tensor__"):
+        return config
+    changed = {}
+    for key, value in config.items():
+        if key == "dtype" and keras.backend.is_float_dtype(keras.dtype_policies.get(value).compute_dtype):
+            changed[key] = policy
+        elif key.endswith("initializer") and value is not None:
+            changed[key] = "zeros"
+        else:
+            changed[key] = _under(policy, value)
+    return changed
+
+
+def _whole(value):
+    """Makes an array of nested lists of numbers; leaves others as they are, lists of arrays among them."""
+    if not isinstance(value, (list, tuple)) or any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(value)):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"An input must be an array of numbers. Received: lists that form none; {error}") from error
+
+
+def exits_as_list(exits):
+    """Returns names of exits as a list.
+
+    Raises:
+        ValueError: if they are not a list or tuple of str.
+    """
+    if not isinstance(exits, (list, tuple)) or not all(isinstance(name, str) for name in exits):
+        raise ValueError(f"`exits` must be a list of names, such as `['exit_1', 'exit_3']`. Received: {exits!r}.")
+    return list(exits)
 
 
 def _chosen(exits, names):
     if exits is None:
         return names
-    chosen = list(exits)
+    chosen = exits_as_list(exits)
     for name in chosen:
         if name not in names:
             raise ValueError(

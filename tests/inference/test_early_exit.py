@@ -118,9 +118,11 @@ def test_budgets_that_are_not_fitted_or_cannot_be_kept_are_refused(learner):
     predictor = quick(model)
     with pytest.raises(ValueError, match="No threshold.*100.*fit_thresholds"):
         predictor.predict_batch(validation[0], average_budget=100)
-    for budget in (1, -5, float("nan")):
+    for budget in (1, -5):
         with pytest.raises(ValueError, match="at least what the first exit costs, .* MACs. Received"):
             predictor.fit_thresholds(validation, budget)
+    with pytest.raises(ValueError, match="must be a number of MACs. Received: nan"):
+        predictor.fit_thresholds(validation, float("nan"))
     for wrong in ({}, {"confidence": 0.5, "average_budget": 100}):
         with pytest.raises(ValueError, match="One of `confidence` and `average_budget`"):
             predictor.predict_batch(validation[0], **wrong)
@@ -204,9 +206,181 @@ def test_what_was_found_is_saved_with_the_model(make, tmp_path):
 def test_labels_that_do_not_fit_are_refused(learner):
     model, (x, y) = learner
     predictor = quick(model)
-    with pytest.raises(ValueError, match="from 0 to 2 for each of 600 samples. Received: 599 labels"):
+    with pytest.raises(ValueError, match=r"x and y must be of one length. Received: lengths \[599, 600\]"):
         predictor.calibrate((x, y[1:]))
     with pytest.raises(ValueError, match="Received: 600 labels from 1 to 3"):
         predictor.calibrate((x, y + 1))
     with pytest.raises(ValueError, match="Received: none"):
         predictor.calibrate(iter([]))
+
+
+class Table(keras.layers.Layer):
+    """Weights of a shape without an axis of samples, whatever it is called on."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def build(self, input_shape):
+        self.table = self.add_weight(shape=self.shape, initializer="glorot_normal")
+
+    def call(self, x):
+        return self.table + 0
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(self.shape, "float32")
+
+
+def with_a_table(shape, first):
+    """Two stages that share a table, which stands first or last among what the second one takes."""
+    features = keras.Input((6, 4))
+    table = Table(shape)(features) if first else None
+    x = keras.layers.Dense(4)(features)
+    table = Table(shape)(x) if table is None else table
+    early = keras.layers.Dense(3)(keras.layers.Flatten()(x + table))
+    late = keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Dense(4)(x) + table))
+    return ak.AnytimeModel(features, {"early": early, "late": late})
+
+
+def merged():
+    """Between its exits the axis of samples is merged with another one; the third exit sees it by itself again."""
+    features = keras.Input((6, 4))
+    flat = keras.layers.Dense(4, activation="tanh")(keras.ops.reshape(features, (-1, 4)))
+    exits = {"early": keras.layers.Dense(3)(keras.layers.Flatten()(keras.ops.reshape(flat, (-1, 6, 4))))}
+    apart = keras.layers.Flatten()(keras.ops.reshape(keras.layers.Dense(5)(flat), (-1, 6, 5)))
+    exits["middle"] = keras.layers.Dense(3)(apart)
+    exits["late"] = keras.layers.Dense(3)(keras.layers.Dense(4, activation="tanh")(apart))
+    return ak.AnytimeModel(features, exits)
+
+
+def swapped():
+    """Its second stage takes samples along the second axis."""
+    features = keras.Input((6, 4))
+    turned = keras.ops.transpose(keras.layers.Dense(4)(features), (1, 0, 2))
+    early = keras.layers.Dense(3)(keras.ops.mean(turned, axis=0))
+    late = keras.layers.Dense(3)(keras.ops.mean(keras.layers.Dense(4, activation="tanh")(turned), axis=0))
+    return ak.AnytimeModel(features, {"early": early, "late": late})
+
+
+def leaving(model, count, share):
+    """Runs a batch of which a share leaves at the first exit; checks the logits, and returns the answer and costs."""
+    checks.scramble(model)
+    x = networks.inputs_for(model, batch=count)
+    predictor, expected = quick(model), np.stack(list(checks.outputs(model, x).values()))
+    sure = np.sort(probabilities(expected[0]).max(axis=-1))[::-1]
+    answer = predictor.predict_batch(x, confidence=[float(sure[int(share * count)]), *[2.0] * (len(expected) - 2)])
+    np.testing.assert_allclose(answer.logits, expected[answer.positions, np.arange(count)], rtol=1e-4, atol=1e-4)
+    assert 0 < (answer.positions == 0).sum() < count
+    return answer, np.array([exit.macs for exit in model.exits])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(1, 6, 4), (6, 4)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_table_that_samples_share_stays_whole_when_some_leave(shape, first, share):
+    answer, macs = leaving(with_a_table(shape, first), 16, share)
+    assert answer.average_macs == macs[answer.positions].mean()
+
+
+@pytest.mark.parametrize("make", [merged, swapped])
+def test_where_samples_cannot_be_told_apart_all_go_on_and_are_paid_for(make):
+    answer, macs = leaving(make(), 6, 0.5)  # six of six: the axes cannot be told by their lengths either
+    computed = np.where(answer.positions == 0, 1, answer.positions)  # then the merged axes are apart again
+    assert answer.average_macs == macs[computed].mean() > macs[answer.positions].mean()
+    sizes = {tuple(leaving(make(), count, 0.5)[0].logits.shape) for count in (5, 9)}
+    assert sizes == {(5, 3), (9, 3)}
+
+
+def test_a_batch_of_fixed_size_stays_whole():
+    features = keras.Input(batch_shape=(9, 4))
+    x = keras.layers.Dense(4)(features)
+    exits = {"early": keras.layers.Dense(3)(x), "late": keras.layers.Dense(3)(keras.layers.Dense(5)(x))}
+    model = ak.AnytimeModel(features, exits)
+    predictor = ak.Predictor(model, networks.inputs_for(model, batch=9))
+    answer = predictor.predict_batch(networks.inputs_for(model, batch=9), confidence=0.5)
+    assert answer.average_macs == predictor.costs[1].with_all_heads
+
+
+@pytest.mark.parametrize("batches", [list, tuple, iter])
+def test_two_batches_are_no_pair_of_arrays(learner, batches):
+    model, (x, y) = learner
+    model.inference = None
+    budget = float(model.exits[-1].macs)
+    whole_set = quick(model).calibrate((x, y))
+    model.inference = None
+    in_two = [(x[:300], y[:300]), (x[300:], y[300:])]
+    assert quick(model).calibrate(batches(in_two)) == pytest.approx(whole_set)
+    assert list(quick(model).fit_thresholds(batches(in_two), budget)) == [budget]
+    model.inference = None
+    assert quick(model).calibrate([x, y]) == whole_set
+    with pytest.raises(ValueError, match="must be batches"):
+        quick(model).calibrate(None)
+    model.inference = None
+
+
+def test_predictors_of_one_model_keep_each_others_findings(learner):
+    model, (x, y) = learner
+    model.inference = None
+    weights = model.get_weights()
+    model.get_layer("exit_2").kernel.assign(keras.ops.zeros(model.get_layer("exit_2").kernel.shape))
+    calibrated, full, two = quick(model), quick(model), ak.Predictor(model, x[:1], exits=["exit_1", "exit_4"])
+    budget = float(model.exits[-1].macs)
+    two.fit_thresholds((x, y), budget)
+    full.fit_thresholds((x, y), budget / 2)
+    temperatures = calibrated.calibrate((x, y))
+    full.fit_thresholds((x, y), budget)
+    assert model.inference["temperatures"] == temperatures and model.inference["exits"] == list(temperatures)
+    for predictor in (two, full):
+        assert predictor.predict_batch(x, average_budget=budget).average_macs <= budget
+    assert full.predict_batch(x, average_budget=budget / 2).average_macs <= budget / 2
+    for later in (calibrated, quick(model)):
+        with pytest.raises(ValueError, match="No threshold is fitted"):  # those were for other temperatures
+            later.predict_batch(x, average_budget=budget)
+    model.set_weights(weights)
+    model.inference = None
+
+
+@pytest.mark.parametrize("shape", ["one unit", "a map"])
+def test_heads_that_tell_no_classes_are_refused_but_their_logits_are_given(shape):
+    features = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(3, 1)(features)
+    maps = {"early": x, "late": keras.layers.Conv2D(3, 1)(x)}
+    if shape == "one unit":
+        maps = {name: keras.layers.Dense(1)(keras.layers.Flatten()(value)) for name, value in maps.items()}
+    model = ak.AnytimeModel(features, maps)
+    x, y = networks.inputs_for(model, batch=4), np.array([0, 1, 0, 1])
+    predictor = quick(model)
+    answer = predictor.predict(x)
+    np.testing.assert_allclose(answer.logits, whole(model, x)["late"], rtol=1e-5, atol=1e-6)
+    asks = [
+        lambda: predictor.predict_batch(x, confidence=0.5),
+        lambda: predictor.calibrate((x, y)),
+        lambda: predictor.fit_thresholds((x, y), 1e9),
+        lambda: answer.confidence,
+        lambda: answer.classes,
+    ]
+    for ask in asks:
+        with pytest.raises(ValueError, match="two classes or more.*Received: shape"):
+            ask()
+
+
+def test_budgets_may_be_of_any_kind_of_number(learner):
+    model, validation = learner
+    model.inference = None
+    predictor, macs = quick(model), float(model.exits[-1].macs)
+    for budgets in (np.array([macs, 2 * macs]), [macs, 2 * macs], (np.float64(macs), int(2 * macs))):
+        assert list(predictor.fit_thresholds(validation, budgets)) == [macs, 2 * macs]
+    x = validation[0][:5]
+    expected = predictor.predict_batch(x, average_budget=macs, batch_size=2)
+    given = predictor.predict_batch(x, average_budget=np.float64(macs), batch_size=np.int64(2))
+    np.testing.assert_array_equal(given.logits, expected.logits)
+    for wrong in ([macs], np.array([macs]), "all"):
+        with pytest.raises(ValueError, match="`average_budget` must be a number of MACs. Received"):
+            predictor.predict_batch(x, average_budget=wrong)
+    for wrong in ("all", None, ["all"]):
+        with pytest.raises(ValueError, match="`average_budget` must be a number of MACs. Received"):
+            predictor.fit_thresholds(validation, wrong)
+    for wrong in (True, 2.0, "2"):
+        with pytest.raises(ValueError, match="`batch_size` must be an int"):
+            predictor.predict_batch(x, confidence=0.5, batch_size=wrong)
+    model.inference = None

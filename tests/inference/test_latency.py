@@ -71,3 +71,59 @@ def test_a_predictor_takes_a_saved_table_of_its_own_network_alone(tmp_path):
     first.latencies.macs[0] += 1
     with pytest.raises(ValueError, match="another network: macs"):
         ak.Predictor(model, x, latencies=first.latencies)
+
+
+def spoil(content, how):
+    rows = content["direct"]["1"]
+    if how == "nan":
+        rows[0][0] = float("nan")
+    elif how == "null":
+        rows[0][0] = None
+    elif how == "negative":
+        rows[0] = [-1.0] * 8
+    elif how == "zero":
+        rows[0] = [0.0] * 8
+    elif how == "infinite":
+        rows[0][-1] = float("inf")
+    elif how == "descending":
+        rows[0] = rows[0][::-1]
+    elif how == "other quantiles":
+        content["quantiles"][0] = 0.01
+    elif how == "other sizes":
+        del content["stages"]["8"]
+    return content
+
+
+HOW = ["nan", "null", "negative", "zero", "infinite", "descending", "other quantiles", "other sizes"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_times_that_cannot_be_are_refused(how, tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(spoil(json.loads(some_table().to_json()), how)))
+    with pytest.raises(ValueError, match="no table of latencies: ValueError.*Expected"):
+        LatencyTable.from_json(path)
+
+
+def test_a_predictor_refuses_what_is_no_table(tmp_path):
+    model = networks.eleven_exits(2)
+    x = networks.inputs_for(model, batch=1)
+    with pytest.raises(ValueError, match="nowhere.json' is no table of latencies: FileNotFoundError"):
+        ak.Predictor(model, x, latencies=tmp_path / "nowhere.json")
+    for wrong in ({}, 3, [1.0]):
+        with pytest.raises(ValueError, match="a `LatencyTable` or the path of a saved one. Received"):
+            ak.Predictor(model, x, latencies=wrong)
+    costs = ak.Predictor(model, x).costs
+    spoiled = LatencyTable(model.exit_names, [cost.with_head for cost in costs])
+    spoiled.add(1, [[float("nan")]] * 2, [[1.0]] * 2)
+    with pytest.raises(ValueError, match="no seconds"):
+        ak.Predictor(model, x, latencies=spoiled)
+
+
+def test_a_table_handed_over_is_not_shared():
+    model = networks.eleven_exits(2)
+    x = networks.inputs_for(model, batch=1)
+    first = ak.Predictor(model, x)
+    second = ak.Predictor(model, x, latencies=first.latencies)
+    second.prepare(networks.inputs_for(model, batch=3), seconds=0)
+    assert list(second.latencies.direct) == [1, 3] and list(first.latencies.direct) == [1]

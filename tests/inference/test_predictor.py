@@ -347,3 +347,107 @@ def test_the_pace_is_slow_at_once_and_fast_again_little_by_little():
     for _ in range(300):
         pace.overslept(0.0)
     assert pace.margin(1.0) < 0.0005
+    for wrong in (math.inf, -math.inf, math.nan):
+        pace.overslept(wrong)
+        pace.saw(wrong)
+    assert pace.margin(1.0) < 0.0005 and pace.slowdown < 1.02
+
+
+def test_deadlines_long_past_do_not_spoil_later_ones():
+    slow = Slow(2)
+    predictor = ak.Predictor(slow.model, slow.x, latencies=table(slow.model, [0.02, 0.04], [0.02] * 2))
+    slow.seconds = 0.02
+    for deadline in (-1000, -math.inf, -1e300):
+        assert predictor.predict(slow.x, deadline=deadline).late
+    assert predictor._pace.margin(1.0) < 0.02 and math.isfinite(predictor._pace.slowdown)
+
+
+def test_calibrating_beside_other_threads_changes_their_answers_at_once_and_wholly():
+    model = networks.residual()
+    checks.scramble(model)
+    predictor = quick(model)
+    data = networks.inputs_for(model, batch=32)
+    outputs = whole(model, data)
+    labels = outputs["exit_6"].argmax(axis=-1)  # so the last exit is of use; of the others some are not
+    x = networks.inputs_for(model, batch=1)
+    expected, errors, seen, done = whole(model, x), [], set(), threading.Event()
+    old_job = predictor.start(x)
+
+    def ask(seed):
+        choice = random.Random(seed)
+        asks = [
+            lambda: [predictor.predict(x, deadline=choice.random() * 0.01)],
+            lambda: [predictor.predict(x, budget=choice.random() * 1e5)],
+            lambda: [predictor.predict(x, until=lambda answer: choice.random() < 0.3)],
+            lambda: list(predictor.stream(x)),
+            lambda: [predictor.start(x).wait()],
+        ]
+        try:
+            while not done.is_set():
+                for answer in choice.choice(asks)():
+                    np.testing.assert_allclose(answer.logits, expected[answer.exit], rtol=1e-4, atol=1e-5)
+                    assert 0 < answer.temperature <= 100
+                batch = predictor.predict_batch(x, confidence=choice.random())
+                np.testing.assert_allclose(batch.logits, expected[batch.exits[0]], rtol=1e-4, atol=1e-4)
+                seen.add(len(predictor.exit_names))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        found = predictor.calibrate((data, labels))
+        assert 1 < len(found) < 6
+        time.sleep(0.3)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
+    assert not errors and seen == {6, len(found)}
+    assert predictor.exit_names == list(found) and predictor.temperatures == list(found.values())
+    assert old_job.wait().exit == "exit_6" and old_job.latest().position == 5
+    alone = predictor.latencies.quantile(1, 0.5)
+    begin = time.perf_counter()
+    for _ in range(10):
+        predictor.predict(x)
+    assert alone[-1] < 20 * (time.perf_counter() - begin) / 10, "waiting for other threads is not the network's time"
+
+
+def test_an_input_may_be_nested_lists_of_numbers():
+    model = networks.eleven_exits(3)
+    predictor, x = quick(model), networks.inputs_for(model, batch=2)
+    expected = predictor.predict(x).logits
+    for given in (x.tolist(), tuple(map(tuple, x.tolist())), [x], {model.inputs[0].name: x.tolist()}):
+        np.testing.assert_array_equal(predictor.predict(given).logits, expected)
+    several = networks.several_inputs()
+    predictor, x = quick(several), networks.inputs_for(several)
+    for given in ({name: value.tolist() for name, value in x.items()}, [x[t.name].tolist() for t in several.inputs]):
+        np.testing.assert_array_equal(predictor.predict(given).logits, predictor.predict(x).logits)
+
+
+@pytest.mark.parametrize("x", ["abc", None, object(), [[1, 2], [3]], [["a"] * 4]])
+def test_what_are_no_numbers_is_refused_as_an_input(x):
+    with pytest.raises(ValueError, match="Received"):
+        quick(networks.eleven_exits(2)).predict(x)
+
+
+def test_arguments_of_the_wrong_kind_are_refused_before_any_work():
+    slow = Slow(2)
+    predictor = quick(slow.model)
+    slow.begun = 0
+    for until in (5, "sure", 0.5):
+        with pytest.raises(ValueError, match="`until` must be a function.*Received"):
+            predictor.predict(slow.x, until=until)
+    for exits in (3, "exit_1", [1, 2], {"exit_1": 1}):
+        with pytest.raises(ValueError, match="`exits` must be a list of names.*Received"):
+            ak.Predictor(slow.model, slow.x, exits=exits)
+        with pytest.raises(ValueError, match="`exits` must be a list of names.*Received"):
+            Stages(slow.model, exits)
+    assert slow.begun == 0
+    job = predictor.start(slow.x)
+    for timeout in ("a", math.nan, [1]):
+        with pytest.raises(ValueError, match="`timeout` must be a number of seconds.*Received"):
+            job.wait(timeout)
+    job.wait(-1)
+    assert job.wait(math.inf).exit == "exit_2"

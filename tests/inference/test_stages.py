@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from anytime_keras import graph
+from anytime_keras import AnytimeModel, graph
 from anytime_keras.inference import Stages
 from anytime_keras.inference.stages import in_dtype
 from tests import checks
@@ -122,5 +122,30 @@ def test_another_precision_keeps_the_weights(make):
     assert {variable.dtype for variable in low.variables} == {"bfloat16"}
     answers = low({name: x[name] for name in x} if isinstance(x, dict) else x)
     for name, logits in checks.outputs(model, x).items():
+        got = keras.ops.convert_to_numpy(keras.ops.cast(answers[name], "float32"))
+        assert 0 < np.abs(got - logits).max() < 0.1 * np.abs(logits).max()
+
+
+def nested():
+    """Layers within models, within wrappers, and a recurrent one, whose initial weights are hard to draw."""
+    inner = keras.Sequential([keras.layers.Dense(5, activation="relu"), keras.Sequential([keras.layers.Dense(4)])])
+    part = keras.Input((4,))
+    functional = keras.Model(part, keras.layers.Dense(4)(inner(part)))
+    words = keras.Input((3,), dtype="int32")
+    x = keras.layers.TimeDistributed(functional)(keras.layers.Embedding(9, 4)(words))
+    early = keras.layers.Dense(3)(inner(keras.layers.Flatten()(x)[:, :4]))
+    late = keras.layers.Dense(3)(keras.layers.Bidirectional(keras.layers.LSTM(3))(x))
+    return AnytimeModel(words, {"early": early, "late": late})
+
+
+def test_another_precision_reaches_layers_within_layers():
+    model = nested()
+    checks.scramble(model)
+    low, x = in_dtype(model, "bfloat16"), np.array([[1, 2, 3], [4, 5, 6]])
+    assert {variable.dtype for variable in low.variables if "float" in variable.dtype} == {"bfloat16"}
+    assert {layer.compute_dtype for layer in low._flatten_layers() if hasattr(layer, "kernel")} == {"bfloat16"}
+    answers = low(x)
+    for name, logits in checks.outputs(model, x).items():
+        assert keras.backend.standardize_dtype(answers[name].dtype) == "bfloat16"
         got = keras.ops.convert_to_numpy(keras.ops.cast(answers[name], "float32"))
         assert 0 < np.abs(got - logits).max() < 0.1 * np.abs(logits).max()
