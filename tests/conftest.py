@@ -11,6 +11,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
+# Training is run on JAX by `test_scan.py`, which compares the scan with `fit`; commands and zoo are the same on both.
+ON_JAX = ["weighting", "models", "cost", "data", "evaluation", "inference", "training/test_scan.py", "zoo/test_load.py"]
+ON_JAX = [f"tests/{place}" for place in ON_JAX]
 FAST_COMPILATION = "--xla_backend_optimization_level=0"
 BACKEND = keras.backend.backend()
 
@@ -35,7 +38,7 @@ def pytest_collection_finish(session):
     if wanted and BACKEND == "tensorflow":
         output = tempfile.TemporaryFile("w+")
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *ON_JAX],
             cwd=session.config.rootpath,
             # Small networks take XLA longer to compile well than to run.
             env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_COMPILATION},

@@ -128,6 +128,7 @@ class _Processes:
 
     def run(self, inputs, run):
         """Computes one input; blocks until every member is done, or stopped."""
+        self._check_alive()
         self._number += 1
         run.number = self._number
         if run.limit == engines.NEVER:
@@ -156,15 +157,18 @@ class _Processes:
             try:
                 said = self._results.get(timeout=0.2)
             except queue.Empty:
-                dead = [process.exitcode for process in self._processes if not process.is_alive()]
-                if dead:
-                    raise RuntimeError(f"A process of the ensemble has died, exit code {dead[0]}.") from None
+                self._check_alive()
                 if until is not None and time.monotonic() > until:
                     raise RuntimeError(f"The ensemble's processes were not ready in {READY_SECONDS} s.") from None
                 continue
             if isinstance(said, str):
                 raise RuntimeError(f"A process of the ensemble failed:\n{said}")
             return said
+
+    def _check_alive(self):
+        dead = [process.exitcode for process in self._processes if not process.is_alive()]
+        if dead:
+            raise RuntimeError(f"A process of the ensemble has died, exit code {dead[0]}.")
 
     def close(self):
         self._finalizer()

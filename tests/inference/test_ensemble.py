@@ -90,11 +90,14 @@ def test_an_exit_worse_than_an_earlier_one_is_passed_over(eann, digits):
     assert chained.exit_names == [own.name for own in chained.exits if own.used]
 
 
-def test_the_predictor_gives_the_members_answers_bit_for_bit(eann, images):
+def test_the_predictor_gives_the_members_answers(eann, images):
     predictor = ak.Predictor(eann, example=images)
     assert predictor.exit_names == eann.exit_names
     for answer in predictor.stream(images):
-        np.testing.assert_array_equal(answer.logits, by_hand(eann, images, answer.exit), strict=False)
+        same_bits = keras.backend.backend() == "tensorflow"  # XLA fuses a whole network and its stages differently
+        np.testing.assert_allclose(
+            answer.logits, by_hand(eann, images, answer.exit), rtol=0, atol=0 if same_bits else 1e-5
+        )
     assert answer.exit == eann.exit_names[-1]
     for name, cost in zip(predictor.exit_names, predictor.costs):
         own = next(own for own in eann.exits if own.name == name)
@@ -198,10 +201,11 @@ def test_members_run_in_parallel_processes(eann, images):
         job.stop()
         job.wait()
         assert predictor.predict(images, deadline=60.0).exit == eann.exit_names[-1], "usable after a stop"
-        predictor._processes._processes[0].kill()
+        process = predictor._processes._processes[0]
+        process.kill()
+        process.join()
         with pytest.raises(RuntimeError, match="died"):
-            for _ in range(20):
-                predictor.predict(images)
+            predictor.predict(images)
     with pytest.raises(ValueError, match="EANN"):
         ak.inference.ParallelPredictor(eann.members[0], images)
     with pytest.raises(ValueError, match="workers"):

@@ -21,7 +21,7 @@ def of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("ANYTIME_KERAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ANYTIME_KERAS_ZOO", raising=False)
     monkeypatch.setattr(catalog, "_added", [])
-    monkeypatch.setattr(cache, "TIMEOUT", 0.5)
+    monkeypatch.setattr(cache, "TIMEOUT", 1.5)
     places.site.cache_clear()
 
 
@@ -72,7 +72,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(content if how == "send" else content[: len(content) // 2])
             if how == "stall":
                 self.wfile.flush()
-                time.sleep(2)
+                time.sleep(4)
 
     def log_message(self, *arguments):
         pass
