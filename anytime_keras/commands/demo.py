@@ -2,7 +2,7 @@
 
   anytime-keras demo
 
-Needs no network and about a minute on two cores. Writes the trained network, its curve and a picture to --folder.
+Needs no network. Writes the trained network, its curve and a picture to --folder.
 """
 
 import pathlib

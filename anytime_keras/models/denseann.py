@@ -19,7 +19,6 @@ The code drops out a fifth after each convolution on small images, the text a te
 
 import keras
 
-from anytime_keras.models.anytime_model import AnytimeModel
 from anytime_keras.models.blocks import (
     STEMS,
     Builder,
@@ -31,10 +30,11 @@ from anytime_keras.models.blocks import (
     check_preset,
     kept,
 )
+from anytime_keras.models.family import Family
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
-class DenseANN(AnytimeModel):
+class DenseANN(Family):
     """A DenseNet-BC with exits.
 
     `ak.models.build` knows `"denseann121"`, `"denseann169"` and `"denseann201"` for ILSVRC, and `"denseann"`, the
@@ -137,22 +137,8 @@ class DenseANN(AnytimeModel):
         self.preset = preset
 
     def get_config(self):
-        return {
-            "depth": self.depth,
-            "blocks": self.blocks if self.depth is None else None,
-            "growth_rate": self.growth_rate,
-            "exit_every": self.exit_every,
-            "first_exit": self.first_exit,
-            "stem": self.stem,
-            "reduction": self.reduction,
-            "dropout": self.dropout,
-            "input_shape": self.image_shape,
-            "num_classes": self.num_classes,
-            "preset": self.preset,
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
+        config = super().get_config()
+        return config if self.depth is None else {**config, "blocks": None}  # `depth` says it
 
 
 def _block_sizes(depth, blocks):

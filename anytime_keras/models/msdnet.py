@@ -19,7 +19,6 @@ would be), and features that no later exit reads are left out of the network.
 
 import keras
 
-from anytime_keras.models.anytime_model import AnytimeModel
 from anytime_keras.models.blocks import (
     STEMS,
     Builder,
@@ -30,10 +29,11 @@ from anytime_keras.models.blocks import (
     check_positive_list,
     kept,
 )
+from anytime_keras.models.family import Family
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
-class MSDNet(AnytimeModel):
+class MSDNet(Family):
     """The MSDNet of the AdaLoss paper.
 
     `ak.models.build` knows `"msdnet23"`, `"msdnet33"` and `"msdnet38"`.
@@ -143,23 +143,6 @@ class MSDNet(AnytimeModel):
         self.stem = stem
         self.image_shape = input_shape
         self.num_classes = num_classes
-
-    def get_config(self):
-        return {
-            "blocks": self.blocks,
-            "exit_every": self.exit_every,
-            "first_exit": self.first_exit,
-            "growth_rate": self.growth_rate,
-            "factors": self.factors,
-            "channels": self.channels,
-            "reduction": self.reduction,
-            "stem": self.stem,
-            "input_shape": self.image_shape,
-            "num_classes": self.num_classes,
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
 
 
 def check_growth(growth_rate, factors):

@@ -18,7 +18,6 @@ import math
 
 import keras
 
-from anytime_keras.models.anytime_model import AnytimeModel
 from anytime_keras.models.blocks import (
     STEMS,
     check_choice,
@@ -27,13 +26,14 @@ from anytime_keras.models.blocks import (
     check_positive,
     check_positive_list,
 )
+from anytime_keras.models.family import Family
 from anytime_keras.models.msdnet import MultiScaleBuilder, check_growth
 
 STEPS = ("even", "growing")
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
-class PublishedMSDNet(AnytimeModel):
+class PublishedMSDNet(Family):
     """The MSDNet of Huang et al.
 
     `ak.models.build` knows `"msdnet_step4"`, `"msdnet_step6"` and `"msdnet_step7"` for ILSVRC, and
@@ -124,24 +124,6 @@ class PublishedMSDNet(AnytimeModel):
         self.stem = stem
         self.image_shape = input_shape
         self.num_classes = num_classes
-
-    def get_config(self):
-        return {
-            "num_exits": self.num_exits,
-            "base": self.base,
-            "step": self.step,
-            "steps": self.steps,
-            "growth_rate": self.growth_rate,
-            "factors": self.factors,
-            "channels": self.channels,
-            "reduction": self.reduction,
-            "stem": self.stem,
-            "input_shape": self.image_shape,
-            "num_classes": self.num_classes,
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
 
 
 def _exit_layers(num_exits, base, step, steps):

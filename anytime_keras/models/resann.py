@@ -15,12 +15,12 @@ is added, and its exits have no batch normalisation of their own.
 import keras
 from keras import ops
 
-from anytime_keras.models.anytime_model import AnytimeModel
 from anytime_keras.models.blocks import Builder, check_image_shape, check_positive, check_positive_list, check_preset
+from anytime_keras.models.family import Family
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
-class ResANN(AnytimeModel):
+class ResANN(Family):
     """The ResANN for small images: three blocks of basic pre-activation units, each block half as wide in space and
     twice as wide in channels as the last.
 
@@ -93,22 +93,9 @@ class ResANN(AnytimeModel):
         self.exit_every = exit_every
         self.preset = preset
 
-    def get_config(self):
-        return {
-            "num_units": self.num_units,
-            "channels": self.channels,
-            "input_shape": self.image_shape,
-            "num_classes": self.num_classes,
-            "exit_every": self.exit_every,
-            "preset": self.preset,
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
-
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
-class BottleneckResANN(AnytimeModel):
+class BottleneckResANN(Family):
     """The ResANN for ILSVRC: blocks of bottleneck pre-activation units, each block half as wide in space and twice as
     wide in channels as the last.
 
@@ -184,19 +171,6 @@ class BottleneckResANN(AnytimeModel):
         self.image_shape = input_shape
         self.num_classes = num_classes
         self.preset = preset
-
-    def get_config(self):
-        return {
-            "blocks": self.blocks,
-            "exit_every": self.exit_every,
-            "channels": self.channels,
-            "input_shape": self.image_shape,
-            "num_classes": self.num_classes,
-            "preset": self.preset,
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
 
 
 def _exit(build, x, num_classes, preset, name):
