@@ -53,7 +53,10 @@ class Stages:
         needs = []
         for name in self.exit_names:
             calls = graph.calls(self._outputs[name], made)
-            needs.append([tensor for call in calls for tensor in call.input_tensors] + [self._outputs[name]])
+            masks = [mask for call in calls for mask in map(_mask, call.input_tensors) if mask is not None]
+            calls = graph.calls([self._outputs[name], *masks], made)
+            read = [tensor for call in calls for tensor in call.input_tensors]
+            needs.append([*read, *masks, self._outputs[name]])
             made = made + [tensor for call in calls for tensor in call.output_tensors]
             cuts.append(calls)
         carried, available = [list(self.model.inputs)], {id(tensor): tensor for tensor in self.model.inputs}
@@ -82,6 +85,9 @@ class Stages:
         given = self._cuts[position]
         inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in given]
         values = {id(tensor): new for tensor, new in zip(given, inputs)}
+        for tensor in given:
+            if id(_mask(tensor)) in values:
+                values[id(tensor)] = WithMask()([values[id(tensor)], values[id(_mask(tensor))]])
         for call in graph.calls(outputs, given):
             args, kwargs = call.arguments.fill_in(values)
             results = keras.tree.flatten(call.operation(*args, **kwargs))
@@ -147,6 +153,28 @@ class Stages:
         outputs = {name: self._outputs[name] for name in self.exit_names}
         shapes = [tuple(tensor.shape[1:]) for tensor in started]
         return exit_costs(keras.Model(self.inputs, outputs), input_shape=shapes)
+
+
+def _mask(tensor):
+    """Returns the mask that Keras keeps beside a symbolic tensor, itself a tensor of the graph, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+class WithMask(keras.Layer):
+    """Puts a mask back beside the tensor that it came with: what is handed from stage to stage has lost it.
+
+    Most layers are told of a mask by an argument of their call; one of another precision finds it beside the tensor.
+    """
+
+    def __init__(self):
+        super().__init__(autocast=False)
+        self.supports_masking = True
+
+    def call(self, inputs):
+        return inputs[0]
+
+    def compute_mask(self, inputs, previous_mask):
+        return inputs[1]
 
 
 def in_dtype(model, dtype):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.inference import Stages, engines
 from tests import checks
@@ -148,3 +149,22 @@ def test_what_a_stage_raises_comes_out_of_the_run_and_the_next_one_works():
         run = Recorded(3)
         engine.run(good, run)
         assert len(run.answers) == 3
+
+
+def test_a_mask_crosses_to_a_layer_of_another_precision():
+    """Keras does not hand such a layer its mask as an argument: it finds it beside the tensor."""
+
+    def network(mask_zero):
+        words = keras.Input((6,), dtype="int32")
+        embedded = keras.layers.Embedding(10, 4, mask_zero=mask_zero)(words)
+        first = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(embedded))
+        second = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D(dtype="float16")(embedded))
+        model = ak.AnytimeModel(words, {"first": first, "second": second})
+        checks.scramble(model)
+        return model
+
+    x, model = np.array([[1, 2, 3, 0, 0, 0], [4, 0, 0, 0, 0, 0]], "int32"), network(True)
+    expected, unmasked = checks.outputs(model, x), checks.outputs(network(False), x)
+    assert all(np.abs(expected[name] - unmasked[name]).max() > 0.01 for name in expected), "the mask must matter"
+    for answer in ak.Predictor(model, x).stream(x):
+        np.testing.assert_allclose(answer.logits, expected[answer.exit], rtol=1e-3)
