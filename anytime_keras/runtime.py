@@ -53,6 +53,15 @@ def finish(outputs):
     return keras.tree.map_structure(lambda value: np.asarray(keras.ops.convert_to_numpy(value)), outputs)
 
 
+def repeatable():
+    """Has TensorFlow on a CPU compute the same bits each time, from now on; on an accelerator that costs too much."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.enable_op_determinism()
+
+
 def machine():
     """Describes what a measurement was made with: versions, processor, device, date."""
     versions = {}

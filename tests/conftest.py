@@ -70,8 +70,13 @@ def two_replicas():
 
 
 @pytest.fixture(autouse=True)
-def fresh_keras():
-    """Every test starts with the same names, policy and random numbers."""
+def fresh_keras(monkeypatch):
+    """Every test starts with the same names, policy and random numbers.
+
+    What commands ask of TensorFlow for the rest of a process, to compute repeatably, is slow and forbids XLA and the
+    clock: tests that want it run a command in a process of its own.
+    """
+    monkeypatch.setattr("anytime_keras.runtime.repeatable", lambda: None)
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)

@@ -52,13 +52,12 @@ def main(recipe, name, label=None, precision="float32", argv=None, **facts):
 
 
 def _run(recipe, name, label, precision, facts, values):
-    from anytime_keras import training, zoo
-    from anytime_keras.commands import train
+    from anytime_keras import runtime, training, zoo
     from anytime_keras.zoo import publishing
 
     if values.publish:
         publishing.open_zoo(values.zoo, name, label)  # before hours of training
-    train._repeatable()
+    runtime.repeatable()
     folder = values.folder or f"runs/{publishing.stem(name, label)}"
     run = training.train(recipe, folder, resume=True, callbacks=[_seconds()])
     if values.publish:

@@ -64,9 +64,10 @@ flags.DEFINE_bool("tensorboard", True, "Write TensorBoard's logs.", **_own)
 def run(flags, arguments):
     if arguments:
         raise ValueError(f"Unknown arguments: {arguments}. Flags look like --epochs=10.")
+    from anytime_keras import runtime
     from anytime_keras.training import Recipe, train
 
-    _repeatable()
+    runtime.repeatable()
     if flags.resume and flags.folder and (pathlib.Path(flags.folder) / "recipe.json").exists():
         recipe = Recipe.from_json(pathlib.Path(flags.folder) / "recipe.json")
         changed = _changes(flags, recipe)
@@ -149,14 +150,3 @@ def _changes(flags, recipe):
         if flags[name].present:
             content[name] = flags[name].value
     return type(recipe).from_dict(content)
-
-
-def _repeatable():
-    """Has TensorFlow on a CPU compute the same bits each time; on an accelerator that would cost too much."""
-    import keras
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.enable_op_determinism()

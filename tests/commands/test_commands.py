@@ -16,12 +16,6 @@ def run(*arguments):
     commands.main(["anytime-keras", *map(str, arguments)])
 
 
-@pytest.fixture(autouse=True)
-def as_it_was(monkeypatch):
-    """`train` has TensorFlow compute repeatably for the rest of the process, which is not the commands' own here."""
-    monkeypatch.setattr("anytime_keras.commands.train._repeatable", lambda: None)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The demo's folder, after one epoch."""

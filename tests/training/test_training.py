@@ -18,6 +18,19 @@ from anytime_keras.training.checkpoint import Checkpoints
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:tensorboard")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def repeatable():
+    """As the command `train` computes; TensorFlow has no public way back."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    from tensorflow.python.framework import config
+
+    config.enable_op_determinism()
+    yield
+    config.disable_op_determinism()
+
+
 def tiny(**changes):
     return Recipe.paper(
         {"name": "resann", "num_units": 1, "channels": 4}, "digits", **{"epochs": 2, "batch_size": 256, **changes}

@@ -68,7 +68,6 @@ def test_bad_input_is_one_clear_line(arguments, message):
 def script(tmp_path, monkeypatch):
     """A recipe file, run in a folder of its own: the digits' with one epoch."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anytime_keras.commands.train._repeatable", lambda: None)
     (tmp_path / "own").mkdir()
     shutil.copy(ROOT / "zoo" / "recipes" / f"{DIGITS}.py", tmp_path / "own" / "try.py")
 
