@@ -19,10 +19,7 @@ What is in the file, and what to aim at:
     early_exit             speed-up over the last exit for all, over the speed-up in MACs; 0.8 at least
 """
 
-import argparse
-import json
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -34,6 +31,7 @@ import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.inference import early_exit, engines
 from anytime_keras.inference.answers import probabilities
+from tests.benchmarks.measuring import in_turns, parser, ratio, write
 
 SEED = 0
 
@@ -47,26 +45,6 @@ class Recorded(engines.Run):
 
     def emit(self, position, logits):
         self.times[position] = time.perf_counter() - self._begin
-
-
-def in_turns(functions, seconds, least=10):
-    """Returns a list of the seconds of each function (a dict), which take turns."""
-    for function in functions.values():  # compile
-        function()
-        function()
-    taken = {name: [] for name in functions}
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(next(iter(taken.values()))) < least:
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            taken[name].append(time.perf_counter() - start)
-    return taken
-
-
-def ratio(taken, ours, theirs):
-    ours, theirs = np.median(taken[ours]), np.median(taken[theirs])
-    return {"ratio": ours / theirs, "seconds": ours, "reference_seconds": theirs}
 
 
 def stages_table(predictor, model, batch, seconds):
@@ -170,27 +148,21 @@ def images(model, batch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement, about")
-    parser.add_argument("--num_units", type=int, default=9)
-    parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument(
-        "--out", type=pathlib.Path, default=None, help="a JSON file; by default results/ beside this one"
-    )
-    parser.add_argument("--note", default="", help="what else to write down, such as what ran beside")
-    flags = parser.parse_args()
+    made = parser(__doc__, seconds=20.0)
+    made.add_argument("--num_units", type=int, default=9)
+    made.add_argument("--channels", type=int, default=16)
+    flags = made.parse_args()
     load = os.getloadavg()
     keras.utils.set_random_seed(SEED)
     rng = np.random.default_rng(SEED)
     model = network(flags.num_units, flags.channels)
     predictor = ak.Predictor(model, images(model, 1))
+    size = "" if flags.channels == 16 else f"{flags.channels}channels_"
     table = {
-        "command": f"python -m tests.benchmarks.inference --seconds {flags.seconds:g}",
         "network": f"ResANN({flags.num_units}, {flags.channels}), 32x32",
         "exits": predictor.exit_names,
-        "machine": runtime.machine(),
         "seed": SEED,
-        "note": flags.note,
+        "load_before": load,
     }
     for batch in (1, 32):
         table[f"batch_{batch}"] = stages_table(predictor, model, batch, flags.seconds)
@@ -206,12 +178,7 @@ def main():
         finally:
             process.kill()
             process.wait()
-    table["load_before"], table["load_after"] = load, os.getloadavg()
-    out = flags.out or pathlib.Path(__file__).parent / "results" / f"inference_{keras.backend.backend()}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(table, indent=1, default=float)
-    out.write_text(text + "\n")
-    print(text)
+    write(f"inference_{size}{keras.backend.backend()}", flags, table)
 
 
 if __name__ == "__main__":

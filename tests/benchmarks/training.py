@@ -35,7 +35,9 @@ from anytime_keras.weighting import LossWeighting
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in dict(num_units=3, channels=16, side=32, batch_size=64, steps=30, epochs=5).items():
+    for name, default in dict(
+        num_units=3, channels=16, exit_every=1, side=32, batch_size=64, steps=30, epochs=5
+    ).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--models", default="1", help="numbers of networks side by side, comma-separated")
     parser.add_argument("--precision", default="float32")
@@ -60,7 +62,7 @@ def main(argv=None):
     print(json.dumps({"options": vars(options), "engines": table, "machine": runtime.machine()}, indent=1))
 
 
-def prepare(options, count):
+def prepare(options, count, weighting="adaloss"):
     """Returns the data, `count` compiled networks, and their weightings' callbacks."""
     rng = np.random.default_rng(0)
     images = options.batch_size * options.steps
@@ -70,10 +72,11 @@ def prepare(options, count):
         "y_train": np.arange(images) % 10,
     }
     recipe = Recipe.paper(
-        {"name": "resann", "num_units": options.num_units, "channels": options.channels},
+        {"name": "resann"} | {key: getattr(options, key) for key in ("num_units", "channels", "exit_every")},
         {"data": arrays, "augment": ["pad_crop", "flip"], "validation": 0, "test": 0},
         batch_size=options.batch_size,
         precision=options.precision,
+        weighting=weighting,
     )
     data = recipe.load_data()
     models = [recipe.build_model(data) for _ in range(count)]
@@ -90,13 +93,26 @@ def fit(options):
     return run_epoch
 
 
-def side_by_side(options, count):
-    data, models, weightings = prepare(options, count)
+def side_by_side(options, count, weighting="adaloss"):
+    return epochs(options, count, weighting).train
+
+
+def compiled_bytes(options, weighting):
+    """Bytes that XLA sets aside to run an epoch, beside the program's arguments and results."""
+    program = epochs(options, 1, weighting)
+    compiled, _ = program._program("train", program._train, 0)
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def epochs(options, count, weighting):
+    """Returns what trains `count` networks an epoch as one program."""
+    data, models, weightings = prepare(options, count, weighting)
     program = scan.Epochs(models, data, range(count))
-    for model, weighting in zip(models, weightings):
-        weighting.set_model(model)
+    for model, each in zip(models, weightings):
+        if model.num_exits > 1:
+            each.set_model(model)
     program.prepare()
-    return program.train
+    return program
 
 
 if __name__ == "__main__":

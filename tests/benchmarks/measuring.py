@@ -1,0 +1,65 @@
+"""What the benchmarks share: functions that take turns, ratios of their medians, the file that a table goes to."""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def in_turns(functions, seconds, least=10):
+    """Returns a list of the seconds of each function (a dict), which take turns."""
+    for function in functions.values():  # compile
+        function()
+        function()
+    taken = {name: [] for name in functions}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(next(iter(taken.values()))) < least:
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def ratio(taken, ours, theirs):
+    ours, theirs = np.median(taken[ours]), np.median(taken[theirs])
+    return {"ratio": ours / theirs, "seconds": ours, "reference_seconds": theirs}
+
+
+def parser(doc, seconds):
+    """Returns a parser with the flags that all benchmarks have."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--seconds", type=float, default=seconds, help="of each measurement, about")
+    made.add_argument("--out", type=pathlib.Path, default=None, help="a JSON file; by default in results/")
+    made.add_argument("--note", default="", help="what else to write down, such as what ran beside")
+    return made
+
+
+def write(name, flags, table, machine=None):
+    """Writes and prints a benchmark's table, with what it was measured on; `machine` is asked for once it is over."""
+    if machine is None:
+        from anytime_keras import runtime
+
+        machine = runtime.machine()
+    own = " ".join(f"--{key}={value}" for key, value in vars(flags).items() if key not in ("out", "note"))
+    command = f"python -m tests.benchmarks.{name.partition('_')[0]} {own}"
+    head = {"command": command, "machine": machine, "load": os.getloadavg(), "note": flags.note}
+    out = flags.out or RESULTS / f"{name}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**head, **table}, indent=1, default=float)
+    out.write_text(text + "\n")
+    print(text)
+
+
+def in_process(arguments, backend=None):
+    """Runs `python arguments...` in a process of its own and returns the JSON in the last line that it prints."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **({"KERAS_BACKEND": backend} if backend else {})}
+    done = subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,88 @@
+"""Measures whether the input pipeline keeps up with the training step, and writes `results/pipeline_tensorflow.json`.
+
+    python -m tests.benchmarks.pipeline
+
+For each kind of data: images a second of the training split, read and augmented as the paper has it, over the images a
+second of a training step on batches that are there already, of the network that the paper trains on such data; aim at
+2. The two take turns. Where both want the same processors, half of each would be left if they ran at once.
+    arrays     60,000 images of CIFAR's kind in memory; ResANN(9, 16)
+    folder     PNG files of CIFAR's kind; ResANN(9, 16)
+    ilsvrc     JPEG files of 500 x 375, random-resized crops to 224 x 224; MSDNet step 4
+Images are smooth random ones, since the time to decode depends on what there is to decode.
+"""
+
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+from PIL import Image
+
+import anytime_keras as ak
+from tests.benchmarks import measuring
+
+CLASSES = 10
+
+
+def picture(rng, width, height):
+    """A smooth random image: one as large as a stamp, enlarged."""
+    small = rng.integers(0, 256, (height // 8 or 1, width // 8 or 1, 3), "uint8")
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def folder(place, count, size, suffix):
+    rng = np.random.default_rng(0)
+    for split, number in (("train", count), ("test", CLASSES)):
+        for index in range(number):
+            path = pathlib.Path(place) / split / f"class_{index % CLASSES}" / f"{index}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(rng, *size).save(path)
+    return place
+
+
+def arrays():
+    rng = np.random.default_rng(0)
+    return {"x_train": rng.integers(0, 256, (60000, 32, 32, 3), "uint8"), "y_train": np.arange(60000) % CLASSES}
+
+
+def measure(data, network, batch_size, batches, seconds):
+    """Compares reading `batches` batches with two training steps on one that is there."""
+    model = ak.models.build(**network, num_classes=CLASSES)
+    model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stream = iter(data.training_stream())
+    held = next(stream)
+
+    def read():
+        for _ in range(batches):
+            next(stream)
+
+    def train():
+        for _ in range(2):
+            model.train_on_batch(*held)
+
+    taken = measuring.in_turns({"read": read, "train": train}, seconds, least=5)
+    read_rate = batches * batch_size / np.median(taken["read"])
+    train_rate = 2 * batch_size / np.median(taken["train"])
+    return {"ratio": read_rate / train_rate, "images_a_second": read_rate, "trained_a_second": train_rate}
+
+
+def main():
+    parser = measuring.parser(__doc__, seconds=30.0)
+    flags = parser.parse_args()
+    small = {"augment": ["pad_crop", "flip"], "validation": 0, "batch_size": 64}
+    resann = dict(name="resann", num_units=9, channels=16, input_shape=(32, 32, 3))
+    step4 = dict(name="msdnet_step4", input_shape=(224, 224, 3))
+    with tempfile.TemporaryDirectory() as place:
+        pngs = folder(f"{place}/png", 2000, (32, 32), "png")
+        jpegs = folder(f"{place}/jpeg", 600, (500, 375), "jpeg")
+        crops = dict(image_size=224, augment=["random_resized_crop", "flip"], validation=0, batch_size=16)
+        table = {
+            "arrays": measure(ak.data.load(arrays(), test=0, **small), resann, 64, 200, flags.seconds),
+            "folder": measure(ak.data.load(pngs, **small), resann, 64, 20, flags.seconds),
+            "ilsvrc": measure(ak.data.load(jpegs, **crops), step4, 16, 4, flags.seconds),
+        }
+    measuring.write("pipeline_tensorflow", flags, table)
+
+
+if __name__ == "__main__":
+    main()
