@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 SHARE = 0.95  # of a deadline, in which the first answer must fit when things go badly
-FORGETS = 0.98  # how much of a slow moment's memory is left one call later
+FORGETS = 0.9  # how much of a slow moment's memory is left one call later
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.1
 
 
