@@ -3,13 +3,14 @@
 Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), sections 3 and C.1, equation 7.
 """
 
-import numbers
-
 import keras
 import numpy as np
 from keras import ops
 
-from anytime_keras.weighting.schemes import Weighting
+from anytime_keras import _errors
+from anytime_keras.weighting import gradients
+from anytime_keras.weighting.adaptive import AdaptiveWeighting
+from anytime_keras.weighting.checks import check_number
 
 PRESETS = {
     # Paper, section C.2.
@@ -17,6 +18,7 @@ PRESETS = {
     # The authors' late ImageNet runs (https://github.com/EchoWho/AnytimeNeuralNetwork_public).
     "authors_code": dict(gamma=0.07, momentum=0.9, update_period=1, final_extra=1.0),
 }
+MEANS = ("arithmetic", "geometric", "batch")
 # Averages are kept above this where they divide, so that a loss of zero leaves finite weights.
 SMALLEST_AVERAGE = 1e-30
 
@@ -49,8 +51,37 @@ def adaloss_weights(averages, gamma=0.05, final_extra=0.0):
     return (1.0 - gamma) * weights + gamma
 
 
+def moved_averages(averages, losses, momentum, mean="arithmetic"):
+    """Returns the running means of the exits' losses after one more batch.
+
+    Args:
+        averages, losses: tensors or arrays of shape `(num_exits,)`.
+        momentum: float in [0, 1).
+        mean: `"arithmetic"`, of the losses; `"geometric"`, the exponential of the mean of their logarithms; or
+            `"batch"`, the losses themselves.
+
+    Returns:
+        A float32 tensor of shape `(num_exits,)`.
+
+    Example:
+    >>> import keras
+    >>> for mean in ("arithmetic", "geometric", "batch"):
+    ...     print(keras.ops.convert_to_numpy(moved_averages([4.0, 1.0], [1.0, 1.0], 0.5, mean)).tolist())
+    [2.5, 1.0]
+    [2.0, 1.0]
+    [1.0, 1.0]
+    """
+    averages, losses = (ops.convert_to_tensor(value, "float32") for value in (averages, losses))
+    if mean == "batch":
+        return losses
+    if mean == "geometric":
+        before, now = (ops.log(ops.maximum(value, SMALLEST_AVERAGE)) for value in (averages, losses))
+        return ops.exp(momentum * before + (1.0 - momentum) * now)
+    return momentum * averages + (1.0 - momentum) * losses
+
+
 @keras.saving.register_keras_serializable(package="anytime_keras")
-class AdaLossWeighting(Weighting):
+class AdaLossWeighting(AdaptiveWeighting):
     """Keeps the running means of the exits' losses and weighs each loss by the inverse of its own.
 
     The weights of a batch come from the batches before it; they are all 1 until the first update. The first
@@ -58,7 +89,9 @@ class AdaLossWeighting(Weighting):
     several replicas the losses of the global batch count. A batch in which a loss is not finite is skipped.
 
     Args:
-        gamma: float in [0, 1], share of equal weights (see `adaloss_weights`). 0.05 in the paper.
+        gamma: float in [0, 1], share of equal weights (see `adaloss_weights`). 0.05 in the paper. Or a
+            `keras.optimizers.schedules.LearningRateSchedule` that gives it by the number of batches seen (ours):
+            `PolynomialDecay(1.0, steps, 0.0)` goes from equal weights to pure AdaLoss.
         momentum: float in [0, 1) of the averages. 0.9 in the paper.
         update_period: int, batches from one update of the weights to the next; the averages move with
             every batch. 1 in the paper.
@@ -69,6 +102,11 @@ class AdaLossWeighting(Weighting):
             step, about `num_exits / 2` times as long; for experiments.
         preset: `"paper"`, or `"authors_code"` for gamma 0.07 and final_extra 1. Arguments above that are not
             None take precedence.
+        mean: which mean of the losses to weigh by, see `moved_averages`. With `"arithmetic"`, the paper's, training
+            lowers the geometric mean of the exits' expected losses (equation 4). `"batch"` weighs every batch by its
+            own losses, without a mean: that lowers the expectation of the batch's geometric mean, from which the
+            paper sets equation 4 apart, since ln and expectation do not commute. `"geometric"` puts the expectation of
+            the logarithm in between: it stays below the arithmetic mean by more, the more a loss varies. Ours.
 
     Example:
     >>> import keras
@@ -79,14 +117,27 @@ class AdaLossWeighting(Weighting):
     ([0.5, 1.0], [4.0, 2.0])
     """
 
+    starts = {"averages": 0.0}
+
     def __init__(
-        self, gamma=None, momentum=None, update_period=None, final_extra=None, first_order=False, preset="paper"
+        self,
+        gamma=None,
+        momentum=None,
+        update_period=None,
+        final_extra=None,
+        first_order=False,
+        preset="paper",
+        mean="arithmetic",
     ):
         super().__init__()
         if not isinstance(first_order, bool):
             raise ValueError(f"`first_order` must be True or False. Received: first_order={first_order!r}.")
-        if not isinstance(preset, str) or preset not in PRESETS:
-            raise ValueError(f"`preset` must be one of {sorted(PRESETS)}. Received: preset={preset!r}.")
+        for name, value, known in (("preset", preset, sorted(PRESETS)), ("mean", mean, MEANS)):
+            if not isinstance(value, str) or value not in known:
+                raise ValueError(
+                    f"`{name}` must be one of {list(known)}. Received: {name}={value!r}. "
+                    f"{_errors.nearest(value, known)}"
+                )
         chosen = PRESETS[preset]
         self.gamma = chosen["gamma"] if gamma is None else gamma
         self.momentum = chosen["momentum"] if momentum is None else momentum
@@ -94,124 +145,70 @@ class AdaLossWeighting(Weighting):
         self.final_extra = chosen["final_extra"] if final_extra is None else final_extra
         self.first_order = first_order
         self.preset = preset
-        _check_number("gamma", self.gamma, "in [0, 1]", lambda value: 0 <= value <= 1)
-        _check_number("momentum", self.momentum, "in [0, 1)", lambda value: 0 <= value < 1)
-        _check_number("final_extra", self.final_extra, "of 0 or more", lambda value: 0 <= value < float("inf"))
-        _check_number(
+        self.mean = mean
+        if not _is_schedule(self.gamma):
+            check_number("gamma", self.gamma, "in [0, 1], or a Keras schedule", lambda value: 0 <= value <= 1)
+        check_number("momentum", self.momentum, "in [0, 1)", lambda value: 0 <= value < 1)
+        check_number("final_extra", self.final_extra, "of 0 or more", lambda value: 0 <= value < float("inf"))
+        check_number(
             "update_period", self.update_period, "of batches, 1 or more", lambda value: value >= 1 and value % 1 == 0
         )
-
-    def build(self, exits):
-        super().build(exits)
-
-        def variable(value, shape, dtype, name):
-            # Every replica assigns the same values, made from the global batch's losses: see `update`.
-            return keras.Variable(
-                keras.initializers.Constant(value),
-                shape,
-                dtype,
-                trainable=False,
-                autocast=False,
-                aggregation="only_first_replica",
-                name=name,
+        if mean == "batch" and (first_order or self.update_period != 1):
+            raise ValueError(
+                "`mean='batch'` weighs every batch by its own losses: it takes no `first_order` and no "
+                f"`update_period`. Received: first_order={first_order}, update_period={self.update_period}."
             )
 
-        self._averages = variable(0.0, (self.num_exits,), "float32", "averages")
-        self._weights = variable(1.0, (self.num_exits,), "float32", "weights")
-        self._steps = variable(0, (), "int32", "steps")
-        self._skipped = variable(0, (), "int32", "skipped")
+    @property
+    def by_batch(self):
+        return self.mean == "batch"
 
     @property
-    def variables(self):
-        return [self._averages, self._weights, self._steps, self._skipped] if self.built else []
-
-    @property
-    def weights(self):
-        self._check_built()
-        return self._read(self._weights)
+    def measure(self):
+        return gradients.mean_squares if self.first_order else None
 
     @property
     def averages(self):
         """The running means of the losses, a float32 array of shape `(num_exits,)`; NaN before the first batch."""
-        self._check_built()
-        averages = self._read(self._averages)
+        averages = self._read("averages")
         return averages if self.steps else np.full_like(averages, np.nan)
 
-    @property
-    def steps(self):
-        """How many batches the averages have seen, an int."""
-        self._check_built()
-        return int(self._read(self._steps))
+    def of_batch(self, losses):
+        if not self.by_batch:
+            return self.current()
+        return self._weights_for(losses, ops.convert_to_tensor(self._state["steps"]) + 1)
 
-    @property
-    def skipped(self):
-        """How many batches were left out because a loss was not finite, an int."""
-        self._check_built()
-        return int(self._read(self._skipped))
+    def moved(self, state, losses, measured):
+        values = losses if measured is None else measured
+        averages = moved_averages(state["averages"], values, self.momentum, self.mean)
+        averages = ops.where(ops.equal(state["steps"], 1), values, averages)
+        due = ops.equal(state["steps"] % self.update_period, 0)
+        weights = self._weights_for(averages, state["steps"])
+        return {"averages": averages, "weights": ops.where(due, weights, state["weights"])}
 
-    def current(self):
-        return ops.convert_to_tensor(self._weights)
-
-    def update(self, losses):
-        state = (self._averages, self._weights, self._steps, self._skipped)
-        averages, weights, steps, skipped = (ops.convert_to_tensor(variable) for variable in state)
-        losses = ops.stop_gradient(ops.cast(losses, "float32"))
-        moved = ops.where(ops.equal(steps, 0), losses, self.momentum * averages + (1.0 - self.momentum) * losses)
-        # One NaN would stay in an average for ever: such a batch changes nothing but the count of those skipped.
-        finite = ops.all(ops.isfinite(losses))
-        averages = ops.where(finite, moved, averages)
-        steps = steps + ops.cast(finite, "int32")
-        due = ops.logical_and(finite, ops.equal(steps % self.update_period, 0))
-        self._averages.assign(averages)
-        self._weights.assign(ops.where(due, adaloss_weights(averages, self.gamma, self.final_extra), weights))
-        self._steps.assign(steps)
-        self._skipped.assign(skipped + ops.cast(ops.logical_not(finite), "int32"))
-
-    def _read(self, variable):
-        if self._synchronize is not None:
-            self._synchronize()
-        return np.array(ops.convert_to_numpy(variable))
-
-    def restart(self):
-        if self.built:
-            self.set_state(
-                {"averages": [0.0] * self.num_exits, "weights": [1.0] * self.num_exits, "steps": 0, "skipped": 0}
-            )
-
-    def get_state(self):
-        self._check_built()
-        return {
-            "exits": self.exit_names,
-            "averages": self._read(self._averages).tolist(),
-            "weights": self._read(self._weights).tolist(),
-            "steps": self.steps,
-            "skipped": self.skipped,
-        }
-
-    def set_state(self, state):
-        if not self.built:
-            self.build(state["exits"])
-        if len(state["averages"]) != self.num_exits:
-            raise ValueError(
-                f"The state is of {len(state['averages'])} exits, this weighting has {self.num_exits}. "
-                "Use the state with the network that it comes from."
-            )
-        self._averages.assign(state["averages"])
-        self._weights.assign(state["weights"])
-        self._steps.assign(state["steps"])
-        self._skipped.assign(state["skipped"])
+    def _weights_for(self, averages, steps):
+        gamma = ops.clip(self.gamma(steps), 0.0, 1.0) if _is_schedule(self.gamma) else self.gamma
+        return adaloss_weights(averages, gamma, self.final_extra)
 
     def get_config(self):
+        gamma = keras.saving.serialize_keras_object(self.gamma) if _is_schedule(self.gamma) else self.gamma
         return {
-            "gamma": self.gamma,
+            "gamma": gamma,
             "momentum": self.momentum,
             "update_period": self.update_period,
             "final_extra": self.final_extra,
             "first_order": self.first_order,
             "preset": self.preset,
+            "mean": self.mean,
         }
 
+    @classmethod
+    def from_config(cls, config):
+        gamma = config.get("gamma")
+        if isinstance(gamma, dict):
+            gamma = keras.saving.deserialize_keras_object(gamma)
+        return cls(**{**config, "gamma": gamma})
 
-def _check_number(name, value, range, within):
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not within(value):
-        raise ValueError(f"`{name}` must be a number {range}. Received: {name}={value!r}.")
+
+def _is_schedule(gamma):
+    return isinstance(gamma, keras.optimizers.schedules.LearningRateSchedule)

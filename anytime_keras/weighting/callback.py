@@ -10,13 +10,18 @@ import keras
 from anytime_keras import _errors, graph
 from anytime_keras.weighting import schemes, training_loss
 from anytime_keras.weighting.adaloss import AdaLossWeighting
+from anytime_keras.weighting.adaptive import AdaptiveWeighting
+from anytime_keras.weighting.gradnorm import GradNormWeighting
 from anytime_keras.weighting.training_loss import TrainingLoss
+from anytime_keras.weighting.uncertainty import UncertaintyWeighting
 
 SCHEMES = {
     "constant": schemes.ConstantWeighting,
     "linear": schemes.LinearWeighting,
     "half_end": schemes.HalfEndWeighting,
     "adaloss": AdaLossWeighting,
+    "gradnorm": GradNormWeighting,
+    "uncertainty": UncertaintyWeighting,
 }
 
 
@@ -30,7 +35,8 @@ class LossWeighting(keras.callbacks.Callback):
     `TensorBoard`). A `fit` with the same object goes on with what was learnt; a new object starts anew.
 
     Args:
-        weighting: `"constant"`, `"linear"`, `"half_end"`, `"adaloss"`, or a `Weighting`.
+        weighting: `"constant"`, `"linear"`, `"half_end"`, `"adaloss"`, `"gradnorm"`, `"uncertainty"`, or a
+            `Weighting`.
 
     Raises:
         ValueError: at the start of `fit`, if the model is not functional or has but one output with a loss.
@@ -123,27 +129,26 @@ class LossWeighting(keras.callbacks.Callback):
                 f"The weighting has had no effect: the `train_step` of {type(self.model).__name__} never called "
                 "`compute_loss`. Compute the loss with `self.compute_loss(x, y, y_pred, sample_weight)` in it."
             )
-        self._check_averages()
+        self._check_state()
         if logs is not None:
             logs.update(
                 (f"{name}_weight", float(weight)) for name, weight in zip(self.weighting.exit_names, self.weights)
             )
 
-    def _check_averages(self):
-        if not isinstance(self.weighting, AdaLossWeighting):
-            return
-        if (self.weighting.averages < 0).any():
+    def _check_state(self):
+        weighting = self.weighting
+        if isinstance(weighting, AdaLossWeighting) and (weighting.averages < 0).any():
             raise ValueError(
                 "AdaLoss needs losses that are never negative, since it weighs by their inverse. "
-                f"Received averages {self.weighting.averages.tolist()}. Add a constant to the losses, or choose "
+                f"Received averages {weighting.averages.tolist()}. Add a constant to the losses, or choose "
                 f"another weighting."
             )
-        if self.weighting.skipped and not self._warned:
+        if isinstance(weighting, AdaptiveWeighting) and weighting.skipped and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{self.weighting.skipped} batches had a loss that is not finite at one exit or more. AdaLoss left "
-                "them out of its averages; the training step itself did not. Look for the cause in the data or the "
-                "learning rate.",
+                f"{weighting.skipped} batches had a loss that is not finite at one exit or more. The weighting learnt "
+                "nothing from them; the training step itself did not leave them out. Look for the cause in the data or "
+                "the learning rate.",
                 stacklevel=2,
             )
 
@@ -157,12 +162,13 @@ class AdaLoss(LossWeighting):
     Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.06832), equation 7.
 
     Args:
-        gamma: float in [0, 1], share of equal weights. None is 0.05, the paper's.
+        gamma: float in [0, 1], share of equal weights, or a Keras schedule of it. None is 0.05, the paper's.
         momentum: float in [0, 1) of the running means. None is 0.9, the paper's.
         update_period: int, batches between two updates of the weights. None is 1, the paper's.
         final_extra: float, raises the last exit's weight. None is 0, the paper's.
         first_order: bool, go by the losses' gradients instead of the losses; slow.
         preset: `"paper"` or `"authors_code"`.
+        mean: `"arithmetic"`, the paper's, `"geometric"` or `"batch"`: of which losses to take the inverse.
 
     Raises:
         ValueError: if an argument is out of range; at the start of `fit`, if the model is not functional or has
@@ -180,9 +186,16 @@ class AdaLoss(LossWeighting):
     """
 
     def __init__(
-        self, gamma=None, momentum=None, update_period=None, final_extra=None, first_order=False, preset="paper"
+        self,
+        gamma=None,
+        momentum=None,
+        update_period=None,
+        final_extra=None,
+        first_order=False,
+        preset="paper",
+        mean="arithmetic",
     ):
-        super().__init__(AdaLossWeighting(gamma, momentum, update_period, final_extra, first_order, preset))
+        super().__init__(AdaLossWeighting(gamma, momentum, update_period, final_extra, first_order, preset, mean))
 
 
 def get(weighting):

@@ -1,4 +1,4 @@
-"""The mean squared gradient of each exit's loss, for first-order AdaLoss."""
+"""The gradient of each exit's loss by itself, for weightings that go by its size."""
 
 import math
 
@@ -25,30 +25,62 @@ def mean_squares(model, exit_names, losses_of, x, y, sample_weight):
     Returns:
         Tensor of shape `(num_exits,)`.
     """
+    chosen = range(len(model.trainable_variables))
+    sizes = [
+        max(sum(math.prod(variable.shape) for variable in variables.values()), 1)
+        for variables in _dependencies(model, exit_names)
+    ]
+    # Half, as TensorFlow's `l2_loss` in the authors' code has it.
+    return 0.5 * _squares(model, losses_of, x, y, sample_weight, chosen) / ops.convert_to_tensor(sizes, "float32")
+
+
+def shared_norms(model, exit_names, losses_of, x, y, sample_weight):
+    """Computes the norm of each loss's gradient over the parameters that every exit depends on.
+
+    Arguments, result and passes are those of `mean_squares`.
+    """
+    dependencies = _dependencies(model, exit_names)
+    chosen = [
+        position
+        for position, variable in enumerate(model.trainable_variables)
+        if all(id(variable) in variables for variables in dependencies)
+    ]
+    if not chosen:
+        raise ValueError(
+            "GradNorm needs trainable parameters that all exits depend on. "
+            f"Received: model '{model.name}' with exits {list(exit_names)}, which share none. Choose another weighting."
+        )
+    return ops.sqrt(_squares(model, losses_of, x, y, sample_weight, chosen))
+
+
+def _squares(model, losses_of, x, y, sample_weight, chosen):
+    """Sums the squares of each loss's gradient with respect to the trainable variables at the positions `chosen`."""
     trainable = [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in model.trainable_variables]
     others = [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in model.non_trainable_variables]
 
     def losses(values):
-        y_pred, _ = model.stateless_call(values, others, x, training=True)
+        every = list(trainable)
+        for position, value in zip(chosen, values):
+            every[position] = value
+        y_pred, _ = model.stateless_call(every, others, x, training=True)
         return ops.stack(losses_of(x, y, y_pred, sample_weight))
 
-    sums = (_jax_sums if keras.backend.backend() == "jax" else _tensorflow_sums)(losses, trainable)
-    sizes = [max(size, 1) for size in _sizes(model, exit_names)]
-    # Half, as TensorFlow's `l2_loss` in the authors' code has it.
-    return ops.stop_gradient(0.5 * sums / ops.convert_to_tensor(sizes, "float32"))
+    sums = _jax_sums if keras.backend.backend() == "jax" else _tensorflow_sums
+    return ops.stop_gradient(sums(losses, [trainable[position] for position in chosen]))
 
 
-def _sizes(model, exit_names):
-    """Counts the trainable parameters that each exit depends on."""
+def _dependencies(model, exit_names):
+    """For each exit, the trainable variables that it depends on, by their `id`."""
     outputs = graph.outputs_by_name(model)
-    for name in exit_names:
-        variables = {
+    return [
+        {
             id(variable): variable
             for call in graph.calls(outputs[name], model.inputs)
             if isinstance(call.operation, keras.Layer)
             for variable in call.operation.trainable_variables
         }
-        yield sum(math.prod(variable.shape) for variable in variables.values())
+        for name in exit_names
+    ]
 
 
 def _tensorflow_sums(losses, values):

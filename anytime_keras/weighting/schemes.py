@@ -15,7 +15,17 @@ class Weighting:
     through the weights.
 
     Call: losses, shape `(num_exits,)` -> scalar.
+
+    Example:
+    >>> weighting = LinearWeighting()
+    >>> float(weighting(ops.convert_to_tensor([2.0, 1.0, 1.0])))  # 0.25 * 2 + 0.625 * 1 + 1 * 1
+    2.125
     """
+
+    # Whether the weights of a batch follow from that batch's own losses: then `of_batch` gives them.
+    by_batch = False
+    # What else `update` learns from: None, or a function of `gradients`, whose result it gets besides the losses.
+    measure = None
 
     def __init__(self):
         self.exit_names = None
@@ -54,14 +64,19 @@ class Weighting:
         """Returns the weights as a tensor, within a training step; shape `(num_exits,)`."""
         raise NotImplementedError
 
-    def update(self, losses):
+    def of_batch(self, losses):
+        """Returns the weights for the batch of these losses, of all replicas; shape `(num_exits,)`, as theirs."""
+        return self.current()
+
+    def update(self, losses, measured=None):
         """Learns from the losses of one batch, of all replicas, within a training step; shape `(num_exits,)`."""
 
     def __call__(self, losses):
         if not self.built:
             self.build(int(losses.shape[0]))
-        total = ops.sum(ops.stop_gradient(self.current()) * losses)
-        self.update(replicas.total(ops.stop_gradient(losses)))
+        batch = replicas.total(ops.stop_gradient(losses))
+        total = ops.sum(ops.stop_gradient(self.of_batch(batch)) * losses)
+        self.update(batch)
         return total
 
     def restart(self):
@@ -90,7 +105,17 @@ class Weighting:
 
 
 class StaticWeighting(Weighting):
-    """A weighting whose weights are known from the number of exits. Subclasses say which in `values`."""
+    """A weighting whose weights are known from the number of exits. Subclasses say which in `values`.
+
+    Example:
+    >>> class SquareWeighting(StaticWeighting):
+    ...     def values(self, num_exits):
+    ...         return [(number / num_exits) ** 2 for number in range(1, num_exits + 1)]
+    >>> weighting = SquareWeighting()
+    >>> weighting.build(2)
+    >>> weighting.weights.tolist()
+    [0.25, 1.0]
+    """
 
     def values(self, num_exits):
         """Returns the weights for so many exits, a list of float, earliest exit first."""

@@ -17,7 +17,7 @@ import keras
 from keras import ops
 
 from anytime_keras import graph
-from anytime_keras.weighting import gradients, replicas
+from anytime_keras.weighting import replicas
 
 
 class TrainingLoss:
@@ -122,21 +122,37 @@ class TrainingLoss:
         if not training:
             return self._compute_loss(x, y, y_pred, sample_weight, training=False)
         self.used = True
-        with self._recording(self.weighting.current(), x, y, y_pred, sample_weight) as losses:
+        weights = self.weighting.current()
+        with self._recording(weights, x, y, y_pred, sample_weight) as losses:
             total = self._compute_loss(x, y, y_pred, sample_weight, training=True)
-        if getattr(self.weighting, "first_order", False):
-            self.weighting.update(
-                gradients.mean_squares(self.model, self.weighting.exit_names, self._losses_of, x, y, sample_weight)
-            )
+        losses = ops.stack(losses)
+        batch = replicas.total(replicas.share(y_pred, losses.dtype) * ops.stop_gradient(losses))
+        if self.weighting.by_batch:
+            # The compiled loss has weighed each term before all were known.
+            more = ops.cast(self.weighting.of_batch(batch) - weights, losses.dtype)
+            total = total + ops.sum(ops.stop_gradient(more) * self._own_weights() * losses)
+        measure = self.weighting.measure
+        if measure is None:
+            self.weighting.update(batch)
         else:
-            self.weighting.update(replicas.total(ops.stop_gradient(ops.stack(losses))))
+            names = self.weighting.exit_names
+            self.weighting.update(batch, measure(self.model, names, self._losses_of, x, y, sample_weight))
         return total
+
+    def _own_weights(self):
+        """The weights that the user gave to `compile`, in the exits' order."""
+        own = [1.0] * len(self._positions)
+        for record in self._records:
+            if record.loss_weights is not None:
+                own[self._positions[record.path]] = record.loss_weights
+        return ops.stack([ops.cast(weight, self.compiled.dtype) for weight in own])
 
     def _losses_of(self, x, y, y_pred, sample_weight):
         """Returns the exits' unweighted losses, a list of scalars, and leaves no trace in the metrics."""
         with self._recording(None, x, y, y_pred, sample_weight) as losses:
             self._compute_loss_in_vain(x, y, y_pred, sample_weight)
-        return losses
+        share = replicas.share(y_pred, self.compiled.dtype)
+        return [share * loss for loss in losses]
 
     def _compute_loss_in_vain(self, *batch):
         """Computes the model's loss as it does without us, and throws away what that changes."""

@@ -1,0 +1,113 @@
+"""Gradient equilibrium: what the exits send back through the network is averaged, not summed.
+
+Reference: [Li, Zhang, Qi, Yang, Huang, ICCV 2019](https://arxiv.org/abs/1908.06294), section 3.1.
+"""
+
+import keras
+from keras import ops, tree
+
+from anytime_keras import graph
+from anytime_keras.models import AnytimeModel
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class GradientScale(keras.layers.Layer):
+    """Passes its input on as it is, and in training its gradient back times `factor`.
+
+    Args:
+        factor: float.
+
+    Example:
+    >>> import keras
+    >>> keras.ops.convert_to_numpy(GradientScale(0.5)(keras.ops.convert_to_tensor([3.0]))).tolist()
+    [3.0]
+    """
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x, training=False):
+        if not training:
+            return x  # nothing to compute, nor to export
+        kept = ops.stop_gradient(x)
+        return kept + self.factor * (x - kept)  # exactly x: what is added is 0
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+def gradient_equilibrium(model):
+    """Returns the same network, its gradients scaled between stages so that each part gets the mean over its exits.
+
+    The sum of n exits' gradients at the first stage is of n terms, at the last of one. Here a part of the network that
+    the exits from number i to n depend on gets their mean instead, `1 / (n - i + 1)` of the sum; an exit's own
+    head gets its gradient whole. Answers are the same, bit for bit. It is a matter of the graph, not of the losses'
+    weights, and goes with any weighting: hence a function on the network, not a callback.
+
+    The reference scales MSDNet's coarsest maps alone, where its exits are; here all that passes from stage to stage.
+
+    Args:
+        model: functional Keras model with several outputs, such as an `AnytimeModel`, not yet compiled.
+
+    Returns:
+        An `AnytimeModel` with the same layers, and with `GradientScale` layers between them.
+
+    Raises:
+        ValueError: if the model is not functional.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> scaled = gradient_equilibrium(model)
+    >>> sorted({round(layer.factor, 3) for layer in scaled.layers if isinstance(layer, GradientScale)})  # of 3 exits
+    [0.333, 0.5, 0.667]
+    """
+    if not graph.is_functional(model):
+        raise ValueError(
+            f"`model` must be a functional Keras model with several outputs. Received: {type(model).__name__}."
+        )
+    outputs = graph.outputs_by_name(model)
+    shares = _shares(model, outputs)
+    values = {id(tensor): tensor for tensor in graph.functional(model).inputs}
+    made = {id(tensor): 1.0 for tensor in graph.functional(model).inputs}  # the share of what made a tensor
+    scaled = {}
+
+    def scale(tensor, factor):
+        if factor == 1.0:
+            return values[id(tensor)]
+        key = id(tensor), factor
+        if key not in scaled:
+            name = f"{graph.producer(tensor).operation.name}_gradient_{len(scaled) + 1}"
+            dtype = keras.dtype_policies.DTypePolicy(tensor.dtype)
+            scaled[key] = GradientScale(factor, name=name, dtype=dtype)(values[id(tensor)])
+        return scaled[key]
+
+    inputs = {id(tensor) for tensor in graph.functional(model).inputs}
+    for call in graph.calls(list(outputs.values()), model.inputs):
+        share = shares[id(call)]
+        given = {
+            id(tensor): values[id(tensor)] if id(tensor) in inputs else scale(tensor, made[id(tensor)] / share)
+            for tensor in call.input_tensors
+        }
+        args, kwargs = call.arguments.fill_in(given)
+        results = tree.flatten(call.operation(*args, **kwargs))
+        for tensor, result in zip(call.output_tensors, results):
+            values[id(tensor)], made[id(tensor)] = result, share
+    new = {name: values[id(tensor)] for name, tensor in outputs.items()}
+    return AnytimeModel(model.input, new, name=model.name, dtype=getattr(model, "dtype_policy", None))
+
+
+def _shares(model, outputs):
+    """The share of the summed gradients that each call's parameters are to get, by the call's `id`."""
+    last = len(outputs)
+    first, users = {}, {}
+    for number, tensor in enumerate(outputs.values(), 1):
+        for call in graph.calls(tensor, model.inputs):
+            first.setdefault(id(call), number)
+            users[id(call)] = users.get(id(call), 0) + 1
+    # What one exit alone depends on is its head: it gets all there is.
+    return {call: 1.0 if users[call] == 1 else 1.0 / (last - number + 1) for call, number in first.items()}
