@@ -51,6 +51,7 @@ def _check_places(flags):
 def _curve(flags, path):
     from anytime_keras import evaluation
     from anytime_keras.commands import loading
+    from anytime_keras.data import crops
 
     if path.suffix == ".json":
         return evaluation.Curve.from_json(path)
@@ -59,6 +60,7 @@ def _curve(flags, path):
     if images is None:
         raise ValueError(f"'{data.name}' has no {flags.split} images.")
     latency = flags.latency or flags.cost == "latency"
-    curve = evaluation.evaluate(model, images, latency=latency, name=path.stem)
+    with crops.corruption_told():
+        curve = evaluation.evaluate(model, images, latency=latency, name=path.stem)
     curve.about.update(data=data.describe(), split=flags.split)
     return curve

@@ -33,13 +33,16 @@ flags.DEFINE_string(
 )
 flags.DEFINE_float("validation", None, "Share (below 1) or number of training images to hold out.", **_own)
 flags.DEFINE_integer("image_size", None, "Side in pixels to crop images of different sizes to.", **_own)
+flags.DEFINE_bool("skip_corrupt", False, "Leave out images of a folder that cannot be decoded, with a warning.", **_own)
 flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data, or tiny-imagenet-200 lies.", **_own)
-flags.DEFINE_string("weighting", None, "adaloss, constant, linear, half_end, or single_exit:NUMBER.", **_own)
+flags.DEFINE_string(
+    "weighting", None, "adaloss, constant, linear, half_end, gradnorm, uncertainty, or single_exit:NUMBER.", **_own
+)
 flags.DEFINE_float("gamma", None, "AdaLoss: share of equal weights.", **_own)
 flags.DEFINE_float("momentum", None, "AdaLoss: momentum of the running means.", **_own)
 flags.DEFINE_integer("update_period", None, "AdaLoss: batches between two updates of the weights.", **_own)
 flags.DEFINE_integer("epochs", None, "Epochs.", **_own)
-flags.DEFINE_integer("batch_size", None, "Images in a batch.", **_own)
+flags.DEFINE_integer("batch_size", None, "Images in a batch; of all devices together.", **_own)
 flags.DEFINE_float("learning_rate", None, "The highest learning rate.", **_own)
 flags.DEFINE_float(
     "weight_decay", None, "L2 term of the loss, as in the paper: half of it times the squared norm.", **_own
@@ -56,6 +59,14 @@ flags.DEFINE_float("temperature", None, "Temperature of --distillation.", **_own
 flags.DEFINE_enum(
     "engine", "fit", ["fit", "scan"], "Keras's fit, or an epoch as one program (KERAS_BACKEND=jax only).", **_own
 )
+flags.DEFINE_enum(
+    "strategy",
+    "none",
+    ["none", "mirrored", "multi_worker", "tpu", "data_parallel"],
+    "Where to train: on one device; on this machine's GPUs, on those of the machines in TF_CONFIG, or on a TPU "
+    "(TensorFlow); on all devices (KERAS_BACKEND=jax). Devices share each batch and train as one would.",
+    **_own,
+)
 flags.DEFINE_float("time_limit", None, "Seconds after which to stop, with a checkpoint to --resume from.", **_own)
 flags.DEFINE_integer("checkpoint_every", 1, "Epochs from one checkpoint to the next.", **_own)
 flags.DEFINE_bool("tensorboard", True, "Write TensorBoard's logs.", **_own)
@@ -65,9 +76,10 @@ def run(flags, arguments):
     if arguments:
         raise ValueError(f"Unknown arguments: {arguments}. Flags look like --epochs=10.")
     from anytime_keras import runtime
-    from anytime_keras.training import Recipe, train
+    from anytime_keras.training import Recipe, choose_strategy, train
 
     runtime.repeatable()
+    strategy = choose_strategy(flags.strategy)  # before TensorFlow makes anything of the recipe
     if flags.resume and flags.folder and (pathlib.Path(flags.folder) / "recipe.json").exists():
         recipe = Recipe.from_json(pathlib.Path(flags.folder) / "recipe.json")
         changed = _changes(flags, recipe)
@@ -91,6 +103,7 @@ def run(flags, arguments):
         engine=flags.engine,
         time_limit=flags.time_limit,
         checkpoint_every=flags.checkpoint_every,
+        strategy=strategy,
     )
     print(f"\n{'checkpoint' if run.curve is None else 'results'} in {folder}")
 
@@ -119,7 +132,7 @@ def _changes(flags, recipe):
         if flags.validation == 1 or (flags.validation > 1 and flags.validation % 1):
             raise ValueError(f"--validation must be a share below 1 or a number above. Received: {flags.validation}.")
         content["data"]["validation"] = flags.validation if flags.validation < 1 else int(flags.validation)
-    for name in ("image_size", "data_dir"):
+    for name in ("image_size", "data_dir", "skip_corrupt"):
         if flags[name].present:
             content["data"][name] = flags[name].value
     if flags["weighting"].present:

@@ -1,7 +1,9 @@
 """Checkpoints that are whole or not there: everything that a training needs to go on as if it had not stopped."""
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -9,6 +11,7 @@ import time
 import warnings
 
 import keras
+import numpy as np
 
 KEPT = 2
 
@@ -17,7 +20,7 @@ class Checkpoints:
     """The checkpoints of one training, one folder for each finished epoch.
 
     A checkpoint is written beside its place and moved there when it is on the disk, so that a process killed at any
-    moment leaves the last one whole. The weights' hash is checked when it is read.
+    moment leaves the last one whole. The hashes of the weights and of all else are checked when it is read.
 
     Args:
         folder: where to keep them.
@@ -34,27 +37,38 @@ class Checkpoints:
             weighting: `Weighting` or None.
             epoch: int, the number of epochs done.
             history: list of dicts, the logs of the epochs done.
+
+        Raises:
+            OSError: if the disk is full, or cannot be written to; the checkpoints before stay whole.
         """
+        place, unfinished = self._place(epoch), self.folder / ".unfinished"
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / f".unfinished-{os.getpid()}"
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)  # perhaps that of a process that was killed
+        try:
+            self._write(unfinished, model, weighting, epoch, history)
+            shutil.rmtree(place, ignore_errors=True)
+            os.replace(unfinished, place)
+            to_disk(self.folder)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        for old in self._all()[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _write(self, unfinished, model, weighting, epoch, history):
         unfinished.mkdir()
         weights = unfinished / "training.weights.h5"
-        model.save_weights(weights)  # with the optimizer's variables, since the model is compiled
+        with room_for(model, weights):
+            model.save_weights(weights)  # with the optimizer's variables, since the model is compiled
         state = {
             "epoch": epoch,
             "weighting": weighting and weighting.get_state(),
             "history": history,
             "sha256": _sha256(weights),
         }
-        write(unfinished / "state.json", json.dumps(state))
-        _to_disk(weights)
-        place = self._place(epoch)
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(unfinished, place)
-        _to_disk(self.folder)
-        for old in self._all()[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        write(unfinished / "state.json", json.dumps({**state, "own_sha256": _own_sha256(state)}))
+        to_disk(weights)
+        to_disk(unfinished)
 
     def epochs(self):
         """Lists the epochs after which there is a checkpoint."""
@@ -77,6 +91,9 @@ class Checkpoints:
                 weights = place / "training.weights.h5"
                 if _sha256(weights) != state["sha256"]:
                     raise ValueError("its weights are not those that were saved")
+                # Checkpoints of version 0.1.0 while it was made have no hash of their own.
+                if state.pop("own_sha256", None) not in (None, _own_sha256(state)):
+                    raise ValueError("its state is not the one that was saved")
             except (OSError, ValueError, KeyError) as error:
                 warnings.warn(f"The checkpoint '{place}' is damaged and left out: {error}.", stacklevel=2)
                 continue
@@ -94,10 +111,27 @@ class Checkpoints:
         return sorted(self.folder.glob("epoch-*"))
 
 
+@contextlib.contextmanager
+def room_for(model, place):
+    """Raises one clear OSError where a model cannot be written, before it is tried if the disk has too little room:
+    HDF5 has various errors of a full disk, and may end the process."""
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.weights, *(optimizer.variables if optimizer is not None else [])]
+    needed = 2**16 + sum(4 * math.prod(variable.shape) + 4096 for variable in variables)
+    told = "What was saved before is whole. Make room, then go on."
+    free = shutil.disk_usage(place.parent).free
+    if free < needed:
+        raise OSError(f"No space left on device for '{place}': it needs {needed} bytes, {free} are free. {told}")
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"'{place}' cannot be written: {error}. {told}") from error
+
+
 def write(path, text):
     """Writes a text file so that it is there as a whole or not at all."""
     path = pathlib.Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.unfinished")
     with open(unfinished, "w") as file:
         file.write(text)
         file.flush()
@@ -105,7 +139,15 @@ def write(path, text):
     os.replace(unfinished, path)
 
 
-def _to_disk(path):
+def write_history(path, history):
+    """Writes epochs' logs as a table, one epoch a line."""
+    names = list(history[0])
+    rows = [",".join(names), *(",".join(repr(row.get(name, "")) for name in names) for row in history)]
+    write(path, "\n".join(rows) + "\n")
+
+
+def to_disk(path):
+    """Has the system write a file, or what a folder lists, to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -118,6 +160,10 @@ def _sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _own_sha256(state):
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
 class Checkpointing(keras.callbacks.Callback):
     """Writes the history after every epoch, a checkpoint after every few epochs and after the last.
 
@@ -127,23 +173,24 @@ class Checkpointing(keras.callbacks.Callback):
         history: list of dicts, grows by an epoch's logs.
         csv: path of the history's file.
         every: int, epochs from one checkpoint to the next.
+        writes: bool, False keeps the history in memory alone, as where another process writes.
     """
 
-    def __init__(self, checkpoints, weighting, history, csv, every=1):
+    def __init__(self, checkpoints, weighting, history, csv, every=1, writes=True):
         super().__init__()
         self.checkpoints, self.weighting, self.history, self.csv = checkpoints, weighting, history, csv
-        self.every, self._saved = every, None
+        self.every, self.writes, self._saved = every, writes, None
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
+        if not self.writes:
+            return
         if (epoch + 1) % self.every == 0:
             self._save()
-        names = list(self.history[0])
-        rows = [",".join(names), *(",".join(repr(row.get(name, "")) for name in names) for row in self.history)]
-        write(self.csv, "\n".join(rows) + "\n")
+        write_history(self.csv, self.history)
 
     def on_train_end(self, logs=None):
-        if self.history and self._saved != self.history[-1]["epoch"]:
+        if self.writes and self.history and self._saved != self.history[-1]["epoch"]:
             self._save()
 
     def _save(self):
@@ -172,3 +219,35 @@ class StopInTime(keras.callbacks.Callback):
         now = time.monotonic()
         if epoch + 1 < self.params["epochs"] and now + (now - self._begun) > self.deadline:
             self.stopped = self.model.stop_training = True
+
+
+class FiniteWeights(keras.callbacks.Callback):
+    """Ends a training whose weights are no longer finite, before they take the place of a good checkpoint.
+
+    Raises:
+        ValueError: at the end of the epoch; tells the batch whose loss was the first that was not finite.
+    """
+
+    async_safe = True  # looks at numbers alone, so Keras need not wait for it
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._first = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._first is None and logs and not np.isfinite(logs["loss"]):
+            self._first = batch + 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        spoilt = [
+            variable.path
+            for variable in self.model.weights
+            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
+        ]
+        if spoilt:
+            where = f"epoch {epoch + 1}" + (f", from batch {self._first} on" if self._first else "")
+            raise ValueError(
+                f"The training of '{self.model.name}' diverged in {where}: {len(spoilt)} of its "
+                f"{len(self.model.weights)} variables, such as '{spoilt[0]}', hold values that are not finite. The "
+                "epochs before are kept in their checkpoints. Lower the learning rate, or look for the cause in the "
+                "data."
+            )

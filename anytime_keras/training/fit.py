@@ -3,7 +3,9 @@
 import keras
 
 from anytime_keras import _errors
+from anytime_keras.data import crops
 from anytime_keras.training import scan
+from anytime_keras.training import strategy as strategies
 from anytime_keras.training.progress import ProgressBar
 from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.run import Run, Training
@@ -24,6 +26,7 @@ def train(
     engine="fit",
     time_limit=None,
     checkpoint_every=1,
+    strategy="none",
 ):
     """Trains a network by a recipe.
 
@@ -44,43 +47,60 @@ def train(
             see epochs, no batches.
         time_limit: float, seconds after which to stop, at the end of an epoch and with a checkpoint; None for none.
         checkpoint_every: int, epochs from one checkpoint to the next.
+        strategy: where to train: "none" on one device; "mirrored", "multi_worker", "tpu" (TensorFlow) or
+            "data_parallel" (JAX) on several, which share each batch and train as one would; see
+            `anytime_keras.training.strategy`. The chief process alone writes and prints.
 
     Returns:
-        A `Run`; without a curve if the time limit stopped it.
+        A `Run`; without a curve if the time limit stopped it. Its model is on one device.
 
     Raises:
-        ValueError: if the folder holds a training already and `resume` is False, or another recipe's; if the engine
-            does not run here, or the recipe needs another.
+        ValueError: if the folder holds a training already and `resume` is False, or another recipe's, or another
+            process trains there; if the engine does not run here, or the recipe needs another; if an image cannot be
+            decoded (it is named) or the training diverges, which ends it with the checkpoints so far; if the strategy
+            does not run here.
+        ConnectionError: if another process of the training is gone.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> recipe = ak.training.Recipe({"name": "resann", "num_units": 1, "channels": 4}, "digits", epochs=1)
+    >>> run = ak.training.train(recipe, verbose=False)
+    >>> len(run.history), run.curve.about["split"]
+    (1, 'test')
     """
     _check(recipe, callbacks, engine, checkpoint_every)
-    training = Training(recipe, folder, resume)
+    place = strategies.choose(strategy)
+    if engine == "scan" and place.name != "none":
+        raise ValueError(
+            f"`engine='scan'` trains on one device. Received: strategy='{place.name}'. Choose `engine='fit'`."
+        )
+    verbose = verbose and place.is_chief
+    training = Training(recipe, folder, resume, strategy=place)
     if engine == "scan":
         scan.check_data(training.data)
     if verbose:
         print(recipe.to_json())
+        if place.replicas > 1:
+            print(f"{place.replicas} replicas ({place.name}) share each batch of {recipe.batch_size}")
         bar = ProgressBar(images=training.data.sizes["train"], bar=engine == "fit")
         callbacks = [bar, *callbacks]
-    callbacks = training.begin(callbacks, time_limit, checkpoint_every, tensorboard)
-    if verbose and training.epoch:
-        print(f"going on after epoch {training.epoch}")
-    result = None
-    if training.epoch < recipe.epochs:
-        result = (_with_scan if engine == "scan" else _with_fit)(training, callbacks, verbose)
-    return training.finish(result, training.stopped, verbose)
-
-
-def _with_fit(training, callbacks, verbose):
-    data = training.data
-    return training.model.fit(
-        data.training_stream(training.epoch),
-        steps_per_epoch=data.steps_per_epoch,
-        validation_data=data.validation,
-        epochs=training.recipe.epochs,
-        initial_epoch=training.epoch,
-        callbacks=callbacks,
-        verbose=0,
-        shuffle=False,
-    )
+    try:
+        callbacks = training.begin(callbacks, time_limit, checkpoint_every, tensorboard)
+        if verbose and training.epoch:
+            print(f"going on after epoch {training.epoch}")
+        result = None
+        if training.epoch < recipe.epochs:
+            with crops.corruption_told():
+                if engine == "scan":
+                    result = _with_scan(training, callbacks, verbose)
+                else:
+                    result = place.fit(training.model, training.data, recipe.epochs, training.epoch, callbacks)
+        with crops.corruption_told():
+            run = training.finish(result, training.stopped, verbose)
+        place.leave()
+        return run
+    finally:
+        training.release()
 
 
 def _with_scan(training, callbacks, verbose):

@@ -12,19 +12,31 @@ from anytime_keras import graph
 class ProgressBar(keras.callbacks.Callback):
     """Shows a bar for each epoch, then a line with the loss and the accuracy of the first, middle and last exit.
 
-    Where the output is no terminal, as in a log file, there are only the lines.
+    Where the output is no terminal, as in a log file or a notebook, there are only the lines.
 
     Args:
         file: where to write; None is standard output.
         images: int, of an epoch's training; with it, the line tells the speed.
         title: str, before each line.
         bar: bool, False for lines alone.
+
+    Example:
+    >>> import sys, numpy as np, anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    >>> x, y = np.zeros((8, 8, 8, 1)), np.zeros(8, int)
+    >>> history = model.fit(x, y, callbacks=[ak.training.ProgressBar(sys.stdout)], verbose=0)
+    epoch 1/1   loss ...   train exit_1 ...% exit_2 ...% exit_3 ...%
     """
 
     def __init__(self, file=None, images=None, title="", bar=True):
         super().__init__()
         self.images, self.title, self.bar = images, title, bar
         self.console = Console(file=file, highlight=False, soft_wrap=True)
+        if self.console.is_jupyter:  # HTML for each line, and a widget for the bar that is not saved with the notebook
+            self.console = Console(
+                file=file, highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=False
+            )
         self._bar = None
 
     def set_model(self, model):
@@ -41,7 +53,7 @@ class ProgressBar(keras.callbacks.Callback):
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not (self.bar and (self.console.is_terminal or self.console.is_jupyter)),
+            disable=not (self.bar and self.console.is_terminal),
             refresh_per_second=4,
         )
         self._task = self._bar.add_task(f"epoch {epoch + 1}/{self.params['epochs']}", total=self.params.get("steps"))

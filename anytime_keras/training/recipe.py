@@ -26,7 +26,9 @@ class Recipe:
         model: dict with `name` and the arguments of `anytime_keras.models.build`; the image shape and the number of
             classes come from the data.
         data: dict with `data` and the arguments of `anytime_keras.data.load`, but batch size and seed.
-        weighting: dict with `name` ("adaloss", "constant", "linear", "half_end", "single_exit") and its arguments.
+        weighting: dict with `name` ("adaloss", "constant", "linear", "half_end", "single_exit", "gradnorm",
+            "uncertainty") and its arguments. AdaLoss's `gamma` may be a pair: it goes from the first number to the
+            second in a straight line, over all epochs.
         optimizer: dict with `name` (Keras's) and its arguments, but the learning rate.
         learning_rate: float, the highest.
         schedule: dict with `name`: "step" divides by 10 at the `boundaries`, shares of all epochs; "cosine" falls to 0
@@ -34,13 +36,22 @@ class Recipe:
         weight_decay: float, of convolution and linear kernels. As in the paper it is an L2 term of the loss, half of it
             times the squared norm (TensorFlow 1's `l2_loss`), outside the weighted sum.
         label_smoothing: float in [0, 1).
-        epochs, batch_size, seed: ints.
+        epochs, batch_size, seed: ints; a batch is that of all devices together.
         precision: Keras's dtype policy.
         steps_per_execution: int, batches that TensorFlow runs between two looks at Python.
         ema_momentum: float in [0, 1), of a moving average of the weights that is evaluated beside the weights
             themselves (`Run.average`); None for none. Needs `train(..., engine="scan")`.
         distillation: dict with `weight` and `temperature` of what the exits learn from the last one, see
-            `anytime_keras.training.distillation`; None for nothing.
+            `anytime_keras.training.distillation`; None for nothing. With AdaLoss, losses are weighed with that in.
+        gradient_equilibrium: bool, scale gradients between the stages, see `anytime_keras.weighting.equilibrium`.
+
+    Example:
+    >>> recipe = Recipe({"name": "resann", "num_units": 2, "channels": 16}, "digits", epochs=30)
+    >>> recipe.weighting, recipe.batch_size
+    ({'name': 'adaloss'}, 64)
+    >>> model = recipe.build_model(recipe.load_data())
+    >>> model.num_exits, model.compiled
+    (6, True)
     """
 
     model: dict
@@ -58,6 +69,7 @@ class Recipe:
     steps_per_execution: int = 1
     ema_momentum: float | None = None
     distillation: dict | None = None
+    gradient_equilibrium: bool = False
 
     @classmethod
     def paper(cls, model, data, **changes):
@@ -140,7 +152,12 @@ class Recipe:
             raise ValueError(f"`ema_momentum` must be None or a number in [0, 1). Received: ema_momentum={momentum!r}.")
         if self.distillation is not None:
             _distilled_loss(None, self.distillation)
-        build_weighting(self.weighting)
+        if not isinstance(self.gradient_equilibrium, bool):
+            raise ValueError(
+                "`gradient_equilibrium` must be True or False. "
+                f"Received: gradient_equilibrium={self.gradient_equilibrium!r}."
+            )
+        self.build_weighting()
 
     def to_dict(self):
         return dataclasses.asdict(self)
@@ -190,6 +207,8 @@ class Recipe:
             }
         )
         self._check_fit(model, data_set)
+        if self.gradient_equilibrium:
+            model = weighting.gradient_equilibrium(model)
         if self.weight_decay:
             decay_kernels(model, self.weight_decay)
         if data_set.one_hot:
@@ -219,9 +238,9 @@ class Recipe:
                 f"model={self.model}. Leave `input_shape` and `num_classes` out: they come from the data."
             )
 
-    def build_weighting(self):
-        """Returns the `Weighting`."""
-        return build_weighting(self.weighting)
+    def build_weighting(self, steps_per_epoch=1):
+        """Returns the `Weighting`, for epochs of so many batches."""
+        return build_weighting(self.weighting, self.epochs * steps_per_epoch)
 
     def _optimizer(self, steps_per_epoch):
         arguments = dict(self.optimizer)
@@ -292,17 +311,23 @@ def decay_kernels(model, weight_decay):
             kernel.regularizer = keras.regularizers.L2(weight_decay / 2)
 
 
-def build_weighting(config):
-    """Returns the `Weighting` for a name and its arguments.
+def build_weighting(config, steps=1):
+    """Returns the `Weighting` for a name and its arguments; `steps` is the number of batches of the whole training.
 
     >>> build_weighting({"name": "single_exit", "exit": 3}).exit
     3
+    >>> float(build_weighting({"name": "adaloss", "gamma": [1.0, 0.0]}, steps=100).gamma(25))
+    0.75
     """
     arguments = dict(config)
     name = arguments.pop("name")
     schemes = {**weighting.callback.SCHEMES, "single_exit": weighting.SingleExit}
     if name not in schemes:
         raise ValueError(f"`weighting` is unknown. Received: {name!r}. {_errors.nearest(name, schemes)}")
+    if isinstance(gamma := arguments.get("gamma"), (list, tuple)):
+        if len(gamma) != 2 or not all(_is_number(end) and 0 <= end <= 1 for end in gamma):
+            raise ValueError(f"`gamma` must be a number in [0, 1] or a pair of them. Received: gamma={gamma!r}.")
+        arguments["gamma"] = keras.optimizers.schedules.PolynomialDecay(gamma[0], steps, gamma[1])
     try:
         return schemes[name](**arguments)
     except TypeError as error:
@@ -331,4 +356,6 @@ def _named(value, key):
     value = {key: value} if not isinstance(value, dict) else dict(value)
     if key not in value:
         raise ValueError(f"A recipe's part needs `{key}`. Received: {value}.")
+    if key == "name" and not isinstance(value[key], str):
+        raise ValueError(f"The `name` of a recipe's part must be a word. Received: {value}.")
     return value

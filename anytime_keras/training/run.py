@@ -9,9 +9,24 @@ import keras
 
 from anytime_keras import evaluation
 from anytime_keras.training import scan
-from anytime_keras.training.checkpoint import Checkpointing, Checkpoints, StopInTime, write
+from anytime_keras.training.checkpoint import (
+    Checkpointing,
+    Checkpoints,
+    FiniteWeights,
+    StopInTime,
+    room_for,
+    to_disk,
+    write,
+    write_history,
+)
+from anytime_keras.training.devices import OneDevice
 from anytime_keras.training.recipe import Recipe
 from anytime_keras.weighting import LossWeighting
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # After so many steps at batch normalisation's momentum of 0.9, nothing is left of the statistics before.
 REFRESH_STEPS = 100
@@ -30,6 +45,13 @@ class Run:
         curve: `Curve` on the test images, or those of validation or training where there are none; None if the time
             limit stopped the training.
         average: `Run` of the network with averaged weights, if the recipe has `ema_momentum`, else None.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> recipe = ak.training.Recipe({"name": "resann", "num_units": 1, "channels": 4}, "digits", epochs=1)
+    >>> run = ak.training.train(recipe, verbose=False)
+    >>> run.model.num_exits, len(run.curve), "exit_1_weight" in run.history[0]
+    (3, 3, True)
     """
 
     recipe: Recipe
@@ -48,7 +70,9 @@ class Run:
         folder = pathlib.Path(folder)
         _describe(folder, self.recipe, self.data)
         unfinished = folder / ".unfinished.keras"
-        self.model.save(unfinished)
+        with room_for(self.model, unfinished):
+            self.model.save(unfinished)
+        to_disk(unfinished)
         os.replace(unfinished, folder / "model.keras")
         write(folder / "curve.json", self.curve.to_json() + "\n")
         if self.average is not None:
@@ -64,24 +88,30 @@ class Training:
         resume: bool.
         data: the recipe's `DataSet`, if it is loaded already.
         adapt: function from the recipe's `Weighting` to the one to train with.
+        strategy: where to train, as `choose` returns it; None is one device.
 
     Raises:
         ValueError: see `train`.
     """
 
-    def __init__(self, recipe, folder=None, resume=False, data=None, adapt=lambda weighting: weighting):
+    def __init__(self, recipe, folder=None, resume=False, data=None, adapt=lambda weighting: weighting, strategy=None):
         self.recipe, self.resume = recipe, resume
+        self.strategy = OneDevice() if strategy is None else strategy
+        self.strategy.check(recipe)
         self.folder = pathlib.Path(folder) if folder is not None else None
         _claim(self.folder, recipe, resume)
         keras.utils.set_random_seed(recipe.seed)
         self.data = recipe.load_data() if data is None else data
-        self.model = recipe.build_model(self.data)
+        self.strategy.check_data(self.data)
         self.weighting = None
-        if self.model.num_exits > 1:
-            self.weighting = LossWeighting(adapt(recipe.build_weighting()))
-            # Before anything is written: the exit that it names may not be there.
-            self.weighting.weighting.build(self.model.exit_names)
-        self.history, self.epoch = [], 0
+        with self.strategy.scope():
+            self.model = recipe.build_model(self.data)
+            self.strategy.prepare(self.model)
+            if self.model.num_exits > 1:
+                self.weighting = LossWeighting(adapt(recipe.build_weighting(self.data.steps_per_epoch)))
+                # Before anything is written: the exit that it names may not be there.
+                self.weighting.weighting.build(self.model.exit_names)
+        self.history, self.epoch, self._lock = [], 0, None
         self.checkpoints = None if self.folder is None else Checkpoints(self.folder / "checkpoints")
 
     @property
@@ -94,18 +124,53 @@ class Training:
         with."""
         self._stop = None if time_limit is None else StopInTime(time_limit)
         own = [*([self.weighting] if self.weighting else []), *callbacks, *([self._stop] if self._stop else [])]
+        if self.recipe.data.get("skip_corrupt"):
+            own.insert(0, keras.callbacks.LambdaCallback(on_epoch_end=self._count_skipped))
+        own.append(FiniteWeights())
         if self.folder is not None:
+            writes = self.strategy.is_chief
+            if writes:
+                self._take_folder()
             if self.resume:
-                self.epoch, self.history = self.checkpoints.restore(self.model, self.state, latest)
+                with self.strategy.scope():
+                    self.epoch, self.history = self.checkpoints.restore(self.model, self.state, latest)
                 if self.epoch:
                     self._check_data()
-            _describe(self.folder, self.recipe, self.data)
-            if tensorboard and keras.backend.backend() == "tensorflow":
-                own.append(keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False))
-            # Last, so that what the others did in an epoch is done when its checkpoint is there.
             csv = self.folder / "history.csv"
-            own.append(Checkpointing(self.checkpoints, self.state, self.history, csv, checkpoint_every))
+            if writes:
+                _describe(self.folder, self.recipe, self.data)
+                if self.epoch:
+                    write_history(csv, self.history)  # as of the checkpoint
+                if tensorboard and keras.backend.backend() == "tensorflow":
+                    own.append(keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False))
+            # Last, so that what the others did in an epoch is done when its checkpoint is there.
+            own.append(Checkpointing(self.checkpoints, self.state, self.history, csv, checkpoint_every, writes))
+        self.strategy.agree({"recipe": self.recipe.to_dict(), "data": self.data.describe(), "epoch": self.epoch})
         return own
+
+    def _count_skipped(self, epoch, logs):
+        logs["skipped_images"] = len(self.data.skipped)
+
+    def _take_folder(self):
+        """Keeps other processes from training in the folder, until `release` or the end of this one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder, os.O_RDONLY) if fcntl is not None else None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise ValueError(
+                f"Another training goes on in '{self.folder}'. Wait for its end, stop it, or name another folder."
+            ) from error
+        except (OSError, AttributeError):  # a file system without locks; a system without fcntl
+            pass
+        _claim(self.folder, self.recipe, self.resume)  # another may have trained here in the meantime
+
+    def release(self):
+        """Leaves the folder to others."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _check_data(self):
         """Raises unless the images are those that the training began with: else it might train on what was held out."""
@@ -119,7 +184,7 @@ class Training:
     @property
     def stopped(self):
         """Whether the time limit stopped it."""
-        return self._stop is not None and self._stop.stopped
+        return self.strategy.any(self._stop is not None and self._stop.stopped)
 
     def finish(self, result, stopped, verbose, weighting=None):
         """Evaluates and saves the network.
@@ -136,7 +201,8 @@ class Training:
         history = self.history
         if self.folder is None:
             history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
-        run = Run(self.recipe, self.model, self.data, weighting or self.state, history, None)
+        model = self.strategy.alone(self.model, lambda: self.recipe.build_model(self.data))
+        run = Run(self.recipe, model, self.data, weighting or self.state, history, None)
         if stopped:
             if verbose:
                 print(f"stopped by the time limit after epoch {len(history)}: go on with resume")
@@ -145,7 +211,7 @@ class Training:
         if self.recipe.ema_momentum is not None:
             run.average = dataclasses.replace(run, model=averaged(self.model, self.recipe, self.data), average=None)
             run.average.curve = _curve(run.average)
-        if self.folder is not None:
+        if self.folder is not None and self.strategy.is_chief:
             run.save(self.folder)
         if verbose:
             weights = {"weight": run.weighting.weights.tolist()} if run.weighting is not None else {}

@@ -1,14 +1,19 @@
 """Several networks of one shape trained side by side on JAX, as one compiled program."""
 
+import numbers
+
 import keras
 
 from anytime_keras.training import scan
 from anytime_keras.training.progress import ProgressBar
 from anytime_keras.training.run import Training, title
 from anytime_keras.weighting import AdaLossWeighting
+from anytime_keras.weighting.adaptive import AdaptiveWeighting
 
 NEVER = 2**31 - 1
 MAY_DIFFER = ("seed", "weighting")
+# What AdaLosses side by side must have in common: it shapes the program.
+SHARED = ("final_extra", "mean")
 
 
 def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_limit=None, checkpoint_every=1):
@@ -29,8 +34,8 @@ def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_l
         A list of `Run`.
 
     Raises:
-        ValueError: as `train`; if the recipes differ otherwise, or their AdaLosses in `final_extra` or in being of
-            first order.
+        ValueError: as `train`; if the recipes differ otherwise, or their weightings do in more than numbers that one
+            program can take: those of static schemes, and AdaLoss's gamma, momentum and update period.
 
     Example: the seeds of a table's row.
 
@@ -39,16 +44,24 @@ def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_l
     scan.check_backend()
     folders = [None] * len(recipes) if folders is None else list(folders)
     _check(recipes, folders)
-    final_extra = _final_extra(recipes)
+    adapt = _adapter(recipes)
     trainings = []
     for recipe, folder in zip(recipes, folders):
         data = trainings[0].data if trainings else None
-        trainings.append(Training(recipe, folder, resume, data, lambda weighting: AnyWeighting(weighting, final_extra)))
+        trainings.append(Training(recipe, folder, resume, data, adapt))
     data = trainings[0].data
     scan.check_data(data)
     latest = _latest(trainings) if resume else None
+    try:
+        return _train(trainings, recipes, data, latest, verbose, time_limit, checkpoint_every)
+    finally:
+        for training in trainings:
+            training.release()
+
+
+def _train(trainings, recipes, data, latest, verbose, time_limit, checkpoint_every):
     callbacks = []
-    for number, training in enumerate(trainings):
+    for training in trainings:
         name = f"{title(training.recipe)} seed {training.recipe.seed}"
         bar = [ProgressBar(images=data.sizes["train"], title=name, bar=False)] if verbose else []
         callbacks.append(training.begin(bar, time_limit, checkpoint_every, latest=latest))
@@ -59,7 +72,7 @@ def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_l
         results = scan.fit(models, data, seeds, epochs, first, callbacks, verbose)
     stopped = any(training.stopped for training in trainings)
     return [
-        training.finish(result, stopped, verbose, training.state and training.state.original())
+        training.finish(result, stopped, verbose, _original(training.state))
         for training, result in zip(trainings, results)
     ]
 
@@ -81,17 +94,27 @@ def _check(recipes, folders):
             )
 
 
-def _final_extra(recipes):
-    """The one `final_extra` of all AdaLosses among the recipes."""
+def _adapter(recipes):
+    """Returns what makes of each recipe's weighting one that a single program computes for all."""
+    if all(recipe.weighting == recipes[0].weighting for recipe in recipes):
+        return lambda weighting: weighting
     weightings = [recipe.build_weighting() for recipe in recipes]
-    adaptive = [weighting for weighting in weightings if isinstance(weighting, AdaLossWeighting)]
-    extras = sorted({weighting.final_extra for weighting in adaptive})
-    if len(extras) > 1 or any(weighting.first_order for weighting in adaptive):
-        raise ValueError(
-            "AdaLoss side by side needs one `final_extra` and no `first_order`. "
-            f"Received: {[recipe.weighting for recipe in recipes]}. Train them one after the other."
-        )
-    return extras[0] if extras else 0.0
+    adaptive = [weighting for weighting in weightings if isinstance(weighting, AdaptiveWeighting)]
+    shared = {name: getattr(adaptive[0], name, None) if adaptive else None for name in SHARED}
+    for weighting in adaptive:
+        numbers_alone = isinstance(weighting, AdaLossWeighting) and isinstance(weighting.gamma, numbers.Real)
+        alike = all(getattr(weighting, name, None) == value for name, value in shared.items())
+        if not numbers_alone or not alike or weighting.first_order or weighting.by_batch:
+            raise ValueError(
+                "Different weightings side by side must be static, or AdaLosses of one `final_extra` and one `mean`, "
+                "not that of the batch, with no `first_order` and no schedule of `gamma`. "
+                f"Received: {[recipe.weighting for recipe in recipes]}. Train them one after the other."
+            )
+    return lambda weighting: AnyWeighting(weighting, **shared)
+
+
+def _original(weighting):
+    return weighting.original() if isinstance(weighting, AnyWeighting) else weighting
 
 
 def _latest(trainings):
@@ -100,26 +123,26 @@ def _latest(trainings):
 
 
 class AnyWeighting(AdaLossWeighting):
-    """Any weighting as an AdaLoss whose settings are state, so that one program serves all.
+    """A static weighting or an AdaLoss as an AdaLoss whose settings are state, so that one program serves all.
 
     A static one starts with its weights, and their update is never due.
 
     Args:
         weighting: `Weighting`.
-        final_extra: float, AdaLoss's.
+        final_extra, mean: AdaLoss's, or None for its defaults.
     """
 
-    def __init__(self, weighting, final_extra=0.0):
+    def __init__(self, weighting, final_extra=None, mean=None):
         self.adaptive = isinstance(weighting, AdaLossWeighting)
         settings = {"update_period": NEVER, **(weighting.get_config() if self.adaptive else {})}
-        super().__init__(**{**settings, "final_extra": final_extra})
+        super().__init__(**{**settings, "final_extra": final_extra, "mean": mean or "arithmetic"})
         self.weighting = weighting
 
     def build(self, exits):
         super().build(exits)
         self.weighting.build(exits)
         if not self.adaptive:
-            self._weights.assign(self.weighting.weights)
+            self._state["weights"].assign(self.weighting.weights)
         for name, dtype in (("gamma", "float32"), ("momentum", "float32"), ("update_period", "int32")):
             value = keras.ops.convert_to_tensor(getattr(self, name), dtype)
             setattr(self, name, keras.Variable(value, dtype=dtype, trainable=False, autocast=False, name=name))

@@ -206,6 +206,7 @@ def test_the_command_hands_engine_and_options_on(images, monkeypatch, capsys):
     flags = "--engine=scan --time_limit=60 --checkpoint_every=5 --ema_momentum=0.9 --distillation=0.5 --temperature=2"
     commands.main(["anytime-keras", "train", f"--dataset={images}", *flags.split()])
     ((recipe, arguments),) = calls
+    assert arguments.pop("strategy").name == "none"
     assert arguments == dict(engine="scan", time_limit=60, checkpoint_every=5, resume=False, tensorboard=True)
     assert (recipe.ema_momentum, recipe.distillation) == (0.9, {"weight": 0.5, "temperature": 2.0})
     assert Recipe.from_dict(recipe.to_dict()) == recipe

@@ -79,12 +79,37 @@ def test_a_training_writes_what_it_says(tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-@pytest.mark.parametrize("weighting", [{"name": "adaloss", "update_period": 3}, {"name": "constant"}])
-@pytest.mark.parametrize("batches", [2, 9])
-def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(tmp_path, weighting, batches):
+ADALOSS = {"name": "adaloss", "update_period": 3}
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    """Returns a function that trains a recipe to the end, once for all tests; to the run and its folder."""
+    runs = {}
+
+    def get(recipe):
+        key = recipe.to_json()
+        if key not in runs:
+            folder = tmp_path_factory.mktemp("whole")
+            runs[key] = train(recipe, folder, verbose=False, tensorboard=False), folder
+        return runs[key]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    "batches, weighting",
+    [
+        (9, ADALOSS),
+        (2, {"name": "constant"}),
+        pytest.param(2, ADALOSS, marks=pytest.mark.slow),
+        pytest.param(9, {"name": "constant"}, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(tmp_path, never_stopped, weighting, batches):
     """Six batches an epoch: stopped in the first epoch, where nothing is saved yet, and in the second."""
     recipe = tiny(epochs=3, weighting=weighting)
-    whole = train(recipe, tmp_path / "whole", verbose=False)
+    whole, folder = never_stopped(recipe)
     with pytest.raises(RuntimeError, match="crash"):
         train(recipe, tmp_path / "stopped", verbose=False, callbacks=[StopAfter(batches)])
     resumed = train(recipe, tmp_path / "stopped", resume=True, verbose=False)
@@ -93,7 +118,7 @@ def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(tmp_path, weightin
         np.testing.assert_array_equal(ours, theirs)
     assert resumed.weighting.get_state() == whole.weighting.get_state()
     assert resumed.curve.errors == whole.curve.errors
-    assert (tmp_path / "whole" / "history.csv").read_text() == (tmp_path / "stopped" / "history.csv").read_text()
+    assert (folder / "history.csv").read_text() == (tmp_path / "stopped" / "history.csv").read_text()
 
 
 def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
@@ -133,9 +158,9 @@ def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
     assert [point.loss for point in curves[0]] == [point.loss for point in curves[1]]
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path):
-    recipe = tiny(epochs=3)
-    whole = train(recipe, tmp_path / "whole", verbose=False)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, never_stopped):
+    recipe = tiny(epochs=3, weighting=ADALOSS)
+    whole, _ = never_stopped(recipe)
     with pytest.raises(RuntimeError, match="crash"):
         train(recipe, tmp_path / "run", verbose=False, callbacks=[StopAfter(14)])
     weights = tmp_path / "run" / "checkpoints" / "epoch-00002" / "training.weights.h5"
@@ -174,6 +199,7 @@ def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path):
         train(tiny(), resume=True, verbose=False)
 
 
+@pytest.mark.slow
 def test_training_twice_gives_the_same_and_another_seed_does_not():
     runs = [train(tiny(epochs=1, seed=seed), verbose=False) for seed in (0, 0, 1)]
     assert runs[0].history == runs[1].history != runs[2].history
@@ -183,7 +209,7 @@ def test_training_twice_gives_the_same_and_another_seed_does_not():
     "changes",
     [
         dict(label_smoothing=0.1, optimizer={"name": "adamw"}, learning_rate=1e-3),
-        dict(precision="mixed_bfloat16"),
+        pytest.param(dict(precision="mixed_bfloat16"), marks=pytest.mark.slow),
         dict(precision="mixed_float16", schedule={"name": "cosine", "warmup_epochs": 0.5}),
         dict(weighting={"name": "single_exit", "exit": -1}),
     ],

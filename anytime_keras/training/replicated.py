@@ -1,0 +1,316 @@
+"""Training on the replicas of a `tf.distribute` strategy, so that they do what one device would.
+
+Keras 3.15's own `fit` does not: under `MultiWorkerMirroredStrategy` it fails before the first step ("Attempt to convert
+a value (PerReplica..."), and a batch that the replicas share unevenly counts its examples unequally. So the loop is
+here, over Keras's own `train_step` and `test_step`; callbacks see what `fit` shows them, but no logs of single batches.
+"""
+
+import contextlib
+import functools
+import json
+import threading
+import zlib
+
+import keras
+from keras import ops
+
+from anytime_keras.training.devices import OneDevice, copied
+from anytime_keras.weighting import replicas
+
+CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
+
+
+class Replicas(OneDevice):
+    """Trains on the replicas of a `tf.distribute` strategy.
+
+    Args:
+        name: str, as `choose` knows it.
+        strategy: `tf.distribute.Strategy`.
+    """
+
+    def __init__(self, name, strategy):
+        self.name, self.strategy = name, strategy
+        self.replicas = strategy.num_replicas_in_sync
+        resolver = strategy.cluster_resolver if name == "multi_worker" else None
+        jobs = resolver.cluster_spec().as_dict() if resolver else {}
+        self.workers = sum(map(len, jobs.values())) or 1
+        self.is_chief = self.workers == 1 or (resolver.task_type, resolver.task_id) == (
+            "chief" if "chief" in jobs else "worker",
+            0,
+        )
+
+    def check(self, recipe):
+        clipping = [name for name in CLIPPING if recipe.optimizer.get(name) is not None]
+        if clipping and self.replicas > 1:
+            raise ValueError(
+                "Keras clips each replica's own gradients, not those of the global batch. "
+                f"Received: strategy='{self.name}' with optimizer={recipe.optimizer}. Leave {', '.join(clipping)} out, "
+                "train on one device, or on JAX with strategy='data_parallel'."
+            )
+
+    def check_data(self, data):
+        images, size = data.sizes["train"], data.batch_size
+        if _smallest(images, size) >= self.replicas:
+            return
+        sizes = [other for other in range(1, images + 1) if _smallest(images, other) >= self.replicas]
+        choice = f"batch_size={min(sizes, key=lambda other: abs(other - size))}, or " if sizes else ""
+        raise ValueError(
+            f"Each of the {self.replicas} replicas needs an image of every batch. Received: batch_size={size} and "
+            f"{images} training images, so that a batch holds but {_smallest(images, size)}. "
+            f"Choose {choice}fewer devices."
+        )
+
+    def scope(self):
+        return self.strategy.scope()
+
+    def prepare(self, model):
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
+
+    def alone(self, model, build):
+        return copied(model, build)
+
+    # === Between processes ===
+
+    def any(self, flag):
+        return bool(self._sum([flag])[0])
+
+    def agree(self, what):
+        # Numbers are all the same where, and only where, count * (sum of squares) = (sum)^2.
+        number = zlib.crc32(json.dumps(what, sort_keys=True).encode()) % 2**20
+        count, total, squares = map(int, self._sum([1, number, number**2]))
+        if count * squares != total**2:
+            raise ValueError(
+                "All workers must begin with the same recipe, the same data and the same last checkpoint. "
+                f"Received: {what} here, something else in another worker. Give all of them the same command, and a "
+                "folder that they share."
+            )
+
+    def leave(self):
+        # What the chief has written is whole; whoever else is gone by now is not missed.
+        with contextlib.suppress(ConnectionError) if self.is_chief else contextlib.nullcontext():
+            self._sum([0])
+
+    def _sum(self, numbers):
+        """Adds up ints over the processes, times the replicas of each; waits for all of them."""
+        if self.workers == 1:
+            return numbers
+        import tensorflow as tf
+
+        with self._together():
+            sums = self._adding(tf.constant(numbers, tf.int64))
+            return self.strategy.experimental_local_results(sums)[0].numpy()
+
+    @functools.cached_property
+    def _adding(self):
+        import tensorflow as tf
+
+        def add(values):
+            values = tf.identity(values)  # on this replica's device
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+        return tf.function(lambda values: self.strategy.run(add, args=(values,)), autograph=False)
+
+    @contextlib.contextmanager
+    def _together(self):
+        """Says it clearly where another process is gone."""
+        import tensorflow as tf
+
+        try:
+            yield
+        except (
+            tf.errors.AbortedError,
+            tf.errors.CancelledError,
+            tf.errors.DeadlineExceededError,
+            tf.errors.FailedPreconditionError,
+            tf.errors.InternalError,
+            tf.errors.UnavailableError,
+        ) as error:
+            if self.workers == 1:
+                raise
+            raise ConnectionError(
+                "Another worker of this training is gone or cannot be reached, so this one stops. Start all workers "
+                "again with `resume=True` (--resume): they go on after the last checkpoint. TensorFlow says: "
+                f"{error.message.splitlines()[0]:.300}"
+            ) from error
+
+    # === The loop ===
+
+    def fit(self, model, data, epochs, first_epoch, callbacks):
+        history = keras.callbacks.History()
+        params = dict(epochs=epochs, steps=data.steps_per_epoch, verbose=0)
+        callbacks = keras.callbacks.CallbackList([*callbacks, history], model=model, **params)
+        with self._together():
+            # Callbacks stay outside the scope: a variable made in it by one process would have the others wait for it.
+            with self.scope():
+                _make_state(model, data)
+            model.make_train_function()  # tells a weighting that this training is meant
+            model.stop_training = False
+            train, test = self._training(model, data, first_epoch), self._validation(model, data)
+            logs = None
+            callbacks.on_train_begin()
+            for epoch in range(first_epoch, epochs):
+                callbacks.on_epoch_begin(epoch)
+                with _counting_examples(model):
+                    logs = train(callbacks.on_train_batch_begin, callbacks.on_train_batch_end)
+                if test is not None:
+                    callbacks.on_test_begin()
+                    measured = test(callbacks.on_test_batch_begin, callbacks.on_test_batch_end)
+                    callbacks.on_test_end(measured)
+                    logs.update((f"val_{name}", value) for name, value in measured.items())
+                callbacks.on_epoch_end(epoch, logs)
+                if self.any(model.stop_training):
+                    break
+            callbacks.on_train_end(logs)
+        return history
+
+    def _training(self, model, data, first_epoch):
+        def step(batch):
+            model.train_step(batch)
+
+        return self._passes(model, step, data.training_stream(first_epoch), parts, data.steps_per_epoch)
+
+    def _validation(self, model, data):
+        """As on one device, batch for batch: Keras's mean of an exit's losses counts batches, not examples."""
+        if data.validation is None:
+            return None
+        import tensorflow as tf
+
+        def step(batch):
+            *batch, there = batch
+
+            def test():
+                model.test_step(tuple(batch))
+                return True
+
+            tf.cond(there, test, lambda: False)
+
+        # In rounds of one batch a replica; in the last, some may have none.
+        batches = data.validation.map(lambda *batch: (*batch, True))
+        count = data.pipeline("validation").steps
+        rounds = -(-count // self.replicas)
+        none = batches.take(1).map(lambda *batch: (*batch[:-1], False)).repeat(rounds * self.replicas - count)
+        return self._passes(model, step, batches.concatenate(none).repeat(), turns, rounds)
+
+    def _passes(self, model, step, batches, deal, num_steps):
+        """Returns a function that takes so many steps on all replicas, each time from where it stopped, and returns the
+        loss and metrics.
+
+        Args:
+            step: function that computes one batch on one replica.
+            batches: endless `tf.data.Dataset`.
+            deal: function from those and the `tf.distribute.InputContext` to what this process's replicas get in turn.
+        """
+        import tensorflow as tf
+
+        # Without an end, no replica needs to ask the others whether they have data left.
+        batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+        iterator = iter(self.strategy.distribute_datasets_from_function(lambda context: deal(batches, context)))
+        step = tf.autograph.experimental.do_not_convert(step)
+        at_once = model.steps_per_execution
+
+        @tf.function(autograph=False)
+        def take(iterator, count):
+            def one(done):
+                self.strategy.run(step, args=(iterator.get_next(),))
+                return done + 1
+
+            if at_once == 1:
+                one(0)
+            else:
+                tf.while_loop(lambda done: done < count, one, [0], parallel_iterations=1)
+
+        def run(begin, end):
+            model.reset_metrics()
+            for first in range(0, num_steps, at_once):
+                count = min(at_once, num_steps - first)
+                begin(first)
+                take(iterator, tf.constant(count))
+                end(first + count - 1)
+            return {name: float(value) for name, value in model.get_metrics_result().items()}
+
+        return run
+
+
+def _make_state(model, data):
+    """Makes the variables of loss, metrics and optimizer, which cannot be made within a step."""
+    images = ops.zeros((1, *data.image_shape))
+    labels = ops.zeros((1, data.num_classes)) if data.one_hot else ops.zeros((1,), "int32")
+    with keras.StatelessScope([(variable, ops.convert_to_tensor(variable)) for variable in model.variables]):
+        outputs = keras.tree.map_structure(lambda output: ops.zeros((1, *output.shape[1:]), output.dtype), model.output)
+        model.compute_loss(images, labels, outputs, training=False)
+        model.compute_metrics(images, labels, outputs)
+    model.optimizer.build(model.trainable_variables)
+
+
+@contextlib.contextmanager
+def _counting_examples(model):
+    """Has each replica's loss count by its examples, where Keras takes all replicas to have as many: where it adds up
+    their gradients, and in the mean of each exit's losses (not in that of the whole loss, which it weighs itself)."""
+    own, plain = model.__dict__.get("compute_loss"), model.compute_loss
+    here = threading.local()  # TensorFlow traces each replica in a thread of its own
+
+    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        here.share = replicas.share(y_pred)
+        loss = plain(x, y, y_pred, sample_weight, training)
+        value = ops.stop_gradient(loss)
+        return value + ops.cast(here.share, loss.dtype) * (loss - value)
+
+    def counted(update):
+        return lambda value, sample_weight=None: update(value, here.share if sample_weight is None else sample_weight)
+
+    means = [metric for metric in model.metrics if type(metric) is keras.metrics.Mean and metric.name != "loss"]
+    model.compute_loss = compute_loss
+    for mean in means:
+        mean.update_state = counted(mean.update_state)
+    try:
+        yield
+    finally:
+        del model.compute_loss
+        if own is not None:
+            model.compute_loss = own
+        for mean in means:
+            del mean.update_state
+
+
+def turns(batches, context):
+    """Gives whole batches to the replicas in turn; this process what is its replicas'."""
+    own = context.num_replicas_in_sync // context.num_input_pipelines
+
+    def is_own(number, batch):
+        return number // own % context.num_input_pipelines == context.input_pipeline_id
+
+    return batches.enumerate().filter(is_own).map(lambda number, batch: batch).prefetch(own)
+
+
+def parts(batches, context):
+    """Cuts each global batch into one part for each replica of this process, in the replicas' order.
+
+    Parts differ by one example at most. Every process makes the whole of each batch, since augmentation draws random
+    numbers for the batch as a whole.
+
+    Args:
+        batches: `tf.data.Dataset` of (images, labels).
+        context: `tf.distribute.InputContext`.
+
+    Returns:
+        A `tf.data.Dataset`.
+    """
+    import tensorflow as tf
+
+    total = context.num_replicas_in_sync
+    own = total // context.num_input_pipelines
+    first = context.input_pipeline_id * own
+
+    def cut(images, labels):
+        bounds = tf.shape(images)[0] * tf.range(first, first + own + 1) // total
+        numbers = tf.data.Dataset.range(own)
+        return numbers.map(lambda part: tuple(tensor[bounds[part] : bounds[part + 1]] for tensor in (images, labels)))
+
+    return batches.flat_map(cut).prefetch(own)
+
+
+def _smallest(images, batch_size):
+    """The size of an epoch's smallest batch."""
+    return min(images, images % batch_size or batch_size)
