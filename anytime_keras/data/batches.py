@@ -110,7 +110,8 @@ class TensorFlowPipeline(Pipeline):
 
         def fetch(numbers, epoch):
             rngs = None if epoch < 0 else _rngs(self.seed, epoch, numbers)
-            return self.examples.fetch(numbers, rngs), self.examples.labels[numbers].astype("int32")
+            images, labels = self.examples.fetch(numbers, rngs)
+            return images, labels.astype("int32")
 
         def fetched(numbers):
             inputs = [numbers, tf.constant(-1, tf.int64) if epoch is None else epoch]
@@ -168,9 +169,9 @@ class ArrayBatches(keras.utils.PyDataset):
         if not 0 <= step < pipeline.steps:
             raise IndexError(step)
         numbers = self._numbers(epoch)[step * pipeline.batch_size : (step + 1) * pipeline.batch_size]
-        images = pipeline.examples.fetch(numbers, _rngs(pipeline.seed, epoch, numbers) if self.training else None)
-        labels = pipeline.examples.labels[numbers].astype("int32")
-        return self._finish(images, labels, pipeline.seed, epoch, step)
+        rngs = _rngs(pipeline.seed, epoch, numbers) if self.training else None
+        images, labels = pipeline.examples.fetch(numbers, rngs)
+        return self._finish(images, labels.astype("int32"), pipeline.seed, epoch, step)
 
     def _numbers(self, epoch):
         if self._order[0] != epoch:

@@ -1,7 +1,9 @@
 """Decoding and cropping of single images, with Pillow: the same on every backend."""
 
+import contextlib
 import io
 import math
+import re
 
 import numpy as np
 from PIL import Image
@@ -9,6 +11,20 @@ from PIL import Image
 
 class CorruptImage(ValueError):
     """An image that cannot be decoded; says which."""
+
+
+@contextlib.contextmanager
+def corruption_told():
+    """Raises the `CorruptImage` itself where TensorFlow raises an error of its own that tells of it within."""
+    try:
+        yield
+    except CorruptImage:
+        raise
+    except Exception as error:
+        found = re.search(r"CorruptImage: (.*?)(\nTraceback|\n\n|$)", str(error), re.DOTALL)
+        if found is None:
+            raise
+        raise CorruptImage(found[1]) from error
 
 
 def decode(source, name, channels=3):

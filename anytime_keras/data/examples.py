@@ -1,6 +1,7 @@
 """Examples that can be fetched by number: arrays, files on disk, or what a tensorflow-datasets split holds."""
 
 import itertools
+import warnings
 
 import numpy as np
 
@@ -36,8 +37,8 @@ class ArrayExamples:
         return ArrayExamples(self.images[indices], self.labels[indices])
 
     def fetch(self, indices, rngs=None):
-        """Returns the stored images of these numbers, shape (len(indices), height, width, channels)."""
-        return self.images[indices]
+        """Returns the stored images of these numbers, shape (len(indices), height, width, channels), and labels."""
+        return self.images[indices], self.labels[indices]
 
     def moments(self, limit=None):
         """Mean and standard deviation of each channel over all pixels, in units of 0 to 1; two float arrays."""
@@ -59,19 +60,22 @@ class FileExamples:
         paths: list of paths.
         labels: int array of shape (n,).
         image_shape: (height, width, channels) to crop to.
+        skipped: `Skipped` to leave out images that cannot be decoded; None to raise `CorruptImage`.
     """
 
     in_memory = False
     scale = 1 / 255
 
-    def __init__(self, paths, labels, image_shape):
+    def __init__(self, paths, labels, image_shape, skipped=None):
         self.paths, self.labels, self.image_shape = list(paths), np.asarray(labels), tuple(image_shape)
+        self.skipped = skipped
 
     def __len__(self):
         return len(self.labels)
 
     def subset(self, indices):
-        return FileExamples([self.paths[index] for index in indices], self.labels[indices], self.image_shape)
+        paths = [self.paths[index] for index in indices]
+        return FileExamples(paths, self.labels[indices], self.image_shape, self.skipped)
 
     def fetch_one(self, index, rng=None):
         """Returns one image, uint8 of `image_shape`: the central crop, or with `rng` a random one for training."""
@@ -80,13 +84,37 @@ class FileExamples:
         return crops.center_crop(image, size) if rng is None else crops.random_resized_crop(image, size, rng)
 
     def fetch(self, indices, rngs=None):
-        rngs = itertools.repeat(None) if rngs is None else rngs
-        return np.stack([self.fetch_one(index, rng) for index, rng in zip(indices, rngs)])
+        """Returns images and labels, of those that can be decoded if `skipped` is there."""
+        images, kept = [], []
+        for index, rng in zip(indices, itertools.repeat(None) if rngs is None else rngs):
+            try:
+                images.append(self.fetch_one(index, rng))
+                kept.append(index)
+            except crops.CorruptImage as error:
+                if self.skipped is None or (not kept and index == indices[-1]):  # nothing would be left
+                    raise
+                self.skipped.add(self.paths[index], error)
+        return np.stack(images), self.labels[kept]
 
     def moments(self, limit=2000):
         """As `ArrayExamples.moments`, over at most `limit` images spread over the whole."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).astype(int))
-        return ArrayExamples(self.fetch(chosen), self.labels[chosen]).moments()
+        return ArrayExamples(*self.fetch(chosen)).moments()
+
+
+class Skipped:
+    """The images that could not be decoded and were left out; tells each once, in a warning."""
+
+    def __init__(self):
+        self.paths = set()
+
+    def __len__(self):
+        return len(self.paths)
+
+    def add(self, path, error):
+        if path not in self.paths:
+            self.paths.add(path)
+            warnings.warn(f"{error} Left out, as `skip_corrupt` asks: {len(self)} so far.", stacklevel=2)
 
 
 class StreamExamples:

@@ -13,7 +13,7 @@ from anytime_keras.data.batches import pipeline
 
 
 class DataSet:
-    """A data set, ready for `fit` and `evaluate`. Made by `load`.
+    """A data set, ready for `fit` and `evaluate`. Made by `load`, from a `source` of examples.
 
     Iterating gives `train, validation, test`.
 
@@ -27,6 +27,16 @@ class DataSet:
         batch_size, seed, split_seed: ints.
         augment: list of the steps that training images go through.
         one_hot: bool, whether labels are float vectors.
+        skipped: list of paths, the images left out so far since they cannot be decoded (see `skip_corrupt`).
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> data = ak.data.load("digits", batch_size=64)
+    >>> data.sizes, data.steps_per_epoch, data.image_shape
+    ({'train': 1294, 'validation': 144, 'test': 359}, 21, (8, 8, 1))
+    >>> images, labels = next(iter(data.test))
+    >>> tuple(images.shape), tuple(labels.shape)
+    ((64, 8, 8, 1), (64,))
     """
 
     def __init__(self, source, batch_size, augment, seed, split_seed, one_hot):
@@ -35,7 +45,7 @@ class DataSet:
         self.batch_size, self.seed, self.split_seed = batch_size, seed, split_seed
         self.augment = list(augment)
         self.one_hot = one_hot or any(step in augmentation.MIXES for step in self.augment)
-        self.examples = source.splits
+        self.examples, self._skipped = source.splits, source.skipped
         self.sizes = {split: len(examples) for split, examples in self.examples.items()}
         self.image_shape = self.examples["train"].image_shape
         self.mean, std = self.examples["train"].moments()
@@ -68,6 +78,10 @@ class DataSet:
     def test(self):
         """Test batches in fixed order, or None."""
         return self._pipelines["test"].evaluation() if "test" in self._pipelines else None
+
+    @property
+    def skipped(self):
+        return sorted(self._skipped.paths) if self._skipped is not None else []
 
     @property
     def steps_per_epoch(self):
@@ -116,6 +130,7 @@ def load(
     one_hot=False,
     data_dir=None,
     download=True,
+    skip_corrupt=False,
 ):
     """Loads a data set as batches of (image, label).
 
@@ -144,6 +159,8 @@ def load(
             (`mix_up`, `cut_mix`).
         data_dir: where tensorflow-datasets keeps its data, or Tiny ImageNet lies; None for its default.
         download: bool, whether tensorflow-datasets may download.
+        skip_corrupt: bool, for folders of images: whether to leave out those that cannot be decoded, each with a
+            warning, and list them in the data set's `skipped`; otherwise such an image is an error that names it.
 
     Returns:
         A `DataSet`.
@@ -172,7 +189,7 @@ def load(
         augment = [step.strip() for step in augment.split(",") if step.strip()]
     augmentation.compose([] if augment in ("default", None) else augment)
 
-    source = _source(data, image_size, data_dir, download)
+    source = _source(data, image_size, data_dir, download, skip_corrupt)
     _check_source(source, image_size)
     known = sources.KNOWN.get(source.name.split(":")[0].split("/")[0], sources.Known({}, ()))
     for split, examples in source.splits.items():
@@ -189,7 +206,14 @@ def load(
     )
 
 
-def _source(data, image_size, data_dir, download):
+def _source(data, image_size, data_dir, download, skip_corrupt):
+    source = _read(data, image_size, data_dir, download, skip_corrupt)
+    if skip_corrupt and source.skipped is None:
+        raise ValueError(f"`skip_corrupt` is for folders of images. Received: '{source.name}'. Leave it out.")
+    return source
+
+
+def _read(data, image_size, data_dir, download, skip_corrupt):
     if isinstance(data, dict):
         return sources.arrays(data)
     if isinstance(data, (tuple, list)) and len(data) == 2:
@@ -199,7 +223,7 @@ def _source(data, image_size, data_dir, download):
     path = pathlib.Path(data)
     if path.is_dir():
         read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else sources.folder
-        return read(path, image_size)
+        return read(path, image_size, skip_corrupt)
     if path.is_file():
         if path.suffix != ".npz":
             raise ValueError(f"A data file must be an .npz of arrays. Received: '{path}'. Or pass a folder of images.")
@@ -207,7 +231,7 @@ def _source(data, image_size, data_dir, download):
     if str(data) == "digits":
         return sources.digits()
     if str(data) == "tiny_imagenet":
-        return tiny_imagenet.load(tiny_imagenet.find(data_dir), image_size)
+        return tiny_imagenet.load(tiny_imagenet.find(data_dir), image_size, skip_corrupt)
     if path.is_absolute() or path.suffix == ".npz" or str(data).startswith((".", "~")):
         raise ValueError(f"There is no file or folder '{data}'. {_errors.nearest(data, sources.names())}")
     return sources.from_tfds(str(data), image_size, data_dir, download)

@@ -11,7 +11,7 @@ import numpy as np
 
 from anytime_keras import _errors
 from anytime_keras.data import crops
-from anytime_keras.data.examples import ArrayExamples, FileExamples, StreamExamples
+from anytime_keras.data.examples import ArrayExamples, FileExamples, Skipped, StreamExamples
 
 # Images that take more bytes than this are read from disk as they are needed.
 IN_MEMORY_BYTES = 4 * 2**30
@@ -26,11 +26,13 @@ class Source:
         name: str.
         splits: dict with examples under "train" and, where the data set has them, "validation" and "test".
         class_names: list of str.
+        skipped: `Skipped` if images that cannot be decoded are left out, else None.
     """
 
     name: str
     splits: dict
     class_names: list
+    skipped: Skipped = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,8 @@ def arrays(arrays, name="arrays"):
                 f"{found[0]} to {found[-1]}. Number them without gaps, or name all in `class_names`."
             )
         class_names = range(len(found))
+    if np.ndim(class_names) != 1:
+        raise ValueError(f"`class_names` of '{name}' must be a list of words. Received: {class_names!r:.100}.")
     class_names = list(map(str, class_names))
     return Source(name, splits, class_names)
 
@@ -149,11 +153,12 @@ def npz(path):
         raise ValueError(f"'{path}' is no .npz file of arrays: {error}.") from error
 
 
-def folder(path, image_size=None, name=None):
+def folder(path, image_size=None, skip_corrupt=False, name=None):
     """A folder of images in the layout of tfds ImageFolder: `path/<split>/<class>/<image>`, or `path/<class>/<image>`.
 
     Splits are `train`, `validation` (or `val`) and `test`. Images of one size that fit into memory are read at
-    once, others are cropped to `image_size` when they are needed.
+    once, others are cropped to `image_size` when they are needed. With `skip_corrupt`, those that cannot be decoded are
+    left out.
     """
     path = pathlib.Path(path)
     children = sorted(child for child in path.iterdir() if child.is_dir())
@@ -176,7 +181,7 @@ def folder(path, image_size=None, name=None):
             f"folder in it."
         )
     files = {split: _list_files(place, class_names) for split, place in folders.items()}
-    return from_files(name or str(path), files, class_names, image_size)
+    return from_files(name or str(path), files, class_names, image_size, skip_corrupt)
 
 
 def _list_files(place, class_names):
@@ -201,7 +206,7 @@ def list_images(folder):
     return sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS)
 
 
-def from_files(name, files, class_names, image_size=None):
+def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
     """Makes a source of image files.
 
     Args:
@@ -209,16 +214,21 @@ def from_files(name, files, class_names, image_size=None):
         files: dict from split to (paths, labels).
         class_names: list of str.
         image_size: (height, width) to crop to, or None if all images have one size.
+        skip_corrupt: bool, whether to leave out images that cannot be decoded.
 
     Raises:
         ValueError: if sizes differ and `image_size` is None, or a file is no image (it is named).
     """
+    skipped = Skipped() if skip_corrupt else None
+
+    def cropped(size):
+        splits = {split: FileExamples(*pair, (*size, 3), skipped) for split, pair in files.items()}
+        return Source(name, splits, class_names, skipped)
+
     if image_size is not None:
-        return Source(
-            name,
-            {split: FileExamples(paths, labels, (*image_size, 3)) for split, (paths, labels) in files.items()},
-            class_names,
-        )
+        return cropped(image_size)
+    if skip_corrupt:
+        files = {split: _whole(paths, labels, skipped) for split, (paths, labels) in files.items()}
     first = files["train"][0][0]
     size = crops.size(first)
 
@@ -245,13 +255,32 @@ def from_files(name, files, class_names, image_size=None):
         if 3 * math.prod(size) * sum(len(paths) for paths, _ in files.values()) > IN_MEMORY_BYTES:
             for paths, _ in files.values():
                 list(pool.map(lambda path: checked(path, crops.size(path)), paths))
-            return from_files(name, files, class_names, size)
+            return cropped(size)
         images = {split: read(paths) for split, (paths, _) in files.items()}
     if all((array == array[..., :1]).all() for array in images.values()):
         images = {split: np.ascontiguousarray(array[..., :1]) for split, array in images.items()}  # grey
-    return Source(
-        name, {split: ArrayExamples(images[split], labels) for split, (_, labels) in files.items()}, class_names
-    )
+    splits = {split: ArrayExamples(images[split], labels) for split, (_, labels) in files.items()}
+    return Source(name, splits, class_names, skipped)
+
+
+def _whole(paths, labels, skipped):
+    """Returns the (paths, labels) of the images that can be decoded; there must be one."""
+
+    def error_of(path):
+        try:
+            crops.decode(path, path)
+        except crops.CorruptImage as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        errors = list(pool.map(error_of, paths))
+    if all(errors):
+        raise errors[0]
+    for path, error in zip(paths, errors):
+        if error is not None:
+            skipped.add(path, error)
+    kept = [number for number, error in enumerate(errors) if error is None]
+    return [paths[number] for number in kept], labels[kept]
 
 
 def from_tfds(name, image_size=None, data_dir=None, download=True):

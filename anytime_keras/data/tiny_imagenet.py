@@ -41,7 +41,7 @@ def find(data_dir=None):
     )
 
 
-def load(path, image_size=None):
+def load(path, image_size=None, skip_corrupt=False):
     """Reads the training images and, as test, the published validation images.
 
     Classes are numbered in the order of their WordNet numbers, as folder loaders do, not in that of wnids.txt; their
@@ -50,6 +50,7 @@ def load(path, image_size=None):
     Args:
         path: the folder, as `find` returns it.
         image_size: (height, width) to crop to; None keeps 64x64.
+        skip_corrupt: bool, whether to leave out images that cannot be decoded.
 
     Returns:
         A `Source` of RGB images; grey files become RGB.
@@ -63,8 +64,8 @@ def load(path, image_size=None):
         if wnid not in words:
             raise ValueError(f"'{path / 'words.txt'}' has no words for a class of wnids.txt. Received: '{wnid}'.")
     files = {"train": _training_files(path / "train", wnids), "test": _validation_files(path / "val", wnids)}
-    source = from_files("tiny_imagenet", files, [words[wnid] for wnid in wnids], image_size)
-    return Source("tiny_imagenet", source.splits, source.class_names)
+    source = from_files("tiny_imagenet", files, [words[wnid] for wnid in wnids], image_size, skip_corrupt)
+    return Source("tiny_imagenet", source.splits, source.class_names, source.skipped)
 
 
 def _training_files(place, wnids):
