@@ -13,6 +13,7 @@ import pytest  # noqa: E402
 
 # Training is run on JAX by `test_scan.py`, which compares the scan with `fit`; commands and zoo are the same on both.
 ON_JAX = ["weighting", "models", "cost", "data", "evaluation", "inference", "training/test_scan.py", "zoo/test_load.py"]
+ON_JAX += ["experiments/test_work.py"]
 ON_JAX = [f"tests/{place}" for place in ON_JAX]
 FAST_COMPILATION = "--xla_backend_optimization_level=0"
 BACKEND = keras.backend.backend()

@@ -9,7 +9,7 @@ from absl import flags
 from anytime_keras import _errors
 
 # Each command is a module here with a docstring, `FLAGS` (its own `absl.flags.FlagValues`) and `run(flags, arguments)`.
-COMMANDS = ("demo", "train", "evaluate", "predict", "zoo")
+COMMANDS = ("demo", "train", "evaluate", "predict", "zoo", "reproduce")
 
 
 def main(argv=None):

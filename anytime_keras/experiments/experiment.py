@@ -1,0 +1,249 @@
+"""The experiments by name: what each trains, how its numbers follow, and how they are shown."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import typing
+
+from anytime_keras import _errors
+from anytime_keras.experiments import draw, figures, tables
+from anytime_keras.experiments.planning import ADALOSS, CONST, LINEAR, QUICK, Settings, plan
+
+
+def _adaloss(**arguments):
+    return {"weighting": {"name": "adaloss", **arguments}}
+
+
+# Rows of the tables -> what the recipe changes. AdaLoss's defaults are the paper's, so rows that name them share their
+# trainings with Table 1.
+TABLE3 = {"gamma 0": _adaloss(gamma=0.0), "gamma 0.05": ADALOSS, "gamma 0.15": _adaloss(gamma=0.15)}
+TABLE4 = {"momentum 0.9": ADALOSS, "momentum 0.99": _adaloss(momentum=0.99)}
+TABLE5 = {"period 1": ADALOSS, "period 100": _adaloss(update_period=100)}
+BEYOND = {
+    "CONST": CONST,
+    "ADALOSS": ADALOSS,
+    "first order": _adaloss(first_order=True),
+    "gamma 1 to 0": _adaloss(gamma=[1.0, 0.0]),
+    "distillation": {**ADALOSS, "distillation": {"weight": 0.5, "temperature": 3.0}},
+    "equilibrium, CONST": {**CONST, "gradient_equilibrium": True},
+    "equilibrium, ADALOSS": {**ADALOSS, "gradient_equilibrium": True},
+    "mean of logarithms": _adaloss(mean="geometric"),
+    "batch's own losses": _adaloss(mean="batch"),
+    "uncertainty": {"weighting": {"name": "uncertainty"}},
+    "GradNorm": {"weighting": {"name": "gradnorm"}},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One table or figure.
+
+    Attributes:
+        title: str.
+        plan: function from `Settings` to a list of `Planned`; None where nothing is trained.
+        summarize: function from the results' `trainings` and `ensembles` to the table's or figure's numbers.
+        lay_out: function from a summary and the paper's entry to a header and rows of a table.
+        find: function from the same to sentences that tell what the numbers say.
+        draw: function from a summary to a Matplotlib figure, or None.
+        ensembles: function from `Settings` and `Work` to what is measured on ensembles, or None.
+        defaults, quick: dicts, what its `Settings` are by default and for a quick check, where others than usual.
+    """
+
+    title: str
+    plan: typing.Callable
+    summarize: typing.Callable
+    lay_out: typing.Callable
+    find: typing.Callable
+    draw: typing.Callable = None
+    ensembles: typing.Callable = None
+    defaults: dict = dataclasses.field(default_factory=dict)
+    quick: dict = dataclasses.field(default_factory=dict)
+
+    def settings(self, quick=False, **changes):
+        """Returns the `Settings`: the defaults, or those of a quick check, and what is changed."""
+        usual = {**QUICK, **self.quick} if quick else self.defaults
+        return Settings(**{**usual, **{name: value for name, value in changes.items() if value is not None}})
+
+
+def _table(title, rows, base, find=None):
+    return Experiment(
+        title,
+        functools.partial(plan, rows=rows, opt="fractions" if base == "OPT" else None),
+        lambda trainings, ensembles: tables.relative_table(trainings, base),
+        lambda summary, paper: tables.cells_of_table(summary, paper["rows"]),
+        find or _find_signs,
+    )
+
+
+def _find_signs(summary, paper):
+    same, compared = tables.signs(summary, paper["rows"])
+    found = [f"Of the paper's {compared} numbers that could be compared, {same} have the same sign here."]
+    ordered = {
+        "the paper": {row: numbers[-1] for row, numbers in paper["rows"].items()},
+        "here": {row: summary["rows"][row]["mean"][-1] for row in paper["rows"] if row in summary["rows"]},
+    }
+    if len(paper["rows"]) > 1 and None not in ordered["here"].values():
+        texts = [f"{where} {', '.join(sorted(last, key=last.get))}" for where, last in ordered.items()]
+        found.append(f"From best to worst at the full cost: {'; '.join(texts)}.")
+    return found
+
+
+def _find_beyond(summary, paper):
+    rows = {row: content["mean"] for row, content in summary["rows"].items() if row not in ("OPT", "ADALOSS")}
+    early, late = summary["rows"]["ADALOSS"]["mean"][0], summary["rows"]["ADALOSS"]["mean"][-1]
+    if None in (early, late):
+        return ["AdaLoss's numbers are not defined here: OPT makes no error, or has no exit so early."]
+    known = {row: numbers for row, numbers in rows.items() if None not in (numbers[0], numbers[-1])}
+    better = [row for row, numbers in known.items() if numbers[0] < early and numbers[-1] <= late + 1]
+    return [
+        f"AdaLoss: {early:+.1f}% at 1/4 and {late:+.1f}% at the full cost.",
+        f"Lower at 1/4, no more than a point higher at the full cost: {', '.join(better) or 'none of the others'}.",
+    ]
+
+
+def _lay_out_losses(summary, paper):
+    rows = summary["rows"]
+    lines = [
+        [exit_name, *(tables.number(content["mean"][place], 1) for content in rows.values())]
+        for place, exit_name in enumerate(summary["exits"])
+    ]
+    return ["exit", *rows], lines
+
+
+def _find_losses(summary, paper):
+    found = []
+    half = len(summary["exits"]) // 2
+    for row, content in summary["rows"].items():
+        first, second = tables.mean(content["mean"][:half]), tables.mean(content["mean"][half:])
+        found.append(f"{row}: {first:+.1f}% on average in the first half of exits, {second:+.1f}% in the second.")
+    return found
+
+
+def _lay_out_pairs(summary, paper):
+    shares = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0]
+    places = [summary["grid"].index(share) for share in shares]
+    lines = [[row, *(tables.number(line[place], 1) for place in places)] for row, line in summary["mean"].items()]
+    return ["increase (%) within a share of the small one's cost", *(f"{share:g}" for share in shares)], lines
+
+
+def _find_pairs(summary, paper):
+    small, large = (summary["mean"][row] for row in ("small ADALOSS", "large CONST"))
+    both = [(own, other) for own, other in zip(small, large) if None not in (own, other)]
+    within = [pair for pair, share in zip(zip(small, large), summary["grid"]) if share <= 1 and None not in pair]
+    if not both:
+        return ["The small network's last exit makes no error here: relative errors are not defined."]
+    ahead = sum(own <= other for own, other in within)
+    return [
+        f"Up to its own full cost the small network is at least as good at {ahead} of {len(within)} costs read.",
+        f"The large one ends {large[-1]:+.1f}% from the small one's last error.",
+    ]
+
+
+def _lay_out_chains(summary, paper):
+    names = list(next(iter(summary["data"].values()))["lines"])
+    lines = [
+        [
+            dataset,
+            *(f"{content['mean'][line]:.2f}" for line in names),
+            tables.number(_chains_increase(content), 1),
+            f"{100 * content['late']:.1f}%",
+        ]
+        for dataset, content in summary["data"].items()
+    ]
+    return ["error (%), mean over budgets", *names, "ADALOSS over CONST (%)", "weight in the last half of exits"], lines
+
+
+def _chains_increase(content):
+    return tables.increase(content["mean"]["EANN of ADALOSS"], content["mean"]["EANN of CONST"])
+
+
+def _find_chains(summary, paper):
+    increases = [_chains_increase(content) for content in summary["data"].values()]
+    better = sum(increase is not None and increase < 0 for increase in increases)
+    found = [f"The EANN of AdaLoss networks is the better one on {better} of {len(increases)} data sets."]
+    late = sorted(summary["data"], key=lambda dataset: summary["data"][dataset]["late"])
+    if len(late) > 1:
+        found.append(f"From least to most weight in the last half of exits: {', '.join(late)}.")
+    return found
+
+
+def _lay_out_inflations(summary, paper):
+    header = ["b", "networks", "workers", "sup C, bound", "sup C, run", "E[C], bound", "E[C], run"]
+    lines = [
+        [f"{row['base']:.3g}", row["networks"], str(row["workers"])]
+        + [f"{row[what][how]:.3f}" for what in ("sup", "mean") for how in ("bound", "simulated")]
+        for row in summary["rows"]
+    ]
+    return header, lines
+
+
+def _find_inflations(summary, paper):
+    own = [row for row in summary["rows"] if row["networks"] == "anytime" and row["workers"] == 1]
+    kept = sum(row[what]["simulated"] <= row[what]["bound"] for row in own for what in ("sup", "mean"))
+    return [
+        f"{kept} of the proposition's {2 * len(own)} bounds (anytime networks, one worker) hold in the run, of 12 "
+        "networks. The rows of regular networks are limits of an endless sequence, those of two workers our reading of "
+        "the paper's remark; a run of 12 may lie on either side."
+    ]
+
+
+EXPERIMENTS = {
+    "table1": _table(
+        "Test error by scheme, relative to OPT", {"CONST": CONST, "LINEAR": LINEAR, "ADALOSS": ADALOSS}, "OPT"
+    ),
+    "table3": _table("AdaLoss's gamma", TABLE3, "gamma 0"),
+    "table4": _table("AdaLoss's momentum", TABLE4, "momentum 0.9"),
+    "table5": _table("AdaLoss's update period", TABLE5, "period 1"),
+    "figure3": Experiment(
+        "Training loss by depth, relative to OPT",
+        figures.plan_losses,
+        lambda trainings, ensembles: figures.losses(trainings),
+        _lay_out_losses,
+        _find_losses,
+        draw.losses,
+        defaults=dict(datasets=("cifar100",), networks=((5, 16),)),
+    ),
+    "figure5": Experiment(
+        "Small networks with AdaLoss against large ones with CONST",
+        figures.plan_pairs,
+        lambda trainings, ensembles: figures.pairs(trainings),
+        _lay_out_pairs,
+        _find_pairs,
+        draw.pairs,
+        defaults=dict(networks=((5, 16), (9, 16), (7, 16), (13, 16))),
+        quick=dict(networks=((1, 4), (2, 4))),
+    ),
+    "figure6": Experiment(
+        "EANNs of AdaLoss and of CONST networks, and the weights that AdaLoss learns",
+        figures.plan_members,
+        figures.chains,
+        _lay_out_chains,
+        _find_chains,
+        draw.chains,
+        figures.ensembles,
+        defaults=dict(networks=((5, 16), (9, 16), (17, 16))),
+        quick=dict(networks=((1, 4), (2, 4))),
+    ),
+    "proposition": Experiment(
+        "Proposition 4.1: cost inflation, bounds and simulation",
+        None,
+        lambda trainings, ensembles: figures.inflations(),
+        _lay_out_inflations,
+        _find_inflations,
+    ),
+    "beyond": _table("Beyond the paper: other schemes, relative to OPT", BEYOND, "OPT", _find_beyond),
+}
+
+
+def get(name):
+    """Returns the `Experiment` of a name."""
+    if name not in EXPERIMENTS:
+        raise ValueError(f"There is no experiment '{name}'. {_errors.nearest(name, EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+@functools.cache
+def paper():
+    """The paper's own numbers and words, each with its place: what `paper.json` beside this file holds."""
+    return json.loads((pathlib.Path(__file__).parent / "paper.json").read_text())

@@ -1,0 +1,209 @@
+"""The paper's figures as numbers: losses by depth, small against large, ensembles and weights, Proposition 4.1."""
+
+import math
+
+from anytime_keras.experiments.planning import ADALOSS, CONST, HALF_END, Planned, label, name, plan, recipe
+from anytime_keras.experiments.tables import cell, curve_of, increase, mean
+from anytime_keras.inference import inflation
+
+# Where curves are read that are averaged: shares of the small network's cost.
+GRID = tuple(round(0.05 * number, 2) for number in range(1, 61))
+BASES = (1.5, 2.0, 1 + 2**0.5, 3.0, 4.0)
+
+
+# === Figure 3: training loss ===
+
+
+def plan_losses(settings):
+    return plan(settings, {"CONST": CONST, "HALF-END": HALF_END, "ADALOSS": ADALOSS}, opt="all")
+
+
+def losses(trainings):
+    """Compares training losses, those of the last epoch, exit by exit with networks trained for that exit alone.
+
+    Returns:
+        A dict: `exits`, and `rows`, from a row's name to its relative percentage increase at each exit, as `mean` over
+        cells and `by_seed`.
+    """
+    alone = {
+        (cell(training), training["exit"]): training["train_loss"][training["exits"]["exit"].index(training["exit"])]
+        for training in trainings
+        if training["row"] == "OPT"
+    }
+    rows = {}
+    for training in trainings:
+        if training["row"] != "OPT":
+            bases = [alone[cell(training), exit_name] for exit_name in training["exits"]["exit"]]
+            own = [increase(*pair) for pair in zip(training["train_loss"], bases)]
+            rows.setdefault(training["row"], []).append((training["seed"], own))
+    exits = max((training["exits"]["exit"] for training in trainings), key=len)
+    return {
+        "exits": exits,
+        "rows": {
+            row: {
+                "mean": _means([own for _, own in cells]),
+                "by_seed": {
+                    str(seed): _means([own for its, own in cells if its == seed])
+                    for seed in dict.fromkeys(seed for seed, _ in cells)
+                },
+            }
+            for row, cells in rows.items()
+        },
+    }
+
+
+def _means(lists):
+    return [mean(values) for values in zip(*lists)]
+
+
+# === Figure 5: small networks with AdaLoss against large ones with CONST ===
+
+
+def plan_pairs(settings):
+    """Networks come in pairs: a small one, then the large one to compare it with."""
+    if len(settings.networks) % 2:
+        raise ValueError(
+            "Figure 5 compares pairs of networks: a small one, its large one, and so on. "
+            f"Received: {[name(network) for network in settings.networks]}."
+        )
+    planned = []
+    for small, large in zip(settings.networks[::2], settings.networks[1::2]):
+        pair = f"{name(small)} against {name(large)}"
+        for row, network, changes in (("small ADALOSS", small, ADALOSS), ("large CONST", large, CONST)):
+            for one in plan(settings, {row: changes}, networks=[network]):
+                planned.append(Planned({**one.labels, "pair": pair}, one.recipe))
+    return planned
+
+
+def pairs(trainings):
+    """Draws two networks' errors relative to the small one's last, against cost relative to the small one's.
+
+    Returns:
+        A dict: `pairs`, a list with `pair`, `dataset`, `seed` and, for each row, the `cost` and `increase` at its
+        exits; and `mean` over all of them, read at shares of the small one's cost, `grid`, None where one of them has
+        no answer yet.
+    """
+    found = {}
+    for training in trainings:
+        key = training["pair"], training["dataset"], training["seed"]
+        found.setdefault(key, {})[training["row"]] = training
+    listed, read = [], {}
+    for (pair, dataset, seed), rows in found.items():
+        small = curve_of(rows["small ADALOSS"])
+        last, error = small[-1].with_all_heads, small[-1].error
+        entry = {"pair": pair, "dataset": dataset, "seed": seed}
+        for row, training in rows.items():
+            curve = curve_of(training)
+            entry[row] = {
+                "cost": [point.with_all_heads / last for point in curve],
+                "increase": [increase(point.error, error) for point in curve],
+            }
+            read.setdefault(row, []).append([_read(entry[row]["cost"], entry[row]["increase"], each) for each in GRID])
+        listed.append(entry)
+    return {
+        "pairs": listed,
+        "grid": list(GRID),
+        "mean": {row: _means_where_all(lines) for row, lines in read.items()},
+    }
+
+
+def _read(costs, values, budget):
+    """The latest exit's value within a budget; None before the first."""
+    affordable = [value for cost, value in zip(costs, values) if cost <= budget * (1 + 1e-9)]
+    return affordable[-1] if affordable else None
+
+
+def _means_where_all(lines):
+    return [None if None in values else mean(values) for values in zip(*lines)]
+
+
+# === Figure 6: ensembles, and the weights that AdaLoss learns ===
+
+
+def plan_members(settings):
+    if len(settings.networks) < 2:
+        raise ValueError(
+            "Figure 6 chains networks: name two or more, small ones first. "
+            f"Received: {[name(network) for network in settings.networks]}."
+        )
+    return plan(settings, {"ADALOSS": ADALOSS, "CONST": CONST})
+
+
+def ensembles(settings, work):
+    """Chains the trained members to EANNs: exits by validation images, then once the test images.
+
+    Returns:
+        A list of dicts with `row`, `dataset`, `seed`, `exits`.
+    """
+    found = []
+    for dataset in settings.datasets:
+        for row, changes in (("ADALOSS", ADALOSS), ("CONST", CONST)):
+            for seed in range(settings.seeds):
+                members = [recipe(settings, network, dataset, seed, **changes) for network in settings.networks]
+                labels = dict(row=row, dataset=label(dataset), seed=seed)
+                found.append({**labels, **work.ensemble(members)})
+    return found
+
+
+def chains(trainings, chained):
+    """Compares EANNs of AdaLoss networks with EANNs of CONST networks, and lists the weights that AdaLoss learnt.
+
+    Returns:
+        A dict: `largest`, the largest network; `data`, for each data set `grid`, budgets as shares of its cost, and
+        `lines`, the error (%) of each EANN and of the largest networks alone within them, mean over seeds, None before
+        the first answer; `mean`, each line's mean over the budgets at which all answer; `weights` of the largest
+        network's exits at the end, mean over seeds, and `late`, the share of them in the last half of exits.
+    """
+    largest = max(trainings, key=lambda one: one["exits"]["with_all_heads"][-1])["network"]
+    data = {}
+    for dataset in dict.fromkeys(one["dataset"] for one in trainings):
+        alone = [one for one in trainings if (one["dataset"], one["network"]) == (dataset, largest)]
+        named = [(f"EANN of {one['row']}", one) for one in chained if one["dataset"] == dataset]
+        named += [(f"{largest} {one['row']} alone", one) for one in alone]
+        whole = alone[0]["exits"]["with_all_heads"][-1]
+        end = max(one["exits"]["with_all_heads"][-1] for _, one in named) / whole
+        grid = [round(0.05 * number, 2) for number in range(1, math.ceil(end / 0.05 - 1e-9) + 1)]
+        read = {}
+        for name_of_line, one in named:
+            errors = [100 * error for error in one["exits"]["error"]]
+            line = [_read(one["exits"]["with_all_heads"], errors, share * whole) for share in grid]
+            read.setdefault(name_of_line, []).append(line)
+        lines = {name_of_line: _means_where_all(of_seeds) for name_of_line, of_seeds in read.items()}
+        answered = [values for values in zip(*lines.values()) if None not in values]
+        weights = _means([one["weight"] for one in alone if one["row"] == "ADALOSS"])
+        data[dataset] = {
+            "grid": grid,
+            "lines": lines,
+            "mean": dict(zip(lines, map(mean, zip(*answered)))),
+            "weights": weights,
+            "late": sum(weights[len(weights) // 2 :]) / sum(weights),
+        }
+    return {"largest": largest, "data": data}
+
+
+# === Proposition 4.1 ===
+
+
+def inflations():
+    """Lays the bounds of Proposition 4.1 beside a run of the sequence against the clock.
+
+    Returns:
+        A dict with `rows`: base, kind and number of workers, and bound and simulation of the largest and the mean
+        inflation.
+    """
+    rows = []
+    for anytime in (True, False):
+        for workers in (1, 2):
+            for base in BASES:
+                bound = inflation.bounds(base, workers, anytime)
+                seen = inflation.simulate(base, workers, anytime)
+                rows.append(
+                    {
+                        "base": base,
+                        "networks": "anytime" if anytime else "regular",
+                        "workers": workers,
+                        "sup": {"bound": bound.sup, "simulated": seen.sup},
+                        "mean": {"bound": bound.mean, "simulated": seen.mean},
+                    }
+                )
+    return {"rows": rows}

@@ -1,0 +1,131 @@
+"""The page that lays the paper's numbers beside ours: made of the results' JSON, and of nothing else."""
+
+import pathlib
+
+from anytime_keras.experiments import experiment, report
+from anytime_keras.training.checkpoint import write
+
+PAGE = "README.md"
+INTRODUCTION = """# The paper's claims, measured again
+
+Made by `anytime-keras reproduce page` from the JSON files beside this page, which hold every exit's error and loss of
+every training, its recipe, and what it ran on.
+
+The paper: {reference}
+
+- Increases are relative, in percent: +10 is an error of 11% where the other is 10%.
+- The fraction of a cost is that of the last exit's multiply-accumulates, all heads so far included; the number there is
+  that of the latest exit whose cost is at most that fraction. A dash: no exit is that early, or the other error is 0.
+- OPT is a network trained for one exit alone, one for each place that is compared.
+- Numbers in brackets are the lowest and the highest of the seeds' means.
+- Learning rate 0.1, divided by 10 at 1/2 and 3/4 of the epochs; momentum 0.9; weight decay 1e-4, as in the paper.
+- Validation images are held out of training; test images are looked at once, at a training's end.
+"""
+
+
+def write_page(results):
+    """Writes the page for all results in a folder, and draws their pictures again.
+
+    A result of a quick check is shown where there is no other.
+
+    Args:
+        results: the folder.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: if the folder holds no result.
+    """
+    results = pathlib.Path(results)
+    parts = [INTRODUCTION.format(reference=experiment.paper()["reference"])]
+    for name in experiment.EXPERIMENTS:
+        found = [path for path in (results / f"{name}.json", results / f"{name}_quick.json") if path.exists()]
+        if found:
+            parts.append(_section(found[0]))
+    if len(parts) == 1:
+        raise ValueError(
+            f"There is no result in '{results}'. Make one, such as `anytime-keras reproduce table1 --quick`."
+        )
+    write(results / PAGE, "\n".join(parts))
+    return results / PAGE
+
+
+def _section(path):
+    content = report.read(path)
+    chosen = experiment.get(content["experiment"])
+    theirs = experiment.paper()[content["experiment"]]
+    header, rows = chosen.lay_out(content["summary"], theirs)
+    lines = [f"## {content['experiment']}: {content['title']}", ""]
+    if content["quick"]:
+        lines += ["**A quick check of the code, with tiny networks: its numbers say nothing about the paper's.**", ""]
+    lines += [f"- Paper: {theirs['source']}; {_setting(theirs)}."]
+    lines += [f"- The paper says: {claim}" for claim in theirs.get("claims", [])]
+    lines += [f"- Here: {made_with(content)}"]
+    lines += [f"- Differs: {difference}" for difference in differences(content, theirs)]
+    lines += ["", "| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", *chosen.find(content["summary"], theirs), ""]
+    picture = report.picture(path)
+    if picture is not None:
+        lines += [f"![{content['title']}]({picture.name})", ""]
+    lines += [f"Numbers: [{path.name}]({path.name}).", ""]
+    return "\n".join(lines)
+
+
+def _setting(theirs):
+    """What the paper's numbers are of, in words."""
+    parts = [theirs["setting"]] if "setting" in theirs else []
+    if "networks" in theirs:
+        where = f"ResANN {', '.join(theirs['networks'])} on {', '.join(theirs['datasets'])}"
+        parts = [where, f"{theirs['epochs']} epochs", *parts]
+    return "; ".join(parts)
+
+
+def made_with(content):
+    """A sentence that tells how a result was made."""
+    settings = content["settings"]
+    if settings is None:
+        return f"computed; {_machine(content['machine'])}."
+    sizes = {
+        training["dataset"]: " + ".join(f"{count} {split}" for split, count in training["sizes"].items())
+        for training in content["trainings"]
+    }
+    data = ", ".join(f"{dataset} ({images} images)" for dataset, images in sizes.items())
+    machines = sorted({_machine(training["machine"]) for training in content["trainings"]})
+    return (
+        f"{len(content['trainings'])} trainings of ResANN {', '.join(settings['networks'])} on {data}; "
+        f"{settings['epochs']} epochs, batches of {settings['batch_size']}, {settings['precision']}, "
+        f"{settings['seeds']} seed{'s' if settings['seeds'] > 1 else ''}; {'; '.join(machines)}."
+    )
+
+
+def _machine(machine):
+    version = machine["versions"].get(machine["backend"], "")
+    devices = sorted({str(device).split(":")[0] for device in machine["devices"]})
+    return (
+        f"{machine['backend']} {version} on {machine['processor']} ({', '.join(devices)}), Keras "
+        f"{machine['versions'].get('keras', '')}, {machine['date']}"
+    )
+
+
+def differences(content, theirs):
+    """Lists in what a result's settings depart from the paper's, computed from both."""
+    settings = content["settings"]
+    if settings is None:
+        return []
+    found = []
+    if settings["epochs"] != theirs["epochs"]:
+        found.append(
+            f"{settings['epochs']} epochs, the paper {theirs['epochs']}: schemes, OPT too, are compared where training "
+            "ends here."
+        )
+    ours = list(dict.fromkeys(training["dataset"] for training in content["trainings"]))
+    for what, own in (("networks", settings["networks"]), ("datasets", ours)):
+        if set(own) != set(theirs[what]):
+            kind = "data sets" if what == "datasets" else what
+            found.append(f"{kind} {', '.join(own)}, the paper {', '.join(theirs[what])}.")
+    found.append(
+        f"{settings['seeds']} seed{'s' if settings['seeds'] > 1 else ''}; the paper does not say how many it had."
+    )
+    return found

@@ -1,0 +1,185 @@
+"""What an experiment trains, as plain data: settings -> a list of trainings with their labels."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+from anytime_keras import data, models
+from anytime_keras.cost import exit_costs
+from anytime_keras.data import sources
+from anytime_keras.evaluation.curve import Curve, CurvePoint
+from anytime_keras.training import Recipe
+
+FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+CONST, LINEAR, HALF_END, ADALOSS = (
+    {"weighting": {"name": name}} for name in ("constant", "linear", "half_end", "adaloss")
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How large an experiment is.
+
+    Attributes:
+        datasets: names, or paths, as `anytime_keras.data.load` takes them.
+        networks: pairs (n, c) of ResANNs.
+        epochs: int; the learning rate is divided by 10 at 1/2 and 3/4 of them.
+        seeds: int, how many; they are 0, 1, ...
+        batch_size: int.
+        precision: Keras's dtype policy.
+    """
+
+    datasets: tuple = ("cifar10", "cifar100")
+    networks: tuple = ((5, 16), (7, 16), (9, 16))
+    epochs: int = 60
+    seeds: int = 2
+    batch_size: int = 64
+    precision: str = "float32"
+
+    def __post_init__(self):
+        for name in ("epochs", "seeds", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be an int of 1 or more. Received: {name}={value!r}.")
+        if not self.datasets or not all(map(str, self.datasets)):
+            raise ValueError(f"`datasets` must name one data set or more. Received: {self.datasets!r}.")
+        if not self.networks:
+            raise ValueError("`networks` must name one ResANN or more. Received: none.")
+
+    def to_dict(self):
+        return {**dataclasses.asdict(self), "networks": [name(network) for network in self.networks]}
+
+
+# A check of the code in a few minutes on a CPU: no number to compare with the paper's.
+QUICK = dict(datasets=("digits",), networks=((2, 4),), epochs=3, seeds=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One training of an experiment.
+
+    Attributes:
+        labels: dict: `row` of the table or line of the figure, `network`, `dataset`, `seed`, and what else the
+            experiment tells its trainings apart by.
+        recipe: `Recipe`.
+    """
+
+    labels: dict
+    recipe: Recipe
+
+
+def name(network):
+    """The name of a ResANN (n, c).
+
+    >>> name((9, 16))
+    '9x16'
+    """
+    return "x".join(map(str, network))
+
+
+def parse_networks(text):
+    """Reads names of ResANNs.
+
+    >>> parse_networks("5x16,25x32")
+    ((5, 16), (25, 32))
+    """
+    networks = []
+    for part in text.split(","):
+        numbers = part.strip().split("x")
+        if len(numbers) != 2 or not all(number.isdigit() and int(number) for number in numbers):
+            raise ValueError(f"Networks are named such as 5x16,9x16 (units a block, channels). Received: '{text}'.")
+        networks.append(tuple(map(int, numbers)))
+    return tuple(networks)
+
+
+def label(dataset):
+    """A data set's name without its place.
+
+    >>> label("/data/cifar10.npz")
+    'cifar10'
+    """
+    return pathlib.Path(str(dataset)).stem
+
+
+def recipe(settings, network, dataset, seed, **changes):
+    """The paper's recipe (section 5.1), at the settings' scale."""
+    data = {"data": str(dataset)}
+    known = sources.KNOWN.get(label(dataset))
+    if known is not None:  # a file's name says what it holds: augmented and split as the data set of that name
+        data.update(augment=list(known.augment), validation=known.validation)
+    num_units, channels = network
+    return Recipe.paper(
+        {"name": "resann", "num_units": num_units, "channels": channels},
+        data,
+        **{
+            "epochs": settings.epochs,
+            "batch_size": settings.batch_size,
+            "precision": settings.precision,
+            "seed": seed,
+            **changes,
+        },
+    )
+
+
+def plan(settings, rows, networks=None, opt=None):
+    """Lists the trainings of rows over all networks, data sets and seeds.
+
+    Args:
+        settings: `Settings`.
+        rows: dict from a row's name to what its recipe changes.
+        networks: pairs (n, c) in place of the settings'.
+        opt: `"fractions"` for a network trained for each exit that answers at `FRACTIONS`, `"all"` for one for every
+            exit (row `OPT`, label `exit`), None for none.
+
+    Returns:
+        A list of `Planned`.
+    """
+    planned = []
+    for dataset in settings.datasets:
+        for network in networks or settings.networks:
+            curve = costs(settings, network, dataset) if opt else None
+            exits = {"fractions": lambda: places(curve), "all": lambda: [point.exit for point in curve]}
+            for seed in range(settings.seeds):
+                labels = dict(network=name(network), dataset=label(dataset), seed=seed)
+                for row, changes in rows.items():
+                    planned.append(Planned({"row": row, **labels}, recipe(settings, network, dataset, seed, **changes)))
+                for exit_name in exits[opt]() if opt else ():
+                    alone = {"name": "single_exit", "exit": exit_name}
+                    planned.append(
+                        Planned(
+                            {"row": "OPT", **labels, "exit": exit_name},
+                            recipe(settings, network, dataset, seed, weighting=alone),
+                        )
+                    )
+    return planned
+
+
+def costs(settings, network, dataset):
+    """The curve of a network that is not trained: costs alone, errors 0."""
+    return _costs(recipe(settings, network, dataset, 0).to_json())
+
+
+@functools.cache
+def _costs(text):
+    untrained = Recipe.from_dict(json.loads(text))
+    shape, classes = _data(json.dumps(untrained.data))
+    model = models.build(**untrained.model, input_shape=shape, num_classes=classes)
+    return Curve(
+        [
+            CurvePoint(cost.exit, 0.0, 0.0, cost.backbone, cost.with_head, cost.with_all_heads, cost.params)
+            for cost in exit_costs(model)
+        ]
+    )
+
+
+@functools.cache
+def _data(text):
+    loaded = data.load(**json.loads(text))
+    return loaded.image_shape, loaded.num_classes
+
+
+def places(curve):
+    """The exits that answer at `FRACTIONS` of a network's cost, each once; by the rule of `Curve.at`."""
+    names = [curve.at(fraction).exit for fraction in FRACTIONS]
+    return list(dict.fromkeys(exit_name for exit_name in names if exit_name is not None))

@@ -1,0 +1,119 @@
+"""Runs an experiment to its JSON, and shows what is in one: a table, and a picture beside it."""
+
+import json
+import pathlib
+
+from rich.console import Console
+from rich.table import Table
+
+from anytime_keras import runtime
+from anytime_keras.experiments import experiment
+from anytime_keras.training.checkpoint import write
+
+FORMAT = 1
+WIDTH = 200  # of a table in a log file, in characters
+
+
+def reproduce(name, settings, work, results, quick=False):
+    """Runs an experiment, as far as its trainings are not finished, and writes its results.
+
+    Args:
+        name: one of `EXPERIMENTS`.
+        settings: `Settings`.
+        work: `Work`.
+        results: folder for the JSON and the picture.
+        quick: bool, whether these are the settings of a quick check; such results are kept apart. Without effect where
+            nothing is trained.
+
+    Returns:
+        The path of the JSON; None if the time limit came first.
+    """
+    chosen = experiment.get(name)
+    planned = chosen.plan(settings) if chosen.plan else []
+    quick = quick and bool(planned)
+    if not work.run([each.recipe for each in planned]):
+        return None
+    content = {
+        "format": FORMAT,
+        "experiment": name,
+        "title": chosen.title,
+        "quick": quick,
+        "settings": settings.to_dict() if planned else None,
+        "machine": runtime.machine(),
+        "ensembles": chosen.ensembles(settings, work) if chosen.ensembles else [],
+        "trainings": [
+            {**each.labels, "recipe": each.recipe.to_dict(), **work.measured(each.recipe)} for each in planned
+        ],
+    }
+    content["summary"] = chosen.summarize(content["trainings"], content["ensembles"])
+    path = pathlib.Path(results) / f"{name}{'_quick' if quick else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, to_text(content))
+    return path
+
+
+def to_text(content):
+    """A result as JSON, one line a training."""
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, list) and value:
+            inner = ",\n".join(f"  {json.dumps(each, allow_nan=False)}" for each in value)
+            lines.append(f' "{key}": [\n{inner}\n ]')
+        else:
+            lines.append(f' "{key}": {json.dumps(value, allow_nan=False)}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read(path):
+    """Reads what `reproduce` wrote.
+
+    Raises:
+        ValueError: if the file is something else.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text())
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
+        experiment.get(content["experiment"])
+        content["summary"], content["trainings"], content["machine"], content["quick"], content["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' is no result of `anytime-keras reproduce`: {error!r}.") from error
+    return content
+
+
+def picture(path):
+    """Draws a result's picture beside it.
+
+    Returns:
+        The picture's path, or None where the experiment has none, or Matplotlib is not there.
+    """
+    content = read(path)
+    draw = experiment.get(content["experiment"]).draw
+    if draw is None:
+        return None
+    try:
+        figure = draw(content["summary"])
+    except ImportError:
+        return None
+    drawn = pathlib.Path(path).with_suffix(".png")
+    figure.savefig(drawn, dpi=110)
+    return drawn
+
+
+def show(path, file=None):
+    """Prints a result as a table, with what it says."""
+    content = read(path)
+    chosen = experiment.get(content["experiment"])
+    theirs = experiment.paper()[content["experiment"]]
+    header, rows = chosen.lay_out(content["summary"], theirs)
+    table = Table(title=f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}")
+    for number, heading in enumerate(header):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(file=file, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(table)
+    for sentence in chosen.find(content["summary"], theirs):
+        console.print(sentence, markup=False)

@@ -1,0 +1,164 @@
+"""Tables of relative increases in test error: from trainings' results to numbers, without looking elsewhere."""
+
+import statistics
+
+from anytime_keras.evaluation.curve import Curve, CurvePoint
+from anytime_keras.experiments.planning import FRACTIONS
+
+
+def curve_of(training):
+    """Returns the `Curve` that a training's `exits` hold."""
+    exits = training["exits"]
+    return Curve([CurvePoint(**dict(zip(exits, values))) for values in zip(*exits.values())])
+
+
+def increase(own, base):
+    """Returns by how many percent a number is above another, or None where either is missing or the other is 0.
+
+    >>> round(increase(0.11, 0.10), 6)
+    10.0
+    """
+    return None if own is None or not base else 100 * (own / base - 1)
+
+
+def mean(values):
+    """Returns the mean of those that are there, or None."""
+    values = [value for value in values if value is not None]
+    return statistics.fmean(values) if values else None
+
+
+def cell(training):
+    """What a training is compared within: the same network, data and seed."""
+    return training["network"], training["dataset"], training["seed"]
+
+
+def errors_at_fractions(training):
+    """The error that can be had for each of `FRACTIONS` of the network's cost (`Curve.at`); None before the first
+    exit."""
+    points = [curve_of(training).at(fraction) for fraction in FRACTIONS]
+    return [None if point.exit is None else point.error for point in points]
+
+
+def optimal_errors(trainings):
+    """For each cell, what networks that were trained for one exit alone reach at each of `FRACTIONS`.
+
+    Args:
+        trainings: list of dicts; the rows `OPT`.
+
+    Returns:
+        A dict from the cell to a list of errors.
+    """
+    alone = {(cell(training), training["exit"]): training for training in trainings if training["row"] == "OPT"}
+    errors = {}
+    for (where, _), training in alone.items():
+        curve = curve_of(training)
+        reached = []
+        for fraction in FRACTIONS:
+            answering = curve.at(fraction).exit
+            own = alone.get((where, answering))
+            reached.append(None if own is None else own["exits"]["error"][own["exits"]["exit"].index(answering)])
+        errors[where] = reached
+    return errors
+
+
+def relative_table(trainings, base):
+    """Compares rows at fractions of the cost.
+
+    Args:
+        trainings: list of dicts with labels and `exits`.
+        base: the row to compare with; `"OPT"` is one network for each place.
+
+    Returns:
+        A dict: `fractions`, `base`, and `rows`, from a row's name to `mean`, its relative percentage increase in error
+        over all cells (network, data, seed); `error`, its mean error in percent; `by_seed`, `by_network` and
+        `by_dataset`, the increase over the cells of one seed, network or data set; and `cells`, the errors and
+        increases themselves. In the base's own row, increases are 0.
+    """
+    own = {(training["row"], cell(training)): errors_at_fractions(training) for training in trainings}
+    if base == "OPT":
+        own = {key: errors for key, errors in own.items() if key[0] != "OPT"}
+        own.update((("OPT", where), errors) for where, errors in optimal_errors(trainings).items())
+    rows = {}
+    for row in dict.fromkeys(training["row"] for training in trainings):
+        cells = [
+            {
+                "network": where[0],
+                "dataset": where[1],
+                "seed": where[2],
+                "errors": errors,
+                "increase": [increase(*pair) for pair in zip(errors, own[base, where])],
+            }
+            for (own_row, where), errors in own.items()
+            if own_row == row
+        ]
+        rows[row] = {
+            "mean": _mean(cells),
+            "error": [mean([error and 100 * error for error in each]) for each in zip(*(c["errors"] for c in cells))],
+            **{f"by_{key}": _mean_by(key, cells) for key in ("seed", "network", "dataset")},
+            "cells": cells,
+        }
+    return {"fractions": list(FRACTIONS), "base": base, "rows": rows}
+
+
+def _mean(cells):
+    return [mean(each) for each in zip(*(one["increase"] for one in cells))]
+
+
+def _mean_by(key, cells):
+    groups = {}
+    for one in cells:
+        groups.setdefault(str(one[key]), []).append(one)
+    return {name: _mean(some) for name, some in groups.items()}
+
+
+def number(value, digits=2):
+    """A number for a table, with its sign; a dash where there is none.
+
+    >>> number(3.14159), number(None)
+    ('+3.14', '–')
+    """
+    return "–" if value is None else f"{value:+.{digits}f}"
+
+
+def spread(row, place):
+    """The smallest and the largest of the seeds' means, for a table; nothing for one seed."""
+    values = [by_seed[place] for by_seed in row["by_seed"].values() if by_seed[place] is not None]
+    return f" ({min(values):+.1f} to {max(values):+.1f})" if len(values) > 1 else ""
+
+
+def cells_of_table(summary, paper):
+    """Lays a summary by `relative_table` beside the paper's numbers.
+
+    Args:
+        summary: dict.
+        paper: dict from a row's name to its numbers.
+
+    Returns:
+        A header and rows, lists of str.
+    """
+    fractions = [f"{fraction:g}" for fraction in summary["fractions"]]
+    header = ["", *(f"paper {fraction}" for fraction in fractions), *(f"here {fraction}" for fraction in fractions)]
+    nothing = [None] * len(fractions)
+    rows = []
+    for row, content in summary["rows"].items():
+        if row == summary["base"]:
+            errors = ["–" if error is None else f"error {error:.2f}%" for error in content["error"]]
+            rows.append([row, *map(number, [0.0] * len(fractions)), *errors])
+            continue
+        ours = [number(value) + spread(content, place) for place, value in enumerate(content["mean"])]
+        rows.append([row, *map(number, paper.get(row, nothing)), *ours])
+        if len(content["by_dataset"]) > 1:
+            for dataset, means in content["by_dataset"].items():
+                rows.append([f"{row} on {dataset}", *map(number, nothing), *map(number, means)])
+    return header, rows
+
+
+def signs(summary, paper):
+    """Counts the paper's numbers whose sign is ours too, and how many could be compared."""
+    pairs = [
+        (theirs, ours)
+        for row, numbers in paper.items()
+        for theirs, ours in zip(numbers, summary["rows"].get(row, {"mean": []})["mean"])
+        if ours is not None
+    ]
+    return sum((theirs > 0) == (ours > 0) for theirs, ours in pairs), len(pairs)

@@ -1,0 +1,190 @@
+"""Runs trainings into folders, several side by side where that is possible, and reads what came out.
+
+A training's folder is named after its recipe. One that is finished (it has a curve) is never run again, by whichever
+experiment asks; one that was stopped goes on. Test images are looked at once, at a training's end.
+"""
+
+import csv
+import hashlib
+import json
+import pathlib
+import shutil
+from time import monotonic
+
+import keras
+
+from anytime_keras.evaluation.curve import Curve
+from anytime_keras.inference import EANN
+from anytime_keras.training import train, train_side_by_side
+from anytime_keras.training.checkpoint import write
+from anytime_keras.training.run import title
+
+COLUMNS = ("exit", "error", "loss", "backbone", "with_head", "with_all_heads", "params")
+# Side by side, unless said otherwise: on an accelerator, where small networks leave most of it idle; on a CPU it is
+# faster one after the other (tests/benchmarks/training.py).
+AT_ONCE = 8
+# Epochs from one checkpoint to the next: several networks' take as long to write as an epoch to train.
+CHECKPOINT_EVERY = 10
+
+
+class Work:
+    """The trainings in a folder.
+
+    Args:
+        folder: where they are.
+        at_once: int, how many to train side by side on JAX; None for 8 on an accelerator, 1 on a CPU.
+        time_limit: float, seconds from now after which no epoch begins but a call's first; None for none.
+        say: function that is told, in a line, what goes on.
+    """
+
+    def __init__(self, folder, at_once=None, time_limit=None, say=print):
+        if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
+            raise ValueError(f"`at_once` must be an int of 1 or more. Received: at_once={at_once!r}.")
+        if time_limit is not None and not time_limit > 0:
+            raise ValueError(f"`time_limit` must be above 0 seconds. Received: time_limit={time_limit!r}.")
+        self.folder, self.say = pathlib.Path(folder), say
+        accelerated = keras.backend.backend() == "jax" and not _on_cpu()
+        self.at_once = at_once or (AT_ONCE if accelerated else 1)
+        if accelerated:
+            _keep_programs(self.folder / ".programs")
+        self.limit, self.start = time_limit, monotonic()
+
+    def place(self, recipe):
+        """The folder of a recipe's training."""
+        digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
+        data = pathlib.Path(str(recipe.data["data"])).stem
+        return self.folder / f"{title(recipe)}_{data}_seed{recipe.seed}_{digest}"
+
+    def finished(self, recipe):
+        return (self.place(recipe) / "curve.json").exists()
+
+    def measured(self, recipe):
+        """What a finished training measured, as plain data.
+
+        Returns:
+            A dict: `exits`, a dict of lists with error, loss and costs of each exit; `train_loss`, `weight` and
+            `validation_error` of each exit in the last epoch (None where the recipe gives none); the `split` that was
+            measured, and the `sizes` of all; `machine`.
+        """
+        place = self.place(recipe)
+        curve = Curve.from_json(place / "curve.json")
+        with open(place / "history.csv") as file:
+            last = list(csv.DictReader(file))[-1]
+
+        def each(key):
+            keys = [key.format(point.exit) for point in curve]
+            return [float(last[key]) for key in keys] if all(last.get(key) for key in keys) else None
+
+        accuracy = each("val_{}_accuracy")
+        return {
+            "exits": columns(curve),
+            "train_loss": each("{}_loss"),
+            "weight": each("{}_weight"),
+            "validation_error": accuracy and [1 - value for value in accuracy],
+            "split": curve.about["split"],
+            "sizes": curve.about["data"]["sizes"],
+            "machine": curve.about["machine"],
+        }
+
+    def run(self, recipes):
+        """Trains all that are not finished.
+
+        Returns:
+            True if all are finished; False if the time limit came first: another call goes on.
+        """
+        unique = {self.place(recipe): recipe for recipe in recipes}
+        total, first = len(unique), True
+        for group in self._groups([recipe for recipe in unique.values() if not self.finished(recipe)]):
+            left = None if self.limit is None else self.limit - (monotonic() - self.start)
+            # Not for a last moment: to build and compile may take a minute. But every call gets on by an epoch.
+            if left is not None and not first and left < min(60, self.limit / 10):
+                return False
+            first = False
+            done = sum(map(self.finished, unique.values()))
+            names = ", ".join(self.place(recipe).name for recipe in group)
+            together = f"{len(group)} side by side: " if len(group) > 1 else ""
+            self.say(f"[{done} of {total} trainings done] {together}{names}")
+            self._train(group, None if left is None else max(left, 1.0))
+            if not all(map(self.finished, group)):
+                return False
+        return True
+
+    def _train(self, group, time_limit):
+        keras.utils.clear_session(free_memory=False)  # Keras would keep the names of hundreds of networks
+        folders = [self.place(recipe) for recipe in group]
+        common = dict(resume=True, verbose=False, time_limit=time_limit, checkpoint_every=CHECKPOINT_EVERY)
+        if len(group) > 1:
+            train_side_by_side(group, folders, **common)
+        else:
+            engine = "scan" if keras.backend.backend() == "jax" else "fit"
+            train(group[0], folders[0], engine=engine, tensorboard=False, **common)
+        for recipe, folder in zip(group, folders):
+            checkpoints = sorted((folder / "checkpoints").glob("epoch-*"))
+            # All of a group stopped after the same epoch: what is before it would only have to be carried along.
+            for old in checkpoints if self.finished(recipe) else checkpoints[:-1]:
+                shutil.rmtree(old)
+
+    def ensemble(self, recipes):
+        """Chains finished networks to an `EANN`: its exits are chosen by validation images, then measured on the test
+        images, once.
+
+        Args:
+            recipes: of the members, smallest first, that differ in their networks alone.
+
+        Returns:
+            A dict: `members`, the networks' exits that are used, and `exits`, as `measured` gives them.
+        """
+        places = [self.place(recipe) for recipe in recipes]
+        digest = hashlib.sha256(" ".join(place.name for place in places).encode()).hexdigest()[:10]
+        kept = self.folder / f"eann_{recipes[0].weighting['name']}_seed{recipes[0].seed}_{digest}.json"
+        if not kept.exists():
+            missing = [str(place) for place in places if not (place / "model.keras").exists()]
+            if missing:
+                raise ValueError(
+                    f"An ensemble needs its members' networks. There is no `model.keras` in {', '.join(missing)}. "
+                    "Bring it back, or remove the folder to train that network anew."
+                )
+            self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")
+            data = recipes[0].load_data()
+            chain = EANN([keras.saving.load_model(place / "model.keras") for place in places], data.validation)
+            measured = {"members": chain.exit_names, "exits": columns(chain.curve(data.test))}
+            write(kept, json.dumps(measured) + "\n")
+        return json.loads(kept.read_text())
+
+    def _groups(self, recipes):
+        """Divides recipes into lists that one program can train."""
+        alike = {}
+        for recipe in recipes:
+            alike.setdefault(_program(recipe), []).append(recipe)
+        for group in alike.values():
+            for start in range(0, len(group), self.at_once):
+                yield group[start : start + self.at_once]
+
+
+def columns(curve):
+    """A curve as a dict of lists; `tables.curve_of` makes it a curve again."""
+    return {name: [getattr(point, name) for point in curve] for name in COLUMNS}
+
+
+def _program(recipe):
+    """What recipes must have in common to be trained side by side."""
+    shape = {name: value for name, value in recipe.to_dict().items() if name not in ("seed", "weighting")}
+    weighting = recipe.weighting
+    adaloss = weighting["name"] == "adaloss"
+    numbers = adaloss and weighting.keys() <= {"name", "gamma", "momentum", "update_period"}
+    static = weighting["name"] in ("constant", "linear", "half_end", "single_exit")
+    if static or (numbers and not isinstance(weighting.get("gamma"), (list, tuple))):
+        weighting = None  # numbers that one program takes
+    return json.dumps([shape, weighting], sort_keys=True)
+
+
+def _keep_programs(folder):
+    """Has JAX keep compiled programs in a folder: networks of one shape, each measured by itself, share one."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:  # nor by JAX_COMPILATION_CACHE_DIR
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+
+
+def _on_cpu():
+    return all("cpu" in str(device).lower() for device in keras.distribution.list_devices())

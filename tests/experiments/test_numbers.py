@@ -1,0 +1,239 @@
+"""Tables and figures follow from results by arithmetic that is worked out by hand here."""
+
+import pytest
+
+from anytime_keras import experiments
+from anytime_keras.experiments import figures, page, report, tables
+from anytime_keras.experiments.planning import Settings, label, parse_networks, places, plan
+from tests.experiments.results import EXITS, MACHINE, alone, training
+
+PAPER = experiments.paper()
+
+
+def test_increases_over_opt_at_fractions_of_the_cost():
+    trainings = [
+        training("CONST", [0.50, 0.33, 0.24, 0.22]),
+        training("ADALOSS", [0.60, 0.30, 0.20, 0.10]),
+        *alone([0.40, 0.30, 0.20, 0.20]),
+    ]
+    summary = tables.relative_table(trainings, "OPT")
+    assert summary["rows"]["CONST"]["mean"] == pytest.approx([25.0, 10.0, 20.0, 10.0])
+    assert summary["rows"]["ADALOSS"]["mean"] == pytest.approx([50.0, 0.0, 0.0, -50.0])
+    assert summary["rows"]["OPT"]["mean"] == pytest.approx([0.0] * 4)
+
+
+def test_opt_is_the_network_of_the_exit_that_answers():
+    """At 1/2 of 40 the exit at 18 answers, not the one at 22; the networks for other places do not matter."""
+    macs = [4, 18, 22, 40]
+    trainings = [
+        training("CONST", [0.8, 0.44, 0.1, 0.3], macs=macs),
+        *(one for one in alone([0.5, 0.40, 0.9, 0.3], macs=macs)),
+    ]
+    assert tables.errors_at_fractions(trainings[0]) == [0.8, 0.44, 0.1, 0.3]
+    assert tables.relative_table(trainings, "OPT")["rows"]["CONST"]["mean"][:2] == pytest.approx([60.0, 10.0])
+
+
+def test_before_the_first_exit_and_over_no_error_there_is_no_number():
+    macs = [15, 20, 30, 40]
+    trainings = [training("a", [0.5, 0.4, 0.2, 0.1], macs=macs), training("b", [0.5, 0.4, 0.3, 0.0], macs=macs)]
+    summary = tables.relative_table(trainings, "b")
+    assert summary["rows"]["a"]["mean"][0] is None and summary["rows"]["a"]["mean"][3] is None
+    assert summary["rows"]["a"]["mean"][1:3] == pytest.approx([0.0, -100 / 3])
+    header, rows = tables.cells_of_table(summary, {})
+    assert rows[0][0] == "a" and rows[0][5] == "–" and rows[0][6] == "+0.00"
+
+
+def test_means_over_networks_and_the_spread_of_seeds():
+    trainings = []
+    for network, seed, own in (("1x1", 0, 0.11), ("2x1", 0, 0.13), ("1x1", 1, 0.12), ("2x1", 1, 0.14)):
+        where = dict(network=network, seed=seed)
+        trainings += [training("base", [0.1] * 4, **where), training("own", [own] * 4, **where)]
+    content = tables.relative_table(trainings, "base")["rows"]["own"]
+    assert content["mean"] == pytest.approx([25.0] * 4)
+    assert content["by_seed"]["0"] == pytest.approx([20.0] * 4) and content["by_seed"]["1"] == pytest.approx([30.0] * 4)
+    assert content["by_network"]["2x1"] == pytest.approx([35.0] * 4)
+    assert content["by_dataset"]["made"] == content["mean"] and content["error"] == pytest.approx([12.5] * 4)
+    assert tables.spread(content, 0) == " (+20.0 to +30.0)"
+
+
+def test_data_sets_have_rows_of_their_own():
+    trainings = [
+        training(row, [error] * 4, dataset=dataset)
+        for row, error, dataset in (("base", 0.1, "a"), ("own", 0.11, "a"), ("base", 0.2, "b"), ("own", 0.26, "b"))
+    ]
+    _, rows = tables.cells_of_table(tables.relative_table(trainings, "base"), {"own": [1.0, 2.0, 3.0, 4.0]})
+    assert [row[0] for row in rows] == ["base", "own", "own on a", "own on b"]
+    assert rows[1][4:6] == ["+4.00", "+20.00"] and rows[2][8] == "+10.00" and rows[3][8] == "+30.00"
+
+
+def test_figure_3_compares_training_losses_exit_by_exit():
+    trainings = [training("CONST", [0.5] * 3, losses=[1.1, 1.2, 0.75]), *alone([0.1] * 3, losses=[1.0, 1.0, 0.5])]
+    summary = figures.losses(trainings)
+    assert summary["exits"] == EXITS[:3]
+    assert summary["rows"]["CONST"]["mean"] == pytest.approx([10.0, 20.0, 50.0])
+
+
+def test_figure_5_pivots_at_the_small_ones_last_exit():
+    trainings = [
+        training("small ADALOSS", [0.4, 0.2], pair="p", macs=[10, 20]),
+        training("large CONST", [0.3, 0.25, 0.22, 0.19], pair="p"),
+    ]
+    summary = figures.pairs(trainings)
+    (pair,) = summary["pairs"]
+    assert pair["small ADALOSS"]["cost"] == [0.5, 1.0] and pair["large CONST"]["cost"] == [0.5, 1.0, 1.5, 2.0]
+    assert pair["small ADALOSS"]["increase"] == pytest.approx([100.0, 0.0])
+    assert pair["large CONST"]["increase"] == pytest.approx([50.0, 25.0, 10.0, -5.0])
+    at = {row: dict(zip(summary["grid"], line)) for row, line in summary["mean"].items()}
+    assert at["small ADALOSS"][0.45] is None and at["small ADALOSS"][3.0] == pytest.approx(0.0)
+    assert at["large CONST"][1.25] == pytest.approx(25.0) and at["large CONST"][1.5] == pytest.approx(10.0)
+
+
+def test_figure_6_reads_all_within_the_same_budgets():
+    """Budgets of 10, 12, ... 40 MACs, 16 of them: five up to each next exit, and one at the last."""
+    members = [
+        training("ADALOSS", [0.4, 0.2], weight=[0.5, 1.0], macs=[10, 20]),
+        training("ADALOSS", [0.4, 0.3, 0.2, 0.1], network="2x1", weight=[0.1, 0.2, 0.7, 1.0]),
+        training("CONST", [0.4, 0.3], macs=[10, 20]),
+        training("CONST", [0.3, 0.3, 0.3, 0.3], network="2x1"),
+    ]
+    chained = [
+        dict(dataset="made", seed=0, row=row, exits=training(row, errors)["exits"])
+        for row, errors in (("ADALOSS", [0.4, 0.2, 0.1]), ("CONST", [0.4, 0.6, 0.1]))
+    ]
+    summary = figures.chains(members, chained)
+    content = summary["data"]["made"]
+    assert summary["largest"] == "2x1" and len(content["grid"]) == 20
+    assert content["lines"]["EANN of CONST"][:5] == [None] * 4 + [40.0]
+    assert content["mean"] == pytest.approx(
+        {
+            "EANN of ADALOSS": (5 * 40 + 5 * 20 + 6 * 10) / 16,
+            "EANN of CONST": (5 * 40 + 5 * 60 + 6 * 10) / 16,
+            "2x1 ADALOSS alone": (5 * 40 + 5 * 30 + 5 * 20 + 10) / 16,
+            "2x1 CONST alone": 30.0,
+        }
+    )
+    assert content["late"] == pytest.approx(0.85)
+    _, (row,) = experiments.EXPERIMENTS["figure6"].lay_out(summary, PAPER["figure6"])
+    assert row == ["made", "22.50", "35.00", "28.75", "30.00", "-35.7", "85.0%"]
+    assert experiments.EXPERIMENTS["figure6"].draw(summary).axes[0].get_title() == "made"
+
+
+def test_the_proposition_s_bounds_hold_in_the_run():
+    rows = figures.inflations()["rows"]
+    (row,) = (r for r in rows if (r["base"], r["networks"], r["workers"]) == (2.0, "anytime", 1))
+    assert row["sup"]["bound"] == 3.0 and row["mean"]["bound"] == pytest.approx(2.443, abs=1e-3)
+    for row in rows:
+        if row["networks"] == "anytime" and row["workers"] == 1:
+            assert 0.9 * row["mean"]["bound"] < row["mean"]["simulated"] < row["mean"]["bound"]
+            assert row["sup"]["simulated"] < row["sup"]["bound"]
+
+
+def test_signs_and_the_order_of_schemes_are_told():
+    rows = {"CONST": 19.0, "LINEAR": -1.0, "ADALOSS": 3.0}
+    summary = {"rows": {row: {"mean": [20.0, 10.0, 5.0, last]} for row, last in rows.items()}}
+    same, order = experiments.EXPERIMENTS["table1"].find(summary, PAPER["table1"])
+    assert same == "Of the paper's 12 numbers that could be compared, 11 have the same sign here."
+    assert order.endswith("the paper ADALOSS, LINEAR, CONST; here LINEAR, ADALOSS, CONST.")
+
+
+def test_a_scheme_that_keeps_the_end_and_gives_back_the_start_is_named():
+    means = {"CONST": [15, 0, 0, 19], "ADALOSS": [33, 0, 0, 3], "a": [20, 0, 0, 3.5], "b": [20, 0, 0, 5]}
+    summary = {"rows": {row: {"mean": list(map(float, mean))} for row, mean in means.items()}}
+    assert experiments.EXPERIMENTS["beyond"].find(summary, PAPER["beyond"])[1].endswith("full cost: a.")
+
+
+def test_plans_are_what_the_issue_asks_for():
+    settings = Settings(datasets=("digits",), networks=((2, 4),), epochs=3, seeds=2)
+    curve = experiments.planning.costs(settings, (2, 4), "digits")
+    planned = experiments.EXPERIMENTS["table1"].plan(settings)
+    opt = places(curve)
+    assert [one.labels["row"] for one in planned[: 3 + len(opt)]] == ["CONST", "LINEAR", "ADALOSS"] + ["OPT"] * len(opt)
+    assert planned[3].recipe.weighting == {"name": "single_exit", "exit": opt[0]} and opt[-1] == curve[-1].exit
+    assert len(planned) == 2 * (3 + len(opt)) and planned[-1].recipe.seed == 1
+    assert planned[0].recipe.schedule["boundaries"] == [0.5, 0.75] and planned[0].recipe.learning_rate == 0.1
+    beyond = {one.recipe.to_json() for one in experiments.EXPERIMENTS["beyond"].plan(settings)}
+    shared = [one for one in planned if one.recipe.to_json() in beyond]
+    assert {one.labels["row"] for one in shared} == {"CONST", "ADALOSS", "OPT"}, "trained once for both"
+    exits = [one.labels.get("exit") for one in plan(settings, {}, opt="all") if one.labels["seed"] == 0]
+    assert exits == [point.exit for point in curve]
+    default = experiments.EXPERIMENTS["table1"].settings()
+    assert default.networks == ((5, 16), (7, 16), (9, 16)) and default.datasets == ("cifar10", "cifar100")
+    assert (default.epochs, default.seeds) == (60, 2)
+
+
+def test_a_file_is_split_and_augmented_as_the_data_set_of_its_name():
+    made = experiments.planning.recipe(Settings(), (5, 16), "/data/cifar10.npz", 0)
+    assert made.data == {"data": "/data/cifar10.npz", "augment": ["pad_crop", "flip"], "validation": 5000}
+    assert label("/data/cifar10.npz") == label("cifar10") == "cifar10"
+
+
+@pytest.mark.parametrize("text", ["5", "5x", "0x16", "5x16x2", "", "ax16"])
+def test_networks_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match="5x16,9x16"):
+        parse_networks(text)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [(dict(epochs=0), "epochs=0"), (dict(seeds=-1), "seeds=-1"), (dict(datasets=()), "one data set")],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**changes)
+
+
+def test_figures_refuse_networks_that_do_not_fit():
+    with pytest.raises(ValueError, match="pairs of networks.*'5x16'"):
+        experiments.EXPERIMENTS["figure5"].plan(Settings(networks=((5, 16),)))
+    with pytest.raises(ValueError, match="two or more"):
+        experiments.EXPERIMENTS["figure6"].plan(Settings(networks=((5, 16),)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two results by hand: Table 1 whole and as a quick check, Figure 3 as a quick check."""
+    trainings = [training("CONST", [0.50, 0.33, 0.24, 0.22]), training("ADALOSS", [0.6, 0.3, 0.2, 0.1])]
+    trainings += [*alone([0.40, 0.30, 0.20, 0.20])]
+    losses = [training("CONST", [0.5] * 4, losses=[2.0] * 4), *alone([0.1] * 4, losses=[1.0] * 4)]
+    settings = Settings(datasets=("made",), networks=((1, 1),), epochs=60, seeds=1).to_dict()
+    for name, quick, rows in (("table1", False, trainings), ("table1", True, losses[:0]), ("figure3", True, losses)):
+        content = dict(format=1, experiment=name, title=name, quick=quick, settings=settings, machine=MACHINE)
+        content.update(ensembles=[], trainings=rows)
+        content["summary"] = experiments.EXPERIMENTS[name].summarize(rows, []) if rows else {}
+        (tmp_path / f"{name}{'_quick' if quick else ''}.json").write_text(report.to_text(content))
+    return tmp_path
+
+
+def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
+    text = page.write_page(folder).read_text()
+    assert "| CONST | +15.07 | +16.40 | +18.76 | +18.90 | +25.00 | +10.00 | +20.00 | +10.00 |" in text, (
+        "paper's numbers, then ours"
+    )
+    assert "| OPT | +0.00 | +0.00 | +0.00 | +0.00 | error 40.00% | error 30.00% | error 20.00% | error 20.00% |" in text
+    assert "| exit_2 | +100.0 |" in text
+    assert "60 epochs, the paper 300" in text and "data sets made, the paper cifar10, cifar100, svhn_cropped" in text
+    assert text.count("quick check") == 1, "Figure 3's; Table 1 is there in full"
+    assert "(figure3_quick.png)" in text and (folder / "figure3_quick.png").stat().st_size > 1000
+    content = report.read(folder / "table1.json")
+    assert content["summary"] == tables.relative_table(content["trainings"], "OPT")
+
+
+def test_a_table_is_shown_in_the_terminal(folder, capsys):
+    report.show(folder / "table1.json")
+    said = capsys.readouterr().out
+    assert "+25.00" in said and "+15.07" in said and "same sign" in said
+
+
+def test_what_is_no_result_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="There is no result"):
+        page.write_page(tmp_path)
+    (tmp_path / "table1.json").write_text('{"format": 7}')
+    with pytest.raises(ValueError, match="table1.json' is no result"):
+        page.write_page(tmp_path)
+
+
+def test_every_experiment_has_the_papers_words():
+    assert PAPER.keys() - {"reference", "fractions"} == experiments.EXPERIMENTS.keys()
+    for name, entry in PAPER.items():
+        if name in experiments.EXPERIMENTS:
+            assert entry["source"] and (entry.get("rows") or entry.get("claims"))

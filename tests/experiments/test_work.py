@@ -1,0 +1,198 @@
+"""Experiments from the command to the page, on tiny networks: what is finished is not trained again."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from anytime_keras import commands, experiments
+from anytime_keras.experiments import report, work
+
+TINY = dict(epochs=1, seeds=1, batch_size=60, networks=((1, 2),))
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 60), ("validation", 12), ("test", 24)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 8, 8, 1), "uint8")
+        arrays[f"y_{split}"] = np.arange(count) % 3
+    np.savez(tmp_path / "images.npz", **arrays)
+    return str(tmp_path / "images.npz")
+
+
+def settings(name, images, **changes):
+    return experiments.EXPERIMENTS[name].settings(**{**TINY, "datasets": (images,), **changes})
+
+
+def without_times(path):
+    content = json.loads(path.read_text())
+    for each in (content, *content["trainings"]):
+        del each["machine"]
+    return content
+
+
+def test_an_experiment_is_stopped_resumed_never_run_again_and_agrees_with_itself(images, tmp_path, monkeypatch):
+    chosen = settings("table4", images)
+    calls, trained = [], work.train
+
+    def train(recipe, *args, **kwargs):
+        calls.append(recipe.to_json())
+        return trained(recipe, *args, **kwargs)
+
+    monkeypatch.setattr(work, "train", train)
+    monkeypatch.setattr(work, "monotonic", lambda: 100.0 * len(calls))  # a training takes 100 seconds
+
+    def run(folder, results, time_limit=None):
+        own = experiments.Work(tmp_path / folder, at_once=1, time_limit=time_limit)
+        return experiments.reproduce("table4", chosen, own, tmp_path / results)
+
+    assert run("runs", "a", time_limit=1e-9) is None
+    assert len(calls) == 1 and not (tmp_path / "a").exists()
+    path = run("runs", "a")
+    assert len(calls) == 2 and calls[0] != calls[1]
+    assert not list((tmp_path / "runs").glob("*/checkpoints/*"))
+    before = path.read_text()
+    assert run("runs", "a") == path and len(calls) == 2, "what is finished is not trained again"
+    assert path.read_text() == before
+    other = run("fresh", "b")
+    assert len(calls) == 4
+    assert without_times(other) == without_times(path), "identical runs agree"
+
+    content = report.read(path)
+    assert content["summary"] == experiments.EXPERIMENTS["table4"].summarize(content["trainings"], [])
+    (planned, _) = experiments.EXPERIMENTS["table4"].plan(chosen)
+    training, second = content["trainings"]
+    assert training["row"] == "momentum 0.9" and second["recipe"]["weighting"]["momentum"] == 0.99
+    folder = experiments.Work(tmp_path / "runs").place(planned.recipe)
+    with open(folder / "history.csv") as file:
+        (epoch,) = csv.DictReader(file)
+    assert training["train_loss"][1] == float(epoch["exit_2_loss"])
+    assert training["weight"][2] == float(epoch["exit_3_weight"])
+    assert training["validation_error"][0] == 1 - float(epoch["val_exit_1_accuracy"])
+    curve = json.loads((folder / "curve.json").read_text())
+    assert training["exits"]["error"] == [point["error"] for point in curve["points"]]
+    assert training["split"] == "test" and training["sizes"] == {"train": 60, "validation": 12, "test": 24}
+
+
+def test_an_ensemble_of_trained_members_is_measured_once(images, tmp_path):
+    chosen = settings("figure6", images, networks=((1, 2), (2, 2)))
+    members = [one.recipe for one in experiments.EXPERIMENTS["figure6"].plan(chosen) if one.labels["row"] == "ADALOSS"]
+    own = experiments.Work(tmp_path)
+    with pytest.raises(ValueError, match="no `model.keras` in.*resann1x2.*resann2x2"):
+        own.ensemble(members)
+    assert own.run(members)
+    measured = own.ensemble(members)
+    validation, test = ([own.measured(member)[key] for member in members] for key in ("validation_error", "exits"))
+    best, used = float("inf"), []
+    for number, errors in enumerate(validation):
+        for place, error in enumerate(errors):
+            if error < best - 1e-6:
+                best = error
+                used.append((f"member_{number + 1}/exit_{place + 1}", test[number]["error"][place]))
+    assert list(zip(measured["exits"]["exit"], measured["exits"]["error"])) == used
+    for member in members:
+        (own.place(member) / "model.keras").unlink()
+    assert own.ensemble(members) == measured
+
+
+def test_groups_are_what_one_program_can_train(images, tmp_path):
+    chosen = settings("beyond", images, seeds=2)
+    planned = experiments.EXPERIMENTS["beyond"].plan(chosen)
+    groups = list(experiments.Work(tmp_path, at_once=100)._groups([one.recipe for one in planned]))
+    rows = {one.recipe.to_json(): one.labels["row"] for one in planned}
+    named = [sorted({rows[recipe.to_json()] for recipe in group}) for group in groups]
+    assert ["ADALOSS", "CONST", "OPT"] in named
+    alone = ["first order", "gamma 1 to 0", "distillation", "mean of logarithms", "batch's own losses", "uncertainty"]
+    assert sorted(named) == sorted(
+        [
+            ["ADALOSS", "CONST", "OPT"],
+            ["equilibrium, ADALOSS", "equilibrium, CONST"],
+            *([row] for row in [*alone, "GradNorm"]),
+        ]
+    )
+    assert all(len(group) == 2 for group, own in zip(groups, named) if len(own) == 1), "two seeds"
+    assert [len(group) for group in experiments.Work(tmp_path, at_once=3)._groups([planned[0].recipe] * 7)] == [3, 3, 1]
+
+
+@pytest.mark.skipif(work.keras.backend.backend() != "jax", reason="is about JAX")
+def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path, monkeypatch):
+    import jax
+
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(work, "_on_cpu", lambda: False)
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert experiments.Work(tmp_path / "a").at_once == work.AT_ONCE
+        experiments.Work(tmp_path / "b")
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "a" / ".programs")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "Name one experiment.*table1.*page"),
+        (["table1", "table3"], "Name one experiment"),
+        (["tabel1"], "Did you mean 'table1'"),
+        (["table1", "--epochs=0"], "epochs=0"),
+        (["table1", "--epochs=many"], "many"),
+        (["table1", "--seeds=-1"], "seeds=-1"),
+        (["table1", "--networks=5"], "5x16,9x16"),
+        (["table1", "--precision=float8"], "float8"),
+        (["table1", "--at_once=0"], "at_once=0"),
+        (["table1", "--time_limit=-1"], "time_limit=-1"),
+        (["table1", "--quick", "--dataset=/nowhere.npz"], "/nowhere.npz"),
+        (["table1", "--dataset="], "one data set"),
+        (["figure5", "--networks=5x16"], "pairs"),
+        (["proposition", "--epochs=3"], "trains nothing"),
+        (["page", "--results=/nowhere"], "no result in '/nowhere'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_flags_give_clear_errors(arguments, message, tmp_path):
+    with pytest.raises(SystemExit, match=f"(?s)anytime-keras reproduce: .*{message}"):
+        commands.main(["anytime-keras", "reproduce", f"--folder={tmp_path}", *arguments])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_result_and_page(tmp_path, capsys):
+    def run(*arguments):
+        commands.main(
+            ["anytime-keras", "reproduce", *arguments, f"--results={tmp_path}", f"--folder={tmp_path / 'runs'}"]
+        )
+
+    run("proposition")
+    assert "sup C" in capsys.readouterr().out
+    run("page")
+    text = (tmp_path / "README.md").read_text()
+    content = report.read(tmp_path / "proposition.json")
+    row = content["summary"]["rows"][1]
+    assert f"| 2 | anytime | 1 | 3.000 | {row['sup']['simulated']:.3f} | {row['mean']['bound']:.3f} |" in text
+
+
+@pytest.mark.tensorflow
+def test_side_by_side_on_jax_needs_no_tensorflow_and_no_matplotlib(images, tmp_path):
+    """As on a machine that has JAX alone: two networks of a row side by side, then the JSON."""
+    script = f"""
+import sys
+missing = ["tensorflow", "tensorflow_datasets", "matplotlib", "sklearn"]
+sys.modules.update(dict.fromkeys(missing))  # an import of them raises
+from anytime_keras import commands
+flags = "--epochs=1 --seeds=1 --batch_size=60 --networks=1x2 --at_once=2 --time_limit=500 --dataset={images}"
+where = ["--folder={tmp_path}/runs", "--results={tmp_path}"]
+commands.main(["anytime-keras", "reproduce", "table4", *flags.split(), *where])
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "[0 of 2 trainings done] 2 side by side" in done.stdout and "momentum 0.99" in done.stdout
+    content = report.read(tmp_path / "table4.json")
+    assert [training["machine"]["backend"] for training in content["trainings"]] == ["jax", "jax"]
