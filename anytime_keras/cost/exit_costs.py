@@ -20,6 +20,12 @@ class ExitCost:
         with_all_heads: int, those and every head so far: a run that answers at every exit up to this one.
         params: int, parameters of the counted layers up to here, all heads so far included. Counting all
             layers, the last exit's is Keras's `count_params()` (moving statistics of normalisations included).
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> ak.cost.exit_costs(model)[0]
+    ExitCost(exit='exit_1', backbone=20736, with_head=20776, with_all_heads=20776, params=422)
     """
 
     exit: str
@@ -30,7 +36,19 @@ class ExitCost:
 
 
 class ExitCosts(list):
-    """A list of `ExitCost` in the exits' order; printed, a table with 2 x MACs beside."""
+    """A list of `ExitCost` in the exits' order; printed, a table with 2 x MACs beside.
+
+    Made by `exit_costs`; otherwise a list like any other.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> print(ak.cost.exit_costs(model))
+    exit            backbone   with head   all heads    2 x MACs      params   (millions)
+    exit_1             0.021       0.021       0.021       0.042       0.000
+    exit_2             0.035       0.035       0.035       0.069       0.001
+    exit_3             0.048       0.049       0.049       0.097       0.005
+    """
 
     def table(self):
         """Returns the costs as text, in millions; "FLOPs" are 2 x MACs with all heads so far."""

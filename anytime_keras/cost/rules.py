@@ -64,6 +64,13 @@ def macs(layer, *args, only=None, **kwargs):
 
     Raises:
         ValueError: if a layer with weights has no rule, or a size is unknown.
+
+    Example:
+    >>> import keras, anytime_keras as ak
+    >>> layer = keras.layers.Dense(10)
+    >>> layer.build((None, 64))
+    >>> ak.cost.macs(layer, keras.KerasTensor((None, 64)))
+    640
     """
     args, kwargs = tree.map_structure(_one_sample, (args, kwargs))
     return _count(layer, args, kwargs, only)

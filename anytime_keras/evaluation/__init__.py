@@ -1,8 +1,18 @@
 """What a network's exits are worth: error against cost, against time, and against another network's."""
 
+from anytime_keras.evaluation.answer_plots import plot_answers
 from anytime_keras.evaluation.curve import Curve, CurvePoint
 from anytime_keras.evaluation.evaluate import evaluate
 from anytime_keras.evaluation.latency import latencies
-from anytime_keras.evaluation.plots import plot_curves
+from anytime_keras.evaluation.plots import plot_curves, plot_increases, plot_weights
 
-__all__ = ["Curve", "CurvePoint", "evaluate", "latencies", "plot_curves"]
+__all__ = [
+    "Curve",
+    "CurvePoint",
+    "evaluate",
+    "latencies",
+    "plot_answers",
+    "plot_curves",
+    "plot_increases",
+    "plot_weights",
+]

@@ -20,6 +20,11 @@ class CurvePoint:
         backbone, with_head, with_all_heads: int, MACs a sample as in `anytime_keras.cost.ExitCost`.
         params: int, parameters up to here.
         latency: float or None, seconds from the input to this exit's answer.
+
+    Example:
+    >>> point = CurvePoint("exit_1", error=0.25, loss=0.8, backbone=10, with_head=12, with_all_heads=12, params=5)
+    >>> f"{point.exit} is right on {1 - point.error:.0%} of the images"
+    'exit_1 is right on 75% of the images'
     """
 
     exit: str

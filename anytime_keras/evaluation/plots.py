@@ -1,16 +1,19 @@
-"""Pictures of curves that a paper could print."""
+"""Pictures of curves and trainings that a paper could print."""
 
+import csv
+import math
 import pathlib
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+from anytime_keras.evaluation.curve import Curve
+
 AXIS = {
     "with_all_heads": "multiply-accumulates, all heads so far",
     "with_head": "multiply-accumulates, own head",
     "backbone": "multiply-accumulates, without heads",
-    "latency": "seconds to the answer, one image",
+    "latency": "time to the answer, one image",
 }
+WEIGHT = "_weight"  # `LossWeighting` logs each exit's so
+MOST_LABELS = 9
 
 
 def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=(0.25, 0.5, 0.75, 1)):
@@ -24,54 +27,168 @@ def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=
         fractions: fractions of the dearest curve's last cost to mark by thin lines.
 
     Returns:
-        The `matplotlib.figure.Figure`.
-    """
-    from matplotlib.figure import Figure  # not pyplot: no window, and no state shared with the user's own plots
+        The `matplotlib.figure.Figure`; a notebook shows it.
 
-    curves = list(curves)
-    if not curves:
-        raise ValueError("`curves` must hold one curve or more. Received: none.")
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    Raises:
+        ValueError: if there is no curve, one lacks that cost, or the path has no ending.
+
+    Example:
+    >>> from anytime_keras.evaluation import Curve, CurvePoint
+    >>> points = [CurvePoint("exit_1", 0.3, 1.0, 10, 10, 10, 5), CurvePoint("exit_2", 0.2, 0.8, 40, 40, 40, 9)]
+    >>> figure = plot_curves([Curve(points, "small")], title="two exits")
+    >>> figure.axes[0].get_xscale()
+    'log'
+    """
+    from anytime_keras.evaluation import style  # Matplotlib is needed for pictures alone
+
+    curves = _curves(curves)
+    style.checked(path)
+    figure = style.picture()
     axes = figure.add_subplot()
     last = max(curve.costs(cost)[-1] for curve in curves)
     for fraction in fractions:
-        axes.axvline(fraction * last, color="0.85", linewidth=0.8, zorder=0)
-        axes.annotate(
-            f"{fraction:g}",
-            (fraction * last, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=7,
-            color="0.4",
-        )
+        axes.axvline(fraction * last, color=style.GREY, linewidth=0.8, zorder=0)
+        style.note_above(axes, fraction * last, f"{fraction:g}")
+    if fractions:
+        style.note_above(axes, min(fractions) * last, "share of the largest cost:", left_by=14)
     for number, curve in enumerate(curves):
-        axes.plot(
-            curve.costs(cost),
-            [100 * error for error in curve.errors],
-            color=COLORS[number % len(COLORS)],
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=4,
-            linewidth=1.4,
-            label=curve.name,
-        )
+        axes.plot(curve.costs(cost), [100 * error for error in curve.errors], label=curve.name, **style.look(number))
     axes.set_xscale("log")
+    style.logarithmic(axes.xaxis, "s" if cost == "latency" else "")
     axes.set_xlabel(AXIS[cost])
     axes.set_ylabel("error (%)")
-    axes.grid(axis="y", color="0.92", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(curves) > 1 or curves[0].name:
-        axes.legend(frameon=False)
+    axes.set_ylim(bottom=0)
+    style.plain(axes)
+    _legend(axes, curves)
     if title:
         axes.set_title(title, pad=14)
-    if path is not None:
-        path = pathlib.Path(path)
-        if not path.suffix:
-            raise ValueError(
-                f"`path` needs an ending that tells the picture's type. Received: '{path}'. For example '{path}.png'."
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    return figure
+    return style.save(figure, path)
+
+
+def plot_increases(curves, optimal, path=None, value="loss", title=None):
+    """Draws how much worse each exit is than a network trained for that exit alone (the paper's Figure 3).
+
+    The increase is in percent: `100 * (own value / optimal value - 1)`. The paper draws that of the training loss:
+    measure the curves on training images without augmentation.
+
+    Args:
+        curves: list of `Curve`, one for each weighting.
+        optimal: `Curve` of those exits that have been trained alone, each with its own network's numbers; its exits
+            are looked up by name in the others.
+        path: as in `plot_curves`.
+        value: `"loss"` or `"error"`.
+        title: str or None.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: if a curve lacks an exit of `optimal`, or an optimal value is 0, to which nothing compares.
+
+    Example:
+    >>> from anytime_keras.evaluation import Curve, CurvePoint
+    >>> def curve(name, *losses):
+    ...     return Curve([CurvePoint(f"exit_{n}", 0.1, loss, n, n, n, n) for n, loss in enumerate(losses, 1)], name)
+    >>> figure = plot_increases([curve("CONST", 0.4, 0.3)], curve("OPT", 0.4, 0.2))
+    >>> figure.axes[0].lines[-1].get_ydata().round(1).tolist()
+    [0.0, 50.0]
+    """
+    from anytime_keras.evaluation import style
+
+    curves = _curves(curves)
+    if value not in ("loss", "error"):
+        raise ValueError(f"`value` must be 'loss' or 'error'. Received: value={value!r}.")
+    if not isinstance(optimal, Curve):
+        raise ValueError(f"`optimal` must be a `Curve`. Received: {type(optimal).__name__}.")
+    base = {point.exit: getattr(point, value) for point in optimal}
+    if nothing := [name for name, number in base.items() if not number > 0]:
+        raise ValueError(f"`optimal` must have a {value} above 0 at each exit. Received: {nothing} without.")
+    style.checked(path)
+    figure = style.picture(height=3.6)
+    axes = figure.add_subplot()
+    axes.axhline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=1)
+    for number, curve in enumerate(curves):
+        own = {point.exit: (place, getattr(point, value)) for place, point in enumerate(curve, 1)}
+        if missing := [name for name in base if name not in own]:
+            raise ValueError(f"The curve '{curve.name}' lacks exits of `optimal`: {missing}. It has: {list(own)}.")
+        places = [own[name][0] for name in base]
+        increases = [100 * (own[name][1] / base[name] - 1) for name in base]
+        axes.plot(places, increases, label=curve.name, **style.look(number))
+    axes.set_xticks(range(1, len(curves[0]) + 1))
+    axes.set_xlabel("exit")
+    axes.set_ylabel(f"relative increase in {value} (%)")
+    style.plain(axes)
+    _legend(axes, curves)
+    if title:
+        axes.set_title(title)
+    return style.save(figure, path)
+
+
+def plot_weights(history, path=None, title=None):
+    """Draws the weight of each exit's loss, epoch by epoch, from what `AdaLoss` or `LossWeighting` logs.
+
+    Args:
+        history: what `fit` returned or its `.history`, `Run.history`, or the path of a training's `history.csv`.
+        path: as in `plot_curves`.
+        title: str or None.
+
+    Returns:
+        The `matplotlib.figure.Figure`; exits from dark (the earliest) to light.
+
+    Raises:
+        ValueError: if there are no weights in the history.
+
+    Example:
+    >>> figure = plot_weights({"loss": [3.0, 2.5], "exit_1_weight": [1.0, 0.6], "exit_2_weight": [1.0, 1.0]})
+    >>> [line.get_label() for line in figure.axes[0].lines]
+    ['exit_1', 'exit_2']
+    """
+    from anytime_keras.evaluation import style
+
+    weights = {key.removesuffix(WEIGHT): values for key, values in _history(history).items() if key.endswith(WEIGHT)}
+    if not weights:
+        raise ValueError(
+            f"`history` holds no weights (`<exit>{WEIGHT}`). Train with `callbacks=[ak.AdaLoss()]`, before callbacks "
+            "that write the logs."
+        )
+    style.checked(path)
+    figure = style.picture(height=3.6)
+    axes = figure.add_subplot()
+    labelled = {round(place * (len(weights) - 1) / (MOST_LABELS - 1)) for place in range(MOST_LABELS)}
+    for number, (color, (name, values)) in enumerate(zip(style.shades(len(weights)), weights.items())):
+        label = name if number in labelled or len(weights) <= MOST_LABELS else f"_{name}"  # not in the legend
+        axes.plot(range(1, len(values) + 1), values, color=color, linewidth=1.6, label=label)
+    axes.set_yscale("log")
+    style.logarithmic(axes.yaxis)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("weight of the exit's loss")
+    style.plain(axes)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    if title:
+        axes.set_title(title)
+    return style.save(figure, path)
+
+
+def _curves(curves):
+    curves = list(curves)
+    if not curves or not all(isinstance(curve, Curve) for curve in curves):
+        raise ValueError(f"`curves` must hold one `Curve` or more, and nothing else. Received: {curves!r:.60}.")
+    return curves
+
+
+def _legend(axes, curves):
+    if len(curves) > 1 or curves[0].name:
+        axes.legend(frameon=False)
+
+
+def _history(history):
+    """Returns a training's logs as a dict from a name to its numbers, epoch by epoch."""
+    if isinstance(history, (str, pathlib.Path)):
+        with open(history, newline="") as file:
+            rows = list(csv.DictReader(file))
+        history = [{key: float(value) if value else math.nan for key, value in row.items()} for row in rows]
+    history = getattr(history, "history", history)
+    if isinstance(history, list):
+        return {key: [epoch.get(key, math.nan) for epoch in history] for key in (history[0] if history else {})}
+    return dict(history)

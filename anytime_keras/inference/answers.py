@@ -18,6 +18,11 @@ class Answer:
         seconds: float, from the call to when the answer was there.
         late: bool, whether that was after the deadline, or more than the budget was spent.
         temperature: float by which logits are divided for `probabilities`.
+
+    Example:
+    >>> answer = Answer(np.array([[0.0, 2.0, 1.0]]), exit="exit_1", position=0, seconds=0.002)
+    >>> answer.classes.tolist(), f"{answer.confidence[0]:.0%} sure"
+    ([1], '67% sure')
     """
 
     logits: np.ndarray
@@ -56,6 +61,15 @@ class BatchAnswer:
         confidence: array of shape `(samples,)`, the probability of the likeliest class.
         average_macs: float, multiply-accumulates spent on a sample, on average, padding left out. More than those
             exits cost where samples that were sure could not be taken out of the batch.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.zoo.load("resann2x16_adaloss_digits")
+    >>> images, labels = next(iter(ak.data.load("digits").test))
+    >>> predictor = ak.Predictor(model, example=images[:1])
+    >>> answer = predictor.predict_batch(images, confidence=0.9)
+    >>> len(answer.exits), answer.average_macs < model.exits[-1].macs
+    (128, True)
     """
 
     logits: np.ndarray

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import warnings
 
 import keras
@@ -16,7 +17,8 @@ def saved_model(parts, folder, batch_size):
     weights = {id(variable): variable for part in parts for variable in part.model.variables}
     module.weights = [variable.value for variable in weights.values()]
     signatures = {part.name: part.function(batch_size).get_concrete_function() for part in parts}
-    tf.saved_model.save(module, str(folder / "saved_model"), signatures)
+    with _quietly():
+        tf.saved_model.save(module, str(folder / "saved_model"), signatures)
     return [{"file": "saved_model", "signature": part.name} for part in parts]
 
 
@@ -60,7 +62,7 @@ def litert(parts, folder, batch_size, precision, representative):
         if precision == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = _samples(part, known, batch_size)
-        with _naming(part, "LiteRT"), warnings.catch_warnings():
+        with _naming(part, "LiteRT"), warnings.catch_warnings(), _quietly():
             # The converter itself calibrates with an interpreter that TensorFlow would have others replace.
             warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
             content = converter.convert()
@@ -98,6 +100,18 @@ def _batches(part, known, batch_size):
     arrays = [known[name] for name in part.inputs]
     for start in range(0, len(arrays[0]) - batch_size + 1, batch_size):
         yield [array[start : start + batch_size] for array in arrays]
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Keeps TensorFlow from telling of each file that it writes, temporary ones too."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

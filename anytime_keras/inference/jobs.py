@@ -23,6 +23,14 @@ class Job(engines.Run):
         first: int, see `Run`, or a function that returns it, called when the computation begins.
         last: int, see `Run`; so are `limit` and `needed`.
         begin: float, `time.perf_counter()` of the call that this is for.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> image = np.zeros((1, 8, 8, 1), "float32")
+    >>> job = ak.Predictor(model, example=image).start(image)
+    >>> job.wait(timeout=60).exit, job.done
+    ('exit_3', True)
     """
 
     def __init__(self, engine, inputs, answer, first=0, last=None, limit=engines.ALWAYS, needed=None, begin=None):

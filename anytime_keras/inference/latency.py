@@ -26,6 +26,12 @@ class LatencyTable:
         stages: dict from batch size to an array of shape `(exits, quantiles)`: from one exit's answer to the next
             one's, the first from the input.
         machine: dict, what the times were measured on.
+
+    Example:
+    >>> table = LatencyTable(["exit_1", "exit_2"], macs=[100, 300])
+    >>> table.add(1, direct=[[0.001, 0.003], [0.004, 0.006]], stages=[[0.001, 0.003], [0.002, 0.004]])
+    >>> table.quantile(1, 0.5).round(4).tolist()
+    [0.002, 0.005]
     """
 
     def __init__(self, exit_names, macs, dtype=None):

@@ -40,6 +40,12 @@ class ParallelPredictor:
     Raises:
         ValueError: if an argument does not fit.
         RuntimeError: if a process cannot start.
+
+    Example, of a script:
+
+        if __name__ == "__main__":
+            with ak.inference.ParallelPredictor(eann, images[:1], workers=2) as predictor:
+                answer = predictor.predict(images[:1], deadline=0.01)
     """
 
     def __init__(self, eann, example, workers=2, environments=None):

@@ -21,6 +21,13 @@ class Stages:
 
     Attributes:
         exit_names: the exits that are stopped at, a list of str.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> stages = ak.inference.Stages(model, exits=["exit_1", "exit_3"])
+    >>> len(stages), list(stages.segment(0).output)
+    (2, ['carried', 'logits'])
     """
 
     def __init__(self, model, exits=None):

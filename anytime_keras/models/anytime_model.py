@@ -18,6 +18,14 @@ class Exit:
         name: str, the key of its logits in the model's outputs.
         macs: int, multiply-accumulates of one sample up to here, all heads so far included.
         params: int, parameters up to here, all heads so far included.
+
+    `AnytimeModel` makes them, each of a `model` and the `index` of the exit in it, from 0.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> model.exits[0]
+    Exit(name='exit_1', macs=20776, params=422)
     """
 
     def __init__(self, model, index):

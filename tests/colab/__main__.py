@@ -1,0 +1,42 @@
+"""Runs the notebooks in colab/ from clean kernels and writes their outputs into them.
+
+    python -m tests.colab                   # all
+    python -m tests.colab 1_start_here      # some, by the beginning of their names
+    python -m tests.colab --links           # only puts the library's address into notebooks and README
+
+Files that a notebook writes go to a temporary folder. What a notebook wrote to standard error is an error.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+
+from tests.colab import notebooks
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--links", action="store_true")
+    arguments = parser.parse_args(argv)
+    readme = notebooks.ROOT / "README.md"
+    readme.write_text(notebooks.link_readme(readme.read_text()))
+    chosen = [path for path in notebooks.PATHS if path.name.startswith(tuple(arguments.names) or "")]
+    failed = []
+    for path in chosen:
+        notebook = notebooks.linked(notebooks.read(path), path.name)
+        if not arguments.links:
+            begin = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                notebook = notebooks.execute(notebook, folder)
+            print(f"{path.name}: {time.perf_counter() - begin:.0f} s", flush=True)
+            if complaint := notebooks.complaints(notebook):
+                failed.append(path.name)
+                print(complaint, file=sys.stderr)
+        notebooks.write(notebook, path)
+    sys.exit(f"These wrote to standard error: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

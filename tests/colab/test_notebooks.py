@@ -1,0 +1,151 @@
+"""The notebooks in colab/: they run, they define nothing, and what is printed in them is theirs."""
+
+import ast
+import importlib
+import re
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+import anytime_keras as ak
+from tests.colab import notebooks
+
+NAMES = [path.name for path in notebooks.PATHS]
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+DRAWING = ("matplotlib", "seaborn", "plotly", "bokeh", "PIL")
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(name):
+    return notebooks.read(notebooks.FOLDER / name)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tree(cell):
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def dotted(node):
+    """Returns `a.b.c` of an attribute of a name, or None."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) and parts else None
+
+
+def test_the_six_notebooks_are_there_in_order():
+    expected = ["start_here", "train_with_adaloss", "make_your_own_model_anytime", "eann", "ship_it", "many_devices"]
+    assert NAMES == [f"{number}_{title}.ipynb" for number, title in enumerate(expected, 1)]
+
+
+def test_it_is_valid_small_and_says_nothing_of_who_ran_it(name, notebook):
+    nbformat.validate(notebook)
+    text = (notebooks.FOLDER / name).read_text()
+    assert len(text) < 250_000
+    assert "/work/" not in text and "/root/" not in text and "/home/" not in text
+    assert set(notebook.metadata) == {"accelerator", "anytime_keras", "colab", "kernelspec", "language_info"}
+    assert not any(cell.metadata for cell in notebook.cells)
+
+
+def test_it_opens_in_colab_and_installs_the_library_there(name, notebook):
+    first, install = notebook.cells[:2]
+    assert first.source.startswith(f"{notebooks.badge(name)}\n\n# ")
+    assert install.source == notebooks.read(notebooks.PATHS[0]).cells[1].source
+    assert f"git+{notebooks.REPOSITORY}" in install.source and 'find_spec("anytime_keras") is None' in install.source
+
+
+def test_it_defines_nothing_and_draws_nothing_itself(notebook):
+    for cell in code(notebook):
+        for node in ast.walk(tree(cell)):
+            assert not isinstance(node, DEFINITIONS), cell.source
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not [module for module in modules if module.split(".")[0] in DRAWING]
+            [importlib.import_module(module) for module in modules]
+
+
+def test_all_that_it_takes_from_the_library_is_there(notebook):
+    used = {dotted(node) for cell in code(notebook) for node in ast.walk(tree(cell))} - {None}
+    ours = [path for path in used if path.startswith("ak.")]
+    assert len(ours) >= 3
+    for path in ours:
+        thing = ak
+        for part in path.split(".")[1:]:
+            thing = getattr(thing, part)
+
+
+def test_its_outputs_are_those_of_its_cells(notebook):
+    assert notebook.metadata.anytime_keras.sources == notebooks.sources(notebook), (
+        "code was changed since it was run: python -m tests.colab"
+    )
+    assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+
+
+def check_outputs(notebook):
+    """No complaints; the data is named; every picture is what a `plot` of the library gave in that cell."""
+    assert not notebooks.complaints(notebook)
+    assert re.search(r"^data: (digits|cifar10|cifar100|tf_flowers|images) \(.+\)$", notebooks.printed(notebook), re.M)
+    pictures = 0
+    for cell, output in notebooks.outputs(notebook):
+        assert output.output_type in ("stream", "execute_result"), output
+        data = output.get("data", {})
+        if any(kind.startswith("image/") for kind in data):
+            pictures += 1
+            shown = ast.unparse(tree(cell).body[-1].value.func)
+            plotted = [dotted(node.func) for node in ast.walk(tree(cell)) if isinstance(node, ast.Call)]
+            assert re.search(r"\.plot(_\w+)?$", shown) or shown == "Image" and "ak.evaluation.plot_answers" in plotted
+        assert "<Figure" not in data.get("text/plain", "") or "image/png" in data, "a picture that does not show"
+    assert pictures >= 1
+
+
+def test_its_pictures_are_there(notebook):
+    check_outputs(notebook)
+
+
+def run(name, folder):
+    notebook = notebooks.execute(notebooks.read(notebooks.FOLDER / name), folder)
+    check_outputs(notebook)
+    return notebook
+
+
+@pytest.mark.tensorflow
+def test_start_here_runs_from_a_clean_kernel(tmp_path):
+    printed = notebooks.printed(run("1_start_here.ipynb", tmp_path))
+    accuracies = ak.zoo.show("resann2x16_adaloss_digits").pick().accuracies
+    for accuracy in accuracies:
+        assert f"{100 * accuracy:.2f}%" in printed and f"{100 * (1 - accuracy):.2f}" in printed
+    assert (tmp_path / "answers.gif").exists()
+
+
+@pytest.mark.tensorflow
+def test_ship_it_runs_from_a_clean_kernel(tmp_path):
+    printed = notebooks.printed(run("5_ship_it.ipynb", tmp_path))
+    within = dict(re.findall(r"^(\w+): .* logits within (\S+) of Keras's", printed, re.M))
+    assert set(within) == {"litert", "onnx"} and max(map(float, within.values())) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", [name for name in NAMES if name[0] in "2346"], indirect=True)
+def test_the_others_run_from_a_clean_kernel(name, tmp_path):
+    run(name, tmp_path)
+
+
+def test_links_follow_the_one_address(monkeypatch, notebook, name):
+    monkeypatch.setattr(notebooks, "REPOSITORY", "https://github.com/someone/else")
+    moved = notebooks.linked(notebook, name)
+    assert moved.cells[0].source.count("github/someone/else/blob/main/colab/" + name) == 1
+    assert 'git+https://github.com/someone/else"' in moved.cells[1].source
+    assert notebooks.sources(moved) == moved.metadata.anytime_keras.sources, "its outputs are still its own"
+    line = f"- [![Open in Colab](a.svg)](b) [{name}](colab/{name})\n"
+    assert notebooks.link_readme(line) == f"- {notebooks.badge(name)} [{name}](colab/{name})\n"

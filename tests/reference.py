@@ -1,0 +1,30 @@
+"""Makes the reference pages from the docstrings; every warning is an error.
+
+python -m tests.reference               # into build/reference
+python -m tests.reference FOLDER
+"""
+
+import pathlib
+import sys
+import warnings
+
+import pdoc
+
+import anytime_keras  # noqa: F401  (before pdoc does, which keeps what it imports from running programs)
+
+FOLDER = pathlib.Path(__file__).parents[1] / "build" / "reference"
+
+
+def make(folder):
+    """Writes the pages of the library, a file for each module, with `index.html` as the way in."""
+    pdoc.render.configure(docformat="google", show_source=False, footer_text="anytime_keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what is imported, not of the pages
+        pdoc.pdoc("anytime_keras", output_directory=pathlib.Path(folder))
+
+
+if __name__ == "__main__":
+    place = pathlib.Path(sys.argv[1]) if sys.argv[1:] else FOLDER
+    make(place)
+    print(f"open {place / 'index.html'}")

@@ -1,0 +1,77 @@
+"""The reference pages are made from docstrings: every public name tells its arguments and shows its use."""
+
+import doctest
+import importlib
+import inspect
+import re
+
+import pytest
+
+import anytime_keras as ak
+from tests import reference
+
+ROOMS = ["anytime_keras"] + [f"anytime_keras.{name}" for name in ak.__all__ if inspect.ismodule(getattr(ak, name))]
+
+# Whose example stands in the docstring as code and is not run there, and why.
+NOT_RUN = {
+    "ParallelPredictor": "starts processes, which need a script",
+    "add": "changes which networks this process knows",
+    "train_side_by_side": "runs on JAX alone",
+}
+
+
+def public_names():
+    """Yields (room, name) for what the rooms' `__all__` lists, the rooms themselves and plain values left out."""
+    seen = set()
+    for room in ROOMS:
+        module = importlib.import_module(room)
+        for name in getattr(module, "__all__", ()):
+            thing = getattr(module, name)
+            if (inspect.isclass(thing) or inspect.isfunction(thing)) and thing not in seen:
+                seen.add(thing)
+                yield pytest.param(thing, id=f"{room.removeprefix('anytime_keras.')}.{name}")
+
+
+def arguments(thing):
+    own = not inspect.isclass(thing) or "__init__" in vars(thing) or not issubclass(thing, (list, dict))
+    parameters = inspect.signature(thing).parameters if own else ()
+    return [name for name in parameters if name not in ("self", "args", "kwargs")]
+
+
+def test_rooms_list_their_public_names():
+    assert len(list(public_names())) > 40
+    for room in ("data", "models", "cost", "weighting", "training", "evaluation", "inference", "zoo"):
+        assert importlib.import_module(f"anytime_keras.{room}").__all__, room
+
+
+@pytest.mark.parametrize("thing", public_names())
+def test_every_public_name_tells_its_arguments_and_has_an_example_that_is_run(thing):
+    documented = inspect.getdoc(thing) if "__doc__" in vars(thing) or inspect.isfunction(thing) else None
+    assert documented and len(documented.splitlines()[0]) > 10
+    lacking = [name for name in arguments(thing) if name not in documented]
+    assert not lacking, f"not a word of {lacking}"
+    if arguments(thing):
+        assert "Args:" in documented or "Attributes:" in documented
+    if thing.__name__ in NOT_RUN:
+        assert re.search(rf"\nExample.*\n\n( .*\n)* .*\b{thing.__name__}\(", documented)
+        return
+    found = doctest.DocTestFinder(recurse=False).find(thing, module=inspect.getmodule(thing))
+    assert any(test.examples for test in found), "no example"
+    assert thing.__module__.startswith("anytime_keras."), "or pytest would not run it"
+
+
+@pytest.mark.tensorflow  # the pages are the same on every backend
+def test_the_pages_are_made_without_a_warning_and_hold_every_public_name(tmp_path):
+    reference.make(tmp_path)
+    assert (tmp_path / "index.html").exists()
+    for room in ROOMS:
+        page = (tmp_path / f"{room.replace('.', '/')}.html").read_text()
+        module = importlib.import_module(room)
+        for name in getattr(module, "__all__", ()):
+            linked = (
+                f'{room.rpartition(".")[2]}/{name}.html"' if inspect.ismodule(getattr(module, name)) else f'id="{name}"'
+            )
+            assert linked in page or name.startswith("__"), f"{room}.{name}"
+    page = (tmp_path / "anytime_keras" / "weighting.html").read_text()
+    assert "<h6" in page and "Arguments" in page, "sections are laid out"
+    assert 'class="pdoc-code' in page and "&gt;&gt;&gt;" in page, "examples are code"
