@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from anytime_keras import _errors
+from anytime_keras.evaluation import Curve, CurvePoint
 from anytime_keras.models.registry import NETWORKS
 from anytime_keras.zoo import schema
 
@@ -37,6 +38,14 @@ class Weights:
             `training` and so on.
         files: list of `File`, the shards of the weights; empty if nothing has been trained.
         golden: `File` or None, an input and its logits at every exit.
+
+    Example:
+    >>> import numpy as np, anytime_keras as ak
+    >>> weights = ak.zoo.show("resann2x16_adaloss_digits").pick("digits")
+    >>> weights.trained, len(weights.accuracies), weights.class_names[-1]
+    (True, 6, '9')
+    >>> weights.normalize(np.zeros((1, 8, 8, 1))).shape
+    (1, 8, 8, 1)
     """
 
     def __init__(self, label, content):
@@ -107,6 +116,12 @@ class Manifest:
         architecture: str, the name that `ak.models.build` knows.
         default: str, the label of the weights that `load` takes if none is named.
         weights: dict from a label to its `Weights`.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> manifest = ak.zoo.show("resann2x16_adaloss_digits")
+    >>> manifest.architecture, list(manifest.weights), manifest.curve()[-1].exit
+    ('resann', ['digits'], 'exit_6')
     """
 
     def __init__(self, content):
@@ -132,6 +147,18 @@ class Manifest:
                 f"{_errors.nearest(label, self.weights)}"
             )
         return self.weights[label]
+
+    def curve(self, label="default"):
+        """Returns the `Curve` that was measured after the training: error, loss and cost at each exit."""
+        entry = self.pick(label)
+        if not entry.trained:
+            raise ValueError(f"'{self.name}' has no curve for '{entry.label}', since it has not been trained yet.")
+        costs = ("backbone", "with_head", "with_all_heads", "params")
+        points = [
+            CurvePoint(exit["name"], 1 - exit["accuracy"], exit["loss"], *(exit[cost] for cost in costs))
+            for exit in entry.content["exits"]
+        ]
+        return Curve(points, self.name, {"data": entry.content["data"]["name"], **entry.content["measured"]})
 
     def to_json(self):
         return json.dumps(self.content, indent=1) + "\n"
@@ -201,6 +228,12 @@ def _check_config(architecture, entry, where):
         raise ValueError(
             f"{where}.config.input_shape must be (height, width, channels). Received: {config['input_shape']}."
         )
+    for key, value in config.items():
+        if key != "input_shape" and _largest(value) > entry["params"]:
+            raise ValueError(  # before a network of any size is built
+                f"{where}.config.{key} must not exceed the number of parameters, {entry['params']}. "
+                f"Received: {value!r:.60}."
+            )
     channels, classes = config["input_shape"][2], config["num_classes"]
     if data["class_names"] is not None and len(data["class_names"]) != classes:
         raise ValueError(
@@ -209,6 +242,13 @@ def _check_config(architecture, entry, where):
     for key in ("mean", "std"):
         if data[key] is not None and (len(data[key]) != channels or (key == "std" and min(data[key]) <= 0)):
             raise ValueError(f"{where}.data.{key} must hold {channels} numbers, std above 0. Received: {data[key]}.")
+
+
+def _largest(value):
+    """The largest number in an argument; 0 if there is none."""
+    if isinstance(value, list):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, (int, float)) else 0
 
 
 def _check_training(entry, where):

@@ -159,16 +159,22 @@ def stem(name, label):
 def write_index(folder):
     """Writes a zoo's `index.json`, by which it is read from a site."""
     folder = pathlib.Path(folder)
+    _put(folder / "index.json", _index(folder))
+
+
+def _index(folder):
     manifests = {
         path.stem: _file(f"manifests/{path.name}", path.read_bytes())
         for path in sorted(folder.glob("manifests/*.json"))
     }
-    text = json.dumps({"format": FORMAT, "manifests": manifests}, indent=1) + "\n"
-    cache.write(folder / "index.json", text.encode())
+    return (json.dumps({"format": FORMAT, "manifests": manifests}, indent=1) + "\n").encode()
 
 
 def open_zoo(folder, name, label):
-    """Returns a zoo to publish to, and the manifest that the name has there or None; raises where it may not."""
+    """Returns a zoo to publish to, and the manifest that the name has there or None; raises where it may not.
+
+    An index that is not of the zoo's manifests, since a process that published was killed, is written anew.
+    """
     schema.check_name(name, "`name`")
     schema.check_name(label, "`label`")
     if folder is None:
@@ -176,6 +182,9 @@ def open_zoo(folder, name, label):
         if folder.name == "_zoo":
             raise ValueError("An installed package's zoo stays as it is. Pass the `folder` of your own zoo.")
     zoo = places.Folder(folder)
+    index = zoo.path / "index.json"
+    if zoo.names() and not (index.exists() and index.read_bytes() == _index(zoo.path)):
+        write_index(zoo.path)
     before = zoo.manifest(name) if name in zoo.names() else None
     if before is not None and label in before.weights and before.weights[label].trained:
         raise ValueError(f"'{name}' has weights '{label}' already, and never changes them. Take '{name}_v2'.")
@@ -326,18 +335,23 @@ def _write(zoo, content, files):
     try:
         for path, file in files.items():
             place = zoo.path / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            cache.write(place, file)
+            _put(place, file)
             written.append(place)
-        place = zoo.path / "manifests" / f"{manifest.name}.json"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        cache.write(place, manifest.to_json().encode())
+        _put(zoo.path / "manifests" / f"{manifest.name}.json", manifest.to_json().encode())
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
         raise
     write_index(zoo.path)
     return manifest
+
+
+def _put(place, content):
+    """Writes a whole file, and removes what a killed process left of it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for left in place.parent.glob(f"{place.name}.*.part"):
+        left.unlink(missing_ok=True)
+    cache.write(place, content)
 
 
 def _commit():

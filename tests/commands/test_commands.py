@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -50,13 +51,13 @@ def test_demo_trains_measures_answers_and_draws(tmp_path, capsys):
     assert again.errors == curve.errors
 
 
-def test_demo_replaces_an_earlier_one_but_no_training(tmp_path):
-    run("demo", "--epochs=1", f"--folder={tmp_path}")
-    run("demo", "--epochs=1", f"--folder={tmp_path}", "--seed=1")
-    assert '"seed": 1' in (tmp_path / "recipe.json").read_text()
-    (tmp_path / "checkpoints").mkdir()
+def test_demo_replaces_an_earlier_one_but_no_training(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "again")
+    run("demo", "--epochs=1", f"--folder={folder}", "--seed=1")
+    assert '"seed": 1' in (folder / "recipe.json").read_text()
+    (folder / "checkpoints").mkdir()
     with pytest.raises(SystemExit, match="holds a training"):
-        run("demo", "--epochs=1", f"--folder={tmp_path}")
+        run("demo", "--epochs=1", f"--folder={folder}")
 
 
 def test_evaluate_prints_saves_and_draws(trained, tmp_path, capsys):

@@ -46,10 +46,23 @@ def test_table_goes_between_the_markers(capsys, tmp_path):
     assert path.read_text() == f"before\n{readme.BEGIN}\n{capsys.readouterr().out}{readme.END}\nafter\n"
 
 
+def test_plot_draws_what_the_manifests_say(capsys, tmp_path):
+    run("plot", "--data=digits", f"--picture={tmp_path / 'digits.png'}")
+    assert (tmp_path / "digits.png").read_bytes()[:4] == b"\x89PNG"
+    manifest = ak.zoo.show(DIGITS)
+    curve = manifest.curve()
+    assert [1 - error for error in curve.errors] == pytest.approx(manifest.pick().accuracies)
+    assert curve.costs() == manifest.pick().macs and curve.about["images"] == 359
+    with pytest.raises(ValueError, match="has not been trained"):
+        ak.zoo.show("resann9x16_const").curve("cifar10")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ([], "Say what to do"),
+        (["plot", "--data=digits"], "needs `--data` and `--picture`"),
+        (["plot", "--data=svhn_cropped", "--picture=a.png"], "No network"),
         (["lst"], "Did you mean 'list'"),
         (["show"], "takes 1 names"),
         (["list", "all"], "takes 0 names"),
