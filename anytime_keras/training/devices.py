@@ -19,8 +19,15 @@ class OneDevice:
     def check(self, recipe):
         """Raises ValueError if a recipe cannot be trained here as on one device."""
 
-    def check_data(self, data):
-        """Raises ValueError if the images of a `DataSet` cannot be shared here."""
+    def check_data(self, data, recipe):
+        """Raises ValueError if a recipe cannot be trained here on the images of a `DataSet`."""
+        if data.steps_per_epoch % recipe.steps_per_execution:
+            # Keras would run into the next epoch's batches, since those come without end.
+            raise ValueError(
+                "`steps_per_execution` must divide the steps of an epoch. "
+                f"Received: steps_per_execution={recipe.steps_per_execution}, {data.steps_per_epoch} steps an epoch "
+                f"({data.sizes['train']} images in batches of {data.batch_size})."
+            )
 
     def scope(self):
         """A context manager; what a training changes must be made in it."""

@@ -48,7 +48,7 @@ class Replicas(OneDevice):
                 "train on one device, or on JAX with strategy='data_parallel'."
             )
 
-    def check_data(self, data):
+    def check_data(self, data, recipe):
         images, size = data.sizes["train"], data.batch_size
         if _smallest(images, size) >= self.replicas:
             return

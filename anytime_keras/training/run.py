@@ -102,7 +102,7 @@ class Training:
         _claim(self.folder, recipe, resume)
         keras.utils.set_random_seed(recipe.seed)
         self.data = recipe.load_data() if data is None else data
-        self.strategy.check_data(self.data)
+        self.strategy.check_data(self.data, recipe)
         self.weighting = None
         with self.strategy.scope():
             self.model = recipe.build_model(self.data)

@@ -159,7 +159,7 @@ def test_batches_too_small_for_the_replicas_are_refused(two_replicas, images, ba
     place = choose_strategy(two_replicas)
     place.replicas = replicas
     with pytest.raises(ValueError, match=message):
-        place.check_data(types.SimpleNamespace(sizes={"train": images}, batch_size=batch_size))
+        place.check_data(types.SimpleNamespace(sizes={"train": images}, batch_size=batch_size), None)
 
 
 def test_what_two_replicas_cannot_do_is_refused_before_anything_is_written(two_replicas, tmp_path):

@@ -347,6 +347,14 @@ def test_callbacks_that_are_none_are_refused_before_anything_is_written(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_steps_per_execution_that_would_run_into_the_next_epoch_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must divide.*steps_per_execution=4, 6 steps"):
+        train(tiny(steps_per_execution=4), tmp_path / "run", verbose=False)
+    assert not list(tmp_path.iterdir())
+    run = train(tiny(epochs=1, steps_per_execution=3), verbose=False)
+    assert int(run.model.optimizer.iterations) == 6
+
+
 def test_a_folder_whose_training_ended_before_its_first_epoch_is_free_again(tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         train(tiny(epochs=1), tmp_path, verbose=False, callbacks=[StopAfter(2)], tensorboard=False)
