@@ -41,7 +41,7 @@ def plot_answers(image, answers, class_names=None, path=None, truth=None, title=
             "`answers` must hold one answer or more, each of one image. Received: batches of "
             f"{[len(answer.probabilities) for answer in answers]}."
         )
-    names = list(class_names or range(answers[0].probabilities.shape[-1]))
+    names = list(range(answers[0].probabilities.shape[-1]) if class_names is None else class_names)
     shown = _considered(answers, truth)
     figure = _drawn(image, answers, shown, names, truth, title)
     if path is not None and str(path).lower().endswith(".gif"):

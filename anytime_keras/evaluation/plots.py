@@ -158,8 +158,9 @@ def plot_weights(history, path=None, title=None):
     for number, (color, (name, values)) in enumerate(zip(style.shades(len(weights)), weights.items())):
         label = name if number in labelled or len(weights) <= MOST_LABELS else f"_{name}"  # not in the legend
         axes.plot(range(1, len(values) + 1), values, color=color, linewidth=1.6, label=label)
-    axes.set_yscale("log")
-    style.logarithmic(axes.yaxis)
+    if all(value > 0 for values in weights.values() for value in values):
+        axes.set_yscale("log")
+        style.logarithmic(axes.yaxis)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
     axes.set_ylabel("weight of the exit's loss")

@@ -83,6 +83,9 @@ def _find_signs(summary, paper):
         "the paper": {row: numbers[-1] for row, numbers in paper["rows"].items()},
         "here": {row: summary["rows"][row]["mean"][-1] for row in paper["rows"] if row in summary["rows"]},
     }
+    if summary["base"] != "OPT":
+        for last in ordered.values():
+            last[summary["base"]] = 0.0
     if len(paper["rows"]) > 1 and None not in ordered["here"].values():
         texts = [f"{where} {', '.join(sorted(last, key=last.get))}" for where, last in ordered.items()]
         found.append(f"From best to worst at the full cost: {'; '.join(texts)}.")
@@ -134,9 +137,10 @@ def _find_pairs(summary, paper):
     if not both:
         return ["The small network's last exit makes no error here: relative errors are not defined."]
     ahead = sum(own <= other for own, other in within)
+    ends = [pair["large CONST"]["increase"][-1] for pair in summary["pairs"]]
     return [
         f"Up to its own full cost the small network is at least as good at {ahead} of {len(within)} costs read.",
-        f"The large one ends {large[-1]:+.1f}% from the small one's last error.",
+        f"The large one ends {tables.mean(ends):+.1f}% from the small one's last error.",
     ]
 
 

@@ -15,6 +15,10 @@ BASES = (1.5, 2.0, 1 + 2**0.5, 3.0, 4.0)
 
 
 def plan_losses(settings):
+    if len(settings.networks) != 1:
+        raise ValueError(
+            f"Figure 3 compares the exits of one network. Received: {[name(network) for network in settings.networks]}."
+        )
     return plan(settings, {"CONST": CONST, "HALF-END": HALF_END, "ADALOSS": ADALOSS}, opt="all")
 
 

@@ -161,4 +161,4 @@ def signs(summary, paper):
         for theirs, ours in zip(numbers, summary["rows"].get(row, {"mean": []})["mean"])
         if ours is not None
     ]
-    return sum((theirs > 0) == (ours > 0) for theirs, ours in pairs), len(pairs)
+    return sum(theirs * ours > 0 for theirs, ours in pairs), len(pairs)

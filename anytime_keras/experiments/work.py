@@ -152,10 +152,13 @@ class Work:
         return json.loads(kept.read_text())
 
     def _groups(self, recipes):
-        """Divides recipes into lists that one program can train."""
+        """Divides recipes into lists that one program can train, from the same epoch on: networks side by side go on
+        from the last checkpoint that all of them have."""
         alike = {}
         for recipe in recipes:
-            alike.setdefault(_program(recipe), []).append(recipe)
+            checkpoints = sorted((self.place(recipe) / "checkpoints").glob("epoch-*"))
+            key = _program(recipe), checkpoints[-1].name if checkpoints else ""
+            alike.setdefault(key, []).append(recipe)
         for group in alike.values():
             for start in range(0, len(group), self.at_once):
                 yield group[start : start + self.at_once]

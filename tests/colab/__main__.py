@@ -23,6 +23,8 @@ def main(argv=None):
     readme = notebooks.ROOT / "README.md"
     readme.write_text(notebooks.link_readme(readme.read_text()))
     chosen = [path for path in notebooks.PATHS if path.name.startswith(tuple(arguments.names) or "")]
+    if not chosen:
+        parser.error(f"no notebook begins with {arguments.names}; there are {[path.name for path in notebooks.PATHS]}")
     failed = []
     for path in chosen:
         notebook = notebooks.linked(notebooks.read(path), path.name)

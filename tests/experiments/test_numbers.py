@@ -1,5 +1,9 @@
 """Tables and figures follow from results by arithmetic that is worked out by hand here."""
 
+import json
+import pathlib
+import shutil
+
 import pytest
 
 from anytime_keras import experiments
@@ -130,10 +134,37 @@ def test_the_proposition_s_bounds_hold_in_the_run():
 
 def test_signs_and_the_order_of_schemes_are_told():
     rows = {"CONST": 19.0, "LINEAR": -1.0, "ADALOSS": 3.0}
-    summary = {"rows": {row: {"mean": [20.0, 10.0, 5.0, last]} for row, last in rows.items()}}
+    summary = {"base": "OPT", "rows": {row: {"mean": [20.0, 0.0, 5.0, last]} for row, last in rows.items()}}
     same, order = experiments.EXPERIMENTS["table1"].find(summary, PAPER["table1"])
-    assert same == "Of the paper's 12 numbers that could be compared, 11 have the same sign here."
+    assert same == "Of the paper's 12 numbers that could be compared, 8 have the same sign here."
     assert order.endswith("the paper ADALOSS, LINEAR, CONST; here LINEAR, ADALOSS, CONST.")
+
+
+def test_the_base_of_a_table_has_its_place_in_the_order():
+    rows = {"gamma 0.05": {"mean": [0.0, 0.0, 0.0, 4.0]}, "gamma 0.15": {"mean": [0.0, 0.0, 0.0, -9.0]}}
+    _, order = experiments.EXPERIMENTS["table3"].find({"base": "gamma 0", "rows": rows}, PAPER["table3"])
+    assert order.endswith("the paper gamma 0, gamma 0.05, gamma 0.15; here gamma 0.15, gamma 0, gamma 0.05.")
+
+
+def test_figure_3_is_of_one_network():
+    chosen = experiments.EXPERIMENTS["figure3"]
+    with pytest.raises(ValueError, match="one network.*5x16.*7x16"):
+        chosen.plan(chosen.settings(networks=((5, 16), (7, 16))))
+
+
+RESULTS = pathlib.Path(__file__).parents[2] / "zoo" / "results"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_committed_result_follows_from_its_trainings(path):
+    content = report.read(path)
+    summary = experiments.EXPERIMENTS[content["experiment"]].summarize(content["trainings"], content["ensembles"])
+    assert json.loads(json.dumps(summary)) == content["summary"]
+
+
+def test_the_committed_page_is_that_of_the_committed_results(tmp_path):
+    folder = shutil.copytree(RESULTS, tmp_path / "results")
+    assert experiments.write_page(folder).read_text() == (RESULTS / "README.md").read_text()
 
 
 def test_a_scheme_that_keeps_the_end_and_gives_back_the_start_is_named():

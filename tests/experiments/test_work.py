@@ -101,6 +101,14 @@ def test_an_ensemble_of_trained_members_is_measured_once(images, tmp_path):
     assert own.ensemble(members) == measured
 
 
+def test_trainings_that_stopped_at_different_epochs_are_not_put_side_by_side(images, tmp_path):
+    own = experiments.Work(tmp_path, at_once=100)
+    recipes = [one.recipe for one in experiments.EXPERIMENTS["table4"].plan(settings("table4", images))]
+    assert len(list(own._groups(recipes))) == 1
+    (own.place(recipes[0]) / "checkpoints" / "epoch-00007").mkdir(parents=True)
+    assert [len(group) for group in own._groups(recipes)] == [1, 1]
+
+
 def test_groups_are_what_one_program_can_train(images, tmp_path):
     chosen = settings("beyond", images, seeds=2)
     planned = experiments.EXPERIMENTS["beyond"].plan(chosen)
