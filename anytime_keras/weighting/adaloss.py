@@ -105,9 +105,9 @@ class AdaLossWeighting(AdaptiveWeighting):
         mean: which mean of the losses to weigh by, see `moved_averages`. With `"arithmetic"`, the paper's, training
             lowers the geometric mean of the exits' expected losses (equation 4). `"batch"` weighs every batch by its
             own losses, without a mean: each step goes along the gradient of that batch's geometric mean (scaled by its
-            smallest loss in place of that mean; gamma aside), from whose expectation the paper sets equation 4 apart, since
-            ln and expectation do not commute. `"geometric"` puts the expectation of
-            the logarithm in between: it stays below the arithmetic mean by more, the more a loss varies. Ours.
+            smallest loss in place of that mean; gamma aside), from whose expectation the paper sets equation 4 apart,
+            since ln and expectation do not commute. `"geometric"` puts the expectation of the logarithm in between: it
+            stays below the arithmetic mean by more, the more a loss varies. Ours.
 
     Example:
     >>> import keras
