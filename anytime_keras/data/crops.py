@@ -4,9 +4,23 @@ import contextlib
 import io
 import math
 import re
+import struct
 
 import numpy as np
 from PIL import Image
+
+
+# What Pillow raises of files that are no whole images.
+NO_IMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 class CorruptImage(ValueError):
@@ -46,7 +60,7 @@ def decode(source, name, channels=3):
             if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image, "float32") / 257 + 0.5).astype("uint8"))
             return image.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except NO_IMAGE as error:
         raise _corrupt(name, error) from error
 
 
@@ -55,11 +69,13 @@ def size(path):
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError) as error:
+    except NO_IMAGE as error:
         raise _corrupt(path, error) from error
 
 
 def _corrupt(name, error):
+    if isinstance(error, OSError) and error.errno is not None:  # of the system: the file may well be whole
+        return error
     return CorruptImage(f"The image '{name}' cannot be decoded: {error}. Mend it or take it out.")
 
 

@@ -84,16 +84,22 @@ class FileExamples:
         return crops.center_crop(image, size) if rng is None else crops.random_resized_crop(image, size, rng)
 
     def fetch(self, indices, rngs=None):
-        """Returns images and labels, of those that can be decoded if `skipped` is there."""
-        images, kept = [], []
+        """Returns images and labels. If `skipped` is there, those that cannot be decoded are left out; in training the
+        next one that can be stands in, so that batches keep their size."""
+        images, kept, last = [], [], None
         for index, rng in zip(indices, itertools.repeat(None) if rngs is None else rngs):
-            try:
-                images.append(self.fetch_one(index, rng))
-                kept.append(index)
-            except crops.CorruptImage as error:
-                if self.skipped is None or (not kept and index == indices[-1]):  # nothing would be left
-                    raise
-                self.skipped.add(self.paths[index], error)
+            for other in range(index, index + (1 if rng is None else len(self))):
+                try:
+                    images.append(self.fetch_one(other % len(self), rng))
+                    kept.append(other % len(self))
+                    break
+                except crops.CorruptImage as error:
+                    if self.skipped is None:
+                        raise
+                    self.skipped.add(self.paths[other % len(self)], error)
+                    last = error
+        if not images:
+            raise last
         return np.stack(images), self.labels[kept]
 
     def moments(self, limit=2000):

@@ -48,17 +48,24 @@ class DataSet:
         self.examples, self._skipped = source.splits, source.skipped
         self.sizes = {split: len(examples) for split, examples in self.examples.items()}
         self.image_shape = self.examples["train"].image_shape
-        self.mean, std = self.examples["train"].moments()
-        self.std = np.maximum(std, 1e-6)
+        self.normalize(*self.examples["train"].moments())
+
+    def normalize(self, mean, std):
+        """Has images normalised by other numbers than those of the training images; before any batch is taken.
+
+        Args:
+            mean, std: arrays of shape (channels,), of values from 0 to 1.
+        """
+        self.mean, self.std = np.asarray(mean), np.maximum(std, 1e-6)
         augmented = augmentation.compose(self.augment) if self.augment else None
         self._pipelines = {
             split: pipeline(
                 examples,
-                batch_size,
+                self.batch_size,
                 self.mean,
                 self.std,
                 augment=augmented,
-                seed=seed,
+                seed=self.seed,
                 num_classes=self.num_classes if self.one_hot else None,
             )
             for split, examples in self.examples.items()
@@ -160,7 +167,9 @@ def load(
         data_dir: where tensorflow-datasets keeps its data, or Tiny ImageNet lies; None for its default.
         download: bool, whether tensorflow-datasets may download.
         skip_corrupt: bool, for folders of images: whether to leave out those that cannot be decoded, each with a
-            warning, and list them in the data set's `skipped`; otherwise such an image is an error that names it.
+            warning, and list them in the data set's `skipped`; otherwise such an image is an error that names it. Where
+            images are read when they are needed, another one stands in while training; a batch for evaluation gets
+            smaller, and one without a whole image is an error still.
 
     Returns:
         A `DataSet`.

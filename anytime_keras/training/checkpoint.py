@@ -52,7 +52,8 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        for old in self._all()[:-KEPT]:
+        # Later ones may be there, damaged, of a training that had to go back: they must not push this one out.
+        for old in [other for other in self._all() if other.name <= place.name][:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _write(self, unfinished, model, weighting, epoch, history):
@@ -83,6 +84,9 @@ class Checkpoints:
 
         Returns:
             The number of epochs done and the list of their logs; 0 and [] if there is no checkpoint.
+
+        Raises:
+            ValueError: if there are checkpoints and all are damaged.
         """
         wanted = [place for place, epoch in zip(self._all(), self.epochs()) if latest is None or epoch <= latest]
         for place in reversed(wanted):
@@ -102,6 +106,11 @@ class Checkpoints:
             if weighting is not None:
                 weighting.set_state(state["weighting"])
             return state["epoch"], state["history"]
+        if wanted:
+            raise ValueError(
+                f"All checkpoints in '{self.folder}' are damaged: {', '.join(place.name for place in wanted)}. "
+                "Bring a whole one back, or remove them to start from the beginning."
+            )
         return 0, []
 
     def _place(self, epoch):

@@ -40,6 +40,12 @@ class Replicas(OneDevice):
         )
 
     def check(self, recipe):
+        if self.replicas > 1 and recipe.optimizer.get("gradient_accumulation_steps"):
+            raise ValueError(
+                "Keras accumulates each replica's own gradients, not those of the global batch. "
+                f"Received: strategy='{self.name}' with optimizer={recipe.optimizer}. Leave "
+                "`gradient_accumulation_steps` out, or train on one device."
+            )
         clipping = [name for name in CLIPPING if recipe.optimizer.get(name) is not None]
         if clipping and self.replicas > 1:
             raise ValueError(

@@ -70,10 +70,13 @@ class Run:
         folder = pathlib.Path(folder)
         _describe(folder, self.recipe, self.data)
         unfinished = folder / ".unfinished.keras"
-        with room_for(self.model, unfinished):
-            self.model.save(unfinished)
-        to_disk(unfinished)
-        os.replace(unfinished, folder / "model.keras")
+        try:
+            with room_for(self.model, unfinished):
+                self.model.save(unfinished)
+            to_disk(unfinished)
+            os.replace(unfinished, folder / "model.keras")
+        finally:
+            unfinished.unlink(missing_ok=True)
         write(folder / "curve.json", self.curve.to_json() + "\n")
         if self.average is not None:
             self.average.save(folder / "average")
@@ -175,7 +178,14 @@ class Training:
     def _check_data(self):
         """Raises unless the images are those that the training began with: else it might train on what was held out."""
         file = self.folder / "data.json"
-        if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(self.data.describe())):
+        if not file.exists():
+            return
+        before, now = json.loads(file.read_text()), json.loads(json.dumps(self.data.describe()))
+        if self.recipe.data.get("skip_corrupt") and now["sizes"] == before["sizes"]:
+            # An image that was spoilt since is no longer among those that mean and deviation were taken of.
+            self.data.normalize(before["mean"], before["std"])
+            now.update(mean=before["mean"], std=before["std"])
+        if before != now:
             raise ValueError(
                 f"The data is not what the training in '{self.folder}' began with: '{file}' tells other images or "
                 "another split. Bring the data back, or train in another folder."

@@ -118,8 +118,15 @@ def _original(weighting):
 
 
 def _latest(trainings):
-    """The last epoch after which every training has a checkpoint, or 0."""
-    return max(set.intersection(*(set(training.checkpoints.epochs()) for training in trainings)), default=0)
+    """The last epoch after which every training has a checkpoint, or 0 where none has one."""
+    epochs = [set(training.checkpoints.epochs()) for training in trainings]
+    common = set.intersection(*epochs)
+    if any(epochs) and not common:
+        raise ValueError(
+            "Trainings side by side go on from a checkpoint of the same epoch, and there is none that all have. "
+            f"Received: {[sorted(own) for own in epochs]}. Train them one by one, or remove those that are ahead."
+        )
+    return max(common, default=0)
 
 
 class AnyWeighting(AdaLossWeighting):

@@ -73,6 +73,8 @@ class LossWeighting(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
+        if self._fitting:  # the last `fit` was interrupted, perhaps while TensorFlow traced its step: it keeps half
+            model.train_function = None
         self._fitting = False
         _check(model)
         installed = TrainingLoss.of(model)

@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=... python -m tests.benchmarks.keras_worker NETWORK BATCH MODE
 
-MODE is "float32" or "mixed_bfloat16", with "+xla" where TensorFlow is to compile. On JAX several steps are one program.
+MODE is "float32" or "mixed_bfloat16", with "+xla" where TensorFlow is to compile. On JAX a step is one program.
 """
 
 import sys
@@ -26,7 +26,7 @@ def main(name, batch, mode):
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=bool(xla) or "auto",
+        jit_compile=bool(xla) or keras.backend.backend() == "jax",
     )
     steps = on_jax(model, x, y) if keras.backend.backend() == "jax" else on_tensorflow(model, x, y)
     print("ready", flush=True)

@@ -25,7 +25,14 @@ NETWORKS = {
     "msdnet_cifar_10exits": (64, dict(CIFAR, nBlocks=10, base=4, step=2, stepmode="even")),
     "msdnet_step4": (16, dict(IMAGENET, nBlocks=5, base=4, step=4, stepmode="even")),
 }
-TORCH_MODES = ("eager", "channels_last", "compile", "channels_last+compile", "channels_last+bfloat16+compile")
+TORCH_MODES = (
+    "eager",
+    "channels_last",
+    "channels_last+bfloat16",
+    "compile",
+    "channels_last+compile",
+    "channels_last+bfloat16+compile",
+)
 KERAS_MODES = ("tensorflow float32", "tensorflow float32+xla", "jax float32", "jax mixed_bfloat16")
 
 

@@ -37,7 +37,7 @@ def main(checkout, network, batch, mode):
     x, y = torch.randn(batch, 3, side, side, device=device), torch.randint(classes, (batch,), device=device)
     if "channels_last" in modes:
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     criterion = torch.nn.CrossEntropyLoss()
 
     def forward():

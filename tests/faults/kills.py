@@ -40,7 +40,7 @@ def kill_often(make, count, rng, kinds=None):
             moment = draw(rng, kind, reach[kind])
             subject.begin()
             end = dying.run(subject.deed, folder, moment)
-            if end.signal in (signal.SIGKILL, signal.SIGXFSZ):
+            if end.signal in (signal.SIGKILL, signal.SIGXFSZ) and not end.error:
                 killed[kind] += 1
                 tally.count(f"killed at {moment}", subject.check)
             elif end.error or end.signal:

@@ -159,3 +159,15 @@ def test_an_interrupted_fit_leaves_model_and_callback_of_use():
     history = model.fit(data.train, verbose=0, shuffle=False, callbacks=[adaloss]).history
     assert np.isfinite(history["loss"]).all() and "exit_1_weight" in history
     assert "exit_1_weight" not in model.fit(data.train, verbose=0, shuffle=False).history
+
+
+@pytest.mark.filterwarnings("ignore:The image")
+def test_a_training_goes_on_although_an_image_was_spoilt_since(tmp_path):
+    write_images(tmp_path / "images", np.random.default_rng(0))
+    data = {"data": str(tmp_path / "images"), "image_size": 8, "validation": 0, "test": 0.2, "skip_corrupt": True}
+    own, options = recipe(data, batch_size=8), dict(verbose=False, tensorboard=False)
+    stopped = train(own, tmp_path / "run", time_limit=1e-9, **options)
+    sorted((tmp_path / "images").rglob("*.png"))[0].write_bytes(b"spoilt")
+    run = train(own, tmp_path / "run", resume=True, **options)
+    assert stopped.curve is None and len(run.history) == 2 and run.data.skipped
+    np.testing.assert_array_equal(run.data.mean, stopped.data.mean)

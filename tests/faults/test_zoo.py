@@ -59,11 +59,9 @@ def test_parts_that_a_killed_publication_left_are_removed_by_the_next_try(tiny, 
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize("key, value", [("num_units", 10**9), ("channels", 10**8), ("channels", 1e300)])
+@pytest.mark.parametrize("key, value", [("num_units", 10**9), ("num_units", 300), ("channels", 1e300)])
 def test_a_configuration_larger_than_its_parameters_is_refused_before_it_is_built(tiny, data, tmp_path, key, value):
     content = ak.zoo.publish(tiny, "net", data, folder=tmp_path, label="one", **ABOUT).content
     content["weights"]["one"]["config"][key] = value
-    with pytest.raises(
-        ValueError, match=f"config.{key} must not exceed the number of parameters, {tiny.count_params()}"
-    ):
+    with pytest.raises(ValueError, match=f"config.{key} must not exceed"):
         manifest.Manifest(content)

@@ -167,6 +167,7 @@ def test_what_two_replicas_cannot_do_is_refused_before_anything_is_written(two_r
     for changes, message in [
         (dict(batch_size=4), "Choose batch_size=3"),
         (dict(optimizer={"name": "sgd", "clipnorm": 1.0}), "clips each replica's own.*clipnorm"),
+        (dict(optimizer={"name": "sgd", "gradient_accumulation_steps": 2}), "accumulates each replica's own"),
     ]:
         with pytest.raises(ValueError, match=message):
             train(recipe(data, **changes), tmp_path / "run", verbose=False, strategy=two_replicas)

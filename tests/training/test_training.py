@@ -172,6 +172,21 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, never_s
     assert resumed.history == whole.history
 
 
+def test_damaged_checkpoints_are_no_beginning_and_push_no_whole_one_out(tmp_path):
+    model, checkpoints = tiny().build_model(tiny().load_data()), Checkpoints(tmp_path)
+    model.optimizer.build(model.trainable_variables)
+    for epoch in (8, 9):
+        checkpoints.save(model, None, epoch, [{"epoch": epoch}])
+        (checkpoints._place(epoch) / "state.json").write_text("{")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(ValueError, match="epoch-00008, epoch-00009"):
+        checkpoints.restore(model, None)
+    for epoch in (1, 2, 3):
+        checkpoints.save(model, None, epoch, [{"epoch": epoch}])
+    assert checkpoints.epochs() == [2, 3, 8, 9]
+    with pytest.warns(UserWarning, match="damaged"):
+        assert checkpoints.restore(model, None) == (3, [{"epoch": 3}])
+
+
 def test_a_checkpoint_that_was_being_written_is_never_read(tmp_path, monkeypatch):
     recipe = tiny(epochs=2)
     replace = os.replace
