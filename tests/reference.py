@@ -21,7 +21,7 @@ def make(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", DeprecationWarning)  # of what is imported, not of the pages
-        pdoc.pdoc("anytime_keras", output_directory=pathlib.Path(folder))
+        pdoc.pdoc("anytime_keras", "anytime_keras.experiments", output_directory=pathlib.Path(folder))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import anytime_keras as ak
 from tests import reference
 
 ROOMS = ["anytime_keras"] + [f"anytime_keras.{name}" for name in ak.__all__ if inspect.ismodule(getattr(ak, name))]
+ROOMS.append("anytime_keras.experiments")  # not imported with the library: it is for one command
 
 # Whose example stands in the docstring as code and is not run there, and why.
 NOT_RUN = {

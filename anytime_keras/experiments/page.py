@@ -36,6 +36,14 @@ def write_page(results):
 
     Raises:
         ValueError: if the folder holds no result.
+
+    Example:
+    >>> import tempfile
+    >>> from anytime_keras import experiments
+    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
+    >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
+    >>> experiments.write_page(folder).name
+    'README.md'
     """
     results = pathlib.Path(results)
     parts = [INTRODUCTION.format(reference=experiment.paper()["reference"])]

@@ -28,6 +28,10 @@ class Settings:
         seeds: int, how many; they are 0, 1, ...
         batch_size: int.
         precision: Keras's dtype policy.
+
+    Example:
+    >>> Settings(networks=((5, 16),)).to_dict()["networks"]
+    ['5x16']
     """
 
     datasets: tuple = ("cifar10", "cifar100")

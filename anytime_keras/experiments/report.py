@@ -27,6 +27,14 @@ def reproduce(name, settings, work, results, quick=False):
 
     Returns:
         The path of the JSON; None if the time limit came first.
+
+    Example:
+    >>> import tempfile
+    >>> from anytime_keras import experiments
+    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
+    >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
+    >>> path.name
+    'proposition.json'
     """
     chosen = experiment.get(name)
     planned = chosen.plan(settings) if chosen.plan else []
@@ -67,8 +75,22 @@ def to_text(content):
 def read(path):
     """Reads what `reproduce` wrote.
 
+    Args:
+        path: of the JSON.
+
+    Returns:
+        A dict with `experiment`, `summary`, `trainings`, `machine`, `settings` and more.
+
     Raises:
         ValueError: if the file is something else.
+
+    Example:
+    >>> import tempfile
+    >>> from anytime_keras import experiments
+    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
+    >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
+    >>> experiments.read(path)["title"]
+    'Proposition 4.1: cost inflation, bounds and simulation'
     """
     try:
         content = json.loads(pathlib.Path(path).read_text())
@@ -84,8 +106,19 @@ def read(path):
 def picture(path):
     """Draws a result's picture beside it.
 
+    Args:
+        path: of the JSON.
+
     Returns:
         The picture's path, or None where the experiment has none, or Matplotlib is not there.
+
+    Example:
+    >>> import tempfile
+    >>> from anytime_keras import experiments
+    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
+    >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
+    >>> experiments.picture(path) is None  # a table alone
+    True
     """
     content = read(path)
     draw = experiment.get(content["experiment"]).draw
@@ -101,7 +134,20 @@ def picture(path):
 
 
 def show(path, file=None):
-    """Prints a result as a table, with what it says."""
+    """Prints a result as a table, with what it says.
+
+    Args:
+        path: of the JSON.
+        file: where to print; None is standard output.
+
+    Example:
+    >>> import tempfile
+    >>> from anytime_keras import experiments
+    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
+    >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
+    >>> with open(path.with_suffix(".txt"), "w") as file:
+    ...     experiments.show(path, file)
+    """
     content = read(path)
     chosen = experiment.get(content["experiment"])
     theirs = experiment.paper()[content["experiment"]]

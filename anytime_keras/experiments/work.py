@@ -35,6 +35,11 @@ class Work:
         at_once: int, how many to train side by side on JAX; None for 8 on an accelerator, 1 on a CPU.
         time_limit: float, seconds from now after which no epoch begins but a call's first; None for none.
         say: function that is told, in a line, what goes on.
+
+    Example:
+    >>> import tempfile
+    >>> Work(tempfile.mkdtemp()).run([])  # nothing to train: all is finished
+    True
     """
 
     def __init__(self, folder, at_once=None, time_limit=None, say=print):

@@ -192,7 +192,10 @@ def interrupted(folder, seconds):
 
 
 def interrupted_fit(seconds):
-    """The Stop button in a plain `fit` with AdaLoss: model and callback go on, and the weighting ends with its fit."""
+    """The Stop button in a plain `fit` with AdaLoss: model and callback go on, and the weighting ends with its fit.
+
+    The step is there before: stopped while it makes the optimizer's variables, Keras itself must compile again.
+    """
     data = ak.data.load("digits", batch_size=BATCH)
     model = recipe().build_model(data)
     adaloss = ak.AdaLoss()
@@ -200,6 +203,7 @@ def interrupted_fit(seconds):
     def fit(epochs, *callbacks):
         return model.fit(data.train, epochs=epochs, verbose=0, shuffle=False, callbacks=list(callbacks)).history
 
+    fit(1, adaloss)
     stopped = interrupt(lambda: fit(50, adaloss), seconds)
     history = fit(1, adaloss)
     assert np.isfinite(history["loss"]).all() and np.isfinite(adaloss.averages).all()
