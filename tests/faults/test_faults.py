@@ -9,11 +9,8 @@ import pytest
 
 from tests.faults import catalog
 
-QUICK = [
-    "killed while training",
-    "NaN batches",
-    *(name for name, (backend, _) in catalog.FAULTS.items() if backend == "numpy"),
-]
+# Those of trainings take minutes: `tests/training` kills one, `test_trainings.py` has the others.
+QUICK = [name for name, (backend, _) in catalog.FAULTS.items() if backend == "numpy"]
 
 
 def suite(report, *options):
