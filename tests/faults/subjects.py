@@ -124,7 +124,7 @@ class Saving:
 
     def check(self):
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a checkpoint that was left out
+            warnings.simplefilter("error", UserWarning)  # a checkpoint that was left out
             epoch, history = self.checkpoints.restore(self.reader, self.read_weighting)
         assert epoch in (self.epoch, self.epoch + 1), f"checkpoint {epoch} after {self.epoch} were done"
         assert history == self._history(epoch), "another history"
