@@ -13,6 +13,17 @@ def crossentropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+def write_images(path, **counts):
+    """Writes an .npz of random 8x8 images of three classes, so many for each split; returns its path, a str."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in counts.items():
+        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 8, 8, 1), "uint8")
+        arrays[f"y_{split}"] = np.arange(count) % 3
+    np.savez(path, **arrays)
+    return str(path)
+
+
 def some_input(model, batch=2, seed=0):
     rng = np.random.default_rng(seed)
     shapes = [(batch, *tensor.shape[1:]) for tensor in model.inputs]

@@ -17,7 +17,11 @@ from keras import ops
 from anytime_keras.training.devices import OneDevice, copied
 from anytime_keras.weighting import replicas
 
-CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
+# What Keras does to each replica's own gradients, by the optimizer's argument that asks for it.
+OWN = {
+    "clips": ("clipnorm", "clipvalue", "global_clipnorm"),
+    "accumulates": ("gradient_accumulation_steps",),
+}
 
 
 class Replicas(OneDevice):
@@ -40,19 +44,14 @@ class Replicas(OneDevice):
         )
 
     def check(self, recipe):
-        if self.replicas > 1 and recipe.optimizer.get("gradient_accumulation_steps"):
-            raise ValueError(
-                "Keras accumulates each replica's own gradients, not those of the global batch. "
-                f"Received: strategy='{self.name}' with optimizer={recipe.optimizer}. Leave "
-                "`gradient_accumulation_steps` out, or train on one device."
-            )
-        clipping = [name for name in CLIPPING if recipe.optimizer.get(name) is not None]
-        if clipping and self.replicas > 1:
-            raise ValueError(
-                "Keras clips each replica's own gradients, not those of the global batch. "
-                f"Received: strategy='{self.name}' with optimizer={recipe.optimizer}. Leave {', '.join(clipping)} out, "
-                "train on one device, or on JAX with strategy='data_parallel'."
-            )
+        for does, arguments in OWN.items() if self.replicas > 1 else ():
+            asked = [name for name in arguments if recipe.optimizer.get(name) is not None]
+            if asked:
+                raise ValueError(
+                    f"Keras {does} each replica's own gradients, not those of the global batch. "
+                    f"Received: strategy='{self.name}' with optimizer={recipe.optimizer}. Leave {', '.join(asked)} "
+                    "out, train on one device, or on JAX with strategy='data_parallel'."
+                )
 
     def check_data(self, data, recipe):
         images, size = data.sizes["train"], data.batch_size

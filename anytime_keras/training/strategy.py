@@ -25,8 +25,8 @@ over the replicas in each layer and step. JAX computes one program over the glob
 
 Several processes. The one of rank 0 is the chief: it alone writes, to a folder that all can read, since all resume from
 its checkpoints. Where a process dies, the others stop with a `ConnectionError` that says so, at once or, where it is
-frozen or its machine is gone, when its heartbeat is missed (half a minute); started again with `resume`, all go on
-after the last checkpoint. TensorFlow waits without end for a process that has never started.
+frozen or its machine is gone, when its heartbeat is missed; started again with `resume`, all go on after the last
+checkpoint. TensorFlow waits without end for a process that has never started.
 """
 
 import functools

@@ -99,7 +99,7 @@ class AdaLossWeighting(AdaptiveWeighting):
         first_order: bool. Weighs by the inverse of the mean squared gradient of each loss with respect to the
             trainable parameters, instead of the loss itself (the paper's outlook; the authors'
             `adaloss_order=1`). Costs one more forward pass and one backward pass for each exit in every
-            step, about `num_exits / 2` times as long; for experiments.
+            step; for experiments.
         preset: `"paper"`, or `"authors_code"` for gamma 0.07 and final_extra 1. Arguments above that are not
             None take precedence.
         mean: which mean of the losses to weigh by, see `moved_averages`. With `"arithmetic"`, the paper's, training

@@ -51,7 +51,7 @@ class GradNormWeighting(AdaptiveWeighting):
     """Moves the weights so that each loss's gradient has its due norm at the parameters that all exits share.
 
     The norms are had as they must be: the forward pass is made once more, and then one backward pass for each exit, in
-    every step; about `num_exits / 2` times as long, as AdaLoss of first order. The shared parameters are those that
+    every step, as AdaLoss of first order has it. The shared parameters are those that
     every exit depends on, in an anytime network all up to its first exit (the reference takes a network's last shared
     layer; here a backward pass must run through the whole network either way). Not for a loop of your own.
 

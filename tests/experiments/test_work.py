@@ -6,24 +6,18 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from anytime_keras import commands, experiments
 from anytime_keras.experiments import report, work
+from tests import checks
 
 TINY = dict(epochs=1, seeds=1, batch_size=60, networks=((1, 2),))
 
 
 @pytest.fixture
 def images(tmp_path):
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 60), ("validation", 12), ("test", 24)):
-        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 8, 8, 1), "uint8")
-        arrays[f"y_{split}"] = np.arange(count) % 3
-    np.savez(tmp_path / "images.npz", **arrays)
-    return str(tmp_path / "images.npz")
+    return checks.write_images(tmp_path / "images.npz", train=60, validation=12, test=24)
 
 
 def settings(name, images, **changes):

@@ -8,6 +8,7 @@ import pytest
 
 from anytime_keras import commands, training
 from anytime_keras.training import Recipe, distillation, scan, train, train_side_by_side
+from tests import checks
 
 jax_only = pytest.mark.skipif(keras.backend.backend() != "jax", reason="is about JAX")
 MODEL = {"name": "resann", "num_units": 1, "channels": 2, "exit_every": 2}
@@ -16,13 +17,7 @@ MODEL = {"name": "resann", "num_units": 1, "channels": 2, "exit_every": 2}
 @pytest.fixture
 def images(tmp_path):
     """An .npz of 28 images to train, 6 to validate, 6 to test: two whole batches of 12 and one of 4."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 28), ("validation", 6), ("test", 6)):
-        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 8, 8, 1), "uint8")
-        arrays[f"y_{split}"] = np.arange(count) % 3
-    np.savez(tmp_path / "images.npz", **arrays)
-    return str(tmp_path / "images.npz")
+    return checks.write_images(tmp_path / "images.npz", train=28, validation=6, test=6)
 
 
 def tiny(images, augment=(), **changes):

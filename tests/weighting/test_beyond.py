@@ -9,6 +9,7 @@ import pytest
 import anytime_keras as ak
 from anytime_keras import weighting
 from anytime_keras.training import Recipe, train, train_side_by_side
+from tests import checks
 from tests.weighting.reference import train as train_with_constant_weights
 from tests.weighting.test_adaloss import LEARNING_RATE, Watch, assert_same_parameters, batches, joined, network
 
@@ -316,13 +317,7 @@ def tiny(data, **changes):
 
 @pytest.fixture
 def images(tmp_path):
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 56), ("validation", 6), ("test", 6)):
-        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 8, 8, 1), "uint8")
-        arrays[f"y_{split}"] = np.arange(count) % 3
-    np.savez(tmp_path / "images.npz", **arrays)
-    return str(tmp_path / "images.npz")
+    return checks.write_images(tmp_path / "images.npz", train=56, validation=6, test=6)
 
 
 def test_a_recipe_with_equilibrium_adaloss_and_distillation_trains_and_is_read_back(images, tmp_path):

@@ -296,3 +296,23 @@ def test_a_models_own_methods_are_its_own_again_afterwards():
     plain_loss(model)
     assert 0 < first < len(steps) and model.__dict__["train_step"] is own_step
     assert "fit" not in model.__dict__ and "compute_loss" not in model.__dict__
+
+
+def test_an_interrupted_step_is_traced_anew():
+    """TensorFlow may keep half of a step that was interrupted while it was traced."""
+    model, adaloss = dict_model(), ak.AdaLoss()
+    model.compile("sgd", loss={"value": "mse", "classes": crossentropy()})
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    targets = {"value": TARGETS, "classes": LABELS}
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, targets, verbose=0, callbacks=[adaloss, Stop()])
+    interrupted = model.train_function
+    model.fit(X, targets, verbose=0, callbacks=[adaloss])
+    again = model.train_function
+    assert again is not interrupted
+    model.fit(X, targets, verbose=0, callbacks=[adaloss])
+    assert model.train_function is again, "one that ended is used again"
