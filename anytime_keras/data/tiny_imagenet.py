@@ -56,7 +56,7 @@ def load(path, image_size=None, skip_corrupt=False):
         A `Source` of RGB images; grey files become RGB.
 
     Raises:
-        ValueError: if a class has no images or no words, or a validation image has no class; says which.
+        ValueError: if a class has no images or no words, or a validation image no class or no file; says which.
     """
     wnids = sorted((path / "wnids.txt").read_text().split())
     words = dict(line.split("\t", 1) for line in (path / "words.txt").read_text().splitlines() if "\t" in line)
@@ -83,11 +83,18 @@ def _training_files(place, wnids):
 def _validation_files(place, wnids):
     """The images that val_annotations.txt lists, one a line: file name, class, box; parted by tabs."""
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    images = place / "images"
+    there = {pathlib.Path(path).name for path in list_images(images)} if images.is_dir() else ()
     paths, labels = [], []
     for line in filter(str.strip, (place / "val_annotations.txt").read_text().splitlines()):
         name, wnid, *_ = [*line.split("\t"), ""]
         if wnid not in label_of:
             raise ValueError(f"'{place / 'val_annotations.txt'}' must give each image a class. Received: {line!r}.")
-        paths.append(str(place / "images" / name))
+        if name not in there:
+            raise ValueError(
+                f"'{place / 'val_annotations.txt'}' must list images of '{images}'. Received: '{name}', which is not "
+                "there."
+            )
+        paths.append(str(images / name))
         labels.append(label_of[wnid])
     return paths, np.array(labels)

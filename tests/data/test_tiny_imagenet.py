@@ -86,7 +86,11 @@ def test_empty_lines_in_the_annotations_are_no_images(place):
         ("words.txt", "n01443537\tgoldfish\n", "words.txt' has no words for a class.*'n02124075'"),
         ("wnids.txt", "n01443537\nn02124075\n", r"val_annotations.txt' must give each image a class.*'val_1.JPEG"),
         ("val/val_annotations.txt", "val_0.JPEG\n", r"must give each image a class. Received: 'val_0.JPEG'"),
-        ("val/val_annotations.txt", "val_99.JPEG\tn01443537\t0\t0\t1\t1\n", "val_99.JPEG' cannot be decoded"),
+        (
+            "val/val_annotations.txt",
+            "val_99.JPEG\tn01443537\t0\t0\t1\t1\n",
+            "must list images.*'val_99.JPEG', which is not there",
+        ),
     ],
 )
 def test_a_damaged_folder_is_told(place, file, content, message):
