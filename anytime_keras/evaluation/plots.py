@@ -14,6 +14,7 @@ AXIS = {
 }
 WEIGHT = "_weight"  # `LossWeighting` logs each exit's so
 MOST_LABELS = 9
+FEW_CURVES = 2
 
 
 def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=(0.25, 0.5, 0.75, 1)):
@@ -49,13 +50,11 @@ def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=
     for fraction in fractions:
         axes.axvline(fraction * last, color=style.GREY, linewidth=0.8, zorder=0)
         style.note_above(axes, fraction * last, f"{fraction:g}")
-    if fractions:
-        style.note_above(axes, min(fractions) * last, "share of the largest cost:", left_by=14)
     for number, curve in enumerate(curves):
         axes.plot(curve.costs(cost), [100 * error for error in curve.errors], label=curve.name, **style.look(number))
     axes.set_xscale("log")
     style.logarithmic(axes.xaxis, "s" if cost == "latency" else "")
-    axes.set_xlabel(AXIS[cost])
+    axes.set_xlabel(AXIS[cost] + (" (lines: shares of the largest)" if fractions else ""))
     axes.set_ylabel("error (%)")
     axes.set_ylim(bottom=0)
     style.plain(axes)
@@ -179,7 +178,9 @@ def _curves(curves):
 
 
 def _legend(axes, curves):
-    if len(curves) > 1 or curves[0].name:
+    if len(curves) > FEW_CURVES:  # beside them: no corner is surely free
+        axes.figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    elif len(curves) > 1 or curves[0].name:
         axes.legend(frameon=False)
 
 

@@ -65,15 +65,15 @@ def logarithmic(axis, unit=None):
     axis.set_minor_formatter(NullFormatter())
 
 
-def note_above(axes, x, text, left_by=0):
-    """Writes a small note over the frame at a place of the horizontal axis, or so many points to its left."""
+def note_above(axes, x, text):
+    """Writes a small note over the frame at a place of the horizontal axis."""
     axes.annotate(
         text,
         (x, 1.0),
         xycoords=("data", "axes fraction"),
-        xytext=(-left_by, 2),
+        xytext=(0, 2),
         textcoords="offset points",
-        ha="right" if left_by else "center",
+        ha="center",
         va="bottom",
         fontsize=7,
         color="0.4",

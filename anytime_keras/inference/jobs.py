@@ -40,13 +40,13 @@ class Job(engines.Run):
         self._begin = time.perf_counter() if begin is None else begin
         self._started = None
         self._answers, self._error = [], None
-        self._done = self._stopped = False
-        self._changed = threading.Condition()
+        self._stopped = False
+        self._changed, self._ended = threading.Condition(), threading.Event()
 
     @property
     def done(self):
         """Whether no better answer will come."""
-        return self._done
+        return self._ended.is_set()
 
     def latest(self):
         """Returns the best `Answer` so far, or None if there is none yet. Never blocks.
@@ -67,7 +67,8 @@ class Job(engines.Run):
         """
         if timeout is not None and (not isinstance(timeout, numbers.Real) or math.isnan(timeout)):
             raise ValueError(f"`timeout` must be a number of seconds, or None. Received: timeout={timeout!r}.")
-        self._wait_for(lambda: False, timeout)
+        # Not for `_changed`: to be woken by each answer would take the processor from the next stage.
+        self._ended.wait(timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         return self.latest()
 
     def stop(self):
@@ -101,11 +102,9 @@ class Job(engines.Run):
         """Seconds from the start of the computation to the first answer, if there is one."""
         return self._answers[0].seconds - self.waited
 
-    def _wait_for(self, event, timeout=None):
+    def _wait_for(self, event):
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._done or event(), timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX)
-            )
+            self._changed.wait_for(lambda: self.done or event())
 
     def emit(self, position, logits):
         answer = self._answer(position, as_array(logits).copy(), time.perf_counter() - self._begin)
@@ -127,7 +126,7 @@ class Job(engines.Run):
             self._error = error
         finally:
             with self._changed:
-                self._done = True
+                self._ended.set()
                 self._changed.notify_all()
 
 

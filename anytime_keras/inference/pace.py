@@ -1,13 +1,14 @@
-"""Which exit a deadline allows: calibrated times, and how much slower than them the machine is just now."""
+"""Which exit a deadline allows: calibrated times, and how much slower than them the machine has lately been."""
 
+import collections
 import dataclasses
 import math
 
 import numpy as np
 
 SHARE = 0.95  # of a deadline, in which the first answer must fit when things go badly
-FORGETS = 0.9  # how much of a slow moment's memory is left one call later
-SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.1
+REMEMBERS = 200  # calls, of which the worst counts: so that one in some hundreds goes worse
+SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,39 +36,40 @@ class Times:
 
 
 class Pace:
-    """Follows how a machine keeps up with what was calibrated.
-
-    Attributes:
-        slowdown: float, at least 1: how many times longer than calibrated a run may take now.
-        lag: float, seconds by which a waiting thread may wake late now.
-    """
+    """Follows how a machine keeps up with what was calibrated, by the worst of its last calls."""
 
     def __init__(self):
-        self.slowdown, self.lag = 1.0, SHORTEST_MARGIN
+        self._slowdowns = collections.deque([1.0], maxlen=REMEMBERS)
+        self._lags = collections.deque([SHORTEST_MARGIN], maxlen=REMEMBERS)
 
-    def first(self, seconds, safe):
+    @property
+    def slowdown(self):
+        """Float, how many times longer than usual a run may take now."""
+        return max(self._slowdowns.copy())
+
+    def first(self, seconds, times):
         """Returns the deepest exit that surely answers in time, or 0.
 
         Args:
             seconds: float, until the deadline.
-            safe: array, a high quantile of the seconds straight to each exit.
+            times: `Times`.
 
-        >>> Pace().first(0.010, np.array([0.001, 0.004, 0.0099]))
+        >>> Pace().first(0.010, Times(None, np.array([0.001, 0.004, 0.0099]), np.array([0.001, 0.003, 0.007]), None))
         1
         """
-        fitting = np.nonzero(np.asarray(safe) * self.slowdown <= SHARE * seconds)[0]
-        return int(fitting.max(initial=0))
+        needed = np.maximum(times.safe, times.usual * self.slowdown)
+        return int(np.nonzero(needed <= SHARE * seconds)[0].max(initial=0))
 
     def margin(self, seconds):
-        """Returns the seconds before a deadline at which to stop waiting."""
-        return min(self.lag, LONGEST_SHARE * max(seconds, 0.0))
+        """Returns the seconds before a deadline at which to stop waiting, since a waiting thread wakes late."""
+        return min(max(SHORTEST_MARGIN, *self._lags.copy()), LONGEST_SHARE * max(seconds, 0.0))
 
     def saw(self, ratio):
-        """Takes how many times longer than its median a run took: slow at once, fast again little by little."""
+        """Takes how many times longer than usual a run took."""
         if math.isfinite(ratio):
-            self.slowdown = max(1.0, ratio, 1 + FORGETS * (self.slowdown - 1))
+            self._slowdowns.append(ratio)
 
     def overslept(self, seconds):
         """Takes by how much a thread woke late."""
         if math.isfinite(seconds):
-            self.lag = max(SHORTEST_MARGIN, 1.5 * seconds, FORGETS * self.lag)
+            self._lags.append(seconds)

@@ -175,13 +175,13 @@ class Predictor(BatchMethods):
         limit = time.time() + end - time.perf_counter()
 
         def first():  # when its turn has come, which may be late
-            return pace.first(begin + deadline - time.perf_counter(), times.safe)
+            return pace.first(begin + deadline - time.perf_counter(), times)
 
         job = self._worker.later(state.job(inputs, first, limit=limit, needed=times.stages, begin=begin))
         waits = time.perf_counter()
         answer = job.wait(max(end - waits, 0.0))
-        if not job.done:
-            pace.overslept(time.perf_counter() - max(end, waits))
+        if (late := time.perf_counter() - max(end, waits)) > 0:
+            pace.overslept(late)
         if answer is None:
             answer = job.wait_for_first()
         pace.saw(job.first_seconds / times.usual[job.first])

@@ -65,15 +65,18 @@ class Run:
     def save(self, folder):
         """Writes `recipe.json`, `data.json`, `model.keras` and `curve.json` to a folder, in place of older ones.
 
-        The network with averaged weights goes to the folder `average` in it.
+        Where there is a curve, the other files are those of the same training: the old one goes first, the new one
+        comes last. The network with averaged weights goes to the folder `average` in it.
         """
         folder = pathlib.Path(folder)
-        _describe(folder, self.recipe, self.data)
+        folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / ".unfinished.keras"
         try:
             with room_for(self.model, unfinished):
                 self.model.save(unfinished)
             to_disk(unfinished)
+            (folder / "curve.json").unlink(missing_ok=True)
+            _describe(folder, self.recipe, self.data)
             os.replace(unfinished, folder / "model.keras")
         finally:
             unfinished.unlink(missing_ok=True)

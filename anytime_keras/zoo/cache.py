@@ -6,6 +6,7 @@ import http.client
 import os
 import pathlib
 import tempfile
+import time
 import urllib.error
 import urllib.request
 
@@ -16,8 +17,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# Seconds without a byte after which a server counts as stalled.
+# A server counts as stalled after so many seconds without a byte, or if it sends fewer bytes a second on the whole.
 TIMEOUT = 20.0
+SLOWEST = 2**14
 MAX_PAGE_BYTES = 10_000_000
 
 
@@ -169,7 +171,8 @@ def _download(url, most):
     try:
         with urllib.request.build_opener(_SameSafety).open(request, timeout=TIMEOUT) as response:
             expected = int(response.headers.get("Content-Length") or -1)
-            found = response.read(most + 1)
+            seconds = TIMEOUT + (most if expected < 0 else expected) / SLOWEST
+            found = _read_in_time(response, most + 1, seconds)
         if len(found) < min(expected, most):
             raise ConnectionError(f"the connection ended after {len(found)} of {expected} bytes")
         return found
@@ -179,6 +182,16 @@ def _download(url, most):
         raise kind(f"'{url}' cannot be had: the server says {error.code} {error.reason}.") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise ConnectionError(f"'{url}' cannot be had: {error}. Is the network there?") from error
+
+
+def _read_in_time(response, most, seconds):
+    """Returns up to `most` bytes; a server that sends them one by one would keep us for ever."""
+    found, end = bytearray(), time.monotonic() + seconds
+    while len(found) < most and (part := response.read1(most - len(found))):
+        found += part
+        if time.monotonic() > end:
+            raise TimeoutError(f"only {len(found)} bytes came in {seconds:.0f} s")
+    return bytes(found)
 
 
 def _amount(found, size):

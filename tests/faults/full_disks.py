@@ -102,6 +102,7 @@ def _read_only(make, folder, rng):
             os.seteuid(65534)
     try:
         subject.deed(lambda: None)
+        assert whole, "it is not held and cannot be kept, and nothing was said"
     except OSError as error:
         assert not whole, f"held, but not given: {error}"
         assert "cannot be written to" in str(error) and "ANYTIME_KERAS_CACHE" in str(error), str(error)

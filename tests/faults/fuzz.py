@@ -233,9 +233,19 @@ def _put(place, name, content):
             )
             if content == "16 bits":
                 image = Image.fromarray(pixels[..., 0].astype("uint16") * 257)
-            file = io.BytesIO()
-            image.save(file, "png")
-            path.write_bytes(file.getvalue()[: -30 if content == "cut" else None])
+            path.write_bytes(_file(image, path.suffix)[: -30 if content == "cut" else None])
+
+
+def _file(image, suffix):
+    """The file of an image, of the kind that its name says; PNG if it says none, or that kind cannot hold it."""
+    kind = {".jpg": "jpeg", ".gif": "gif", ".tif": "tiff", ".webp": "webp"}.get(suffix, "png")
+    file = io.BytesIO()
+    try:
+        image.save(file, kind)
+    except (OSError, ValueError):  # 16 bits, or see-through pixels
+        file = io.BytesIO()
+        image.save(file, "png")
+    return file.getvalue()
 
 
 def _use(data):

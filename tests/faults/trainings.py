@@ -92,7 +92,7 @@ class Training:
     kinds = ("seconds", "file")
 
     def __init__(self, folder, rng):
-        self.home, self.number, self.done = pathlib.Path(folder), 0, 0
+        self.home, self.number, self.done, self.begun = pathlib.Path(folder), 0, 0, 0
         self.expected = reference()
         self.rows = list(csv.DictReader(io.StringIO(self.expected[0])))
 
@@ -102,14 +102,17 @@ class Training:
 
     def begin(self):
         """Goes on to another training when the last one has ended."""
+        self.begun += 1
         if (self.folder / "curve.json").exists():
             shutil.rmtree(self.folder)
             self.number += 1
             self.done = 0
 
     def deed(self, arm):
-        # Before the first batch there is but the compiling of TensorFlow to interrupt: no file changes.
-        trained(self.folder, resume=True, callbacks=[_Once(arm)])
+        early = self.begun % 3 == 0  # two thirds of the kills fall after the first batch, where epochs end
+        if early:
+            arm()
+        trained(self.folder, resume=True, callbacks=[] if early else [_Once(arm)])
 
     def check(self):
         """By the files alone: what a resumption would take up is whole and is what the reference had then."""

@@ -10,7 +10,7 @@ import pytest
 import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.inference import LatencyTable, Stages
-from anytime_keras.inference.pace import Pace
+from anytime_keras.inference.pace import Pace, Times
 from anytime_keras.inference.stages import in_dtype
 from tests import checks
 from tests.inference import networks
@@ -334,19 +334,24 @@ def test_a_predictor_that_is_dropped_ends_its_thread():
     assert threading.active_count() <= before
 
 
-def test_the_pace_is_slow_at_once_and_fast_again_little_by_little():
-    pace, safe = Pace(), np.array([0.01, 0.02, 0.04])
-    assert [pace.first(seconds, safe) for seconds in (-1, 0, 0.001, 0.03, 0.06, 1)] == [0, 0, 0, 1, 2, 2]
-    pace.saw(3.0)
-    assert pace.slowdown == 3 and pace.first(0.06, safe) == 0
+def test_the_pace_goes_by_the_worst_of_the_last_calls():
+    safe = np.array([0.01, 0.02, 0.04])
+    pace, times = Pace(), Times(None, safe, safe / 2, None)
+    assert [pace.first(seconds, times) for seconds in (-1, 0, 0.001, 0.03, 0.06, 1)] == [0, 0, 0, 1, 2, 2]
+    pace.saw(2.0)
+    assert pace.first(0.06, times) == 2, "twice the usual is what is safe"
+    pace.saw(6.0)
+    pace.saw(1.0)
+    assert pace.slowdown == 6 and pace.first(0.06, times) == 0
     for _ in range(300):
         pace.saw(0.9)
-    assert pace.slowdown < 1.02 and pace.first(0.06, safe) == 2
+    assert pace.slowdown < 1.02 and pace.first(0.06, times) == 2
     pace.overslept(0.005)
-    assert pace.margin(1.0) > 0.005 and pace.margin(0.001) <= 0.0002 and pace.margin(-1) == 0
+    pace.overslept(0.0)
+    assert pace.margin(1.0) == 0.005 and pace.margin(0.001) <= 0.00025 and pace.margin(-1) == 0
     for _ in range(300):
         pace.overslept(0.0)
-    assert pace.margin(1.0) < 0.0005
+    assert 0 < pace.margin(1.0) < 0.0005
     for wrong in (math.inf, -math.inf, math.nan):
         pace.overslept(wrong)
         pace.saw(wrong)

@@ -1,5 +1,6 @@
 """A zoo of one tiny network in a folder, and a server on this machine that gives it out, well or badly."""
 
+import contextlib
 import http.server
 import pathlib
 import shutil
@@ -73,6 +74,11 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             if how == "stall":
                 self.wfile.flush()
                 time.sleep(4)
+            elif how == "drip":
+                with contextlib.suppress(OSError):
+                    for byte in content[len(content) // 2 :]:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.05)
 
     def log_message(self, *arguments):
         pass
@@ -81,7 +87,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(zoo):
     """Gives out `zoo`. `bad[end of a path]` is ("status", code), ("redirect", url), ("send", other content), or
-    ("stall" or "cut", content), of which half is sent."""
+    ("stall", "cut" or "drip", content), of which half is sent, and by "drip" the rest byte by byte."""
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *arguments: _Handler(*arguments, directory=str(zoo))
     )

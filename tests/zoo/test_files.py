@@ -87,11 +87,12 @@ def test_offline_and_never_loaded_is_a_clear_error(site):
 
 
 @pytest.mark.parametrize("end", ["index.json", f"{NAME}.json", WEIGHTS])
-@pytest.mark.parametrize("how", ["stall", "cut", "empty", "other", "longer", 404, 500])
+@pytest.mark.parametrize("how", ["stall", "drip", "cut", "empty", "other", "longer", 404, 500])
 def test_a_server_that_fails_leaves_nothing_and_is_asked_again(site, zoo, end, how):
     content = next(zoo.rglob(end)).read_bytes()
     site.bad[end] = {
         "stall": ("stall", content),
+        "drip": ("drip", content),
         "cut": ("cut", content),
         "empty": ("send", b""),
         "other": ("send", b"<html>Please log in</html>"),
