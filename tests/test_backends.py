@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.conftest import FAST_COMPILATION
+
 
 @pytest.mark.tensorflow
 def test_the_suite_passes_on_jax(suite_on_jax):
@@ -29,7 +31,6 @@ run = train(Recipe.paper({"name": "resann", "num_units": 1, "channels": 4}, "dig
 image = next(iter(run.data.test))[0][:1]
 print(len(run.curve), ak.Predictor(run.model, example=image).predict(image).exit)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": "jax"}
-    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": FAST_COMPILATION}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and done.stdout.split() == ["3", "exit_3"], done.stderr[-2000:]

@@ -13,7 +13,7 @@ What is in the file, and what to aim at:
     direct_over_plain      a run straight to an exit, over a plain model with this exit alone; 1.03 at most
     first_answer           seconds to the first answer over those of the whole run; `macs` is the same ratio of costs
     deadlines              `met`: share of random deadlines by which an answer was returned, of those that the first
-                           exit can meet (not shorter than 99.9% of its own runs); 0.999 at least. `deepest`: share in
+                           exit can meet (not shorter than any of 500 runs straight to it); 0.999 at least. `deepest`: share in
                            which the answer was as deep as the deepest exit whose median fits, run straight; 0.95 at
                            least. `straight_to_the_deepest_met`: share of the deadlines that are met by who bets on
                            that exit: how steady the machine is. Once alone, once beside a second busy process, for 1
@@ -84,33 +84,35 @@ def deadlines_table(predictor, model, batch, seconds, rng):
     x, budgets = images(model, batch), [cost.with_head for cost in predictor.costs]
     for budget in budgets:
         predictor.predict(x, budget=budget)
-    shortest, longest = predictor.latencies.quantile(batch, 0.99)[0], predictor.latencies.quantile(batch, 0.5)[-1]
+
+    def straight_to(position):
+        start = time.perf_counter()
+        predictor.predict(x, budget=budgets[position])
+        return time.perf_counter() - start
+
+    # Of deadlines that are shorter, nobody could say that the first exit can meet them.
+    shortest = max(straight_to(0) for _ in range(500))
+    longest = shortest + 1.3 * predictor.latencies.quantile(batch, 0.5)[-1]
     direct, asked = [[] for _ in budgets], []
     begin, trial = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds or trial < 20:
-        for position in {0, trial % len(budgets)}:
-            start = time.perf_counter()
-            predictor.predict(x, budget=budgets[position])
-            direct[position].append(time.perf_counter() - start)
-        deadline = rng.uniform(shortest, 1.3 * max(shortest, longest))
+        direct[trial % len(budgets)].append(straight_to(trial % len(budgets)))
+        deadline = rng.uniform(shortest, longest)
         start = time.perf_counter()
         answer = predictor.predict(x, deadline=deadline)
         asked.append((deadline, time.perf_counter() - start, answer.position))
         trial += 1
     deadline, took, position = np.array(asked).T
     medians = np.maximum.accumulate([np.median(times) for times in direct])
-    possible = deadline >= np.quantile(direct[0], 0.999)
     deepest = np.searchsorted(medians, deadline, side="right") - 1
     straight = [np.mean(np.array(direct[exit]) <= limit) for exit, limit in zip(deepest, deadline)]
-    if not possible.any():
-        return {"deadlines": 0}  # the machine is too busy for any to be met surely
     return {
-        "met": float((took <= deadline)[possible].mean()),
-        "deepest": float((position >= deepest)[possible].mean()),
-        "deeper": float((position > deepest)[possible].mean()),
-        "straight_to_the_deepest_met": float(np.mean(np.array(straight)[possible])),
-        "deadlines": int(possible.sum()),
-        "missed_by_seconds": sorted((took - deadline)[possible & (took > deadline)].tolist()),
+        "met": float((took <= deadline).mean()),
+        "deepest": float((position >= deepest).mean()),
+        "deeper": float((position > deepest).mean()),
+        "straight_to_the_deepest_met": float(np.mean(straight)),
+        "deadlines": trial,
+        "missed_by_seconds": sorted((took - deadline)[took > deadline].tolist()),
     }
 
 

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import re
 import shutil
 import subprocess
@@ -19,11 +21,17 @@ def run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The demo's folder, after one epoch."""
+def demo(tmp_path_factory):
+    """The demo's folder, after two epochs, and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "results"
-    run("demo", "--epochs=1", f"--folder={folder}")
-    return folder
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        run("demo", "--epochs=2", f"--folder={folder}", "--images=3")
+    return folder, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(demo):
+    return demo[0]
 
 
 @pytest.fixture
@@ -36,18 +44,17 @@ def digit(tmp_path):
     return path
 
 
-def test_demo_trains_measures_answers_and_draws(tmp_path, capsys):
-    run("demo", "--epochs=2", f"--folder={tmp_path}", "--images=3")
-    text = capsys.readouterr().out
+def test_demo_trains_measures_answers_and_draws(demo):
+    folder, text = demo
     for heading in ("MACs", "error (%)", "loss weight", "latency (ms)"):
         assert heading in text
-    curve = ak.Curve.from_json(tmp_path / "curve.json")
+    curve = ak.Curve.from_json(folder / "curve.json")
     assert len(curve) == 6 and curve.about["split"] == "test" and curve.about["images"] == 359
     assert f"{100 * curve[-1].error:.2f}" in text
     assert text.count("% sure") == 9, "three images on three budgets"
-    with Image.open(tmp_path / "curve.png") as picture:
+    with Image.open(folder / "curve.png") as picture:
         assert picture.width > 300
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(folder / "model.keras")
     again = ak.evaluate(loaded, ak.data.load("digits").test)
     assert again.errors == curve.errors
 
