@@ -13,10 +13,10 @@ What is in the file, and what to aim at:
     direct_over_plain      a run straight to an exit, over a plain model with this exit alone; 1.03 at most
     first_answer           seconds to the first answer over those of the whole run; `macs` is the same ratio of costs
     deadlines              `met`: share of random deadlines by which an answer was returned, of those that the first
-                           exit can meet (not shorter than any of 500 runs straight to it); 0.999 at least. `deepest`: share in
-                           which the answer was as deep as the deepest exit whose median fits, run straight; 0.95 at
-                           least. `straight_to_the_deepest_met`: share of the deadlines that are met by who bets on
-                           that exit: how steady the machine is. Once alone, once beside a second busy process, for 1
+                           exit can meet (not shorter than any of 500 runs straight to it); 0.999 at least. `deepest`:
+                           share in which the answer was as deep as the deepest exit whose median fits, run straight;
+                           0.95 at least. `straight_to_the_deepest_met`: share that are met by who bets on that exit,
+                           which tells how steady the machine is. Once alone, once beside a second busy process, for 1
                            image and for 32.
     early_exit             speed-up over the last exit for all, over the speed-up in MACs; 0.8 at least
 """
