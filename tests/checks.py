@@ -8,6 +8,9 @@ import numpy as np
 import anytime_keras as ak
 from anytime_keras.models.converted import ConvertedModel
 
+# A process's environment. Small networks take XLA longer to compile well than to run.
+ON_JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
 
 def crossentropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-SHARE = 0.95  # of a deadline, in which the first answer must fit when things go badly
+SHARE = 0.8  # of a deadline, in which the first answer must fit when things go badly
 REMEMBERS = 200  # calls, of which the worst counts: so that one in some hundreds goes worse
+CAUTION = 1.5  # times the worst by which a thread woke late
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.25
 
 
@@ -62,7 +63,7 @@ class Pace:
 
     def margin(self, seconds):
         """Returns the seconds before a deadline at which to stop waiting, since a waiting thread wakes late."""
-        return min(max(SHORTEST_MARGIN, *self._lags.copy()), LONGEST_SHARE * max(seconds, 0.0))
+        return min(max(SHORTEST_MARGIN, CAUTION * max(self._lags.copy())), LONGEST_SHARE * max(seconds, 0.0))
 
     def saw(self, ratio):
         """Takes how many times longer than usual a run took."""

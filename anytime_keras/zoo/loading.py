@@ -2,6 +2,7 @@
 
 import shlex
 
+import keras
 import numpy as np
 
 from anytime_keras import data as data_sets
@@ -60,7 +61,7 @@ def load(name, weights="default", num_classes=None, trainable=True):
             f"Pass `trainable='heads'`, or leave `num_classes` out for the trained {entry.config['num_classes']}."
         )
     contents = [places.read_file(file, home) for file in entry.files] if weights is not None else []
-    model = build(manifest, entry, num_classes)
+    model = build(manifest, entry, num_classes, drawn=weights is None)
     if weights is not None:
         fill(model, entry, contents, leave_out=_linear_paths(model) if fresh else ())
         if not fresh:
@@ -69,24 +70,48 @@ def load(name, weights="default", num_classes=None, trainable=True):
     return model
 
 
-def build(manifest, entry, num_classes=None):
-    """Builds the untrained network of a manifest's entry, and makes sure that it is the one that is meant."""
-    model = make(manifest.architecture, entry.config, manifest.name)
+def build(manifest, entry, num_classes=None, drawn=True):
+    """Builds the untrained network of a manifest's entry, and makes sure that it is the one that is meant.
+
+    Args:
+        manifest, entry: `Manifest` and one of its `weights`.
+        num_classes: int; None is the entry's own.
+        drawn: bool, see `make`; another `num_classes` is drawn in any case.
+    """
+    own = num_classes is None or num_classes == entry.config["num_classes"]
+    model = make(manifest.architecture, entry.config, manifest.name, drawn and own)
     names = [exit["name"] for exit in entry.content["exits"]]
     if model.count_params() != entry.content["params"] or model.exit_names != names:
         raise ValueError(
             f"The manifest of '{manifest.name}' names {entry.content['params']} parameters and exits {names}, its "
             f"configuration has {model.count_params()} and {model.exit_names}."
         )
-    if num_classes is None or num_classes == entry.config["num_classes"]:
+    if own:
         return model
     return make(manifest.architecture, {**entry.config, "num_classes": num_classes}, manifest.name)
 
 
-def make(architecture, config, name):
-    """Builds an untrained network of one of the registered families from its whole configuration."""
+def make(architecture, config, name, drawn=True):
+    """Builds an untrained network of one of the registered families from its whole configuration.
+
+    Args:
+        architecture, config, name: see `Manifest`.
+        drawn: bool, whether kernels are drawn at random. Zeros do for those that are given their weights next: to draw,
+            JAX compiles a program for each shape, which takes longer than all else.
+    """
     family, _ = NETWORKS[architecture]
-    return family(**config, name=name)
+    if drawn:
+        return family(**config, name=name)
+    with keras.saving.custom_object_scope({"he_normal": _NotDrawn}):
+        model = family(**config, name=name)
+    for layer in model.layers:
+        if isinstance(getattr(layer, "kernel_initializer", None), _NotDrawn):
+            layer.kernel_initializer = keras.initializers.HeNormal()
+    return model
+
+
+class _NotDrawn(keras.initializers.Zeros):
+    """In the place of He's initialiser."""
 
 
 def fill(model, entry, contents, leave_out=()):

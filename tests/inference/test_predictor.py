@@ -348,7 +348,7 @@ def test_the_pace_goes_by_the_worst_of_the_last_calls():
     assert pace.slowdown < 1.02 and pace.first(0.06, times) == 2
     pace.overslept(0.005)
     pace.overslept(0.0)
-    assert pace.margin(1.0) == 0.005 and pace.margin(0.001) <= 0.00025 and pace.margin(-1) == 0
+    assert 0.005 <= pace.margin(1.0) <= 0.01 and pace.margin(0.001) <= 0.00025 and pace.margin(-1) == 0
     for _ in range(300):
         pace.overslept(0.0)
     assert 0 < pace.margin(1.0) < 0.0005

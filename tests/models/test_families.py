@@ -76,11 +76,7 @@ def test_both_backends_give_equal_outputs_from_the_same_weights(tmp_path):
         expected.append(f"{kind} {num_exits}")
     run = subprocess.run(
         [sys.executable, "-c", ON_THE_OTHER_BACKEND, str(tmp_path)],
-        # Small networks run but once: the time goes into compiling, so compile plainly.
-        env={
-            **os.environ,
-            **{"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"},
-        },
+        env={**os.environ, **checks.ON_JAX},
         capture_output=True,
         text=True,
     )

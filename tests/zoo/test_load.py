@@ -33,6 +33,13 @@ def test_a_loaded_network_answers_as_the_published_one(tiny):
         np.testing.assert_array_equal(found[name], logits)
 
 
+def test_nothing_stays_of_its_kernels_not_having_been_drawn(tiny):
+    model = ak.zoo.load(NAME)
+    assert [layer.get_config() for layer in model.layers] == [layer.get_config() for layer in tiny.layers]
+    for other in (ak.zoo.load(NAME, weights=None), ak.zoo.load(NAME, num_classes=7)):
+        assert all(np.asarray(variable).any() for variable in other.weights if variable.path.endswith("kernel"))
+
+
 def test_another_number_of_classes_renews_only_the_last_linear_layers(tiny):
     model = ak.zoo.load(NAME, num_classes=7)
     assert {tensor.shape[-1] for tensor in outputs_by_name(model).values()} == {7}
