@@ -22,8 +22,8 @@ def pytest_collection_modifyitems(items):
         needs_it = "Needs the TensorFlow backend." in (getattr(getattr(item, "dtest", None), "docstring", None) or "")
         if BACKEND != "tensorflow" and (needs_it or item.get_closest_marker("tensorflow")):
             item.add_marker(pytest.mark.skip(reason="needs the TensorFlow backend"))
-    # With `-n 2`, one process waits for the suite on JAX while the other begins with the tests here.
-    items.sort(key=lambda item: item.name != "test_the_suite_passes_on_jax")
+    # The suite on JAX takes longest: with `-n 2`, one process begins with it and the other with the tests here.
+    items.sort(key=lambda item: item.path.name != "test_backends.py")
 
 
 @pytest.fixture(scope="session")

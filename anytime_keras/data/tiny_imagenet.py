@@ -50,7 +50,7 @@ def load(path, image_size=None, skip_corrupt=False):
     Args:
         path: the folder, as `find` returns it.
         image_size: (height, width) to crop to; None keeps 64x64.
-        skip_corrupt: bool, whether to leave out images that cannot be decoded.
+        skip_corrupt: bool, whether to leave out images that cannot be decoded (not those that are not there).
 
     Returns:
         A `Source` of RGB images; grey files become RGB.
@@ -84,7 +84,7 @@ def _validation_files(place, wnids):
     """The images that val_annotations.txt lists, one a line: file name, class, box; parted by tabs."""
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     images = place / "images"
-    there = {pathlib.Path(path).name for path in list_images(images)} if images.is_dir() else ()
+    there = {path.name for path in images.iterdir()} if images.is_dir() else ()
     paths, labels = [], []
     for line in filter(str.strip, (place / "val_annotations.txt").read_text().splitlines()):
         name, wnid, *_ = [*line.split("\t"), ""]

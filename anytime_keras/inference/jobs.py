@@ -68,7 +68,7 @@ class Job(engines.Run):
         if timeout is not None and (not isinstance(timeout, numbers.Real) or math.isnan(timeout)):
             raise ValueError(f"`timeout` must be a number of seconds, or None. Received: timeout={timeout!r}.")
         # Not for `_changed`: to be woken by each answer would take the processor from the next stage.
-        self._ended.wait(timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        self._ended.wait(timeout if timeout is None else min(float(timeout), threading.TIMEOUT_MAX))
         return self.latest()
 
     def stop(self):

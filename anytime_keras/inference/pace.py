@@ -3,13 +3,15 @@
 import collections
 import dataclasses
 import math
+import statistics
 
 import numpy as np
 
 SHARE = 0.8  # of a deadline, in which the first answer must fit when things go badly
-REMEMBERS = 200  # calls, of which the worst counts: so that one in some hundreds goes worse
+REMEMBERS = 200  # calls, of which the worst counts
+LATELY = 20  # calls, by whose median the machine is as fast as it is
 CAUTION = 1.5  # times the worst by which a thread woke late
-SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.25
+SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +39,17 @@ class Times:
 
 
 class Pace:
-    """Follows how a machine keeps up with what was calibrated, by the worst of its last calls."""
+    """Follows how a machine keeps up with what was calibrated for one size of batch."""
 
     def __init__(self):
-        self._slowdowns = collections.deque([1.0], maxlen=REMEMBERS)
+        self._slowdowns = collections.deque([1.0], maxlen=LATELY)
+        self._pauses = collections.deque([0.0], maxlen=REMEMBERS)
         self._lags = collections.deque([SHORTEST_MARGIN], maxlen=REMEMBERS)
 
     @property
     def slowdown(self):
-        """Float, how many times longer than usual a run may take now."""
-        return max(self._slowdowns.copy())
+        """Float, at least 1: how many times longer than calibrated runs take now."""
+        return max(1.0, statistics.median(self._slowdowns.copy()))
 
     def first(self, seconds, times):
         """Returns the deepest exit that surely answers in time, or 0.
@@ -58,19 +61,24 @@ class Pace:
         >>> Pace().first(0.010, Times(None, np.array([0.001, 0.004, 0.0099]), np.array([0.001, 0.003, 0.007]), None))
         1
         """
-        needed = np.maximum(times.safe, times.usual * self.slowdown)
+        slowdown = self.slowdown
+        needed = np.maximum(times.safe * slowdown, times.usual * slowdown + max(self._pauses.copy()))
         return int(np.nonzero(needed <= SHARE * seconds)[0].max(initial=0))
 
     def margin(self, seconds):
         """Returns the seconds before a deadline at which to stop waiting, since a waiting thread wakes late."""
         return min(max(SHORTEST_MARGIN, CAUTION * max(self._lags.copy())), LONGEST_SHARE * max(seconds, 0.0))
 
-    def saw(self, ratio):
-        """Takes how many times longer than usual a run took."""
-        if math.isfinite(ratio):
-            self._slowdowns.append(ratio)
+    def saw(self, seconds, usual):
+        """Takes how long a run took, and how long it usually does.
+
+        What it took beyond the present slowdown counts as a pause: those last as long in a short run as in a long one.
+        """
+        if math.isfinite(seconds):
+            self._pauses.append(seconds - usual * self.slowdown)
+            self._slowdowns.append(seconds / usual)
 
     def overslept(self, seconds):
-        """Takes by how much a thread woke late."""
+        """Takes by how much a thread that slept woke late."""
         if math.isfinite(seconds):
             self._lags.append(seconds)

@@ -1,5 +1,6 @@
 """`Predictor`: answers by a deadline, within a budget, or better and better until it is stopped."""
 
+import collections
 import dataclasses
 import math
 import numbers
@@ -61,7 +62,8 @@ class Predictor(BatchMethods):
     """
 
     def __init__(self, model, example, exits=None, dtype=None, latencies=None):
-        self._model, self._worker, self._pace = model, Worker(), Pace()
+        self._model, self._worker = model, Worker()
+        self._paces = collections.defaultdict(Pace)  # from a size of batch
         self._changing = threading.Lock()  # held by what changes the state, not by what uses it
         self._own = {}
         stages, found = _stages(model, dtype), self._found()
@@ -127,8 +129,9 @@ class Predictor(BatchMethods):
         Args:
             x: input of the model, shape `(batch, ...)`.
             deadline: float, seconds from now. The exit that surely makes it answers first, then later ones as time
-                allows; the latest answer is returned at the deadline, or as soon as no better one can come. Where not
-                even the first exit makes it, its answer comes late and is marked so.
+                allows; the latest answer is returned shortly before the deadline (by how late threads have woken here,
+                a fifth of it at most), or as soon as no better one can come. Where not even the first exit makes it,
+                its answer comes late and is marked so.
             budget: float, MACs for each sample: the deepest exit whose cost, its own head included, keeps to it. Where
                 not even the first exit does, its answer is returned, marked late. TensorFlow compiles an exit when it
                 is first used so.
@@ -164,13 +167,13 @@ class Predictor(BatchMethods):
         return self._handed(job.latest(), begin, late)
 
     def _predict_by(self, state, inputs, deadline, begin):
-        size, pace = inputs[0].shape[0], self._pace
+        size = inputs[0].shape[0]
         if size not in state.times:
             raise ValueError(
                 f"A deadline needs a size of batch that is prepared. Received: a batch of {size}, prepared: "
                 f"{sorted(state.times)}. Call `predictor.prepare(example)` with an example of that size."
             )
-        times = state.times[size]
+        times, pace = state.times[size], self._paces[size]
         end = begin + deadline - pace.margin(deadline)
         limit = time.time() + end - time.perf_counter()
 
@@ -178,13 +181,13 @@ class Predictor(BatchMethods):
             return pace.first(begin + deadline - time.perf_counter(), times)
 
         job = self._worker.later(state.job(inputs, first, limit=limit, needed=times.stages, begin=begin))
-        waits = time.perf_counter()
-        answer = job.wait(max(end - waits, 0.0))
-        if (late := time.perf_counter() - max(end, waits)) > 0:
-            pace.overslept(late)
+        sleeps = end > time.perf_counter()
+        answer = job.wait(max(end - time.perf_counter(), 0.0))
+        if sleeps and (woke := time.perf_counter()) > end:  # also if the last answer came meanwhile
+            pace.overslept(woke - end)
         if answer is None:
             answer = job.wait_for_first()
-        pace.saw(job.first_seconds / times.usual[job.first])
+        pace.saw(job.first_seconds, times.usual[job.first])
         answer = self._handed(answer, begin)
         answer.late = answer.seconds > deadline
         return answer

@@ -50,7 +50,7 @@ class Replicas(OneDevice):
                 raise ValueError(
                     f"Keras {does} each replica's own gradients, not those of the global batch. "
                     f"Received: strategy='{self.name}' with optimizer={recipe.optimizer}. Leave {', '.join(asked)} "
-                    "out, train on one device, or on JAX with strategy='data_parallel'."
+                    "out, or train on one device."
                 )
 
     def check_data(self, data, recipe):

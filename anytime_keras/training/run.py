@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 
 import keras
 
@@ -67,7 +68,12 @@ class Run:
 
         Where there is a curve, the other files are those of the same training: the old one goes first, the new one
         comes last. The network with averaged weights goes to the folder `average` in it.
+
+        Raises:
+            ValueError: if the training was stopped before its end: it has no curve yet.
         """
+        if self.curve is None:
+            raise ValueError("A training that its time limit stopped has no results to save yet: resume it.")
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / ".unfinished.keras"
@@ -80,9 +86,11 @@ class Run:
             os.replace(unfinished, folder / "model.keras")
         finally:
             unfinished.unlink(missing_ok=True)
-        write(folder / "curve.json", self.curve.to_json() + "\n")
         if self.average is not None:
             self.average.save(folder / "average")
+        elif (folder / "average").exists():
+            shutil.rmtree(folder / "average")
+        write(folder / "curve.json", self.curve.to_json() + "\n")
 
 
 class Training:

@@ -17,7 +17,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# A server counts as stalled after so many seconds without a byte, or if it sends fewer bytes a second on the whole.
+# A server counts as stalled after so many seconds without a byte, or if it sends a file at fewer bytes a second.
 TIMEOUT = 20.0
 SLOWEST = 2**14
 MAX_PAGE_BYTES = 10_000_000
@@ -171,8 +171,7 @@ def _download(url, most):
     try:
         with urllib.request.build_opener(_SameSafety).open(request, timeout=TIMEOUT) as response:
             expected = int(response.headers.get("Content-Length") or -1)
-            seconds = TIMEOUT + (most if expected < 0 else expected) / SLOWEST
-            found = _read_in_time(response, most + 1, seconds)
+            found = _read_in_time(response, most + 1, most if expected < 0 else min(expected, most))
         if len(found) < min(expected, most):
             raise ConnectionError(f"the connection ended after {len(found)} of {expected} bytes")
         return found
@@ -184,12 +183,13 @@ def _download(url, most):
         raise ConnectionError(f"'{url}' cannot be had: {error}. Is the network there?") from error
 
 
-def _read_in_time(response, most, seconds):
+def _read_in_time(response, most, expected):
     """Returns up to `most` bytes; a server that sends them one by one would keep us for ever."""
-    found, end = bytearray(), time.monotonic() + seconds
-    while len(found) < most and (part := response.read1(most - len(found))):
+    found, seconds = bytearray(), TIMEOUT + expected / SLOWEST
+    end = time.monotonic() + seconds
+    while len(found) < most and (part := response.read1(min(most - len(found), 2**16))):
         found += part
-        if time.monotonic() > end:
+        if time.monotonic() > end and len(found) < expected:
             raise TimeoutError(f"only {len(found)} bytes came in {seconds:.0f} s")
     return bytes(found)
 

@@ -105,13 +105,15 @@ def deadlines_table(predictor, model, batch, seconds, rng):
     deadline, took, position = np.array(asked).T
     medians = np.maximum.accumulate([np.median(times) for times in direct])
     deepest = np.searchsorted(medians, deadline, side="right") - 1
-    straight = [np.mean(np.array(direct[exit]) <= limit) for exit, limit in zip(deepest, deadline)]
+    straight = [np.mean(np.array(direct[place]) <= limit) for place, limit in zip(deepest, deadline)]
     return {
         "met": float((took <= deadline).mean()),
         "deepest": float((position >= deepest).mean()),
         "deeper": float((position > deepest).mean()),
         "straight_to_the_deepest_met": float(np.mean(straight)),
         "deadlines": trial,
+        "from_seconds": shortest,
+        "to_seconds": longest,
         "missed_by_seconds": sorted((took - deadline)[took > deadline].tolist()),
     }
 

@@ -118,6 +118,7 @@ class Saving:
         callback = Checkpointing(self.checkpoints, self.weighting, history, csv)
         callback.set_model(self.model)
         give(self._state(self.model, self.weighting), self.epoch + 1)
+        self.run.curve.name = str(self.epoch + 1)
         arm()
         callback.on_epoch_end(self.epoch, {"loss": 1 / (self.epoch + 1)})
         self.run.save(self.folder)
@@ -143,6 +144,8 @@ class Saving:
             versions = [version for version in (self.saved, *done) if has(model.weights, version)]
             assert versions, "model.keras is of no version"
             self.saved = versions[0]
+        if (self.folder / "curve.json").exists():
+            assert ak.Curve.from_json(self.folder / "curve.json").name == str(self.saved), "a curve of another network"
 
     def finished(self):
         before = self.epoch

@@ -87,7 +87,7 @@ def elsewhere(tmp_path_factory):
     yield processes
     for process in processes.values():
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 # === In this process ===

@@ -69,8 +69,18 @@ def assert_same_parameters(model, other, **tolerance):
         np.testing.assert_allclose(ours, theirs, **tolerance)
 
 
-@pytest.mark.parametrize("mode", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=["traced", "xla", "eager"])
-@pytest.mark.parametrize("update_period", [1, 3])
+@pytest.mark.parametrize(
+    "mode, update_period",
+    [
+        ({"jit_compile": False}, 3),
+        ({"jit_compile": True}, 1),
+        ({"run_eagerly": True}, 1),
+        *(
+            pytest.param(mode, period, marks=pytest.mark.slow)
+            for mode, period in (({"jit_compile": False}, 1), ({"jit_compile": True}, 3), ({"run_eagerly": True}, 3))
+        ),
+    ],
+)
 def test_every_step_equals_the_reference(mode, update_period):
     data = batches()
     reference = Reference(NUM_EXITS, **SETTINGS, update_period=update_period)

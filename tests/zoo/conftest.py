@@ -68,7 +68,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.end_headers()
         else:
             self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(10**12 if how == "drip" else len(content)))
             self.end_headers()
             self.wfile.write(content if how == "send" else content[: len(content) // 2])
             if how == "stall":
@@ -87,7 +87,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(zoo):
     """Gives out `zoo`. `bad[end of a path]` is ("status", code), ("redirect", url), ("send", other content), or
-    ("stall", "cut" or "drip", content), of which half is sent, and by "drip" the rest byte by byte."""
+    ("stall", "cut" or "drip", content), of which half is sent, and by "drip" the rest byte by byte, as the
+    begin of far more."""
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *arguments: _Handler(*arguments, directory=str(zoo))
     )
