@@ -11,6 +11,7 @@ SHARE = 0.8  # of a deadline, in which the first answer must fit when things go 
 REMEMBERS = 200  # calls, of which the worst counts
 LATELY = 20  # calls, by whose median the machine is as fast as it is
 CAUTION = 1.5  # times the worst by which a thread woke late
+FIRST_LAG = 0.001  # seconds, until others have been seen
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
 
 
@@ -44,7 +45,7 @@ class Pace:
     def __init__(self):
         self._slowdowns = collections.deque([1.0], maxlen=LATELY)
         self._pauses = collections.deque([0.0], maxlen=REMEMBERS)
-        self._lags = collections.deque([SHORTEST_MARGIN], maxlen=REMEMBERS)
+        self._lags = collections.deque([FIRST_LAG], maxlen=REMEMBERS)
 
     @property
     def slowdown(self):

@@ -33,7 +33,13 @@ TORCH_MODES = (
     "channels_last+compile",
     "channels_last+bfloat16+compile",
 )
-KERAS_MODES = ("tensorflow float32", "tensorflow float32+xla", "jax float32", "jax mixed_bfloat16")
+KERAS_MODES = (
+    "tensorflow float32",
+    "tensorflow float32+xla",
+    "tensorflow mixed_bfloat16",
+    "jax float32",
+    "jax mixed_bfloat16",
+)
 
 
 class Worker:
