@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 
 import keras
 
@@ -88,8 +87,9 @@ class Run:
             unfinished.unlink(missing_ok=True)
         if self.average is not None:
             self.average.save(folder / "average")
-        elif (folder / "average").exists():
-            shutil.rmtree(folder / "average")
+        else:
+            for name in ("curve.json", "model.keras", "recipe.json", "data.json"):
+                (folder / "average" / name).unlink(missing_ok=True)
         write(folder / "curve.json", self.curve.to_json() + "\n")
 
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -52,6 +53,19 @@ class StopAfter(keras.callbacks.Callback):
         self.left -= 1
         if self.left == 0:
             raise RuntimeError("crash")
+
+
+def test_results_take_the_place_of_older_ones_only_if_there_are_any(tmp_path):
+    run = train(tiny(epochs=1), verbose=False)
+    dataclasses.replace(run, average=run).save(tmp_path)
+    (tmp_path / "average" / "notes.txt").write_text("the user's own")
+    run.save(tmp_path)
+    assert [path.name for path in (tmp_path / "average").iterdir()] == ["notes.txt"]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert len(before) == 4
+    with pytest.raises(ValueError, match="stopped has no results to save yet: resume it"):
+        dataclasses.replace(run, curve=None).save(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_a_training_writes_what_it_says(tmp_path):
