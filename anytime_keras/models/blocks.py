@@ -5,6 +5,7 @@ import operator
 from keras import layers
 
 from anytime_keras import _errors
+from anytime_keras.models.normalization import BatchNormalization
 
 PRESETS = ("paper", "authors_code")
 STEMS = ("small", "ilsvrc")
@@ -114,7 +115,7 @@ class Builder:
 
     def batch_norm(self, x, name=None):
         # Momentum .9 and epsilon 1e-5 as in the authors' code; Keras's defaults are .99 and 1e-3.
-        return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, axis=-1, dtype=self.dtype, name=name)(x)
+        return BatchNormalization(momentum=0.9, epsilon=1e-5, axis=-1, dtype=self.dtype, name=name)(x)
 
     def relu(self, x, name=None):
         return layers.ReLU(dtype=self.dtype, name=name)(x)

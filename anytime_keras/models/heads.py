@@ -6,6 +6,7 @@ from keras import layers
 from anytime_keras import graph
 from anytime_keras.cost import rules
 from anytime_keras.models.blocks import logits_dtype
+from anytime_keras.models.normalization import BatchNormalization
 
 DROPOUT = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D)
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
@@ -45,7 +46,7 @@ class PoolHead:
     def _bn_relu(self, x, name, dtype):
         axis = 1 if self.data_format == "channels_first" else -1
         # Momentum and epsilon as in the families of this package.
-        x = layers.BatchNormalization(axis=axis, momentum=0.9, epsilon=1e-5, dtype=dtype, name=f"{name}_bn")(x)
+        x = BatchNormalization(axis=axis, momentum=0.9, epsilon=1e-5, dtype=dtype, name=f"{name}_bn")(x)
         return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
 
     def _classify(self, x, name, dtype):

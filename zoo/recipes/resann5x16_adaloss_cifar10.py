@@ -20,6 +20,7 @@ RECIPE = Recipe(
     epochs=300,
     batch_size=64,
     seed=0,
+    precision="mixed_bfloat16",
 )
 
 if __name__ == "__main__":

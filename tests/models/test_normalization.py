@@ -1,0 +1,89 @@
+import keras
+import numpy as np
+import pytest
+
+from anytime_keras.models.normalization import BatchNormalization
+
+SHAPE = (4, 6, 5, 3)
+ARGUMENTS = dict(momentum=0.7, epsilon=1e-5, gamma_initializer="ones", beta_initializer="zeros")
+
+
+def pair(shape=SHAPE, **arguments):
+    """Keras's layer and ours, with the same weights, none of which is what layers begin with."""
+    layers = [kind(**{**ARGUMENTS, **arguments}) for kind in (keras.layers.BatchNormalization, BatchNormalization)]
+    for layer in layers:
+        layer.build(shape)
+        layer.set_weights([np.linspace(0.5, 2, shape[-1]) + n for n in range(len(layer.weights))])
+    return layers
+
+
+def numbers(shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).normal(3, 2, shape).astype("float32")
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (1, 1, 1, 3), (2, 7, 3), (5, 3)])
+@pytest.mark.parametrize("training", [True, False])
+def test_output_and_averages_are_those_of_keras(shape, training):
+    keras_layer, layer = pair(shape)
+    expected, found = keras_layer(numbers(shape), training=training), layer(numbers(shape), training=training)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    for one, other in zip(layer.weights, keras_layer.weights):
+        assert one.path.split("/")[-1] == other.path.split("/")[-1]
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_operation_does_not_do_is_left_to_keras():
+    for arguments in (dict(axis=1), dict(scale=False), dict(center=False), dict(dtype="float64"), dict(renorm=True)):
+        shape = SHAPE if "axis" not in arguments else (4, 3, 6, 3)
+        keras_layer, layer = pair(shape, **arguments)
+        np.testing.assert_allclose(
+            layer(numbers(shape), training=True), keras_layer(numbers(shape), training=True), rtol=1e-5, atol=1e-5
+        )
+    _, frozen = pair()
+    frozen.trainable = False
+    before = frozen.get_weights()
+    frozen(numbers(), training=True)
+    np.testing.assert_array_equal(frozen.get_weights(), before)
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    model = keras.Sequential([keras.Input(SHAPE[1:]), BatchNormalization(**ARGUMENTS)])
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(again.layers[0]) is BatchNormalization
+    np.testing.assert_array_equal(again(numbers()), model(numbers()))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_gradients_are_those_of_keras(policy):
+    import tensorflow as tf
+
+    x, towards = numbers(), numbers(seed=1)
+    gradients = []
+    for layer in pair(dtype=policy):
+        # The half precisions round what goes in: take numbers that they hold.
+        images = tf.cast(tf.cast(x, layer.compute_dtype), "float32")
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            loss = tf.reduce_sum(tf.cast(layer(images, training=True), "float32") * towards)
+        gradients.append(tape.gradient(loss, [images, layer.gamma.value, layer.beta.value]))
+    # bfloat16 keeps 8 bits
+    tolerance = {"float32": 1e-4, "mixed_float16": 0.01, "mixed_bfloat16": 0.1}[policy]
+    for one, other in zip(*gradients):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.tensorflow
+def test_training_is_one_operation_and_replicas_in_step_are_not():
+    import tensorflow as tf
+
+    def operations(layer):
+        graph = tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.TensorSpec(SHAPE)).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    assert "FusedBatchNormV3" in operations(pair()[1])
+    assert "FusedBatchNormV3" not in operations(pair()[0])
+    _, layer = pair()
+    layer.synchronized = True
+    assert "FusedBatchNormV3" not in operations(layer)
