@@ -30,9 +30,13 @@ def main(recipe, name, label=None, precision="float32", argv=None, **facts):
     from anytime_keras import training, zoo
     from anytime_keras.zoo import publishing
 
+    argv = list(sys.argv if argv is None else argv)
+    if {"-h", "--help", "help"} & set(argv[1:]):
+        print(f"{sys.modules['__main__'].__doc__ or ''}\n{FLAGS.get_help()}")
+        return
     try:
         values = copy.deepcopy(FLAGS)
-        unknown = values(list(sys.argv if argv is None else argv))[1:]
+        unknown = values(argv)[1:]
         if unknown:
             raise ValueError(f"Unknown arguments: {unknown}. Flags look like --publish.")
         label = label or recipe.data["data"]

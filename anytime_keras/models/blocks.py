@@ -5,6 +5,7 @@ import operator
 from keras import layers
 
 from anytime_keras import _errors
+from anytime_keras.models.initializers import HeNormal
 from anytime_keras.models.normalization import BatchNormalization
 
 PRESETS = ("paper", "authors_code")
@@ -100,7 +101,7 @@ class Builder:
             strides,
             padding=padding,
             use_bias=False,
-            kernel_initializer="he_normal",
+            kernel_initializer=HeNormal(),
             data_format="channels_last",
             dtype=self.dtype,
             name=name,
@@ -162,7 +163,7 @@ class Builder:
     def classify(self, x, num_classes, name):
         """Global average pooling and a linear layer; the logits are float32 or wider whatever the precision."""
         x = layers.GlobalAveragePooling2D(data_format="channels_last", dtype=self.dtype, name=f"{name}_pool")(x)
-        return layers.Dense(num_classes, kernel_initializer="he_normal", dtype=logits_dtype(x), name=name)(x)
+        return layers.Dense(num_classes, kernel_initializer=HeNormal(), dtype=logits_dtype(x), name=name)(x)
 
 
 def logits_dtype(x):

@@ -6,6 +6,7 @@ from keras import layers
 from anytime_keras import graph
 from anytime_keras.cost import rules
 from anytime_keras.models.blocks import logits_dtype
+from anytime_keras.models.initializers import HeNormal
 from anytime_keras.models.normalization import BatchNormalization
 
 DROPOUT = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D)
@@ -72,7 +73,7 @@ class MSDHead(PoolHead):
                 strides=2,
                 padding="same",
                 use_bias=False,
-                kernel_initializer="he_normal",
+                kernel_initializer=HeNormal(),
                 data_format=self.data_format,
                 dtype=dtype,
                 name=f"{name}_conv_{number}",

@@ -174,6 +174,14 @@ class AdaLossWeighting(AdaptiveWeighting):
         averages = self._read("averages")
         return averages if self.steps else np.full_like(averages, np.nan)
 
+    def check(self):
+        averages = self.averages
+        if (averages < 0).any():
+            raise ValueError(
+                "AdaLoss needs losses that are never negative, since it weighs by their inverse. "
+                f"Received averages {averages.tolist()}. Add a constant to the losses, or choose another weighting."
+            )
+
     def of_batch(self, losses):
         if not self.by_batch:
             return self.current()

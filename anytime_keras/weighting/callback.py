@@ -10,7 +10,6 @@ import keras
 from anytime_keras import _errors, graph
 from anytime_keras.weighting import schemes, training_loss
 from anytime_keras.weighting.adaloss import AdaLossWeighting
-from anytime_keras.weighting.adaptive import AdaptiveWeighting
 from anytime_keras.weighting.gradnorm import GradNormWeighting
 from anytime_keras.weighting.training_loss import TrainingLoss
 from anytime_keras.weighting.uncertainty import UncertaintyWeighting
@@ -131,26 +130,20 @@ class LossWeighting(keras.callbacks.Callback):
                 f"The weighting has had no effect: the `train_step` of {type(self.model).__name__} never called "
                 "`compute_loss`. Compute the loss with `self.compute_loss(x, y, y_pred, sample_weight)` in it."
             )
-        self._check_state()
+        self.weighting.check()
+        self._warn_of_skipped()
         if logs is not None:
             logs.update(
                 (f"{name}_weight", float(weight)) for name, weight in zip(self.weighting.exit_names, self.weights)
             )
 
-    def _check_state(self):
-        weighting = self.weighting
-        if isinstance(weighting, AdaLossWeighting) and (weighting.averages < 0).any():
-            raise ValueError(
-                "AdaLoss needs losses that are never negative, since it weighs by their inverse. "
-                f"Received averages {weighting.averages.tolist()}. Add a constant to the losses, or choose "
-                f"another weighting."
-            )
-        if isinstance(weighting, AdaptiveWeighting) and weighting.skipped and not self._warned:
+    def _warn_of_skipped(self):
+        if (skipped := self.weighting.skipped) and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{weighting.skipped} batches had a loss that is not finite at one exit or more. The weighting learnt "
-                "nothing from them; the training step itself did not leave them out. Look for the cause in the data or "
-                "the learning rate.",
+                f"{skipped} batches had a loss that is not finite at one exit or more. The weighting learnt nothing "
+                "from them; the training step itself did not leave them out. Look for the cause in the data or the "
+                "learning rate.",
                 stacklevel=2,
             )
 

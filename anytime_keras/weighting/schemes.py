@@ -56,6 +56,11 @@ class Weighting:
         raise NotImplementedError
 
     @property
+    def skipped(self):
+        """How many batches it learnt nothing from, because a loss was not finite."""
+        return 0
+
+    @property
     def variables(self):
         """The state: a list of `keras.Variable`, empty for a static scheme."""
         return []
@@ -78,6 +83,9 @@ class Weighting:
         total = ops.sum(ops.stop_gradient(self.of_batch(batch)) * losses)
         self.update(batch)
         return total
+
+    def check(self):
+        """Raises a `ValueError` if what was learnt shows losses that it cannot weigh."""
 
     def restart(self):
         """Forgets what was learnt."""

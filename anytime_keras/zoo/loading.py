@@ -2,7 +2,6 @@
 
 import shlex
 
-import keras
 import numpy as np
 
 from anytime_keras import data as data_sets
@@ -61,7 +60,7 @@ def load(name, weights="default", num_classes=None, trainable=True):
             f"Pass `trainable='heads'`, or leave `num_classes` out for the trained {entry.config['num_classes']}."
         )
     contents = [places.read_file(file, home) for file in entry.files] if weights is not None else []
-    model = build(manifest, entry, num_classes, drawn=weights is None)
+    model = build(manifest, entry, num_classes)
     if weights is not None:
         fill(model, entry, contents, leave_out=_linear_paths(model) if fresh else ())
         if not fresh:
@@ -70,16 +69,15 @@ def load(name, weights="default", num_classes=None, trainable=True):
     return model
 
 
-def build(manifest, entry, num_classes=None, drawn=True):
+def build(manifest, entry, num_classes=None):
     """Builds the untrained network of a manifest's entry, and makes sure that it is the one that is meant.
 
     Args:
         manifest, entry: `Manifest` and one of its `weights`.
         num_classes: int; None is the entry's own.
-        drawn: bool, see `make`; another `num_classes` is drawn in any case.
     """
     own = num_classes is None or num_classes == entry.config["num_classes"]
-    model = make(manifest.architecture, entry.config, manifest.name, drawn and own)
+    model = make(manifest.architecture, entry.config, manifest.name)
     names = [exit["name"] for exit in entry.content["exits"]]
     if model.count_params() != entry.content["params"] or model.exit_names != names:
         raise ValueError(
@@ -91,27 +89,10 @@ def build(manifest, entry, num_classes=None, drawn=True):
     return make(manifest.architecture, {**entry.config, "num_classes": num_classes}, manifest.name)
 
 
-def make(architecture, config, name, drawn=True):
-    """Builds an untrained network of one of the registered families from its whole configuration.
-
-    Args:
-        architecture, config, name: see `Manifest`.
-        drawn: bool, whether kernels are drawn at random. Zeros do for those that are given their weights next: to draw,
-            JAX compiles a program for each shape, which takes longer than all else.
-    """
+def make(architecture, config, name):
+    """Builds an untrained network of one of the registered families from its whole configuration, see `Manifest`."""
     family, _ = NETWORKS[architecture]
-    if drawn:
-        return family(**config, name=name)
-    with keras.saving.custom_object_scope({"he_normal": _NotDrawn}):
-        model = family(**config, name=name)
-    for layer in model.layers:
-        if isinstance(getattr(layer, "kernel_initializer", None), _NotDrawn):
-            layer.kernel_initializer = keras.initializers.HeNormal()
-    return model
-
-
-class _NotDrawn(keras.initializers.Zeros):
-    """In the place of He's initialiser."""
+    return family(**config, name=name)
 
 
 def fill(model, entry, contents, leave_out=()):

@@ -88,7 +88,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
     content = _begin(model, name, label, data_name, before, recipe, facts)
     entry = content["weights"][label]
     shards = arrays.shards(arrays.of_model(model), precision)
-    stored = make(content["architecture"], entry["config"], name, drawn=False)
+    stored = make(content["architecture"], entry["config"], name)
     found = {}
     for shard in shards:
         found.update(arrays.unpack(shard, {variable.path: variable.shape for variable in stored.weights}, name))

@@ -12,6 +12,7 @@ then compared in turns. `ratio` is ours over theirs in images a second: 1.0 at l
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -43,7 +44,7 @@ KERAS_MODES = (
 
 
 class Worker:
-    """A process that trains when it is told to."""
+    """A process that trains when it is told to, and is stopped in between: threads that wait may still spin."""
 
     def __init__(self, command, environment=None):
         self._process = subprocess.Popen(
@@ -62,9 +63,12 @@ class Worker:
         return line
 
     def seconds(self, steps):
+        self._process.send_signal(signal.SIGCONT)
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
-        return float(self._line())
+        seconds = float(self._line())
+        self._process.send_signal(signal.SIGSTOP)
+        return seconds
 
     def close(self):
         self._process.kill()

@@ -301,20 +301,19 @@ def test_a_batch_of_fixed_size_stays_whole():
     assert answer.average_macs == predictor.costs[1].with_all_heads
 
 
-@pytest.mark.parametrize("batches", [list, tuple, iter])
-def test_two_batches_are_no_pair_of_arrays(learner, batches):
+def test_two_batches_are_no_pair_of_arrays(learner):
     model, (x, y) = learner
     model.inference = None
-    budget = float(model.exits[-1].macs)
-    whole_set = quick(model).calibrate((x, y))
-    model.inference = None
+    predictor, budget = quick(model), float(model.exits[-1].macs)
+    whole_set = predictor.calibrate((x, y))
+    assert predictor.calibrate([x, y]) == whole_set
     in_two = [(x[:300], y[:300]), (x[300:], y[300:])]
-    assert quick(model).calibrate(batches(in_two)) == pytest.approx(whole_set)
-    assert list(quick(model).fit_thresholds(batches(in_two), budget)) == [budget]
-    model.inference = None
-    assert quick(model).calibrate([x, y]) == whole_set
+    for batches in (list, tuple, iter):
+        model.inference = None
+        assert predictor.calibrate(batches(in_two)) == pytest.approx(whole_set)
+        assert list(predictor.fit_thresholds(batches(in_two), budget)) == [budget]
     with pytest.raises(ValueError, match="must be batches"):
-        quick(model).calibrate(None)
+        predictor.calibrate(None)
     model.inference = None
 
 

@@ -113,6 +113,13 @@ def test_a_recipe_file_announces_without_training(tmp_path, monkeypatch):
     assert (tmp_path / "manifests" / "resann5x16_adaloss.json").is_file() and not (tmp_path / "weights").exists()
 
 
+def test_a_recipe_file_tells_how_to_run_it(script, tmp_path, capsys):
+    script("--help")
+    told = capsys.readouterr().out
+    assert f"python zoo/recipes/{DIGITS}.py --publish" in told and "--epochs" in told
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_recipe_file_refuses_what_it_does_not_know(monkeypatch):
     recipe = ak.training.Recipe(model={"name": "resann", "num_units": 1, "channels": 4}, data={"data": "digits"})
     for arguments, message in (["--epoch=0"], "epoch"), (["now"], "now"), (["--epochs=0"], "epochs"):

@@ -7,9 +7,7 @@ import pytest
 import anytime_keras as ak
 from anytime_keras.cost.exit_costs import _heads
 from anytime_keras.graph import calls, outputs_by_name
-from anytime_keras.zoo import loading
 from tests.checks import answers, some_input
-from tests.models.test_families import SMALL, small
 from tests.zoo.conftest import NAME
 
 
@@ -33,16 +31,6 @@ def test_a_loaded_network_answers_as_the_published_one(tiny):
     assert list(found) == list(expected)
     for name, logits in expected.items():
         np.testing.assert_array_equal(found[name], logits)
-
-
-@pytest.mark.parametrize("kind", SMALL)
-def test_kernels_that_are_given_next_are_not_drawn_and_nothing_stays_of_that(kind):
-    architecture = SMALL[kind][0]["name"]
-    expected = small(kind)
-    config = expected.get_config()
-    model = loading.make(architecture, config, config.pop("name"), drawn=False)
-    assert not any(np.asarray(variable).any() for variable in model.weights if variable.path.endswith("kernel"))
-    assert [layer.get_config() for layer in model.layers] == [layer.get_config() for layer in expected.layers]
 
 
 def test_kernels_that_nothing_is_given_to_are_drawn():
