@@ -32,6 +32,14 @@ def test_channel_moments_are_the_published_ones_and_hold_outs_are_even(cifar10):
     assert (np.bincount(data.examples["validation"].labels) == 500).all()
 
 
+def test_the_zoos_network_is_as_good_as_its_manifest_says(cifar10):
+    data = ak.data.load(cifar10, validation=5000, batch_size=500)
+    curve = ak.evaluate(ak.zoo.load("resann5x16_adaloss", "cifar10"), data.test)
+    stated = ak.zoo.show("resann5x16_adaloss").pick("cifar10").accuracies
+    assert [1 - error for error in curve.errors] == pytest.approx(stated, abs=0.001)
+    assert stated[-1] > 0.85 and stated == sorted(stated)
+
+
 def test_some_hundred_steps_teach_something_and_later_exits_more(cifar10, tmp_path):
     with np.load(cifar10) as file:
         arrays = {"x_train": file["x_train"][::5], "y_train": file["y_train"][::5]}

@@ -28,7 +28,7 @@ def main(argv=None):
         if name not in COMMANDS:
             raise ValueError(f"There is no command '{name}'. {_errors.nearest(name, COMMANDS)}")
         command = importlib.import_module(f"anytime_keras.commands.{name}")
-        if {"-h", "--help", "help"} & set(argv[2:]):
+        if {"-h", "--help"} & set(argv[2:]) or argv[2:] == ["help"]:
             print(f"anytime-keras {name}: {command.__doc__}\n{command.FLAGS.get_help()}")
             return
         values = copy.deepcopy(command.FLAGS)  # a second command of the same process starts from the defaults

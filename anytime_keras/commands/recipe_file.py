@@ -31,7 +31,7 @@ def main(recipe, name, label=None, precision="float32", argv=None, **facts):
     from anytime_keras.zoo import publishing
 
     argv = list(sys.argv if argv is None else argv)
-    if {"-h", "--help", "help"} & set(argv[1:]):
+    if {"-h", "--help"} & set(argv[1:]):
         print(f"{sys.modules['__main__'].__doc__ or ''}\n{FLAGS.get_help()}")
         return
     try:

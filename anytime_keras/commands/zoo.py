@@ -4,7 +4,7 @@ anytime-keras zoo list --trained
 anytime-keras zoo show resann2x16_adaloss_digits
 anytime-keras zoo evaluate resann2x16_adaloss_digits
 anytime-keras zoo table --readme=README.md
-anytime-keras zoo plot --data=digits --picture=zoo/digits.png
+anytime-keras zoo plot --data=cifar10 --picture=zoo/cifar10.png
 
 `table` prints the README's table, or puts it into a file between its markers; `plot` draws the curves in the manifests.
 """

@@ -11,8 +11,7 @@ class HeNormal(keras.initializers.HeNormal):
     """Keras's initializer of the same name and arguments; on JAX the numbers are NumPy's.
 
     JAX compiles a program for every shape that is drawn, which on a CPU takes nearly all the time that a network takes
-    to build. The distribution is the same: normal, cut at two standard deviations, and the cut made good. For kernels
-    whose last axis is the output's.
+    to build. The distribution is the same: normal, cut at two standard deviations, and the cut made good.
 
     Example:
     >>> kernel = np.asarray(HeNormal(seed=0)((3, 3, 64, 128)))
@@ -21,7 +20,8 @@ class HeNormal(keras.initializers.HeNormal):
     """
 
     def __call__(self, shape, dtype=None):
-        if keras.backend.backend() != "jax" or not isinstance(self.seed, int):
+        own_axes = self.input_axes is not None or self.output_axes is not None or len(shape) < 2
+        if keras.backend.backend() != "jax" or not isinstance(self.seed, int) or own_axes:
             return super().__call__(shape, dtype)
         rng = np.random.default_rng(self.seed % 2**63)
         numbers = rng.standard_normal(shape, "float32")

@@ -3,22 +3,25 @@
 import keras
 from keras import layers
 
+from anytime_keras.cost import rules
+
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class BatchNormalization(layers.BatchNormalization):
     """Keras's layer with the same weights, numbers and arguments, faster in training on TensorFlow.
 
     Keras computes moments, differences and products one after the other, each over the whole batch; on a CPU that takes
-    as long as the convolutions between. TensorFlow's fused operation, with a fused gradient, does it at once, and in
-    half precision reads half as much. Wherever that operation does not fit (another backend, other axes, masks,
-    synchronised replicas), Keras's own code runs.
+    about as long as the convolutions between. TensorFlow's fused operation, with a fused gradient, does it at once, and
+    in half precision reads half as much. Wherever that operation does not fit, Keras's own code runs: on another
+    backend, with other axes, masks or precisions, for synchronised replicas, and under XLA, which fuses by itself and
+    would compute the operation's variance less exactly.
 
     Example:
     >>> import numpy as np
     >>> layer = BatchNormalization()
     >>> y = layer(np.arange(16, dtype="float32").reshape(1, 2, 2, 4), training=True)
-    >>> np.round(np.mean(y, axis=(0, 1, 2)), 4).tolist()
-    [0.0, 0.0, 0.0, 0.0]
+    >>> np.allclose(np.mean(y, axis=(0, 1, 2)), 0, atol=1e-3)
+    True
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -26,13 +29,12 @@ class BatchNormalization(layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
-        x = tf.cast(inputs, self.compute_dtype)
         result = tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=self.gamma, offset=self.beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
+            x=inputs, scale=self.gamma, offset=self.beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
         )
         # The operation tells the variance of which the batch is a sample; Keras keeps the batch's own.
-        count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), "float32")
-        variance = result.batch_variance * (tf.maximum(count - 1, 1) / count)
+        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32")
+        variance = result.batch_variance * ((count - 1) / count)
         for average, new in ((self.moving_mean, result.batch_mean), (self.moving_variance, variance)):
             average.assign(average * self.momentum + new * (1 - self.momentum))
         return result.y
@@ -46,5 +48,17 @@ class BatchNormalization(layers.BatchNormalization):
             and self.scale
             and not (self.synchronized or self.renorm)
             and self.variable_dtype == "float32"
+            and keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
             and self.compute_dtype in ("float16", "bfloat16", "float32")
+            and not _under_xla()
         )
+
+
+def _under_xla():
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util  # nothing public tells
+
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+rules.register_rule(BatchNormalization, lambda layer, inputs, outputs: 0)  # as Keras's

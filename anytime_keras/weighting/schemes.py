@@ -26,6 +26,8 @@ class Weighting:
     by_batch = False
     # What else `update` learns from: None, or a function of `gradients`, whose result it gets besides the losses.
     measure = None
+    # How many batches it learnt nothing from, because a loss was not finite.
+    skipped = 0
 
     def __init__(self):
         self.exit_names = None
@@ -54,11 +56,6 @@ class Weighting:
     def weights(self):
         """The weights now, a float32 array of shape `(num_exits,)`, earliest exit first."""
         raise NotImplementedError
-
-    @property
-    def skipped(self):
-        """How many batches it learnt nothing from, because a loss was not finite."""
-        return 0
 
     @property
     def variables(self):

@@ -9,6 +9,7 @@ both sides. Every mode of each side is a process of its own; each first takes a 
 then compared in turns. `ratio` is ours over theirs in images a second: 1.0 at least on a CPU, 1.2 on a GPU.
 """
 
+import atexit
 import json
 import os
 import pathlib
@@ -54,6 +55,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
+        atexit.register(self.close)  # who is stopped does not see this process end
         self._line()
 
     def _line(self):
@@ -140,6 +142,7 @@ def main():
     parser.add_argument("--steps", type=int, default=4, help="of a turn")
     parser.add_argument("--turns", type=int, default=10)
     flags = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if "ANYTIME_KERAS_MSDNET_PYTORCH" not in os.environ:
         parser.error("set ANYTIME_KERAS_MSDNET_PYTORCH to a checkout of https://github.com/kalviny/MSDNet-PyTorch")
     python = os.environ.get("ANYTIME_KERAS_TORCH_PYTHON", sys.executable)

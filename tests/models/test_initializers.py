@@ -43,3 +43,9 @@ def test_a_layer_with_it_is_saved(tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert type(again.layers[0].kernel_initializer) is HeNormal
     np.testing.assert_array_equal(again.layers[0].kernel, model.layers[0].kernel)
+
+
+def test_other_axes_and_shapes_are_left_to_keras():
+    for arguments, shape in ((dict(input_axes=[0], output_axes=[2]), (64, 8, 64)), ({}, (4096,)), ({}, ())):
+        ours, kerass = (kind(seed=3, **arguments)(shape) for kind in (HeNormal, keras.initializers.HeNormal))
+        np.testing.assert_array_equal(ours, kerass)

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import anytime_keras as ak
 from anytime_keras.models.normalization import BatchNormalization
 
 SHAPE = (4, 6, 5, 3)
@@ -33,18 +34,39 @@ def test_output_and_averages_are_those_of_keras(shape, training):
 
 
 def test_what_the_operation_does_not_do_is_left_to_keras():
-    double = [dict(dtype="float64")] if keras.backend.backend() == "tensorflow" else []  # JAX has it only if asked for
-    for arguments in (dict(axis=1), dict(scale=False), dict(center=False), dict(renorm=True), *double):
+    others = [dict(axis=1), dict(scale=False), dict(center=False), dict(renorm=True), dict(dtype="bfloat16")]
+    if keras.backend.backend() == "tensorflow":  # JAX has it only if asked for
+        others.append(dict(dtype="float64"))
+    for arguments in others:
         shape = SHAPE if "axis" not in arguments else (4, 3, 6, 3)
         keras_layer, layer = pair(shape, **arguments)
-        np.testing.assert_allclose(
-            layer(numbers(shape), training=True), keras_layer(numbers(shape), training=True), rtol=1e-5, atol=1e-5
-        )
+        found, expected = (np.asarray(one(numbers(shape), training=True), "float32") for one in (layer, keras_layer))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    keras_layer, layer = pair()
+    mask = np.random.default_rng(2).random(SHAPE[:3]) < 0.5
+    expected = keras_layer(numbers(), training=True, mask=mask)
+    np.testing.assert_allclose(layer(numbers(), training=True, mask=mask), expected, rtol=1e-5, atol=1e-5)
+    keras_layer, layer = pair(dtype="mixed_float16")
+    large = np.full(SHAPE, 300_000, "int32")  # not in float16
+    found, expected = layer(large, training=True), keras_layer(large, training=True)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(layer.moving_mean, keras_layer.moving_mean)
     _, frozen = pair()
     frozen.trainable = False
     before = frozen.get_weights()
     frozen(numbers(), training=True)
     np.testing.assert_array_equal(frozen.get_weights(), before)
+
+
+def test_it_costs_nothing_however_it_is_called():
+    image = keras.Input(SHAPE[1:])
+    for kind in (keras.layers.BatchNormalization, BatchNormalization):
+        assert ak.cost.macs(kind(), image) == ak.cost.macs(kind(), image, training=True) == 0
+    names = [
+        keras.layers.GlobalAveragePooling2D(name=f"exit_{n}")(BatchNormalization()(image, training=True)) for n in "12"
+    ]
+    model = ak.AnytimeModel(image, dict(zip(("exit_1", "exit_2"), names)))
+    assert [exit.macs for exit in model.exits] == [0, 0]
 
 
 def test_it_is_saved_and_loaded(tmp_path):
@@ -73,6 +95,20 @@ def test_gradients_are_those_of_keras(policy):
     tolerance = {"float32": 1e-4, "mixed_float16": 0.01, "mixed_bfloat16": 0.1}[policy]
     for one, other in zip(*gradients):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_under_xla_the_variance_is_kerass(policy):
+    import tensorflow as tf
+
+    x = np.concatenate([np.full((8, 8, 8, 1), 37.0), np.random.default_rng(0).normal(1000, 1, (8, 8, 8, 1))], axis=-1)
+    outputs = []
+    for layer in pair(x.shape, dtype=policy):
+        outputs.append(tf.function(lambda x: layer(x, training=True), jit_compile=True)(x.astype("float32")))
+        outputs[-1] = np.asarray(tf.cast(outputs[-1], "float32"))
+    assert np.isfinite(outputs[1]).all()
+    np.testing.assert_array_equal(outputs[1], outputs[0])
 
 
 @pytest.mark.tensorflow
