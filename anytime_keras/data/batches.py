@@ -77,7 +77,8 @@ class TensorFlowPipeline(Pipeline):
         def finish(images, labels, epoch, step):
             return self.finish(images, labels, StepSeed(self.seed, epoch, step) if training else None)
 
-        return stored.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        batches = stored.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.prefetch(tf.data.AUTOTUNE).with_options(_untuned())
 
     def _stored(self, epoch=None):
         """The batches of one epoch, or in stored order, as (images, labels, epoch, step)."""
@@ -119,6 +120,19 @@ class TensorFlowPipeline(Pipeline):
             return tf.ensure_shape(images, (None, *self.examples.image_shape)), tf.ensure_shape(labels, (None,))
 
         return fetched
+
+
+def _untuned():
+    """Has stages run in as many threads as there are processors, without the thread that TensorFlow tunes them by.
+
+    In TensorFlow 2.21 that thread is at times not woken when its iterator is deleted. The deletion, at the end of an
+    epoch or an evaluation, then waits for its next turn: as long again as the iterator has lived, up to a minute.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 class ArrayPipeline(Pipeline):

@@ -58,16 +58,28 @@ def build(arguments, side, kind):
     return model, callbacks
 
 
+def untuned(x, y, batch_size):
+    """Batches without TensorFlow's tuning of them, whose end may take as long again as the turn."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size).with_options(options)
+
+
 def fits(arguments, flags):
     rng = np.random.default_rng(0)
     count = flags.batch_size * flags.steps
     x = rng.normal(size=(count, flags.side, flags.side, 3)).astype("float32")
     y = np.arange(count) % 10
+    batches = dict(x=x, y=y, batch_size=flags.batch_size)
+    if keras.backend.backend() == "tensorflow":
+        batches = dict(x=untuned(x, y, flags.batch_size))
     functions = {}
     for kind in ("constant", "again", "adaloss", *(["host"] if keras.backend.backend() == "tensorflow" else [])):
         model, callbacks = build(arguments, flags.side, kind)
         functions[kind] = lambda model=model, callbacks=callbacks: model.fit(
-            x, y, batch_size=flags.batch_size, shuffle=False, callbacks=callbacks, verbose=0
+            **batches, shuffle=False, callbacks=callbacks, verbose=0
         )
     taken = measuring.in_turns(functions, flags.seconds, least=5)
     table = {kind: measuring.ratio(taken, kind, "constant") for kind in functions if kind != "constant"}

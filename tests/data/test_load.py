@@ -96,6 +96,13 @@ def test_a_stream_goes_on_from_any_epoch():
     assert (whole[0][1] != whole[steps][1]).any()
 
 
+@pytest.mark.tensorflow
+def test_no_iterator_waits_for_tensorflows_tuning_when_it_ends():
+    data = ak.data.load("digits")
+    for batches in (*data, data.training_stream(), data.training_stream(3)):
+        assert batches.options().autotune.enabled is False
+
+
 def test_a_stream_trains_a_model():
     data = ak.data.load("digits", batch_size=200)
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
