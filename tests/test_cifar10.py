@@ -35,7 +35,9 @@ def test_channel_moments_are_the_published_ones_and_hold_outs_are_even(cifar10):
 def test_the_zoos_network_is_as_good_as_its_manifest_says(cifar10):
     data = ak.data.load(cifar10, validation=5000, batch_size=500)
     curve = ak.evaluate(ak.zoo.load("resann5x16_adaloss", "cifar10"), data.test)
-    stated = ak.zoo.show("resann5x16_adaloss").pick("cifar10").accuracies
+    entry = ak.zoo.show("resann5x16_adaloss").pick("cifar10")
+    assert entry.content["data"]["class_names"][::9] == ["airplane", "truck"]
+    stated = entry.accuracies
     assert [1 - error for error in curve.errors] == pytest.approx(stated, abs=0.001)
     assert stated[-1] > 0.85 and stated == sorted(stated)
 
