@@ -3,7 +3,9 @@
 import datetime
 import functools
 import importlib.metadata
+import pathlib
 import platform
+import subprocess
 
 import keras
 import numpy as np
@@ -78,6 +80,21 @@ def machine():
         "devices": [str(device) for device in keras.distribution.list_devices()],
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def commit():
+    """The checkout's commit, with "+changes" if the package differs from it; None outside of a checkout."""
+    folder = pathlib.Path(__file__).parent
+
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+    try:
+        tracked = git("ls-files", "__init__.py").strip()
+        commit = git("rev-parse", "HEAD").strip()
+        return (commit + ("+changes" if git("status", "--porcelain", ".").strip() else "")) if tracked else None
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _processor():

@@ -6,19 +6,25 @@ python -m tests.reference FOLDER
 
 import pathlib
 import sys
+import tempfile
 import warnings
 
 import pdoc
 
 import anytime_keras  # noqa: F401  (before pdoc does, which keeps what it imports from running programs)
 
+# Long lines of examples are wrapped, not cut off.
+STYLE = ".pdoc .docstring .pdoc-code pre { white-space: pre-wrap; }"
 FOLDER = pathlib.Path(__file__).parents[1] / "build" / "reference"
 
 
 def make(folder):
     """Writes the pages of the library, a file for each module, with `index.html` as the way in."""
-    pdoc.render.configure(docformat="google", show_source=False, footer_text="anytime_keras")
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as theme, warnings.catch_warnings():
+        pathlib.Path(theme, "custom.css").write_text(STYLE)
+        pdoc.render.configure(
+            docformat="google", show_source=False, footer_text="anytime_keras", template_directory=pathlib.Path(theme)
+        )
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", DeprecationWarning)  # of what is imported, not of the pages
         pdoc.pdoc("anytime_keras", "anytime_keras.experiments", output_directory=pathlib.Path(folder))

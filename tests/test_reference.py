@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import pathlib
 import re
 
 import pytest
@@ -13,11 +14,11 @@ from tests import reference
 ROOMS = ["anytime_keras"] + [f"anytime_keras.{name}" for name in ak.__all__ if inspect.ismodule(getattr(ak, name))]
 ROOMS.append("anytime_keras.experiments")  # not imported with the library: it is for one command
 
-# Whose example stands in the docstring as code and is not run there, and why.
-NOT_RUN = {
-    "ParallelPredictor": "starts processes, which need a script",
-    "add": "changes which networks this process knows",
-    "train_side_by_side": "runs on JAX alone",
+# Whose example stands in the docstring as code, and is run by a test of its own (`checks.run_example`).
+RUN_ELSEWHERE = {
+    "ParallelPredictor": "inference/test_ensemble.py",
+    "add": "zoo/test_files.py",
+    "train_side_by_side": "training/test_scan.py",
 }
 
 
@@ -53,12 +54,42 @@ def test_every_public_name_tells_its_arguments_and_has_an_example_that_is_run(th
     assert not lacking, f"not a word of {lacking}"
     if arguments(thing):
         assert "Args:" in documented or "Attributes:" in documented
-    if thing.__name__ in NOT_RUN:
-        assert re.search(rf"\nExample.*\n\n( .*\n)* .*\b{thing.__name__}\(", documented)
+    if thing.__name__ in RUN_ELSEWHERE:
+        test = pathlib.Path(__file__).parent / RUN_ELSEWHERE[thing.__name__]
+        assert re.search(rf"run_example\([\w.]*\b{thing.__name__}\b", test.read_text())
         return
     found = doctest.DocTestFinder(recurse=False).find(thing, module=inspect.getmodule(thing))
     assert any(test.examples for test in found), "no example"
     assert thing.__module__.startswith("anytime_keras."), "or pytest would not run it"
+
+
+@pytest.mark.parametrize("thing", public_names())
+def test_public_methods_and_properties_tell_what_they_do(thing):
+    if inspect.isfunction(thing):
+        return
+    theirs = [base for base in thing.__mro__ if not base.__module__.startswith("anytime_keras")]
+    for name, member in inspect.getmembers(thing):
+        own = not name.startswith("_") and not any(hasattr(base, name) for base in theirs)
+        if own and (inspect.isroutine(member) or isinstance(member, property)):
+            classes = " ".join(inspect.getdoc(base) or "" for base in thing.__mro__)  # "Attributes:"
+            said = inspect.getdoc(member) or re.search(rf"\b{name}\b", classes)
+            assert said, f"not a word of `{thing.__name__}.{name}`"
+
+
+def test_names_of_the_library_that_texts_speak_of_exist():
+    root = pathlib.Path(ak.__file__).parent
+    texts = {path: path.read_text() for path in [*root.rglob("*.py"), root.parent / "README.md"]}
+    spoken = {
+        (match, path.name)
+        for path, text in texts.items()
+        for match in re.findall(r"`(?:ak|anytime_keras)((?:\.\w+)+)[`(]", text)
+    }
+    assert len(spoken) > 20
+    for dotted, place in spoken:
+        found = ak
+        for name in dotted[1:].split("."):
+            assert hasattr(found, name), f"{place} speaks of `ak{dotted}`"
+            found = getattr(found, name)
 
 
 @pytest.mark.tensorflow  # the pages are the same on every backend
@@ -75,4 +106,5 @@ def test_the_pages_are_made_without_a_warning_and_hold_every_public_name(tmp_pat
             assert linked in page or name.startswith("__"), f"{room}.{name}"
     page = (tmp_path / "anytime_keras" / "weighting.html").read_text()
     assert "<h6" in page and "Arguments" in page, "sections are laid out"
+    assert "pre-wrap" in page, "long lines of examples are wrapped"
     assert 'class="pdoc-code' in page and "&gt;&gt;&gt;" in page, "examples are code"

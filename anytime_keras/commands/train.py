@@ -28,7 +28,7 @@ flags.DEFINE_string(
     "augment",
     None,
     "Steps of augmentation, comma-separated, such as pad_crop,flip,rand_augment; 'none' for none; an unknown one lists "
-    "all. keras_cv_... need pip install anytime-keras[cv]. Default: the data set's.",
+    "all. keras_cv_... need pip install '.[cv]'. Default: the data set's.",
     **_own,
 )
 flags.DEFINE_float("validation", None, "Share (below 1) or number of training images to hold out.", **_own)

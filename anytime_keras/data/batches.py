@@ -4,6 +4,8 @@ The order of an epoch and every random choice in it come from (seed, epoch, posi
 training that stopped can go on as if it had not.
 """
 
+import os
+
 import keras
 import numpy as np
 from keras import ops
@@ -93,7 +95,7 @@ class TensorFlowPipeline(Pipeline):
                 numbers = tf.random.experimental.stateless_shuffle(numbers, seed=seed)
             fetch = self._fetch_array() if self.examples.in_memory else self._fetch_files(epoch)
             batches = tf.data.Dataset.from_tensor_slices(numbers).batch(self.batch_size)
-            batches = batches.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            batches = batches.map(fetch, num_parallel_calls=os.cpu_count(), deterministic=True)
         number = tf.constant(0, tf.int64) if epoch is None else epoch
         return batches.enumerate().map(lambda step, batch: (*batch, number, step))
 
@@ -123,7 +125,8 @@ class TensorFlowPipeline(Pipeline):
 
 
 def _untuned():
-    """Has stages run in as many threads as there are processors, without the thread that TensorFlow tunes them by.
+    """Does without the thread that TensorFlow tunes batches by: a stage without a number of its own gets a thread for
+    each processor, sixteen at most.
 
     In TensorFlow 2.21 that thread is at times not woken when its iterator is deleted. The deletion, at the end of an
     epoch or an evaluation, then waits for its next turn: as long again as the iterator has lived, up to a minute.

@@ -1,6 +1,7 @@
 """Examples that can be fetched by number: arrays, files on disk, or what a tensorflow-datasets split holds."""
 
 import itertools
+import os
 import warnings
 
 import numpy as np
@@ -189,7 +190,7 @@ class StreamExamples:
             image = tf.numpy_function(crop, [example[0], number, position], tf.uint8)
             return tf.ensure_shape(image, self.image_shape), example[1]
 
-        return encoded.enumerate().map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return encoded.enumerate().map(decoded, num_parallel_calls=os.cpu_count(), deterministic=True)
 
     def moments(self, limit=2000):
         images = np.stack([image for image, _ in self.elements().take(limit).as_numpy_iterator()])

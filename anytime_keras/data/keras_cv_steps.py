@@ -38,7 +38,7 @@ def step(name):
     except ImportError as error:
         raise ValueError(
             f"Steps of keras-cv need keras-cv. Received: '{name}', and no keras-cv: {error}. "
-            "Run `pip install anytime-keras[cv]`."
+            "`pip install '.[cv]'` in the library's checkout installs it."
         ) from error
     import tensorflow as tf
 

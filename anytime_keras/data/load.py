@@ -92,6 +92,7 @@ class DataSet:
 
     @property
     def steps_per_epoch(self):
+        """int, batches of an epoch of training."""
         return self._pipelines["train"].steps
 
     def pipeline(self, split):
@@ -156,8 +157,8 @@ def load(
         test: likewise, where the data has no test split.
         augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), in one string with commas
             between them too; `"default"` for what the paper's text does with the data set; or None. The authors' code
-            for SVHN is `"brightness,contrast,elastic,pad_crop"`. Steps of keras-cv need `pip install
-            anytime-keras[cv]` and TensorFlow.
+            for SVHN is `"brightness,contrast,elastic,pad_crop"`. Steps of keras-cv need its extra
+            (`pip install '.[cv]'` in the checkout) and TensorFlow.
         image_size: (height, width) to crop to, for images of different sizes: the central crop after scaling the short
             side to 256/224 of the crop's, in training a random part of random size.
         seed: int, of shuffling and augmentation.

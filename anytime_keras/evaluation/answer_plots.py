@@ -12,7 +12,7 @@ def plot_answers(image, answers, class_names=None, path=None, truth=None, title=
     Args:
         image: array of shape `(height, width)` or `(height, width, channels)`, or a batch of one such image; its values
             are stretched from black to white.
-        answers: list of `Answer`s of that image alone, as `list(predictor.stream(image))` gives them.
+        answers: list of `Answer`s of that image alone; `predictor.predict(image, until=answers.append)` fills one.
         class_names: list of str, such as `data.class_names`; None numbers the classes.
         path: where to save the picture, its type by the ending; a `.gif` shows one answer after the other.
         truth: int, the image's class, if it is to be marked.

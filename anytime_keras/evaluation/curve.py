@@ -189,10 +189,16 @@ class Curve:
         return plot_curves([self], path, cost, **kwargs)
 
     def to_dict(self):
+        """Returns the curve as plain data, which `from_dict` reads."""
         return {"name": self.name, "about": self.about, "points": [dataclasses.asdict(point) for point in self.points]}
 
     @classmethod
     def from_dict(cls, content):
+        """Makes a curve of what `to_dict` returned.
+
+        Raises:
+            ValueError: if it is something else.
+        """
         try:
             points = [CurvePoint(**point) for point in content["points"]]
             for point in points:

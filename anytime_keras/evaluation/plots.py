@@ -24,7 +24,7 @@ def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=
         curves: list of `Curve`.
         path: where to save the picture, its type by the ending (`.png`, `.pdf`, `.svg`); None saves none.
         cost: as in `Curve.at`.
-        title: str or None.
+        title: str or None. A single curve's name stands before it and makes a legend needless.
         fractions: fractions of the dearest curve's last cost to mark by thin lines.
 
     Returns:
@@ -50,17 +50,17 @@ def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=
     for fraction in fractions:
         axes.axvline(fraction * last, color=style.GREY, linewidth=0.8, zorder=0)
         style.note_above(axes, fraction * last, f"{fraction:g}")
-    for number, curve in enumerate(curves):
-        axes.plot(curve.costs(cost), [100 * error for error in curve.errors], label=curve.name, **style.look(number))
+    drawn = [list(zip(curve.costs(cost), (100 * error for error in curve.errors))) for curve in curves]
+    for number, (curve, points) in enumerate(zip(curves, drawn)):
+        look = style.look(number, covered=sum(_cover(later, points) for later in drawn[number + 1 :]))
+        axes.plot(*zip(*points), label=curve.name, **look)
     axes.set_xscale("log")
     style.logarithmic(axes.xaxis, "s" if cost == "latency" else "")
     axes.set_xlabel(AXIS[cost] + (" (lines: shares of the largest)" if fractions else ""))
     axes.set_ylabel("error (%)")
     axes.set_ylim(bottom=0)
     style.plain(axes)
-    _legend(axes, curves)
-    if title:
-        axes.set_title(title, pad=14)
+    _entitle(axes, curves, title, pad=14)
     return style.save(figure, path)
 
 
@@ -76,7 +76,7 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
             are looked up by name in the others.
         path: as in `plot_curves`.
         value: `"loss"` or `"error"`.
-        title: str or None.
+        title: as in `plot_curves`.
 
     Returns:
         The `matplotlib.figure.Figure`.
@@ -117,9 +117,7 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
     axes.set_xlabel("exit")
     axes.set_ylabel(f"relative increase in {value} (%)")
     style.plain(axes)
-    _legend(axes, curves)
-    if title:
-        axes.set_title(title)
+    _entitle(axes, curves, title)
     return style.save(figure, path)
 
 
@@ -177,11 +175,22 @@ def _curves(curves):
     return curves
 
 
-def _legend(axes, curves):
+def _cover(later, points):
+    """Tells whether a line through `later` lies on a stretch of the one through `points`, or on all of a single one."""
+    shared = {(x, round(y, 6)) for x, y in later} & {(x, round(y, 6)) for x, y in points}
+    return len(shared) >= min(2, len(points))
+
+
+def _entitle(axes, curves, title, pad=None):
+    """Names what is drawn: a single curve before the title, for a sample of its line would look like more data."""
     if len(curves) > FEW_CURVES:  # beside them: no corner is surely free
         axes.figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    elif len(curves) > 1 or curves[0].name:
+    elif len(curves) > 1:
         axes.legend(frameon=False)
+    else:
+        title = ": ".join(filter(None, [curves[0].name, title]))
+    if title:
+        axes.set_title(title, pad=pad)
 
 
 def _history(history):

@@ -34,13 +34,16 @@ def picture(width=6.4, height=4.2):
     return Picture(figsize=(width, height), dpi=150, layout="constrained")
 
 
-def look(number):
-    """The line of the curve of that number: another colour and another marker for each, so that it prints in grey."""
+def look(number, covered=0):
+    """The line of the curve of that number: another colour and another marker for each, so that it prints in grey.
+
+    One that is `covered` by so many later ones is drawn wider, to be seen beneath them.
+    """
     return {
         "color": COLORS[number % len(COLORS)],
         "marker": MARKERS[number % len(MARKERS)],
-        "markersize": 4,
-        "linewidth": 1.4,
+        "markersize": 4 + 5 * covered,
+        "linewidth": 1.4 + 2.8 * covered,
     }
 
 

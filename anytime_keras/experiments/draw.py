@@ -34,7 +34,7 @@ def pairs(summary):
             axes.step(own["cost"], _drawn(own["increase"]), where="post", color=color, alpha=0.25, linewidth=0.8)
         axes.step(summary["grid"], _drawn(means), where="post", label=f"{row}, mean", color=color, linewidth=1.6)
     axes.axhline(0, color="0.4", linewidth=0.8)
-    axes.axvline(1, color=style.GREY, linewidth=0.8)
+    _shares(axes)
     axes.set_xlabel("cost over the small network's")
     axes.set_ylabel("error over the small network's last (%)")
     style.plain(axes)
@@ -54,9 +54,10 @@ def chains(summary):
             dashed = "--" if row.endswith("alone") else "-"
             color = style.look(line)["color"]
             axes.step(content["grid"], _drawn(errors), dashed, where="post", label=row, color=color, linewidth=1.4)
+        _shares(axes)
         axes.set_xlabel(f"budget over the cost of {summary['largest']}")
         axes.set_ylabel("error (%)")
-        axes.set_title(dataset)
+        axes.set_title(dataset, pad=14)
     for line, (dataset, content) in enumerate(data.items()):
         right.plot(range(1, len(content["weights"]) + 1), content["weights"], label=dataset, **style.look(line))
     right.set_xlabel("exit")
@@ -65,6 +66,17 @@ def chains(summary):
         style.plain(axes)
         axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _shares(axes):
+    """Makes a logarithmic axis of relative costs, with the shares marked at which tables compare."""
+    from anytime_keras.evaluation import style
+
+    axes.set_xscale("log")
+    style.logarithmic(axes.xaxis)
+    for share in (0.25, 0.5, 0.75, 1):
+        axes.axvline(share, color=style.GREY, linewidth=0.8, zorder=0)
+        style.note_above(axes, share, f"{share:g}")
 
 
 def _drawn(values):

@@ -52,6 +52,7 @@ class Settings:
             raise ValueError("`networks` must name one ResANN or more. Received: none.")
 
     def to_dict(self):
+        """Returns the settings as plain data, networks by name."""
         return {**dataclasses.asdict(self), "networks": [name(network) for network in self.networks]}
 
 

@@ -61,6 +61,7 @@ class Work:
         return self.folder / f"{title(recipe)}_{data}_seed{recipe.seed}_{digest}"
 
     def finished(self, recipe):
+        """Whether a recipe's training has come to its end here."""
         return (self.place(recipe) / "curve.json").exists()
 
     def measured(self, recipe):

@@ -194,7 +194,7 @@ def _check(model, format, parts, precision, representative, batch_size):
         except ImportError as error:
             raise ImportError(
                 f"Format '{format}' needs the package {package}, which cannot be imported: "
-                "`pip install anytime-keras[export]`."
+                "`pip install '.[export]'` in the library's checkout installs it."
             ) from error
 
 

@@ -216,9 +216,10 @@ class Predictor(BatchMethods):
         return self._worker.later(state.job(state.stages.start(x)))
 
     def stream(self, x):
-        """Yields an `Answer` of each exit as soon as it is there; closing the generator stops the computation.
+        """Yields better and better `Answer`s as they come; closing the generator stops the computation.
 
-        An answer that a better one overtakes on the way is left out.
+        Of answers that come while nobody takes one, the best alone is yielded: with stages of a millisecond that may be
+        the first and the last exit's. `predict(x, until=answers.append)` collects each exit's in a list.
 
         Raises:
             ValueError: if `x` does not fit the model.

@@ -103,6 +103,7 @@ class AnytimeModel(keras.Model):
 
     @property
     def num_exits(self):
+        """int, how many exits there are."""
         return len(self._exit_names)
 
     @property
@@ -230,11 +231,13 @@ class AnytimeModel(keras.Model):
 
     # Keras keeps what these write beside the weights in a `.keras` file.
     def save_assets(self, folder):
+        """Keras's, when a model is saved: writes `inference`."""
         if self.inference is not None:
             with open(os.path.join(folder, "inference.json"), "w") as file:
                 json.dump(self.inference, file)
 
     def load_assets(self, folder):
+        """Keras's, when a model is loaded: reads `inference`."""
         path = os.path.join(folder or "", "inference.json")
         if os.path.exists(path):
             with open(path) as file:

@@ -160,10 +160,16 @@ class Recipe:
         self.build_weighting()
 
     def to_dict(self):
+        """Returns the recipe as plain data, which `from_dict` reads."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, content):
+        """Makes a recipe of a dict of its fields.
+
+        Raises:
+            ValueError: if there is a field that it does not know, or a value is not valid.
+        """
         if not isinstance(content, dict):
             raise ValueError(f"A recipe is a dict of its fields. Received: {content!r:.60}.")
         known = [field.name for field in dataclasses.fields(cls)]

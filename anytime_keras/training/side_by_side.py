@@ -39,7 +39,9 @@ def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_l
 
     Example: the seeds of a table's row.
 
-        train_side_by_side([Recipe.paper(model, "cifar10", seed=seed) for seed in range(3)], ["a", "b", "c"])
+        model = {"name": "resann", "num_units": 1, "channels": 4}
+        recipes = [Recipe.paper(model, "digits", epochs=1, seed=seed) for seed in range(2)]
+        runs = train_side_by_side(recipes, ["seed_0", "seed_1"])
     """
     scan.check_backend()
     folders = [None] * len(recipes) if folders is None else list(folders)

@@ -166,6 +166,7 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     @property
     def measure(self):
+        """The function that measures what the weights go by; None where that is the losses themselves."""
         return gradients.mean_squares if self.first_order else None
 
     @property
@@ -213,6 +214,7 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     @classmethod
     def from_config(cls, config):
+        """Makes a weighting of what `get_config` returned."""
         gamma = config.get("gamma")
         if isinstance(gamma, dict):
             gamma = keras.saving.deserialize_keras_object(gamma)

@@ -35,6 +35,7 @@ class Weighting:
 
     @property
     def built(self):
+        """Whether the weighting is prepared for a network: it then knows the exits' names."""
         return self.exit_names is not None
 
     def build(self, exits):
@@ -95,10 +96,12 @@ class Weighting:
         """Takes up what `get_state` returned."""
 
     def get_config(self):
+        """Returns the arguments as plain data, as Keras saves them."""
         return {}
 
     @classmethod
     def from_config(cls, config):
+        """Makes a weighting of what `get_config` returned."""
         return cls(**config)
 
     def _check_built(self):

@@ -104,10 +104,10 @@ def add(manifest_or_url):
         ValueError: if there is no zoo, a manifest is not valid, or a name means another network already.
         OSError: if it cannot be reached.
 
-    Example, with a zoo that `ak.zoo.publish` wrote:
+    Example, with a zoo that `ak.zoo.publish` wrote (or `"https://example.org/zoo/manifests/a_network.json"`):
 
-        ak.zoo.add("our_zoo")
-        ak.zoo.add("https://example.org/zoo/manifests/msdnet33_adaloss.json")
+        names = ak.zoo.add("our_zoo")
+        model = ak.zoo.load(names[0])
     """
     home = places.place(manifest_or_url)
     manifests = {name: home.manifest(name) for name in home.names()}

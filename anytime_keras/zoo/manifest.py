@@ -162,6 +162,7 @@ class Manifest:
         return Curve(points, self.name, {"data": entry.content["data"]["name"], **entry.content["measured"]})
 
     def to_json(self):
+        """Returns the manifest as JSON text, as it stands in the zoo."""
         return json.dumps(self.content, indent=1) + "\n"
 
     def __repr__(self):

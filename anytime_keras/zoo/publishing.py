@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import pathlib
-import subprocess
 
 import keras
 
@@ -100,7 +99,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
         "seed": recipe.seed if recipe is not None else facts["seed"],
         "epochs": facts["epochs"] if facts["epochs"] is not None else recipe.epochs if recipe is not None else 0,
         "minutes": facts["minutes"],
-        "commit": _commit(),
+        "commit": runtime.commit(),
         "machine": facts["machine"] or runtime.machine(),
         "note": facts["note"],
     }
@@ -352,18 +351,3 @@ def _put(place, content):
     for left in place.parent.glob(f"{place.name}.*.part"):
         left.unlink(missing_ok=True)
     cache.write(place, content)
-
-
-def _commit():
-    """The checkout's commit, with "+changes" if the package differs from it; None outside of a checkout."""
-    folder = pathlib.Path(__file__).parent
-
-    def git(*arguments):
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
-
-    try:
-        tracked = git("ls-files", "__init__.py", "..").strip()
-        commit = git("rev-parse", "HEAD").strip()
-        return (commit + ("+changes" if git("status", "--porcelain", "..").strip() else "")) if tracked else None
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -20,11 +21,13 @@ def in_turns(functions, seconds, least=10):
         function()
     taken = {name: [] for name in functions}
     begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(next(iter(taken.values()))) < least:
-        for name, function in functions.items():
+    order = list(functions)
+    while time.perf_counter() - begin < seconds or len(taken[order[0]]) < least:
+        for name in order:
             start = time.perf_counter()
-            function()
+            functions[name]()
             taken[name].append(time.perf_counter() - start)
+        order.append(order.pop(0))  # so that none comes after the same one always
     return taken
 
 
@@ -44,15 +47,15 @@ def parser(doc, seconds):
     return made
 
 
-def write(name, flags, table, machine=None):
-    """Writes and prints a benchmark's table, with what it was measured on; `machine` is asked for once it is over."""
-    if machine is None:
-        from anytime_keras import runtime
+def write(name, flags, table):
+    """Writes and prints a benchmark's table, with what it was measured on."""
+    from anytime_keras import runtime  # not before all is measured
 
-        machine = runtime.machine()
-    own = " ".join(f"--{key}={value}" for key, value in vars(flags).items() if key not in ("out", "note"))
-    command = f"python -m tests.benchmarks.{name.partition('_')[0]} {own}"
-    head = {"command": command, "machine": machine, "load": os.getloadavg(), "note": flags.note}
+    own = {key: value for key, value in vars(flags).items() if key not in ("out", "note") and value is not None}
+    command = ["python", "-m", f"tests.benchmarks.{name.partition('_')[0]}"]
+    command += [f"--{key}={value}" for key, value in own.items()]
+    head = {"command": shlex.join(command), "commit": runtime.commit()}
+    head.update(machine=runtime.machine(), load=os.getloadavg(), note=flags.note)
     out = flags.out or RESULTS / f"{name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**head, **table}, indent=1, default=float)

@@ -7,8 +7,8 @@ second of a training step on batches that are there already, of the network that
 2. The two take turns, each alone: reading starts anew each time, and what was read ahead is not counted. Where both
 want the same processors, each gets a part of them in training.
     arrays     60,000 images of CIFAR's kind in memory; ResANN(9, 16)
-    folder     PNG files of CIFAR's kind; ResANN(9, 16)
-    ilsvrc     JPEG files of 500 x 375, random crops to 224 x 224; MSDNet step 4
+    folder     PNG files of CIFAR's kind, decoded each time; ResANN(9, 16)
+    ilsvrc     JPEG files of 500 x 375, random-resized crops to 224 x 224; MSDNet step 4
 Images are smooth random ones, since the time to decode depends on what there is to decode.
 """
 
@@ -81,10 +81,10 @@ def main():
     with tempfile.TemporaryDirectory() as place:
         pngs = folder(f"{place}/png", 2000, (32, 32), "png")
         jpegs = folder(f"{place}/jpeg", 600, (500, 375), "jpeg")
-        crops = dict(image_size=(224, 224), augment=["flip"], validation=0, batch_size=16)
+        crops = dict(image_size=(224, 224), augment=["flip", "color", "lighting"], validation=0, batch_size=16)
         table = {
             "arrays": measure(ak.data.load(arrays(), test=0, **small), resann, 64, 200, flags.seconds),
-            "folder": measure(ak.data.load(pngs, **small), resann, 64, 60, flags.seconds),
+            "folder": measure(ak.data.load(pngs, image_size=(32, 32), **small), resann, 64, 60, flags.seconds),
             "ilsvrc": measure(ak.data.load(jpegs, **crops), step4, 16, 40, flags.seconds),
         }
     measuring.write("pipeline_tensorflow", flags, table)

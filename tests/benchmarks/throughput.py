@@ -9,7 +9,6 @@ both sides. Every mode of each side is a process of its own; each first takes a 
 then compared in turns. `ratio` is ours over theirs in images a second: 1.0 at least on a CPU, 1.2 on a GPU.
 """
 
-import atexit
 import json
 import os
 import pathlib
@@ -20,6 +19,7 @@ import sys
 import numpy as np
 
 from tests.benchmarks import measuring
+from tests.faults import dying
 
 CIFAR = dict(data="cifar10", growthRate=6, grFactor=[1, 2, 4], nChannels=16)
 IMAGENET = dict(data="ImageNet", growthRate=16, grFactor=[1, 2, 4, 4], nChannels=32)
@@ -54,8 +54,8 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=dying.with_its_parent,  # who is stopped does not see this process end
         )
-        atexit.register(self.close)  # who is stopped does not see this process end
         self._line()
 
     def _line(self):
@@ -142,7 +142,6 @@ def main():
     parser.add_argument("--steps", type=int, default=4, help="of a turn")
     parser.add_argument("--turns", type=int, default=10)
     flags = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if "ANYTIME_KERAS_MSDNET_PYTORCH" not in os.environ:
         parser.error("set ANYTIME_KERAS_MSDNET_PYTORCH to a checkout of https://github.com/kalviny/MSDNet-PyTorch")
     python = os.environ.get("ANYTIME_KERAS_TORCH_PYTHON", sys.executable)

@@ -97,7 +97,7 @@ def test_a_stream_goes_on_from_any_epoch():
 
 
 @pytest.mark.tensorflow
-def test_no_iterator_waits_for_tensorflows_tuning_when_it_ends():
+def test_tensorflows_tuning_of_batches_is_off():
     data = ak.data.load("digits")
     for batches in (*data, data.training_stream(), data.training_stream(3)):
         assert batches.options().autotune.enabled is False

@@ -119,7 +119,9 @@ def test_figure_6_reads_all_within_the_same_budgets():
     assert content["late"] == pytest.approx(0.85)
     _, (row,) = experiments.EXPERIMENTS["figure6"].lay_out(summary, PAPER["figure6"])
     assert row == ["made", "22.50", "35.00", "28.75", "30.00", "-35.7", "85.0%"]
-    assert experiments.EXPERIMENTS["figure6"].draw(summary).axes[0].get_title() == "made"
+    axes = experiments.EXPERIMENTS["figure6"].draw(summary).axes[0]
+    assert axes.get_title() == "made" and axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.texts] == ["0.25", "0.5", "0.75", "1"]
 
 
 def test_the_proposition_s_bounds_hold_in_the_run():

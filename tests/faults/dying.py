@@ -58,6 +58,11 @@ class End:
     seconds: float
 
 
+def with_its_parent():
+    """Has this process killed when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def run(deed, folder=None, moment=None, most=SECONDS):
     """Runs `deed(arm)` in a fork; kills it at the moment after it called `arm`.
 
@@ -76,7 +81,7 @@ def run(deed, folder=None, moment=None, most=SECONDS):
         pid = os.fork()
         if pid == 0:
             os.close(armed)
-            ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)  # a fork of a fork outlives nobody
+            with_its_parent()
             _child(deed, folder, moment, arming, output, answer)
         os.close(arming)
         begun, status, stuck = _wait(pid, armed, moment, most)

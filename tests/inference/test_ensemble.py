@@ -6,6 +6,7 @@ import anytime_keras as ak
 from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.inference import inflation
 from anytime_keras.inference.ensemble import depths
+from tests import checks
 
 
 def member(num_units, seed=0, channels=4):
@@ -186,6 +187,12 @@ def test_the_papers_figures():
     for arguments in ((1.0,), (0,), (2.0, 0), (2.0, 1.5), (float("inf"),)):
         with pytest.raises(ValueError, match="Received"):
             inflation.bounds(*arguments)
+
+
+@pytest.mark.tensorflow  # once is enough: what follows runs on both
+def test_the_example_of_parallel_processes_runs(eann, images):
+    left = checks.run_example(ak.inference.ParallelPredictor, eann=eann, images=images)
+    assert left["answer"].exit in eann.exit_names
 
 
 def test_members_run_in_parallel_processes(eann, images):

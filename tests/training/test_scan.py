@@ -121,6 +121,14 @@ def test_side_by_side_stopped_and_resumed_equals_alone(images, tmp_path, capsys)
 
 
 @jax_only
+def test_the_example_of_trainings_side_by_side_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    left = checks.run_example(train_side_by_side, Recipe=Recipe, train_side_by_side=train_side_by_side)
+    assert [(run.recipe.seed, len(run.curve)) for run in left["runs"]] == [(0, 3), (1, 3)]
+    assert (tmp_path / "seed_1" / "model.keras").exists()
+
+
+@jax_only
 def test_the_average_is_that_of_the_weights_after_each_step(images, tmp_path):
     collect = Collect()
     recipe = tiny(images, batch_size=28, epochs=3, ema_momentum=0.75)

@@ -15,6 +15,7 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras.zoo import cache, places
+from tests import checks
 from tests.zoo.conftest import NAME
 
 WEIGHTS = f"{NAME}_digits.npz"
@@ -44,6 +45,13 @@ def kept():
 def cached_weights():
     sha256 = ak.zoo.show(NAME).pick().files[0].sha256
     return cache.folder() / "files" / sha256
+
+
+def test_the_example_of_adding_a_zoo_runs(zoo, monkeypatch):
+    monkeypatch.chdir(zoo.parent)
+    zoo.rename(zoo.parent / "our_zoo")
+    left = checks.run_example(ak.zoo.add)
+    assert left["names"] == [NAME] and isinstance(left["model"], ak.AnytimeModel)
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
+from anytime_keras import runtime
 from anytime_keras.zoo import arrays, cache, loading, publishing
 from tests.checks import answers, some_input
 from tests.zoo.conftest import NAME
@@ -187,7 +188,7 @@ def test_the_architecture_is_the_nearest_name():
 
 
 def test_the_commit_is_that_of_the_checkout(monkeypatch, tmp_path):
-    commit = publishing._commit()
+    commit = runtime.commit()
     assert commit is None or len(commit.split("+")[0]) == 40
-    monkeypatch.setattr(publishing, "__file__", str(tmp_path / "publishing.py"))
-    assert publishing._commit() is None
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "runtime.py"))
+    assert runtime.commit() is None

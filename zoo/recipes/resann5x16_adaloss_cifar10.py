@@ -1,4 +1,4 @@
-"""ResANN (5 units a block, 16 channels) with AdaLoss on CIFAR-10, by the paper's recipe but for precision.
+"""ResANN (5 units a block, 16 channels) with AdaLoss on CIFAR-10, by the paper's recipe but for 20 epochs and precision.
 
   python zoo/recipes/resann5x16_adaloss_cifar10.py --publish
 
