@@ -124,3 +124,20 @@ def test_training_is_one_operation_and_replicas_in_step_are_not():
     _, layer = pair()
     layer.synchronized = True
     assert "FusedBatchNormV3" not in operations(layer)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("channels, computed_in", [(6, "float32"), (24, "float32"), (16, "bfloat16")])
+def test_half_precision_is_computed_in_single_where_that_is_faster(channels, computed_in):
+    import tensorflow as tf
+
+    shape = (4, 6, 5, channels)
+    keras_layer, layer = pair(shape, dtype="mixed_bfloat16")
+    x = tf.cast(numbers(shape), "bfloat16")
+    graph = tf.function(lambda x: layer(x, training=True)).get_concrete_function(x).graph
+    (fused,) = [operation for operation in graph.get_operations() if operation.type == "FusedBatchNormV3"]
+    assert fused.get_attr("T") == computed_in
+    found, expected = layer(x, training=True), keras_layer(x, training=True)
+    assert found.dtype == "bfloat16"
+    np.testing.assert_allclose(np.asarray(found, "float32"), np.asarray(expected, "float32"), rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(layer.moving_variance, keras_layer.moving_variance, rtol=1e-3)

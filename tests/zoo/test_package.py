@@ -10,6 +10,8 @@ import zipfile
 
 import pytest
 
+import anytime_keras as ak
+
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.tensorflow  # once is enough
 
