@@ -11,6 +11,8 @@ import time
 
 import numpy as np
 
+from tests.benchmarks import page
+
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -61,6 +63,8 @@ def write(name, flags, table):
     text = json.dumps({**head, **table}, indent=1, default=float)
     out.write_text(text + "\n")
     print(text)
+    if flags.out is None:
+        page.write()
 
 
 def in_process(arguments, backend=None):
