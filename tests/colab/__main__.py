@@ -21,7 +21,9 @@ def main(argv=None):
     parser.add_argument("--links", action="store_true")
     arguments = parser.parse_args(argv)
     readme = notebooks.ROOT / "README.md"
-    readme.write_text(notebooks.link_readme(readme.read_text()))
+    text = readme.read_text()
+    if (linked := notebooks.link_readme(text)) != text:
+        readme.write_text(linked)
     chosen = [path for path in notebooks.PATHS if path.name.startswith(tuple(arguments.names) or "")]
     if not chosen:
         parser.error(f"no notebook begins with {arguments.names}; there are {[path.name for path in notebooks.PATHS]}")

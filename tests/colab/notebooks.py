@@ -21,15 +21,20 @@ PATHS = sorted(FOLDER.glob("*.ipynb"))
 REPOSITORY = "https://github.com/TO_BE_NAMED/anytime_keras"
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
+NOTEBOOK = re.compile(r"\]\((?:https://colab\.research\.google\.com/github/[^)]*/)?(\d_\w+\.ipynb)\)")
 INSTALL = re.compile(r'git\+https://[^"\s]+')
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
+def address(name):
+    """Returns where a notebook opens in Colab."""
+    place = REPOSITORY.removeprefix("https://github.com/")
+    return f"https://colab.research.google.com/github/{place}/blob/main/colab/{name}"
+
+
 def badge(name):
     """Returns the link that opens a notebook in Colab, as Markdown."""
-    place = REPOSITORY.removeprefix("https://github.com/")
-    picture = "https://colab.research.google.com/assets/colab-badge.svg"
-    return f"[![Open in Colab]({picture})](https://colab.research.google.com/github/{place}/blob/main/colab/{name})"
+    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address(name)})"
 
 
 def read(path):
@@ -42,11 +47,17 @@ def write(notebook, path):
 
 
 def linked(notebook, name):
-    """Puts the badge on top of a notebook and the library's address into its install cell."""
+    """Puts the badge on top of a notebook, the library's address into its install cell, and Colab's into its links.
+
+    In Colab a link to a file beside the notebook leads nowhere.
+    """
     first, install = notebook.cells[:2]
     title = BADGE.sub("", first.source).strip()
     first.source = f"{badge(name)}\n\n{title}"
     install.source = INSTALL.sub(f"git+{REPOSITORY}", install.source)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = NOTEBOOK.sub(lambda link: f"]({address(link[1])})", cell.source)
     return notebook
 
 

@@ -141,10 +141,20 @@ def test_the_others_run_from_a_clean_kernel(name, tmp_path):
     run(name, tmp_path)
 
 
+def test_all_but_the_last_lead_on_to_the_next(name, notebook):
+    following = NAMES[NAMES.index(name) + 1 :][:1]
+    links = re.findall(r"\]\(([^)]*\.ipynb)\)", notebook.cells[-1].source)
+    assert links == [notebooks.address(path) for path in following], "whole: within Colab others do not resolve"
+
+
 def test_links_follow_the_one_address(monkeypatch, notebook, name):
     monkeypatch.setattr(notebooks, "REPOSITORY", "https://github.com/someone/else")
     moved = notebooks.linked(notebook, name)
     assert moved.cells[0].source.count("github/someone/else/blob/main/colab/" + name) == 1
+    text = "".join(cell.source for cell in moved.cells if cell.cell_type == "markdown")
+    assert text.count(".ipynb)") == text.count(
+        "](https://colab.research.google.com/github/someone/else/blob/main/colab/"
+    )
     assert 'git+https://github.com/someone/else"' in moved.cells[1].source
     assert notebooks.sources(moved) == moved.metadata.anytime_keras.sources, "its outputs are still its own"
     line = f"- [![Open in Colab](a.svg)](b) [{name}](colab/{name})\n"

@@ -161,12 +161,37 @@ def test_a_notebook_shows_every_picture():
             assert image.format == "PNG" and 300 < image.width < 1200
 
 
+def pixels(figure):
+    """Returns how many pixels of each of the curves' colours a picture has."""
+    with Image.open(io.BytesIO(figure._repr_png_())) as image:
+        counts = {color: count for count, color in image.convert("RGB").getcolors(2**20)}
+    return [counts.get(tuple(int(color[at : at + 2], 16) for at in (1, 3, 5)), 0) for color in COLORS]
+
+
 def test_what_a_notebook_shows_keeps_the_colours_apart():
-    hidden = [curve("first", (1, 1, 1)), curve("second", (1, 1, 1))]  # one over the other: the first is in the legend
-    with Image.open(io.BytesIO(plot_curves([*hidden, FAR])._repr_png_())) as image:
-        pixels = {color for _, color in image.convert("RGB").getcolors(2**20)}
-    for color in COLORS[:3]:
-        assert tuple(int(color[at : at + 2], 16) for at in (1, 3, 5)) in pixels
+    assert all(count > 0 for count in pixels(plot_curves([CONST, OPT, FAR]))[:3])
+
+
+def test_a_curve_that_others_lie_upon_shows_beneath_them():
+    longer = curve("longer", (1, 1, 1, 1), (10, 30, 60, 100), (0.4, 0.3, 0.2, 0.1))
+    figure = plot_curves([CONST, FAR, OPT, longer])
+    seen, last = pixels(figure), figure.axes[0].lines[-1]
+    assert min(seen[0], seen[2]) > seen[3] > 0, "each wider than what lies upon it, not its sample in the legend alone"
+    lines = figure.axes[0].lines[-4:]
+    assert lines[0].get_linewidth() > lines[2].get_linewidth() > last.get_linewidth() == lines[1].get_linewidth()
+    near = curve("near", (1, 1, 1), errors=(0.4, 0.2, 0.1))
+    lines = plot_curves([CONST, near]).axes[0].lines[-2:]
+    assert lines[0].get_linewidth() == lines[1].get_linewidth(), "lines that meet at one point hide nothing"
+
+
+def test_a_single_curve_is_named_by_the_title_and_several_by_a_legend():
+    for draw in (plot_curves, lambda curves, **kwargs: plot_increases(curves, OPT, **kwargs)):
+        axes = draw([CONST], title="100 images").axes[0]
+        assert axes.get_title() == "CONST: 100 images" and not axes.figure.legends and axes.get_legend() is None
+        assert draw([CONST]).axes[0].get_title() == "CONST"
+        axes = draw([CONST, OPT], title="100 images").axes[0]
+        assert axes.get_title() == "100 images" and labels(axes) == ["CONST", "OPT"]
+    assert plot_curves([curve("", (1, 1, 1))], title="100 images").axes[0].get_title() == "100 images"
 
 
 def test_a_path_without_ending_is_refused_before_anything_is_drawn(tmp_path):
