@@ -82,8 +82,9 @@ def machine():
     }
 
 
-def commit():
-    """The checkout's commit, with "+changes" if the package differs from it; None outside of a checkout."""
+def commit(*others):
+    """The checkout's commit, with "+changes" if the package, or one of other files, differs from it; None outside of a
+    checkout."""
     folder = pathlib.Path(__file__).parent
 
     def git(*arguments):
@@ -92,7 +93,9 @@ def commit():
     try:
         tracked = git("ls-files", "__init__.py").strip()
         commit = git("rev-parse", "HEAD").strip()
-        return (commit + ("+changes" if git("status", "--porcelain", ".").strip() else "")) if tracked else None
+        return (
+            (commit + ("+changes" if git("status", "--porcelain", ".", *others).strip() else "")) if tracked else None
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 

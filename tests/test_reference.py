@@ -71,14 +71,14 @@ def test_public_methods_and_properties_tell_what_they_do(thing):
     for name, member in inspect.getmembers(thing):
         own = not name.startswith("_") and not any(hasattr(base, name) for base in theirs)
         if own and (inspect.isroutine(member) or isinstance(member, property)):
-            classes = " ".join(inspect.getdoc(base) or "" for base in thing.__mro__)  # "Attributes:"
-            said = inspect.getdoc(member) or re.search(rf"\b{name}\b", classes)
+            classes = "\n".join(inspect.getdoc(base) or "" for base in thing.__mro__ if base not in theirs)
+            said = inspect.getdoc(member) or re.search(rf"^ +(\w+, )*{name}(, \w+)*: ", classes, re.MULTILINE)
             assert said, f"not a word of `{thing.__name__}.{name}`"
 
 
 def test_names_of_the_library_that_texts_speak_of_exist():
     root = pathlib.Path(ak.__file__).parent
-    texts = {path: path.read_text() for path in [*root.rglob("*.py"), root.parent / "README.md"]}
+    texts = {path: path.read_text() for path in [*root.rglob("*.py"), pathlib.Path(__file__).parents[1] / "README.md"]}
     spoken = {
         (match, path.name)
         for path, text in texts.items()

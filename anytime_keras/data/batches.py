@@ -4,14 +4,12 @@ The order of an epoch and every random choice in it come from (seed, epoch, posi
 training that stopped can go on as if it had not.
 """
 
-import os
-
 import keras
 import numpy as np
 from keras import ops
 
 from anytime_keras.data.augment import StepSeed
-from anytime_keras.data.examples import StreamExamples
+from anytime_keras.data.examples import StreamExamples, processors
 
 
 class Pipeline:
@@ -95,7 +93,7 @@ class TensorFlowPipeline(Pipeline):
                 numbers = tf.random.experimental.stateless_shuffle(numbers, seed=seed)
             fetch = self._fetch_array() if self.examples.in_memory else self._fetch_files(epoch)
             batches = tf.data.Dataset.from_tensor_slices(numbers).batch(self.batch_size)
-            batches = batches.map(fetch, num_parallel_calls=os.cpu_count(), deterministic=True)
+            batches = batches.map(fetch, num_parallel_calls=processors(), deterministic=True)
         number = tf.constant(0, tf.int64) if epoch is None else epoch
         return batches.enumerate().map(lambda step, batch: (*batch, number, step))
 

@@ -9,6 +9,12 @@ import numpy as np
 from anytime_keras.data import crops
 
 
+def processors():
+    """How many processors this process may use, 32 at most: each works on a batch of its own, which takes memory."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, 32)
+
+
 class ArrayExamples:
     """Images of one size, in memory.
 
@@ -190,7 +196,7 @@ class StreamExamples:
             image = tf.numpy_function(crop, [example[0], number, position], tf.uint8)
             return tf.ensure_shape(image, self.image_shape), example[1]
 
-        return encoded.enumerate().map(decoded, num_parallel_calls=os.cpu_count(), deterministic=True)
+        return encoded.enumerate().map(decoded, num_parallel_calls=processors(), deterministic=True)
 
     def moments(self, limit=2000):
         images = np.stack([image for image, _ in self.elements().take(limit).as_numpy_iterator()])

@@ -11,8 +11,8 @@ class BatchNormalization(layers.BatchNormalization):
     """Keras's layer with the same weights, numbers and arguments, faster in training on TensorFlow.
 
     Keras computes moments, differences and products one after the other, each over the whole batch; on a CPU that takes
-    about as long as the convolutions between. TensorFlow's fused operation, with a fused gradient, does it at once, and
-    in half precision reads half as much. Wherever that operation does not fit, Keras's own code runs: on another
+    about as long as the convolutions between. TensorFlow's fused operation, with a fused gradient, does it at once. In
+    half precision it reads half as much, or computes in single precision where a CPU does that faster. Wherever that operation does not fit, Keras's own code runs: on another
     backend, with other axes, masks or precisions, for synchronised replicas, and under XLA, which fuses by itself and
     would compute the operation's variance less exactly.
 
@@ -29,7 +29,7 @@ class BatchNormalization(layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
-        x = tf.cast(inputs, "float32") if _is_slow(inputs) else inputs
+        x = tf.cast(inputs, "float32") if self._is_slow(inputs) else inputs
         result = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=self.gamma, offset=self.beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
         )
@@ -54,14 +54,13 @@ class BatchNormalization(layers.BatchNormalization):
             and not _under_xla()
         )
 
+    def _is_slow(self, inputs):
+        """Whether the operation would take four times as long as in single precision: on a CPU oneDNN has it in half
+        precision for multiples of 16 channels alone."""
+        import tensorflow as tf
 
-def _is_slow(inputs):
-    """Whether the operation would take four times as long as in single precision: on a CPU oneDNN has it in half
-    precision for multiples of 16 channels alone."""
-    import tensorflow as tf
-
-    half = inputs.dtype in (tf.bfloat16, tf.float16)
-    return half and inputs.shape[-1] % 16 != 0 and not tf.config.get_visible_devices("GPU")
+        half = inputs.dtype in (tf.bfloat16, tf.float16)
+        return half and self.gamma.shape[0] % 16 != 0 and not tf.config.get_visible_devices("GPU")
 
 
 def _under_xla():

@@ -9,6 +9,7 @@ both sides. Every mode of each side is a process of its own; each first takes a 
 then compared in turns. `ratio` is ours over theirs in images a second: 1.0 at least on a CPU, 1.2 on a GPU.
 """
 
+import atexit
 import json
 import os
 import pathlib
@@ -56,6 +57,7 @@ class Worker:
             text=True,
             preexec_fn=dying.with_its_parent,  # who is stopped does not see this process end
         )
+        atexit.register(self.close)
         self._line()
 
     def _line(self):

@@ -59,8 +59,9 @@ class End:
 
 
 def with_its_parent():
-    """Has this process killed when its parent ends, however that ends."""
-    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    """Has this process killed when its parent ends, however that ends; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def run(deed, folder=None, moment=None, most=SECONDS):

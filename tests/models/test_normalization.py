@@ -127,10 +127,14 @@ def test_training_is_one_operation_and_replicas_in_step_are_not():
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("channels, computed_in", [(6, "float32"), (24, "float32"), (16, "bfloat16")])
-def test_half_precision_is_computed_in_single_where_that_is_faster(channels, computed_in):
+@pytest.mark.parametrize(
+    "channels, gpus, computed_in",
+    [(6, [], "float32"), (24, [], "float32"), (16, [], "bfloat16"), (6, ["GPU:0"], "bfloat16")],
+)
+def test_half_precision_is_computed_in_single_where_that_is_faster(channels, gpus, computed_in, monkeypatch):
     import tensorflow as tf
 
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: gpus)
     shape = (4, 6, 5, channels)
     keras_layer, layer = pair(shape, dtype="mixed_bfloat16")
     x = tf.cast(numbers(shape), "bfloat16")

@@ -10,7 +10,7 @@ import keras
 import pytest
 
 import anytime_keras as ak
-from anytime_keras import commands, runtime
+from anytime_keras import commands
 from anytime_keras.commands import recipe_file
 from anytime_keras.zoo import places, readme
 from tests.zoo.conftest import NAME
@@ -114,11 +114,9 @@ def test_a_network_comes_out_of_its_recipe_again(tmp_path):
     subprocess.run([sys.executable, file, f"--folder={tmp_path / 'run'}"], check=True, stdout=subprocess.DEVNULL)
     accuracies = [1 - error for error in ak.Curve.from_json(tmp_path / "run" / "curve.json").errors]
     entry = ak.zoo.show(DIGITS).pick()
-    then, now = entry.content["training"]["machine"], runtime.machine()
-    if all(then[key] == now[key] for key in ("processor", "versions", "backend")):
-        assert accuracies == pytest.approx(entry.accuracies, abs=1e-9)
-    else:  # rounding differs, and training makes much of it
-        assert accuracies[1:] == pytest.approx(entry.accuracies[1:], abs=0.03)
+    # Another processor rounds otherwise, and training makes much of that; the first exit is the least steady.
+    assert accuracies[0] == pytest.approx(entry.accuracies[0], abs=0.06)
+    assert accuracies[1:] == pytest.approx(entry.accuracies[1:], abs=0.02)
 
 
 def test_a_recipe_file_announces_without_training(tmp_path, monkeypatch):
