@@ -1,8 +1,12 @@
 """What every anytime network must do, whatever its family: one routine, tiny configurations."""
 
+import functools
 import inspect
 import itertools
 import json
+import os
+import subprocess
+import sys
 import textwrap
 
 import keras
@@ -11,13 +15,22 @@ import numpy as np
 import anytime_keras as ak
 from anytime_keras.models.converted import ConvertedModel
 
-# A process's environment. Small networks take XLA longer to compile well than to run: without optimisation, and without
-# the newer way to make kernels, compiling takes less than half as long.
-ON_JAX = {
-    "KERAS_BACKEND": "jax",
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-}
+# Small networks take XLA longer to compile well than to run: without optimisation, and without the newer way to make
+# kernels, compiling takes less than half as long.
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+
+@functools.cache
+def on_jax():
+    """The environment of a process that tests on JAX."""
+    environment = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    # XLA ends a process that has a flag which its version does not know.
+    tried = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"],
+        env={**os.environ, **environment, "XLA_FLAGS": QUICK_TO_COMPILE},
+        capture_output=True,
+    )
+    return {**environment, "XLA_FLAGS": QUICK_TO_COMPILE} if tried.returncode == 0 else environment
 
 
 def run_example(thing, **names):

@@ -20,7 +20,7 @@ def test_the_suite_passes_on_jax():
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *places],
         cwd=pathlib.Path(__file__).parents[1],
-        env={**os.environ, **checks.ON_JAX, "PYTEST_ADDOPTS": ""},
+        env={**os.environ, **checks.on_jax(), "PYTEST_ADDOPTS": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -44,6 +44,6 @@ image = next(iter(run.data.test))[0][:1]
 print(len(run.curve), ak.Predictor(run.model, example=image).predict(image).exit)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **checks.ON_JAX}
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **checks.on_jax()}
     )
     assert done.returncode == 0 and done.stdout.split() == ["3", "exit_3"], done.stderr[-2000:]

@@ -12,9 +12,9 @@ class BatchNormalization(layers.BatchNormalization):
 
     Keras computes moments, differences and products one after the other, each over the whole batch; on a CPU that takes
     about as long as the convolutions between. TensorFlow's fused operation, with a fused gradient, does it at once. In
-    half precision it reads half as much, or computes in single precision where a CPU does that faster. Wherever that operation does not fit, Keras's own code runs: on another
-    backend, with other axes, masks or precisions, for synchronised replicas, and under XLA, which fuses by itself and
-    would compute the operation's variance less exactly.
+    half precision it reads half as much, or computes in single precision where a CPU does that faster. Wherever that
+    operation does not fit, Keras's own code runs: on another backend, with other axes, masks or precisions, for
+    synchronised replicas, and under XLA, which fuses by itself and would compute the operation's variance less exactly.
 
     Example:
     >>> import numpy as np

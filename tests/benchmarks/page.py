@@ -77,7 +77,8 @@ def lines(folder):
             bound = "at most" if within is MOST else "at least"
             wanted = f"{bound} {limit:g}, {'met' if within(number, limit) else 'missed'}"
         commit, changed, _ = (content.get("commit") or "").partition("+changes")
-        yield f"| {what} | [{name}]({path.name}) | {number:.3g} | {wanted} | {content['machine']['date']} {commit[:7]}{changed} |"
+        when = f"{content['machine']['date']} {commit[:7]}{changed}"
+        yield f"| {what} | [{name}]({path.name}) | {number:.3g} | {wanted} | {when} |"
 
 
 def notes(folder):
@@ -92,8 +93,8 @@ def write(folder=FOLDER):
         "# What was measured, and what was aimed at",
         "",
         "Made by `python -m tests.benchmarks.page` from the files beside this page, which tell the command, the",
-        "machine and its load. A ratio of times is of medians of turns, taken side by side in one run. Deadlines, early",
-        "exit and `zoo.load` are in the files alone.",
+        "machine and its load. A ratio of times is of medians of turns, taken side by side in one run. Deadlines,",
+        "early exit and `zoo.load` are in the files alone.",
         "",
         "| what | file | measured | aim | when |",
         "| --- | --- | ---: | --- | --- |",

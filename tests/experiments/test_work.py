@@ -191,7 +191,7 @@ flags = "--epochs=1 --seeds=1 --batch_size=60 --networks=1x2 --at_once=2 --time_
 where = ["--folder={tmp_path}/runs", "--results={tmp_path}"]
 commands.main(["anytime-keras", "reproduce", "table4", *flags.split(), *where])
 """
-    environment = {**os.environ, **checks.ON_JAX}
+    environment = {**os.environ, **checks.on_jax()}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "[0 of 2 trainings done] 2 side by side" in done.stdout and "momentum 0.99" in done.stdout

@@ -76,7 +76,7 @@ def test_both_backends_give_equal_outputs_from_the_same_weights(tmp_path):
         expected.append(f"{kind} {num_exits}")
     run = subprocess.run(
         [sys.executable, "-c", ON_THE_OTHER_BACKEND, str(tmp_path)],
-        env={**os.environ, **checks.ON_JAX},
+        env={**os.environ, **checks.on_jax()},
         capture_output=True,
         text=True,
     )
