@@ -108,7 +108,8 @@ def main():
         table[f"{exits}_exits"] = row = fits(NETWORKS[exits], flags)
         if keras.backend.backend() == "jax":
             row["scan"] = scans(NETWORKS[exits], flags)
-    measuring.write(f"weighting_{keras.backend.backend()}", flags, table)
+        # The largest takes minutes to compile: whoever stops it keeps the others.
+        measuring.write(f"weighting_{keras.backend.backend()}", flags, table)
 
 
 if __name__ == "__main__":
