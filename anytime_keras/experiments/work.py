@@ -122,7 +122,8 @@ class Work:
         if len(group) > 1:
             train_side_by_side(group, folders, **common)
         else:
-            engine = "scan" if keras.backend.backend() == "jax" else "fit"
+            # Within a loop XLA convolves many times more slowly on a CPU (tests/benchmarks/results/weighting_jax.json).
+            engine = "scan" if keras.backend.backend() == "jax" and not _on_cpu() else "fit"
             train(group[0], folders[0], engine=engine, tensorboard=False, **common)
         for recipe, folder in zip(group, folders):
             checkpoints = sorted((folder / "checkpoints").glob("epoch-*"))

@@ -44,7 +44,8 @@ def train(
         tensorboard: bool, whether to write TensorBoard's logs (needs TensorFlow).
         engine: "fit" trains with Keras's `fit`; "scan", on JAX alone and for data that fits into memory, runs an
             epoch as one compiled program on the device. Its numbers are those of `fit` on JAX, to rounding; callbacks
-            see epochs, no batches.
+            see epochs, no batches. For accelerators: on a CPU XLA convolves many times more slowly within such a
+            program, unless images are tiny.
         time_limit: float, seconds after which to stop, at the end of an epoch and with a checkpoint; None for none.
         checkpoint_every: int, epochs from one checkpoint to the next.
         strategy: where to train: "none" on one device; "mirrored", "multi_worker", "tpu" (TensorFlow) or
