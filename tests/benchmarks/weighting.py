@@ -9,7 +9,8 @@ For ResANNs with 5, 27 and 51 exits, `fit` on the same batches takes turns with:
     adaloss       `ak.AdaLoss()`; aim at most 1.01
     host          the naive way: a callback that reads each batch's losses and assigns the weights from Python
                   (TensorFlow only: on JAX Keras does not look at weights that are assigned so)
-On JAX also `scan`, AdaLoss over constant weights where an epoch is one program, as this library trains there.
+On JAX also `scan`, AdaLoss over constant weights where an epoch is one program, as this library trains on accelerators;
+on a CPU with images of 8 x 8, since XLA convolves many times more slowly within such a program.
 """
 
 import argparse
@@ -88,12 +89,13 @@ def fits(arguments, flags):
 
 def scans(arguments, flags):
     """An epoch as one program."""
-    options = argparse.Namespace(
-        **vars(flags), **{"channels": 16, "precision": "float32", "exit_every": 1, **arguments}
-    )
+    on_cpu = all("cpu" in str(device).lower() for device in keras.distribution.list_devices())
+    side = min(8, flags.side) if on_cpu else flags.side
+    options = {**vars(flags), "side": side, "channels": 16, "precision": "float32", "exit_every": 1, **arguments}
+    options = argparse.Namespace(**options)
     programs = {name: training.side_by_side(options, 1, weighting=name) for name in ("constant", "adaloss")}
     taken = measuring.in_turns({name: lambda run=run: run(1) for name, run in programs.items()}, flags.seconds, least=5)
-    return {**measuring.ratio(taken, "adaloss", "constant"), "turns": len(taken["constant"])}
+    return {**measuring.ratio(taken, "adaloss", "constant"), "turns": len(taken["constant"]), "side": side}
 
 
 def main():
@@ -106,10 +108,11 @@ def main():
     table = {}
     for exits in map(int, flags.exits.split(",")):
         table[f"{exits}_exits"] = row = fits(NETWORKS[exits], flags)
+        # The largest takes minutes to compile: whoever stops it keeps what is there.
+        measuring.write(f"weighting_{keras.backend.backend()}", flags, table)
         if keras.backend.backend() == "jax":
             row["scan"] = scans(NETWORKS[exits], flags)
-        # The largest takes minutes to compile: whoever stops it keeps the others.
-        measuring.write(f"weighting_{keras.backend.backend()}", flags, table)
+            measuring.write("weighting_jax", flags, table)
 
 
 if __name__ == "__main__":
