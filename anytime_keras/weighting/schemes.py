@@ -51,6 +51,7 @@ class Weighting:
 
     @property
     def num_exits(self):
+        """int, how many exits there are, once it is prepared."""
         return len(self.exit_names or ())
 
     @property

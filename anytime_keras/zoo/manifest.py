@@ -56,6 +56,7 @@ class Weights:
 
     @property
     def trained(self):
+        """Whether there are weights."""
         return bool(self.files)
 
     @property
@@ -65,6 +66,7 @@ class Weights:
 
     @property
     def class_names(self):
+        """The names of the classes, a list of str."""
         return self.content["data"]["class_names"]
 
     @property
