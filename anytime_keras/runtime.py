@@ -82,6 +82,11 @@ def machine():
     }
 
 
+def on_cpu():
+    """Whether there is no accelerator."""
+    return all("cpu" in str(device).lower() for device in keras.distribution.list_devices())
+
+
 def commit(*others):
     """The checkout's commit, with "+changes" if the package, or one of other files, differs from it; None outside of a
     checkout."""
@@ -92,10 +97,8 @@ def commit(*others):
 
     try:
         tracked = git("ls-files", "__init__.py").strip()
-        commit = git("rev-parse", "HEAD").strip()
-        return (
-            (commit + ("+changes" if git("status", "--porcelain", ".", *others).strip() else "")) if tracked else None
-        )
+        changed = git("status", "--porcelain", ".", *others).strip()
+        return git("rev-parse", "HEAD").strip() + ("+changes" if changed else "") if tracked else None
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -1,5 +1,7 @@
 """The paper's figures, drawn from their numbers alone."""
 
+from anytime_keras.experiments.planning import FRACTIONS
+
 
 def losses(summary):
     """Figure 3: relative increase in training loss over the exits."""
@@ -74,7 +76,7 @@ def _shares(axes):
 
     axes.set_xscale("log")
     style.logarithmic(axes.xaxis)
-    for share in (0.25, 0.5, 0.75, 1):
+    for share in FRACTIONS:
         axes.axvline(share, color=style.GREY, linewidth=0.8, zorder=0)
         style.note_above(axes, share, f"{share:g}")
 

@@ -13,6 +13,7 @@ from time import monotonic
 
 import keras
 
+from anytime_keras import runtime
 from anytime_keras.evaluation.curve import Curve
 from anytime_keras.inference import EANN
 from anytime_keras.training import train, train_side_by_side
@@ -48,9 +49,9 @@ class Work:
         if time_limit is not None and not time_limit > 0:
             raise ValueError(f"`time_limit` must be above 0 seconds. Received: time_limit={time_limit!r}.")
         self.folder, self.say = pathlib.Path(folder), say
-        accelerated = keras.backend.backend() == "jax" and not _on_cpu()
-        self.at_once = at_once or (AT_ONCE if accelerated else 1)
-        if accelerated:
+        self._accelerated = keras.backend.backend() == "jax" and not runtime.on_cpu()
+        self.at_once = at_once or (AT_ONCE if self._accelerated else 1)
+        if self._accelerated:
             _keep_programs(self.folder / ".programs")
         self.limit, self.start = time_limit, monotonic()
 
@@ -122,8 +123,7 @@ class Work:
         if len(group) > 1:
             train_side_by_side(group, folders, **common)
         else:
-            # Within a loop XLA convolves many times more slowly on a CPU (tests/benchmarks/results/weighting_jax.json).
-            engine = "scan" if keras.backend.backend() == "jax" and not _on_cpu() else "fit"
+            engine = "scan" if self._accelerated else "fit"  # `train` tells why
             train(group[0], folders[0], engine=engine, tensorboard=False, **common)
         for recipe, folder in zip(group, folders):
             checkpoints = sorted((folder / "checkpoints").glob("epoch-*"))
@@ -194,7 +194,3 @@ def _keep_programs(folder):
 
     if jax.config.jax_compilation_cache_dir is None:  # nor by JAX_COMPILATION_CACHE_DIR
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-
-
-def _on_cpu():
-    return all("cpu" in str(device).lower() for device in keras.distribution.list_devices())

@@ -55,8 +55,8 @@ class BatchNormalization(layers.BatchNormalization):
         )
 
     def _is_slow(self, inputs):
-        """Whether the operation would take four times as long as in single precision: on a CPU oneDNN has it in half
-        precision for multiples of 16 channels alone."""
+        """Whether the operation is slower than in single precision: on a CPU oneDNN has it in half precision for
+        multiples of 16 channels alone."""
         import tensorflow as tf
 
         half = inputs.dtype in (tf.bfloat16, tf.float16)

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 
+from anytime_keras import runtime
 from tests.benchmarks import page
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -45,21 +46,14 @@ def parser(doc, seconds):
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--seconds", type=float, default=seconds, help="of each measurement, about")
     made.add_argument("--out", type=pathlib.Path, default=None, help="a JSON file; by default in results/")
-    made.set_defaults(commit=_commit())  # what is about to run; there may be another by the end
+    own = map(str, pathlib.Path(__file__).parent.glob("*.py"))
+    made.set_defaults(commit=runtime.commit(*own))  # what is about to run; there may be another by the end
     made.add_argument("--note", default="", help="what else to write down, such as what ran beside")
     return made
 
 
-def _commit():
-    from anytime_keras import runtime
-
-    return runtime.commit(*map(str, pathlib.Path(__file__).parent.glob("*.py")))
-
-
 def write(name, flags, table):
     """Writes and prints a benchmark's table, with what it was measured on."""
-    from anytime_keras import runtime  # not before all is measured
-
     own = {key: value for key, value in vars(flags).items() if key not in ("out", "note", "commit")}
     command = ["python", "-m", f"tests.benchmarks.{name.partition('_')[0]}"]
     command += [f"--{key}={value}" for key, value in own.items() if value is not None]

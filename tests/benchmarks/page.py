@@ -19,8 +19,8 @@ def faster(content):
     return LEAST, 1.0 if on_cpu else 1.2
 
 
-# File, way to the number in it, what it is, and the aim (None for none, or a function of the file's
-# content); the benchmark's docstring says how it is measured.
+# File, way to the number in it, what it is, and the aim (None for none, or a function of the file's content); the
+# benchmark's docstring says how it is measured.
 ROWS = [
     *[
         (f"weighting_{backend}", (f"{exits}_exits", *way, "ratio"), WEIGHTING.format(exits) + more, (MOST, 1.01))

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 import anytime_keras as ak
+from anytime_keras import runtime
 from tests.benchmarks import measuring, training
 
 NETWORKS = {5: dict(num_units=5, exit_every=3), 27: dict(num_units=9), 51: dict(num_units=17)}
@@ -89,8 +90,7 @@ def fits(arguments, flags):
 
 def scans(arguments, flags):
     """An epoch as one program."""
-    on_cpu = all("cpu" in str(device).lower() for device in keras.distribution.list_devices())
-    side = min(8, flags.side) if on_cpu else flags.side
+    side = min(8, flags.side) if runtime.on_cpu() else flags.side
     options = {**vars(flags), "side": side, "channels": 16, "precision": "float32", "exit_every": 1, **arguments}
     options = argparse.Namespace(**options)
     programs = {name: training.side_by_side(options, 1, weighting=name) for name in ("constant", "adaloss")}

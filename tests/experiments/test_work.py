@@ -127,7 +127,7 @@ def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path
     import jax
 
     before = jax.config.jax_compilation_cache_dir
-    monkeypatch.setattr(work, "_on_cpu", lambda: False)
+    monkeypatch.setattr(work.runtime, "on_cpu", lambda: False)
     try:
         jax.config.update("jax_compilation_cache_dir", None)
         assert experiments.Work(tmp_path / "a").at_once == work.AT_ONCE
@@ -197,3 +197,17 @@ commands.main(["anytime-keras", "reproduce", "table4", *flags.split(), *where])
     assert "[0 of 2 trainings done] 2 side by side" in done.stdout and "momentum 0.99" in done.stdout
     content = report.read(tmp_path / "table4.json")
     assert [training["machine"]["backend"] for training in content["trainings"]] == ["jax", "jax"]
+
+
+@pytest.mark.parametrize(
+    "backend, on_cpu, engine", [("jax", False, "scan"), ("jax", True, "fit"), ("tensorflow", False, "fit")]
+)
+def test_an_epoch_is_one_program_on_accelerators_alone(backend, on_cpu, engine, images, monkeypatch, tmp_path):
+    taken = []
+    monkeypatch.setattr(work.keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(work.runtime, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(work, "_keep_programs", lambda folder: None)
+    monkeypatch.setattr(work, "train", lambda recipe, folder, engine, **kwargs: taken.append(engine))
+    (one, *_) = experiments.EXPERIMENTS["table4"].plan(settings("table4", images))
+    assert not work.Work(tmp_path / "runs", at_once=1, say=str).run([one.recipe])
+    assert taken == [engine]
