@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+from keras import ops
 
 
 class OneDevice:
@@ -45,6 +46,8 @@ class OneDevice:
             epochs, first_epoch: ints, where training ends and where it starts.
             callbacks: list of Keras callbacks.
         """
+        if keras.backend.backend() == "tensorflow":
+            make_state(model, data)
         return model.fit(
             data.training_stream(first_epoch),
             steps_per_epoch=data.steps_per_epoch,
@@ -126,11 +129,25 @@ class _Shared(keras.distribution.DataParallel):
         return keras.distribution.distribute_tensor(array, super().get_data_layout(array.shape))
 
 
+def make_state(model, data):
+    """Makes the variables of loss, metrics and optimizer before the first step.
+
+    Within a step that replicas run they cannot be made; and a step that makes variables is traced twice by TensorFlow.
+    """
+    images = ops.zeros((1, *data.image_shape))
+    labels = ops.zeros((1, data.num_classes)) if data.one_hot else ops.zeros((1,), "int32")
+    with keras.StatelessScope([(variable, ops.convert_to_tensor(variable)) for variable in model.variables]):
+        outputs = keras.tree.map_structure(lambda output: ops.zeros((1, *output.shape[1:]), output.dtype), model.output)
+        model.compute_loss(images, labels, outputs, training=False)
+        model.compute_metrics(images, labels, outputs)
+    model.optimizer.build(model.trainable_variables)
+
+
 def copied(model, build):
     """Returns a new model, made by `build`, with a model's weights and those of its optimizer."""
     copy = build()
     copy.set_weights(model.get_weights())
     copy.optimizer.build(copy.trainable_variables)
     for own, trained in zip(copy.optimizer.variables, model.optimizer.variables):
-        own.assign(keras.ops.convert_to_numpy(trained))
+        own.assign(ops.convert_to_numpy(trained))
     return copy

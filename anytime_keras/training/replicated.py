@@ -14,7 +14,7 @@ import zlib
 import keras
 from keras import ops
 
-from anytime_keras.training.devices import OneDevice, copied
+from anytime_keras.training.devices import OneDevice, copied, make_state
 from anytime_keras.weighting import replicas
 
 # What Keras does to each replica's own gradients, by the optimizer's argument that asks for it.
@@ -149,7 +149,7 @@ class Replicas(OneDevice):
         with self._together():
             # Callbacks stay outside the scope: a variable made in it by one process would have the others wait for it.
             with self.scope():
-                _make_state(model, data)
+                make_state(model, data)
             model.make_train_function()  # tells a weighting that this training is meant
             model.stop_training = False
             train, test = self._training(model, data, first_epoch), self._validation(model, data)
@@ -236,17 +236,6 @@ class Replicas(OneDevice):
             return {name: float(value) for name, value in model.get_metrics_result().items()}
 
         return run
-
-
-def _make_state(model, data):
-    """Makes the variables of loss, metrics and optimizer, which cannot be made within a step."""
-    images = ops.zeros((1, *data.image_shape))
-    labels = ops.zeros((1, data.num_classes)) if data.one_hot else ops.zeros((1,), "int32")
-    with keras.StatelessScope([(variable, ops.convert_to_tensor(variable)) for variable in model.variables]):
-        outputs = keras.tree.map_structure(lambda output: ops.zeros((1, *output.shape[1:]), output.dtype), model.output)
-        model.compute_loss(images, labels, outputs, training=False)
-        model.compute_metrics(images, labels, outputs)
-    model.optimizer.build(model.trainable_variables)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,15 @@ def test_a_training_writes_what_it_says(tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
+@pytest.mark.tensorflow
+def test_a_step_is_traced_once(monkeypatch):
+    """Keras 3.15 makes a step's variables within it, and TensorFlow then traces it again."""
+    traced, plain = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda self, batch: traced.append(batch) or plain(self, batch))
+    train(tiny(epochs=1), verbose=False)
+    assert len(traced) == 1
+
+
 ADALOSS = {"name": "adaloss", "update_period": 3}
 
 
