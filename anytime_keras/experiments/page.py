@@ -2,7 +2,8 @@
 
 import pathlib
 
-from anytime_keras.experiments import experiment, report
+from anytime_keras.experiments import experiment, report, tables
+from anytime_keras.experiments.planning import ADALOSS
 from anytime_keras.training.checkpoint import write
 
 PAGE = "README.md"
@@ -71,6 +72,8 @@ def _section(path):
     lines += [f"- The paper says: {claim}" for claim in theirs.get("claims", [])]
     lines += [f"- Here: {made_with(content)}"]
     lines += [f"- Differs: {difference}" for difference in differences(content, theirs)]
+    weights = last_weights(content["trainings"])
+    lines += [f"- {weights}"] if weights else []
     lines += ["", "| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", *chosen.find(content["summary"], theirs), ""]
@@ -137,3 +140,16 @@ def differences(content, theirs):
         f"{settings['seeds']} seed{'s' if settings['seeds'] > 1 else ''}; the paper does not say how many it had."
     )
     return found
+
+
+def last_weights(trainings):
+    """A sentence that tells how unequal AdaLoss's weights were at the end, or None where nothing was trained with its
+    defaults."""
+    adaptive = [training for training in trainings if training["recipe"]["weighting"] == ADALOSS["weighting"]]
+    own = [training["weight"] for training in adaptive if training["weight"]]
+    if not own:
+        return None
+    return (
+        f"AdaLoss's weights at the end: the smallest is {tables.mean([min(each) / max(each) for each in own]):.2f} of "
+        "the largest. They part as losses do: as long as they are near 1, AdaLoss trains much as CONST."
+    )

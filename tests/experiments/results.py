@@ -19,6 +19,7 @@ def training(row, errors, seed=0, network="1x1", dataset="made", losses=None, we
         "dataset": dataset,
         "seed": seed,
         **labels,
+        "recipe": {"weighting": {"name": row.lower()}},
         "exits": {
             "exit": EXITS[: len(errors)],
             "error": errors,

@@ -225,7 +225,8 @@ def test_figures_refuse_networks_that_do_not_fit():
 @pytest.fixture
 def folder(tmp_path):
     """Two results by hand: Table 1 whole and as a quick check, Figure 3 as a quick check."""
-    trainings = [training("CONST", [0.50, 0.33, 0.24, 0.22]), training("ADALOSS", [0.6, 0.3, 0.2, 0.1])]
+    trainings = [training("CONST", [0.50, 0.33, 0.24, 0.22])]
+    trainings += [training("ADALOSS", [0.6, 0.3, 0.2, 0.1], weight=[0.3, 1.5, 2.0, 1.0])]
     trainings += [*alone([0.40, 0.30, 0.20, 0.20])]
     losses = [training("CONST", [0.5] * 4, losses=[2.0] * 4), *alone([0.1] * 4, losses=[1.0] * 4)]
     settings = Settings(datasets=("made",), networks=((1, 1),), epochs=60, seeds=1).to_dict()
@@ -245,6 +246,7 @@ def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
     assert "| OPT | +0.00 | +0.00 | +0.00 | +0.00 | error 40.00% | error 30.00% | error 20.00% | error 20.00% |" in text
     assert "| exit_2 | +100.0 |" in text
     assert "60 epochs, the paper 300" in text and "data sets made, the paper cifar10, cifar100, svhn_cropped" in text
+    assert text.count("AdaLoss's weights at the end: the smallest is 0.15 of the largest.") == 1, "Figure 3 has none"
     assert text.count("quick check") == 1, "Figure 3's; Table 1 is there in full"
     assert "(figure3_quick.png)" in text and (folder / "figure3_quick.png").stat().st_size > 1000
     content = report.read(folder / "table1.json")
