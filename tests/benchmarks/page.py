@@ -78,7 +78,7 @@ def lines(folder):
             wanted = f"{bound} {limit:g}, {'met' if within(number, limit) else 'missed'}"
         commit, changed, _ = (content.get("commit") or "").partition("+changes")
         when = f"{content['machine']['date']} {commit[:7]}{changed}"
-        yield f"| {what} | [{name}]({path.name}) | {number:.3g} | {wanted} | {when} |"
+        yield f"| {what} | [{name}]({path.name}) | {number:.4g} | {wanted} | {when} |"
 
 
 def notes(folder):

@@ -19,7 +19,7 @@ def test_aims_are_compared_with_what_was_measured(tmp_path):
     rows = [line for line in rows.values() if "not measured" not in line]
     assert [row.split(" | ")[2:] for row in rows] == [
         ["1.2", "at most 1.01, missed", "2026-01-02 0123456+changes |"],
-        ["1", "at most 1.01, met", "2026-01-02 0123456+changes |"],
+        ["1.005", "at most 1.01, met", "2026-01-02 0123456+changes |"],
         ["0.985", "at least 1, missed", "2026-01-02  |"],
         ["1.1", "at most 1.15, met", "2026-01-02  |"],
     ]
