@@ -151,5 +151,5 @@ def last_weights(trainings):
         return None
     return (
         f"AdaLoss's weights at the end: the smallest is {tables.mean([min(each) / max(each) for each in own]):.2f} of "
-        "the largest. They part as losses do: as long as they are near 1, AdaLoss trains much as CONST."
+        "the largest. They part as the losses do; equal weights are CONST's."
     )

@@ -140,7 +140,8 @@ def make_state(model, data):
         outputs = keras.tree.map_structure(lambda output: ops.zeros((1, *output.shape[1:]), output.dtype), model.output)
         model.compute_loss(images, labels, outputs, training=False)
         model.compute_metrics(images, labels, outputs)
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:  # a checkpoint may be restored; Keras's loss scaling would begin anew
+        model.optimizer.build(model.trainable_variables)
 
 
 def copied(model, build):
