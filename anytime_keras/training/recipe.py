@@ -7,6 +7,7 @@ import math
 import pathlib
 
 import keras
+from keras import ops
 
 from anytime_keras import _errors, data, models, weighting
 from anytime_keras.training import distillation
@@ -314,7 +315,14 @@ def decay_kernels(model, weight_decay):
     for layer in model._flatten_layers():
         kernel = getattr(layer, "kernel", None)
         if kernel is not None and kernel.regularizer is None:
-            kernel.regularizer = keras.regularizers.L2(weight_decay / 2)
+            kernel.regularizer = _Decay(weight_decay / 2)
+
+
+class _Decay(keras.regularizers.L2):
+    """L2 in the dtype of losses: Keras on TensorFlow cannot add up losses of several."""
+
+    def __call__(self, x):
+        return super().__call__(ops.cast(x, keras.config.floatx()))
 
 
 def build_weighting(config, steps=1):

@@ -250,6 +250,7 @@ def test_training_twice_gives_the_same_and_another_seed_does_not():
     [
         dict(label_smoothing=0.1, optimizer={"name": "adamw"}, learning_rate=1e-3),
         pytest.param(dict(precision="mixed_bfloat16"), marks=pytest.mark.slow),
+        dict(precision="bfloat16"),
         dict(precision="mixed_float16", schedule={"name": "cosine", "warmup_epochs": 0.5}),
         dict(weighting={"name": "single_exit", "exit": -1}),
     ],
