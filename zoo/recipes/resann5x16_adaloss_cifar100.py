@@ -3,7 +3,10 @@
   python zoo/recipes/resann5x16_adaloss_cifar100.py --publish
 
 Run it again to go on where it stopped; with KERAS_BACKEND=jax it runs on JAX, and on a GPU where there is one.
-Two cores of a CPU will do. It has not been run to its end yet: there are no minutes and no accuracies to expect.
+Hardware: two cores of an AMD EPYC; 54 minutes with other work beside. Expected: right on 17.6, 21.0, 24.0, 25.8, 26.5,
+35.0, 42.1, 44.9, 47.2, 47.8, 53.8, 56.6, 58.0, 58.3 and 58.4% of the 10,000 test images, exit by exit, as its manifest
+says of TensorFlow; JAX draws other random numbers. The paper trains for 300 epochs, not 20: `--epochs=300` is meant for
+a GPU and has not been run.
 """
 
 from anytime_keras.commands.recipe_file import main
