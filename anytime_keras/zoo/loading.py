@@ -49,6 +49,8 @@ def load(name, weights="default", num_classes=None, trainable=True):
         isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1
     ):
         raise ValueError(f"`num_classes` must be a positive int or None. Received: num_classes={num_classes!r}.")
+    if weights is not None and not isinstance(weights, str):
+        raise ValueError(f"`weights` must be a label, 'default' or None. Received: weights={weights!r}.")
     manifest, home = catalog.find(name)
     entry = manifest.pick("default" if weights is None else weights)
     if weights is not None and not entry.trained:
@@ -129,7 +131,10 @@ def _how_to_train(manifest, entry, home):
     if recipe is None:
         return f"Its manifest names no recipe.{others}"
     path = str(home.path / recipe) if isinstance(home, places.Folder) else f"{home}{recipe}"
-    return f"Train it: `python {shlex.quote(path)}`.{others} `weights=None` builds it untrained."
+    return (
+        f"Train it: `python {shlex.quote(path)} --publish` (its first lines tell what else it needs, `--zoo=FOLDER` "
+        f"publishes elsewhere).{others} `weights=None` builds it untrained."
+    )
 
 
 def golden(entry, home):

@@ -183,6 +183,8 @@ class Manifest:
             if training:
                 minutes = "" if training["minutes"] is None else f" in {training['minutes']:.1f} minutes"
                 lines.append(f"  training   {training['epochs']} epochs{minutes}, seed {training['seed']}")
+                if training["note"]:
+                    lines.append(f"  note       {training['note']}")
                 lines.append(f"  accuracy   on {measured['images']} {measured['split']} images")
                 lines.append(
                     f"  files      {sum(file.bytes for file in entry.files):,} bytes, {entry.content['precision']}"

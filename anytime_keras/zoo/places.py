@@ -48,6 +48,8 @@ class Folder:
         path = self.path / file.path
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise ValueError(f"'{path}' leads out of its zoo, to '{path.resolve()}'. Weights must lie in it.")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"'{path}' is no file. Expected: the weights that its manifest names.")
         with open(path, "rb") as opened:
             content = opened.read(file.bytes + 1)
         if not cache.is_content(content, file.sha256, file.bytes):

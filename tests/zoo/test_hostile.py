@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import zipfile
 
@@ -116,6 +117,15 @@ def test_links_that_lead_out_of_the_zoo_are_refused(zoo, tmp_path, part):
     (zoo / part).rename(tmp_path / "elsewhere")
     (zoo / part).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="leads out of its zoo"):
+        ak.zoo.load(NAME)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_waited_for(zoo, make):
+    ak.zoo.add(zoo)
+    (zoo / WEIGHTS).unlink()
+    make(zoo / WEIGHTS)
+    with pytest.raises(ValueError, match=f"{WEIGHTS}' is no file"):
         ak.zoo.load(NAME)
 
 

@@ -154,6 +154,7 @@ def test_unknown_names_list_near_ones():
         (dict(num_classes=0), "num_classes=0"),
         (dict(num_classes=True), "num_classes=True"),
         (dict(num_classes="10"), "num_classes='10'"),
+        (dict(weights=["digits"]), "weights=\\['digits'\\]"),
         (dict(trainable="backbone"), "trainable='backbone'"),
         (dict(trainable=1), "trainable=1"),
         (dict(num_classes=3, trainable=False), "trainable='heads'"),
@@ -169,7 +170,9 @@ def test_an_untrained_name_says_so_and_how_to_train_it(zoo):
         {"name": "resann", "num_units": 1, "channels": 4, "input_shape": [32, 32, 3], "num_classes": 10}, "cifar10"
     )
     ak.zoo.announce(recipe, "small_adaloss", folder=zoo, recipe_file="recipes/small.py")
-    with pytest.raises(ValueError, match=f"no weights for 'cifar10' yet. Train it: `python {zoo}/recipes/small.py`"):
+    with pytest.raises(
+        ValueError, match=f"no weights for 'cifar10' yet. Train it: `python {zoo}/recipes/small.py --publish`"
+    ):
         ak.zoo.load("small_adaloss")
     entry = ak.zoo.show("small_adaloss").pick()
     assert not entry.trained and set(entry.accuracies) == {None} and "not trained" in entry.table()

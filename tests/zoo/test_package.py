@@ -81,7 +81,7 @@ for name in ak.zoo.list(trained=False)[:1]:
         ak.zoo.load(name)
     except ValueError as error:
         command = str(error).split("`")[1]
-        assert __import__("os").path.isfile(command.removeprefix("python ")), error
+        assert __import__("os").path.isfile(command.removeprefix("python ").removesuffix(" --publish")), error
 """
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "ANYTIME_KERAS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
