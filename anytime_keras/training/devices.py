@@ -46,7 +46,7 @@ class OneDevice:
             epochs, first_epoch: ints, where training ends and where it starts.
             callbacks: list of Keras callbacks.
         """
-        if keras.backend.backend() == "tensorflow":
+        if keras.backend.backend() == "tensorflow":  # on JAX Keras itself makes it before
             make_state(model, data)
         return model.fit(
             data.training_stream(first_epoch),

@@ -18,9 +18,9 @@ def table():
     rows = []
     for name in catalog.list_names():
         manifest = catalog.find(name)[0]
-        for entry in manifest.weights.values():
-            rows.append((not entry.trained, name, _row(name, entry)))
-    return "\n".join([*lines, *(row for _, _, row in sorted(rows))]) + "\n"
+        for label, entry in manifest.weights.items():
+            rows.append((not entry.trained, name, label != manifest.default, _row(name, entry)))
+    return "\n".join([*lines, *(row for *_, row in sorted(rows))]) + "\n"
 
 
 def _row(name, entry):

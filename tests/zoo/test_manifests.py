@@ -10,7 +10,7 @@ import pytest
 import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.cost import exit_costs
-from anytime_keras.zoo import catalog, loading, places, publishing, readme
+from anytime_keras.zoo import catalog, loading, manifest, places, publishing, readme
 
 ROOT = pathlib.Path(__file__).parents[2]
 ENTRIES = [(name, label) for name in places.own().names() for label in catalog.find(name)[0].weights]
@@ -140,6 +140,23 @@ def test_the_readmes_table_is_made_from_the_manifests():
     assert readme.put_into(text) == text, "run `anytime-keras zoo table --readme=README.md`"
     for name, _ in ENTRIES:
         assert f"| `{name}` |" in readme.table()
+
+
+@pytest.mark.parametrize("default", ["cifar10", "cifar100"])
+def test_of_a_names_trained_rows_the_default_is_first(default, monkeypatch):
+    name = "resann5x16_adaloss"
+    own = manifest.Manifest({**ak.zoo.show(name).content, "default": default})
+    monkeypatch.setattr(readme.catalog, "list_names", lambda: [name])
+    monkeypatch.setattr(readme.catalog, "find", lambda name: (own, None))
+    assert readme.table().splitlines()[2].startswith(f"| `{name}` | {default} |")
+
+
+@pytest.mark.parametrize("name, label", TRAINED)
+def test_a_note_on_a_training_is_shown(name, label):
+    shown = ak.zoo.show(name)
+    note = shown.pick(label).content["training"]["note"]
+    assert (note is not None) == label.startswith("cifar")
+    assert note is None or note in str(shown)
 
 
 def test_nothing_untrained_shows_an_accuracy():
