@@ -17,7 +17,7 @@ The paper: {reference}
 - Increases are relative, in percent: +10 is an error of 11% where the other is 10%.
 - The fraction of a cost is that of the last exit's multiply-accumulates, all heads so far included; the number there is
   that of the latest exit whose cost is at most that fraction. A dash: no exit is that early, or the other error is 0.
-- OPT is a network trained for one exit alone, one for each place that is compared.
+- OPT is a network trained for one exit alone, one for each place that is compared; what comes after it has no part.
 - Numbers in brackets are the lowest and the highest of the seeds' means.
 - Learning rate 0.1, divided by 10 at 1/2 and 3/4 of the epochs; momentum 0.9; weight decay 1e-4, as in the paper.
 - Validation images are held out of training; test images are looked at once, at a training's end.
