@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 
-from anytime_keras import data, models
+from anytime_keras import data, models, runtime
 from anytime_keras.cost import exit_costs
 from anytime_keras.data import sources
 from anytime_keras.evaluation.curve import Curve, CurvePoint
@@ -135,7 +135,8 @@ def plan(settings, rows, networks=None, opt=None):
         rows: dict from a row's name to what its recipe changes.
         networks: pairs (n, c) in place of the settings'.
         opt: `"fractions"` for a network trained for each exit that answers at `FRACTIONS`, `"all"` for one for every
-            exit (row `OPT`, label `exit`), None for none.
+            exit (row `OPT`, label `exit`), None for none. On a CPU such a network ends where it is to be optimal; on an
+            accelerator it is whole, so that one program trains it beside the others.
 
     Returns:
         A list of `Planned`.
@@ -150,14 +151,25 @@ def plan(settings, rows, networks=None, opt=None):
                 for row, changes in rows.items():
                     planned.append(Planned({"row": row, **labels}, recipe(settings, network, dataset, seed, **changes)))
                 for exit_name in exits[opt]() if opt else ():
-                    alone = {"name": "single_exit", "exit": exit_name}
+                    alone = {
+                        "weighting": {"name": "single_exit", "exit": exit_name},
+                        "last_exit": _end(curve, exit_name),
+                    }
                     planned.append(
                         Planned(
                             {"row": "OPT", **labels, "exit": exit_name},
-                            recipe(settings, network, dataset, seed, weighting=alone),
+                            recipe(settings, network, dataset, seed, **alone),
                         )
                     )
     return planned
+
+
+def _end(curve, exit_name):
+    """The last exit of a network that is trained for one alone; None for all."""
+    names = [point.exit for point in curve]
+    # Two at least: of a network with one, Keras tells no loss without the weight decay.
+    end = names[max(1, names.index(exit_name))]
+    return end if runtime.on_cpu() and end != names[-1] else None
 
 
 def costs(settings, network, dataset):

@@ -43,15 +43,15 @@ def optimal_errors(trainings):
     """For each cell, what networks that were trained for one exit alone reach at each of `FRACTIONS`.
 
     Args:
-        trainings: list of dicts; the rows `OPT`.
+        trainings: list of dicts; the rows `OPT`, whose networks may end early, and in each cell one of another row.
 
     Returns:
         A dict from the cell to a list of errors.
     """
     alone = {(cell(training), training["exit"]): training for training in trainings if training["row"] == "OPT"}
+    whole = {cell(training): curve_of(training) for training in trainings if training["row"] != "OPT"}
     errors = {}
-    for (where, _), training in alone.items():
-        curve = curve_of(training)
+    for where, curve in whole.items():
         reached = []
         for fraction in FRACTIONS:
             answering = curve.at(fraction).exit

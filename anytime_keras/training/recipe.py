@@ -45,6 +45,8 @@ class Recipe:
         distillation: dict with `weight` and `temperature` of what the exits learn from the last one, see
             `anytime_keras.training.distillation`; None for nothing. With AdaLoss, losses are weighed with that in.
         gradient_equilibrium: bool, scale gradients between the stages, see `anytime_keras.weighting.equilibrium`.
+        last_exit: str, the exit with which the network is to end: what only later ones need is not trained, as if it
+            had never been there. None for all exits.
 
     Example:
     >>> recipe = Recipe({"name": "resann", "num_units": 2, "channels": 16}, "digits", epochs=30)
@@ -71,6 +73,7 @@ class Recipe:
     ema_momentum: float | None = None
     distillation: dict | None = None
     gradient_equilibrium: bool = False
+    last_exit: str | None = None
 
     @classmethod
     def paper(cls, model, data, **changes):
@@ -158,6 +161,8 @@ class Recipe:
                 "`gradient_equilibrium` must be True or False. "
                 f"Received: gradient_equilibrium={self.gradient_equilibrium!r}."
             )
+        if self.last_exit is not None and not isinstance(self.last_exit, str):
+            raise ValueError(f"`last_exit` must be None or an exit's name. Received: last_exit={self.last_exit!r}.")
         self.build_weighting()
 
     def to_dict(self):
@@ -214,6 +219,8 @@ class Recipe:
             }
         )
         self._check_fit(model, data_set)
+        if self.last_exit is not None:
+            model = _ending_with(model, self.last_exit)
         if self.gradient_equilibrium:
             model = weighting.gradient_equilibrium(model)
         if self.weight_decay:
@@ -308,6 +315,18 @@ def learning_rate(schedule, highest, epochs, steps_per_epoch):
     if warmup <= 0:
         return keras.optimizers.schedules.CosineDecay(highest, total)
     return keras.optimizers.schedules.CosineDecay(0.0, total - warmup, warmup_target=highest, warmup_steps=warmup)
+
+
+def _ending_with(model, last_exit):
+    """Returns the part of a network that its exits up to one need: the same layers, in no other network any more."""
+    if last_exit not in model.exit_names:
+        raise ValueError(
+            f"`last_exit` must be one of the network's exits. Received: last_exit={last_exit!r}. "
+            f"{_errors.nearest(last_exit, model.exit_names)}"
+        )
+    kept = model.exit_names[: model.exit_names.index(last_exit) + 1]
+    outputs = {name: model.output[name] for name in kept}
+    return models.AnytimeModel(model.input, outputs, name=model.name, dtype=model.dtype_policy)
 
 
 def decay_kernels(model, weight_decay):

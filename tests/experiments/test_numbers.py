@@ -37,6 +37,15 @@ def test_opt_is_the_network_of_the_exit_that_answers():
     assert tables.relative_table(trainings, "OPT")["rows"]["CONST"]["mean"][:2] == pytest.approx([60.0, 10.0])
 
 
+def test_opt_of_networks_that_end_early_is_found_by_the_whole_ones_costs():
+    rows = [training("CONST", [0.50, 0.33, 0.24, 0.22])]
+    whole = alone([0.40, 0.30, 0.20, 0.20])
+    cut = [training("OPT", one["exits"]["error"][: place + 1], exit=one["exit"]) for place, one in enumerate(whole)]
+    expected = tables.relative_table([*rows, *whole], "OPT")["rows"]
+    found = tables.relative_table([*rows, *cut], "OPT")["rows"]
+    assert found == expected and found["OPT"]["error"] == pytest.approx([40.0, 30.0, 20.0, 20.0])
+
+
 def test_before_the_first_exit_and_over_no_error_there_is_no_number():
     macs = [15, 20, 30, 40]
     trainings = [training("a", [0.5, 0.4, 0.2, 0.1], macs=macs), training("b", [0.5, 0.4, 0.3, 0.0], macs=macs)]
@@ -192,6 +201,16 @@ def test_plans_are_what_the_issue_asks_for():
     default = experiments.EXPERIMENTS["table1"].settings()
     assert default.networks == ((5, 16), (7, 16), (9, 16)) and default.datasets == ("cifar10", "cifar100")
     assert (default.epochs, default.seeds) == (60, 2)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_opts_networks_end_where_they_are_to_be_optimal_on_a_cpu(on_cpu, monkeypatch):
+    monkeypatch.setattr(experiments.planning.runtime, "on_cpu", lambda: on_cpu)
+    settings = Settings(datasets=("digits",), networks=((1, 4),), epochs=3, seeds=1)
+    planned = [one.recipe for one in plan(settings, {}, opt="all")]
+    assert [recipe.weighting["exit"] for recipe in planned] == ["exit_1", "exit_2", "exit_3"]
+    ends = ["exit_2", "exit_2", None] if on_cpu else [None] * 3
+    assert [recipe.last_exit for recipe in planned] == ends
 
 
 def test_a_file_is_split_and_augmented_as_the_data_set_of_its_name():

@@ -103,7 +103,8 @@ def test_trainings_that_stopped_at_different_epochs_are_not_put_side_by_side(ima
     assert [len(group) for group in own._groups(recipes)] == [1, 1]
 
 
-def test_groups_are_what_one_program_can_train(images, tmp_path):
+def test_groups_are_what_one_program_can_train(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments.planning.runtime, "on_cpu", lambda: False)
     chosen = settings("beyond", images, seeds=2)
     planned = experiments.EXPERIMENTS["beyond"].plan(chosen)
     groups = list(experiments.Work(tmp_path, at_once=100)._groups([one.recipe for one in planned]))

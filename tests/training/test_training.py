@@ -269,6 +269,19 @@ def test_one_exit_trains_without_a_weighting(tmp_path):
     assert len(run.curve) == 1 and run.weighting is None
 
 
+def test_a_network_that_ends_with_an_exit_trains_as_its_part_of_the_whole():
+    alone = dict(weighting={"name": "single_exit", "exit": "exit_2"})
+    whole, part = (train(tiny(**alone, last_exit=last), verbose=False) for last in (None, "exit_2"))
+    assert part.model.exit_names == ["exit_1", "exit_2"] and whole.model.num_exits == 3
+    assert part.model.exits[1].macs == whole.model.exits[1].macs < whole.model.exits[2].macs
+    kept = {variable.path: variable for variable in whole.model.weights}
+    assert 0 < len(part.model.weights) < len(kept)
+    for own in part.model.weights:
+        np.testing.assert_allclose(own, kept[own.path], rtol=1e-4, atol=1e-5)
+    assert part.history[-1]["exit_2_loss"] == pytest.approx(whole.history[-1]["exit_2_loss"], rel=1e-4)
+    assert part.curve[1].error == whole.curve[1].error
+
+
 def test_weight_decay_is_half_of_it_times_the_squared_norm():
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1))
     recipes.decay_kernels(model, 0.02)
@@ -336,6 +349,7 @@ def test_recipes_of_the_paper():
         (dict(schedule={"name": "step", "boundaries": "ab"}), "rising"),
         (dict(schedule={"name": "cosine", "warmup_epochs": -1}), "warmup_epochs"),
         (dict(optimizer={"name": "sgd", "learning_rate": 123.0}), "belongs to the recipe"),
+        (dict(last_exit=2), "last_exit=2"),
     ],
 )
 def test_recipes_out_of_range_are_refused(changes, message):
@@ -376,6 +390,16 @@ def test_a_recipe_that_does_not_fit_its_data_is_refused_and_leaves_nothing(tmp_p
     own = {"name": "resann", "num_units": 1, "channels": 4}
     with pytest.raises(ValueError, match=message):
         train(Recipe.paper({**own, **model}, {"data": "digits", **data}, epochs=1), tmp_path / "run", verbose=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_end_that_is_no_exit_is_refused_and_leaves_nothing(tmp_path):
+    for changes, message in (
+        (dict(last_exit="exit_9"), "last_exit='exit_9'.*exit_3"),
+        (dict(last_exit="exit_2", weighting={"name": "single_exit", "exit": "exit_3"}), "exit_3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(tiny(**changes), tmp_path / "run", verbose=False)
     assert not list(tmp_path.iterdir())
 
 
