@@ -32,6 +32,13 @@ def cell(training):
     return training["network"], training["dataset"], training["seed"]
 
 
+def on_validation(trainings):
+    """Returns the trainings with their errors on validation images in place of those on test images."""
+    return [
+        {**training, "exits": {**training["exits"], "error": training["validation_error"]}} for training in trainings
+    ]
+
+
 def errors_at_fractions(training):
     """The error that can be had for each of `FRACTIONS` of the network's cost (`Curve.at`); None before the first
     exit."""

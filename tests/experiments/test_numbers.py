@@ -178,10 +178,45 @@ def test_the_committed_page_is_that_of_the_committed_results(tmp_path):
     assert experiments.write_page(folder).read_text() == (RESULTS / "README.md").read_text()
 
 
-def test_a_scheme_that_keeps_the_end_and_gives_back_the_start_is_named():
-    means = {"CONST": [15, 0, 0, 19], "ADALOSS": [33, 0, 0, 3], "a": [20, 0, 0, 3.5], "b": [20, 0, 0, 5]}
-    summary = {"rows": {row: {"mean": list(map(float, mean))} for row, mean in means.items()}}
-    assert experiments.EXPERIMENTS["beyond"].find(summary, PAPER["beyond"])[1].endswith("full cost: a.")
+def beyond(test, validation):
+    """What is found of rows' errors at four exits: dicts from a row to lists, one a seed; OPT's are 0.1."""
+    trainings = []
+    for row, seeds in test.items():
+        for seed, (errors, held_out) in enumerate(zip(seeds, validation.get(row, seeds))):
+            trainings.append({**training(row, errors, seed), "validation_error": held_out})
+    for seed in range(len(test["ADALOSS"])):
+        trainings += [{**one, "validation_error": one["exits"]["error"]} for one in alone([0.1] * 4, seed)]
+    chosen = experiments.EXPERIMENTS["beyond"]
+    return chosen.find(chosen.summarize(trainings, []), PAPER["beyond"])
+
+
+def test_schemes_that_keep_the_end_are_chosen_by_validation_images_and_told_on_test_images():
+    own = {"CONST": [[0.115, 0.1, 0.1, 0.119]], "ADALOSS": [[0.133, 0.1, 0.1, 0.103]]}
+    test = {**own, "a": [[0.12, 0.1, 0.1, 0.1035]], "b": [[0.12, 0.1, 0.1, 0.105]], "c": [[0.1, 0.1, 0.1, 0.1]]}
+    found = beyond(test, {"c": [[0.14, 0.1, 0.1, 0.1]]})
+    assert found[:2] == [
+        "CONST: +15.0% at 1/4 and +19.0% at the full cost.",
+        "ADALOSS: +33.0% at 1/4 and +3.0% at the full cost.",
+    ]
+    assert found[2].endswith("to worst: c +0.0%, a +5.9%, b +6.2%, CONST +8.5%, ADALOSS +9.0%.")
+    assert found[3].endswith("on validation images a; on test images a, c.")
+    assert found[4].startswith("No winner is named")
+
+
+def test_a_winner_wins_with_every_seed():
+    own = {"CONST": [[0.115, 0.1, 0.1, 0.119]] * 2, "ADALOSS": [[0.133, 0.1, 0.1, 0.103]] * 2}
+    test = {**own, "a": [[0.12, 0.1, 0.1, 0.103]] * 2, "b": [[0.1, 0.1, 0.1, 0.1], [0.134, 0.1, 0.1, 0.1]]}
+    found = beyond(test, {})
+    assert found[3].endswith("on validation images a, b; on test images a, b.")
+    assert found[4].endswith("every seed of: a.")
+
+
+def test_without_an_error_of_opts_nothing_is_found_beyond():
+    own = {"CONST": [[0.1] * 4], "ADALOSS": [[0.1] * 4]}
+    trainings = [{**training(row, each[0]), "validation_error": each[0]} for row, each in own.items()]
+    trainings += [{**one, "validation_error": [0.0] * 4} for one in alone([0.1] * 4)]
+    chosen = experiments.EXPERIMENTS["beyond"]
+    assert "not defined" in chosen.find(chosen.summarize(trainings, []), PAPER["beyond"])[0]
 
 
 def test_plans_are_what_the_issue_asks_for():
