@@ -248,7 +248,7 @@ EXPERIMENTS = {
         _lay_out_pairs,
         _find_pairs,
         draw.pairs,
-        defaults=dict(networks=((5, 16), (9, 16), (7, 16), (13, 16))),
+        defaults=dict(networks=((7, 16), (13, 16), (9, 16), (17, 16))),  # two of the paper's pairs
         quick=dict(networks=((1, 4), (2, 4))),
     ),
     "figure6": Experiment(
@@ -259,7 +259,7 @@ EXPERIMENTS = {
         _find_chains,
         draw.chains,
         figures.ensembles,
-        defaults=dict(networks=((5, 16), (9, 16), (17, 16))),
+        defaults=dict(networks=((7, 16), (13, 16), (25, 16))),  # the paper's depths
         quick=dict(networks=((1, 4), (2, 4))),
     ),
     "proposition": Experiment(
