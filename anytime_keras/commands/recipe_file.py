@@ -60,7 +60,8 @@ def _run(recipe, name, label, precision, facts, values):
     from anytime_keras.zoo import publishing
 
     if values.publish:
-        publishing.open_zoo(values.zoo, name, label)  # before hours of training
+        publishing.check_whole(recipe)  # before hours of training
+        publishing.open_zoo(values.zoo, name, label)
     runtime.repeatable()
     folder = values.folder or f"runs/{publishing.stem(name, label)}"
     run = training.train(recipe, folder, resume=True, callbacks=[_seconds()])

@@ -33,6 +33,7 @@ BEYOND = {
     "uncertainty": {"weighting": {"name": "uncertainty"}},
     "GradNorm": {"weighting": {"name": "gradnorm"}},
 }
+ONE_SEED = "One seed, and it is not known what another would give"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Experiment:
         draw: function from a summary to a Matplotlib figure, or None.
         ensembles: function from `Settings` and `Work` to what is measured on ensembles, or None.
         defaults, quick: dicts, what its `Settings` are by default and for a quick check, where others than usual.
+        note: str, what its numbers are, beyond what the page says of all.
 
     Example:
     >>> EXPERIMENTS["table1"].settings(epochs=100).networks
@@ -63,6 +65,7 @@ class Experiment:
     ensembles: typing.Callable = None
     defaults: dict = dataclasses.field(default_factory=dict)
     quick: dict = dataclasses.field(default_factory=dict)
+    note: str = None
 
     def settings(self, quick=False, **changes):
         """Returns the `Settings`: the defaults, or those of a quick check, and what is changed."""
@@ -76,23 +79,41 @@ def _table(title, rows, base, find=None, summarize=None):
         functools.partial(plan, rows=rows, opt="fractions" if base == "OPT" else None),
         summarize or (lambda trainings, ensembles: tables.relative_table(trainings, base)),
         lambda summary, paper: tables.cells_of_table(summary, paper["rows"]),
-        find or _find_signs,
+        find or _find_sizes,
     )
 
 
-def _find_signs(summary, paper):
+def _find_sizes(summary, paper):
     same, compared = tables.signs(summary, paper["rows"])
+    known = {row: numbers for row, numbers in paper["rows"].items() if row in summary["rows"]}
     found = [f"Of the paper's {compared} numbers that could be compared, {same} have the same sign here."]
+    beside = [
+        (f"{row} at {fraction:g}", theirs, ours)
+        for row, numbers in known.items()
+        for fraction, theirs, ours in zip(summary["fractions"], numbers, summary["rows"][row]["mean"])
+        if ours is not None
+    ]
+    if beside:
+        where, theirs, ours = max(beside, key=lambda each: abs(each[2] - each[1]))
+        found.append(f"Furthest from the paper: {where}, {ours:+.2f} for {theirs:+.2f}.")
+    if beside and summary["base"] != "OPT":
+        theirs, ours = (max(abs(each[place]) for each in beside) for place in (1, 2))
+        found.append(f"The largest change, up or down: {theirs:.2f} in the paper, {ours:.2f} here.")
     ordered = {
         "the paper": {row: numbers[-1] for row, numbers in paper["rows"].items()},
-        "here": {row: summary["rows"][row]["mean"][-1] for row in paper["rows"] if row in summary["rows"]},
+        "here": {row: summary["rows"][row]["mean"][-1] for row in known},
     }
     if summary["base"] != "OPT":
         for last in ordered.values():
             last[summary["base"]] = 0.0
     if len(paper["rows"]) > 1 and None not in ordered["here"].values():
-        texts = [f"{where} {', '.join(sorted(last, key=last.get))}" for where, last in ordered.items()]
+        texts = [
+            f"{where} {', '.join(f'{row} {last[row]:+.2f}' for row in sorted(last, key=last.get))}"
+            for where, last in ordered.items()
+        ]
         found.append(f"From best to worst at the full cost: {'; '.join(texts)}.")
+    if len(summary["rows"][summary["base"]]["by_seed"]) == 1:
+        found.append(f"{ONE_SEED}: what looks like a difference may be chance.")
     return found
 
 
@@ -125,7 +146,7 @@ def _find_beyond(summary, paper):
     )
     seeds = list(held_out["ADALOSS"]["by_seed"])
     if len(seeds) == 1:
-        return [*found, "No winner is named: of one seed nobody knows what another would give."]
+        return [*found, f"{ONE_SEED}: no winner is named."]
     each = [_keep_the_end({row: content["by_seed"][seed] for row, content in held_out.items()}) for seed in seeds]
     winners = [row for row in chosen if all(row in kept for kept in each)]
     return [*found, f"On validation images that holds for every seed of: {', '.join(winners) or 'none'}."]
@@ -170,10 +191,10 @@ def _find_pairs(summary, paper):
     if not both:
         return ["The small network's last exit makes no error here: relative errors are not defined."]
     ahead = sum(own <= other for own, other in within)
-    ends = [pair["large CONST"]["increase"][-1] for pair in summary["pairs"]]
+    ends, costs = ([pair["large CONST"][key][-1] for pair in summary["pairs"]] for key in ("increase", "cost"))
     return [
         f"Up to its own full cost the small network is at least as good at {ahead} of {len(within)} costs read.",
-        f"The large one ends {tables.mean(ends):+.1f}% from the small one's last error.",
+        f"The large one, of {tables.mean(costs):.2f} times its cost, ends {tables.mean(ends):+.1f}% from its last error.",
     ]
 
 
@@ -199,6 +220,8 @@ def _find_chains(summary, paper):
     increases = [_chains_increase(content) for content in summary["data"].values()]
     better = sum(increase is not None and increase < 0 for increase in increases)
     found = [f"The EANN of AdaLoss networks is the better one on {better} of {len(increases)} data sets."]
+    exits = len(next(iter(summary["data"].values()))["weights"])
+    found.append(f"Equal weights would have {100 * (exits - exits // 2) / exits:.1f}% in the last half of exits.")
     late = sorted(summary["data"], key=lambda dataset: summary["data"][dataset]["late"])
     if len(late) > 1:
         found.append(f"From least to most weight in the last half of exits: {', '.join(late)}.")
@@ -239,6 +262,7 @@ EXPERIMENTS = {
         _lay_out_losses,
         _find_losses,
         draw.losses,
+        note="Losses are means over the last epoch's batches, as training sees them: augmented, weights moving.",
         defaults=dict(datasets=("cifar100",), networks=((5, 16),)),
     ),
     "figure5": Experiment(
@@ -259,6 +283,8 @@ EXPERIMENTS = {
         _find_chains,
         draw.chains,
         figures.ensembles,
+        note="Errors are means over budgets in steps of 5% of the largest network's cost, from the first at which all "
+        "columns answer.",
         defaults=dict(networks=((7, 16), (13, 16), (25, 16))),  # the paper's depths
         quick=dict(networks=((1, 4), (2, 4))),
     ),

@@ -2,7 +2,17 @@
 
 import math
 
-from anytime_keras.experiments.planning import ADALOSS, CONST, HALF_END, Planned, label, name, plan, recipe
+from anytime_keras.experiments.planning import (
+    ADALOSS,
+    CONST,
+    HALF_END,
+    Planned,
+    check_growing,
+    label,
+    name,
+    plan,
+    recipe,
+)
 from anytime_keras.experiments.tables import cell, curve_of, increase, mean
 from anytime_keras.inference import inflation
 
@@ -72,6 +82,7 @@ def plan_pairs(settings):
         )
     planned = []
     for small, large in zip(settings.networks[::2], settings.networks[1::2]):
+        check_growing(settings, (small, large))
         pair = f"{name(small)} against {name(large)}"
         for row, network, changes in (("small ADALOSS", small, ADALOSS), ("large CONST", large, CONST)):
             for one in plan(settings, {row: changes}, networks=[network]):
@@ -130,6 +141,7 @@ def plan_members(settings):
             "Figure 6 chains networks: name two or more, small ones first. "
             f"Received: {[name(network) for network in settings.networks]}."
         )
+    check_growing(settings, settings.networks)
     return plan(settings, {"ADALOSS": ADALOSS, "CONST": CONST})
 
 

@@ -67,10 +67,12 @@ def _section(path):
     header, rows = chosen.lay_out(content["summary"], theirs)
     lines = [f"## {content['experiment']}: {content['title']}", ""]
     if content["quick"]:
-        lines += ["**A quick check of the code, with tiny networks: its numbers say nothing about the paper's.**", ""]
+        lines += ["**A quick check of the code: its numbers say nothing about the paper's.**", ""]
     lines += [f"- Paper: {theirs['source']}; {_setting(theirs)}."]
     lines += [f"- The paper says: {claim}" for claim in theirs.get("claims", [])]
     lines += [f"- Here: {made_with(content)}"]
+    lines += [f"- {chosen.note}"] if chosen.note else []
+    lines += [f"- {compared}" for compared in places_compared(content)]
     lines += [f"- Differs: {difference}" for difference in differences(content, theirs)]
     weights = last_weights(content["trainings"])
     lines += [f"- {weights}"] if weights else []
@@ -136,10 +138,28 @@ def differences(content, theirs):
         if set(own) != set(theirs[what]):
             kind = "data sets" if what == "datasets" else what
             found.append(f"{kind} {', '.join(own)}, the paper {', '.join(theirs[what])}.")
+    if settings["precision"] != "float32":
+        found.append(f"{settings['precision']}; the paper does not tell its precision.")
     found.append(
         f"{settings['seeds']} seed{'s' if settings['seeds'] > 1 else ''}; the paper does not say how many it had."
     )
     return found
+
+
+def places_compared(content):
+    """A sentence for each network that tells which exits a table compares, and what share of its cost they have."""
+    found = {}
+    for training in content["trainings"] if "fractions" in content["summary"] else ():
+        if training["row"] != "OPT":
+            curve = tables.curve_of(training)
+            points = [curve.at(fraction) for fraction in content["summary"]["fractions"]]
+            found[training["network"]] = ", ".join(
+                "none"
+                if point.exit is None
+                else f"{point.exit} ({point.with_all_heads / curve[-1].with_all_heads:.0%})"
+                for point in points
+            )
+    return [f"Exits compared of {network}, and their shares of the cost: {exits}." for network, exits in found.items()]
 
 
 def last_weights(trainings):

@@ -48,6 +48,12 @@ class Settings:
                 raise ValueError(f"`{name}` must be an int of 1 or more. Received: {name}={value!r}.")
         if not self.datasets or not all(map(str, self.datasets)):
             raise ValueError(f"`datasets` must name one data set or more. Received: {self.datasets!r}.")
+        labels = [label(dataset) for dataset in self.datasets]
+        if len(set(labels)) < len(labels):
+            raise ValueError(
+                "`datasets` must differ in their names without folder and ending, by which results tell them apart. "
+                f"Received: {self.datasets!r}."
+            )
         if not self.networks:
             raise ValueError("`networks` must name one ResANN or more. Received: none.")
 
@@ -170,6 +176,16 @@ def _end(curve, exit_name):
     # Two at least: of a network with one, Keras tells no loss without the weight decay.
     end = names[max(1, names.index(exit_name))]
     return end if runtime.on_cpu() and end != names[-1] else None
+
+
+def check_growing(settings, networks):
+    """Raises ValueError unless each network costs more than the one before."""
+    costly = [costs(settings, network, settings.datasets[0])[-1].with_all_heads for network in networks]
+    if any(large <= small for small, large in zip(costly, costly[1:])):
+        raise ValueError(
+            "Networks must be in growing order of cost. "
+            f"Received: {', '.join(map(name, networks))}, with {', '.join(map(str, costly))} multiply-accumulates."
+        )
 
 
 def costs(settings, network, dataset):

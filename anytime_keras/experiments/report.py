@@ -39,6 +39,8 @@ def reproduce(name, settings, work, results, quick=False):
     chosen = experiment.get(name)
     planned = chosen.plan(settings) if chosen.plan else []
     quick = quick and bool(planned)
+    path = pathlib.Path(results) / f"{name}{'_quick' if quick else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not work.run([each.recipe for each in planned]):
         return None
     content = {
@@ -50,12 +52,11 @@ def reproduce(name, settings, work, results, quick=False):
         "machine": runtime.machine(),
         "ensembles": chosen.ensembles(settings, work) if chosen.ensembles else [],
         "trainings": [
-            {**each.labels, "recipe": each.recipe.to_dict(), **work.measured(each.recipe)} for each in planned
+            {**each.labels, "recipe": work.begun(each.recipe).to_dict(), **work.measured(each.recipe)}
+            for each in planned
         ],
     }
     content["summary"] = chosen.summarize(content["trainings"], content["ensembles"])
-    path = pathlib.Path(results) / f"{name}{'_quick' if quick else ''}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write(path, to_text(content))
     return path
 
@@ -96,9 +97,11 @@ def read(path):
         content = json.loads(pathlib.Path(path).read_text())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
-        experiment.get(content["experiment"])
-        content["summary"], content["trainings"], content["machine"], content["quick"], content["settings"]
-    except (ValueError, KeyError, TypeError) as error:
+        content["quick"], content["settings"]
+        for part in (content, *content["trainings"]):
+            part["machine"]["versions"]
+        experiment.get(content["experiment"]).lay_out(content["summary"], experiment.paper()[content["experiment"]])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' is no result of `anytime-keras reproduce`: {error!r}.") from error
     return content
 

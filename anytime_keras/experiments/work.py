@@ -16,7 +16,7 @@ import keras
 from anytime_keras import runtime
 from anytime_keras.evaluation.curve import Curve
 from anytime_keras.inference import EANN
-from anytime_keras.training import train, train_side_by_side
+from anytime_keras.training import Recipe, train, train_side_by_side
 from anytime_keras.training.checkpoint import write
 from anytime_keras.training.run import title
 
@@ -24,7 +24,8 @@ COLUMNS = ("exit", "error", "loss", "backbone", "with_head", "with_all_heads", "
 # Side by side, unless said otherwise: on an accelerator, where small networks leave most of it idle; on a CPU it is
 # faster one after the other (tests/benchmarks/training.py).
 AT_ONCE = 8
-# Epochs from one checkpoint to the next: several networks' take as long to write as an epoch to train.
+# Epochs from one checkpoint to the next on an accelerator, where several networks' take as long to write as an epoch to
+# train. On a CPU it is one.
 CHECKPOINT_EVERY = 10
 
 
@@ -56,10 +57,22 @@ class Work:
         self.limit, self.start = time_limit, monotonic()
 
     def place(self, recipe):
-        """The folder of a recipe's training."""
-        digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
+        """The folder of a recipe's training.
+
+        What an exit that is trained alone comes to does not hang on what follows it: such networks, whole and ending
+        early, have one folder.
+        """
+        content = recipe.to_dict()
+        if recipe.last_exit is None or recipe.weighting["name"] == "single_exit":
+            del content["last_exit"]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
         data = pathlib.Path(str(recipe.data["data"])).stem
         return self.folder / f"{title(recipe)}_{data}_seed{recipe.seed}_{digest}"
+
+    def begun(self, recipe):
+        """The recipe by which the training in a recipe's folder was begun, or the recipe itself if none was."""
+        file = self.place(recipe) / "recipe.json"
+        return Recipe.from_json(file) if file.exists() else recipe
 
     def finished(self, recipe):
         """Whether a recipe's training has come to its end here."""
@@ -99,7 +112,7 @@ class Work:
         Returns:
             True if all are finished; False if the time limit came first: another call goes on.
         """
-        unique = {self.place(recipe): recipe for recipe in recipes}
+        unique = {self.place(recipe): self.begun(recipe) for recipe in recipes}
         total, first = len(unique), True
         for group in self._groups([recipe for recipe in unique.values() if not self.finished(recipe)]):
             left = None if self.limit is None else self.limit - (monotonic() - self.start)
@@ -119,7 +132,8 @@ class Work:
     def _train(self, group, time_limit):
         keras.utils.clear_session(free_memory=False)  # Keras would keep the names of hundreds of networks
         folders = [self.place(recipe) for recipe in group]
-        common = dict(resume=True, verbose=False, time_limit=time_limit, checkpoint_every=CHECKPOINT_EVERY)
+        every = CHECKPOINT_EVERY if self._accelerated else 1
+        common = dict(resume=True, verbose=False, time_limit=time_limit, checkpoint_every=every)
         if len(group) > 1:
             train_side_by_side(group, folders, **common)
         else:

@@ -121,10 +121,11 @@ class Training:
         with self.strategy.scope():
             self.model = recipe.build_model(self.data)
             self.strategy.prepare(self.model)
+            weighting = adapt(recipe.build_weighting(self.data.steps_per_epoch))
+            # Before anything is written: the exit that it names may not be there.
+            weighting.build(self.model.exit_names)
             if self.model.num_exits > 1:
-                self.weighting = LossWeighting(adapt(recipe.build_weighting(self.data.steps_per_epoch)))
-                # Before anything is written: the exit that it names may not be there.
-                self.weighting.weighting.build(self.model.exit_names)
+                self.weighting = LossWeighting(weighting)
         self.history, self.epoch, self._lock = [], 0, None
         self.checkpoints = None if self.folder is None else Checkpoints(self.folder / "checkpoints")
 

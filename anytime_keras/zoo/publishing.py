@@ -190,6 +190,15 @@ def open_zoo(folder, name, label):
     return zoo, before
 
 
+def check_whole(recipe):
+    """Raises ValueError if a recipe, or None, trains a part of a network: a zoo's networks are whole."""
+    if recipe is not None and recipe.last_exit is not None:
+        raise ValueError(
+            "A zoo's networks have all exits of their families'. "
+            f"Received: a recipe with last_exit={recipe.last_exit!r}. Leave it out, or build a smaller network."
+        )
+
+
 def _whole(facts):
     """Returns the facts with defaults for those that were not given."""
     for key in facts:
@@ -200,6 +209,7 @@ def _whole(facts):
 
 def _begin(model, name, label, data_name, before, recipe, facts):
     """Returns a manifest's content with an entry for a network that is not trained yet."""
+    check_whole(recipe)
     architecture = _architecture(model, recipe)
     if before is not None and NETWORKS[before.architecture][0] is not NETWORKS[architecture][0]:
         raise ValueError(f"'{name}' is a '{before.architecture}' already. Received: a '{architecture}'.")

@@ -143,18 +143,35 @@ def test_the_proposition_s_bounds_hold_in_the_run():
             assert row["sup"]["simulated"] < row["sup"]["bound"]
 
 
-def test_signs_and_the_order_of_schemes_are_told():
-    rows = {"CONST": 19.0, "LINEAR": -1.0, "ADALOSS": 3.0}
-    summary = {"base": "OPT", "rows": {row: {"mean": [20.0, 0.0, 5.0, last]} for row, last in rows.items()}}
-    same, order = experiments.EXPERIMENTS["table1"].find(summary, PAPER["table1"])
-    assert same == "Of the paper's 12 numbers that could be compared, 8 have the same sign here."
-    assert order.endswith("the paper ADALOSS, LINEAR, CONST; here LINEAR, ADALOSS, CONST.")
+def summary_of(base, seeds=1, **rows):
+    """A table's summary in which every seed gives the same."""
+    means = {base: [0.0] * 4, **rows}
+    return {
+        "base": base,
+        "fractions": PAPER["fractions"],
+        "rows": {
+            row: {"mean": mean, "by_seed": {str(seed): mean for seed in range(seeds)}} for row, mean in means.items()
+        },
+    }
+
+
+def test_signs_sizes_and_the_order_of_schemes_are_told():
+    lasts = {"CONST": 19.0, "LINEAR": -1.0, "ADALOSS": 3.0}
+    summary = summary_of("OPT", **{row: [20.0, 0.0, 5.0, last] for row, last in lasts.items()})
+    assert experiments.EXPERIMENTS["table1"].find(summary, PAPER["table1"]) == [
+        "Of the paper's 12 numbers that could be compared, 8 have the same sign here.",
+        "Furthest from the paper: CONST at 0.5, +0.00 for +16.40.",
+        "From best to worst at the full cost: the paper ADALOSS +2.73, LINEAR +12.65, CONST +18.90; here LINEAR -1.00, "
+        "ADALOSS +3.00, CONST +19.00.",
+        "One seed, and it is not known what another would give: what looks like a difference may be chance.",
+    ]
 
 
 def test_the_base_of_a_table_has_its_place_in_the_order():
-    rows = {"gamma 0.05": {"mean": [0.0, 0.0, 0.0, 4.0]}, "gamma 0.15": {"mean": [0.0, 0.0, 0.0, -9.0]}}
-    _, order = experiments.EXPERIMENTS["table3"].find({"base": "gamma 0", "rows": rows}, PAPER["table3"])
-    assert order.endswith("the paper gamma 0, gamma 0.05, gamma 0.15; here gamma 0.15, gamma 0, gamma 0.05.")
+    rows = {"gamma 0.05": [0.0, 0.0, 0.0, 4.0], "gamma 0.15": [0.0, 0.0, 0.0, -9.0]}
+    *_, change, order = experiments.EXPERIMENTS["table3"].find(summary_of("gamma 0", 2, **rows), PAPER["table3"])
+    assert change == "The largest change, up or down: 23.88 in the paper, 9.00 here."
+    assert order.endswith("gamma 0.15 +5.17; here gamma 0.15 -9.00, gamma 0 +0.00, gamma 0.05 +4.00.")
 
 
 def test_figure_3_is_of_one_network():
@@ -200,7 +217,7 @@ def test_schemes_that_keep_the_end_are_chosen_by_validation_images_and_told_on_t
     ]
     assert found[2].endswith("to worst: c +0.0%, a +5.9%, b +6.2%, CONST +8.5%, ADALOSS +9.0%.")
     assert found[3].endswith("on validation images a; on test images a, c.")
-    assert found[4].startswith("No winner is named")
+    assert found[4].endswith("no winner is named.")
 
 
 def test_a_winner_wins_with_every_seed():
@@ -301,6 +318,8 @@ def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
     assert "| exit_2 | +100.0 |" in text
     assert "60 epochs, the paper 300" in text and "data sets made, the paper cifar10, cifar100, svhn_cropped" in text
     assert text.count("AdaLoss's weights at the end: the smallest is 0.15 of the largest.") == 1, "Figure 3 has none"
+    assert "Exits compared of 1x1, and their shares of the cost: exit_1 (25%), exit_2 (50%), exit_3 (75%)," in text
+    assert "Furthest from the paper: ADALOSS at 1, -50.00 for +2.73." in text and "One seed" in text
     assert text.count("quick check") == 1, "Figure 3's; Table 1 is there in full"
     assert "(figure3_quick.png)" in text and (folder / "figure3_quick.png").stat().st_size > 1000
     content = report.read(folder / "table1.json")
@@ -319,6 +338,14 @@ def test_what_is_no_result_is_refused(tmp_path):
     (tmp_path / "table1.json").write_text('{"format": 7}')
     with pytest.raises(ValueError, match="table1.json' is no result"):
         page.write_page(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [dict(summary={}), dict(summary=None), dict(trainings=None), dict(machine={})])
+def test_a_damaged_result_is_refused(folder, damage):
+    path = folder / "table1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(ValueError, match="table1.json' is no result"):
+        page.write_page(folder)
 
 
 def test_every_experiment_has_the_papers_words():

@@ -1,6 +1,7 @@
 """Experiments from the command to the page, on tiny networks: what is finished is not trained again."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from anytime_keras import commands, experiments
 from anytime_keras.experiments import report, work
+from anytime_keras.training import Recipe
 from tests import checks
 
 TINY = dict(epochs=1, seeds=1, batch_size=60, networks=((1, 2),))
@@ -47,7 +49,7 @@ def test_an_experiment_is_stopped_resumed_never_run_again_and_agrees_with_itself
         return experiments.reproduce("table4", chosen, own, tmp_path / results)
 
     assert run("runs", "a", time_limit=1e-9) is None
-    assert len(calls) == 1 and not (tmp_path / "a").exists()
+    assert len(calls) == 1 and not list((tmp_path / "a").iterdir())
     path = run("runs", "a")
     assert len(calls) == 2 and calls[0] != calls[1]
     assert not list((tmp_path / "runs").glob("*/checkpoints/*"))
@@ -72,6 +74,56 @@ def test_an_experiment_is_stopped_resumed_never_run_again_and_agrees_with_itself
     curve = json.loads((folder / "curve.json").read_text())
     assert training["exits"]["error"] == [point["error"] for point in curve["points"]]
     assert training["split"] == "test" and training["sizes"] == {"train": 60, "validation": 12, "test": 24}
+
+
+def test_a_killed_experiment_loses_no_epoch_on_a_cpu(images, tmp_path, monkeypatch):
+    recipe = experiments.EXPERIMENTS["table4"].plan(settings("table4", images, epochs=3))[0].recipe
+    trained = work.train
+
+    def killed(recipe, *args, **kwargs):
+        stop = work.keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: _crash(epoch == 2))
+        return trained(recipe, *args, callbacks=[stop], **kwargs)
+
+    def _crash(now):
+        if now:
+            raise KeyboardInterrupt
+
+    own = experiments.Work(tmp_path, at_once=1)
+    monkeypatch.setattr(work, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        own.run([recipe])
+    assert [path.name for path in sorted((own.place(recipe) / "checkpoints").iterdir())][-1] == "epoch-00002"
+    monkeypatch.setattr(work, "train", trained)
+    assert own.run([recipe])
+    with open(own.place(recipe) / "history.csv") as file:
+        assert len(list(csv.DictReader(file))) == 3
+
+
+def test_an_exit_trained_alone_is_not_trained_again_for_what_follows_it(images, tmp_path, monkeypatch):
+    """A GPU's OPT is whole, a CPU's ends early: what is finished or begun on one serves the other."""
+    (other, *_, whole) = experiments.EXPERIMENTS["table4"].plan(settings("table4", images))
+    whole = dataclasses.replace(whole.recipe, weighting={"name": "single_exit", "exit": "exit_2"})
+    part = dataclasses.replace(whole, last_exit="exit_2")
+    own = experiments.Work(tmp_path, at_once=1, say=str)
+    assert own.place(whole) == own.place(part) != own.place(other.recipe)
+    ended = dataclasses.replace(other.recipe, last_exit="exit_2")
+    assert own.place(ended) != own.place(other.recipe), "of all others the part is another training"
+    assert own.begun(whole) == whole
+    assert own.run([part]) and own.finished(whole) and own.begun(whole) == part
+    assert own.measured(whole)["exits"]["exit"] == ["exit_1", "exit_2"]
+    (own.place(part) / "curve.json").unlink()
+    taken = []
+    monkeypatch.setattr(work, "train", lambda recipe, *args, **kwargs: taken.append(recipe))
+    assert not own.run([whole])
+    assert taken == [part], "goes on as it was begun"
+
+
+def test_folders_keep_their_names(tmp_path):
+    """Or all that users have trained would be trained again."""
+    network = {"name": "resann", "num_units": 5, "channels": 16}
+    own = experiments.Work(tmp_path)
+    made = own.place(Recipe.paper(network, "cifar10", epochs=60, seed=1))
+    assert made.name == "resann5x16_adaloss_cifar10_seed1_e98e5763a6"
 
 
 def test_an_ensemble_of_trained_members_is_measured_once(images, tmp_path):
@@ -154,6 +206,10 @@ def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path
         (["table1", "--quick", "--dataset=/nowhere.npz"], "/nowhere.npz"),
         (["table1", "--dataset="], "one data set"),
         (["figure5", "--networks=5x16"], "pairs"),
+        (["figure5", "--quick", "--networks=2x4,1x4"], "growing order.*2x4, 1x4"),
+        (["figure6", "--quick", "--networks=1x4,1x4"], "growing order"),
+        (["table1", "--dataset=a/made.npz,b/made.npz"], "differ in their names"),
+        (["table1", "--quick", "--results=setup.cfg"], "setup.cfg"),
         (["proposition", "--epochs=3"], "trains nothing"),
         (["page", "--results=/nowhere"], "no result in '/nowhere'"),
     ],
@@ -208,7 +264,11 @@ def test_an_epoch_is_one_program_on_accelerators_alone(backend, on_cpu, engine, 
     monkeypatch.setattr(work.keras.backend, "backend", lambda: backend)
     monkeypatch.setattr(work.runtime, "on_cpu", lambda: on_cpu)
     monkeypatch.setattr(work, "_keep_programs", lambda folder: None)
-    monkeypatch.setattr(work, "train", lambda recipe, folder, engine, **kwargs: taken.append(engine))
+    monkeypatch.setattr(
+        work,
+        "train",
+        lambda recipe, folder, engine, checkpoint_every, **kwargs: taken.append((engine, checkpoint_every)),
+    )
     (one, *_) = experiments.EXPERIMENTS["table4"].plan(settings("table4", images))
     assert not work.Work(tmp_path / "runs", at_once=1, say=str).run([one.recipe])
-    assert taken == [engine]
+    assert taken == [(engine, 10 if engine == "scan" else 1)]

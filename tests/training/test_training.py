@@ -397,6 +397,7 @@ def test_an_end_that_is_no_exit_is_refused_and_leaves_nothing(tmp_path):
     for changes, message in (
         (dict(last_exit="exit_9"), "last_exit='exit_9'.*exit_3"),
         (dict(last_exit="exit_2", weighting={"name": "single_exit", "exit": "exit_3"}), "exit_3"),
+        (dict(last_exit="exit_1", weighting={"name": "single_exit", "exit": "exit_3"}), "exit_3"),
     ):
         with pytest.raises(ValueError, match=message):
             train(tiny(**changes), tmp_path / "run", verbose=False)

@@ -1,5 +1,6 @@
 """`anytime-keras zoo`, and the files in zoo/recipes."""
 
+import dataclasses
 import pathlib
 import runpy
 import shutil
@@ -133,10 +134,13 @@ def test_a_recipe_file_tells_how_to_run_it(script, tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_recipe_file_refuses_what_it_does_not_know(monkeypatch):
+def test_a_recipe_file_refuses_what_it_does_not_know(monkeypatch, tmp_path):
     recipe = ak.training.Recipe(model={"name": "resann", "num_units": 1, "channels": 4}, data={"data": "digits"})
     for arguments, message in (["--epoch=0"], "epoch"), (["now"], "now"), (["--epochs=0"], "epochs"):
         with pytest.raises(SystemExit, match=message):
             recipe_file.main(recipe, "small_adaloss", argv=["small.py", *arguments])
     with pytest.raises(SystemExit, match="never changes them"):  # at once, not after the training
         recipe_file.main(recipe, DIGITS, argv=["digits.py", "--publish"])
+    part = dataclasses.replace(recipe, last_exit="exit_2")
+    with pytest.raises(SystemExit, match="last_exit='exit_2'"):
+        recipe_file.main(part, "small_adaloss", argv=["small.py", "--publish", f"--zoo={tmp_path}"])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import keras
@@ -176,6 +177,15 @@ def test_announce_needs_the_shapes(tmp_path):
     short.model.pop("input_shape")
     with pytest.raises(ValueError, match="must name `input_shape`"):
         ak.zoo.announce(short, "small_adaloss", folder=tmp_path)
+
+
+def test_a_part_of_a_network_is_refused(tiny, digits, tmp_path):
+    part = dataclasses.replace(recipe(), last_exit="exit_2")
+    with pytest.raises(ValueError, match="last_exit='exit_2'"):
+        ak.zoo.announce(part, "small_adaloss", folder=tmp_path / "new")
+    with pytest.raises(ValueError, match="last_exit='exit_2'"):
+        ak.zoo.publish(tiny, NAME, digits, part, folder=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.tensorflow  # a matter of names; JAX takes long to build networks
