@@ -194,7 +194,7 @@ def _find_pairs(summary, paper):
     ends, costs = ([pair["large CONST"][key][-1] for pair in summary["pairs"]] for key in ("increase", "cost"))
     return [
         f"Up to its own full cost the small network is at least as good at {ahead} of {len(within)} costs read.",
-        f"The large one, of {tables.mean(costs):.2f} times its cost, ends {tables.mean(ends):+.1f}% from its last error.",
+        f"The large one, of {tables.mean(costs):.2f} times the cost, ends {tables.mean(ends):+.1f}% from there.",
     ]
 
 
