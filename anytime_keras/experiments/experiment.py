@@ -33,7 +33,6 @@ BEYOND = {
     "uncertainty": {"weighting": {"name": "uncertainty"}},
     "GradNorm": {"weighting": {"name": "gradnorm"}},
 }
-ONE_SEED = "One seed, and it is not known what another would give"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +111,6 @@ def _find_sizes(summary, paper):
             for where, last in ordered.items()
         ]
         found.append(f"From best to worst at the full cost: {'; '.join(texts)}.")
-    if len(summary["rows"][summary["base"]]["by_seed"]) == 1:
-        found.append(f"{ONE_SEED}: what looks like a difference may be chance.")
     return found
 
 
@@ -146,7 +143,7 @@ def _find_beyond(summary, paper):
     )
     seeds = list(held_out["ADALOSS"]["by_seed"])
     if len(seeds) == 1:
-        return [*found, f"{ONE_SEED}: no winner is named."]
+        return [*found, "No winner is named: one seed does not tell what another would give."]
     each = [_keep_the_end({row: content["by_seed"][seed] for row, content in held_out.items()}) for seed in seeds]
     winners = [row for row in chosen if all(row in kept for kept in each)]
     return [*found, f"On validation images that holds for every seed of: {', '.join(winners) or 'none'}."]

@@ -140,9 +140,8 @@ def differences(content, theirs):
             found.append(f"{kind} {', '.join(own)}, the paper {', '.join(theirs[what])}.")
     if settings["precision"] != "float32":
         found.append(f"{settings['precision']}; the paper does not tell its precision.")
-    found.append(
-        f"{settings['seeds']} seed{'s' if settings['seeds'] > 1 else ''}; the paper does not say how many it had."
-    )
+    seeds = f"{settings['seeds']} seeds" if settings["seeds"] > 1 else "1 seed, so that differences may be chance"
+    found.append(f"{seeds}; the paper does not say how many it had.")
     return found
 
 
