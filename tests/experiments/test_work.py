@@ -209,7 +209,7 @@ def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path
         (["figure5", "--quick", "--networks=2x4,1x4"], "growing order.*2x4, 1x4"),
         (["figure6", "--quick", "--networks=1x4,1x4"], "growing order"),
         (["table1", "--dataset=a/made.npz,b/made.npz"], "differ in their names"),
-        (["table1", "--quick", "--results=setup.cfg"], "setup.cfg"),
+        (["table1", "--quick", f"--results={__file__}"], "test_work.py"),
         (["proposition", "--epochs=3"], "trains nothing"),
         (["page", "--results=/nowhere"], "no result in '/nowhere'"),
     ],
