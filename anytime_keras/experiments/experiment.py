@@ -217,8 +217,8 @@ def _find_chains(summary, paper):
     increases = [_chains_increase(content) for content in summary["data"].values()]
     better = sum(increase is not None and increase < 0 for increase in increases)
     found = [f"The EANN of AdaLoss networks is the better one on {better} of {len(increases)} data sets."]
-    exits = len(next(iter(summary["data"].values()))["weights"])
-    found.append(f"Equal weights would have {100 * (exits - exits // 2) / exits:.1f}% in the last half of exits.")
+    equal = [1.0] * len(next(iter(summary["data"].values()))["weights"])
+    found.append(f"Equal weights would have {figures.share_of_last_half(equal):.1%} in the last half of exits.")
     late = sorted(summary["data"], key=lambda dataset: summary["data"][dataset]["late"])
     if len(late) > 1:
         found.append(f"From least to most weight in the last half of exits: {', '.join(late)}.")

@@ -192,9 +192,18 @@ def chains(trainings, chained):
             "lines": lines,
             "mean": dict(zip(lines, map(mean, zip(*answered)))),
             "weights": weights,
-            "late": sum(weights[len(weights) // 2 :]) / sum(weights),
+            "late": share_of_last_half(weights),
         }
     return {"largest": largest, "data": data}
+
+
+def share_of_last_half(weights):
+    """The share of the weights that the last half of exits has, the one in the middle included.
+
+    >>> share_of_last_half([1.0, 1.0, 2.0])
+    0.75
+    """
+    return sum(weights[len(weights) // 2 :]) / sum(weights)
 
 
 # === Proposition 4.1 ===

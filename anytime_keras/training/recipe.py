@@ -318,7 +318,7 @@ def learning_rate(schedule, highest, epochs, steps_per_epoch):
 
 
 def _ending_with(model, last_exit):
-    """Returns the part of a network that its exits up to one need: the same layers, in no other network any more."""
+    """Returns a network of the layers that the exits up to one need."""
     if last_exit not in model.exit_names:
         raise ValueError(
             f"`last_exit` must be one of the network's exits. Received: last_exit={last_exit!r}. "

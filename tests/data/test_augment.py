@@ -63,7 +63,7 @@ def test_every_step_is_repeatable_changes_images_and_differs_by_step_epoch_and_s
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_takes_grey_images(step):
     grey = IMAGES[..., :1]
-    if BACKEND == "jax":  # traces without compiling, which for rand_augment alone takes half a minute
+    if BACKEND == "jax":  # traces without compiling, which takes long for rand_augment
         import jax
 
         images, _ = jax.eval_shape(uncompiled(step), grey, LABELS, 1, 2, 3)

@@ -66,6 +66,7 @@ def test_the_recipe_file_is_the_manifests_recipe(name, label):
         training = entry.content["training"]
         assert ak.training.Recipe.from_dict(training["recipe"]) == recipe
         assert training["epochs"] == recipe.epochs and training["seed"] == recipe.seed
+        assert f"; {training['minutes']:.0f} minute" in text
         for accuracy in entry.accuracies:
             assert f"{100 * accuracy:.1f}" in text, "the recipe tells the numbers to expect"
     else:
