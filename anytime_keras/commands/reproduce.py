@@ -10,6 +10,7 @@ done, the numbers go to --results as NAME.json (NAME_quick.json with --quick), a
 there. With KERAS_BACKEND=jax, which needs no TensorFlow, several networks are trained side by side on an accelerator,
 and compiled programs are kept in --folder (or JAX_COMPILATION_CACHE_DIR). To take trainings to another machine and
 back, leave out .programs and the finished ones' model.keras (figure6 alone needs them), and name data by the same path.
+Or take the results alone: --reuse=zoo/results runs no training again that a result there tells, by the same recipe.
 """
 
 import pathlib
@@ -30,10 +31,12 @@ flags.DEFINE_string(
     "ResANNs, such as 5x16,9x16 (figure5: in pairs, small and large). Default: the experiment's.",
     **_own,
 )
+flags.DEFINE_multi_string("without", None, "A row to leave out; may be given again for others.", **_own)
 flags.DEFINE_integer("batch_size", None, "Images in a batch; 64 by default.", **_own)
 flags.DEFINE_string("precision", None, "Keras's dtype policy, such as mixed_bfloat16; float32 by default.", **_own)
 flags.DEFINE_string("folder", "runs/reproduce", "Where the trainings are kept.", **_own)
 flags.DEFINE_string("results", None, "Where results go. Default: zoo/results of the checkout, or results/.", **_own)
+flags.DEFINE_string("reuse", None, "A folder of results whose trainings are taken as they are told there.", **_own)
 flags.DEFINE_integer("at_once", None, "Networks side by side on JAX; by default 8 on an accelerator, else 1.", **_own)
 flags.DEFINE_float("time_limit", None, "Seconds after which to stop; the same command goes on from there.", **_own)
 
@@ -52,7 +55,7 @@ def run(flags, arguments):
         print(experiments.write_page(results))
         return
     settings = _settings(flags, experiments.EXPERIMENTS[name])
-    work = experiments.Work(flags.folder, flags.at_once, flags.time_limit)
+    work = experiments.Work(flags.folder, flags.at_once, flags.time_limit, reuse=flags.reuse)
     from anytime_keras import runtime
 
     runtime.repeatable()
@@ -76,8 +79,12 @@ def _settings(flags, experiment):
         changes["datasets"] = tuple(part.strip() for part in flags.dataset.split(",") if part.strip())
     if flags.networks is not None:
         changes["networks"] = planning.parse_networks(flags.networks)
+    if flags.without is not None:
+        changes["without"] = tuple(flags.without)
     if experiment.plan is None and any(value is not None for value in changes.values()):
-        given = [f"--{name}" for name in ("epochs", "seeds", "dataset", "networks", "batch_size", "precision")]
+        given = [
+            f"--{name}" for name in ("epochs", "seeds", "dataset", "networks", "without", "batch_size", "precision")
+        ]
         raise ValueError(f"This experiment trains nothing: leave out {', '.join(given)}.")
     return experiment.settings(flags.quick, **changes)
 

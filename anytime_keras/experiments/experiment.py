@@ -49,6 +49,7 @@ class Experiment:
         ensembles: function from `Settings` and `Work` to what is measured on ensembles, or None.
         defaults, quick: dicts, what its `Settings` are by default and for a quick check, where others than usual.
         note: str, what its numbers are, beyond what the page says of all.
+        optional: the rows that `Settings.without` may name; all others are compared with.
 
     Example:
     >>> EXPERIMENTS["table1"].settings(epochs=100).networks
@@ -65,20 +66,28 @@ class Experiment:
     defaults: dict = dataclasses.field(default_factory=dict)
     quick: dict = dataclasses.field(default_factory=dict)
     note: str = None
+    optional: tuple = ()
 
     def settings(self, quick=False, **changes):
         """Returns the `Settings`: the defaults, or those of a quick check, and what is changed."""
         usual = {**QUICK, **self.quick} if quick else self.defaults
-        return Settings(**{**usual, **{name: value for name, value in changes.items() if value is not None}})
+        made = Settings(**{**usual, **{name: value for name, value in changes.items() if value is not None}})
+        if made.without and not set(made.without) < set(self.optional):
+            raise ValueError(
+                f"Rows that may be left out, but not all: {', '.join(map(repr, self.optional)) or 'none'}. "
+                f"Received: without={made.without!r}."
+            )
+        return made
 
 
-def _table(title, rows, base, find=None, summarize=None):
+def _table(title, rows, base, find=None, summarize=None, always=()):
     return Experiment(
         title,
         functools.partial(plan, rows=rows, opt="fractions" if base == "OPT" else None),
         summarize or (lambda trainings, ensembles: tables.relative_table(trainings, base)),
         lambda summary, paper: tables.cells_of_table(summary, paper["rows"]),
         find or _find_sizes,
+        optional=tuple(row for row in rows if row not in (base, *always)),
     )
 
 
@@ -261,6 +270,7 @@ EXPERIMENTS = {
         draw.losses,
         note="Losses are means over the last epoch's batches, as training sees them: augmented, weights moving.",
         defaults=dict(datasets=("cifar100",), networks=((5, 16),)),
+        optional=("CONST", "HALF-END", "ADALOSS"),
     ),
     "figure5": Experiment(
         "Small networks with AdaLoss against large ones with CONST",
@@ -293,7 +303,12 @@ EXPERIMENTS = {
         _find_inflations,
     ),
     "beyond": _table(
-        "Beyond the paper: other schemes, relative to OPT", BEYOND, "OPT", _find_beyond, _summarize_beyond
+        "Beyond the paper: other schemes, relative to OPT",
+        BEYOND,
+        "OPT",
+        _find_beyond,
+        _summarize_beyond,
+        always=("CONST", "ADALOSS"),
     ),
 }
 

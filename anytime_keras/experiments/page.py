@@ -47,16 +47,13 @@ def write_page(results):
     'README.md'
     """
     results = pathlib.Path(results)
-    parts = [INTRODUCTION.format(reference=experiment.paper()["reference"])]
-    for name in experiment.EXPERIMENTS:
-        found = [path for path in (results / f"{name}.json", results / f"{name}_quick.json") if path.exists()]
-        if found:
-            parts.append(_section(found[0]))
-    if len(parts) == 1:
+    paths = report.paths(results)
+    if not paths:
         raise ValueError(
             f"There is no result in '{results}'. Make one, such as `anytime-keras reproduce table1 --quick`."
         )
-    write(results / PAGE, "\n".join(parts))
+    introduction = INTRODUCTION.format(reference=experiment.paper()["reference"])
+    write(results / PAGE, "\n".join([introduction, *map(_section, paths)]))
     return results / PAGE
 
 
@@ -71,6 +68,8 @@ def _section(path):
     lines += [f"- Paper: {theirs['source']}; {_setting(theirs)}."]
     lines += [f"- The paper says: {claim}" for claim in theirs.get("claims", [])]
     lines += [f"- Here: {made_with(content)}"]
+    without = (content["settings"] or {}).get("without")
+    lines += [f"- Left out here: {'; '.join(without)}."] if without else []
     lines += [f"- {chosen.note}"] if chosen.note else []
     lines += [f"- {compared}" for compared in places_compared(content)]
     lines += [f"- Differs: {difference}" for difference in differences(content, theirs)]

@@ -28,6 +28,7 @@ class Settings:
         seeds: int, how many; they are 0, 1, ...
         batch_size: int.
         precision: Keras's dtype policy.
+        without: rows that are left out.
 
     Example:
     >>> Settings(networks=((5, 16),)).to_dict()["networks"]
@@ -40,6 +41,7 @@ class Settings:
     seeds: int = 2
     batch_size: int = 64
     precision: str = "float32"
+    without: tuple = ()
 
     def __post_init__(self):
         for name in ("epochs", "seeds", "batch_size"):
@@ -155,7 +157,9 @@ def plan(settings, rows, networks=None, opt=None):
             for seed in range(settings.seeds):
                 labels = dict(network=name(network), dataset=label(dataset), seed=seed)
                 for row, changes in rows.items():
-                    planned.append(Planned({"row": row, **labels}, recipe(settings, network, dataset, seed, **changes)))
+                    if row not in settings.without:
+                        own = recipe(settings, network, dataset, seed, **changes)
+                        planned.append(Planned({"row": row, **labels}, own))
                 for exit_name in exits[opt]() if opt else ():
                     alone = {
                         "weighting": {"name": "single_exit", "exit": exit_name},

@@ -28,6 +28,9 @@ def reproduce(name, settings, work, results, quick=False):
     Returns:
         The path of the JSON; None if the time limit came first.
 
+    Raises:
+        ValueError: if there is no experiment of that name, or it needs more of `work` than results tell.
+
     Example:
     >>> import tempfile
     >>> from anytime_keras import experiments
@@ -37,6 +40,8 @@ def reproduce(name, settings, work, results, quick=False):
     'proposition.json'
     """
     chosen = experiment.get(name)
+    if chosen.ensembles and work.told:
+        raise ValueError(f"{name} chains the trained networks, which results do not hold: leave out `reuse`.")
     planned = chosen.plan(settings) if chosen.plan else []
     quick = quick and bool(planned)
     path = pathlib.Path(results) / f"{name}{'_quick' if quick else ''}.json"
@@ -104,6 +109,28 @@ def read(path):
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' is no result of `anytime-keras reproduce`: {error!r}.") from error
     return content
+
+
+def paths(results):
+    """Lists the results in a folder, one an experiment: a quick check's where there is no other.
+
+    Args:
+        results: the folder.
+
+    Returns:
+        A list of paths.
+
+    Example:
+    >>> import tempfile
+    >>> paths(tempfile.mkdtemp())
+    []
+    """
+    results = pathlib.Path(results)
+    found = []
+    for name in experiment.EXPERIMENTS:
+        either = [path for path in (results / f"{name}.json", results / f"{name}_quick.json") if path.exists()]
+        found += either[:1]
+    return found
 
 
 def picture(path):

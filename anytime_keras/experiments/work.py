@@ -15,12 +15,14 @@ import keras
 
 from anytime_keras import runtime
 from anytime_keras.evaluation.curve import Curve
+from anytime_keras.experiments import report
 from anytime_keras.inference import EANN
 from anytime_keras.training import Recipe, train, train_side_by_side
 from anytime_keras.training.checkpoint import write
 from anytime_keras.training.run import title
 
 COLUMNS = ("exit", "error", "loss", "backbone", "with_head", "with_all_heads", "params")
+MEASURED = ("exits", "train_loss", "weight", "validation_error", "split", "sizes", "machine")
 # Side by side, unless said otherwise: on an accelerator, where small networks leave most of it idle; on a CPU it is
 # faster one after the other (tests/benchmarks/training.py).
 AT_ONCE = 8
@@ -37,6 +39,8 @@ class Work:
         at_once: int, how many to train side by side on JAX; None for 8 on an accelerator, 1 on a CPU.
         time_limit: float, seconds from now after which no epoch begins but a call's first; None for none.
         say: function that is told, in a line, what goes on.
+        reuse: folder of results (`reproduce`); a training that one of them tells is taken from there, not run again.
+            None for none.
 
     Example:
     >>> import tempfile
@@ -44,7 +48,7 @@ class Work:
     True
     """
 
-    def __init__(self, folder, at_once=None, time_limit=None, say=print):
+    def __init__(self, folder, at_once=None, time_limit=None, say=print, reuse=None):
         if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
             raise ValueError(f"`at_once` must be an int of 1 or more. Received: at_once={at_once!r}.")
         if time_limit is not None and not time_limit > 0:
@@ -55,6 +59,15 @@ class Work:
         if self._accelerated:
             _keep_programs(self.folder / ".programs")
         self.limit, self.start = time_limit, monotonic()
+        self.told = {} if reuse is None else self._trainings(reuse)
+
+    def _trainings(self, results):
+        """What a folder of results tells, by the trainings' folders."""
+        paths = report.paths(results)
+        if not paths:
+            raise ValueError(f"There is no result in '{results}' to take trainings from.")
+        told = [training for path in paths for training in report.read(path)["trainings"]]
+        return {self.place(Recipe.from_dict(training["recipe"])): training for training in told}
 
     def place(self, recipe):
         """The folder of a recipe's training.
@@ -71,11 +84,16 @@ class Work:
 
     def begun(self, recipe):
         """The recipe by which the training in a recipe's folder was begun, or the recipe itself if none was."""
-        file = self.place(recipe) / "recipe.json"
-        return Recipe.from_json(file) if file.exists() else recipe
+        place = self.place(recipe)
+        if (place / "recipe.json").exists():
+            return Recipe.from_json(place / "recipe.json")
+        return Recipe.from_dict(self.told[place]["recipe"]) if place in self.told else recipe
 
     def finished(self, recipe):
         """Whether a recipe's training has come to its end here."""
+        return self._kept(recipe) or self.place(recipe) in self.told
+
+    def _kept(self, recipe):
         return (self.place(recipe) / "curve.json").exists()
 
     def measured(self, recipe):
@@ -87,6 +105,8 @@ class Work:
             measured, and the `sizes` of all; `machine`.
         """
         place = self.place(recipe)
+        if not self._kept(recipe):
+            return {key: self.told[place][key] for key in MEASURED}
         curve = Curve.from_json(place / "curve.json")
         with open(place / "history.csv") as file:
             last = list(csv.DictReader(file))[-1]
@@ -96,15 +116,16 @@ class Work:
             return [float(last[key]) for key in keys] if all(last.get(key) for key in keys) else None
 
         accuracy = each("val_{}_accuracy")
-        return {
-            "exits": columns(curve),
-            "train_loss": each("{}_loss"),
-            "weight": each("{}_weight"),
-            "validation_error": accuracy and [1 - value for value in accuracy],
-            "split": curve.about["split"],
-            "sizes": curve.about["data"]["sizes"],
-            "machine": curve.about["machine"],
-        }
+        values = (
+            columns(curve),
+            each("{}_loss"),
+            each("{}_weight"),
+            accuracy and [1 - value for value in accuracy],
+            curve.about["split"],
+            curve.about["data"]["sizes"],
+            curve.about["machine"],
+        )
+        return dict(zip(MEASURED, values))
 
     def run(self, recipes):
         """Trains all that are not finished.

@@ -118,6 +118,42 @@ def test_an_exit_trained_alone_is_not_trained_again_for_what_follows_it(images, 
     assert taken == [part], "goes on as it was begun"
 
 
+def test_what_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch):
+    """Table 4's momentum 0.9 is table 5's period 1: of a machine that is gone, its result is enough."""
+    told = experiments.reproduce(
+        "table4", settings("table4", images), experiments.Work(tmp_path / "gone", say=str), tmp_path / "results"
+    )
+    taken, trained = [], work.train
+    monkeypatch.setattr(work, "train", lambda recipe, *a, **k: taken.append(recipe) or trained(recipe, *a, **k))
+    own = experiments.Work(tmp_path / "runs", at_once=1, say=str, reuse=tmp_path / "results")
+    path = experiments.reproduce("table5", settings("table5", images), own, tmp_path / "results")
+    assert [recipe.weighting.get("update_period") for recipe in taken] == [100]
+    (before, _), (first, second) = (report.read(each)["trainings"] for each in (told, path))
+    assert {**first, "row": before["row"]} == before
+    assert second["recipe"]["weighting"]["update_period"] == 100
+    summary = experiments.EXPERIMENTS["table5"].summarize([first, second], [])
+    assert report.read(path)["summary"] == summary
+    chosen = settings("figure6", images, networks=((1, 2), (2, 2)))
+    with pytest.raises(ValueError, match="figure6 chains the trained networks.*leave out `reuse`"):
+        experiments.reproduce("figure6", chosen, own, tmp_path / "results")
+
+
+def test_rows_are_left_out_and_the_page_says_so(images, tmp_path):
+    without = ("momentum 0.99",)
+    with pytest.raises(ValueError, match="but not all: 'momentum 0.99'.*Received"):
+        settings("table4", images, without=without)
+    whole = settings("beyond", images)
+    part = settings("beyond", images, without=("GradNorm", "distillation"))
+    plan = experiments.EXPERIMENTS["beyond"].plan
+    left = [one for one in plan(whole) if one.labels["row"] not in ("GradNorm", "distillation")]
+    assert plan(part) == left and len(left) == len(plan(whole)) - 2
+    few = settings("table3", images, without=("gamma 0.15",))
+    path = experiments.reproduce("table3", few, experiments.Work(tmp_path / "runs", say=str), tmp_path)
+    assert list(report.read(path)["summary"]["rows"]) == ["gamma 0", "gamma 0.05"]
+    text = experiments.write_page(tmp_path).read_text()
+    assert "- Left out here: gamma 0.15." in text and "gamma 0.05" in text
+
+
 def test_folders_keep_their_names(tmp_path):
     """Or all that users have trained would be trained again."""
     network = {"name": "resann", "num_units": 5, "channels": 16}
@@ -211,6 +247,9 @@ def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path
         (["table1", "--dataset=a/made.npz,b/made.npz"], "differ in their names"),
         (["table1", "--quick", f"--results={__file__}"], "test_work.py"),
         (["proposition", "--epochs=3"], "trains nothing"),
+        (["figure5", "--quick", "--without=CONST"], "may be left out.*none.*CONST"),
+        (["beyond", "--quick", "--without=ADALOSS"], "may be left out.*'GradNorm'"),
+        (["table4", "--quick", "--reuse=/nowhere"], "no result in '/nowhere'"),
         (["page", "--results=/nowhere"], "no result in '/nowhere'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
