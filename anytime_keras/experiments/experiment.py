@@ -23,7 +23,7 @@ TABLE5 = {"period 1": ADALOSS, "period 100": _adaloss(update_period=100)}
 BEYOND = {
     "CONST": CONST,
     "ADALOSS": ADALOSS,
-    "first order": _adaloss(first_order=True),
+    "first order, period 10": _adaloss(first_order=True, update_period=10),
     "gamma 1 to 0": _adaloss(gamma=[1.0, 0.0]),
     "distillation": {**ADALOSS, "distillation": {"weight": 0.5, "temperature": 3.0}},
     "equilibrium, CONST": {**CONST, "gradient_equilibrium": True},
@@ -31,7 +31,7 @@ BEYOND = {
     "mean of logarithms": _adaloss(mean="geometric"),
     "batch's own losses": _adaloss(mean="batch"),
     "uncertainty": {"weighting": {"name": "uncertainty"}},
-    "GradNorm": {"weighting": {"name": "gradnorm"}},
+    "GradNorm, period 10": {"weighting": {"name": "gradnorm", "update_period": 10}},
 }
 
 
@@ -72,12 +72,16 @@ class Experiment:
         """Returns the `Settings`: the defaults, or those of a quick check, and what is changed."""
         usual = {**QUICK, **self.quick} if quick else self.defaults
         made = Settings(**{**usual, **{name: value for name, value in changes.items() if value is not None}})
-        if made.without and not set(made.without) < set(self.optional):
+        self.check(made)
+        return made
+
+    def check(self, settings):
+        """Raises ValueError if the settings leave out rows that are needed."""
+        if settings.without and not set(settings.without) < set(self.optional):
             raise ValueError(
                 f"Rows that may be left out, but not all: {', '.join(map(repr, self.optional)) or 'none'}. "
-                f"Received: without={made.without!r}."
+                f"Received: without={settings.without!r}."
             )
-        return made
 
 
 def _table(title, rows, base, find=None, summarize=None, always=()):
@@ -87,7 +91,7 @@ def _table(title, rows, base, find=None, summarize=None, always=()):
         summarize or (lambda trainings, ensembles: tables.relative_table(trainings, base)),
         lambda summary, paper: tables.cells_of_table(summary, paper["rows"]),
         find or _find_sizes,
-        optional=tuple(row for row in rows if row not in (base, *always)),
+        optional=tuple(row for row in rows if row not in (base, *always)) if len(rows) > 2 else (),
     )
 
 
@@ -108,7 +112,7 @@ def _find_sizes(summary, paper):
         theirs, ours = (max(abs(each[place]) for each in beside) for place in (1, 2))
         found.append(f"The largest change, up or down: {theirs:.2f} in the paper, {ours:.2f} here.")
     ordered = {
-        "the paper": {row: numbers[-1] for row, numbers in paper["rows"].items()},
+        "the paper": {row: paper["rows"][row][-1] for row in known},
         "here": {row: summary["rows"][row]["mean"][-1] for row in known},
     }
     if summary["base"] != "OPT":

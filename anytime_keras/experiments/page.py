@@ -47,13 +47,14 @@ def write_page(results):
     'README.md'
     """
     results = pathlib.Path(results)
-    paths = report.paths(results)
-    if not paths:
+    found = {path.name: path for path in report.paths(results)}
+    either = [found.get(f"{name}.json", found.get(f"{name}_quick.json")) for name in experiment.EXPERIMENTS]
+    if not found:
         raise ValueError(
             f"There is no result in '{results}'. Make one, such as `anytime-keras reproduce table1 --quick`."
         )
     introduction = INTRODUCTION.format(reference=experiment.paper()["reference"])
-    write(results / PAGE, "\n".join([introduction, *map(_section, paths)]))
+    write(results / PAGE, "\n".join([introduction, *map(_section, filter(None, either))]))
     return results / PAGE
 
 

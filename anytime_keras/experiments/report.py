@@ -8,6 +8,7 @@ from rich.table import Table
 
 from anytime_keras import runtime
 from anytime_keras.experiments import experiment
+from anytime_keras.training import Recipe
 from anytime_keras.training.checkpoint import write
 
 FORMAT = 1
@@ -29,7 +30,8 @@ def reproduce(name, settings, work, results, quick=False):
         The path of the JSON; None if the time limit came first.
 
     Raises:
-        ValueError: if there is no experiment of that name, or it needs more of `work` than results tell.
+        ValueError: if there is no experiment of that name; if the settings leave out rows that it needs; if `work`
+            reuses results, and the experiment needs the networks, or would overwrite a result with less.
 
     Example:
     >>> import tempfile
@@ -42,9 +44,18 @@ def reproduce(name, settings, work, results, quick=False):
     chosen = experiment.get(name)
     if chosen.ensembles and work.told:
         raise ValueError(f"{name} chains the trained networks, which results do not hold: leave out `reuse`.")
+    chosen.check(settings)
     planned = chosen.plan(settings) if chosen.plan else []
     quick = quick and bool(planned)
     path = pathlib.Path(results) / f"{name}{'_quick' if quick else ''}.json"
+    if work.told and path.exists():
+        kept = {work.place(each.recipe) for each in planned}
+        lost = [each for each in read(path)["trainings"] if work.place(Recipe.from_dict(each["recipe"])) not in kept]
+        if lost:
+            raise ValueError(
+                f"'{path}' tells {len(lost)} trainings that these settings leave out, and may be all that is left of "
+                "them. Write to another folder of results."
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     if not work.run([each.recipe for each in planned]):
         return None
@@ -112,7 +123,7 @@ def read(path):
 
 
 def paths(results):
-    """Lists the results in a folder, one an experiment: a quick check's where there is no other.
+    """Lists the results in a folder, in the experiments' order; a quick check's come after others.
 
     Args:
         results: the folder.
@@ -125,12 +136,8 @@ def paths(results):
     >>> paths(tempfile.mkdtemp())
     []
     """
-    results = pathlib.Path(results)
-    found = []
-    for name in experiment.EXPERIMENTS:
-        either = [path for path in (results / f"{name}.json", results / f"{name}_quick.json") if path.exists()]
-        found += either[:1]
-    return found
+    every = [pathlib.Path(results) / f"{name}{end}.json" for end in ("", "_quick") for name in experiment.EXPERIMENTS]
+    return [path for path in every if path.exists()]
 
 
 def picture(path):

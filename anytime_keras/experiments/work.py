@@ -1,7 +1,7 @@
 """Runs trainings into folders, several side by side where that is possible, and reads what came out.
 
-A training's folder is named after its recipe. One that is finished (it has a curve) is never run again, by whichever
-experiment asks; one that was stopped goes on. Test images are looked at once, at a training's end.
+A training's folder is named after its recipe. One that is finished (it has a curve, or a result tells it) is never run
+again, by whichever experiment asks; one that was stopped goes on. Test images are looked at once, at a training's end.
 """
 
 import csv
@@ -39,8 +39,14 @@ class Work:
         at_once: int, how many to train side by side on JAX; None for 8 on an accelerator, 1 on a CPU.
         time_limit: float, seconds from now after which no epoch begins but a call's first; None for none.
         say: function that is told, in a line, what goes on.
-        reuse: folder of results (`reproduce`); a training that one of them tells is taken from there, not run again.
-            None for none.
+        reuse: folder of results (`reproduce`); a training that one of them tells is taken from there, not run again,
+            unless it is finished in `folder`. It is known by its recipe, the data by its path there. None for none.
+
+    Attributes:
+        told: dict from a training's folder to what the results tell of it.
+
+    Raises:
+        ValueError: if an argument is not valid, or a result can't be read.
 
     Example:
     >>> import tempfile
@@ -66,8 +72,16 @@ class Work:
         paths = report.paths(results)
         if not paths:
             raise ValueError(f"There is no result in '{results}' to take trainings from.")
-        told = [training for path in paths for training in report.read(path)["trainings"]]
-        return {self.place(Recipe.from_dict(training["recipe"])): training for training in told}
+        told = {}
+        for path in paths:
+            for training in report.read(path)["trainings"]:
+                try:
+                    place = self.place(Recipe.from_dict(training["recipe"]))
+                    own = {key: training[key] for key in ("recipe", *MEASURED)}
+                except (ValueError, LookupError, TypeError) as error:
+                    raise ValueError(f"'{path}' does not tell its trainings: {error!r}.") from error
+                told.setdefault(place, own)
+        return told
 
     def place(self, recipe):
         """The folder of a recipe's training.
@@ -85,12 +99,13 @@ class Work:
     def begun(self, recipe):
         """The recipe by which the training in a recipe's folder was begun, or the recipe itself if none was."""
         place = self.place(recipe)
-        if (place / "recipe.json").exists():
-            return Recipe.from_json(place / "recipe.json")
-        return Recipe.from_dict(self.told[place]["recipe"]) if place in self.told else recipe
+        if place in self.told and not self._kept(recipe):
+            return Recipe.from_dict(self.told[place]["recipe"])
+        file = place / "recipe.json"
+        return Recipe.from_json(file) if file.exists() else recipe
 
     def finished(self, recipe):
-        """Whether a recipe's training has come to its end here."""
+        """Whether a recipe's training has come to its end here, or a result tells it."""
         return self._kept(recipe) or self.place(recipe) in self.told
 
     def _kept(self, recipe):
@@ -135,6 +150,9 @@ class Work:
         """
         unique = {self.place(recipe): self.begun(recipe) for recipe in recipes}
         total, first = len(unique), True
+        if self.told:
+            taken = sum(place in self.told for place in unique)
+            self.say(f"[{taken} of {total} trainings are told by results]")
         for group in self._groups([recipe for recipe in unique.values() if not self.finished(recipe)]):
             left = None if self.limit is None else self.limit - (monotonic() - self.start)
             # Not for a last moment: to build and compile may take a minute. But every call gets on by an epoch.

@@ -10,7 +10,7 @@ from keras import ops
 from anytime_keras import _errors
 from anytime_keras.weighting import gradients
 from anytime_keras.weighting.adaptive import AdaptiveWeighting
-from anytime_keras.weighting.checks import check_number
+from anytime_keras.weighting.checks import check_number, check_period
 
 PRESETS = {
     # Paper, section C.2.
@@ -94,12 +94,12 @@ class AdaLossWeighting(AdaptiveWeighting):
             `PolynomialDecay(1.0, steps, 0.0)` goes from equal weights to pure AdaLoss.
         momentum: float in [0, 1) of the averages. 0.9 in the paper.
         update_period: int, batches from one update of the weights to the next; the averages move with
-            every batch. 1 in the paper.
+            every batch, those of gradients (`first_order`) with the weights. 1 in the paper.
         final_extra: float, 0 or more, see `adaloss_weights`. 0 in the paper.
         first_order: bool. Weighs by the inverse of the mean squared gradient of each loss with respect to the
             trainable parameters, instead of the loss itself (the paper's outlook; the authors'
-            `adaloss_order=1`). Costs one more forward pass and one backward pass for each exit in every
-            step; for experiments.
+            `adaloss_order=1`). Costs one more forward pass and one backward pass for each exit, every
+            `update_period` batches (every batch on several replicas); for experiments.
         preset: `"paper"`, or `"authors_code"` for gamma 0.07 and final_extra 1. Arguments above that are not
             None take precedence.
         mean: which mean of the losses to weigh by, see `moved_averages`. With `"arithmetic"`, the paper's, training
@@ -151,9 +151,7 @@ class AdaLossWeighting(AdaptiveWeighting):
             check_number("gamma", self.gamma, "in [0, 1], or a Keras schedule", lambda value: 0 <= value <= 1)
         check_number("momentum", self.momentum, "in [0, 1)", lambda value: 0 <= value < 1)
         check_number("final_extra", self.final_extra, "of 0 or more", lambda value: 0 <= value < float("inf"))
-        check_number(
-            "update_period", self.update_period, "of batches, 1 or more", lambda value: value >= 1 and value % 1 == 0
-        )
+        check_period(self.update_period)
         if mean == "batch" and (first_order or self.update_period != 1):
             raise ValueError(
                 "`mean='batch'` weighs every batch by its own losses: it takes no `first_order` and no "
@@ -173,7 +171,12 @@ class AdaLossWeighting(AdaptiveWeighting):
     def averages(self):
         """The running means of the losses, a float32 array of shape `(num_exits,)`; NaN before the first batch."""
         averages = self._read("averages")
-        return averages if self.steps else np.full_like(averages, np.nan)
+        return averages if self.steps >= self._first else np.full_like(averages, np.nan)
+
+    @property
+    def _first(self):
+        """The number of the batch that starts the averages."""
+        return self.update_period if self.first_order else 1
 
     def check(self):
         averages = self.averages
@@ -190,9 +193,11 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     def moved(self, state, losses, measured):
         values = losses if measured is None else measured
+        due = self.due(state["steps"])
         averages = moved_averages(state["averages"], values, self.momentum, self.mean)
-        averages = ops.where(ops.equal(state["steps"], 1), values, averages)
-        due = ops.equal(state["steps"] % self.update_period, 0)
+        averages = ops.where(ops.equal(state["steps"], self._first), values, averages)
+        if self.first_order:
+            averages = ops.where(due, averages, state["averages"])
         weights = self._weights_for(averages, state["steps"])
         return {"averages": averages, "weights": ops.where(due, weights, state["weights"])}
 

@@ -16,6 +16,7 @@ class AdaptiveWeighting(Weighting):
     """
 
     starts = {}  # what is kept for each exit -> its value before the first batch
+    update_period = 1  # batches from one that is due to the next: of others nothing is measured by `measure`
 
     def moved(self, state, losses, measured):
         """Returns what a batch makes of the state: a dict of tensors of shape `(num_exits,)`, for what changes.
@@ -23,9 +24,15 @@ class AdaptiveWeighting(Weighting):
         Args:
             state: dict of tensors: `starts`, `weights`, and `steps`, the number of batches with this one.
             losses: the batch's losses, shape `(num_exits,)`.
-            measured: what `measure` gave, or None.
+            measured: what `measure` gave, or None; says nothing of a batch that is not due.
         """
         raise NotImplementedError
+
+    def due(self, steps=None):
+        """Returns, as a tensor, whether a batch is due, by its number from 1; by default the one that comes."""
+        if steps is None:
+            steps = ops.convert_to_tensor(self._state["steps"]) + 1
+        return ops.equal(steps % self.update_period, 0)
 
     def build(self, exits):
         super().build(exits)

@@ -10,7 +10,7 @@ from keras import ops
 
 from anytime_keras.weighting import gradients
 from anytime_keras.weighting.adaptive import AdaptiveWeighting
-from anytime_keras.weighting.checks import check_number
+from anytime_keras.weighting.checks import check_number, check_period
 
 
 def gradnorm_step(weights, losses, first_losses, norms, alpha=1.5, rate=0.025):
@@ -51,7 +51,7 @@ class GradNormWeighting(AdaptiveWeighting):
     """Moves the weights so that each loss's gradient has its due norm at the parameters that all exits share.
 
     The norms are had as they must be: the forward pass is made once more, and then one backward pass for each exit, in
-    every step, as AdaLoss of first order has it. The shared parameters are those that
+    every step that moves the weights, as AdaLoss of first order has it. The shared parameters are those that
     every exit depends on, in an anytime network all up to its first exit (the reference takes a network's last shared
     layer; here a backward pass must run through the whole network either way). Not for a loop of your own.
 
@@ -61,6 +61,8 @@ class GradNormWeighting(AdaptiveWeighting):
         alpha: float, 0 or more: how hard an exit that learns slowly is helped. 1.5 as in the reference's large
             experiments; 0 makes all pulls alike.
         rate: float above 0, the step of the weights.
+        update_period: int, batches from one step of the weights to the next; in between nothing is measured, but on
+            several replicas. 1 in the reference.
 
     Raises:
         ValueError: in `fit`, if the exits share no trainable parameters.
@@ -78,11 +80,12 @@ class GradNormWeighting(AdaptiveWeighting):
     starts = {"first_losses": 0.0}
     measure = staticmethod(gradients.shared_norms)
 
-    def __init__(self, alpha=1.5, rate=0.025):
+    def __init__(self, alpha=1.5, rate=0.025, update_period=1):
         super().__init__()
         check_number("alpha", alpha, "of 0 or more", lambda value: 0 <= value < math.inf)
         check_number("rate", rate, "above 0", lambda value: 0 < value < math.inf)
-        self.alpha, self.rate = alpha, rate
+        check_period(update_period)
+        self.alpha, self.rate, self.update_period = alpha, rate, update_period
 
     def moved(self, state, losses, measured):
         if measured is None:
@@ -92,7 +95,7 @@ class GradNormWeighting(AdaptiveWeighting):
             )
         first = ops.where(ops.equal(state["steps"], 1), losses, state["first_losses"])
         weights = gradnorm_step(state["weights"], losses, first, measured, self.alpha, self.rate)
-        return {"first_losses": first, "weights": weights}
+        return {"first_losses": first, "weights": ops.where(self.due(state["steps"]), weights, state["weights"])}
 
     def get_config(self):
-        return {"alpha": self.alpha, "rate": self.rate}
+        return {"alpha": self.alpha, "rate": self.rate, "update_period": self.update_period}

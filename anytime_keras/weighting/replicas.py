@@ -18,6 +18,11 @@ def total(values):
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
+def several():
+    """Whether this is a training step of one of several replicas."""
+    return _replica() is not None
+
+
 def share(outputs, dtype="float32"):
     """Returns how much this replica's examples count in the mean of the global batch, over what Keras takes for it: one
     of as many as there are replicas. 1 where all hold as many examples, or there is but one.

@@ -131,13 +131,22 @@ class TrainingLoss:
             # The compiled loss has weighed each term before all were known.
             more = ops.cast(self.weighting.of_batch(batch) - weights, losses.dtype)
             total = total + ops.sum(ops.stop_gradient(more) * self._own_weights() * losses)
-        measure = self.weighting.measure
-        if measure is None:
+        if self.weighting.measure is None:
             self.weighting.update(batch)
         else:
-            names = self.weighting.exit_names
-            self.weighting.update(batch, measure(self.model, names, self._losses_of, x, y, sample_weight))
+            self.weighting.update(batch, self._measured(x, y, sample_weight))
         return total
+
+    def _measured(self, *batch):
+        """What the weighting's `measure` gives of the batch, if it is due; else zeros, without the work."""
+        weighting = self.weighting
+
+        def measured():
+            return weighting.measure(self.model, weighting.exit_names, self._losses_of, *batch)
+
+        if weighting.update_period == 1 or replicas.several():  # replicas can't meet within a condition
+            return measured()
+        return ops.cond(weighting.due(), measured, lambda: ops.zeros((weighting.num_exits,), "float32"))
 
     def _own_weights(self):
         """The weights that the user gave to `compile`, in the exits' order."""

@@ -133,25 +133,46 @@ def test_what_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch)
     assert second["recipe"]["weighting"]["update_period"] == 100
     summary = experiments.EXPERIMENTS["table5"].summarize([first, second], [])
     assert report.read(path)["summary"] == summary
+    assert own.begun(one := experiments.EXPERIMENTS["table5"].plan(settings("table5", images))[0].recipe) == one
+    (tmp_path / "results" / "table5.json").unlink()
+    with pytest.raises(ValueError, match="table4.json' tells 2 trainings that these settings leave out"):
+        experiments.reproduce("table4", settings("table4", images, epochs=2), own, tmp_path / "results")
+    assert len(taken) == 1
     chosen = settings("figure6", images, networks=((1, 2), (2, 2)))
     with pytest.raises(ValueError, match="figure6 chains the trained networks.*leave out `reuse`"):
         experiments.reproduce("figure6", chosen, own, tmp_path / "results")
 
 
+def test_a_result_that_does_not_tell_its_trainings_is_refused_by_name(images, tmp_path):
+    path = experiments.reproduce(
+        "table4", settings("table4", images), experiments.Work(tmp_path / "runs", say=str), tmp_path
+    )
+    content = json.loads(path.read_text())
+    del content["trainings"][1]["weight"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="table4.json' does not tell its trainings.*weight"):
+        experiments.Work(tmp_path / "other", reuse=tmp_path)
+
+
 def test_rows_are_left_out_and_the_page_says_so(images, tmp_path):
-    without = ("momentum 0.99",)
-    with pytest.raises(ValueError, match="but not all: 'momentum 0.99'.*Received"):
-        settings("table4", images, without=without)
+    with pytest.raises(ValueError, match="but not all: none.*Received"):
+        settings("table4", images, without=("momentum 0.99",))
+    needed = dataclasses.replace(settings("table3", images), without=("gamma 0",))
+    with pytest.raises(ValueError, match="but not all: 'gamma 0.05', 'gamma 0.15'.*'gamma 0'"):
+        experiments.reproduce("table3", needed, experiments.Work(tmp_path / "runs"), tmp_path)
     whole = settings("beyond", images)
-    part = settings("beyond", images, without=("GradNorm", "distillation"))
+    part = settings("beyond", images, without=("uncertainty", "distillation"))
     plan = experiments.EXPERIMENTS["beyond"].plan
-    left = [one for one in plan(whole) if one.labels["row"] not in ("GradNorm", "distillation")]
+    left = [one for one in plan(whole) if one.labels["row"] not in ("uncertainty", "distillation")]
     assert plan(part) == left and len(left) == len(plan(whole)) - 2
     few = settings("table3", images, without=("gamma 0.15",))
     path = experiments.reproduce("table3", few, experiments.Work(tmp_path / "runs", say=str), tmp_path)
     assert list(report.read(path)["summary"]["rows"]) == ["gamma 0", "gamma 0.05"]
     text = experiments.write_page(tmp_path).read_text()
-    assert "- Left out here: gamma 0.15." in text and "gamma 0.05" in text
+    assert "- Left out here: gamma 0.15." in text
+    assert "\n| gamma 0.05 | " in text and "\n| gamma 0.15 | " not in text
+    (best_to_worst,) = (line for line in text.splitlines() if line.startswith("From best to worst"))
+    assert "gamma 0.15" not in best_to_worst and best_to_worst.count("gamma 0.05") == 2
 
 
 def test_folders_keep_their_names(tmp_path):
@@ -199,12 +220,13 @@ def test_groups_are_what_one_program_can_train(images, tmp_path, monkeypatch):
     rows = {one.recipe.to_json(): one.labels["row"] for one in planned}
     named = [sorted({rows[recipe.to_json()] for recipe in group}) for group in groups]
     assert ["ADALOSS", "CONST", "OPT"] in named
-    alone = ["first order", "gamma 1 to 0", "distillation", "mean of logarithms", "batch's own losses", "uncertainty"]
+    alone = ["gamma 1 to 0", "distillation", "mean of logarithms", "batch's own losses", "uncertainty"]
+    alone += ["first order, period 10", "GradNorm, period 10"]
     assert sorted(named) == sorted(
         [
             ["ADALOSS", "CONST", "OPT"],
             ["equilibrium, ADALOSS", "equilibrium, CONST"],
-            *([row] for row in [*alone, "GradNorm"]),
+            *([row] for row in alone),
         ]
     )
     assert all(len(group) == 2 for group, own in zip(groups, named) if len(own) == 1), "two seeds"
@@ -248,7 +270,7 @@ def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path
         (["table1", "--quick", f"--results={__file__}"], "test_work.py"),
         (["proposition", "--epochs=3"], "trains nothing"),
         (["figure5", "--quick", "--without=CONST"], "may be left out.*none.*CONST"),
-        (["beyond", "--quick", "--without=ADALOSS"], "may be left out.*'GradNorm'"),
+        (["beyond", "--quick", "--without=ADALOSS"], "may be left out.*'uncertainty'"),
         (["table4", "--quick", "--reuse=/nowhere"], "no result in '/nowhere'"),
         (["page", "--results=/nowhere"], "no result in '/nowhere'"),
     ],

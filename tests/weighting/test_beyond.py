@@ -9,6 +9,7 @@ import pytest
 import anytime_keras as ak
 from anytime_keras import weighting
 from anytime_keras.training import Recipe, train, train_side_by_side
+from anytime_keras.weighting import gradients
 from tests import checks
 from tests.weighting.reference import train as train_with_constant_weights
 from tests.weighting.test_adaloss import LEARNING_RATE, Watch, assert_same_parameters, batches, joined, network
@@ -165,6 +166,61 @@ def test_gradnorm_helps_the_exit_that_is_behind():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(dead), [0.0, 2.0], atol=1e-6)
 
 
+PERIODIC = {
+    "gradnorm": lambda period: weighting.GradNormWeighting(alpha=0.5, rate=0.1, update_period=period),
+    "first order": lambda period: ak.AdaLossWeighting(0.1, momentum=0.8, update_period=period, first_order=True),
+}
+
+
+@pytest.mark.parametrize("name", PERIODIC)
+def test_gradients_are_measured_when_weights_are_due_and_only_then(name, monkeypatch):
+    times, squares = [], gradients._squares
+
+    def noted(*args):
+        if keras.backend.backend() == "jax":
+            import jax
+
+            jax.debug.callback(lambda: times.append(1))
+        else:
+            import tensorflow as tf
+
+            tf.py_function(lambda: times.append(1), [], [])
+        return squares(*args)
+
+    monkeypatch.setattr(gradients, "_squares", noted)
+    # XLA on TensorFlow can't call Python.
+    _, callback, rows = fitted(PERIODIC[name](2), batches(5), jit_compile=keras.backend.backend() == "jax")
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.effects_barrier()
+    assert len(times) == 2, "of five batches the second and the fourth"
+    weights = np.array([row[2] for row in rows])
+    np.testing.assert_array_equal(weights[0], 1.0)
+    np.testing.assert_array_equal(weights[1], weights[2])
+    np.testing.assert_array_equal(weights[3], weights[4])
+    assert np.abs(weights[1] - 1).max() > 0.01 and np.abs(weights[3] - weights[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", PERIODIC)
+def test_the_first_measured_batch_counts_as_a_first(name):
+    """Weights are 1 until then: a batch measured second is measured as if it were trained with period 1."""
+    data = batches(2)
+    start = network(NUM_EXITS)
+    start.compile(keras.optimizers.SGD(LEARNING_RATE), loss=crossentropy())
+    start.fit(*data[0], batch_size=8, verbose=0)
+    one, two = PERIODIC[name](1), PERIODIC[name](2)
+    callback = ak.LossWeighting(one)
+    start.compile(keras.optimizers.SGD(LEARNING_RATE), loss=crossentropy())
+    start.fit(*data[1], batch_size=8, verbose=0, callbacks=[callback])
+    fitted(two, data)
+    if name == "first order":
+        np.testing.assert_allclose(two.averages, one.averages, rtol=1e-4)
+        np.testing.assert_allclose(two.weights, one.weights, rtol=1e-4)
+    else:  # the progress since the first batch counts besides the norms
+        assert np.abs(two.weights - 1).max() > 0.01
+
+
 def test_gradnorm_refuses_exits_that_share_nothing_and_losses_alone():
     inputs = keras.Input((4,))
     model = ak.AnytimeModel(inputs, {name: keras.layers.Dense(3)(inputs) for name in "ab"})
@@ -248,7 +304,7 @@ def test_arguments_out_of_range_are_refused():
 # === Gradient equilibrium ===
 
 
-def gradients(model, x, y):
+def gradients_by_path(model, x, y):
     """Each parameter's gradient of the exits' summed loss, by its path."""
     before = {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables}
     # XLA would take longer to compile so many layers than TensorFlow to run them.
@@ -285,7 +341,7 @@ def test_each_part_gets_the_mean_over_the_exits_that_need_it(name):
         part = keras.Model(plain.inputs, output)
         for variable in part.trainable_variables:
             needed_by.setdefault(variable.path, []).append(exit_name)
-    before, after = gradients(plain, x, y), gradients(scaled, x, y)
+    before, after = gradients_by_path(plain, x, y), gradients_by_path(scaled, x, y)
     counts = set()
     for path, gradient in before.items():
         # An exit's own head gets all; what several exits need is needed by all from one on.
