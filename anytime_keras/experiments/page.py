@@ -163,9 +163,14 @@ def places_compared(content):
 
 def last_weights(trainings):
     """A sentence that tells how unequal AdaLoss's weights were at the end, or None where nothing was trained with its
-    defaults."""
-    adaptive = [training for training in trainings if training["recipe"]["weighting"] == ADALOSS["weighting"]]
-    own = [training["weight"] for training in adaptive if training["weight"]]
+    defaults and with nothing else besides."""
+    own = [
+        training["weight"]
+        for training in trainings
+        if training["recipe"]["weighting"] == ADALOSS["weighting"]
+        and not (training["recipe"].get("distillation") or training["recipe"].get("gradient_equilibrium"))
+        and training["weight"]
+    ]
     if not own:
         return None
     return (

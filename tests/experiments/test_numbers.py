@@ -305,6 +305,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_weights_at_the_end_are_adalosss_by_itself():
+    plain, distilled = (training("row", [0.1, 0.1], weight=[weight, 1.0]) for weight in (0.5, 0.1))
+    for own, more in ((plain, {}), (distilled, {"distillation": {"weight": 0.5}})):
+        own["recipe"] = {"weighting": {"name": "adaloss"}, **more}
+    assert "the smallest is 0.50 of the largest" in page.last_weights([plain, distilled])
+    assert page.last_weights([distilled]) is None
+
+
 def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
     text = page.write_page(folder).read_text()
     assert "| CONST | +15.07 | +16.40 | +18.76 | +18.90 | +25.00 | +10.00 | +20.00 | +10.00 |" in text, (
