@@ -236,11 +236,12 @@ def test_gradnorm_refuses_exits_that_share_nothing_and_losses_alone():
     "make",
     [
         weighting.GradNormWeighting,
+        lambda: weighting.GradNormWeighting(update_period=2),
         weighting.UncertaintyWeighting,
         lambda: ak.AdaLossWeighting(mean="batch"),
         lambda: ak.AdaLossWeighting(mean="geometric"),
     ],
-    ids=["gradnorm", "uncertainty", "batch", "geometric"],
+    ids=["gradnorm", "gradnorm, period 2", "uncertainty", "batch", "geometric"],
 )
 def test_two_replicas_equal_one(two_replicas, make):
     import tensorflow as tf
@@ -292,6 +293,7 @@ def test_arguments_out_of_range_are_refused():
         (lambda: ak.AdaLoss(mean="batch", first_order=True), "first_order=True"),
         (lambda: weighting.UncertaintyWeighting(rate=0), "rate=0"),
         (lambda: weighting.GradNormWeighting(alpha=-1), "alpha=-1"),
+        (lambda: weighting.GradNormWeighting(update_period=0), "update_period=0"),
         (lambda: weighting.gradient_equilibrium(keras.layers.Dense(3)), "functional.*Dense"),
         (lambda: tiny("digits", weighting={"name": "adaloss", "gamma": [1.0, 2.0]}), "gamma=\\[1.0, 2.0\\]"),
         (lambda: tiny("digits", weighting={"name": "gradnorm", "gamma": 1.0}), "does not take.*gamma"),
