@@ -169,7 +169,8 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     @property
     def averages(self):
-        """The running means of the losses, a float32 array of shape `(num_exits,)`; NaN before the first batch."""
+        """The running means of the losses, a float32 array of shape `(num_exits,)`; NaN before the first batch, of
+        gradients before the first that is due."""
         averages = self._read("averages")
         return averages if self.steps >= self._first else np.full_like(averages, np.nan)
 
