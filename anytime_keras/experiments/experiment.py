@@ -146,20 +146,20 @@ def _find_beyond(summary, paper):
         for row in ("CONST", "ADALOSS")
     ]
     overall = {row: tables.mean(values) for row, values in means.items() if None not in values}
-    ordered = ", ".join(f"{row} {overall[row]:+.1f}%" for row in sorted(overall, key=overall.get))
+    ordered = "; ".join(f"{row} {overall[row]:+.1f}%" for row in sorted(overall, key=overall.get))
     found.append(f"Means of the four places, from best to worst: {ordered}.")
     chosen = _keep_the_end({row: content["mean"] for row, content in held_out.items()})
     told = _keep_the_end(means)
     found.append(
-        "Lower than AdaLoss at 1/4 and no more than a point higher at the full cost: on validation images "
-        f"{', '.join(chosen) or 'none of the others'}; on test images {', '.join(told) or 'none of the others'}."
+        "Lower than AdaLoss at 1/4 and no more than a point higher at the full cost, on validation images: "
+        f"{'; '.join(chosen) or 'none of the others'}. On test images: {'; '.join(told) or 'none of the others'}."
     )
     seeds = list(held_out["ADALOSS"]["by_seed"])
     if len(seeds) == 1:
         return [*found, "No winner is named: one seed does not tell what another would give."]
     each = [_keep_the_end({row: content["by_seed"][seed] for row, content in held_out.items()}) for seed in seeds]
     winners = [row for row in chosen if all(row in kept for kept in each)]
-    return [*found, f"On validation images that holds for every seed of: {', '.join(winners) or 'none'}."]
+    return [*found, f"On validation images that holds for every seed of: {'; '.join(winners) or 'none'}."]
 
 
 def _keep_the_end(means):

@@ -211,8 +211,8 @@ def test_schemes_that_keep_the_end_are_chosen_by_validation_images_and_told_on_t
         "CONST: +15.0% at 1/4 and +19.0% at the full cost.",
         "ADALOSS: +33.0% at 1/4 and +3.0% at the full cost.",
     ]
-    assert found[2].endswith("to worst: c +0.0%, a +5.9%, b +6.2%, CONST +8.5%, ADALOSS +9.0%.")
-    assert found[3].endswith("on validation images a; on test images a, c.")
+    assert found[2].endswith("to worst: c +0.0%; a +5.9%; b +6.2%; CONST +8.5%; ADALOSS +9.0%.")
+    assert found[3].endswith("on validation images: a. On test images: a; c.")
     assert found[4].startswith("No winner is named")
 
 
@@ -220,7 +220,7 @@ def test_a_winner_wins_with_every_seed():
     own = {"CONST": [[0.115, 0.1, 0.1, 0.119]] * 2, "ADALOSS": [[0.133, 0.1, 0.1, 0.103]] * 2}
     test = {**own, "a": [[0.12, 0.1, 0.1, 0.103]] * 2, "b": [[0.1, 0.1, 0.1, 0.1], [0.134, 0.1, 0.1, 0.1]]}
     found = beyond(test, {})
-    assert found[3].endswith("on validation images a, b; on test images a, b.")
+    assert found[3].endswith("on validation images: a; b. On test images: a; b.")
     assert found[4].endswith("every seed of: a.")
 
 
