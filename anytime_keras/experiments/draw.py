@@ -12,9 +12,10 @@ def losses(summary):
     numbers = range(1, len(summary["exits"]) + 1)
     for line, (row, content) in enumerate(summary["rows"].items()):
         if len(content["by_seed"]) > 1:
-            least, most = zip(*((min(values), max(values)) for values in zip(*content["by_seed"].values())))
+            bounds = zip(*map(_drawn, content["by_seed"].values()))
+            least, most = zip(*((min(values), max(values)) for values in bounds))
             axes.fill_between(numbers, least, most, color=style.look(line)["color"], alpha=0.15, linewidth=0)
-        axes.plot(numbers, content["mean"], label=row, **style.look(line))
+        axes.plot(numbers, _drawn(content["mean"]), label=row, **style.look(line))
     axes.axhline(0, color="0.4", linewidth=0.8)
     axes.set_xlabel("exit")
     axes.set_ylabel("training loss over OPT's (%)")

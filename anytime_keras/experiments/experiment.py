@@ -49,7 +49,8 @@ class Experiment:
         ensembles: function from `Settings` and `Work` to what is measured on ensembles, or None.
         defaults, quick: dicts, what its `Settings` are by default and for a quick check, where others than usual.
         note: str, what its numbers are, beyond what the page says of all.
-        optional: the rows that `Settings.without` may name; all others are compared with.
+        optional: function from `Settings` to groups of rows that `Settings.without` may name, though not all of a
+            group; with all others something is compared. None if no row may be left out.
 
     Example:
     >>> EXPERIMENTS["table1"].settings(epochs=100).networks
@@ -66,7 +67,7 @@ class Experiment:
     defaults: dict = dataclasses.field(default_factory=dict)
     quick: dict = dataclasses.field(default_factory=dict)
     note: str = None
-    optional: tuple = ()
+    optional: typing.Callable = None
 
     def settings(self, quick=False, **changes):
         """Returns the `Settings`: the defaults, or those of a quick check, and what is changed."""
@@ -77,10 +78,14 @@ class Experiment:
 
     def check(self, settings):
         """Raises ValueError if the settings leave out rows that are needed."""
-        if settings.without and not set(settings.without) < set(self.optional):
+        if not settings.without:
+            return
+        groups = self.optional(settings) if self.optional else []
+        without = set(settings.without)
+        if not without.issubset(sum(groups, [])) or any(without.issuperset(group) for group in groups):
+            named = "; ".join(", ".join(map(repr, group)) for group in groups) or "none"
             raise ValueError(
-                f"Rows that may be left out, but not all: {', '.join(map(repr, self.optional)) or 'none'}. "
-                f"Received: without={settings.without!r}."
+                f"Rows that may be left out, but not all: {named}. Received: without={settings.without!r}."
             )
 
 
@@ -91,7 +96,7 @@ def _table(title, rows, base, find=None, summarize=None, always=()):
         summarize or (lambda trainings, ensembles: tables.relative_table(trainings, base)),
         lambda summary, paper: tables.cells_of_table(summary, paper["rows"]),
         find or _find_sizes,
-        optional=tuple(row for row in rows if row not in (base, *always)) if len(rows) > 2 else (),
+        optional=(lambda settings: [[row for row in rows if row not in (base, *always)]]) if len(rows) > 2 else None,
     )
 
 
@@ -274,7 +279,7 @@ EXPERIMENTS = {
         draw.losses,
         note="Losses are means over the last epoch's batches, as training sees them: augmented, weights moving.",
         defaults=dict(datasets=("cifar100",), networks=((5, 16),)),
-        optional=("CONST", "HALF-END", "ADALOSS"),
+        optional=figures.rows_of_losses,
     ),
     "figure5": Experiment(
         "Small networks with AdaLoss against large ones with CONST",

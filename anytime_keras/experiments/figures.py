@@ -8,6 +8,7 @@ from anytime_keras.experiments.planning import (
     HALF_END,
     Planned,
     check_growing,
+    costs,
     label,
     name,
     plan,
@@ -23,13 +24,21 @@ BASES = (1.5, 2.0, 1 + 2**0.5, 3.0, 4.0)
 
 # === Figure 3: training loss ===
 
+SCHEMES = {"CONST": CONST, "HALF-END": HALF_END, "ADALOSS": ADALOSS}
+
 
 def plan_losses(settings):
     if len(settings.networks) != 1:
         raise ValueError(
             f"Figure 3 compares the exits of one network. Received: {[name(network) for network in settings.networks]}."
         )
-    return plan(settings, {"CONST": CONST, "HALF-END": HALF_END, "ADALOSS": ADALOSS}, opt="all")
+    return plan(settings, SCHEMES, opt="all")
+
+
+def rows_of_losses(settings):
+    """Lists the schemes, and the exits at which they are compared: each is a training of its own."""
+    curve = costs(settings, settings.networks[0], settings.datasets[0])
+    return [list(SCHEMES), [point.exit for point in curve]]
 
 
 def losses(trainings):
@@ -37,7 +46,7 @@ def losses(trainings):
 
     Returns:
         A dict: `exits`, and `rows`, from a row's name to its relative percentage increase at each exit, as `mean` over
-        cells and `by_seed`.
+        cells and `by_seed`; None at an exit for which no network was trained alone.
     """
     alone = {
         (cell(training), training["exit"]): training["train_loss"][training["exits"]["exit"].index(training["exit"])]
@@ -47,7 +56,7 @@ def losses(trainings):
     rows = {}
     for training in trainings:
         if training["row"] != "OPT":
-            bases = [alone[cell(training), exit_name] for exit_name in training["exits"]["exit"]]
+            bases = [alone.get((cell(training), exit_name)) for exit_name in training["exits"]["exit"]]
             own = [increase(*pair) for pair in zip(training["train_loss"], bases)]
             rows.setdefault(training["row"], []).append((training["seed"], own))
     exits = max((training["exits"]["exit"] for training in trainings), key=len)

@@ -28,7 +28,7 @@ class Settings:
         seeds: int, how many; they are 0, 1, ...
         batch_size: int.
         precision: Keras's dtype policy.
-        without: rows that are left out.
+        without: rows that are left out, in Figure 3 exits too.
 
     Example:
     >>> Settings(networks=((5, 16),)).to_dict()["networks"]
@@ -153,14 +153,14 @@ def plan(settings, rows, networks=None, opt=None):
     for dataset in settings.datasets:
         for network in networks or settings.networks:
             curve = costs(settings, network, dataset) if opt else None
-            exits = {"fractions": lambda: places(curve), "all": lambda: [point.exit for point in curve]}
+            exits = {None: list, "fractions": lambda: places(curve), "all": lambda: [point.exit for point in curve]}
             for seed in range(settings.seeds):
                 labels = dict(network=name(network), dataset=label(dataset), seed=seed)
                 for row, changes in rows.items():
                     if row not in settings.without:
                         own = recipe(settings, network, dataset, seed, **changes)
                         planned.append(Planned({"row": row, **labels}, own))
-                for exit_name in exits[opt]() if opt else ():
+                for exit_name in [each for each in exits[opt]() if each not in settings.without]:
                     alone = {
                         "weighting": {"name": "single_exit", "exit": exit_name},
                         "last_exit": _end(curve, exit_name),

@@ -1,6 +1,7 @@
 """Tables and figures follow from results by arithmetic that is worked out by hand here."""
 
 import json
+import math
 import pathlib
 import shutil
 
@@ -168,6 +169,28 @@ def test_the_base_of_a_table_has_its_place_in_the_order():
     *_, change, order = experiments.EXPERIMENTS["table3"].find(summary_of("gamma 0", **rows), PAPER["table3"])
     assert change == "The largest change, up or down: 23.88 in the paper, 9.00 here."
     assert order.endswith("gamma 0.15 +5.17; here gamma 0.15 -9.00, gamma 0 +0.00, gamma 0.05 +4.00.")
+
+
+def test_figure_3_without_an_exit_tells_the_others():
+    chosen = experiments.EXPERIMENTS["figure3"]
+    settings = dict(datasets=("digits",), networks=((1, 4),), epochs=3)
+    whole, part = chosen.settings(**settings), chosen.settings(**settings, without=("exit_2", "CONST"))
+    left = [one for one in chosen.plan(whole) if one.labels["row"] != "CONST" and one.labels.get("exit") != "exit_2"]
+    assert chosen.plan(part) == left and len(left) == len(chosen.plan(whole)) - 4, "two trainings of two seeds"
+    for without in (("exit_1", "exit_2", "exit_3"), ("CONST", "HALF-END", "ADALOSS"), ("exit_4",)):
+        with pytest.raises(ValueError, match="but not all: 'CONST', 'HALF-END', 'ADALOSS'; 'exit_1', .*'exit_3'. Rec"):
+            chosen.settings(**settings, without=without)
+    trainings = []
+    for seed, last in enumerate((0.75, 0.6)):
+        optimal = alone([0.1] * 3, seed, losses=[1.0, 1.0, 0.5])
+        trainings += [training("CONST", [0.5] * 3, seed, losses=[1.1, 1.2, last]), optimal[0], optimal[2]]
+    summary = figures.losses(trainings)
+    assert summary["rows"]["CONST"]["mean"] == [pytest.approx(10.0), None, pytest.approx(35.0)]
+    header, rows = chosen.lay_out(summary, PAPER["figure3"])
+    assert rows[1] == ["exit_2", "–"]
+    assert chosen.find(summary, PAPER["figure3"])[0].endswith("first half of exits, +35.0% in the second.")
+    line = chosen.draw(summary).axes[0].lines[0].get_ydata()
+    assert math.isnan(line[1]) and line[2] == pytest.approx(35.0)
 
 
 def test_figure_3_is_of_one_network():
