@@ -10,7 +10,8 @@ done, the numbers go to --results as NAME.json (NAME_quick.json with --quick), a
 there. With KERAS_BACKEND=jax, which needs no TensorFlow, several networks are trained side by side on an accelerator,
 and compiled programs are kept in --folder (or JAX_COMPILATION_CACHE_DIR). To take trainings to another machine and
 back, leave out .programs and the finished ones' model.keras (figure6 alone needs them), and name data by the same path.
-Or take the results alone: --reuse=FOLDER runs no training again that a result there tells, by the same recipe.
+Or take the results alone: --reuse=FOLDER runs no training again that a result there tells, by the same recipe (figure6
+trains the networks of ensembles that no result tells).
 """
 
 import pathlib

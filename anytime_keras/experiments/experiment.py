@@ -46,7 +46,7 @@ class Experiment:
         lay_out: function from a summary and the paper's entry to a header and rows of a table.
         find: function from the same to sentences that tell what the numbers say.
         draw: function from a summary to a Matplotlib figure, or None.
-        ensembles: function from `Settings` and `Work` to what is measured on ensembles, or None.
+        ensembles: function from `Settings` to pairs: labels of an ensemble, recipes of its members; None for none.
         defaults, quick: dicts, what its `Settings` are by default and for a quick check, where others than usual.
         note: str, what its numbers are, beyond what the page says of all.
         optional: function from `Settings` to groups of rows that `Settings.without` may name, though not all of a

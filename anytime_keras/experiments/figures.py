@@ -143,6 +143,8 @@ def _means_where_all(lines):
 
 # === Figure 6: ensembles, and the weights that AdaLoss learns ===
 
+MEMBERS = {"ADALOSS": ADALOSS, "CONST": CONST}
+
 
 def plan_members(settings):
     if len(settings.networks) < 2:
@@ -151,23 +153,24 @@ def plan_members(settings):
             f"Received: {[name(network) for network in settings.networks]}."
         )
     check_growing(settings, settings.networks)
-    return plan(settings, {"ADALOSS": ADALOSS, "CONST": CONST})
+    return plan(settings, MEMBERS)
 
 
-def ensembles(settings, work):
-    """Chains the trained members to EANNs: exits by validation images, then once the test images.
+def ensembles(settings):
+    """Lists what is chained: for each row, data set and seed the networks of all sizes.
 
     Returns:
-        A list of dicts with `row`, `dataset`, `seed`, `exits`.
+        A list of pairs: a dict with `row`, `dataset` and `seed`, and the members' recipes, smallest first.
     """
-    found = []
-    for dataset in settings.datasets:
-        for row, changes in (("ADALOSS", ADALOSS), ("CONST", CONST)):
-            for seed in range(settings.seeds):
-                members = [recipe(settings, network, dataset, seed, **changes) for network in settings.networks]
-                labels = dict(row=row, dataset=label(dataset), seed=seed)
-                found.append({**labels, **work.ensemble(members)})
-    return found
+    return [
+        (
+            dict(row=row, dataset=label(dataset), seed=seed),
+            [recipe(settings, network, dataset, seed, **changes) for network in settings.networks],
+        )
+        for dataset in settings.datasets
+        for row, changes in MEMBERS.items()
+        for seed in range(settings.seeds)
+    ]
 
 
 def chains(trainings, chained):

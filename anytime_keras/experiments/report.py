@@ -31,7 +31,7 @@ def reproduce(name, settings, work, results, quick=False):
 
     Raises:
         ValueError: if there is no experiment of that name; if the settings leave out rows that it needs; if `work`
-            reuses results, and the experiment needs the networks, or would overwrite a result with less.
+            reuses results, and one would be overwritten with less; if a finished network is gone that is to be chained.
 
     Example:
     >>> import tempfile
@@ -42,8 +42,6 @@ def reproduce(name, settings, work, results, quick=False):
     'proposition.json'
     """
     chosen = experiment.get(name)
-    if chosen.ensembles and work.told:
-        raise ValueError(f"{name} chains the trained networks, which results do not hold: leave out `reuse`.")
     chosen.check(settings)
     planned = chosen.plan(settings) if chosen.plan else []
     quick = quick and bool(planned)
@@ -56,6 +54,9 @@ def reproduce(name, settings, work, results, quick=False):
                 f"'{path}' tells {len(lost)} trainings that these settings leave out, and may be all that is left of "
                 "them. Write to another folder of results."
             )
+    chained = chosen.ensembles(settings) if chosen.ensembles else []
+    for _, members in chained:
+        work.expect(members)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not work.run([each.recipe for each in planned]):
         return None
@@ -66,7 +67,7 @@ def reproduce(name, settings, work, results, quick=False):
         "quick": quick,
         "settings": settings.to_dict() if planned else None,
         "machine": runtime.machine(),
-        "ensembles": chosen.ensembles(settings, work) if chosen.ensembles else [],
+        "ensembles": [{**labels, **work.ensemble(members)} for labels, members in chained],
         "trainings": [
             {**each.labels, "recipe": work.begun(each.recipe).to_dict(), **work.measured(each.recipe)}
             for each in planned

@@ -23,6 +23,7 @@ from anytime_keras.training.run import title
 
 COLUMNS = ("exit", "error", "loss", "backbone", "with_head", "with_all_heads", "params")
 MEASURED = ("exits", "train_loss", "weight", "validation_error", "split", "sizes", "machine")
+_TOLD = ("recipe", *MEASURED)
 # Side by side, unless said otherwise: on an accelerator, where small networks leave most of it idle; on a CPU it is
 # faster one after the other (tests/benchmarks/training.py).
 AT_ONCE = 8
@@ -40,7 +41,8 @@ class Work:
         time_limit: float, seconds from now after which no epoch begins but a call's first; None for none.
         say: function that is told, in a line, what goes on.
         reuse: folder of results (`reproduce`); a training that one of them tells is taken from there, not run again,
-            unless it is finished in `folder`. It is known by its recipe, the data by its path there. None for none.
+            unless it is finished in `folder`. It is known by its recipe, the data by its path there. An ensemble, too,
+            unless a member is finished in `folder`. None for none.
 
     Attributes:
         told: dict from a training's folder to what the results tell of it.
@@ -65,23 +67,30 @@ class Work:
         if self._accelerated:
             _keep_programs(self.folder / ".programs")
         self.limit, self.start = time_limit, monotonic()
-        self.told = {} if reuse is None else self._trainings(reuse)
+        self.told, self._chains = {}, {}
+        if reuse is not None:
+            self._read(reuse)
 
-    def _trainings(self, results):
-        """What a folder of results tells, by the trainings' folders."""
+    def _read(self, results):
+        """Takes down what a folder of results tells: trainings by their folders, ensembles by those of their members,
+        with the members' own numbers, since another result may tell another run of the same recipe."""
         paths = report.paths(results)
         if not paths:
             raise ValueError(f"There is no result in '{results}' to take trainings from.")
-        told = {}
         for path in paths:
-            for training in report.read(path)["trainings"]:
-                try:
-                    place = self.place(Recipe.from_dict(training["recipe"]))
-                    own = {key: training[key] for key in ("recipe", *MEASURED)}
-                except (ValueError, LookupError, TypeError) as error:
-                    raise ValueError(f"'{path}' does not tell its trainings: {error!r}.") from error
-                told.setdefault(place, own)
-        return told
+            content = report.read(path)
+            try:
+                trainings = [
+                    (_group(training), self.place(Recipe.from_dict(training["recipe"])), _part(training, _TOLD))
+                    for training in content["trainings"]
+                ]
+                for chain in content["ensembles"]:
+                    members = {place: own for group, place, own in trainings if group == _group(chain)}
+                    self._chains.setdefault(tuple(members), (members, _part(chain, ("members", "exits"))))
+            except (ValueError, LookupError, TypeError) as error:
+                raise ValueError(f"'{path}' does not tell its trainings: {error!r}.") from error
+            for _, place, own in trainings:
+                self.told.setdefault(place, own)
 
     def place(self, recipe):
         """The folder of a recipe's training.
@@ -121,7 +130,7 @@ class Work:
         """
         place = self.place(recipe)
         if not self._kept(recipe):
-            return {key: self.told[place][key] for key in MEASURED}
+            return _part(self.told[place], MEASURED)
         curve = Curve.from_json(place / "curve.json")
         with open(place / "history.csv") as file:
             last = list(csv.DictReader(file))[-1]
@@ -184,6 +193,24 @@ class Work:
             for old in checkpoints if self.finished(recipe) else checkpoints[:-1]:
                 shutil.rmtree(old)
 
+    def expect(self, recipes):
+        """Sees to it, before anything is trained, that `run` leaves what `ensemble` needs: where no result tells the
+        ensemble, the members' networks; what results tell of these members is then forgotten.
+
+        Args:
+            recipes: as for `ensemble`.
+
+        Raises:
+            ValueError: if a member is finished, but its network is gone.
+        """
+        places = tuple(map(self.place, recipes))
+        if places in self._chains and not any(map(self._kept, recipes)):
+            self.told.update(self._chains[places][0])
+        elif not self._chain_file(recipes).exists():
+            _check_networks(self.place(recipe) for recipe in recipes if self._kept(recipe))
+            for place in places:
+                self.told.pop(place, None)
+
     def ensemble(self, recipes):
         """Chains finished networks to an `EANN`: its exits are chosen by validation images, then measured on the test
         images, once.
@@ -194,22 +221,23 @@ class Work:
         Returns:
             A dict: `members`, the networks' exits that are used, and `exits`, as `measured` gives them.
         """
-        places = [self.place(recipe) for recipe in recipes]
-        digest = hashlib.sha256(" ".join(place.name for place in places).encode()).hexdigest()[:10]
-        kept = self.folder / f"eann_{recipes[0].weighting['name']}_seed{recipes[0].seed}_{digest}.json"
+        places = tuple(map(self.place, recipes))
+        if places in self._chains and not any(map(self._kept, recipes)):
+            return self._chains[places][1]
+        kept = self._chain_file(recipes)
         if not kept.exists():
-            missing = [str(place) for place in places if not (place / "model.keras").exists()]
-            if missing:
-                raise ValueError(
-                    f"An ensemble needs its members' networks. There is no `model.keras` in {', '.join(missing)}. "
-                    "Bring it back, or remove the folder to train that network anew."
-                )
+            _check_networks(places)
             self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")
             data = recipes[0].load_data()
             chain = EANN([keras.saving.load_model(place / "model.keras") for place in places], data.validation)
             measured = {"members": chain.exit_names, "exits": columns(chain.curve(data.test))}
             write(kept, json.dumps(measured) + "\n")
         return json.loads(kept.read_text())
+
+    def _chain_file(self, recipes):
+        """The file of an ensemble that was measured here."""
+        digest = hashlib.sha256(" ".join(self.place(recipe).name for recipe in recipes).encode()).hexdigest()[:10]
+        return self.folder / f"eann_{recipes[0].weighting['name']}_seed{recipes[0].seed}_{digest}.json"
 
     def _groups(self, recipes):
         """Divides recipes into lists that one program can train, from the same epoch on: networks side by side go on
@@ -222,6 +250,24 @@ class Work:
         for group in alike.values():
             for start in range(0, len(group), self.at_once):
                 yield group[start : start + self.at_once]
+
+
+def _check_networks(places):
+    missing = [str(place) for place in places if not (place / "model.keras").exists()]
+    if missing:
+        raise ValueError(
+            f"An ensemble needs its members' networks. There is no `model.keras` in {', '.join(missing)}. "
+            "Bring it back, or remove the folder to train that network anew."
+        )
+
+
+def _group(labels):
+    """What the members of an ensemble have in common."""
+    return tuple(labels[key] for key in ("row", "dataset", "seed"))
+
+
+def _part(content, keys):
+    return {key: content[key] for key in keys}
 
 
 def columns(curve):

@@ -141,9 +141,6 @@ def test_what_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="table4.json' tells 2 trainings that these settings leave out"):
         experiments.reproduce("table4", settings("table4", images, epochs=2), own, tmp_path / "results")
     assert len(taken) == 1
-    chosen = settings("figure6", images, networks=((1, 2), (2, 2)))
-    with pytest.raises(ValueError, match="figure6 chains the trained networks.*leave out `reuse`"):
-        experiments.reproduce("figure6", chosen, own, tmp_path / "results")
 
 
 def test_a_result_that_does_not_tell_its_trainings_is_refused_by_name(images, tmp_path):
@@ -205,6 +202,45 @@ def test_an_ensemble_of_trained_members_is_measured_once(images, tmp_path):
     for member in members:
         (own.place(member) / "model.keras").unlink()
     assert own.ensemble(members) == measured
+
+
+def test_an_ensemble_that_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch):
+    """A data set is added to Figure 6 of a machine that is gone: only its own networks are trained."""
+    results, taken, trained = tmp_path / "results", [], work.train
+    monkeypatch.setattr(work, "train", lambda recipe, *a, **k: taken.append(recipe) or trained(recipe, *a, **k))
+    chosen = settings("figure6", images, networks=((1, 2), (2, 2)))
+    small, large = (
+        one.recipe for one in experiments.EXPERIMENTS["figure6"].plan(chosen) if one.labels["row"] == "ADALOSS"
+    )
+
+    def run(name, folder, chosen, reuse=None):
+        own = experiments.Work(tmp_path / folder, at_once=1, say=str, reuse=reuse)
+        return experiments.reproduce(name, chosen, own, results)
+
+    first = report.read(run("figure6", "gone", chosen))
+    other = run("figure5", "gone", settings("figure5", images, networks=chosen.networks))
+    assert len(taken) == 4, "figures 5 and 6 share two trainings"
+    content = json.loads(other.read_text())
+    content["trainings"][0]["train_loss"][0] += 1  # as if Figure 5 told another run of a member's recipe
+    other.write_text(json.dumps(content))
+    again = report.read(run("figure6", "runs", chosen, reuse=results))
+    assert len(taken) == 4
+    assert {**again, "machine": None} == {**first, "machine": None}, "the members' numbers are the ensemble's"
+
+    own = experiments.Work(tmp_path / "here", at_once=1, say=str)
+    assert own.run([small])
+    own = experiments.Work(tmp_path / "here", say=str, reuse=results)
+    assert own.finished(large)
+    own.expect([small, large])
+    assert own.finished(small) and not own.finished(large), "a network of here is chained with one of here"
+    (own.place(small) / "model.keras").unlink()
+    with pytest.raises(ValueError, match="no `model.keras` in.*resann1x2"):
+        own.expect([small, large])
+    (results / "figure6.json").unlink()
+    own = experiments.Work(tmp_path / "runs", say=str, reuse=results)
+    assert own.finished(small), "told by Figure 5"
+    own.expect([small, large])
+    assert not own.finished(small), "but its network is gone"
 
 
 def test_trainings_that_stopped_at_different_epochs_are_not_put_side_by_side(images, tmp_path):
