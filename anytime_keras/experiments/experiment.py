@@ -239,7 +239,9 @@ def _find_chains(summary, paper):
     found.append(f"Equal weights would have {figures.share_of_last_half(equal):.1%} in the last half of exits.")
     late = sorted(summary["data"], key=lambda dataset: summary["data"][dataset]["late"])
     if len(late) > 1:
-        found.append(f"From least to most weight in the last half of exits: {', '.join(late)}.")
+        theirs = [dataset for dataset in paper["late"] if dataset in late]
+        beside = f"; in the paper {', '.join(theirs)}" if len(theirs) == len(late) else ""
+        found.append(f"From least to most weight in the last half of exits: {', '.join(late)}{beside}.")
     return found
 
 

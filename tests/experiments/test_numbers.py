@@ -129,6 +129,10 @@ def test_figure_6_reads_all_within_the_same_budgets():
     assert content["late"] == pytest.approx(0.85)
     _, (row,) = experiments.EXPERIMENTS["figure6"].lay_out(summary, PAPER["figure6"])
     assert row == ["made", "22.50", "35.00", "28.75", "30.00", "-35.7", "85.0%"]
+    *_, told = experiments.EXPERIMENTS["figure6"].find(
+        {"data": {"cifar100": content, "cifar10": {**content, "late": 0.9}}}, PAPER["figure6"]
+    )
+    assert told.endswith("last half of exits: cifar100, cifar10; in the paper cifar10, cifar100.")
     axes = experiments.EXPERIMENTS["figure6"].draw(summary).axes[0]
     assert axes.get_title() == "made" and axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.texts] == ["0.25", "0.5", "0.75", "1"]
