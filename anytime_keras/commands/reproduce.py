@@ -22,7 +22,9 @@ FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_bool("quick", False, "A check of the code in minutes: tiny networks on scikit-learn's digits.", **_own)
 flags.DEFINE_integer("epochs", None, "Epochs; 60 by default, 3 if quick.", **_own)
-flags.DEFINE_integer("seeds", None, "How many seeds; 2 by default, 1 if quick.", **_own)
+flags.DEFINE_string(
+    "seeds", None, "How many seeds, or such a number for each data set: 2,1. 2 by default, 1 if quick.", **_own
+)
 flags.DEFINE_string(
     "dataset", None, "Data sets, comma-separated: names, .npz files or folders. Default: the experiment's.", **_own
 )
@@ -73,7 +75,9 @@ def _settings(flags, experiment):
     from anytime_keras.experiments import planning
     from anytime_keras.training.recipe import PRECISIONS
 
-    changes = {name: flags[name].value for name in ("epochs", "seeds", "batch_size", "precision")}
+    changes = {name: flags[name].value for name in ("epochs", "batch_size", "precision")}
+    if flags.seeds is not None:
+        changes["seeds"] = _numbers(flags.seeds)
     if flags.precision is not None and flags.precision not in PRECISIONS:
         raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}. Received: '{flags.precision}'.")
     if flags.dataset is not None:
@@ -88,6 +92,14 @@ def _settings(flags, experiment):
         ]
         raise ValueError(f"This experiment trains nothing: leave out {', '.join(given)}.")
     return experiment.settings(flags.quick, **changes)
+
+
+def _numbers(text):
+    try:
+        first, *others = map(int, text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--seeds must be a number, or one for each data set, as 2,1. Received: '{text}'.") from error
+    return (first, *others) if others else first
 
 
 def _results(where):

@@ -14,7 +14,7 @@ from anytime_keras.experiments.planning import (
     plan,
     recipe,
 )
-from anytime_keras.experiments.tables import cell, curve_of, increase, mean
+from anytime_keras.experiments.tables import cell, curve_of, increase, mean, means, means_by_seed
 from anytime_keras.inference import inflation
 
 # Where curves are read that are averaged: shares of the small network's cost.
@@ -58,25 +58,12 @@ def losses(trainings):
         if training["row"] != "OPT":
             bases = [alone.get((cell(training), exit_name)) for exit_name in training["exits"]["exit"]]
             own = [increase(*pair) for pair in zip(training["train_loss"], bases)]
-            rows.setdefault(training["row"], []).append((training["seed"], own))
+            rows.setdefault(training["row"], []).append((cell(training), own))
     exits = max((training["exits"]["exit"] for training in trainings), key=len)
     return {
         "exits": exits,
-        "rows": {
-            row: {
-                "mean": _means([own for _, own in cells]),
-                "by_seed": {
-                    str(seed): _means([own for its, own in cells if its == seed])
-                    for seed in dict.fromkeys(seed for seed, _ in cells)
-                },
-            }
-            for row, cells in rows.items()
-        },
+        "rows": {row: {"mean": means(lines), "by_seed": means_by_seed(lines)} for row, lines in rows.items()},
     }
-
-
-def _means(lists):
-    return [mean(values) for values in zip(*lists)]
 
 
 # === Figure 5: small networks with AdaLoss against large ones with CONST ===
@@ -122,7 +109,8 @@ def pairs(trainings):
                 "cost": [point.with_all_heads / last for point in curve],
                 "increase": [increase(point.error, error) for point in curve],
             }
-            read.setdefault(row, []).append([_read(entry[row]["cost"], entry[row]["increase"], each) for each in GRID])
+            line = [_read(entry[row]["cost"], entry[row]["increase"], each) for each in GRID]
+            read.setdefault(row, []).append(((pair, dataset, seed), line))
         listed.append(entry)
     return {
         "pairs": listed,
@@ -138,7 +126,8 @@ def _read(costs, values, budget):
 
 
 def _means_where_all(lines):
-    return [None if None in values else mean(values) for values in zip(*lines)]
+    """Means place by place as `means` has them, None where one of the lines has none."""
+    return [None if None in values else own for own, *values in zip(means(lines), *(line for _, line in lines))]
 
 
 # === Figure 6: ensembles, and the weights that AdaLoss learns ===
@@ -169,7 +158,7 @@ def ensembles(settings):
         )
         for dataset in settings.datasets
         for row, changes in MEMBERS.items()
-        for seed in range(settings.seeds)
+        for seed in settings.seeds_of(dataset)
     ]
 
 
@@ -195,10 +184,10 @@ def chains(trainings, chained):
         for name_of_line, one in named:
             errors = [100 * error for error in one["exits"]["error"]]
             line = [_read(one["exits"]["with_all_heads"], errors, share * whole) for share in grid]
-            read.setdefault(name_of_line, []).append(line)
+            read.setdefault(name_of_line, []).append(((largest, dataset, one["seed"]), line))
         lines = {name_of_line: _means_where_all(of_seeds) for name_of_line, of_seeds in read.items()}
         answered = [values for values in zip(*lines.values()) if None not in values]
-        weights = _means([one["weight"] for one in alone if one["row"] == "ADALOSS"])
+        weights = means([(cell(one), one["weight"]) for one in alone if one["row"] == "ADALOSS"])
         data[dataset] = {
             "grid": grid,
             "lines": lines,

@@ -3,7 +3,7 @@
 import pathlib
 
 from anytime_keras.experiments import experiment, report, tables
-from anytime_keras.experiments.planning import ADALOSS
+from anytime_keras.experiments.planning import ADALOSS, label
 from anytime_keras.training.checkpoint import write
 
 PAGE = "README.md"
@@ -18,7 +18,8 @@ The paper: {reference}
 - The fraction of a cost is that of the last exit's multiply-accumulates, all heads so far included; the number there is
   that of the latest exit whose cost is at most that fraction. A dash: no exit is that early, or the other error is 0.
 - OPT is a network trained for one exit alone, one for each place that is compared; what comes after it has no part.
-- Numbers in brackets are the lowest and the highest of the seeds' means.
+- A mean is over each data set's and network's own mean over its seeds. Numbers in brackets are the lowest and the
+  highest of the seeds' means.
 - Learning rate 0.1, divided by 10 at 1/2 and 3/4 of the epochs; momentum 0.9; weight decay 1e-4, as in the paper.
 - Validation images are held out of training; test images are looked at once, at a training's end.
 """
@@ -109,8 +110,16 @@ def made_with(content):
     return (
         f"{len(content['trainings'])} trainings of ResANN {', '.join(settings['networks'])} on {data}; "
         f"{settings['epochs']} epochs, batches of {settings['batch_size']}, {settings['precision']}, "
-        f"{settings['seeds']} seed{'s' if settings['seeds'] > 1 else ''}; {'; '.join(machines)}."
+        f"{_seeds(settings)}; {'; '.join(machines)}."
     )
+
+
+def _seeds(settings):
+    """How many seeds, in words."""
+    if not isinstance(settings["seeds"], list):
+        return f"{settings['seeds']} seed{'s' if settings['seeds'] > 1 else ''}"
+    each = [f"{number} on {label(dataset)}" for number, dataset in zip(settings["seeds"], settings["datasets"])]
+    return f"seeds: {', '.join(each)}"
 
 
 def _machine(machine):
@@ -140,8 +149,9 @@ def differences(content, theirs):
             found.append(f"{kind} {', '.join(own)}, the paper {', '.join(theirs[what])}.")
     if settings["precision"] != "float32":
         found.append(f"{settings['precision']}; the paper does not tell its precision.")
-    seeds = f"{settings['seeds']} seeds" if settings["seeds"] > 1 else "1 seed, so that differences may be chance"
-    found.append(f"{seeds}; the paper does not say how many it had.")
+    one = settings["seeds"] == 1 or isinstance(settings["seeds"], list) and 1 in settings["seeds"]
+    chance = ", so that differences may be chance" if one else ""
+    found.append(f"{_seeds(settings)}{chance}; the paper does not say how many it had.")
     return found
 
 

@@ -25,7 +25,7 @@ class Settings:
         datasets: names, or paths, as `anytime_keras.data.load` takes them.
         networks: pairs (n, c) of ResANNs.
         epochs: int; the learning rate is divided by 10 at 1/2 and 3/4 of them.
-        seeds: int, how many; they are 0, 1, ...
+        seeds: int, how many; they are 0, 1, ... Or a tuple of such, one for each data set.
         batch_size: int.
         precision: Keras's dtype policy.
         without: rows that are left out, in Figure 3 exits too.
@@ -46,7 +46,8 @@ class Settings:
     def __post_init__(self):
         for name in ("epochs", "seeds", "batch_size"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            each = value if name == "seeds" and isinstance(value, tuple) else (value,)
+            if any(isinstance(number, bool) or not isinstance(number, int) or number < 1 for number in each):
                 raise ValueError(f"`{name}` must be an int of 1 or more. Received: {name}={value!r}.")
         if not self.datasets or not all(map(str, self.datasets)):
             raise ValueError(f"`datasets` must name one data set or more. Received: {self.datasets!r}.")
@@ -56,8 +57,18 @@ class Settings:
                 "`datasets` must differ in their names without folder and ending, by which results tell them apart. "
                 f"Received: {self.datasets!r}."
             )
+        if isinstance(self.seeds, tuple) and len(self.seeds) != len(self.datasets):
+            raise ValueError(
+                f"`seeds` must be one number, or one for each data set. Received: seeds={self.seeds!r} for "
+                f"{self.datasets!r}."
+            )
         if not self.networks:
             raise ValueError("`networks` must name one ResANN or more. Received: none.")
+
+    def seeds_of(self, dataset):
+        """Returns the seeds of one of the data sets."""
+        each = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
+        return range(each[self.datasets.index(dataset)])
 
     def to_dict(self):
         """Returns the settings as plain data, networks by name."""
@@ -154,7 +165,7 @@ def plan(settings, rows, networks=None, opt=None):
         for network in networks or settings.networks:
             curve = costs(settings, network, dataset) if opt else None
             exits = {None: list, "fractions": lambda: places(curve), "all": lambda: [point.exit for point in curve]}
-            for seed in range(settings.seeds):
+            for seed in settings.seeds_of(dataset):
                 labels = dict(network=name(network), dataset=label(dataset), seed=seed)
                 for row, changes in rows.items():
                     if row not in settings.without:

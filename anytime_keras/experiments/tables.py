@@ -27,6 +27,42 @@ def mean(values):
     return statistics.fmean(values) if values else None
 
 
+def means(lines):
+    """Means, place by place, of numbers of many cells: over the seeds of a network and data set, then over these.
+
+    Args:
+        lines: list of pairs: a cell (network, data set, seed), and its numbers, None where there are none.
+
+    Returns:
+        A list of floats, None where no cell has a number.
+
+    >>> means([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])])
+    [4.0]
+    """
+    alike = {}
+    for (network, dataset, _), values in lines:
+        alike.setdefault((network, dataset), []).append(values)
+    over_seeds = [[mean(each) for each in zip(*some)] for some in alike.values()]
+    return [mean(each) for each in zip(*over_seeds)]
+
+
+def means_by_seed(lines):
+    """The `means` of each seed that all networks and data sets have: what they differ by is chance.
+
+    >>> means_by_seed([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])])
+    {'0': [3.5]}
+    """
+    seeds = {}
+    for (network, dataset, seed), _ in lines:
+        seeds.setdefault((network, dataset), []).append(seed)
+    first, *others = seeds.values()
+    return {
+        str(seed): means([(where, values) for where, values in lines if where[-1] == seed])
+        for seed in first
+        if all(seed in its for its in others)
+    }
+
+
 def cell(training):
     """What a training is compared within: the same network, data and seed."""
     return training["network"], training["dataset"], training["seed"]
@@ -77,9 +113,9 @@ def relative_table(trainings, base):
 
     Returns:
         A dict: `fractions`, `base`, and `rows`, from a row's name to `mean`, its relative percentage increase in error
-        over all cells (network, data, seed); `error`, its mean error in percent; `by_seed`, `by_network` and
-        `by_dataset`, the increase over the cells of one seed, network or data set; and `cells`, the errors and
-        increases themselves. In the base's own row, increases are 0.
+        over all cells (network, data, seed), by `means`; `error`, its mean error in percent; `by_seed` (of
+        `means_by_seed`), `by_network` and `by_dataset`, the increase over the cells of one seed, network or data set;
+        and `cells`, the errors and increases themselves. In the base's own row, increases are 0.
     """
     own = {(training["row"], cell(training)): errors_at_fractions(training) for training in trainings}
     if base == "OPT":
@@ -99,23 +135,24 @@ def relative_table(trainings, base):
             if own_row == row
         ]
         rows[row] = {
-            "mean": _mean(cells),
-            "error": [mean([error and 100 * error for error in each]) for each in zip(*(c["errors"] for c in cells))],
-            **{f"by_{key}": _mean_by(key, cells) for key in ("seed", "network", "dataset")},
+            "mean": means(_lines(cells)),
+            "error": means([(where, [each and 100 * each for each in own]) for where, own in _lines(cells, "errors")]),
+            "by_seed": means_by_seed(_lines(cells)),
+            **{f"by_{key}": _mean_by(key, cells) for key in ("network", "dataset")},
             "cells": cells,
         }
     return {"fractions": list(FRACTIONS), "base": base, "rows": rows}
 
 
-def _mean(cells):
-    return [mean(each) for each in zip(*(one["increase"] for one in cells))]
+def _lines(cells, what="increase"):
+    return [((one["network"], one["dataset"], one["seed"]), one[what]) for one in cells]
 
 
 def _mean_by(key, cells):
     groups = {}
     for one in cells:
         groups.setdefault(str(one[key]), []).append(one)
-    return {name: _mean(some) for name, some in groups.items()}
+    return {name: means(_lines(some)) for name, some in groups.items()}
 
 
 def number(value, digits=2):
@@ -127,10 +164,14 @@ def number(value, digits=2):
     return "–" if value is None else f"{value:+.{digits}f}"
 
 
-def spread(row, place):
-    """The smallest and the largest of the seeds' means, for a table; nothing for one seed."""
-    values = [by_seed[place] for by_seed in row["by_seed"].values() if by_seed[place] is not None]
+def spread(cells, place):
+    """The smallest and the largest of the seeds' means over a row's cells, for a table; nothing for one seed."""
+    values = [own[place] for own in means_by_seed(_lines(cells)).values() if own[place] is not None]
     return f" ({min(values):+.1f} to {max(values):+.1f})" if len(values) > 1 else ""
+
+
+def _with_spread(values, cells):
+    return [number(value) + spread(cells, place) for place, value in enumerate(values)]
 
 
 def cells_of_table(summary, paper):
@@ -152,11 +193,11 @@ def cells_of_table(summary, paper):
             errors = ["–" if error is None else f"error {error:.2f}%" for error in content["error"]]
             rows.append([row, *map(number, [0.0] * len(fractions)), *errors])
             continue
-        ours = [number(value) + spread(content, place) for place, value in enumerate(content["mean"])]
-        rows.append([row, *map(number, paper.get(row, nothing)), *ours])
+        rows.append([row, *map(number, paper.get(row, nothing)), *_with_spread(content["mean"], content["cells"])])
         if len(content["by_dataset"]) > 1:
-            for dataset, means in content["by_dataset"].items():
-                rows.append([f"{row} on {dataset}", *map(number, nothing), *map(number, means)])
+            for dataset, own in content["by_dataset"].items():
+                cells = [one for one in content["cells"] if one["dataset"] == dataset]
+                rows.append([f"{row} on {dataset}", *map(number, nothing), *_with_spread(own, cells)])
     return header, rows
 
 

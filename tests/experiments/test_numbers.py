@@ -67,7 +67,25 @@ def test_means_over_networks_and_the_spread_of_seeds():
     assert content["by_seed"]["0"] == pytest.approx([20.0] * 4) and content["by_seed"]["1"] == pytest.approx([30.0] * 4)
     assert content["by_network"]["2x1"] == pytest.approx([35.0] * 4)
     assert content["by_dataset"]["made"] == content["mean"] and content["error"] == pytest.approx([12.5] * 4)
-    assert tables.spread(content, 0) == " (+20.0 to +30.0)"
+    assert tables.spread(content["cells"], 0) == " (+20.0 to +30.0)"
+
+
+def test_a_data_set_with_more_seeds_weighs_no_more_and_has_its_own_spread():
+    trainings = []
+    for dataset, seed, own in (("made", 0, 0.11), ("made", 1, 0.13), ("other", 0, 0.14)):
+        where = dict(dataset=dataset, seed=seed)
+        trainings += [training("base", [0.1] * 4, **where), training("own", [own] * 4, **where)]
+    summary = tables.relative_table(trainings, "base")
+    content = summary["rows"]["own"]
+    assert content["mean"] == pytest.approx([30.0] * 4) and content["error"] == pytest.approx([13.0] * 4)
+    assert list(content["by_seed"]) == ["0"], "one seed is not another's data set"
+    assert content["by_seed"]["0"] == pytest.approx([25.0] * 4)
+    rows = {row[0]: row[-1] for row in tables.cells_of_table(summary, {})[1]}
+    assert rows["own"] == "+30.00" and rows["own on made"] == "+20.00 (+10.0 to +30.0)"
+    assert rows["own on other"] == "+40.00"
+    settings = Settings(datasets=("made.npz", "other"), networks=((1, 1),), seeds=(2, 1))
+    assert page._seeds(json.loads(json.dumps(settings.to_dict()))) == "seeds: 2 on made, 1 on other"
+    assert [list(settings.seeds_of(each)) for each in settings.datasets] == [[0, 1], [0]]
 
 
 def test_data_sets_have_rows_of_their_own():
@@ -302,7 +320,13 @@ def test_networks_that_are_none_are_refused(text):
 
 @pytest.mark.parametrize(
     "changes, message",
-    [(dict(epochs=0), "epochs=0"), (dict(seeds=-1), "seeds=-1"), (dict(datasets=()), "one data set")],
+    [
+        (dict(epochs=0), "epochs=0"),
+        (dict(seeds=-1), "seeds=-1"),
+        (dict(seeds=(2, 0)), r"seeds=\(2, 0\)"),
+        (dict(seeds=(2, 1, 1)), "one for each data set"),
+        (dict(datasets=()), "one data set"),
+    ],
 )
 def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):

@@ -296,6 +296,8 @@ def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path
         (["table1", "--epochs=0"], "epochs=0"),
         (["table1", "--epochs=many"], "many"),
         (["table1", "--seeds=-1"], "seeds=-1"),
+        (["table1", "--seeds=2,many"], "2,many"),
+        (["table1", "--quick", "--seeds=2,1"], "one for each data set"),
         (["table1", "--networks=5"], "5x16,9x16"),
         (["table1", "--precision=float8"], "float8"),
         (["table1", "--at_once=0"], "at_once=0"),
