@@ -1,5 +1,6 @@
 """One backend a process (KERAS_BACKEND): TensorFlow by default; `test_backends.py` runs the suite again on JAX."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,6 +25,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs the TensorFlow backend"))
     # The suite on JAX takes longest: with `-n 2`, one process begins with it and the other with the tests here.
     items.sort(key=lambda item: item.path.name != "test_backends.py")
+
+
+def pytest_collection_finish():
+    # Models are cycles of many objects, of which Python's collector would look through all again and again: what has
+    # been imported stays, and the rest may wait.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,9 @@ from anytime_keras.experiments import report, work
 from anytime_keras.training import Recipe
 from tests import checks
 
+# A matter of files and names, for which JAX takes longest to compile.
+BOOKKEEPING = pytest.mark.tensorflow
+
 TINY = dict(epochs=1, seeds=1, batch_size=60, networks=((1, 2),))
 
 
@@ -118,6 +121,7 @@ def test_an_exit_trained_alone_is_not_trained_again_for_what_follows_it(images, 
     assert taken == [part], "goes on as it was begun"
 
 
+@BOOKKEEPING
 def test_what_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch):
     """Table 4's momentum 0.9 is table 5's period 1: of a machine that is gone, its result is enough."""
     told = experiments.reproduce(
@@ -143,6 +147,7 @@ def test_what_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch)
     assert len(taken) == 1
 
 
+@BOOKKEEPING
 def test_a_result_that_does_not_tell_its_trainings_is_refused_by_name(images, tmp_path):
     path = experiments.reproduce(
         "table4", settings("table4", images), experiments.Work(tmp_path / "runs", say=str), tmp_path
@@ -154,6 +159,7 @@ def test_a_result_that_does_not_tell_its_trainings_is_refused_by_name(images, tm
         experiments.Work(tmp_path / "other", reuse=tmp_path)
 
 
+@BOOKKEEPING
 def test_rows_are_left_out_and_the_page_says_so(images, tmp_path):
     with pytest.raises(ValueError, match="but not all: none.*Received"):
         settings("table4", images, without=("momentum 0.99",))
@@ -204,6 +210,7 @@ def test_an_ensemble_of_trained_members_is_measured_once(images, tmp_path):
     assert own.ensemble(members) == measured
 
 
+@BOOKKEEPING
 def test_an_ensemble_that_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch):
     """A data set is added to Figure 6 of a machine that is gone: only its own networks are trained."""
     results, taken, trained = tmp_path / "results", [], work.train
