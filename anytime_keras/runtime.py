@@ -87,6 +87,28 @@ def on_cpu():
     return all("cpu" in str(device).lower() for device in keras.distribution.list_devices())
 
 
+@functools.cache
+def emulated_dtypes():
+    """The half precisions in which TensorFlow emulates convolutions here: those that an x86 CPU has no instructions
+    for. None with a GPU, on another backend (JAX computes them in single precision by itself), or on another kind of
+    CPU.
+
+    Example:
+    >>> set(emulated_dtypes()) <= {"bfloat16", "float16"}
+    True
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ()
+    import tensorflow as tf
+
+    if tf.config.get_visible_devices("GPU") or tf.config.get_visible_devices("TPU"):
+        return ()
+    # With AVX512, oneDNN has bfloat16 at about the speed of single precision, also where the CPU has no bfloat16.
+    needs = {"bfloat16": "avx512f", "float16": "avx512_fp16"}
+    flags = next((line.split(":", 1)[1].split() for line in _cpuinfo() if line.startswith("flags")), needs.values())
+    return tuple(dtype for dtype, flag in needs.items() if flag not in flags)
+
+
 def commit(*others):
     """The checkout's commit, with "+changes" if the package, or one of other files, differs from it; None outside of a
     checkout."""
@@ -104,9 +126,13 @@ def commit(*others):
 
 
 def _processor():
+    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine()
+
+
+def _cpuinfo():
+    """What Linux tells of the CPUs; no lines elsewhere."""
     try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        return f"{len(names)} x {names[0]}"
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
+        return pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []

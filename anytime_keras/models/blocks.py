@@ -5,6 +5,7 @@ import operator
 from keras import layers
 
 from anytime_keras import _errors
+from anytime_keras.models.convolution import Conv2D
 from anytime_keras.models.initializers import HeNormal
 from anytime_keras.models.normalization import BatchNormalization
 
@@ -95,7 +96,7 @@ class Builder:
 
     def conv(self, x, filters, kernel_size, strides=1, name=None):
         x, padding = self._padded(x, kernel_size, strides, name)
-        return layers.Conv2D(
+        return Conv2D(
             filters,
             kernel_size,
             strides,

@@ -2,6 +2,7 @@ import keras
 import pytest
 
 import anytime_keras as ak
+from anytime_keras.models.convolution import Conv2D
 
 
 def tiny(**changes):
@@ -90,7 +91,7 @@ def test_presets_differ_as_the_texts_do():
 
 def test_dropout_follows_each_convolution_but_the_first():
     kinds = [type(layer) for layer in tiny(dropout=0.2).layers]
-    assert kinds.count(keras.layers.Dropout) == kinds.count(keras.layers.Conv2D) - 1 == 8
+    assert kinds.count(keras.layers.Dropout) == kinds.count(Conv2D) - 1 == 8
     assert not any(isinstance(layer, keras.layers.Dropout) for layer in tiny().layers)
 
 

@@ -1,0 +1,29 @@
+"""Convolutions that TensorFlow computes at full speed in half precision, whatever the CPU."""
+
+import keras
+from keras import layers, ops
+
+from anytime_keras import runtime
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class Conv2D(layers.Conv2D):
+    """Keras's layer, many times faster in half precision on a CPU that has no instructions for it.
+
+    TensorFlow emulates half precision there, number by number. This layer computes in single precision what is rounded
+    to half before and after: the same products, added up as exactly as where a CPU or an accelerator has such
+    instructions. Everywhere else, and on other backends, Keras's own code runs.
+
+    Example:
+    >>> import numpy as np
+    >>> layer = Conv2D(3, 1, dtype="mixed_bfloat16")
+    >>> y = layer(np.ones((1, 4, 4, 2)))
+    >>> keras.backend.standardize_dtype(y.dtype)
+    'bfloat16'
+    """
+
+    def convolution_op(self, inputs, kernel):
+        if self.compute_dtype not in runtime.emulated_dtypes():
+            return super().convolution_op(inputs, kernel)
+        wide = super().convolution_op(ops.cast(inputs, "float32"), ops.cast(kernel, "float32"))
+        return ops.cast(wide, self.compute_dtype)
