@@ -35,6 +35,7 @@ flags.DEFINE_string(
     **_own,
 )
 flags.DEFINE_multi_string("without", None, "A row (figure3: or exit) to leave out; may be given again.", **_own)
+flags.DEFINE_multi_string("once", None, "A row (or exit) that has the first seed alone; may be given again.", **_own)
 flags.DEFINE_integer("batch_size", None, "Images in a batch; 64 by default.", **_own)
 flags.DEFINE_string("precision", None, "Keras's dtype policy, such as mixed_bfloat16; float32 by default.", **_own)
 flags.DEFINE_string("folder", "runs/reproduce", "Where the trainings are kept.", **_own)
@@ -84,11 +85,11 @@ def _settings(flags, experiment):
         changes["datasets"] = tuple(part.strip() for part in flags.dataset.split(",") if part.strip())
     if flags.networks is not None:
         changes["networks"] = planning.parse_networks(flags.networks)
-    if flags.without is not None:
-        changes["without"] = tuple(flags.without)
+    changes.update((name, tuple(flags[name].value)) for name in ("without", "once") if flags[name].value is not None)
     if experiment.plan is None and any(value is not None for value in changes.values()):
         given = [
-            f"--{name}" for name in ("epochs", "seeds", "dataset", "networks", "without", "batch_size", "precision")
+            f"--{name}"
+            for name in ("epochs", "seeds", "dataset", "networks", "without", "once", "batch_size", "precision")
         ]
         raise ValueError(f"This experiment trains nothing: leave out {', '.join(given)}.")
     return experiment.settings(flags.quick, **changes)

@@ -49,8 +49,8 @@ class Experiment:
         ensembles: function from `Settings` to pairs: labels of an ensemble, recipes of its members; None for none.
         defaults, quick: dicts, what its `Settings` are by default and for a quick check, where others than usual.
         note: str, what its numbers are, beyond what the page says of all.
-        optional: function from `Settings` to groups of rows that `Settings.without` may name, though not all of a
-            group; with all others something is compared. None if no row may be left out.
+        optional: function from `Settings` to groups of rows that `Settings.without` and `Settings.once` may name,
+            though not all of a group; with all others something is compared. None if no row may be left out.
 
     Example:
     >>> EXPERIMENTS["table1"].settings(epochs=100).networks
@@ -78,14 +78,15 @@ class Experiment:
 
     def check(self, settings):
         """Raises ValueError if the settings leave out rows that are needed."""
-        if not settings.without:
+        out = {*settings.without, *settings.once}
+        if not out:
             return
         groups = self.optional(settings) if self.optional else []
-        without = set(settings.without)
-        if not without.issubset(sum(groups, [])) or any(without.issuperset(group) for group in groups):
+        if not out.issubset(sum(groups, [])) or any(out.issuperset(group) for group in groups):
             named = "; ".join(", ".join(map(repr, group)) for group in groups) or "none"
             raise ValueError(
-                f"Rows that may be left out, but not all: {named}. Received: without={settings.without!r}."
+                f"Rows that may be left out, or have the first seed alone, but not all: {named}. "
+                f"Received: without={settings.without!r}, once={settings.once!r}."
             )
 
 
@@ -142,36 +143,65 @@ def _summarize_beyond(trainings, ensembles):
 
 
 def _find_beyond(summary, paper):
-    means = {row: content["mean"] for row, content in summary["rows"].items() if row != "OPT"}
-    held_out = summary["validation"]
-    if None in (*means["ADALOSS"], *held_out["ADALOSS"]["mean"]):
+    own, held_out = (
+        {row: content["by_seed"] for row, content in rows.items() if row != "OPT"}
+        for rows in (summary["rows"], summary["validation"])
+    )
+    if any(None in values for rows in (own, held_out) for values in rows["ADALOSS"].values()):
         return ["AdaLoss's numbers are not defined here: OPT makes no error, or has no exit so early."]
+    means = {row: [tables.mean(values) for values in zip(*seeds.values())] for row, seeds in own.items()}
     found = [
         f"{row}: {means[row][0]:+.1f}% at 1/4 and {means[row][-1]:+.1f}% at the full cost."
         for row in ("CONST", "ADALOSS")
     ]
-    overall = {row: tables.mean(values) for row, values in means.items() if None not in values}
-    ordered = "; ".join(f"{row} {overall[row]:+.1f}%" for row in sorted(overall, key=overall.get))
-    found.append(f"Means of the four places, from best to worst: {ordered}.")
-    chosen = _keep_the_end({row: content["mean"] for row, content in held_out.items()})
-    told = _keep_the_end(means)
+    beside = _beside_adaloss(own)
+    overall = {row: tables.mean(values) for row, values in beside.items()}
+    ordered = "; ".join(f"{row} {overall[row]:+.1f}" for row in sorted(overall, key=overall.get))
+    found.append(f"Points above AdaLoss of the same seeds, mean of the four places, from best to worst: {ordered}.")
+    chosen, told = (_keep_the_end(_beside_adaloss(rows)) for rows in (held_out, own))
     found.append(
         "Lower than AdaLoss at 1/4 and no more than a point higher at the full cost, on validation images: "
-        f"{'; '.join(chosen) or 'none of the others'}. On test images: {'; '.join(told) or 'none of the others'}."
+        f"{_listed(chosen)}. On test images: {_listed(told)}."
     )
-    seeds = list(held_out["ADALOSS"]["by_seed"])
+    seeds = list(own["ADALOSS"])
     if len(seeds) == 1:
         return [*found, "No winner is named: one seed does not tell what another would give."]
-    each = [_keep_the_end({row: content["by_seed"][seed] for row, content in held_out.items()}) for seed in seeds]
-    winners = [row for row in chosen if all(row in kept for kept in each)]
-    return [*found, f"On validation images that holds for every seed of: {'; '.join(winners) or 'none'}."]
+    apart = [max(values) - min(values) for values in zip(*own["ADALOSS"].values())]
+    again = [row for row, values in held_out.items() if row != "ADALOSS" and len(values) == len(seeds)]
+    winners = set(again).intersection(
+        *(
+            _keep_the_end(_beside_adaloss({row: {seed: held_out[row][seed]} for row in ("ADALOSS", *again)}))
+            for seed in seeds
+        )
+    )
+    found.append(
+        f"What chance is: AdaLoss's own seeds are {apart[0]:.1f} points apart at 1/4, {apart[-1]:.1f} at the full cost."
+    )
+    found.append(
+        f"On validation images that holds for each of {len(seeds)} seeds, of the rows that have them all "
+        f"({_listed(again)}), of: {_listed([row for row in again if row in winners])}."
+    )
+    return found
 
 
-def _keep_the_end(means):
+def _beside_adaloss(by_seed):
+    """How many points rows are above AdaLoss of the same seeds, place by place; rows without numbers are left out."""
+    beside = {}
+    for row, seeds in by_seed.items():
+        pairs = [(values, by_seed["ADALOSS"][seed]) for seed, values in seeds.items() if None not in values]
+        if pairs:
+            apart = [[own - base for own, base in zip(*pair)] for pair in pairs]
+            beside[row] = [tables.mean(values) for values in zip(*apart)]
+    return beside
+
+
+def _keep_the_end(beside):
     """The rows that are lower than AdaLoss at the first place and no more than a point higher at the last."""
-    early, late = means["ADALOSS"][0], means["ADALOSS"][-1]
-    others = {row: values for row, values in means.items() if row not in ("OPT", "ADALOSS") and None not in values}
-    return [row for row, values in others.items() if values[0] < early and values[-1] <= late + 1]
+    return [row for row, values in beside.items() if values[0] < 0 and values[-1] <= 1]
+
+
+def _listed(rows):
+    return "; ".join(rows) or "none"
 
 
 def _lay_out_losses(summary, paper):

@@ -70,8 +70,9 @@ def _section(path):
     lines += [f"- Paper: {theirs['source']}; {_setting(theirs)}."]
     lines += [f"- The paper says: {claim}" for claim in theirs.get("claims", [])]
     lines += [f"- Here: {made_with(content)}"]
-    without = (content["settings"] or {}).get("without")
-    lines += [f"- Left out here: {'; '.join(without)}."] if without else []
+    settings = content["settings"] or {}
+    for said, key in (("Left out here", "without"), ("With the first seed alone", "once")):
+        lines += [f"- {said}: {'; '.join(settings[key])}."] if settings.get(key) else []
     lines += [f"- {chosen.note}"] if chosen.note else []
     lines += [f"- {compared}" for compared in places_compared(content)]
     lines += [f"- Differs: {difference}" for difference in differences(content, theirs)]

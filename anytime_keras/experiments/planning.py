@@ -29,6 +29,7 @@ class Settings:
         batch_size: int.
         precision: Keras's dtype policy.
         without: rows that are left out, in Figure 3 exits too.
+        once: rows (and exits) that have the first seed alone.
 
     Example:
     >>> Settings(networks=((5, 16),)).to_dict()["networks"]
@@ -42,6 +43,7 @@ class Settings:
     batch_size: int = 64
     precision: str = "float32"
     without: tuple = ()
+    once: tuple = ()
 
     def __post_init__(self):
         for name in ("epochs", "seeds", "batch_size"):
@@ -69,6 +71,10 @@ class Settings:
         """Returns the seeds of one of the data sets."""
         each = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
         return range(each[self.datasets.index(dataset)])
+
+    def asks_for(self, row, seed):
+        """Tells whether a row, or in Figure 3 an exit, is trained with a seed."""
+        return row not in self.without and not (seed and row in self.once)
 
     def to_dict(self):
         """Returns the settings as plain data, networks by name."""
@@ -168,10 +174,10 @@ def plan(settings, rows, networks=None, opt=None):
             for seed in settings.seeds_of(dataset):
                 labels = dict(network=name(network), dataset=label(dataset), seed=seed)
                 for row, changes in rows.items():
-                    if row not in settings.without:
+                    if settings.asks_for(row, seed):
                         own = recipe(settings, network, dataset, seed, **changes)
                         planned.append(Planned({"row": row, **labels}, own))
-                for exit_name in [each for each in exits[opt]() if each not in settings.without]:
+                for exit_name in [each for each in exits[opt]() if settings.asks_for(each, seed)]:
                     alone = {
                         "weighting": {"name": "single_exit", "exit": exit_name},
                         "last_exit": _end(curve, exit_name),

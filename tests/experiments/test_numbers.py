@@ -256,7 +256,7 @@ def test_schemes_that_keep_the_end_are_chosen_by_validation_images_and_told_on_t
         "CONST: +15.0% at 1/4 and +19.0% at the full cost.",
         "ADALOSS: +33.0% at 1/4 and +3.0% at the full cost.",
     ]
-    assert found[2].endswith("to worst: c +0.0%; a +5.9%; b +6.2%; CONST +8.5%; ADALOSS +9.0%.")
+    assert found[2].endswith("to worst: c -9.0; a -3.1; b -2.8; CONST -0.5; ADALOSS +0.0.")
     assert found[3].endswith("on validation images: a. On test images: a; c.")
     assert found[4].startswith("No winner is named")
 
@@ -266,7 +266,30 @@ def test_a_winner_wins_with_every_seed():
     test = {**own, "a": [[0.12, 0.1, 0.1, 0.103]] * 2, "b": [[0.1, 0.1, 0.1, 0.1], [0.134, 0.1, 0.1, 0.1]]}
     found = beyond(test, {})
     assert found[3].endswith("on validation images: a; b. On test images: a; b.")
-    assert found[4].endswith("every seed of: a.")
+    assert found[4].endswith("are 0.0 points apart at 1/4, 0.0 at the full cost.")
+    assert found[5].endswith("of the rows that have them all (CONST; a; b), of: a.")
+
+
+def test_a_row_of_one_seed_is_compared_with_adaloss_of_that_seed_and_wins_nothing():
+    own = {"CONST": [[0.115, 0.1, 0.1, 0.119]] * 2, "ADALOSS": [[0.133, 0.1, 0.1, 0.103], [0.203, 0.1, 0.1, 0.133]]}
+    test = {**own, "lower": [[0.13, 0.1, 0.1, 0.1]], "higher": [[0.134, 0.1, 0.1, 0.1]]}
+    found = beyond(test, {})
+    assert found[1] == "ADALOSS: +68.0% at 1/4 and +18.0% at the full cost."
+    assert found[2].endswith("lower -1.5; higher -0.5; ADALOSS +0.0.")
+    assert found[3].endswith("on validation images: CONST; lower. On test images: CONST; lower.")
+    assert found[4].endswith("are 70.0 points apart at 1/4, 30.0 at the full cost.")
+    assert found[5].endswith("of 2 seeds, of the rows that have them all (CONST), of: none.")
+
+
+def test_a_row_may_have_the_first_seed_alone():
+    settings = Settings(datasets=("digits",), networks=((1, 4),), epochs=1, seeds=2, once=("CONST",))
+    experiments.EXPERIMENTS["table1"].check(settings)
+    planned = experiments.EXPERIMENTS["table1"].plan(settings)
+    seeds = {row: [one.labels["seed"] for one in planned if one.labels["row"] == row] for row in ("CONST", "LINEAR")}
+    assert seeds == {"CONST": [0], "LINEAR": [0, 1]}
+    rows = [row for row in experiments.experiment.BEYOND if row not in ("CONST", "ADALOSS")]
+    with pytest.raises(ValueError, match="first seed alone, but not all.*once"):
+        experiments.EXPERIMENTS["beyond"].settings(once=tuple(rows[1:]), without=(rows[0],))
 
 
 def test_without_an_error_of_opts_nothing_is_found_beyond():
