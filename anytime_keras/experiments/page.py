@@ -1,6 +1,7 @@
 """The page that lays the paper's numbers beside ours: made of the results' JSON, and of nothing else."""
 
 import pathlib
+import shlex
 
 from anytime_keras.experiments import experiment, report, tables
 from anytime_keras.experiments.planning import ADALOSS, label
@@ -22,6 +23,8 @@ The paper: {reference}
   highest of the seeds' means.
 - Learning rate 0.1, divided by 10 at 1/2 and 3/4 of the epochs; momentum 0.9; weight decay 1e-4, as in the paper.
 - Validation images are held out of training; test images are looked at once, at a training's end.
+- To train one cell again: `anytime-keras train --recipe_file=FILE` takes a training's `recipe`, in a file of its own. Data
+  that ends with .npz is a file of arrays: x_train, y_train, x_test, y_test.
 """
 
 
@@ -55,21 +58,39 @@ def write_page(results):
             f"There is no result in '{results}'. Make one, such as `anytime-keras reproduce table1 --quick`."
         )
     introduction = INTRODUCTION.format(reference=experiment.paper()["reference"])
-    write(results / PAGE, "\n".join([introduction, *map(_section, filter(None, either))]))
+    contents = {path: report.read(path) for path in either if path is not None}
+    sections = [_section(path, content) for path, content in contents.items()]
+    write(results / PAGE, "\n".join([introduction, *map(_line_of_contents, contents.values()), "", *sections]))
     return results / PAGE
 
 
-def _section(path):
-    content = report.read(path)
+def _heading(content):
+    return f"{content['experiment']}: {content['title']}"
+
+
+def _line_of_contents(content):
+    """A link to a result's section, with the first that is found there."""
+    heading = _heading(content)
+    anchor = "".join(letter for letter in heading.lower() if letter.isalnum() or letter in " -").replace(" ", "-")
+    if content["quick"]:
+        found = "A quick check of the code."
+    else:
+        chosen = experiment.get(content["experiment"])
+        found, *_ = chosen.find(content["summary"], experiment.paper()[content["experiment"]])
+    return f"- [{heading}](#{anchor}). {found}"
+
+
+def _section(path, content):
     chosen = experiment.get(content["experiment"])
     theirs = experiment.paper()[content["experiment"]]
     header, rows = chosen.lay_out(content["summary"], theirs)
-    lines = [f"## {content['experiment']}: {content['title']}", ""]
+    lines = [f"## {_heading(content)}", ""]
     if content["quick"]:
         lines += ["**A quick check of the code: its numbers say nothing about the paper's.**", ""]
     lines += [f"- Paper: {theirs['source']}; {_setting(theirs)}."]
     lines += [f"- The paper says: {claim}" for claim in theirs.get("claims", [])]
     lines += [f"- Here: {made_with(content)}"]
+    lines += [f"- By `{command(content)}`."]
     settings = content["settings"] or {}
     for said, key in (("Left out here", "without"), ("With the first seed alone", "once")):
         lines += [f"- {said}: {'; '.join(settings[key])}."] if settings.get(key) else []
@@ -113,6 +134,18 @@ def made_with(content):
         f"{settings['epochs']} epochs, batches of {settings['batch_size']}, {settings['precision']}, "
         f"{_seeds(settings)}; {'; '.join(machines)}."
     )
+
+
+def command(content):
+    """The command line that makes a result."""
+    parts = ["anytime-keras", "reproduce", content["experiment"], *(["--quick"] if content["quick"] else [])]
+    for key, value in (content["settings"] or {}).items():
+        flag = "--dataset" if key == "datasets" else f"--{key}"
+        if key in ("without", "once"):
+            parts += [f"{flag}={row}" for row in value]
+        else:
+            parts.append(f"{flag}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    return shlex.join(parts)
 
 
 def _seeds(settings):

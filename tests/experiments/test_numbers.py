@@ -1,8 +1,10 @@
 """Tables and figures follow from results by arithmetic that is worked out by hand here."""
 
+import copy
 import json
 import math
 import pathlib
+import shlex
 import shutil
 
 import pytest
@@ -171,7 +173,7 @@ def summary_of(base, **rows):
     return {
         "base": base,
         "fractions": PAPER["fractions"],
-        "rows": {row: {"mean": mean} for row, mean in means.items()},
+        "rows": {row: {"mean": mean, "by_seed": {"0": mean}} for row, mean in means.items()},
     }
 
 
@@ -188,9 +190,18 @@ def test_signs_sizes_and_the_order_of_schemes_are_told():
 
 def test_the_base_of_a_table_has_its_place_in_the_order():
     rows = {"gamma 0.05": [0.0, 0.0, 0.0, 4.0], "gamma 0.15": [0.0, 0.0, 0.0, -9.0]}
-    *_, change, order = experiments.EXPERIMENTS["table3"].find(summary_of("gamma 0", **rows), PAPER["table3"])
+    change, *_, order = experiments.EXPERIMENTS["table3"].find(summary_of("gamma 0", **rows), PAPER["table3"])
     assert change == "The largest change, up or down: 23.88 in the paper, 9.00 here."
     assert order.endswith("gamma 0.15 +5.17; here gamma 0.15 -9.00, gamma 0 +0.00, gamma 0.05 +4.00.")
+
+
+def test_where_seeds_do_not_agree_on_a_sign_is_told():
+    summary = summary_of("momentum 0.9", **{"momentum 0.99": [1.0, 2.0, -1.0, None]})
+    content = summary["rows"]["momentum 0.99"]
+    told = "Seeds of one number lie on both sides of 0 at 1 of 3 places."
+    assert told not in experiments.EXPERIMENTS["table4"].find(summary, PAPER["table4"])
+    content["by_seed"] = {"0": [-1.0, 1.0, -1.5, None], "1": [3.0, 3.0, -0.5, None]}
+    assert told in experiments.EXPERIMENTS["table4"].find(summary, PAPER["table4"])
 
 
 def test_figure_3_without_an_exit_tells_the_others():
@@ -210,7 +221,9 @@ def test_figure_3_without_an_exit_tells_the_others():
     assert summary["rows"]["CONST"]["mean"] == [pytest.approx(10.0), None, pytest.approx(35.0)]
     header, rows = chosen.lay_out(summary, PAPER["figure3"])
     assert rows[1] == ["exit_2", "–"]
-    assert chosen.find(summary, PAPER["figure3"])[0].endswith("first half of exits, +35.0% in the second.")
+    assert chosen.find(summary, PAPER["figure3"]) == [
+        "On average in the first and in the second half of exits: CONST +10.0%, +35.0%."
+    ]
     line = chosen.draw(summary).axes[0].lines[0].get_ydata()
     assert math.isnan(line[1]) and line[2] == pytest.approx(35.0)
 
@@ -252,33 +265,33 @@ def test_schemes_that_keep_the_end_are_chosen_by_validation_images_and_told_on_t
     own = {"CONST": [[0.115, 0.1, 0.1, 0.119]], "ADALOSS": [[0.133, 0.1, 0.1, 0.103]]}
     test = {**own, "a": [[0.12, 0.1, 0.1, 0.1035]], "b": [[0.12, 0.1, 0.1, 0.105]], "c": [[0.1, 0.1, 0.1, 0.1]]}
     found = beyond(test, {"c": [[0.14, 0.1, 0.1, 0.1]]})
-    assert found[:2] == [
+    assert found[0].startswith("No winner is named")
+    assert found[1:3] == [
         "CONST: +15.0% at 1/4 and +19.0% at the full cost.",
         "ADALOSS: +33.0% at 1/4 and +3.0% at the full cost.",
     ]
-    assert found[2].endswith("to worst: c -9.0; a -3.1; b -2.8; CONST -0.5; ADALOSS +0.0.")
-    assert found[3].endswith("on validation images: a. On test images: a; c.")
-    assert found[4].startswith("No winner is named")
+    assert found[3].endswith("to worst: c -9.0; a -3.1; b -2.8; CONST -0.5; ADALOSS +0.0.")
+    assert found[4].endswith("on validation images: a. On test images: a; c.")
 
 
 def test_a_winner_wins_with_every_seed():
     own = {"CONST": [[0.115, 0.1, 0.1, 0.119]] * 2, "ADALOSS": [[0.133, 0.1, 0.1, 0.103]] * 2}
     test = {**own, "a": [[0.12, 0.1, 0.1, 0.103]] * 2, "b": [[0.1, 0.1, 0.1, 0.1], [0.134, 0.1, 0.1, 0.1]]}
     found = beyond(test, {})
-    assert found[3].endswith("on validation images: a; b. On test images: a; b.")
-    assert found[4].endswith("are 0.0 points apart at 1/4, 0.0 at the full cost.")
-    assert found[5].endswith("of the rows that have them all (CONST; a; b), of: a.")
+    assert found[0].endswith("with each of 2 seeds: a, of the rows that have them all (CONST; a; b).")
+    assert found[1].startswith("AdaLoss's own seeds are 0.0 points apart at 1/4 and 0.0 at the full cost")
+    assert found[5].endswith("on validation images: a; b. On test images: a; b.")
 
 
 def test_a_row_of_one_seed_is_compared_with_adaloss_of_that_seed_and_wins_nothing():
     own = {"CONST": [[0.115, 0.1, 0.1, 0.119]] * 2, "ADALOSS": [[0.133, 0.1, 0.1, 0.103], [0.203, 0.1, 0.1, 0.133]]}
     test = {**own, "lower": [[0.13, 0.1, 0.1, 0.1]], "higher": [[0.134, 0.1, 0.1, 0.1]]}
     found = beyond(test, {})
-    assert found[1] == "ADALOSS: +68.0% at 1/4 and +18.0% at the full cost."
-    assert found[2].endswith("lower -1.5; higher -0.5; ADALOSS +0.0.")
-    assert found[3].endswith("on validation images: CONST; lower. On test images: CONST; lower.")
-    assert found[4].endswith("are 70.0 points apart at 1/4, 30.0 at the full cost.")
-    assert found[5].endswith("of 2 seeds, of the rows that have them all (CONST), of: none.")
+    assert found[0].endswith("with each of 2 seeds: none, of the rows that have them all (CONST).")
+    assert found[1].startswith("AdaLoss's own seeds are 70.0 points apart at 1/4 and 30.0 at the full cost")
+    assert found[3] == "ADALOSS: +68.0% at 1/4 and +18.0% at the full cost."
+    assert found[4].endswith("lower -1.5; higher -0.5; ADALOSS +0.0.")
+    assert found[5].endswith("on validation images: CONST; lower. On test images: CONST; lower.")
 
 
 def test_a_row_may_have_the_first_seed_alone():
@@ -363,6 +376,19 @@ def test_figures_refuse_networks_that_do_not_fit():
         experiments.EXPERIMENTS["figure6"].plan(Settings(networks=((5, 16),)))
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_the_command_that_a_result_tells_has_its_settings(path):
+    from anytime_keras.commands import reproduce
+
+    content = report.read(path)
+    _, _, *arguments = shlex.split(page.command(content))
+    flags = copy.deepcopy(reproduce.FLAGS)
+    _, name = flags(["reproduce", *arguments])
+    made = reproduce._settings(flags, experiments.EXPERIMENTS[name])
+    told = content["settings"]
+    assert told is None or json.loads(json.dumps(made.to_dict())) == {"once": [], "without": [], **told}
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two results by hand: Table 1 whole and as a quick check, Figure 3 as a quick check."""
@@ -398,7 +424,9 @@ def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
     assert text.count("AdaLoss's weights at the end: the smallest is 0.15 of the largest.") == 1, "Figure 3 has none"
     assert "Exits compared of 1x1, and their shares of the cost: exit_1 (25%), exit_2 (50%), exit_3 (75%)," in text
     assert "Furthest from the paper: ADALOSS at 1, -50.00 for +2.73." in text and "differences may be chance" in text
-    assert text.count("quick check") == 1, "Figure 3's; Table 1 is there in full"
+    assert text.count("quick check") == 2, "Figure 3's, and where it is listed; Table 1 is there in full"
+    (listed,) = (line for line in text.splitlines() if line.startswith("- [table1: "))
+    assert listed.startswith("- [table1: table1](#table1-table1). Of the paper's 8 numbers that could be compared,")
     assert "(figure3_quick.png)" in text and (folder / "figure3_quick.png").stat().st_size > 1000
     content = report.read(folder / "table1.json")
     assert content["summary"] == tables.relative_table(content["trainings"], "OPT")

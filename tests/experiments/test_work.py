@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -20,9 +21,24 @@ BOOKKEEPING = pytest.mark.tensorflow
 TINY = dict(epochs=1, seeds=1, batch_size=60, networks=((1, 2),))
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return checks.write_images(tmp_path_factory.mktemp("data") / "images.npz", train=60, validation=12, test=24)
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    """A folder in which Table 4 was run: its trainings are in `runs`, its result in `results`."""
+    folder = tmp_path_factory.mktemp("finished")
+    own = experiments.Work(folder / "runs", at_once=1, say=str)
+    experiments.reproduce("table4", settings("table4", images), own, folder / "results")
+    return folder
+
+
 @pytest.fixture
-def images(tmp_path):
-    return checks.write_images(tmp_path / "images.npz", train=60, validation=12, test=24)
+def folder(finished, tmp_path):
+    """A copy of it, for a test that changes or adds something."""
+    return shutil.copytree(finished, tmp_path / "copy")
 
 
 def settings(name, images, **changes):
@@ -36,7 +52,9 @@ def without_times(path):
     return content
 
 
-def test_an_experiment_is_stopped_resumed_never_run_again_and_agrees_with_itself(images, tmp_path, monkeypatch):
+def test_an_experiment_is_stopped_resumed_never_run_again_and_agrees_with_itself(
+    images, finished, tmp_path, monkeypatch
+):
     chosen = settings("table4", images)
     calls, trained = [], work.train
 
@@ -47,20 +65,19 @@ def test_an_experiment_is_stopped_resumed_never_run_again_and_agrees_with_itself
     monkeypatch.setattr(work, "train", train)
     monkeypatch.setattr(work, "monotonic", lambda: 100.0 * len(calls))  # a training takes 100 seconds
 
-    def run(folder, results, time_limit=None):
-        own = experiments.Work(tmp_path / folder, at_once=1, time_limit=time_limit)
-        return experiments.reproduce("table4", chosen, own, tmp_path / results)
+    def run(time_limit=None):
+        own = experiments.Work(tmp_path / "runs", at_once=1, time_limit=time_limit)
+        return experiments.reproduce("table4", chosen, own, tmp_path / "results")
 
-    assert run("runs", "a", time_limit=1e-9) is None
-    assert len(calls) == 1 and not list((tmp_path / "a").iterdir())
-    path = run("runs", "a")
+    assert run(time_limit=1e-9) is None
+    assert len(calls) == 1 and not list((tmp_path / "results").iterdir())
+    path = run()
     assert len(calls) == 2 and calls[0] != calls[1]
     assert not list((tmp_path / "runs").glob("*/checkpoints/*"))
     before = path.read_text()
-    assert run("runs", "a") == path and len(calls) == 2, "what is finished is not trained again"
+    assert run() == path and len(calls) == 2, "what is finished is not trained again"
     assert path.read_text() == before
-    other = run("fresh", "b")
-    assert len(calls) == 4
+    other = finished / "results" / "table4.json"
     assert without_times(other) == without_times(path), "identical runs agree"
 
     content = report.read(path)
@@ -122,17 +139,14 @@ def test_an_exit_trained_alone_is_not_trained_again_for_what_follows_it(images, 
 
 
 @BOOKKEEPING
-def test_what_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch):
+def test_what_a_result_tells_is_not_trained_again(images, folder, tmp_path, monkeypatch):
     """Table 4's momentum 0.9 is table 5's period 1: of a machine that is gone, its result is enough."""
-    told = experiments.reproduce(
-        "table4", settings("table4", images), experiments.Work(tmp_path / "gone", say=str), tmp_path / "results"
-    )
-    taken, trained = [], work.train
+    results, taken, trained = folder / "results", [], work.train
     monkeypatch.setattr(work, "train", lambda recipe, *a, **k: taken.append(recipe) or trained(recipe, *a, **k))
-    own = experiments.Work(tmp_path / "runs", at_once=1, say=str, reuse=tmp_path / "results")
-    path = experiments.reproduce("table5", settings("table5", images), own, tmp_path / "results")
+    own = experiments.Work(tmp_path / "runs", at_once=1, say=str, reuse=results)
+    path = experiments.reproduce("table5", settings("table5", images), own, results)
     assert [recipe.weighting.get("update_period") for recipe in taken] == [100]
-    (before, _), (first, second) = (report.read(each)["trainings"] for each in (told, path))
+    (before, _), (first, second) = (report.read(each)["trainings"] for each in (results / "table4.json", path))
     assert {**first, "row": before["row"]} == before
     assert second["recipe"]["weighting"]["update_period"] == 100
     summary = experiments.EXPERIMENTS["table5"].summarize([first, second], [])
@@ -141,26 +155,24 @@ def test_what_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch)
     part = dataclasses.replace(whole, last_exit="exit_2")
     own.told[own.place(whole)] = {"recipe": part.to_dict()}
     assert own.begun(whole) == part, "the recipe is that of the numbers"
-    (tmp_path / "results" / "table5.json").unlink()
+    path.unlink()
     with pytest.raises(ValueError, match="table4.json' tells 2 trainings that these settings leave out"):
-        experiments.reproduce("table4", settings("table4", images, epochs=2), own, tmp_path / "results")
+        experiments.reproduce("table4", settings("table4", images, epochs=2), own, results)
     assert len(taken) == 1
 
 
 @BOOKKEEPING
-def test_a_result_that_does_not_tell_its_trainings_is_refused_by_name(images, tmp_path):
-    path = experiments.reproduce(
-        "table4", settings("table4", images), experiments.Work(tmp_path / "runs", say=str), tmp_path
-    )
+def test_a_result_that_does_not_tell_its_trainings_is_refused_by_name(folder, tmp_path):
+    path = folder / "results" / "table4.json"
     content = json.loads(path.read_text())
     del content["trainings"][1]["weight"]
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="table4.json' does not tell its trainings.*weight"):
-        experiments.Work(tmp_path / "other", reuse=tmp_path)
+        experiments.Work(tmp_path / "other", reuse=path.parent)
 
 
 @BOOKKEEPING
-def test_rows_are_left_out_and_the_page_says_so(images, tmp_path):
+def test_rows_are_left_out_and_the_page_says_so(images, folder, tmp_path):
     with pytest.raises(ValueError, match="but not all: none.*Received"):
         settings("table4", images, without=("momentum 0.99",))
     needed = dataclasses.replace(settings("table3", images), without=("gamma 0",))
@@ -172,7 +184,7 @@ def test_rows_are_left_out_and_the_page_says_so(images, tmp_path):
     left = [one for one in plan(whole) if one.labels["row"] not in ("uncertainty", "distillation")]
     assert plan(part) == left and len(left) == len(plan(whole)) - 2
     few = settings("table3", images, without=("gamma 0.15",))
-    path = experiments.reproduce("table3", few, experiments.Work(tmp_path / "runs", say=str), tmp_path)
+    path = experiments.reproduce("table3", few, experiments.Work(folder / "runs", say=str), tmp_path)
     assert list(report.read(path)["summary"]["rows"]) == ["gamma 0", "gamma 0.05"]
     text = experiments.write_page(tmp_path).read_text()
     assert "- Left out here: gamma 0.15." in text
@@ -189,12 +201,12 @@ def test_folders_keep_their_names(tmp_path):
     assert made.name == "resann5x16_adaloss_cifar10_seed1_e98e5763a6"
 
 
-def test_an_ensemble_of_trained_members_is_measured_once(images, tmp_path):
+def test_an_ensemble_of_trained_members_is_measured_once(images, folder, tmp_path):
     chosen = settings("figure6", images, networks=((1, 2), (2, 2)))
     members = [one.recipe for one in experiments.EXPERIMENTS["figure6"].plan(chosen) if one.labels["row"] == "ADALOSS"]
-    own = experiments.Work(tmp_path)
     with pytest.raises(ValueError, match="no `model.keras` in.*resann1x2.*resann2x2"):
-        own.ensemble(members)
+        experiments.Work(tmp_path / "nothing").ensemble(members)
+    own = experiments.Work(folder / "runs")
     assert own.run(members)
     measured = own.ensemble(members)
     validation, test = ([own.measured(member)[key] for member in members] for key in ("validation_error", "exits"))
@@ -211,8 +223,9 @@ def test_an_ensemble_of_trained_members_is_measured_once(images, tmp_path):
 
 
 @BOOKKEEPING
-def test_an_ensemble_that_a_result_tells_is_not_trained_again(images, tmp_path, monkeypatch):
+def test_an_ensemble_that_a_result_tells_is_not_trained_again(images, finished, tmp_path, monkeypatch):
     """A data set is added to Figure 6 of a machine that is gone: only its own networks are trained."""
+    shutil.copytree(finished / "runs", tmp_path / "gone")
     results, taken, trained = tmp_path / "results", [], work.train
     monkeypatch.setattr(work, "train", lambda recipe, *a, **k: taken.append(recipe) or trained(recipe, *a, **k))
     chosen = settings("figure6", images, networks=((1, 2), (2, 2)))
@@ -226,17 +239,15 @@ def test_an_ensemble_that_a_result_tells_is_not_trained_again(images, tmp_path, 
 
     first = report.read(run("figure6", "gone", chosen))
     other = run("figure5", "gone", settings("figure5", images, networks=chosen.networks))
-    assert len(taken) == 4, "figures 5 and 6 share two trainings"
+    assert len(taken) == 3, "table 4 and figures 5 and 6 share trainings"
     content = json.loads(other.read_text())
     content["trainings"][0]["train_loss"][0] += 1  # as if Figure 5 told another run of a member's recipe
     other.write_text(json.dumps(content))
     again = report.read(run("figure6", "runs", chosen, reuse=results))
-    assert len(taken) == 4
+    assert len(taken) == 3
     assert {**again, "machine": None} == {**first, "machine": None}, "the members' numbers are the ensemble's"
 
-    own = experiments.Work(tmp_path / "here", at_once=1, say=str)
-    assert own.run([small])
-    own = experiments.Work(tmp_path / "here", say=str, reuse=results)
+    own = experiments.Work(shutil.copytree(finished / "runs", tmp_path / "here"), say=str, reuse=results)
     assert own.finished(large)
     own.expect([small, large])
     assert own.finished(small) and not own.finished(large), "a network of here is chained with one of here"
