@@ -90,8 +90,8 @@ def on_cpu():
 @functools.cache
 def emulated_dtypes():
     """The half precisions in which TensorFlow emulates convolutions here: those that an x86 CPU has no instructions
-    for. None with a GPU, on another backend (JAX computes them in single precision by itself), or on another kind of
-    CPU.
+    for, as Linux tells it. None with a GPU or TPU, on another backend (JAX computes them in single precision by
+    itself), another system or another kind of CPU.
 
     Example:
     >>> set(emulated_dtypes()) <= {"bfloat16", "float16"}

@@ -35,7 +35,7 @@ flags.DEFINE_string(
     **_own,
 )
 flags.DEFINE_multi_string("without", None, "A row (figure3: or exit) to leave out; may be given again.", **_own)
-flags.DEFINE_multi_string("once", None, "A row (or exit) that has the first seed alone; may be given again.", **_own)
+flags.DEFINE_multi_string("once", None, "A row of beyond that has the first seed alone; may be given again.", **_own)
 flags.DEFINE_integer("batch_size", None, "Images in a batch; 64 by default.", **_own)
 flags.DEFINE_string("precision", None, "Keras's dtype policy, such as mixed_bfloat16; float32 by default.", **_own)
 flags.DEFINE_string("folder", "runs/reproduce", "Where the trainings are kept.", **_own)

@@ -50,8 +50,9 @@ class Experiment:
         ensembles: function from `Settings` to pairs: labels of an ensemble, recipes of its members; None for none.
         defaults, quick: dicts, what its `Settings` are by default and for a quick check, where others than usual.
         note: str, what its numbers are, beyond what the page says of all.
-        optional: function from `Settings` to groups of rows that `Settings.without` and `Settings.once` may name,
-            though not all of a group; with all others something is compared. None if no row may be left out.
+        optional: function from `Settings` to groups of rows that `Settings.without` may name, though not all of a
+            group; with all others something is compared. None if no row may be left out.
+        once: bool, whether `Settings.once` may name such rows: what is found compares numbers of the same seeds.
 
     Example:
     >>> EXPERIMENTS["table1"].settings(epochs=100).networks
@@ -69,6 +70,7 @@ class Experiment:
     quick: dict = dataclasses.field(default_factory=dict)
     note: str = None
     optional: typing.Callable = None
+    once: bool = False
 
     def settings(self, quick=False, **changes):
         """Returns the `Settings`: the defaults, or those of a quick check, and what is changed."""
@@ -79,19 +81,33 @@ class Experiment:
 
     def check(self, settings):
         """Raises ValueError if the settings leave out rows that are needed."""
-        out = {*settings.without, *settings.once}
+        for key, accepts in (("without", self.optional is not None), ("once", self.once)):
+            if getattr(settings, key) and not accepts:
+                raise ValueError(
+                    f"This experiment takes no `{key}`: it needs all its rows, of all seeds. "
+                    f"Received: {key}={getattr(settings, key)!r}."
+                )
+        out = [*settings.without, *settings.once]
         if not out:
             return
-        groups = self.optional(settings) if self.optional else []
-        if not out.issubset(sum(groups, [])) or any(out.issuperset(group) for group in groups):
-            named = "; ".join(", ".join(map(repr, group)) for group in groups) or "none"
+        groups = self.optional(settings)
+        known = sum(groups, [])
+        for row in out:
+            if row not in known:
+                named = ", ".join(map(repr, known))
+                raise ValueError(
+                    f"Rows that may be left out, or have the first seed alone: {named}. Received: {row!r}. "
+                    f"{_errors.nearest(row, known)}"
+                )
+        if len(set(out)) < len(out) or any(set(out).issuperset(group) for group in groups):
+            named = "; ".join(", ".join(map(repr, group)) for group in groups)
             raise ValueError(
-                f"Rows that may be left out, or have the first seed alone, but not all: {named}. "
+                f"Name each row once, in `without` or `once`, but not all of {named}. "
                 f"Received: without={settings.without!r}, once={settings.once!r}."
             )
 
 
-def _table(title, rows, base, find=None, summarize=None, always=()):
+def _table(title, rows, base, find=None, summarize=None, always=(), once=False):
     return Experiment(
         title,
         functools.partial(plan, rows=rows, opt="fractions" if base == "OPT" else None),
@@ -99,6 +115,7 @@ def _table(title, rows, base, find=None, summarize=None, always=()):
         lambda summary, paper: tables.cells_of_table(summary, paper["rows"]),
         find or _find_sizes,
         optional=(lambda settings: [[row for row in rows if row not in (base, *always)]]) if len(rows) > 2 else None,
+        once=once,
     )
 
 
@@ -115,8 +132,9 @@ def _find_sizes(summary, paper):
     if beside and summary["base"] != "OPT":
         theirs, ours = (max(abs(each[place]) for each in beside) for place in (1, 2))
         found.insert(0, f"The largest change, up or down: {theirs:.2f} in the paper, {ours:.2f} here.")
-    apart = [place for row in known for place in zip(*summary["rows"][row]["by_seed"].values()) if None not in place]
-    if any(len(place) > 1 for place in apart):
+    places = [place for row in known for place in zip(*summary["rows"][row]["by_seed"].values())]
+    apart = [place for place in places if len(place) > 1 and None not in place]
+    if apart:
         split = sum(min(place) < 0 < max(place) for place in apart)
         found.append(f"Seeds of one number lie on both sides of 0 at {split} of {len(apart)} places.")
     if beside:
@@ -143,61 +161,70 @@ def _summarize_beyond(trainings, ensembles):
     held_out = tables.relative_table(tables.on_validation(trainings), "OPT")["rows"]
     return {
         **tables.relative_table(trainings, "OPT"),
-        "validation": {row: {key: content[key] for key in ("mean", "by_seed")} for row, content in held_out.items()},
+        "validation": {row: {key: content[key] for key in ("mean", "cells")} for row, content in held_out.items()},
     }
 
 
 def _find_beyond(summary, paper):
-    own, held_out = (
-        {row: content["by_seed"] for row, content in rows.items() if row != "OPT"}
-        for rows in (summary["rows"], summary["validation"])
-    )
-    if any(None in values for rows in (own, held_out) for values in rows["ADALOSS"].values()):
+    rows = summary["rows"]
+    lines = [line for where in (rows, summary["validation"]) for line in tables.lines_of(where["ADALOSS"]["cells"])]
+    if any(None in values for _, values in lines):
         return ["AdaLoss's numbers are not defined here: OPT makes no error, or has no exit so early."]
-    chosen, told = (_keep_the_end(_beside_adaloss(rows)) for rows in (held_out, own))
-    seeds = list(own["ADALOSS"])
-    if len(seeds) == 1:
-        found = ["No winner is named: one seed does not tell what another would give."]
-    else:
-        again = [row for row, values in held_out.items() if row != "ADALOSS" and len(values) == len(seeds)]
-        kept = [
-            _keep_the_end(_beside_adaloss({row: {seed: held_out[row][seed]} for row in ("ADALOSS", *again)}))
-            for seed in seeds
-        ]
-        winners = [row for row in again if all(row in each for each in kept)]
-        apart = [max(values) - min(values) for values in zip(*own["ADALOSS"].values())]
-        found = [
-            "Lower than AdaLoss at 1/4 and no more than a point higher at the full cost, on validation images, with "
-            f"each of {len(seeds)} seeds: {_listed(winners)}, of the rows that have them all ({_listed(again)}).",
-            f"AdaLoss's own seeds are {apart[0]:.1f} points apart at 1/4 and {apart[-1]:.1f} at the full cost: so much "
-            "is chance.",
-        ]
-    means = {row: [tables.mean(values) for values in zip(*seeds.values())] for row, seeds in own.items()}
-    overall = {row: tables.mean(values) for row, values in _beside_adaloss(own).items()}
+    own, held_out = map(_above_adaloss, (rows, summary["validation"]))
+    overall = {row: tables.mean(tables.means(lines)) for row, lines in own.items()}
     ordered = "; ".join(f"{row} {overall[row]:+.1f}" for row in sorted(overall, key=overall.get))
     return [
-        *found,
-        *(f"{row}: {means[row][0]:+.1f}% at 1/4 and {means[row][-1]:+.1f}% at the full cost." for row in _IN_TABLE_1),
+        *_find_winner(own, held_out),
+        *(
+            f"{row}: {rows[row]['mean'][0]:+.1f}% at 1/4 and {rows[row]['mean'][-1]:+.1f}% at the full cost."
+            for row in _IN_TABLE_1
+        ),
         f"Points above AdaLoss of the same seeds, mean of the four places, from best to worst: {ordered}.",
         "Lower than AdaLoss at 1/4 and no more than a point higher at the full cost, mean over a row's seeds, on "
-        f"validation images: {_listed(chosen)}. On test images: {_listed(told)}.",
+        f"validation images: {_listed(_keep_the_end(held_out))}. On test images: {_listed(_keep_the_end(own))}.",
     ]
 
 
-def _beside_adaloss(by_seed):
-    """How many points rows are above AdaLoss of the same seeds, place by place; rows without numbers are left out."""
-    beside = {}
-    for row, seeds in by_seed.items():
-        pairs = [(values, by_seed["ADALOSS"][seed]) for seed, values in seeds.items() if None not in values]
-        if pairs:
-            apart = [[own - base for own, base in zip(*pair)] for pair in pairs]
-            beside[row] = [tables.mean(values) for values in zip(*apart)]
-    return beside
+def _find_winner(own, held_out):
+    """A scheme wins if it keeps AdaLoss's end and lowers its beginning on validation images, with every seed."""
+    seeds = list(dict.fromkeys(seed for (*_, seed), _ in own["ADALOSS"]))
+    if len(seeds) == 1:
+        return ["No winner is named: one seed does not tell what another would give."]
+    again = [row for row in own if row in held_out and row != "ADALOSS" and len(own[row]) == len(own["ADALOSS"])]
+    kept = [_keep_the_end({row: _of_seed(held_out[row], seed) for row in again}) for seed in seeds]
+    winners = [row for row in again if all(row in each for each in kept)]
+    points = []
+    for row in again:
+        by_seed = [tables.means(_of_seed(own[row], seed)) for seed in seeds]
+        points.append(f"{row} {', '.join(f'{values[0]:+.1f} and {values[-1]:+.1f}' for values in by_seed)}")
+    return [
+        f"{'' if winners else 'No winner is named. '}Lower than AdaLoss at 1/4 and no more than a point higher at the "
+        f"full cost, on validation images, with each of {len(seeds)} seeds: {_listed(winners)}, of the rows that have "
+        f"them all ({_listed(again)}).",
+        f"Points above AdaLoss at 1/4 and at the full cost, seed by seed, on test images: {_listed(points)}.",
+    ]
 
 
-def _keep_the_end(beside):
+def _above_adaloss(rows):
+    """How many points rows are above AdaLoss of the same network, data set and seed, as `tables.means` takes it; rows
+    that have no number somewhere are left out."""
+    base = dict(tables.lines_of(rows["ADALOSS"]["cells"]))
+    lines = {row: tables.lines_of(content["cells"]) for row, content in rows.items() if row != "OPT"}
+    return {
+        row: [(where, [own - other for own, other in zip(values, base[where])]) for where, values in own_lines]
+        for row, own_lines in lines.items()
+        if not any(None in values for _, values in own_lines)
+    }
+
+
+def _of_seed(lines, seed):
+    return [line for line in lines if line[0][-1] == seed]
+
+
+def _keep_the_end(lines):
     """The rows that are lower than AdaLoss at the first place and no more than a point higher at the last."""
-    return [row for row, values in beside.items() if values[0] < 0 and values[-1] <= 1]
+    means = {row: tables.means(own) for row, own in lines.items()}
+    return [row for row, values in means.items() if values[0] < 0 and values[-1] <= 1]
 
 
 def _listed(rows):
@@ -214,12 +241,15 @@ def _lay_out_losses(summary, paper):
 
 
 def _find_losses(summary, paper):
-    half = len(summary["exits"]) // 2
     means = "; ".join(
-        f"{row} {tables.mean(content['mean'][:half]):+.1f}%, {tables.mean(content['mean'][half:]):+.1f}%"
+        f"{row} {', '.join(tables.number(tables.mean(part), 1) for part in _halves(content['mean']))}"
         for row, content in summary["rows"].items()
     )
-    return [f"On average in the first and in the second half of exits: {means}."]
+    return [f"On average in the first and in the second half of exits, in percent: {means}."]
+
+
+def _halves(values):
+    return values[: len(values) // 2], values[len(values) // 2 :]
 
 
 def _lay_out_pairs(summary, paper):
@@ -351,6 +381,7 @@ EXPERIMENTS = {
         _find_beyond,
         _summarize_beyond,
         always=_IN_TABLE_1,
+        once=True,
     ),
 }
 

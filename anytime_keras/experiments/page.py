@@ -23,8 +23,9 @@ The paper: {reference}
   highest of the seeds' means.
 - Learning rate 0.1, divided by 10 at 1/2 and 3/4 of the epochs; momentum 0.9; weight decay 1e-4, as in the paper.
 - Validation images are held out of training; test images are looked at once, at a training's end.
-- To train one cell again: `anytime-keras train --recipe_file=FILE` takes a training's `recipe`, in a file of its own. Data
-  that ends with .npz is a file of arrays: x_train, y_train, x_test, y_test.
+- To train one cell again: `anytime-keras train --recipe_file=FILE` takes a training's `recipe`, in a file of its own.
+  Data that ends with .npz is a file of arrays: x_train, y_train, x_test, y_test. The numbers are the same on the same
+  machine; another kind of CPU rounds otherwise, which training magnifies.
 """
 
 
@@ -92,8 +93,10 @@ def _section(path, content):
     lines += [f"- Here: {made_with(content)}"]
     lines += [f"- By `{command(content)}`."]
     settings = content["settings"] or {}
-    for said, key in (("Left out here", "without"), ("With the first seed alone", "once")):
-        lines += [f"- {said}: {'; '.join(settings[key])}."] if settings.get(key) else []
+    if settings.get("without"):
+        lines += [f"- Left out here: {'; '.join(settings['without'])}."]
+    if settings.get("once"):
+        lines += [f"- With the first seed alone, also in the table: {'; '.join(settings['once'])}."]
     lines += [f"- {chosen.note}"] if chosen.note else []
     lines += [f"- {compared}" for compared in places_compared(content)]
     lines += [f"- Differs: {difference}" for difference in differences(content, theirs)]
@@ -184,6 +187,7 @@ def differences(content, theirs):
     if settings["precision"] != "float32":
         found.append(f"{settings['precision']}; the paper does not tell its precision.")
     one = settings["seeds"] == 1 or isinstance(settings["seeds"], list) and 1 in settings["seeds"]
+    one = one or settings.get("once")
     chance = ", so that differences may be chance" if one else ""
     found.append(f"{_seeds(settings)}{chance}; the paper does not say how many it had.")
     return found

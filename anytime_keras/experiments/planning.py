@@ -29,7 +29,7 @@ class Settings:
         batch_size: int.
         precision: Keras's dtype policy.
         without: rows that are left out, in Figure 3 exits too.
-        once: rows (and exits) that have the first seed alone.
+        once: rows that have the first seed alone.
 
     Example:
     >>> Settings(networks=((5, 16),)).to_dict()["networks"]
@@ -64,6 +64,8 @@ class Settings:
                 f"`seeds` must be one number, or one for each data set. Received: seeds={self.seeds!r} for "
                 f"{self.datasets!r}."
             )
+        if self.once and all(len(self.seeds_of(dataset)) == 1 for dataset in self.datasets):
+            raise ValueError(f"`once` needs two seeds or more. Received: once={self.once!r}, seeds={self.seeds!r}.")
         if not self.networks:
             raise ValueError("`networks` must name one ResANN or more. Received: none.")
 
@@ -73,7 +75,7 @@ class Settings:
         return range(each[self.datasets.index(dataset)])
 
     def asks_for(self, row, seed):
-        """Tells whether a row, or in Figure 3 an exit, is trained with a seed."""
+        """Tells whether a row is trained with a seed."""
         return row not in self.without and not (seed and row in self.once)
 
     def to_dict(self):
@@ -177,7 +179,7 @@ def plan(settings, rows, networks=None, opt=None):
                     if settings.asks_for(row, seed):
                         own = recipe(settings, network, dataset, seed, **changes)
                         planned.append(Planned({"row": row, **labels}, own))
-                for exit_name in [each for each in exits[opt]() if settings.asks_for(each, seed)]:
+                for exit_name in [each for each in exits[opt]() if each not in settings.without]:
                     alone = {
                         "weighting": {"name": "single_exit", "exit": exit_name},
                         "last_exit": _end(curve, exit_name),

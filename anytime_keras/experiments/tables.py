@@ -135,16 +135,19 @@ def relative_table(trainings, base):
             if own_row == row
         ]
         rows[row] = {
-            "mean": means(_lines(cells)),
-            "error": means([(where, [each and 100 * each for each in own]) for where, own in _lines(cells, "errors")]),
-            "by_seed": means_by_seed(_lines(cells)),
+            "mean": means(lines_of(cells)),
+            "error": means(
+                [(where, [each and 100 * each for each in own]) for where, own in lines_of(cells, "errors")]
+            ),
+            "by_seed": means_by_seed(lines_of(cells)),
             **{f"by_{key}": _mean_by(key, cells) for key in ("network", "dataset")},
             "cells": cells,
         }
     return {"fractions": list(FRACTIONS), "base": base, "rows": rows}
 
 
-def _lines(cells, what="increase"):
+def lines_of(cells, what="increase"):
+    """A row's `cells` as `means` takes them."""
     return [((one["network"], one["dataset"], one["seed"]), one[what]) for one in cells]
 
 
@@ -152,7 +155,7 @@ def _mean_by(key, cells):
     groups = {}
     for one in cells:
         groups.setdefault(str(one[key]), []).append(one)
-    return {name: means(_lines(some)) for name, some in groups.items()}
+    return {name: means(lines_of(some)) for name, some in groups.items()}
 
 
 def number(value, digits=2):
@@ -166,7 +169,7 @@ def number(value, digits=2):
 
 def spread(cells, place):
     """The smallest and the largest of the seeds' means over a row's cells, for a table; nothing for one seed."""
-    values = [own[place] for own in means_by_seed(_lines(cells)).values() if own[place] is not None]
+    values = [own[place] for own in means_by_seed(lines_of(cells)).values() if own[place] is not None]
     return f" ({min(values):+.1f} to {max(values):+.1f})" if len(values) > 1 else ""
 
 

@@ -8,7 +8,7 @@ from anytime_keras import runtime
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class Conv2D(layers.Conv2D):
-    """Keras's layer, many times faster in half precision on a CPU that has no instructions for it.
+    """Keras's layer, trained many times faster in half precision on a CPU that has no instructions for it.
 
     TensorFlow emulates half precision there, number by number. This layer computes in single precision what is rounded
     to half before and after: the same products, added up as exactly as where a CPU or an accelerator has such

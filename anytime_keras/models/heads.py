@@ -6,6 +6,7 @@ from keras import layers
 from anytime_keras import graph
 from anytime_keras.cost import rules
 from anytime_keras.models.blocks import logits_dtype
+from anytime_keras.models.convolution import Conv2D
 from anytime_keras.models.initializers import HeNormal
 from anytime_keras.models.normalization import BatchNormalization
 
@@ -13,7 +14,7 @@ DROPOUT = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, lay
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
 
 _POOLING = {3: layers.GlobalAveragePooling1D, 4: layers.GlobalAveragePooling2D, 5: layers.GlobalAveragePooling3D}
-_CONVOLUTION = {3: layers.Conv1D, 4: layers.Conv2D, 5: layers.Conv3D}
+_CONVOLUTION = {3: layers.Conv1D, 4: Conv2D, 5: layers.Conv3D}
 
 
 class PoolHead:

@@ -210,9 +210,11 @@ def test_figure_3_without_an_exit_tells_the_others():
     whole, part = chosen.settings(**settings), chosen.settings(**settings, without=("exit_2", "CONST"))
     left = [one for one in chosen.plan(whole) if one.labels["row"] != "CONST" and one.labels.get("exit") != "exit_2"]
     assert chosen.plan(part) == left and len(left) == len(chosen.plan(whole)) - 4, "two trainings of two seeds"
-    for without in (("exit_1", "exit_2", "exit_3"), ("CONST", "HALF-END", "ADALOSS"), ("exit_4",)):
-        with pytest.raises(ValueError, match="but not all: 'CONST', 'HALF-END', 'ADALOSS'; 'exit_1', .*'exit_3'. Rec"):
+    for without in (("exit_1", "exit_2", "exit_3"), ("CONST", "HALF-END", "ADALOSS")):
+        with pytest.raises(ValueError, match="not all of 'CONST', 'HALF-END', 'ADALOSS'; 'exit_1', .*'exit_3'. Rec"):
             chosen.settings(**settings, without=without)
+    with pytest.raises(ValueError, match="may be left out.*'HALF-END', .*'exit_3'. Received: 'exit_4'"):
+        chosen.settings(**settings, without=("exit_4",))
     trainings = []
     for seed, last in enumerate((0.75, 0.6)):
         optimal = alone([0.1] * 3, seed, losses=[1.0, 1.0, 0.5])
@@ -222,8 +224,10 @@ def test_figure_3_without_an_exit_tells_the_others():
     header, rows = chosen.lay_out(summary, PAPER["figure3"])
     assert rows[1] == ["exit_2", "–"]
     assert chosen.find(summary, PAPER["figure3"]) == [
-        "On average in the first and in the second half of exits: CONST +10.0%, +35.0%."
+        "On average in the first and in the second half of exits, in percent: CONST +10.0, +35.0."
     ]
+    nothing = {"rows": {"CONST": {"mean": [None, None, 5.0]}}}
+    assert chosen.find(nothing, PAPER["figure3"])[0].endswith("CONST –, +5.0.")
     line = chosen.draw(summary).axes[0].lines[0].get_ydata()
     assert math.isnan(line[1]) and line[2] == pytest.approx(35.0)
 
@@ -278,8 +282,12 @@ def test_a_winner_wins_with_every_seed():
     own = {"CONST": [[0.115, 0.1, 0.1, 0.119]] * 2, "ADALOSS": [[0.133, 0.1, 0.1, 0.103]] * 2}
     test = {**own, "a": [[0.12, 0.1, 0.1, 0.103]] * 2, "b": [[0.1, 0.1, 0.1, 0.1], [0.134, 0.1, 0.1, 0.1]]}
     found = beyond(test, {})
+    assert found[0].startswith("Lower than AdaLoss at 1/4")
     assert found[0].endswith("with each of 2 seeds: a, of the rows that have them all (CONST; a; b).")
-    assert found[1].startswith("AdaLoss's own seeds are 0.0 points apart at 1/4 and 0.0 at the full cost")
+    assert found[1].endswith(
+        "on test images: CONST -18.0 and +16.0, -18.0 and +16.0; a -13.0 and +0.0, -13.0 and +0.0; "
+        "b -33.0 and -3.0, +1.0 and -3.0."
+    )
     assert found[5].endswith("on validation images: a; b. On test images: a; b.")
 
 
@@ -287,22 +295,62 @@ def test_a_row_of_one_seed_is_compared_with_adaloss_of_that_seed_and_wins_nothin
     own = {"CONST": [[0.115, 0.1, 0.1, 0.119]] * 2, "ADALOSS": [[0.133, 0.1, 0.1, 0.103], [0.203, 0.1, 0.1, 0.133]]}
     test = {**own, "lower": [[0.13, 0.1, 0.1, 0.1]], "higher": [[0.134, 0.1, 0.1, 0.1]]}
     found = beyond(test, {})
+    assert found[0].startswith("No winner is named. Lower than AdaLoss at 1/4")
     assert found[0].endswith("with each of 2 seeds: none, of the rows that have them all (CONST).")
-    assert found[1].startswith("AdaLoss's own seeds are 70.0 points apart at 1/4 and 30.0 at the full cost")
+    assert found[1].endswith("on test images: CONST -18.0 and +16.0, -88.0 and -14.0.")
     assert found[3] == "ADALOSS: +68.0% at 1/4 and +18.0% at the full cost."
     assert found[4].endswith("lower -1.5; higher -0.5; ADALOSS +0.0.")
     assert found[5].endswith("on validation images: CONST; lower. On test images: CONST; lower.")
 
 
+def test_data_sets_with_seeds_of_their_own_weigh_alike_beyond_too():
+    """As the table has it: first over a data set's seeds, then over the data sets."""
+    chosen, trainings = experiments.EXPERIMENTS["beyond"], []
+    for dataset, seed, const in (("a", 0, 0.11), ("a", 1, 0.13), ("b", 0, 0.14)):
+        where = dict(seed=seed, dataset=dataset)
+        trainings += [training("CONST", [const] * 4, **where), training("ADALOSS", [0.12] * 4, **where)]
+        trainings += alone([0.1] * 4, **where)
+    trainings = [{**one, "validation_error": one["exits"]["error"]} for one in trainings]
+    summary = chosen.summarize(trainings, [])
+    found = chosen.find(summary, PAPER["beyond"])
+    assert summary["rows"]["CONST"]["mean"] == pytest.approx([30.0] * 4)
+    assert found[0].endswith("with each of 2 seeds: none, of the rows that have them all (CONST).")
+    assert found[1].endswith("on test images: CONST +5.0 and +5.0, +10.0 and +10.0.")
+    assert found[2] == "CONST: +30.0% at 1/4 and +30.0% at the full cost."
+    assert found[4].endswith("from best to worst: ADALOSS +0.0; CONST +10.0.")
+
+
 def test_a_row_may_have_the_first_seed_alone():
-    settings = Settings(datasets=("digits",), networks=((1, 4),), epochs=1, seeds=2, once=("CONST",))
-    experiments.EXPERIMENTS["table1"].check(settings)
-    planned = experiments.EXPERIMENTS["table1"].plan(settings)
-    seeds = {row: [one.labels["seed"] for one in planned if one.labels["row"] == row] for row in ("CONST", "LINEAR")}
-    assert seeds == {"CONST": [0], "LINEAR": [0, 1]}
-    rows = [row for row in experiments.experiment.BEYOND if row not in ("CONST", "ADALOSS")]
-    with pytest.raises(ValueError, match="first seed alone, but not all.*once"):
-        experiments.EXPERIMENTS["beyond"].settings(once=tuple(rows[1:]), without=(rows[0],))
+    chosen = experiments.EXPERIMENTS["beyond"]
+    settings = chosen.settings(
+        datasets=("digits",), networks=((1, 4),), epochs=1, seeds=2, once=("uncertainty", "gamma 1 to 0")
+    )
+    seeds = {}
+    for one in chosen.plan(settings):
+        seeds.setdefault(one.labels["row"], set()).add(one.labels["seed"])
+    assert {row for row, own in seeds.items() if own == {0}} == {"uncertainty", "gamma 1 to 0"}
+    assert seeds["ADALOSS"] == seeds["OPT"] == seeds["distillation"] == {0, 1}
+
+
+ROWS = [row for row in experiments.experiment.BEYOND if row not in ("CONST", "ADALOSS")]
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("table1", dict(once=("CONST",)), "takes no `once`.*CONST"),
+        ("figure5", dict(without=("CONST",)), "takes no `without`.*CONST"),
+        ("beyond", dict(once=("uncertanty",)), "'uncertanty'. Did you mean 'uncertainty'"),
+        ("beyond", dict(once=("OPT",)), "may be left out.*Received: 'OPT'"),
+        ("beyond", dict(once=("",)), "Received: ''"),
+        ("beyond", dict(once=tuple(ROWS[1:]), without=(ROWS[0],)), "not all of"),
+        ("beyond", dict(once=("uncertainty",), without=("uncertainty",)), "each row once"),
+        ("beyond", dict(once=("uncertainty",), seeds=1), "two seeds or more.*'uncertainty'.*seeds=1"),
+    ],
+)
+def test_rows_that_cannot_be_left_out_are_refused(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        experiments.EXPERIMENTS[name].settings(**changes)
 
 
 def test_without_an_error_of_opts_nothing_is_found_beyond():
@@ -376,17 +424,31 @@ def test_figures_refuse_networks_that_do_not_fit():
         experiments.EXPERIMENTS["figure6"].plan(Settings(networks=((5, 16),)))
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
-def test_the_command_that_a_result_tells_has_its_settings(path):
+def told_by(command):
+    """The settings that a command line makes, as a result tells them."""
     from anytime_keras.commands import reproduce
 
-    content = report.read(path)
-    _, _, *arguments = shlex.split(page.command(content))
+    program, subcommand, *arguments = shlex.split(command)
     flags = copy.deepcopy(reproduce.FLAGS)
-    _, name = flags(["reproduce", *arguments])
+    _, name = flags([subcommand, *arguments])
     made = reproduce._settings(flags, experiments.EXPERIMENTS[name])
-    told = content["settings"]
-    assert told is None or json.loads(json.dumps(made.to_dict())) == {"once": [], "without": [], **told}
+    return name, json.loads(json.dumps(made.to_dict()))
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_the_command_that_a_result_tells_has_its_settings(path):
+    content = report.read(path)
+    name, settings = told_by(page.command(content))
+    assert name == content["experiment"]
+    assert content["settings"] is None or settings == {"without": [], "once": [], **content["settings"]}
+
+
+def test_a_command_has_rows_left_out_and_seeds_of_each_data_set():
+    settings = dict(without=("gamma 1 to 0",), once=("batch's own losses", "uncertainty"), seeds=(2, 1))
+    content = dict(experiment="beyond", quick=False)
+    content["settings"] = json.loads(json.dumps(experiments.EXPERIMENTS["beyond"].settings(**settings).to_dict()))
+    assert content["settings"]["once"] == ["batch's own losses", "uncertainty"]
+    assert told_by(page.command(content)) == ("beyond", content["settings"])
 
 
 @pytest.fixture
