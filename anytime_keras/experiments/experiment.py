@@ -52,7 +52,7 @@ class Experiment:
         note: str, what its numbers are, beyond what the page says of all.
         optional: function from `Settings` to groups of rows that `Settings.without` may name, though not all of a
             group; with all others something is compared. None if no row may be left out.
-        once: bool, whether `Settings.once` may name such rows: what is found compares numbers of the same seeds.
+        once: bool, whether `Settings.once` may name the same rows: what is found compares numbers of the same seeds.
 
     Example:
     >>> EXPERIMENTS["table1"].settings(epochs=100).networks
@@ -81,30 +81,24 @@ class Experiment:
 
     def check(self, settings):
         """Raises ValueError if the settings leave out rows that are needed."""
-        for key, accepts in (("without", self.optional is not None), ("once", self.once)):
-            if getattr(settings, key) and not accepts:
-                raise ValueError(
-                    f"This experiment takes no `{key}`: it needs all its rows, of all seeds. "
-                    f"Received: {key}={getattr(settings, key)!r}."
-                )
-        out = [*settings.without, *settings.once]
-        if not out:
+        if settings.once and not self.once:
+            raise ValueError(f"This experiment's rows need all seeds. Received: once={settings.once!r}.")
+        if settings.without and self.optional is None:
+            raise ValueError(f"This experiment needs all its rows. Received: without={settings.without!r}.")
+        named = [*settings.without, *settings.once]
+        if not named:
             return
         groups = self.optional(settings)
-        known = sum(groups, [])
-        for row in out:
-            if row not in known:
-                named = ", ".join(map(repr, known))
+        for row in named:
+            if row not in sum(groups, []):
+                raise ValueError(f"'{row}' is no row that may be named. {_errors.nearest(row, sum(groups, []))}")
+            if named.count(row) > 1:
                 raise ValueError(
-                    f"Rows that may be left out, or have the first seed alone: {named}. Received: {row!r}. "
-                    f"{_errors.nearest(row, known)}"
+                    f"'{row}' is named twice. Received: without={settings.without!r}, once={settings.once!r}."
                 )
-        if len(set(out)) < len(out) or any(set(out).issuperset(group) for group in groups):
-            named = "; ".join(", ".join(map(repr, group)) for group in groups)
-            raise ValueError(
-                f"Name each row once, in `without` or `once`, but not all of {named}. "
-                f"Received: without={settings.without!r}, once={settings.once!r}."
-            )
+        if any(set(settings.without).issuperset(group) for group in groups):
+            every = "; ".join(", ".join(map(repr, group)) for group in groups)
+            raise ValueError(f"Not all may be left out of {every}. Received: without={settings.without!r}.")
 
 
 def _table(title, rows, base, find=None, summarize=None, always=(), once=False):
@@ -172,17 +166,24 @@ def _find_beyond(summary, paper):
         return ["AdaLoss's numbers are not defined here: OPT makes no error, or has no exit so early."]
     own, held_out = map(_above_adaloss, (rows, summary["validation"]))
     overall = {row: tables.mean(tables.means(lines)) for row, lines in own.items()}
-    ordered = "; ".join(f"{row} {overall[row]:+.1f}" for row in sorted(overall, key=overall.get))
+    ordered = [f"{_with_seeds(row, own)} {overall[row]:+.1f}" for row in sorted(overall, key=overall.get)]
+    chosen, told = ([_with_seeds(row, lines) for row in _keep_the_end(lines)] for lines in (held_out, own))
     return [
         *_find_winner(own, held_out),
         *(
             f"{row}: {rows[row]['mean'][0]:+.1f}% at 1/4 and {rows[row]['mean'][-1]:+.1f}% at the full cost."
             for row in _IN_TABLE_1
         ),
-        f"Points above AdaLoss of the same seeds, mean of the four places, from best to worst: {ordered}.",
+        f"Points above AdaLoss of the same seeds, mean of the four places, from best to worst: {_listed(ordered)}.",
         "Lower than AdaLoss at 1/4 and no more than a point higher at the full cost, mean over a row's seeds, on "
-        f"validation images: {_listed(_keep_the_end(held_out))}. On test images: {_listed(_keep_the_end(own))}.",
+        f"validation images: {_listed(chosen)}. On test images: {_listed(told)}.",
     ]
+
+
+def _with_seeds(row, lines):
+    """A row's name, with how many seeds it has if AdaLoss has more."""
+    few = len(lines[row]) < len(lines["ADALOSS"])
+    return f"{row} ({len({seed for (*_, seed), _ in lines[row]})} of the seeds)" if few else row
 
 
 def _find_winner(own, held_out):

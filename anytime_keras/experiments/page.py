@@ -186,6 +186,11 @@ def differences(content, theirs):
             found.append(f"{kind} {', '.join(own)}, the paper {', '.join(theirs[what])}.")
     if settings["precision"] != "float32":
         found.append(f"{settings['precision']}; the paper does not tell its precision.")
+    processors = {}
+    for training in content["trainings"]:
+        processors.setdefault(tables.cell(training), set()).add(training["machine"]["processor"])
+    if any(len(each) > 1 for each in processors.values()):
+        found.append("rows of one seed were trained on different CPUs, which round otherwise: that is chance, too.")
     one = settings["seeds"] == 1 or isinstance(settings["seeds"], list) and 1 in settings["seeds"]
     one = one or settings.get("once")
     chance = ", so that differences may be chance" if one else ""
