@@ -90,8 +90,7 @@ def on_cpu():
 @functools.cache
 def emulated_dtypes():
     """The half precisions in which TensorFlow emulates convolutions here: those that an x86 CPU has no instructions
-    for, as Linux tells it. None with a GPU or TPU, on another backend (JAX computes them in single precision by
-    itself), another system or another kind of CPU.
+    for, as Linux tells it. None with a GPU or TPU, on another backend, another system or another kind of CPU.
 
     Example:
     >>> set(emulated_dtypes()) <= {"bfloat16", "float16"}
@@ -103,7 +102,7 @@ def emulated_dtypes():
 
     if tf.config.get_visible_devices("GPU") or tf.config.get_visible_devices("TPU"):
         return ()
-    # With AVX512, oneDNN has bfloat16 at about the speed of single precision, also where the CPU has no bfloat16.
+    # With AVX512, TensorFlow leaves bfloat16 to oneDNN.
     needs = {"bfloat16": "avx512f", "float16": "avx512_fp16"}
     flags = next((line.split(":", 1)[1].split() for line in _cpuinfo() if line.startswith("flags")), needs.values())
     return tuple(dtype for dtype, flag in needs.items() if flag not in flags)

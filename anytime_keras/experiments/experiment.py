@@ -125,7 +125,7 @@ def _find_sizes(summary, paper):
     ]
     if beside and summary["base"] != "OPT":
         theirs, ours = (max(abs(each[place]) for each in beside) for place in (1, 2))
-        found.insert(0, f"The largest change, up or down: {theirs:.2f} in the paper, {ours:.2f} here.")
+        found[0] += f" The largest change, up or down: {theirs:.2f} in the paper, {ours:.2f} here."
     places = [place for row in known for place in zip(*summary["rows"][row]["by_seed"].values())]
     apart = [place for place in places if len(place) > 1 and None not in place]
     if apart:
@@ -192,8 +192,11 @@ def _find_winner(own, held_out):
     if len(seeds) == 1:
         return ["No winner is named: one seed does not tell what another would give."]
     again = [row for row in own if row in held_out and row != "ADALOSS" and len(own[row]) == len(own["ADALOSS"])]
-    kept = [_keep_the_end({row: _of_seed(held_out[row], seed) for row in again}) for seed in seeds]
-    winners = [row for row in again if all(row in each for each in kept)]
+    of_seeds = {seed: {row: _of_seed(lines, seed) for row, lines in held_out.items()} for seed in seeds}
+    kept = {
+        seed: _keep_the_end({row: lines for row, lines in rows.items() if lines}) for seed, rows in of_seeds.items()
+    }
+    winners = [row for row in again if all(row in each for each in kept.values())]
     points = []
     for row in again:
         by_seed = [tables.means(_of_seed(own[row], seed)) for seed in seeds]
@@ -202,6 +205,7 @@ def _find_winner(own, held_out):
         f"{'' if winners else 'No winner is named. '}Lower than AdaLoss at 1/4 and no more than a point higher at the "
         f"full cost, on validation images, with each of {len(seeds)} seeds: {_listed(winners)}, of the rows that have "
         f"them all ({_listed(again)}).",
+        f"Of all rows, {', '.join(f'with seed {seed}: {_listed(rows)}' for seed, rows in kept.items())}.",
         f"Points above AdaLoss at 1/4 and at the full cost, seed by seed, on test images: {_listed(points)}.",
     ]
 

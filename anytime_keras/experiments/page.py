@@ -25,7 +25,7 @@ The paper: {reference}
 - Validation images are held out of training; test images are looked at once, at a training's end.
 - To train one cell again: `anytime-keras train --recipe_file=FILE` takes a training's `recipe`, in a file of its own.
   Data that ends with .npz is a file of arrays: x_train, y_train, x_test, y_test. The numbers are the same on the same
-  machine by the same code; on another kind of CPU they differ.
+  machine by the same code; on another machine, or by later code, they may differ.
 """
 
 
@@ -190,7 +190,7 @@ def differences(content, theirs):
     for training in content["trainings"]:
         processors.setdefault(tables.cell(training), set()).add(training["machine"]["processor"])
     if any(len(each) > 1 for each in processors.values()):
-        found.append("rows of one seed were trained on different CPUs, which adds to what is chance.")
+        found.append("rows of one seed were trained on different CPUs, which may move numbers, too.")
     one = settings["seeds"] == 1 or isinstance(settings["seeds"], list) and 1 in settings["seeds"]
     one = one or settings.get("once")
     chance = ", so that differences may be chance" if one else ""

@@ -1,4 +1,4 @@
-"""Convolutions that TensorFlow computes at full speed in half precision, whatever the CPU."""
+"""Convolutions in half precision that TensorFlow need not emulate."""
 
 import keras
 from keras import layers, ops
@@ -11,8 +11,8 @@ class Conv2D(layers.Conv2D):
     """Keras's layer, trained many times faster in half precision on a CPU that has no instructions for it.
 
     TensorFlow emulates half precision there, number by number. This layer computes in single precision what is rounded
-    to half before and after: the same products, added up as exactly as where a CPU or an accelerator has such
-    instructions. Everywhere else, and on other backends, Keras's own code runs.
+    to half before and after: the same products, added up in single precision. Everywhere else, and on other backends,
+    Keras's own code runs.
 
     Example:
     >>> import numpy as np
