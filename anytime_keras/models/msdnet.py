@@ -50,6 +50,8 @@ class MSDNet(Family):
         channels: int, the first layer's filters at the finest scale, or None for twice the growth rate.
         reduction: float in (0, 1], the share of the channels that a transition keeps.
         stem: `"small"`, a 3x3 convolution, or `"ilsvrc"`, a 7x7 convolution and a max pooling, each with stride 2.
+        head_channels: int, filters of the two convolutions of an exit's head. None for as many as the features have,
+            or 128 with the small stem.
         input_shape: (height, width, channels) of the images.
         num_classes: int.
         name: str or None.
@@ -78,6 +80,7 @@ class MSDNet(Family):
         channels=None,
         reduction=0.5,
         stem="ilsvrc",
+        head_channels=None,
         input_shape=(224, 224, 3),
         num_classes=1000,
         name=None,
@@ -92,6 +95,8 @@ class MSDNet(Family):
             exit_every=exit_every, first_exit=first_exit, num_classes=num_classes
         )
         (channels,) = check_positive(channels=channels)
+        if head_channels is not None:
+            (head_channels,) = check_positive(head_channels=head_channels)
         check_growth(growth_rate, factors)
         check_fraction(reduction=reduction)
         check_choice("stem", stem, STEMS)
@@ -115,7 +120,7 @@ class MSDNet(Family):
                 )
 
         # === Graph ===
-        build = MultiScaleBuilder(growth_rate, factors, reduction, stem, dtype)
+        build = MultiScaleBuilder(growth_rate, factors, reduction, stem, dtype, head_channels=head_channels)
         image = keras.Input(input_shape, name="image")
         scales, exits, unit = None, {}, 0
         for block, units in enumerate(blocks):
@@ -141,6 +146,7 @@ class MSDNet(Family):
         self.channels = channels
         self.reduction = reduction
         self.stem = stem
+        self.head_channels = head_channels
         self.image_shape = input_shape
         self.num_classes = num_classes
 
@@ -161,12 +167,13 @@ class MultiScaleBuilder(Builder):
     wide in space as the one before. Arguments are those of the families.
     """
 
-    def __init__(self, growth_rate, factors, reduction, stem, dtype=None, symmetric=False):
+    def __init__(self, growth_rate, factors, reduction, stem, dtype=None, symmetric=False, head_channels=None):
         super().__init__(dtype, symmetric)
         self.growth_rate = growth_rate
         self.factors = factors
         self.reduction = reduction
         self.stem = stem
+        self.head_channels = head_channels or (128 if stem == "small" else None)
 
     def first_layer(self, image, channels, name):
         first = f"{name}_scale_0"
@@ -215,4 +222,4 @@ class MultiScaleBuilder(Builder):
 
     def exit(self, scales, num_classes, name):
         coarsest = scales[max(scales)]
-        return self.classify_by_convs(coarsest, num_classes, 128 if self.stem == "small" else None, name)
+        return self.classify_by_convs(coarsest, num_classes, self.head_channels, name)
