@@ -17,10 +17,15 @@ class StepSeed(keras.random.SeedGenerator):
 
     Keras's random functions ask a `SeedGenerator` for the next seed; this one counts from the step instead of keeping
     a variable.
+
+    Attributes:
+        epoch: int, or a tensor of one.
+        numbers: ints of shape `(batch,)`, each image's place in the stored data set, or None.
     """
 
-    def __init__(self, seed, epoch, step):
+    def __init__(self, seed, epoch, step, numbers=None):
         # No call of the parent's: it makes a variable.
+        self.epoch, self.numbers = epoch, numbers
         self._first = ops.cast(seed, "int32") * 1_000_003 + ops.cast(epoch, "int32")
         self._second = ops.cast(step, "int32") * 64
         self._count = 0
@@ -51,6 +56,18 @@ def flip(images, seed):
     """Mirrors half of the images left to right."""
     chosen = ops.cast(keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed) < 0.5, images.dtype)
     # Just as exact as `where` on a slice with step -1, and five times as fast in TensorFlow on a CPU.
+    return chosen * ops.flip(images, axis=2) + (1 - chosen) * images
+
+
+def alternating_flip(images, seed):
+    """Mirrors each image left to right in every second epoch, half of the images in the even ones.
+
+    A network sees both sides of an image in any two epochs, where `flip` shows it the same side twice half of the time.
+    Reference: [Jordan, 2024](https://arxiv.org/abs/2404.00498).
+    """
+    numbers, epoch = ops.cast(seed.numbers, "int32"), ops.cast(seed.epoch, "int32")
+    first = ops.right_shift(numbers * 1_103_515_245 + 12_345, 16)  # one pseudo-random bit for each image
+    chosen = ops.cast(ops.bitwise_and(first + epoch, 1), images.dtype)[:, None, None, None]
     return chosen * ops.flip(images, axis=2) + (1 - chosen) * images
 
 
@@ -177,6 +194,7 @@ def mix_up(images, labels, seed, alpha=0.2):
 FUNCTIONS = {
     "pad_crop": pad_crop,
     "flip": flip,
+    "alternating_flip": alternating_flip,
     "color": color,
     "lighting": lighting,
     "erase": erase,

@@ -37,8 +37,19 @@ class Pipeline:
         """Batches in an epoch; the last may be smaller."""
         return -(-len(self.examples) // self.batch_size)
 
-    def finish(self, images, labels, seed=None):
-        """Scales, augments where there is a seed, and normalises; also within a traced function."""
+    @property
+    def whole_steps(self):
+        """Whole batches in an epoch; one if there are fewer images than a batch holds."""
+        return max(len(self.examples) // self.batch_size, 1)
+
+    def finish(self, images, labels, seed=None, side=None):
+        """Scales, augments if there is a seed, and normalises; also within a traced function.
+
+        Args:
+            images, labels: a batch as stored.
+            seed: `StepSeed` in training.
+            side: int, pixels to resize the short side to; None keeps the size.
+        """
         images = ops.cast(images, "float32")
         if self.num_classes is not None:
             labels = ops.one_hot(labels, self.num_classes, dtype="float32")
@@ -47,11 +58,24 @@ class Pipeline:
             images = images / self.std - self.shift
         else:
             images = images * self.factor - self.shift
-        return images, labels
+        return images if side is None else self.resized(images, side), labels
+
+    def resized(self, images, side):
+        """Resizes images so that their short side has `side` pixels."""
+        return ops.image.resize(images, self._size(side), antialias=True, data_format="channels_last")
+
+    def _size(self, side):
+        height, width = self.examples.image_shape[:2]
+        return [side * length // min(height, width) for length in (height, width)]
 
 
 class TensorFlowPipeline(Pipeline):
     """Gives `tf.data.Dataset`s of (images, labels)."""
+
+    def resized(self, images, side):
+        import tensorflow as tf
+
+        return tf.image.resize(images, self._size(side), antialias=True)  # Keras's takes no size that is a tensor
 
     def evaluation(self):
         """One pass in stored order."""
@@ -65,34 +89,48 @@ class TensorFlowPipeline(Pipeline):
         batches = self._finished(epoch.flat_map(lambda number: self._stored(number % 2**30)), training=True)
         return batches.apply(tf.data.experimental.assert_cardinality(self.steps))
 
-    def training_stream(self, first_epoch=0):
-        """Epochs without end, from the given one on: for `fit(..., steps_per_epoch=pipeline.steps)`."""
+    def training_stream(self, first_epoch=0, first_step=0, whole=False, side=None):
+        """Epochs without end, from the given epoch and step on: for `fit(..., steps_per_epoch=pipeline.steps)`.
+
+        Args:
+            first_epoch, first_step: ints, where to start.
+            whole: bool, whether to leave out each epoch's last batch if it is smaller.
+            side: function from (epoch, step) to the side of the images in pixels, or None to keep their size. On
+                TensorFlow it is given tensors.
+        """
         import tensorflow as tf
 
-        return self._finished(tf.data.Dataset.range(first_epoch, 2**30).flat_map(self._stored), training=True)
+        def stored(epoch):
+            batches = self._stored(epoch, whole)
+            return batches.skip(tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0))
 
-    def _finished(self, stored, training):
+        stream = tf.data.Dataset.range(first_epoch, 2**30).flat_map(stored if first_step or whole else self._stored)
+        return self._finished(stream, training=True, side=side)
+
+    def _finished(self, stored, training, side=None):
         import tensorflow as tf
 
-        def finish(images, labels, epoch, step):
-            return self.finish(images, labels, StepSeed(self.seed, epoch, step) if training else None)
+        def finish(images, labels, numbers, epoch, step):
+            seed = StepSeed(self.seed, epoch, step, numbers) if training else None
+            return self.finish(images, labels, seed, None if side is None else side(epoch, step))
 
         batches = stored.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return batches.prefetch(tf.data.AUTOTUNE).with_options(_untuned())
 
-    def _stored(self, epoch=None):
-        """The batches of one epoch, or in stored order, as (images, labels, epoch, step)."""
+    def _stored(self, epoch=None, whole=False):
+        """The batches of one epoch, or in stored order, as (images, labels, numbers, epoch, step)."""
         import tensorflow as tf
 
+        whole = whole and len(self.examples) >= self.batch_size
         if isinstance(self.examples, StreamExamples):
-            batches = self.examples.elements(epoch, self.seed).batch(self.batch_size)
+            batches = self.examples.elements(epoch, self.seed).batch(self.batch_size, drop_remainder=whole)
         else:
             numbers = tf.range(len(self.examples), dtype=tf.int64)
             if epoch is not None:
                 seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
                 numbers = tf.random.experimental.stateless_shuffle(numbers, seed=seed)
             fetch = self._fetch_array() if self.examples.in_memory else self._fetch_files(epoch)
-            batches = tf.data.Dataset.from_tensor_slices(numbers).batch(self.batch_size)
+            batches = tf.data.Dataset.from_tensor_slices(numbers).batch(self.batch_size, drop_remainder=whole)
             batches = batches.map(fetch, num_parallel_calls=processors(), deterministic=True)
         number = tf.constant(0, tf.int64) if epoch is None else epoch
         return batches.enumerate().map(lambda step, batch: (*batch, number, step))
@@ -104,7 +142,7 @@ class TensorFlowPipeline(Pipeline):
             with tf.device("CPU"), tf.init_scope():
                 self._on_device = tf.constant(self.examples.images), tf.constant(self.examples.labels, tf.int32)
         images, labels = self._on_device
-        return lambda numbers: (tf.gather(images, numbers), tf.gather(labels, numbers))
+        return lambda numbers: (tf.gather(images, numbers), tf.gather(labels, numbers), numbers)
 
     def _fetch_files(self, epoch):
         import tensorflow as tf
@@ -117,7 +155,8 @@ class TensorFlowPipeline(Pipeline):
         def fetched(numbers):
             inputs = [numbers, tf.constant(-1, tf.int64) if epoch is None else epoch]
             images, labels = tf.numpy_function(fetch, inputs, [tf.uint8, tf.int32])
-            return tf.ensure_shape(images, (None, *self.examples.image_shape)), tf.ensure_shape(labels, (None,))
+            images = tf.ensure_shape(images, (None, *self.examples.image_shape))
+            return images, tf.ensure_shape(labels, (None,)), numbers
 
         return fetched
 
@@ -145,23 +184,29 @@ class ArrayPipeline(Pipeline):
     def training(self):
         return ArrayBatches(self, training=True)
 
-    def training_stream(self, first_epoch=0):
-        return ArrayBatches(self, training=True, first_epoch=first_epoch, endless=True)
+    def training_stream(self, first_epoch=0, first_step=0, whole=False, side=None):
+        return ArrayBatches(self, True, first_epoch, endless=True, first_step=first_step, whole=whole, side=side)
 
     def compiled(self, training):
+        """Returns a function `(images, labels, side, seed, epoch, step, numbers) -> (images, labels)`."""
+
+        def finish(images, labels, side, *step):
+            return self.finish(images, labels, StepSeed(*step) if training else None, side)
+
         if keras.backend.backend() != "jax":
-            return lambda images, labels, *step: self.finish(images, labels, StepSeed(*step) if training else None)
+            return finish
         import jax
 
-        return jax.jit(lambda images, labels, *step: self.finish(images, labels, StepSeed(*step) if training else None))
+        return jax.jit(finish, static_argnums=2)
 
 
 class ArrayBatches(keras.utils.PyDataset):
     """The batches of a pipeline, by number."""
 
-    def __init__(self, pipeline, training, first_epoch=0, endless=False):
+    def __init__(self, pipeline, training, first_epoch=0, endless=False, first_step=0, whole=False, side=None):
         super().__init__()
         self.pipeline, self.training, self.endless = pipeline, training, endless
+        self._first_step, self._steps, self._side = first_step, pipeline.whole_steps if whole else pipeline.steps, side
         self._first_epoch = self._epoch = first_epoch
         self._finish = pipeline.compiled(training)
         self._order = (None, None)
@@ -180,13 +225,15 @@ class ArrayBatches(keras.utils.PyDataset):
     def __getitem__(self, step):
         pipeline, epoch = self.pipeline, self._epoch
         if self.endless:
-            epoch, step = self._first_epoch + step // pipeline.steps, step % pipeline.steps
-        if not 0 <= step < pipeline.steps:
+            step += self._first_step
+            epoch, step = self._first_epoch + step // self._steps, step % self._steps
+        if not 0 <= step < self._steps:
             raise IndexError(step)
         numbers = self._numbers(epoch)[step * pipeline.batch_size : (step + 1) * pipeline.batch_size]
         rngs = _rngs(pipeline.seed, epoch, numbers) if self.training else None
         images, labels = pipeline.examples.fetch(numbers, rngs)
-        return self._finish(images, labels.astype("int32"), pipeline.seed, epoch, step)
+        side = None if self._side is None else int(self._side(epoch, step))
+        return self._finish(images, labels.astype("int32"), side, pipeline.seed, epoch, step, numbers)
 
     def _numbers(self, epoch):
         if self._order[0] != epoch:

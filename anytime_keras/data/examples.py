@@ -163,7 +163,8 @@ class StreamExamples:
         )
 
     def elements(self, epoch=None, seed=0):
-        """Returns a `tf.data.Dataset` of (uint8 image, label): shuffled and cropped at random if there is an epoch."""
+        """Returns a `tf.data.Dataset` of (uint8 image, label, place in the epoch): shuffled and cropped at random if
+        there is an epoch."""
         import tensorflow as tf
         import tensorflow_datasets as tfds
 
@@ -194,12 +195,12 @@ class StreamExamples:
 
         def decoded(position, example):
             image = tf.numpy_function(crop, [example[0], number, position], tf.uint8)
-            return tf.ensure_shape(image, self.image_shape), example[1]
+            return tf.ensure_shape(image, self.image_shape), example[1], position
 
         return encoded.enumerate().map(decoded, num_parallel_calls=processors(), deterministic=True)
 
     def moments(self, limit=2000):
-        images = np.stack([image for image, _ in self.elements().take(limit).as_numpy_iterator()])
+        images = np.stack([image for image, *_ in self.elements().take(limit).as_numpy_iterator()])
         return ArrayExamples(images, np.zeros(len(images), int)).moments()
 
 

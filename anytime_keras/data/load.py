@@ -99,10 +99,16 @@ class DataSet:
         """Returns what makes a split's batches of its stored examples, a `Pipeline`; None without such a split."""
         return self._pipelines.get(split)
 
-    def training_stream(self, first_epoch=0):
-        """Training batches of this epoch and all after it, without end: each epoch's order and augmentation follow from
-        the seed and the epoch's number alone. For `fit(..., steps_per_epoch=data.steps_per_epoch)`."""
-        return self._pipelines["train"].training_stream(first_epoch)
+    def training_stream(self, first_epoch=0, first_step=0, whole=False, side=None):
+        """Training batches of this epoch and all after it, without end. Each epoch's order and augmentation follow from
+        the seed and the epoch's number alone. For `fit(..., steps_per_epoch=data.steps_per_epoch)`.
+
+        Args:
+            first_epoch, first_step: ints, where to start.
+            whole: bool, whether to leave out each epoch's last batch if it is smaller; an epoch then has `whole_steps`.
+            side: function from (epoch, step) to the images' side in pixels; None keeps their size.
+        """
+        return self._pipelines["train"].training_stream(first_epoch, first_step, whole, side)
 
     def __iter__(self):
         return iter((self.train, self.validation, self.test))

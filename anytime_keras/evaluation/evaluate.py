@@ -9,7 +9,7 @@ from anytime_keras.evaluation.curve import Curve, CurvePoint
 from anytime_keras.evaluation.latency import latencies
 
 
-def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256):
+def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256, forward=None):
     """Measures a classifier's error and loss at each exit, beside what the exit costs.
 
     The model need not be compiled, and is not changed. All exits are computed in one pass.
@@ -22,6 +22,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         latency: bool, also measure the time to each exit, on one image at a time.
         name: str, the curve's name; None is the model's.
         batch_size: int, for arrays.
+        forward: the model's forward pass if it is compiled already, by `anytime_keras.runtime.compiled`.
 
     Returns:
         A `Curve`.
@@ -45,7 +46,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     costs = exit_costs(model, layers)
     names = [cost.exit for cost in costs]
     tallies = {exit_name: _Tally(exit_name) for exit_name in names}
-    forward = runtime.compiled(model)
+    forward = runtime.compiled(model) if forward is None else forward
     example = None
     for x, y in batches(data, batch_size):
         example = keras.tree.map_structure(lambda value: value[:1], x) if example is None else example

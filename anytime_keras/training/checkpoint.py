@@ -182,29 +182,33 @@ class Checkpointing(keras.callbacks.Callback):
         history: list of dicts, grows by an epoch's logs.
         csv: path of the history's file.
         every: int, epochs from one checkpoint to the next.
+        seconds: float, the least time between two checkpoints.
         writes: bool, False keeps the history in memory alone, as where another process writes.
     """
 
-    def __init__(self, checkpoints, weighting, history, csv, every=1, writes=True):
+    def __init__(self, checkpoints, weighting, history, csv, every=1, seconds=0.0, writes=True):
         super().__init__()
         self.checkpoints, self.weighting, self.history, self.csv = checkpoints, weighting, history, csv
-        self.every, self.writes, self._saved = every, writes, None
+        self.every, self.seconds, self.writes, self._saved = every, seconds, writes, None
+        self._last = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
         if not self.writes:
             return
-        if (epoch + 1) % self.every == 0:
+        if (epoch + 1) % self.every == 0 and time.monotonic() - self._last >= self.seconds:
             self._save()
-        write_history(self.csv, self.history)
+        elif not self.seconds:
+            write_history(self.csv, self.history)
 
     def on_train_end(self, logs=None):
         if self.writes and self.history and self._saved != self.history[-1]["epoch"]:
             self._save()
 
     def _save(self):
-        self._saved = self.history[-1]["epoch"]
+        self._saved, self._last = self.history[-1]["epoch"], time.monotonic()
         self.checkpoints.save(self.model, self.weighting, self._saved, self.history)
+        write_history(self.csv, self.history)
 
 
 class StopInTime(keras.callbacks.Callback):

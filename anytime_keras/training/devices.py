@@ -22,7 +22,7 @@ class OneDevice:
 
     def check_data(self, data, recipe):
         """Raises ValueError if a recipe cannot be trained here on the images of a `DataSet`."""
-        if data.steps_per_epoch % recipe.steps_per_execution:
+        if recipe.minutes is None and data.steps_per_epoch % recipe.steps_per_execution:
             # Keras would run into the next epoch's batches, since those come without end.
             raise ValueError(
                 "`steps_per_execution` must divide the steps of an epoch. "
@@ -37,23 +37,23 @@ class OneDevice:
     def prepare(self, model):
         """Makes a compiled model, made in the scope, train as it would on one device."""
 
-    def fit(self, model, data, epochs, first_epoch, callbacks):
+    def fit(self, model, data, plan, callbacks):
         """Trains a model; returns Keras's `History`.
 
         Args:
             model: compiled model, prepared.
             data: `DataSet`.
-            epochs, first_epoch: ints, where training ends and where it starts.
+            plan: `Plan`.
             callbacks: list of Keras callbacks.
         """
         if keras.backend.backend() == "tensorflow":  # on JAX Keras itself makes it before
             make_state(model, data)
         return model.fit(
-            data.training_stream(first_epoch),
-            steps_per_epoch=data.steps_per_epoch,
-            validation_data=data.validation,
-            epochs=epochs,
-            initial_epoch=first_epoch,
+            plan.stream(data),
+            steps_per_epoch=plan.steps,
+            validation_data=plan.validation,
+            epochs=plan.end,
+            initial_epoch=plan.first,
             callbacks=callbacks,
             verbose=0,
             shuffle=False,
@@ -104,9 +104,9 @@ class JaxDevices(OneDevice):
 
         return divided
 
-    def fit(self, model, data, epochs, first_epoch, callbacks):
+    def fit(self, model, data, plan, callbacks):
         with self.scope():
-            return super().fit(model, data, epochs, first_epoch, callbacks)
+            return super().fit(model, data, plan, callbacks)
 
     def alone(self, model, build):
         return copied(model, build)

@@ -25,8 +25,9 @@ def train(
     tensorboard=True,
     engine="fit",
     time_limit=None,
-    checkpoint_every=1,
+    checkpoint_every=None,
     strategy="none",
+    begin=None,
 ):
     """Trains a network by a recipe.
 
@@ -46,11 +47,14 @@ def train(
             epoch as one compiled program on the device. Its numbers are those of `fit` on JAX, to rounding; callbacks
             see epochs, no batches. For accelerators: on a CPU XLA convolves many times more slowly within such a
             program, unless images are tiny.
-        time_limit: float, seconds after which to stop, at the end of an epoch and with a checkpoint; None for none.
-        checkpoint_every: int, epochs from one checkpoint to the next.
+        time_limit: float, seconds after which to stop, at the end of an epoch and with a checkpoint; None for none. To
+            end with a finished network instead, use `Recipe(minutes=)`.
+        checkpoint_every: int, epochs from one checkpoint to the next; None for every epoch or, with
+            `Recipe(minutes=)`, for one a minute or for every fiftieth part of the time, whichever is longer.
         strategy: where to train: "none" on one device; "mirrored", "multi_worker", "tpu" (TensorFlow) or
             "data_parallel" (JAX) on several, which share each batch and train as one would; see
             `anytime_keras.training.strategy`. The chief process alone writes and prints.
+        begin: float, when the `minutes` of the recipe began, as `time.monotonic` gives it; None for now.
 
     Returns:
         A `Run`; without a curve if the time limit stopped it. Its model is on one device.
@@ -69,33 +73,34 @@ def train(
     >>> len(run.history), run.curve.about["split"]
     (1, 'test')
     """
-    _check(recipe, callbacks, engine, checkpoint_every)
+    _check(recipe, callbacks, engine, time_limit, checkpoint_every)
     place = strategies.choose(strategy)
     if engine == "scan" and place.name != "none":
         raise ValueError(
             f"`engine='scan'` trains on one device. Received: strategy='{place.name}'. Choose `engine='fit'`."
         )
     verbose = verbose and place.is_chief
-    training = Training(recipe, folder, resume, strategy=place)
+    training = Training(recipe, folder, resume, strategy=place, begin=begin)
     if engine == "scan":
         scan.check_data(training.data)
     if verbose:
         print(recipe.to_json())
         if place.replicas > 1:
             print(f"{place.replicas} replicas ({place.name}) share each batch of {recipe.batch_size}")
-        bar = ProgressBar(images=training.data.sizes["train"], bar=engine == "fit")
+        bar = ProgressBar(images=training.data.sizes["train"], bar=engine == "fit", minutes=recipe.minutes)
         callbacks = [bar, *callbacks]
     try:
-        callbacks = training.begin(callbacks, time_limit, checkpoint_every, tensorboard)
+        callbacks, plan = training.begin(callbacks, time_limit, checkpoint_every, tensorboard)
         if verbose and training.epoch:
             print(f"going on after epoch {training.epoch}")
         result = None
-        if training.epoch < recipe.epochs:
+        if plan.first < plan.end:
             with crops.corruption_told():
                 if engine == "scan":
-                    result = _with_scan(training, callbacks, verbose)
+                    seeds = [recipe.seed]
+                    (result,) = scan.fit([training.model], training.data, seeds, plan, [callbacks], verbose)
                 else:
-                    result = place.fit(training.model, training.data, recipe.epochs, training.epoch, callbacks)
+                    result = place.fit(training.model, training.data, plan, callbacks)
         with crops.corruption_told():
             run = training.finish(result, training.stopped, verbose)
         place.leave()
@@ -104,15 +109,7 @@ def train(
         training.release()
 
 
-def _with_scan(training, callbacks, verbose):
-    recipe = training.recipe
-    (result,) = scan.fit(
-        [training.model], training.data, [recipe.seed], recipe.epochs, training.epoch, [callbacks], verbose
-    )
-    return result
-
-
-def _check(recipe, callbacks, engine, checkpoint_every):
+def _check(recipe, callbacks, engine, time_limit, checkpoint_every):
     if not isinstance(recipe, Recipe):
         raise ValueError(f"`recipe` must be a `Recipe`. Received: {type(recipe).__name__}.")
     for callback in callbacks:
@@ -125,11 +122,13 @@ def _check(recipe, callbacks, engine, checkpoint_every):
         raise ValueError(f"`engine` is unknown. Received: engine={engine!r}. {_errors.nearest(engine, ENGINES)}")
     if engine == "scan":
         scan.check_backend()
-    elif recipe.ema_momentum is not None:
+    if recipe.minutes is not None and time_limit is not None:
         raise ValueError(
-            "A recipe with `ema_momentum` needs `engine='scan'`: Keras's `fit` would put the averages in place of the "
-            f"weights. Received: engine={engine!r}."
+            "A recipe with `minutes` ends by itself. "
+            f"Received: minutes={recipe.minutes}, time_limit={time_limit}. Leave `time_limit` out."
         )
+    if checkpoint_every is None:
+        return
     if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int) or checkpoint_every < 1:
         raise ValueError(
             "`checkpoint_every` must be a number of epochs, 1 or more. "

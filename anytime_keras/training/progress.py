@@ -19,6 +19,7 @@ class ProgressBar(keras.callbacks.Callback):
         images: int, of an epoch's training; with it, the line tells the speed.
         title: str, before each line.
         bar: bool, False for lines alone.
+        minutes: float, of a training by the clock, whose rounds get a line when 2% of the time have passed.
 
     Example:
     >>> import sys, numpy as np, anytime_keras as ak
@@ -29,9 +30,10 @@ class ProgressBar(keras.callbacks.Callback):
     epoch 1/1   loss ...   train exit_1 ...% exit_2 ...% exit_3 ...%
     """
 
-    def __init__(self, file=None, images=None, title="", bar=True):
+    def __init__(self, file=None, images=None, title="", bar=True, minutes=None):
         super().__init__()
-        self.images, self.title, self.bar = images, title, bar
+        self.images, self.title, self.bar, self.minutes = images, title, bar, minutes
+        self._steps, self._seconds, self._share = 0, 0.0, 0.0  # since the last line; at it
         self.console = Console(file=file, highlight=False, soft_wrap=True)
         if self.console.is_jupyter:  # HTML for each line, and a widget for the bar that is not saved with the notebook
             self.console = Console(
@@ -56,7 +58,8 @@ class ProgressBar(keras.callbacks.Callback):
             disable=not (self.bar and self.console.is_terminal),
             refresh_per_second=4,
         )
-        self._task = self._bar.add_task(f"epoch {epoch + 1}/{self.params['epochs']}", total=self.params.get("steps"))
+        name = f"epoch {epoch + 1}/{self.params['epochs']}" if self.minutes is None else f"{self._share:.0%}"
+        self._task = self._bar.add_task(name, total=self.params.get("steps"))
         self._bar.start()
         self._begun, self._trained = time.perf_counter(), None
 
@@ -65,19 +68,30 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._bar.update(self._task, completed=batch + 1)
+        self._done = batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = (self._trained or time.perf_counter()) - self._begun
         self._stop()
         logs = logs or {}
+        name, images, steps = f"epoch {epoch + 1}/{self.params['epochs']}", self.images, self.params["steps"]
+        if self.minutes is not None:
+            self._steps += self._done
+            self._seconds += seconds
+            if logs["share"] - self._share < 0.02 and logs["share"] < 1:
+                return
+            name = f"{logs['share']:4.0%} of {self.minutes:g} minutes, epoch {logs['epochs']:.1f}"
+            steps, seconds = self._steps, self._seconds
+            images = steps * logs["images"] / logs["steps"]
+            self._steps, self._seconds, self._share = 0, 0.0, logs["share"]
         parts = [self.title] if self.title else []
-        parts += [f"epoch {epoch + 1}/{self.params['epochs']}", f"loss {logs.get('loss', float('nan')):.3f}"]
+        parts += [name, f"loss {logs.get('loss', float('nan')):.3f}"]
         for prefix, title in (("", "train"), ("val_", "validation")):
             accuracies = [f"{name} {100 * logs[key]:.1f}%" for name, key in self._keys(prefix) if key in logs]
             if accuracies:
                 parts.append(f"{title} " + " ".join(accuracies))
-        if self.images:
-            parts.append(f"{self.images / seconds:.0f} images/s, {1e3 * seconds / self.params['steps']:.2f} ms a step")
+        if images:
+            parts.append(f"{images / seconds:.0f} images/s, {1e3 * seconds / steps:.2f} ms a step")
         self.console.print("   ".join(parts))
 
     def on_train_end(self, logs=None):

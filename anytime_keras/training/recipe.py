@@ -10,12 +10,13 @@ import keras
 from keras import ops
 
 from anytime_keras import _errors, data, models, weighting
-from anytime_keras.training import distillation
+from anytime_keras.training import distillation, schedules
 
 # Epochs of the paper (section 5.1); other data sets take CIFAR's.
 EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}
-# What each schedule takes.
-SCHEDULES = {"step": ("boundaries", "factor"), "cosine": ("warmup_epochs",), "constant": ()}
+MOST_MINUTES = 60 * 24 * 365
+# Of a recipe that names neither epochs nor minutes.
+DEFAULT_EPOCHS = 300
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
 
 
@@ -32,16 +33,25 @@ class Recipe:
             second in a straight line, over all epochs.
         optimizer: dict with `name` (Keras's) and its arguments, but the learning rate.
         learning_rate: float, the highest.
-        schedule: dict with `name`: "step" divides by 10 at the `boundaries`, shares of all epochs; "cosine" falls to 0
-            after `warmup_epochs`; "constant".
+        schedule: dict with `name`: "step" divides by 10 at the `boundaries`, shares of the training; "cosine" rises for
+            `warmup_epochs`, or for `warmup`, a share of the training, and then falls to 0; "constant".
         weight_decay: float, of convolution and linear kernels. As in the paper it is an L2 term of the loss, half of it
             times the squared norm (TensorFlow 1's `l2_loss`), outside the weighted sum.
         label_smoothing: float in [0, 1).
-        epochs, batch_size, seed: ints; a batch is that of all devices together.
+        epochs: int, 300 by default; None with `minutes`.
+        minutes: float, how long the training takes, from loading the data to the evaluated and saved network. The
+            schedule follows the share of the time that is spent. None with `epochs`.
+        batch_size, seed: ints; a batch is that of all devices together.
+        sizes: list of [side in pixels, share of the training], in order, such as `[[32, 0.5], [48, 0.3], [64, 0.2]]`:
+            training images are resized so that their short side has so many pixels. None trains at the data's size,
+            which is also that of the evaluation. With `epochs`, each size lasts for whole epochs.
+        init: str, where the first weights come from: a folder that `train` wrote, or a name of the zoo, with the label
+            of its weights after a colon where it is not the default (`"resann5x16_adaloss:cifar100"`). None starts from
+            random weights.
         precision: Keras's dtype policy.
-        steps_per_execution: int, batches that TensorFlow runs between two looks at Python.
+        steps_per_execution: int, steps in each call of TensorFlow's compiled function.
         ema_momentum: float in [0, 1), of a moving average of the weights that is evaluated beside the weights
-            themselves (`Run.average`); None for none. Needs `train(..., engine="scan")`.
+            themselves (`Run.average`); None for none.
         distillation: dict with `weight` and `temperature` of what the exits learn from the last one, see
             `anytime_keras.training.distillation`; None for nothing. With AdaLoss, losses are weighed with that in.
         gradient_equilibrium: bool, scale gradients between the stages, see `anytime_keras.weighting.equilibrium`.
@@ -65,7 +75,7 @@ class Recipe:
     schedule: dict = dataclasses.field(default_factory=lambda: {"name": "step", "boundaries": [0.5, 0.75]})
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
-    epochs: int = 300
+    epochs: int | None = None
     batch_size: int = 64
     seed: int = 0
     precision: str = "float32"
@@ -74,6 +84,9 @@ class Recipe:
     distillation: dict | None = None
     gradient_equilibrium: bool = False
     last_exit: str | None = None
+    minutes: float | None = None
+    sizes: list | None = None
+    init: str | None = None
 
     @classmethod
     def paper(cls, model, data, **changes):
@@ -89,7 +102,7 @@ class Recipe:
         (0.1, [0.5, 0.75], 0.0001)
         """
         data = _named(data, "data")
-        defaults = {"epochs": EPOCHS.get(str(data["data"]), 300)}
+        defaults = {} if "minutes" in changes else {"epochs": EPOCHS.get(str(data["data"]), DEFAULT_EPOCHS)}
         if data["data"] == "imagenet2012":
             defaults.update(batch_size=256, schedule={"name": "step", "boundaries": [1 / 3, 2 / 3]})
         return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
@@ -107,17 +120,20 @@ class Recipe:
             schedule={"name": "cosine", "warmup_epochs": 5},
             weight_decay=5e-4,
             label_smoothing=0.1,
-            epochs=200,
             batch_size=128,
         )
+        if "minutes" in changes:
+            defaults["schedule"] = {"name": "cosine", "warmup": 0.05}
+        else:
+            defaults["epochs"] = 200
         return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
 
     def __post_init__(self):
         self.model, self.data = _named(self.model, "name"), _named(self.data, "data")
         self.weighting, self.optimizer = _named(self.weighting, "name"), _named(self.optimizer, "name")
         self.schedule = _named(self.schedule, "name")
+        self._check_length()
         for name, low, whole in (
-            ("epochs", 1, True),
             ("batch_size", 1, True),
             ("steps_per_execution", 1, True),
             ("seed", 0, True),
@@ -144,6 +160,8 @@ class Recipe:
             )
         models.registry.check_name(self.model["name"])
         _check_schedule(self.schedule)
+        if self.sizes is not None:
+            _check_sizes(self.sizes)
         _check_data(self.data)
         if "learning_rate" in self.optimizer:
             raise ValueError(
@@ -163,7 +181,35 @@ class Recipe:
             )
         if self.last_exit is not None and not isinstance(self.last_exit, str):
             raise ValueError(f"`last_exit` must be None or an exit's name. Received: last_exit={self.last_exit!r}.")
+        if self.init is not None and not (isinstance(self.init, str) and self.init):
+            raise ValueError(f"`init` must be None, a folder or a name of the zoo. Received: init={self.init!r}.")
         self.build_weighting()
+
+    def _check_length(self):
+        if self.minutes is None:
+            self.epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
+            if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or not 1 <= self.epochs < 2**31:
+                raise ValueError(f"`epochs` must be an int of 1 or more. Received: epochs={self.epochs!r}.")
+            return
+        if self.epochs is not None:
+            raise ValueError(
+                "A training lasts for `epochs` or for `minutes`. "
+                f"Received: epochs={self.epochs}, minutes={self.minutes}. Leave one of them out."
+            )
+        if not _is_number(self.minutes) or not 0 < self.minutes <= MOST_MINUTES:
+            raise ValueError(
+                f"`minutes` must be a number above 0, {MOST_MINUTES} at most. Received: minutes={self.minutes!r}."
+            )
+        if "warmup_epochs" in self.schedule:
+            raise ValueError(
+                "With `minutes`, the warm-up is a share of the time: `schedule={'name': 'cosine', 'warmup': 0.05}`. "
+                f"Received: schedule={self.schedule}."
+            )
+        if isinstance(self.weighting.get("gamma"), (list, tuple)):
+            raise ValueError(
+                "A `gamma` that changes needs `epochs`, since it goes by steps. "
+                f"Received: minutes={self.minutes}, weighting={self.weighting}."
+            )
 
     def to_dict(self):
         """Returns the recipe as plain data, which `from_dict` reads."""
@@ -219,6 +265,10 @@ class Recipe:
             }
         )
         self._check_fit(model, data_set)
+        if self.sizes is not None:
+            self._check_sides(model, data_set)
+            # A network that pools globally takes any size; Keras would refuse all but the one it was built for.
+            model.input_spec = keras.layers.InputSpec(shape=(None, None, None, model.inputs[0].shape[-1]))
         if self.last_exit is not None:
             model = _ending_with(model, self.last_exit)
         if self.gradient_equilibrium:
@@ -252,14 +302,36 @@ class Recipe:
                 f"model={self.model}. Leave `input_shape` and `num_classes` out: they come from the data."
             )
 
+    def _check_sides(self, model, data_set):
+        """Raises unless the network has the same weights for images of every size."""
+        height, width, channels = data_set.image_shape
+        for side, _ in self.sizes:
+            shape = (side * height // min(height, width), side * width // min(height, width), channels)
+            try:
+                other = models.build(**{"num_classes": data_set.num_classes, **self.model, "input_shape": shape})
+            except ValueError as error:
+                raise ValueError(f"The network cannot take images of shape {shape}, as `sizes` asks: {error}") from error
+            if [weight.shape for weight in other.weights] != [weight.shape for weight in model.weights]:
+                raise ValueError(
+                    f"The network has other weights for images of shape {shape} than for {data_set.image_shape}. "
+                    f"Received: sizes={self.sizes}, model={self.model}. Leave that size out."
+                )
+
+    def rate_at(self, share):
+        """Returns the learning rate when a share of the training, from 0 to 1, is done."""
+        return schedules.rate_at(self.schedule, self.learning_rate, share)
+
     def build_weighting(self, steps_per_epoch=1):
         """Returns the `Weighting`, for epochs of so many batches."""
-        return build_weighting(self.weighting, self.epochs * steps_per_epoch)
+        return build_weighting(self.weighting, (self.epochs or 1) * steps_per_epoch)
 
     def _optimizer(self, steps_per_epoch):
         arguments = dict(self.optimizer)
         name = arguments.pop("name")
-        rate = learning_rate(self.schedule, self.learning_rate, self.epochs, steps_per_epoch)
+        if self.minutes is not None:
+            rate = self.rate_at(0.0)  # a variable, which the clock sets
+        else:
+            rate = schedules.by_step(self.schedule, self.learning_rate, self.epochs, steps_per_epoch)
         if self.ema_momentum is not None:
             arguments.update(use_ema=True, ema_momentum=self.ema_momentum)
         try:
@@ -270,18 +342,42 @@ class Recipe:
 
 def _check_schedule(schedule):
     name, given = schedule["name"], {key: value for key, value in schedule.items() if key != "name"}
-    if not isinstance(name, str) or name not in SCHEDULES:
-        raise ValueError(f"`schedule` is unknown. Received: {name!r}. {_errors.nearest(name, SCHEDULES)}")
+    if not isinstance(name, str) or name not in schedules.SCHEDULES:
+        raise ValueError(f"`schedule` is unknown. Received: {name!r}. {_errors.nearest(name, schedules.SCHEDULES)}")
     for key in given:
-        if key not in SCHEDULES[name]:
-            raise ValueError(f"The schedule '{name}' takes {list(SCHEDULES[name])}. Received: schedule={schedule}.")
+        if key not in schedules.SCHEDULES[name]:
+            raise ValueError(f"The schedule '{name}' takes {list(schedules.SCHEDULES[name])}. Received: schedule={schedule}.")
     boundaries = given.get("boundaries", [])
     shares = isinstance(boundaries, (list, tuple)) and all(_is_number(b) and 0 < b < 1 for b in boundaries)
     if not shares or list(boundaries) != sorted(boundaries):
         raise ValueError(f"`boundaries` must be rising shares of all epochs, from 0 to 1. Received: {boundaries!r}.")
-    for key in ("factor", "warmup_epochs"):
+    for key in ("factor", "warmup_epochs", "warmup"):
         if key in given and not (_is_number(given[key]) and given[key] >= 0):
             raise ValueError(f"`{key}` must be a number of 0 or more. Received: {key}={given[key]!r}.")
+    if not given.get("warmup", 0) < 1 or {"warmup", "warmup_epochs"} <= set(given):
+        raise ValueError(
+            "A warm-up is `warmup`, a share of the training below 1, or a number of `warmup_epochs`. "
+            f"Received: schedule={schedule}."
+        )
+
+
+def _check_sizes(sizes):
+    """Raises unless `sizes` is a list of (side, share) with shares that sum to 1."""
+    pairs = isinstance(sizes, (list, tuple)) and len(sizes) > 0 and all(
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and isinstance(pair[0], int)
+        and not isinstance(pair[0], bool)
+        and pair[0] >= 1
+        and _is_number(pair[1])
+        and pair[1] > 0
+        for pair in sizes
+    )
+    if not pairs or abs(sum(share for _, share in sizes) - 1) > 1e-6:
+        raise ValueError(
+            "`sizes` must list sides in pixels with their shares of the training, which sum to 1: "
+            f"[[32, 0.5], [48, 0.3], [64, 0.2]]. Received: sizes={sizes!r}."
+        )
 
 
 def _check_data(arguments):
@@ -295,26 +391,6 @@ def _check_data(arguments):
 
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def learning_rate(schedule, highest, epochs, steps_per_epoch):
-    """Returns Keras's learning-rate schedule, by step, that a recipe's `schedule` stands for."""
-    arguments = dict(schedule)
-    name, total = arguments.pop("name"), epochs * steps_per_epoch
-    if name == "constant":
-        return highest
-    if name == "step":
-        boundaries = [round(share * total) for share in arguments.get("boundaries", (0.5, 0.75))]
-        factor = arguments.get("factor", 0.1)
-        return keras.optimizers.schedules.PiecewiseConstantDecay(
-            # Keras changes the rate after a boundary's step.
-            [boundary - 1 for boundary in boundaries],
-            [highest * factor**number for number in range(len(boundaries) + 1)],
-        )
-    warmup = min(round(arguments.get("warmup_epochs", 0) * steps_per_epoch), total - 1)
-    if warmup <= 0:
-        return keras.optimizers.schedules.CosineDecay(highest, total)
-    return keras.optimizers.schedules.CosineDecay(0.0, total - warmup, warmup_target=highest, warmup_steps=warmup)
 
 
 def _ending_with(model, last_exit):

@@ -44,6 +44,11 @@ class Replicas(OneDevice):
         )
 
     def check(self, recipe):
+        if recipe.minutes is not None and self.workers > 1:
+            raise ValueError(
+                "Several workers have a clock each, so they train for a number of `epochs`. "
+                f"Received: strategy='{self.name}' with minutes={recipe.minutes}."
+            )
         for does, arguments in OWN.items() if self.replicas > 1 else ():
             asked = [name for name in arguments if recipe.optimizer.get(name) is not None]
             if asked:
@@ -142,9 +147,9 @@ class Replicas(OneDevice):
 
     # === The loop ===
 
-    def fit(self, model, data, epochs, first_epoch, callbacks):
+    def fit(self, model, data, plan, callbacks):
         history = keras.callbacks.History()
-        params = dict(epochs=epochs, steps=data.steps_per_epoch, verbose=0)
+        params = dict(epochs=plan.end, steps=plan.steps, verbose=0)
         callbacks = keras.callbacks.CallbackList([*callbacks, history], model=model, **params)
         with self._together():
             # Callbacks stay outside the scope: a variable made in it by one process would have the others wait for it.
@@ -152,10 +157,10 @@ class Replicas(OneDevice):
                 make_state(model, data)
             model.make_train_function()  # tells a weighting that this training is meant
             model.stop_training = False
-            train, test = self._training(model, data, first_epoch), self._validation(model, data)
+            train, test = self._training(model, data, plan), self._validation(model, data, plan)
             logs = None
             callbacks.on_train_begin()
-            for epoch in range(first_epoch, epochs):
+            for epoch in range(plan.first, plan.end):
                 callbacks.on_epoch_begin(epoch)
                 with _counting_examples(model):
                     logs = train(callbacks.on_train_batch_begin, callbacks.on_train_batch_end)
@@ -170,15 +175,15 @@ class Replicas(OneDevice):
             callbacks.on_train_end(logs)
         return history
 
-    def _training(self, model, data, first_epoch):
+    def _training(self, model, data, plan):
         def step(batch):
             model.train_step(batch)
 
-        return self._passes(model, step, data.training_stream(first_epoch), parts, data.steps_per_epoch)
+        return self._passes(model, step, plan.stream(data), parts, plan.steps)
 
-    def _validation(self, model, data):
+    def _validation(self, model, data, plan):
         """As on one device, batch for batch: Keras's mean of an exit's losses counts batches, not examples."""
-        if data.validation is None:
+        if plan.validation is None:
             return None
         import tensorflow as tf
 
@@ -233,6 +238,8 @@ class Replicas(OneDevice):
                 begin(first)
                 take(iterator, tf.constant(count))
                 end(first + count - 1)
+                if model.stop_training:
+                    break
             return {name: float(value) for name, value in model.get_metrics_result().items()}
 
         return run

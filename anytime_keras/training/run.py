@@ -4,11 +4,14 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
 
 import keras
 
-from anytime_keras import evaluation
-from anytime_keras.training import scan
+from anytime_keras import evaluation, runtime, zoo
+from anytime_keras.evaluation.evaluate import batches
+from anytime_keras.training import averaging, clock, schedules
+from anytime_keras.training.averaging import KeptWeights, averaged
 from anytime_keras.training.checkpoint import (
     Checkpointing,
     Checkpoints,
@@ -28,8 +31,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# After so many steps at batch normalisation's momentum of 0.9, nothing is left of the statistics before.
-REFRESH_STEPS = 100
+
+# With `Recipe(minutes=)`, the least time between two checkpoints, and its share of the whole.
+CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60, 0.02
 
 
 @dataclasses.dataclass
@@ -43,7 +47,8 @@ class Run:
         weighting: the `Weighting` after the last batch; None for a network of one exit.
         history: list of dicts, an epoch's logs each.
         curve: `Curve` on the test images, or those of validation or training where there are none; None if the time
-            limit stopped the training.
+            limit stopped the training. With `Recipe(minutes=)`, on the validation images where there are any.
+        before: `Curve` of the weights that the training began with, if the recipe has `init`, else None.
         average: `Run` of the network with averaged weights, if the recipe has `ema_momentum`, else None.
 
     Example:
@@ -61,6 +66,7 @@ class Run:
     history: list
     curve: object
     average: object = None
+    before: object = None
 
     def save(self, folder):
         """Writes `recipe.json`, `data.json`, `model.keras` and `curve.json` to a folder, in place of older ones.
@@ -108,8 +114,18 @@ class Training:
         ValueError: see `train`.
     """
 
-    def __init__(self, recipe, folder=None, resume=False, data=None, adapt=lambda weighting: weighting, strategy=None):
+    def __init__(
+        self,
+        recipe,
+        folder=None,
+        resume=False,
+        data=None,
+        adapt=lambda weighting: weighting,
+        strategy=None,
+        begin=None,
+    ):
         self.recipe, self.resume = recipe, resume
+        self._begin = time.monotonic() if begin is None else begin
         self.strategy = OneDevice() if strategy is None else strategy
         self.strategy.check(recipe)
         self.folder = pathlib.Path(folder) if folder is not None else None
@@ -120,6 +136,8 @@ class Training:
         self.weighting = None
         with self.strategy.scope():
             self.model = recipe.build_model(self.data)
+            if recipe.init is not None:
+                take_weights(self.model, recipe.init)
             self.strategy.prepare(self.model)
             weighting = adapt(recipe.build_weighting(self.data.steps_per_epoch))
             # Before anything is written: the exit that it names may not be there.
@@ -127,6 +145,7 @@ class Training:
             if self.model.num_exits > 1:
                 self.weighting = LossWeighting(weighting)
         self.history, self.epoch, self._lock = [], 0, None
+        self.before, self._forward = None, runtime.compiled(self.model)
         self.checkpoints = None if self.folder is None else Checkpoints(self.folder / "checkpoints")
 
     @property
@@ -134,13 +153,15 @@ class Training:
         """The `Weighting` in training, or None."""
         return None if self.weighting is None else self.weighting.weighting
 
-    def begin(self, callbacks, time_limit=None, checkpoint_every=1, tensorboard=False, latest=None):
-        """Describes the training in its folder, takes up the last checkpoint, and returns the callbacks to train
-        with."""
+    def begin(self, callbacks, time_limit=None, checkpoint_every=None, tensorboard=False, latest=None):
+        """Describes the training in its folder, restores the last checkpoint, and returns the callbacks to train
+        with and the `Plan` of the steps."""
         self._stop = None if time_limit is None else StopInTime(time_limit)
         own = [*([self.weighting] if self.weighting else []), *callbacks, *([self._stop] if self._stop else [])]
         if self.recipe.data.get("skip_corrupt"):
             own.insert(0, keras.callbacks.LambdaCallback(on_epoch_end=self._count_skipped))
+        if self.recipe.ema_momentum is not None:
+            own.append(KeptWeights())
         own.append(FiniteWeights())
         if self.folder is not None:
             writes = self.strategy.is_chief
@@ -159,9 +180,81 @@ class Training:
                 if tensorboard and keras.backend.backend() == "tensorflow":
                     own.append(keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False))
             # Last, so that what the others did in an epoch is done when its checkpoint is there.
-            own.append(Checkpointing(self.checkpoints, self.state, self.history, csv, checkpoint_every, writes))
+            by_time = self.recipe.minutes is not None and checkpoint_every is None
+            seconds = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * 60 * self.recipe.minutes) if by_time else 0.0
+            every = checkpoint_every or 1
+            own.append(Checkpointing(self.checkpoints, self.state, self.history, csv, every, seconds, writes))
         self.strategy.agree({"recipe": self.recipe.to_dict(), "data": self.data.describe(), "epoch": self.epoch})
-        return own
+        self._evaluate_before()
+        plan = self._plan()
+        return ([plan.clock] if plan.clock is not None else []) + own, plan
+
+    def _evaluate_before(self):
+        """Measures the weights that the training begins with, once."""
+        if self.recipe.init is None:
+            return
+        file = None if self.folder is None else self.folder / "before.json"
+        if self.epoch and file is not None and file.exists():
+            self.before = evaluation.Curve.from_json(file.read_text())
+        elif not self.epoch:
+            self.before = self._curve(self.model)
+            if file is not None and self.strategy.is_chief:
+                write(file, self.before.to_json() + "\n")
+
+    def _plan(self):
+        """Returns which batches to train on, and by which clock."""
+        recipe, data = self.recipe, self.data
+        if recipe.minutes is None:
+            side = None if recipe.sizes is None else schedules.side_by_epoch(recipe.sizes, recipe.epochs)
+            return Plan(data.steps_per_epoch, recipe.epochs, self.epoch, data.validation, (self.epoch,), side)
+        last = self.history[-1] if self.history else {"steps": 0, "share": 0.0}
+        steps = int(last["steps"])
+        side = None
+        if recipe.sizes is not None:
+            side = schedules.Side(schedules.side_at(recipe.sizes, last["share"]))
+        spent = sum(row["seconds"] for row in self.history)
+        ticking = clock.Clock(recipe.minutes, spent, last["share"], self._begin)
+        callback = clock.ClockCallback(ticking, recipe, data, self._rehearse, side, steps)
+        start = divmod(steps, data.pipeline("train").whole_steps)
+        at_once = recipe.steps_per_execution
+        end = self.epoch if last["share"] > 1 - clock.RESOLUTION else clock.ROUNDS
+        steps = -(-clock.ROUND_STEPS // at_once) * at_once
+        return Plan(steps, end, self.epoch, None, (*start, True), side, callback)
+
+    def _rehearse(self):
+        """Evaluates one batch and saves the network; returns the seconds that all that follows the training takes."""
+        split = self._split()
+        images = next(batches(getattr(self.data, split)))[0]
+        runtime.finish(self._forward(images))  # compiles
+        batch = _seconds(lambda: runtime.finish(self._forward(images)))
+        seconds = evaluation = batch * self.data.pipeline(split).steps
+        if self.recipe.ema_momentum is not None:
+
+            def average():
+                model = averaged(self.model, self.recipe, self.data, steps=1)
+                runtime.finish(runtime.compiled(model)(images))
+
+            seconds += _seconds(average) + evaluation + averaging.STEPS * 2 * batch
+        if self.folder is not None and self.strategy.is_chief:
+            trial = self.folder / ".trial.keras"
+            save = _seconds(lambda: self.model.save(trial))
+            trial.unlink()
+            # A checkpoint, which holds the optimizer's variables as well, takes about twice as long.
+            seconds += (3 if self.recipe.ema_momentum is None else 4) * save
+        return seconds
+
+    def _split(self):
+        """The split that the trained network is measured on. Test images are for the end of all trainings by the
+        clock, since each of them may be the first of several."""
+        order = ("test", "validation", "train") if self.recipe.minutes is None else ("validation", "test", "train")
+        return next(split for split in order if split in self.data.sizes)
+
+    def _curve(self, model):
+        split = self._split()
+        forward = self._forward if model is self.model else None
+        curve = evaluation.evaluate(model, getattr(self.data, split), name=title(self.recipe), forward=forward)
+        curve.about.update(split=split, data=self.data.describe())
+        return curve
 
     def _count_skipped(self, epoch, logs):
         logs["skipped_images"] = len(self.data.skipped)
@@ -224,15 +317,15 @@ class Training:
         if self.folder is None:
             history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
         model = self.strategy.alone(self.model, lambda: self.recipe.build_model(self.data))
-        run = Run(self.recipe, model, self.data, weighting or self.state, history, None)
+        run = Run(self.recipe, model, self.data, weighting or self.state, history, None, before=self.before)
         if stopped:
             if verbose:
                 print(f"stopped by the time limit after epoch {len(history)}: go on with resume")
             return run
-        run.curve = _curve(run)
+        run.curve = self._curve(model)
         if self.recipe.ema_momentum is not None:
             run.average = dataclasses.replace(run, model=averaged(self.model, self.recipe, self.data), average=None)
-            run.average.curve = _curve(run.average)
+            run.average.curve = self._curve(run.average.model)
         if self.folder is not None and self.strategy.is_chief:
             run.save(self.folder)
         if verbose:
@@ -243,19 +336,69 @@ class Training:
         return run
 
 
-def averaged(model, recipe, data):
-    """Returns a copy of a model with its optimizer's moving averages for weights.
+def _seconds(function):
+    """Calls a function and returns the seconds that it took."""
+    begin = time.monotonic()
+    function()
+    return time.monotonic() - begin
 
-    Statistics of batch normalisation are those of other weights: they are taken anew, over epochs of training images.
+
+@dataclasses.dataclass
+class Plan:
+    """Which batches to train on.
+
+    Attributes:
+        steps: int, batches from one row of the history to the next: an epoch, or a round by the clock.
+        end: int, the number of such epochs or rounds after which training ends.
+        first: int, how many of them are done.
+        validation: batches to evaluate after each, or None.
+        start: where the stream of batches starts: (epoch,), or (epoch, step, True) for whole batches alone.
+        side: function from (epoch, step) to the side of the images, or None.
+        clock: `ClockCallback` or None.
     """
-    copy = recipe.build_model(data)
-    copy.set_weights(model.get_weights())
-    model.optimizer.finalize_variable_values(copy.trainable_variables)
-    program = scan.Epochs([copy], data, [recipe.seed])
-    program.prepare()
-    for epoch in range(-(-REFRESH_STEPS // data.steps_per_epoch)):
-        program.refresh(recipe.epochs + epoch)
-    return copy
+
+    steps: int
+    end: int
+    first: int
+    validation: object
+    start: tuple
+    side: object = None
+    clock: object = None
+
+    def stream(self, data):
+        """Returns the training batches, without end."""
+        return data.training_stream(*self.start, side=self.side)
+
+
+def take_weights(model, init):
+    """Gives a model the weights of a trained network of the same shape.
+
+    Args:
+        model: `AnytimeModel`.
+        init: str, see `Recipe`.
+
+    Raises:
+        ValueError: if there is no such network, or its weights do not fit.
+    """
+    folder = pathlib.Path(init)
+    if folder.is_dir():
+        if not (folder / "model.keras").is_file():
+            raise ValueError(f"`init` must be a folder that `train` wrote to its end. There is no '{folder}/model.keras'.")
+        source = keras.saving.load_model(folder / "model.keras", compile=False)
+    else:
+        name, _, label = init.partition(":")
+        try:
+            source = zoo.load(name, label or "default")
+        except ValueError as error:
+            raise ValueError(f"`init` must be a folder of a training, or a trained network of the zoo. {error}") from error
+    shapes, own = ([tuple(weight.shape) for weight in each.weights] for each in (source, model))
+    if shapes != own:
+        raise ValueError(
+            f"`init` must be a network of the recipe's shape. Received: '{init}' with {len(shapes)} variables and "
+            f"{source.count_params()} parameters, for a network with {len(own)} variables and {model.count_params()} "
+            "parameters. Compare the `model` of both recipes, and the number of classes."
+        )
+    model.set_weights(source.get_weights())
 
 
 def title(recipe):
@@ -263,13 +406,6 @@ def title(recipe):
     name, weighting = recipe.model["name"], recipe.weighting["name"]
     size = "x".join(str(recipe.model[key]) for key in ("num_units", "channels") if key in recipe.model)
     return f"{name}{size}_{weighting}"
-
-
-def _curve(run):
-    split = next(split for split in ("test", "validation", "train") if split in run.data.sizes)
-    curve = evaluation.evaluate(run.model, getattr(run.data, split), name=title(run.recipe))
-    curve.about.update(split=split, data=run.data.describe())
-    return curve
 
 
 def _describe(folder, recipe, data):

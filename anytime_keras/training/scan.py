@@ -6,6 +6,7 @@ that losses, weightings, metrics, optimizers and their schedules are those of `f
 agree to rounding.
 """
 
+import functools
 import itertools
 import time
 
@@ -71,28 +72,27 @@ class Epochs:
             model.reset_metrics()
             model.make_train_function()
 
-    def train(self, epoch):
-        """Trains one epoch.
+    def train(self, batches, side=None):
+        """Trains on an epoch's batches, or a round's.
+
+        Args:
+            batches: what `epoch` or `round` returns.
+            side: int, the side of the images in pixels, or None to keep their size.
 
         Returns:
             A list of dicts, each model's loss and metrics.
         """
-        return self._run("train", self._train, epoch)
-
-    def refresh(self, epoch):
-        """Passes the images of one epoch through the networks in training mode: only what layers track moves, such
-        as the means and variances of batch normalisation."""
-        self._run("train", self._refresh, epoch)
+        return self._run("train", self._train, batches, side)
 
     def validate(self):
         """Evaluates the validation images; returns a list of dicts, each model's loss and metrics."""
-        return self._run("validation", self._validate, 0)
+        return self._run("validation", self._validate, self._in_order())
 
-    def compile(self, epoch=0):
+    def compile(self, batches, side=None, validates=True):
         """Compiles what an epoch needs, without running it."""
-        self._program("train", self._train, epoch)
-        if self.data.validation is not None:
-            self._program("validation", self._validate, 0)
+        self._program("train", self._train, batches, side)
+        if validates:
+            self._program("validation", self._validate, self._in_order())
         losses = [TrainingLoss.of(model) for model in self.models]
         for loss in losses[1:]:
             if loss is not None:
@@ -100,11 +100,11 @@ class Epochs:
 
     # === One model's computation, traced ===
 
-    def _train(self, state, *batches):
+    def _train(self, *batches):
         model = self.models[0]
-        return self._scan("train", lambda state, batch: model.train_step(state, batch)[1], state, *batches)
+        return self._scan("train", lambda state, batch: model.train_step(state, batch)[1], *batches)
 
-    def _validate(self, state, *batches):
+    def _validate(self, *batches):
         model = self.models[0]
 
         def step(state, batch):
@@ -112,61 +112,55 @@ class Epochs:
             _, (trainable, others, metrics) = model.test_step((trainable, others, metrics), batch)
             return trainable, others, optimizer, metrics
 
-        return self._scan("validation", step, state, *batches)
+        return self._scan("validation", step, *batches)
 
-    def _refresh(self, state, *batches):
-        model = self.models[0]
-
-        def step(state, batch):
-            trainable, others, optimizer, metrics = state
-            _, others = model.stateless_call(trainable, others, batch[0], training=True)
-            return trainable, others, optimizer, metrics
-
-        return self._scan("train", step, state, *batches)
-
-    def _scan(self, split, step, state, images, labels, order, rest, seed, epoch):
-        """Takes a step for each row of `order`, then one for `rest`, the last and smaller batch, if there is one."""
+    def _scan(self, split, step, side, state, images, labels, order, rest, epochs, steps, seed):
+        """Takes a step for each row of `order`, then one for `rest`, the last and smaller batch, if there is one.
+        `epochs` and `steps` tell them apart for augmentation."""
         import jax
-        import jax.numpy as jnp
 
-        def take(state, number, chosen):
-            step_seed = StepSeed(seed, epoch, number) if split == "train" else None
-            return step(state, self.data.pipeline(split).finish(images[chosen], labels[chosen], step_seed))
+        def take(state, epoch, number, chosen):
+            step_seed = StepSeed(seed, epoch, number, chosen) if split == "train" else None
+            return step(state, self.data.pipeline(split).finish(images[chosen], labels[chosen], step_seed, side))
 
-        if len(order):
-            numbers = jnp.arange(len(order), dtype="int32")
-            state, _ = jax.lax.scan(lambda state, at: (take(state, *at), None), state, (numbers, order))
-        return take(state, len(order), rest) if len(rest) else state
+        count = len(order)
+        if count:
+            state, _ = jax.lax.scan(
+                lambda state, at: (take(state, *at), None), state, (epochs[:count], steps[:count], order)
+            )
+        return take(state, epochs[-1], steps[-1], rest) if len(rest) else state
 
     # === Between the models' variables and the programs ===
 
-    def _run(self, split, compute, epoch):
+    def _run(self, split, compute, batches, side=None):
         for model in self.models:
             model.reset_metrics()
-        program, arguments = self._program(split, compute, epoch)
+        program, arguments = self._program(split, compute, batches, side)
         for model, state in zip(self.models, program(*arguments)):
             for variable, value in zip(itertools.chain(*_variables(model)), itertools.chain(*state)):
                 variable.assign(value)
         return [{name: float(value) for name, value in model.get_metrics_result().items()} for model in self.models]
 
-    def _program(self, split, compute, epoch):
+    def _program(self, split, compute, batches, side=None):
         """Returns the compiled program for all models, and its arguments."""
         import jax
         import jax.numpy as jnp
 
-        def run(states, *shared):
+        def run(states, images, labels, orders, rests, epochs, steps, seeds):
             if len(states) == 1:
-                images, labels, orders, rests, seeds, epoch = shared
-                return [compute(states[0], images, labels, orders[0], rests[0], seeds[0], epoch)]
+                shared = (images, labels, orders[0], rests[0], epochs, steps, seeds[0])
+                return [compute(side, states[0], *shared)]
             stacked = jax.tree.map(lambda *values: jnp.stack(values), *states)
-            ended = jax.vmap(compute, in_axes=(0, None, None, 0, 0, 0, None))(stacked, *shared)
+            ended = jax.vmap(functools.partial(compute, side), in_axes=(0, None, None, 0, 0, None, None, 0))(
+                stacked, images, labels, orders, rests, epochs, steps, seeds
+            )
             return [jax.tree.map(lambda values: values[index], ended) for index in range(len(states))]
 
         states = [_state(model) for model in self.models]
-        arguments = (states, *self._images(split), *self._batches(split, epoch), self.seeds, np.int32(epoch))
-        if compute not in self._programs:
-            self._programs[compute] = jax.jit(run).lower(*arguments).compile()
-        return self._programs[compute], arguments
+        arguments = (states, *self._images(split), *batches, self.seeds)
+        if (compute, side) not in self._programs:
+            self._programs[compute, side] = jax.jit(run).lower(*arguments).compile()
+        return self._programs[compute, side], arguments
 
     def _images(self, split):
         if split not in self._resident:
@@ -176,19 +170,38 @@ class Epochs:
             self._resident[split] = jnp.asarray(examples.images), jnp.asarray(examples.labels.astype("int32"))
         return self._resident[split]
 
-    def _batches(self, split, epoch):
-        """Returns the numbers of an epoch's images, for each model: of shape (models, steps, batch) and, of the
-        smaller last batch, (models, rest)."""
-        count = self.data.sizes[split]
-        if split == "train":
-            size = self.data.batch_size
-            orders = np.stack([epoch_order(seed, epoch, count) for seed in self.seeds.tolist()])
-        else:
-            size = _even(count, max(self.data.batch_size, 512))
-            orders = np.tile(np.arange(count), (len(self.models), 1))
-        whole = count // size * size
+    def epoch(self, epoch):
+        """Returns the batches of an epoch: image numbers for each model, of shape (models, steps, batch) and, for the
+        smaller last batch, (models, rest), then each step's epoch and its number in there."""
+        orders = np.stack([epoch_order(seed, epoch, self.data.sizes["train"]) for seed in self.seeds.tolist()])
+        return self._divided(orders, self.data.batch_size, epoch)
+
+    def round(self, epoch, step, count):
+        """Returns `count` whole batches from a step of an epoch on, as `epoch` does."""
+        pipeline, size = self.data.pipeline("train"), min(self.data.batch_size, self.data.sizes["train"])
+        passed = step + np.arange(count)
+        epochs, steps = epoch + passed // pipeline.whole_steps, passed % pipeline.whole_steps
+        orders = []
+        for seed in self.seeds.tolist():
+            shuffled = {at: epoch_order(seed, at, self.data.sizes["train"]) for at in set(epochs.tolist())}
+            orders.append(
+                [shuffled[at][number * size : (number + 1) * size] for at, number in zip(epochs.tolist(), steps)]
+            )
+        rest = np.empty((len(self.seeds), 0), "int32")
+        return np.array(orders, "int32"), rest, epochs.astype("int32"), steps.astype("int32")
+
+    def _in_order(self):
+        """Returns the batches of the validation images."""
+        count = self.data.sizes["validation"]
+        size = _even(count, max(self.data.batch_size, 512))
+        return self._divided(np.tile(np.arange(count), (len(self.models), 1)), size, 0)
+
+    def _divided(self, orders, size, epoch):
         orders = orders.astype("int32")
-        return orders[:, :whole].reshape(len(self.models), -1, size), orders[:, whole:]
+        whole = orders.shape[1] // size * size
+        steps = np.arange(-(-orders.shape[1] // size), dtype="int32")
+        rows = orders[:, :whole].reshape(len(orders), -1, size)
+        return rows, orders[:, whole:], np.full_like(steps, epoch), steps
 
 
 def _even(count, most):
@@ -214,15 +227,16 @@ def _variables(model):
     )
 
 
-def fit(models, data, seeds, epochs, first_epoch=0, callbacks=(), verbose=False):
+def fit(models, data, seeds, plan, callbacks=(), verbose=False):
     """Does what `Model.fit` does, on models side by side.
 
-    Callbacks act at the begin and end of training and of epochs; batches pass without them. Where one stops its
-    model's training, all stop.
+    Callbacks act at the beginning and end of training and of epochs. By a clock, a round of steps is one call of the
+    compiled program, and callbacks see it as one batch; otherwise they see no batches. If one stops its model's
+    training, all stop.
 
     Args:
         models, data, seeds: see `Epochs`.
-        epochs, first_epoch: ints, where training ends and where it starts.
+        plan: `Plan`.
         callbacks: for each model a list of Keras callbacks.
         verbose: bool, whether to print how long compiling took.
 
@@ -231,34 +245,48 @@ def fit(models, data, seeds, epochs, first_epoch=0, callbacks=(), verbose=False)
     """
     program = Epochs(models, data, seeds)
     histories = [keras.callbacks.History() for _ in models]
-    params = dict(epochs=epochs, steps=data.steps_per_epoch, verbose=0)
+    params = dict(epochs=plan.end, steps=plan.steps, verbose=0)
     lists = [
         keras.callbacks.CallbackList([*own, history], model=model, **params)
         for model, own, history in zip(models, callbacks, histories)
     ]
+
+    def batches(number):
+        if plan.clock is None:
+            return program.epoch(number)
+        epoch, step, _ = plan.start
+        return program.round(epoch, step + (number - plan.first) * plan.steps, plan.steps)
+
+    def side(number):
+        return None if plan.side is None else int(plan.side(number, 0))
+
+    def call(hook, *arguments):
+        for each in lists:
+            getattr(each, hook)(*arguments)
+
     program.prepare()
     start = time.perf_counter()
-    program.compile(first_epoch)
+    program.compile(batches(plan.first), side(plan.first), plan.validation is not None)
     if verbose:
         print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)
-    for model, each in zip(models, lists):
+    for model in models:
         model.stop_training = False
-        each.on_train_begin()
-    for epoch in range(first_epoch, epochs):
-        for each in lists:
-            each.on_epoch_begin(epoch)
-        logs = program.train(epoch)
-        if data.validation is not None:
-            for each in lists:
-                each.on_test_begin()
+    call("on_train_begin")
+    for number in range(plan.first, plan.end):
+        call("on_epoch_begin", number)
+        if plan.clock is not None:
+            call("on_train_batch_begin", 0)
+        logs = program.train(batches(number), side(number))
+        if plan.clock is not None:
+            call("on_train_batch_end", plan.steps - 1)
+        if plan.validation is not None:
+            call("on_test_begin")
             for own, measured in zip(logs, program.validate()):
                 own.update((f"val_{name}", value) for name, value in measured.items())
-            for each in lists:
-                each.on_test_end()
+            call("on_test_end")
         for each, own in zip(lists, logs):
-            each.on_epoch_end(epoch, own)
+            each.on_epoch_end(number, own)
         if any(model.stop_training for model in models):
             break
-    for each in lists:
-        each.on_train_end()
+    call("on_train_end")
     return histories

@@ -66,12 +66,12 @@ def _train(trainings, recipes, data, latest, verbose, time_limit, checkpoint_eve
     for training in trainings:
         name = f"{title(training.recipe)} seed {training.recipe.seed}"
         bar = [ProgressBar(images=data.sizes["train"], title=name, bar=False)] if verbose else []
-        callbacks.append(training.begin(bar, time_limit, checkpoint_every, latest=latest))
-    first, epochs = trainings[0].epoch, recipes[0].epochs
+        own, plan = training.begin(bar, time_limit, checkpoint_every, latest=latest)
+        callbacks.append(own)
     results = [None] * len(trainings)
-    if first < epochs:
+    if plan.first < plan.end:
         models, seeds = [training.model for training in trainings], [recipe.seed for recipe in recipes]
-        results = scan.fit(models, data, seeds, epochs, first, callbacks, verbose)
+        results = scan.fit(models, data, seeds, plan, callbacks, verbose)
     stopped = any(training.stopped for training in trainings)
     return [
         training.finish(result, stopped, verbose, _original(training.state))
@@ -83,6 +83,11 @@ def _check(recipes, folders):
     if not recipes or len(folders) != len(recipes):
         raise ValueError(
             f"`folders` needs one folder a recipe. Received: {len(recipes)} recipes, {len(folders)} folders."
+        )
+    if recipes[0].minutes is not None:
+        raise ValueError(
+            "Trainings side by side last for a number of `epochs`, the same for all. "
+            f"Received: minutes={recipes[0].minutes}."
         )
     first = recipes[0].to_dict()
     for recipe in recipes[1:]:

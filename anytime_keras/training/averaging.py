@@ -1,0 +1,60 @@
+"""A moving average of the weights, evaluated beside the weights themselves: Keras's optimizers keep it."""
+
+import itertools
+
+import keras
+from keras import ops
+
+# At batch normalisation's momentum of 0.9, nothing of the old statistics is left after so many steps.
+STEPS = 100
+
+
+class KeptWeights(keras.callbacks.Callback):
+    """Keeps the weights of the last epoch, which Keras's `fit` overwrites with their averages when it ends."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._values = [ops.convert_to_numpy(variable) for variable in self.model.trainable_variables]
+
+    def on_train_end(self, logs=None):
+        for variable, value in zip(self.model.trainable_variables, self._values):
+            variable.assign(value)
+
+
+def averaged(model, recipe, data, steps=STEPS):
+    """Returns a copy of a model with its optimizer's moving averages for weights.
+
+    The statistics of batch normalisation belong to other weights, so they are measured anew on batches of training
+    images, as many as `steps`.
+    """
+    copy = recipe.build_model(data)
+    copy.set_weights(model.get_weights())
+    model.optimizer.finalize_variable_values(copy.trainable_variables)
+    refresh_statistics(copy, itertools.islice(iter(data.training_stream()), steps))
+    return copy
+
+
+def refresh_statistics(model, batches):
+    """Passes images through a network in training mode, which changes what layers track and no weights.
+
+    Args:
+        model: Keras model.
+        batches: iterable of (images, labels).
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        forward = tf.function(lambda images: model(images, training=True), reduce_retracing=True)
+        for images, _ in batches:
+            forward(images)
+        return
+    import jax
+
+    @jax.jit
+    def forward(trainable, others, images):
+        return model.stateless_call(trainable, others, images, training=True)[1]
+
+    trainable, others = ([v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables))
+    for images, _ in batches:
+        others = forward(trainable, others, images)
+    for variable, value in zip(model.non_trainable_variables, others):
+        variable.assign(value)

@@ -1,0 +1,140 @@
+"""Training by the clock: the learning rate, the image size and the end follow the share of the time that is spent."""
+
+import collections
+import statistics
+import time
+
+import keras
+
+from anytime_keras.training import schedules
+
+# Steps from one row of the history to the next; the network can be saved between two rows.
+ROUND_STEPS = 100
+# The clock ends the training, not the number of rounds.
+ROUNDS = 2**31 - 1
+# The learning rate changes when this share of the time has passed since its last change.
+RESOLUTION = 0.002
+# Steps whose median duration is the pace at the beginning.
+STEADY = 5
+# The time that is kept for evaluating and saving, over the time that it is expected to take.
+MARGIN = 1.1
+
+
+class Clock:
+    """Measures which share of a training's time is spent.
+
+    Time begins when the clock is made, so that loading data and compiling count. The share grows from `start`, which is
+    called after the first step, since that one compiles.
+
+    Args:
+        minutes: float, how long everything may take.
+        spent: float, seconds that were spent before the training was resumed.
+        share: float in [0, 1], where it had stopped.
+        begin: float, when the time began, as `now` gives it; None for now.
+        now: function that returns seconds.
+
+    Attributes:
+        reserve: float, seconds kept for what comes after the last step.
+
+    Example:
+    >>> seconds = iter([0.0, 10.0, 30.0, 50.0])
+    >>> clock = Clock(1, now=lambda: next(seconds))
+    >>> clock.start()  # the first step took 10 seconds
+    >>> clock.reserve = 10.0
+    >>> clock.share(), clock.share()  # after 30 and 50 seconds
+    (0.5, 1.0)
+    """
+
+    def __init__(self, minutes, spent=0.0, share=0.0, begin=None, now=time.monotonic):
+        self.now = now
+        self.end = (now() if begin is None else begin) + 60 * minutes - spent
+        self.reserve = 0.0
+        self._before, self._started = share, None
+
+    def start(self):
+        """Starts the time in which the network trains."""
+        self._started = self.now()
+
+    def left(self):
+        """Returns the seconds that are left to train."""
+        return self.end - self.reserve - self.now()
+
+    def share(self):
+        """Returns the share of the training's time that is spent, from 0 to 1."""
+        if self._started is None:
+            return self._before
+        whole = self.end - self.reserve - self._started
+        passed = (self.now() - self._started) / whole if whole > 0 else 1.0
+        return self._before + (1 - self._before) * min(max(passed, 0.0), 1.0)
+
+
+class ClockCallback(keras.callbacks.Callback):
+    """Sets the learning rate and the image size by a clock, and stops in time to evaluate and save.
+
+    Each round's logs get the `epochs`, `images` and `steps` so far, the round's `seconds`, the `share` of the time, the
+    `learning_rate` and, where sizes change, the `side`.
+
+    Args:
+        clock: `Clock`.
+        recipe: `Recipe`.
+        data: `DataSet`.
+        rehearse: function that does on one batch what follows the training, and returns the seconds that all of it
+            takes. It is called before the first step.
+        side: `schedules.Side` or None.
+        steps: int, steps that were done before the training was resumed.
+    """
+
+    def __init__(self, clock, recipe, data, rehearse, side=None, steps=0):
+        super().__init__()
+        self.clock, self.recipe, self.rehearse, self.side, self.steps = clock, recipe, rehearse, side, steps
+        self._epoch_steps = data.pipeline("train").whole_steps
+        self._batch = min(recipe.batch_size, data.sizes["train"])
+        self._durations, self._first_duration = collections.deque(maxlen=15), None
+
+    def on_train_begin(self, logs=None):
+        self._finish_seconds = self.rehearse()
+        self.clock.reserve = MARGIN * self._finish_seconds
+        self._compiled = False
+        self._set(self.clock.share())
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._round_begin, self._steps_before = self.clock.now(), self.steps
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._begin = self.clock.now()
+        share = self.clock.share()
+        if share - self._share >= RESOLUTION:
+            self._set(share)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps = self._steps_before + batch + 1
+        if not self._compiled:
+            self._compiled = True
+            self.clock.start()
+            return
+        self._durations.append(self.clock.now() - self._begin)
+        duration = statistics.median(self._durations)
+        if self._first_duration is None and len(self._durations) == STEADY:
+            self._first_duration = duration
+        if self._first_duration is not None:  # what follows slows down as the steps do
+            self.clock.reserve = MARGIN * self._finish_seconds * duration / self._first_duration
+        if self.clock.left() < duration / 2:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs):
+        logs["epochs"] = self.steps / self._epoch_steps
+        logs["images"] = self.steps * self._batch
+        logs["steps"] = self.steps
+        logs["seconds"] = self.clock.now() - self._round_begin
+        logs["share"] = self.clock.share()
+        logs["learning_rate"] = self._rate
+        if self.side is not None:
+            logs["side"] = self.side.value
+
+    def _set(self, share):
+        self._share, self._rate = share, self.recipe.rate_at(share)
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # else Keras's trainer overwrites what is assigned within an epoch
+        self.model.optimizer.learning_rate = self._rate
+        if self.side is not None:
+            self.side.assign(schedules.side_at(self.recipe.sizes, share))
