@@ -1,7 +1,14 @@
-"""Imports Keras without the greetings that TensorFlow's libraries write to standard error, whatever its log level."""
+"""What the command line does before Keras is imported.
+
+TensorFlow's libraries write greetings to standard error whatever the log level, and TensorFlow leaves oneDNN off on CPUs
+without AVX512, where it nearly halves the time of a training step.
+"""
 
 import contextlib
 import os
+import time
+
+STARTED = time.monotonic()
 
 
 @contextlib.contextmanager
@@ -17,5 +24,6 @@ def _without_stderr():
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 with _without_stderr():
     import keras  # noqa: F401

@@ -3,6 +3,7 @@
 import datetime
 import functools
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
@@ -77,6 +78,7 @@ def machine():
         "versions": versions,
         "python": platform.python_version(),
         "processor": _processor(),
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
         "devices": [str(device) for device in keras.distribution.list_devices()],
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }

@@ -1,10 +1,17 @@
-"""List, show and measure the zoo's trained networks.
+"""List, show, measure and train the zoo's networks.
 
 anytime-keras zoo list --trained
 anytime-keras zoo show resann2x16_adaloss_digits
 anytime-keras zoo evaluate resann2x16_adaloss_digits
 anytime-keras zoo table --readme=README.md
 anytime-keras zoo plot --data=cifar10 --picture=zoo/cifar10.png
+
+anytime-keras zoo train msdnet33_adaloss --minutes=150 --publish
+anytime-keras zoo pack msdnet33_adaloss --folder=parts --part_mb=58
+
+`train` trains one cycle by the recipe in the network's manifest: it starts from the weights that are there, resumes a
+cycle that was stopped, and publishes the result with --publish if it is better on validation images. `pack` writes the
+network's images as files for another machine, where `zoo train --data=parts` reads them.
 
 `table` prints the README's table, or puts it into a file between its markers; `plot` draws the curves in the manifests.
 """
@@ -13,20 +20,33 @@ import pathlib
 
 from absl import flags
 
-from anytime_keras import _errors
+from anytime_keras import _errors, _quiet
+from anytime_keras.commands import overrides
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_string("architecture", None, "list: only networks of this architecture.", **_own)
-flags.DEFINE_string("data", None, "list, plot: only networks for this data set.", **_own)
+flags.DEFINE_string(
+    "data", None, "list, plot: only networks for this data set. train, pack: a file or folder with the images.", **_own
+)
 flags.DEFINE_string("weighting", None, "list: only networks trained with this weighting.", **_own)
 flags.DEFINE_bool("trained", None, "list: only networks that have weights (--notrained: that have none).", **_own)
-flags.DEFINE_string("weights", "default", "evaluate: which weights of the network.", **_own)
-flags.DEFINE_string("data_dir", None, "evaluate: where data sets lie.", **_own)
+flags.DEFINE_string("weights", "default", "evaluate, train, pack: which weights of the network.", **_own)
+flags.DEFINE_string("data_dir", None, "evaluate, train, pack: where data sets lie.", **_own)
+flags.DEFINE_float("minutes", None, "train: how long. Default: as the recipe says.", **_own)
+flags.DEFINE_bool("publish", False, "train: publish the weights if they are better than those that are there.", **_own)
+flags.DEFINE_string("zoo", None, "train: the zoo to publish to. Default: the checkout's.", **_own)
+flags.DEFINE_bool("from_scratch", False, "train: start from random weights, not from those that are there.", **_own)
+flags.DEFINE_string("data_parts", None, "train: a folder that `zoo pack` wrote.", **_own)
+flags.DEFINE_string("folder", None, "train, pack: where to write. Default: runs/NAME_LABEL/cycle-N; parts/.", **_own)
+flags.DEFINE_multi_string("set", [], "train: another value of the recipe, such as --set=data.augment=[\"flip\"].", **_own)
+flags.DEFINE_enum("engine", "fit", ["fit", "scan"], "train: scan runs on the device (KERAS_BACKEND=jax only).", **_own)
+flags.DEFINE_float("part_mb", 58.0, "pack: the most that a file may take, in 10**6 bytes.", **_own)
 flags.DEFINE_string("picture", None, "plot: where to save it (.png, .pdf, .svg).", **_own)
 flags.DEFINE_string("readme", None, "table: the file to put it into.", **_own)
 
-ACTIONS = {"list": 0, "show": 1, "evaluate": 1, "table": 0, "plot": 0}  # and how many names each takes
+# And how many names each takes.
+ACTIONS = {"list": 0, "show": 1, "evaluate": 1, "train": 1, "pack": 1, "table": 0, "plot": 0}
 
 
 def run(flags, arguments):
@@ -35,7 +55,16 @@ def run(flags, arguments):
         raise ValueError(f"Say what to do: zoo {' | '.join(ACTIONS)}. {_errors.nearest(action, ACTIONS)}")
     if len(names) != ACTIONS[action]:
         raise ValueError(f"`zoo {action}` takes {ACTIONS[action]} names. Received: {names}.")
-    {"list": _list, "show": _show, "evaluate": _evaluate, "table": _table, "plot": _plot}[action](flags, *names)
+    functions = {
+        "list": _list,
+        "show": _show,
+        "evaluate": _evaluate,
+        "train": _train,
+        "pack": _pack,
+        "table": _table,
+        "plot": _plot,
+    }
+    functions[action](flags, *names)
 
 
 def _list(flags):
@@ -64,6 +93,50 @@ def _evaluate(flags, name):
     stated = [f"{100 * (1 - accuracy):.2f}" for accuracy in curve.about["manifest"]]
     print(f"{name}: {curve.about['images']} {curve.about['split']} images")
     print(curve.table({"manifest's error (%)": stated}))
+
+
+def _train(flags, name):
+    from anytime_keras import runtime, training, zoo
+
+    runtime.repeatable()
+    entry = zoo.show(name).pick(flags.weights)
+    cycle = training.train_cycle(
+        name,
+        entry.label,
+        minutes=flags.minutes,
+        folder=flags.folder,
+        publish=flags.publish,
+        to=flags.zoo,
+        data=flags.data_parts or flags.data,
+        data_dir=flags.data_dir,
+        changes=overrides.changed(entry.content["recipe"] or {}, flags.set),
+        from_scratch=flags.from_scratch,
+        engine=flags.engine,
+        tensorboard=False,
+        begin=_quiet.STARTED,
+    )
+    before = [f"{100 * error:.2f}" for error in cycle.before] if cycle.before else ["-"] * len(cycle.after)
+    print(f"\nerrors on validation images\n{'exit':<10}{'before (%)':>12}{'after (%)':>12}")
+    for exit, old, new in zip(cycle.run.model.exit_names, before, cycle.after):
+        print(f"{exit:<10}{old:>12}{100 * new:>12.2f}")
+    if cycle.manifest is not None:
+        print(f"\npublished\n{cycle.manifest}")
+    elif flags.publish:
+        print("\nnot published: the mean error must fall, and that of the last exit must not rise")
+
+
+def _pack(flags, name):
+    from anytime_keras import data as data_sets
+    from anytime_keras import zoo
+    from anytime_keras.training import Recipe
+
+    entry = zoo.show(name).pick(flags.weights)
+    if entry.content["recipe"] is None:
+        raise ValueError(f"The manifest of '{name}' has no recipe, so its data is not known.")
+    arguments = Recipe.from_dict(entry.content["recipe"]).data
+    arguments.update({key: flags[key].value for key in ("data", "data_dir") if flags[key].value is not None})
+    for path in data_sets.pack(data_sets.load(**arguments), flags.folder or "parts", flags.part_mb):
+        print(f"{path}  {path.stat().st_size:,} bytes")
 
 
 def _table(flags):

@@ -2,7 +2,8 @@
 
 from anytime_keras.data.augment import STEPS as AUGMENTATION_STEPS
 from anytime_keras.data.load import DataSet, load
+from anytime_keras.data.parts import pack
 from anytime_keras.data.pick import pick
 from anytime_keras.data.sources import names
 
-__all__ = ["AUGMENTATION_STEPS", "DataSet", "load", "names", "pick"]
+__all__ = ["AUGMENTATION_STEPS", "DataSet", "load", "names", "pack", "pick"]

@@ -21,12 +21,13 @@ class ArrayExamples:
     Args:
         images: array of shape (n, height, width, channels); uint8, or floats taken as they are.
         labels: int array of shape (n,).
+        paths: list of the files that the images were read from, or None.
     """
 
     in_memory = True
 
-    def __init__(self, images, labels):
-        self.images, self.labels = images, np.asarray(labels)
+    def __init__(self, images, labels, paths=None):
+        self.images, self.labels, self.paths = images, np.asarray(labels), paths
 
     def __len__(self):
         return len(self.labels)
@@ -41,7 +42,8 @@ class ArrayExamples:
         return 1 / 255 if self.images.dtype == np.uint8 else 1.0
 
     def subset(self, indices):
-        return ArrayExamples(self.images[indices], self.labels[indices])
+        paths = None if self.paths is None else [self.paths[index] for index in indices]
+        return ArrayExamples(self.images[indices], self.labels[indices], paths)
 
     def fetch(self, indices, rngs=None):
         """Returns the stored images of these numbers, shape (len(indices), height, width, channels), and labels."""

@@ -8,8 +8,9 @@ import numpy as np
 
 from anytime_keras import _errors
 from anytime_keras.data import augment as augmentation
-from anytime_keras.data import sources, splits, tiny_imagenet
+from anytime_keras.data import parts, sources, splits, tiny_imagenet
 from anytime_keras.data.batches import pipeline
+from anytime_keras.data.examples import StreamExamples
 
 
 class DataSet:
@@ -46,6 +47,11 @@ class DataSet:
         self.augment = list(augment)
         self.one_hot = one_hot or any(step in augmentation.MIXES for step in self.augment)
         self.examples, self._skipped = source.splits, source.skipped
+        if "alternating_flip" in self.augment and isinstance(self.examples["train"], StreamExamples):
+            raise ValueError(
+                "`alternating_flip` needs images that can be told apart, so in memory or in a folder. "
+                f"Received: '{self.name}', which is read in sequence. Use `flip`."
+            )
         self.sizes = {split: len(examples) for split, examples in self.examples.items()}
         self.image_shape = self.examples["train"].image_shape
         self.normalize(*self.examples["train"].moments())
@@ -154,7 +160,7 @@ def load(
 
     Args:
         data: a name (`"digits"`, `"cifar10"`, any image classification set of tensorflow-datasets, `"tiny_imagenet"`
-            with its published folder under `data_dir`); a folder of images,
+            with its published folder under `data_dir`); a folder that `pack` wrote; a folder of images,
             `folder/<split>/<class>/<image>` or `folder/<class>/<image>`; an `.npz` file or a dict with arrays
             `x_train`, `y_train` and perhaps `x_validation`, `y_validation`, `x_test`, `y_test`; or a pair `(x, y)`.
         batch_size: int.
@@ -210,11 +216,14 @@ def load(
     known = sources.KNOWN.get(source.name.split(":")[0].split("/")[0], sources.Known({}, ()))
     for split, examples in source.splits.items():
         _check_labels(examples.labels, split, source)
-    if "test" not in source.splits and test:
-        _hold_out(source, "test", test, split_seed)
-    validation = known.validation if validation is None else validation
-    if "validation" not in source.splits and validation:
-        _hold_out(source, "validation", validation, split_seed)
+    if source.split_seed is not None:
+        split_seed = source.split_seed
+    else:
+        if "test" not in source.splits and test:
+            _hold_out(source, "test", test, split_seed)
+        validation = known.validation if validation is None else validation
+        if "validation" not in source.splits and validation:
+            _hold_out(source, "validation", validation, split_seed)
     order = [split for split in ("train", "validation", "test") if split in source.splits]
     source.splits = {split: source.splits[split] for split in order}
     return DataSet(
@@ -238,6 +247,8 @@ def _read(data, image_size, data_dir, download, skip_corrupt):
         raise ValueError(f"`data` must be a name, a path, a dict of arrays or a pair (x, y). Received: {data!r:.60}.")
     path = pathlib.Path(data)
     if path.is_dir():
+        if parts.is_folder(path):
+            return parts.load(path)
         read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else sources.folder
         return read(path, image_size, skip_corrupt)
     if path.is_file():

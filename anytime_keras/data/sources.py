@@ -27,12 +27,14 @@ class Source:
         splits: dict with examples under "train" and, where the data set has them, "validation" and "test".
         class_names: list of str.
         skipped: `Skipped` if images that cannot be decoded are left out, else None.
+        split_seed: int, the seed of the splits if they have been held out already, else None.
     """
 
     name: str
     splits: dict
     class_names: list
     skipped: Skipped = None
+    split_seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +261,7 @@ def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
         images = {split: read(paths) for split, (paths, _) in files.items()}
     if all((array == array[..., :1]).all() for array in images.values()):
         images = {split: np.ascontiguousarray(array[..., :1]) for split, array in images.items()}  # grey
-    splits = {split: ArrayExamples(images[split], labels) for split, (_, labels) in files.items()}
+    splits = {split: ArrayExamples(images[split], labels, paths) for split, (paths, labels) in files.items()}
     return Source(name, splits, class_names, skipped)
 
 

@@ -248,6 +248,21 @@ class Recipe:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"'{path}' is no recipe: {error}. Expected what `Recipe.to_json` writes.") from error
 
+    def lasting(self, minutes):
+        """Returns the recipe by the clock; a warm-up keeps its share of the training.
+
+        Args:
+            minutes: float.
+
+        Example:
+        >>> Recipe.modern("resann", "digits", epochs=100).lasting(20).schedule
+        {'name': 'cosine', 'warmup': 0.05}
+        """
+        schedule = dict(self.schedule)
+        if "warmup_epochs" in schedule:
+            schedule["warmup"] = min(schedule.pop("warmup_epochs") / self.epochs, 0.5)
+        return dataclasses.replace(self, epochs=None, minutes=minutes, schedule=schedule)
+
     # === What the recipe stands for ===
 
     def load_data(self):

@@ -47,7 +47,7 @@ class Run:
         weighting: the `Weighting` after the last batch; None for a network of one exit.
         history: list of dicts, an epoch's logs each.
         curve: `Curve` on the test images, or those of validation or training where there are none; None if the time
-            limit stopped the training. With `Recipe(minutes=)`, on the validation images where there are any.
+            limit stopped the training. With `minutes` or `init` in the recipe, on the validation images if there are any.
         before: `Curve` of the weights that the training began with, if the recipe has `init`, else None.
         average: `Run` of the network with averaged weights, if the recipe has `ema_momentum`, else None.
 
@@ -244,9 +244,10 @@ class Training:
         return seconds
 
     def _split(self):
-        """The split that the trained network is measured on. Test images are for the end of all trainings by the
-        clock, since each of them may be the first of several."""
-        order = ("test", "validation", "train") if self.recipe.minutes is None else ("validation", "test", "train")
+        """Returns the split to measure the trained network on. Test images are kept for the end where a training may
+        be one of several cycles."""
+        cycle = self.recipe.minutes is not None or self.recipe.init is not None
+        order = ("validation", "test", "train") if cycle else ("test", "validation", "train")
         return next(split for split in order if split in self.data.sizes)
 
     def _curve(self, model):

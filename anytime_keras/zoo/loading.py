@@ -1,7 +1,5 @@
 """`load` and `evaluate`: a name in; a network with checked weights, or its curve, out."""
 
-import shlex
-
 import numpy as np
 
 from anytime_keras import data as data_sets
@@ -54,7 +52,7 @@ def load(name, weights="default", num_classes=None, trainable=True):
     manifest, home = catalog.find(name)
     entry = manifest.pick("default" if weights is None else weights)
     if weights is not None and not entry.trained:
-        raise ValueError(f"'{name}' has no weights for '{entry.label}' yet. {_how_to_train(manifest, entry, home)}")
+        raise ValueError(f"'{name}' has no weights for '{entry.label}' yet. {_how_to_train(manifest, entry)}")
     fresh = num_classes is not None and num_classes != entry.config["num_classes"]
     if fresh and trainable is False and weights is not None:
         raise ValueError(
@@ -124,17 +122,13 @@ def _linear_paths(model):
     return {variable.path for exit in model.exit_names for variable in model.get_layer(exit).weights}
 
 
-def _how_to_train(manifest, entry, home):
-    recipe = entry.content["recipe"]
+def _how_to_train(manifest, entry):
     trained = [label for label, other in manifest.weights.items() if other.trained]
     others = f" Trained: {', '.join(map(repr, trained))}." if trained else ""
-    if recipe is None:
-        return f"Its manifest names no recipe.{others}"
-    path = str(home.path / recipe) if isinstance(home, places.Folder) else f"{home}{recipe}"
-    return (
-        f"Train it: `python {shlex.quote(path)} --publish` (its first lines tell what else it needs, `--zoo=FOLDER` "
-        f"publishes elsewhere).{others} `weights=None` builds it untrained."
-    )
+    how = "`weights=None` builds it untrained."
+    if entry.content["recipe"] is not None:
+        how = f"`anytime-keras zoo train {manifest.name} --weights={entry.label}` trains it, {how}"
+    return f"{how}{others}"
 
 
 def golden(entry, home):
@@ -183,7 +177,7 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
 
 
 def _load_data(entry, data_dir, download):
-    known, recipe = entry.content["data"], entry.content["training"]["recipe"].get("data")
+    known, recipe = entry.content["data"], entry.content["lineage"][-1]["recipe"].get("data")
     recipe = recipe if isinstance(recipe, dict) else {}
     arguments = {key: value for key, value in recipe.items() if key in DATA_ARGUMENTS}
     arguments.update(data=known["name"], split_seed=known["split_seed"])

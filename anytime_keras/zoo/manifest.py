@@ -36,7 +36,8 @@ class Weights:
     Attributes:
         label: str, the entry's name.
         content: dict, as in the manifest: `config`, `data`, `params`, `exits`, `weighting`, `recipe`, `measured`,
-            `training` and so on.
+            `lineage` and so on. The lineage lists the cycles of training that made the weights, with the errors on
+            validation images at each exit `before` and `after`.
         files: list of `File`, the shards of the weights; empty if nothing has been trained.
         golden: `File` or None, an input and its logits at every exit.
 
@@ -173,26 +174,40 @@ class Manifest:
     def __str__(self):
         lines = [f"{self.name}: {self.content['description']}", f"architecture {self.architecture}"]
         for label, entry in self.weights.items():
-            data, training, measured = (entry.content[key] for key in ("data", "training", "measured"))
+            data, lineage, measured = (entry.content[key] for key in ("data", "lineage", "measured"))
             lines += ["", f"weights '{label}'{' (default)' if label == self.default else ''}"]
             lines.append(f"  data       {data['name']} ({data['licence']}; {data['source']})")
             lines.append(f"  input      {tuple(entry.config['input_shape'])}, {entry.config['num_classes']} classes")
             lines.append(
                 f"  weighting  {' '.join(f'{key}={value}' for key, value in entry.content['weighting'].items())}"
             )
-            if training:
-                minutes = "" if training["minutes"] is None else f" in {training['minutes']:.1f} minutes"
-                lines.append(f"  training   {training['epochs']} epochs{minutes}, seed {training['seed']}")
-                if training["note"]:
-                    lines.append(f"  note       {training['note']}")
+            for number, cycle in enumerate(lineage, start=1):
+                lines.append(f"  cycle {number}    {_cycle(cycle)}")
+                if cycle["note"]:
+                    lines.append(f"  note       {cycle['note']}")
+            if entry.trained:
                 lines.append(f"  accuracy   on {measured['images']} {measured['split']} images")
                 lines.append(
                     f"  files      {sum(file.bytes for file in entry.files):,} bytes, {entry.content['precision']}"
                 )
             else:
-                lines.append(f"  not trained yet; recipe: {entry.content['recipe']}")
+                lines.append(f"  not trained yet: `anytime-keras zoo train {self.name} --weights={label}`")
             lines += [f"  {line}" for line in entry.table().splitlines()]
         return "\n".join(lines)
+
+
+def _cycle(cycle):
+    """Describes a cycle of a lineage in one line."""
+    parts = [f"{cycle['epochs']:.4g} epochs"]
+    if cycle["minutes"] is not None:
+        parts[0] += f" in {cycle['minutes']:.1f} minutes"
+    parts.append(f"seed {cycle['seed']}")
+    if cycle["recipe"].get("init"):
+        parts.append(f"from {cycle['recipe']['init']}")
+    if cycle["after"]:
+        before = f"{100 * (1 - cycle['before'][-1]):.2f}% to " if cycle["before"] else ""
+        parts.append(f"validation accuracy at the last exit {before}{100 * (1 - cycle['after'][-1]):.2f}%")
+    return ", ".join(parts)
 
 
 def checked(content):
@@ -266,7 +281,7 @@ def _check_training(entry, where):
     exits, data = entry["exits"], entry["data"]
     if not exits or exits[-1]["params"] != entry["params"]:
         raise ValueError(f"{where}.exits must end with all {entry['params']} parameters. Received: {exits[-1:]}.")
-    facts = {key: bool(entry[key]) for key in ("files", "golden", "measured", "training", "precision")}
+    facts = {key: bool(entry[key]) for key in ("files", "golden", "measured", "lineage", "precision")}
     facts.update({f"data.{key}": data[key] is not None for key in ("class_names", "mean", "std", "sizes")})
     facts.update({f"exits.{exit['name']}.accuracy": exit["accuracy"] is not None for exit in exits})
     if len(set(facts.values())) > 1:

@@ -1,6 +1,7 @@
 """`publish`: a trained network in; a manifest, weights and a golden pair in a zoo out."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -31,46 +32,63 @@ SOURCES = {
         "ImageNet's terms: research and education, not commercial",
     ),
 }
-FACTS = {
-    "description": "",
-    "reference": "https://arxiv.org/abs/1708.06832",
-    "licence": "Apache-2.0",
-    "source": None,
-    "data_licence": None,
-    "recipe_file": None,
-    "epochs": None,
-    "seed": 0,
-    "minutes": None,
-    "machine": None,
-    "note": None,
-    "weighting": None,
-}
+
+
+@dataclasses.dataclass
+class Facts:
+    """What `publish` cannot measure; see there."""
+
+    description: str = ""
+    reference: str = "https://arxiv.org/abs/1708.06832"
+    licence: str = "Apache-2.0"
+    source: str | None = None
+    data_licence: str | None = None
+    epochs: float | None = None
+    images: int | None = None
+    seed: int = 0
+    minutes: float | None = None
+    machine: dict | None = None
+    note: str | None = None
+    weighting: dict | None = None
+    before: list | None = None
+    after: list | None = None
+
+    @classmethod
+    def of(cls, facts):
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in facts:
+            if key not in known:
+                raise ValueError(f"`publish` knows no fact `{key}`. {_errors.nearest(key, known)}")
+        return cls(**facts)
 
 
 def publish(model, name, data, recipe=None, folder=None, label=None, precision="float32", **facts):
     """Writes a trained network to a zoo: its weights, a golden pair, and the manifest that describes them.
 
-    What the manifest says is measured on the network as it is loaded from the written files. A name never changes what
-    it stands for: to publish a network that was trained again, give it another (`..._v2`).
+    What the manifest says is measured on the network as it is loaded from the written files. Weights that are there
+    already are replaced if the new ones are better on validation images, and the manifest's lineage says so.
 
     Args:
         model: trained `AnytimeModel` of one of the families that `ak.models.build` knows.
         name: str, of small letters, digits and underscores: `{architecture}_{weighting}`, with the data set behind it
             if the network is for that alone. A zoo's name can have weights for several data sets.
         data: the `ak.data.DataSet` that it was trained with; its test images, or else validation's, are measured.
-        recipe: `ak.training.Recipe` or None. Its seed, epochs and weighting are taken over.
+        recipe: `ak.training.Recipe` or None. Its seed, epochs and weighting are taken over. If it has an `init`, the
+            lineage of the weights that are there goes on; otherwise a new one starts.
         folder: the zoo; None for the checkout's own.
         label: str, what these weights are called, and data that has no plain name; None for the data set's name.
         precision: `"float32"`, or `"float16"` for kernels stored in half the bytes.
         **facts: `description`, `reference` (an address), `licence` of the weights, `source` and `data_licence` of the
-            data, `recipe_file` (path inside the zoo), `epochs` really run, `seed`, `minutes`, `machine` that trained
-            (None for this one), `note`, `weighting` (a dict with `name`).
+            data, the `epochs`, `images` and `minutes` of the training, `seed`, `machine` that trained (None for this
+            one), `note`, `weighting` (a dict with `name`), the errors on validation images at each exit of the weights
+            that are replaced (`before`) and of these (`after`).
 
     Returns:
         The `Manifest`.
 
     Raises:
-        ValueError: if an argument does not fit, or the name has such weights already. Nothing has been written then.
+        ValueError: if an argument does not fit, or the name has such weights already and `before` and `after` do not
+            show that the new ones are better. Nothing has been written then.
 
     Example:
     >>> import tempfile, anytime_keras as ak
@@ -81,8 +99,11 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
     Manifest('resann1x4_const', weights=['digits'])
     """
     label = label or data.name
-    facts = _whole(facts)
+    facts = Facts.of(facts)
     zoo, before = open_zoo(folder, name, label)
+    old = before.weights[label].content if before is not None and label in before.weights else None
+    if old is not None and old["files"]:
+        _check_better(name, label, facts)
     data_name = data.name if schema.DATA_NAME.fullmatch(data.name) else label
     content = _begin(model, name, label, data_name, before, recipe, facts)
     entry = content["weights"][label]
@@ -94,26 +115,72 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
     arrays.assign(stored, found)
     with _full_precision():
         golden_pair = _measure(stored, data, entry)
-    entry["training"] = {
-        "recipe": _recipe_dict(recipe),
-        "seed": recipe.seed if recipe is not None else facts["seed"],
-        "epochs": facts["epochs"] if facts["epochs"] is not None else recipe.epochs if recipe is not None else 0,
-        "minutes": facts["minutes"],
-        "commit": runtime.commit(),
-        "machine": facts["machine"] or runtime.machine(),
-        "note": facts["note"],
-    }
+    lineage = old["lineage"] if old is not None and recipe is not None and recipe.init is not None else []
+    entry["lineage"] = [*lineage, _cycle(recipe, facts)]
     entry.update(precision=precision, inference=model.inference)
+    if recipe is None and old is not None:
+        entry["recipe"] = old["recipe"]
 
     large = "large/" if sum(map(len, shards)) > SMALL_BYTES else ""
-    place = f"weights/{large}{stem(name, label)}"
+    # Files of another name, so that the old ones stay whole until the manifest names these.
+    version = f"-{hashlib.sha256(b''.join(shards)).hexdigest()[:8]}" if old is not None and old["files"] else ""
+    place = f"weights/{large}{stem(name, label)}{version}"
     numbers = [""] if len(shards) == 1 else [f"-{number}of{len(shards)}" for number in range(1, len(shards) + 1)]
     files = {f"{place}{number}.npz": shard for number, shard in zip(numbers, shards)}
     entry["files"] = [_file(path, shard) for path, shard in files.items()]
-    golden = f"weights/{stem(name, label)}-golden.npz"
+    golden = f"weights/{stem(name, label)}{version}-golden.npz"
     files[golden] = arrays.pack(golden_pair)
     entry["golden"] = _file(golden, files[golden])
-    return _write(zoo, content, files)
+    manifest = _write(zoo, content, files)
+    for file in [*old["files"], old["golden"]] if old is not None and old["files"] else ():
+        if file["path"] not in files:
+            (zoo.path / file["path"]).unlink(missing_ok=True)
+    return manifest
+
+
+def better(before, after):
+    """Tells whether errors are better than others: lower on average over the exits, and no higher at the last one.
+
+    Args:
+        before, after: lists of float, the errors at each exit on the same images.
+
+    >>> better([0.4, 0.2], [0.3, 0.2]), better([0.4, 0.2], [0.1, 0.21])
+    (True, False)
+    """
+    return sum(after) < sum(before) and after[-1] <= before[-1]
+
+
+def _check_better(name, label, facts):
+    if facts.before is None or facts.after is None:
+        raise ValueError(
+            f"'{name}' has weights '{label}' already. To replace them, pass their errors on the validation images as "
+            "`before` and those of the new ones as `after` (`anytime-keras zoo train` does); or take another name."
+        )
+    if not better(facts.before, facts.after):
+        raise ValueError(
+            f"The weights '{label}' of '{name}' are replaced by better ones only: with a lower error on validation "
+            "images on average over the exits, and no higher one at the last exit. "
+            f"Received: before={facts.before}, after={facts.after}."
+        )
+
+
+def _cycle(recipe, facts):
+    """Returns an entry of a lineage."""
+    epochs = facts.epochs
+    if epochs is None:
+        epochs = recipe.epochs if recipe is not None and recipe.epochs is not None else 0
+    return {
+        "recipe": _recipe_dict(recipe),
+        "seed": recipe.seed if recipe is not None else facts.seed,
+        "epochs": epochs,
+        "images": facts.images,
+        "minutes": facts.minutes,
+        "commit": runtime.commit(),
+        "machine": facts.machine or runtime.machine(),
+        "note": facts.note,
+        "before": facts.before,
+        "after": facts.after,
+    }
 
 
 def announce(recipe, name, label=None, folder=None, **facts):
@@ -138,8 +205,10 @@ def announce(recipe, name, label=None, folder=None, **facts):
     """
     data_name = str(recipe.data["data"])
     label = label or data_name
-    facts = _whole(facts)
+    facts = Facts.of(facts)
     zoo, before = open_zoo(folder, name, label)
+    if before is not None and label in before.weights and before.weights[label].trained:
+        raise ValueError(f"'{name}' has trained weights '{label}' already.")
     for key in ("input_shape", "num_classes"):
         if key not in recipe.model:
             raise ValueError(f"`recipe.model` must name `{key}`, since no data is read. Received: {recipe.model}.")
@@ -184,10 +253,7 @@ def open_zoo(folder, name, label):
     index = zoo.path / "index.json"
     if zoo.names() and not (index.exists() and index.read_bytes() == _index(zoo.path)):
         write_index(zoo.path)
-    before = zoo.manifest(name) if name in zoo.names() else None
-    if before is not None and label in before.weights and before.weights[label].trained:
-        raise ValueError(f"'{name}' has weights '{label}' already, and never changes them. Take '{name}_v2'.")
-    return zoo, before
+    return zoo, zoo.manifest(name) if name in zoo.names() else None
 
 
 def check_whole(recipe):
@@ -199,14 +265,6 @@ def check_whole(recipe):
         )
 
 
-def _whole(facts):
-    """Returns the facts with defaults for those that were not given."""
-    for key in facts:
-        if key not in FACTS:
-            raise ValueError(f"`publish` knows no fact `{key}`. {_errors.nearest(key, FACTS)}")
-    return {**FACTS, **facts}
-
-
 def _begin(model, name, label, data_name, before, recipe, facts):
     """Returns a manifest's content with an entry for a network that is not trained yet."""
     check_whole(recipe)
@@ -214,10 +272,10 @@ def _begin(model, name, label, data_name, before, recipe, facts):
     if before is not None and NETWORKS[before.architecture][0] is not NETWORKS[architecture][0]:
         raise ValueError(f"'{name}' is a '{before.architecture}' already. Received: a '{architecture}'.")
     source, terms = SOURCES.get(data_name, (None, None))
-    source, terms = facts["source"] or source, facts["data_licence"] or terms
+    source, terms = facts.source or source, facts.data_licence or terms
     if source is None or terms is None:
         raise ValueError(f"Say where '{data_name}' comes from, `source=...`, and on what terms, `data_licence=...`.")
-    weighting = facts["weighting"] or (recipe.weighting if recipe is not None else None)
+    weighting = facts.weighting or (recipe.weighting if recipe is not None else None)
     if weighting is None:
         raise ValueError("Say how the exits were weighed: `weighting={'name': 'adaloss'}`. There is no recipe.")
     costs = exit_costs(model)
@@ -238,18 +296,19 @@ def _begin(model, name, label, data_name, before, recipe, facts):
             for cost in costs
         ],
         "weighting": weighting,
-        "recipe": facts["recipe_file"],
-        "licence": facts["licence"],
+        "recipe": {**_recipe_dict(recipe), "init": None} if recipe is not None else None,
+        "licence": facts.licence,
         "files": [],
-        **dict.fromkeys(("precision", "golden", "measured", "training", "inference")),
+        "lineage": [],
+        **dict.fromkeys(("precision", "golden", "measured", "inference")),
     }
     entry["data"]["split_seed"] = recipe.data.get("split_seed", 0) if recipe is not None else 0
     others = before.content["weights"] if before is not None else {}
     return {
         "format": FORMAT,
         "name": name,
-        "description": facts["description"] or (before.content["description"] if before is not None else name),
-        "reference": facts["reference"],
+        "description": facts.description or (before.content["description"] if before is not None else name),
+        "reference": facts.reference,
         "architecture": before.architecture if before is not None else architecture,
         "default": before.default if before is not None else label,
         "weights": {**others, label: entry},

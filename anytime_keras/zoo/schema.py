@@ -144,14 +144,17 @@ DATA = {
     "split_seed": _count,
 }
 MEASURED = {"split": str, "images": _in_range(int, 1, 2**53, "1 or more"), "split_seed": _count, "machine": dict}
-TRAINING = {
+CYCLE = {
     "recipe": dict,
     "seed": _count,
-    "epochs": _count,
+    "epochs": _positive,
+    "images": Optional(_count),
     "minutes": Optional(_positive),
     "commit": Optional(str),
     "machine": dict,
     "note": Optional(str),
+    "before": Optional([_share]),
+    "after": Optional([_share]),
 }
 ENTRY = {
     "config": _config,
@@ -159,13 +162,13 @@ ENTRY = {
     "params": _count,
     "exits": [EXIT],
     "weighting": _named,
-    "recipe": Optional(_matches(PATH, "a path inside the zoo")),
+    "recipe": Optional(dict),
     "licence": str,
     "files": [FILE],
     "precision": Optional(_matches(re.compile("float32|float16"), "float32 or float16")),
     "golden": Optional(FILE),
     "measured": Optional(MEASURED),
-    "training": Optional(TRAINING),
+    "lineage": [CYCLE],
     "inference": Optional(dict),
 }
 MANIFEST = {

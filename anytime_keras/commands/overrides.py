@@ -1,0 +1,45 @@
+"""`--set model.num_units=9`: one field of a recipe, by its dotted path."""
+
+import json
+
+from anytime_keras import _errors
+
+
+def changed(recipe, settings):
+    """Returns a recipe's content with some of its fields changed.
+
+    Args:
+        recipe: dict, as `Recipe.to_dict` gives it.
+        settings: list of str, `path=value`. The value is JSON, or else a word; `null` is None.
+
+    Returns:
+        A dict. The recipe that is made of it checks the values.
+
+    Raises:
+        ValueError: if there is no such field.
+
+    Example:
+    >>> changed({"epochs": 3, "model": {"name": "resann"}}, ["model.num_units=9", "epochs=5"])
+    {'epochs': 5, 'model': {'name': 'resann', 'num_units': 9}}
+    """
+    content = json.loads(json.dumps(recipe))
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *outer, last = path.split(".")
+        if not equals or not last:
+            raise ValueError(f"--set must look like --set=model.num_units=9. Received: --set={setting}.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        place = content
+        for depth, key in enumerate(outer):
+            if key not in place:
+                raise ValueError(f"--set={setting} names no field of a recipe. {_errors.nearest(key, place)}")
+            place[key] = place = {} if place[key] is None else place[key]
+            if not isinstance(place, dict):
+                raise ValueError(f"--set={setting}: `{'.'.join(outer[: depth + 1])}` holds no fields.")
+        if not outer and last not in content:
+            raise ValueError(f"--set={setting} names no field of a recipe. {_errors.nearest(last, content)}")
+        place[last] = value
+    return content

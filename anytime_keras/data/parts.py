@@ -1,0 +1,162 @@
+"""A data set as a few files of bounded size, to train on another machine that has Python and little else.
+
+A folder holds `parts.json`, which describes the data set, and `part-1.npz`, `part-2.npz` and so on with its images:
+original files where there are any, PNG files of 8-bit images otherwise, and raw values of other images.
+"""
+
+import concurrent.futures
+import hashlib
+import io
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from anytime_keras.data import crops
+from anytime_keras.data.examples import ArrayExamples, processors
+from anytime_keras.data.sources import Source
+
+FORMAT = 1
+INDEX = "parts.json"
+
+
+def pack(data_set, folder, part_mb=58.0):
+    """Writes the training and validation images of a data set as parts, which `ak.data.load(folder)` reads.
+
+    The split that was held out for validation is kept. Test images are left out, since training must not see them.
+
+    Args:
+        data_set: `DataSet` whose images are in memory.
+        folder: where to write; must be new or empty.
+        part_mb: float, the most that a part may take, in units of 10**6 bytes.
+
+    Returns:
+        The list of the files' paths, `parts.json` first.
+
+    Raises:
+        ValueError: if images are not in memory, an image is larger than a part, or the folder holds files.
+
+    Example:
+    >>> import tempfile, anytime_keras as ak
+    >>> folder = tempfile.mkdtemp()
+    >>> len(pack(ak.data.load("digits"), folder, part_mb=0.2))
+    4
+    >>> ak.data.load(folder).sizes
+    {'train': 1294, 'validation': 144}
+    """
+    if not isinstance(part_mb, (int, float)) or isinstance(part_mb, bool) or not part_mb > 0:
+        raise ValueError(f"`part_mb` must be a number above 0. Received: part_mb={part_mb!r}.")
+    folder = pathlib.Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"`folder` must be new or empty. Received: '{folder}', which holds files.")
+    splits = {split: data_set.examples[split] for split in ("train", "validation") if split in data_set.sizes}
+    if not all(isinstance(examples, ArrayExamples) for examples in splits.values()):
+        raise ValueError(f"`pack` needs images in memory. Received: '{data_set.name}', which is read from disk.")
+    folder.mkdir(parents=True, exist_ok=True)
+    encoding = _encoding(splits["train"])
+    limit, paths, part, size = part_mb * 1e6 - 4096, [], [], 0  # an .npz file's own headers take the rest
+    records = ((split, label, content) for split in splits for label, content in _contents(splits[split], encoding))
+    for record in records:
+        if len(record[2]) + 32 > limit:
+            raise ValueError(f"An image takes {len(record[2])} bytes, more than a part of {part_mb} MB can hold.")
+        if size + len(record[2]) + 32 > limit:
+            paths.append(_write(folder, len(paths) + 1, part))
+            part, size = [], 0
+        part.append(record)
+        size += len(record[2]) + 32
+    paths.append(_write(folder, len(paths) + 1, part))
+    index = {
+        "format": FORMAT,
+        "name": data_set.name,
+        "class_names": data_set.class_names,
+        "image_shape": list(data_set.image_shape),
+        "dtype": str(splits["train"].images.dtype),
+        "encoding": encoding,
+        "split_seed": data_set.split_seed,
+        "sizes": {split: len(examples) for split, examples in splits.items()},
+        "parts": [{"path": path.name, "sha256": _sha256(path.read_bytes())} for path in paths],
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+    return [folder / INDEX, *paths]
+
+
+def _encoding(examples):
+    if examples.paths is not None:
+        return "file"
+    return "png" if examples.images.dtype == np.uint8 and examples.image_shape[-1] in (1, 3) else "raw"
+
+
+def _contents(examples, encoding):
+    """Yields (label, bytes) of each image."""
+    for number, label in enumerate(examples.labels):
+        if encoding == "file":
+            content = pathlib.Path(examples.paths[number]).read_bytes()
+        elif encoding == "png":
+            image = examples.images[number]
+            file = io.BytesIO()
+            Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).save(file, "png", optimize=True)
+            content = file.getvalue()
+        else:
+            content = examples.images[number].tobytes()
+        yield int(label), content
+
+
+def _write(folder, number, records):
+    path = folder / f"part-{number}.npz"
+    np.savez(
+        path,
+        contents=np.frombuffer(b"".join(content for *_, content in records), "uint8"),
+        ends=np.cumsum([len(content) for *_, content in records]),
+        labels=np.array([label for _, label, _ in records], "int32"),
+        validation=np.array([split == "validation" for split, *_ in records]),
+    )
+    return path
+
+
+def _sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def is_folder(path):
+    """Tells whether a folder holds the parts of a data set."""
+    return (path / INDEX).is_file()
+
+
+def load(path):
+    """Reads the parts of a data set, and decodes images on all processors.
+
+    Raises:
+        ValueError: if a part is missing, damaged, or of another data set.
+    """
+    try:
+        index = json.loads((path / INDEX).read_text())
+        if index["format"] != FORMAT:
+            raise ValueError(f"its format is {index['format']}, and {FORMAT} can be read")
+        shape, dtype, encoding = tuple(index["image_shape"]), np.dtype(index["dtype"]), index["encoding"]
+        parts = [(path / part["path"], part["sha256"]) for part in index["parts"]]
+        name, class_names, sizes, seed = (index[key] for key in ("name", "class_names", "sizes", "split_seed"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{path / INDEX}' does not describe the parts of a data set: {error}.") from error
+    images, labels, validation = [], [], []
+
+    def decode(content):
+        if encoding == "raw":
+            return np.frombuffer(content, dtype).reshape(shape)
+        return crops.to_array(crops.decode(content, "an image of a part", shape[-1]))
+
+    with concurrent.futures.ThreadPoolExecutor(processors()) as pool:
+        for part, sha256 in parts:
+            content = part.read_bytes() if part.is_file() else b""
+            if _sha256(content) != sha256:
+                raise ValueError(f"'{part}' is missing or damaged: its hash is not the one in {INDEX}. Copy it again.")
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                whole, ends = arrays["contents"].tobytes(), arrays["ends"].tolist()
+                labels.append(arrays["labels"])
+                validation.append(arrays["validation"])
+            files = (whole[begin:end] for begin, end in zip([0, *ends], ends))
+            images.append(np.stack(list(pool.map(decode, files, chunksize=64))))
+    images, labels, validation = map(np.concatenate, (images, labels, validation))
+    splits = {"train": ~validation, "validation": validation}
+    splits = {split: ArrayExamples(images[chosen], labels[chosen]) for split, chosen in splits.items() if split in sizes}
+    return Source(name, splits, class_names, split_seed=seed)

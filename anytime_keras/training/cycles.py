@@ -1,0 +1,150 @@
+"""Training the networks of the zoo, one cycle after another: each starts from the weights that the last one gave."""
+
+import dataclasses
+import pathlib
+import time
+
+import keras
+
+from anytime_keras import evaluation, zoo
+from anytime_keras.training.fit import train
+from anytime_keras.training.recipe import Recipe
+from anytime_keras.training.run import Run
+from anytime_keras.zoo import publishing
+
+# Kernels in half the bytes cost the networks of the zoo less than 0.1 point.
+PRECISION = "float16"
+
+
+@dataclasses.dataclass
+class Cycle:
+    """What `train_cycle` gives.
+
+    Attributes:
+        run: `Run`, with the averaged weights if they are the better ones.
+        before: list of float, the errors on validation images at each exit before the training; None if it started from
+            random weights.
+        after: list of float, the errors after it.
+        better: bool, whether the mean error is lower than before and the last exit's is no higher.
+        manifest: `Manifest` if the weights were published, else None.
+    """
+
+    run: Run
+    before: list | None
+    after: list
+    better: bool
+    manifest: object = None
+
+
+def train_cycle(
+    name,
+    weights="default",
+    minutes=None,
+    folder=None,
+    publish=False,
+    to=None,
+    data=None,
+    data_dir=None,
+    changes=None,
+    from_scratch=False,
+    **options,
+):
+    """Trains a network of the zoo by the recipe in its manifest, for one cycle.
+
+    A network that has weights starts from them. A cycle that was stopped is resumed from its folder.
+
+    Args:
+        name: str, one of `ak.zoo.list()`.
+        weights: str, the label of the weights, or `"default"`.
+        minutes: float, how long the cycle takes, instead of what the recipe says; None for the recipe's own length.
+        folder: where to train; None for `runs/NAME_LABEL/cycle-NUMBER`.
+        publish: bool, whether to publish the weights if they are better than those that the cycle started from.
+        to: the folder of the zoo to publish to; None for the checkout's.
+        data: where the images are, for `ak.data.load`: a folder, such as one of `ak.data.pack`, or a file; None for the
+            data set's name.
+        data_dir: where tensorflow-datasets keeps its data, or `tiny-imagenet-200` lies.
+        changes: dict of the recipe's fields that differ, such as `{"learning_rate": 0.05}`.
+        from_scratch: bool, whether to start from random weights. They are published if they are better than those that
+            are there.
+        **options: further arguments of `train`: `engine`, `strategy`, `begin`, `verbose` and so on.
+
+    Returns:
+        A `Cycle`.
+
+    Raises:
+        ValueError: as `train`; if the manifest has no recipe, or the images are of other classes than the network's.
+
+    Example:
+    >>> import tempfile, anytime_keras as ak
+    >>> changes = {"epochs": 1, "learning_rate": 1e-4}
+    >>> folder = tempfile.mkdtemp()
+    >>> cycle = ak.training.train_cycle("resann2x16_adaloss_digits", folder=folder, changes=changes, verbose=False)
+    >>> len(cycle.before), len(cycle.after), cycle.manifest
+    (6, 6, None)
+    """
+    entry = zoo.show(name).pick(weights)
+    label, lineage = entry.label, entry.content["lineage"]
+    if entry.content["recipe"] is None:
+        raise ValueError(f"The manifest of '{name}' has no recipe for '{label}', so it cannot be trained by name.")
+    recipe = Recipe.from_dict({**entry.content["recipe"], **(changes or {})})
+    if minutes is not None:
+        recipe = recipe.lasting(minutes)
+    init = f"{name}:{label}" if entry.trained and not from_scratch else None
+    recipe = dataclasses.replace(recipe, init=init)
+    local = dataclasses.replace(recipe, data={**recipe.data, **_where(data, data_dir)})
+    if publish:
+        publishing.check_whole(recipe)
+        publishing.open_zoo(to, name, label)
+    folder = folder or pathlib.Path("runs", publishing.stem(name, label), f"cycle-{len(lineage) + 1}")
+    options["callbacks"] = [*options.pop("callbacks", ()), *([] if recipe.minutes else [Seconds()])]
+    run = train(local, folder, resume=True, **options)
+    before = None if run.before is None else run.before.errors
+    if before is None and entry.trained:
+        before = _errors(zoo.load(name, label, trainable=False), run.data)
+    run, after = _best(run)
+    better = before is None or publishing.better(before, after)
+    cycle = Cycle(run, before, after, better)
+    if publish and better:
+        cycle.manifest = zoo.publish(
+            run.model, name, run.data, recipe, to, label, PRECISION, before=before, after=after, **_facts(run)
+        )
+    return cycle
+
+
+def _where(data, data_dir):
+    return {key: str(value) for key, value in (("data", data), ("data_dir", data_dir)) if value is not None}
+
+
+def _errors(model, data):
+    split = "validation" if "validation" in data.sizes else "train"
+    return evaluation.evaluate(model, getattr(data, split)).errors
+
+
+def _best(run):
+    """Returns the run with the weights that are the best on validation images, and their errors."""
+    found = []
+    for each in [run, *([run.average] if run.average is not None else [])]:
+        measured = each.curve.about["split"] != "test"
+        found.append((each, each.curve.errors if measured else _errors(each.model, each.data)))
+    return min(found, key=lambda pair: sum(pair[1]))
+
+
+def _facts(run):
+    """What a manifest says of a training besides its recipe."""
+    last = run.history[-1]
+    epochs = last.get("epochs", last["epoch"])
+    return {
+        "epochs": epochs,
+        "images": int(last.get("images", epochs * run.data.sizes["train"])),
+        "minutes": sum(row["seconds"] for row in run.history) / 60,
+    }
+
+
+class Seconds(keras.callbacks.Callback):
+    """Adds each epoch's seconds to its logs, so that they are kept when a training is resumed."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._begin = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs):
+        logs["seconds"] = time.perf_counter() - self._begin
