@@ -1,7 +1,7 @@
 """What the command line does before Keras is imported.
 
-TensorFlow's libraries write greetings to standard error whatever the log level, and TensorFlow leaves oneDNN off on CPUs
-without AVX512, where it nearly halves the time of a training step.
+TensorFlow's libraries print messages to standard error at any log level, and TensorFlow leaves oneDNN off on CPUs without
+AVX512, where it nearly halves the time of a training step.
 """
 
 import contextlib

@@ -3,17 +3,22 @@
 import copy
 import importlib
 import sys
+import time
 
 from absl import flags
 
-from anytime_keras import _errors
+from anytime_keras import _errors, _quiet
 
 # Each command is a module here with a docstring, `FLAGS` (its own `absl.flags.FlagValues`) and `run(flags, arguments)`.
 COMMANDS = ("demo", "train", "evaluate", "predict", "zoo", "reproduce")
+# When the command began, in seconds of `time.monotonic`: with the process, whose imports take several seconds.
+begin = None
 
 
 def main(argv=None):
     """Runs `anytime-keras COMMAND --flag=value ...`; exits with a message if what was asked for makes no sense."""
+    global begin
+    begin = _quiet.STARTED if argv is None else time.monotonic()
     argv = list(sys.argv if argv is None else argv)
     name = argv[1] if len(argv) > 1 else "help"
     if name in ("help", "-h", "--help"):

@@ -2,12 +2,15 @@
 
 anytime-keras train --model=resann --num_units=9 --channels=16 --dataset=cifar10 --weighting=adaloss --folder=runs/a
 anytime-keras train --folder=runs/a --resume
+anytime-keras train --dataset=cifar10 --recipe=modern --minutes=60
 """
 
 import json
 import pathlib
 
 from absl import flags
+
+from anytime_keras import commands
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
@@ -41,7 +44,10 @@ flags.DEFINE_string(
 flags.DEFINE_float("gamma", None, "AdaLoss: share of equal weights.", **_own)
 flags.DEFINE_float("momentum", None, "AdaLoss: momentum of the running means.", **_own)
 flags.DEFINE_integer("update_period", None, "AdaLoss: batches between two updates of the weights.", **_own)
-flags.DEFINE_integer("epochs", None, "Epochs.", **_own)
+flags.DEFINE_integer("epochs", None, "Epochs. Default: the recipe's.", **_own)
+flags.DEFINE_float("minutes", None, "How long the training takes, evaluation included, instead of --epochs.", **_own)
+flags.DEFINE_string("sizes", None, "Image sides in pixels with their shares of the training: 32:0.5,64:0.5.", **_own)
+flags.DEFINE_string("init", None, "Initial weights: a folder that train wrote, or a name of the zoo.", **_own)
 flags.DEFINE_integer("batch_size", None, "Images in a batch; of all devices together.", **_own)
 flags.DEFINE_float("learning_rate", None, "The highest learning rate.", **_own)
 flags.DEFINE_float(
@@ -53,7 +59,7 @@ flags.DEFINE_string("optimizer", None, "One of Keras's optimizers, such as sgd o
 flags.DEFINE_integer("seed", None, "Seed of initialisation, shuffling and augmentation.", **_own)
 flags.DEFINE_string("precision", None, "Keras's dtype policy, such as mixed_bfloat16.", **_own)
 flags.DEFINE_integer("steps_per_execution", None, "Batches between two looks at Python.", **_own)
-flags.DEFINE_float("ema_momentum", None, "Also evaluate a moving average of the weights (needs --engine=scan).", **_own)
+flags.DEFINE_float("ema_momentum", None, "Also evaluate a moving average of the weights, with this momentum.", **_own)
 flags.DEFINE_float("distillation", None, "Weight of what the exits learn from the last one.", **_own)
 flags.DEFINE_float("temperature", None, "Temperature of --distillation.", **_own)
 flags.DEFINE_enum(
@@ -68,7 +74,9 @@ flags.DEFINE_enum(
     **_own,
 )
 flags.DEFINE_float("time_limit", None, "Seconds after which to stop, with a checkpoint to --resume from.", **_own)
-flags.DEFINE_integer("checkpoint_every", 1, "Epochs from one checkpoint to the next.", **_own)
+flags.DEFINE_integer(
+    "checkpoint_every", None, "Epochs from one checkpoint to the next. Default: 1, or by time with --minutes.", **_own
+)
 flags.DEFINE_bool("tensorboard", True, "Write TensorBoard's logs.", **_own)
 
 
@@ -104,6 +112,7 @@ def run(flags, arguments):
         time_limit=flags.time_limit,
         checkpoint_every=flags.checkpoint_every,
         strategy=strategy,
+        begin=commands.begin,
     )
     print(f"\n{'checkpoint' if run.curve is None else 'results'} in {folder}")
 
@@ -159,7 +168,23 @@ def _changes(flags, recipe):
         "precision",
         "steps_per_execution",
         "ema_momentum",
+        "init",
     ):
         if flags[name].present:
             content[name] = flags[name].value
-    return type(recipe).from_dict(content)
+    if flags["sizes"].present:
+        content["sizes"] = _sizes(flags.sizes)
+    recipe = type(recipe).from_dict(content)
+    return recipe if flags.minutes is None else recipe.lasting(flags.minutes)
+
+
+def _sizes(text):
+    """
+    >>> _sizes("32:0.5,64:0.5")
+    [[32, 0.5], [64, 0.5]]
+    """
+    try:
+        pairs = [pair.split(":") for pair in text.split(",")]
+        return [[int(side), float(share)] for side, share in pairs]
+    except ValueError as error:
+        raise ValueError(f"--sizes must look like --sizes=32:0.5,48:0.3,64:0.2. Received: --sizes={text}.") from error

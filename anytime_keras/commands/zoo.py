@@ -20,7 +20,7 @@ import pathlib
 
 from absl import flags
 
-from anytime_keras import _errors, _quiet
+from anytime_keras import _errors, commands
 from anytime_keras.commands import overrides
 
 FLAGS = flags.FlagValues()
@@ -39,7 +39,7 @@ flags.DEFINE_string("zoo", None, "train: the zoo to publish to. Default: the che
 flags.DEFINE_bool("from_scratch", False, "train: start from random weights, not from those that are there.", **_own)
 flags.DEFINE_string("data_parts", None, "train: a folder that `zoo pack` wrote.", **_own)
 flags.DEFINE_string("folder", None, "train, pack: where to write. Default: runs/NAME_LABEL/cycle-N; parts/.", **_own)
-flags.DEFINE_multi_string("set", [], "train: another value of the recipe, such as --set=data.augment=[\"flip\"].", **_own)
+flags.DEFINE_multi_string("set", [], "train: another value of the recipe, such as --set=model.num_units=9.", **_own)
 flags.DEFINE_enum("engine", "fit", ["fit", "scan"], "train: scan runs on the device (KERAS_BACKEND=jax only).", **_own)
 flags.DEFINE_float("part_mb", 58.0, "pack: the most that a file may take, in 10**6 bytes.", **_own)
 flags.DEFINE_string("picture", None, "plot: where to save it (.png, .pdf, .svg).", **_own)
@@ -113,7 +113,7 @@ def _train(flags, name):
         from_scratch=flags.from_scratch,
         engine=flags.engine,
         tensorboard=False,
-        begin=_quiet.STARTED,
+        begin=commands.begin,
     )
     before = [f"{100 * error:.2f}" for error in cycle.before] if cycle.before else ["-"] * len(cycle.after)
     print(f"\nerrors on validation images\n{'exit':<10}{'before (%)':>12}{'after (%)':>12}")

@@ -158,5 +158,5 @@ def load(path):
             images.append(np.stack(list(pool.map(decode, files, chunksize=64))))
     images, labels, validation = map(np.concatenate, (images, labels, validation))
     splits = {"train": ~validation, "validation": validation}
-    splits = {split: ArrayExamples(images[chosen], labels[chosen]) for split, chosen in splits.items() if split in sizes}
+    splits = {split: ArrayExamples(images[rows], labels[rows]) for split, rows in splits.items() if split in sizes}
     return Source(name, splits, class_names, split_seed=seed)

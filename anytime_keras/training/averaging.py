@@ -53,7 +53,8 @@ def refresh_statistics(model, batches):
     def forward(trainable, others, images):
         return model.stateless_call(trainable, others, images, training=True)[1]
 
-    trainable, others = ([v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables))
+    trainable = [variable.value for variable in model.trainable_variables]
+    others = [variable.value for variable in model.non_trainable_variables]
     for images, _ in batches:
         others = forward(trainable, others, images)
     for variable, value in zip(model.non_trainable_variables, others):

@@ -92,7 +92,7 @@ def train(
     try:
         callbacks, plan = training.begin(callbacks, time_limit, checkpoint_every, tensorboard)
         if verbose and training.epoch:
-            print(f"going on after epoch {training.epoch}")
+            print(f"resuming after {'epoch' if recipe.minutes is None else 'round'} {training.epoch}")
         result = None
         if plan.first < plan.end:
             with crops.corruption_told():

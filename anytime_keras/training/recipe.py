@@ -325,7 +325,7 @@ class Recipe:
             try:
                 other = models.build(**{"num_classes": data_set.num_classes, **self.model, "input_shape": shape})
             except ValueError as error:
-                raise ValueError(f"The network cannot take images of shape {shape}, as `sizes` asks: {error}") from error
+                raise ValueError(f"The network cannot take images of shape {shape}, see `sizes`: {error}") from error
             if [weight.shape for weight in other.weights] != [weight.shape for weight in model.weights]:
                 raise ValueError(
                     f"The network has other weights for images of shape {shape} than for {data_set.image_shape}. "
@@ -359,9 +359,10 @@ def _check_schedule(schedule):
     name, given = schedule["name"], {key: value for key, value in schedule.items() if key != "name"}
     if not isinstance(name, str) or name not in schedules.SCHEDULES:
         raise ValueError(f"`schedule` is unknown. Received: {name!r}. {_errors.nearest(name, schedules.SCHEDULES)}")
+    known = list(schedules.SCHEDULES[name])
     for key in given:
-        if key not in schedules.SCHEDULES[name]:
-            raise ValueError(f"The schedule '{name}' takes {list(schedules.SCHEDULES[name])}. Received: schedule={schedule}.")
+        if key not in known:
+            raise ValueError(f"The schedule '{name}' takes {known}. Received: schedule={schedule}.")
     boundaries = given.get("boundaries", [])
     shares = isinstance(boundaries, (list, tuple)) and all(_is_number(b) and 0 < b < 1 for b in boundaries)
     if not shares or list(boundaries) != sorted(boundaries):

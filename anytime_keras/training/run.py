@@ -47,7 +47,7 @@ class Run:
         weighting: the `Weighting` after the last batch; None for a network of one exit.
         history: list of dicts, an epoch's logs each.
         curve: `Curve` on the test images, or those of validation or training where there are none; None if the time
-            limit stopped the training. With `minutes` or `init` in the recipe, on the validation images if there are any.
+            limit stopped the training. With `minutes` or `init`, on the validation images if there are any.
         before: `Curve` of the weights that the training began with, if the recipe has `init`, else None.
         average: `Run` of the network with averaged weights, if the recipe has `ema_momentum`, else None.
 
@@ -384,14 +384,14 @@ def take_weights(model, init):
     folder = pathlib.Path(init)
     if folder.is_dir():
         if not (folder / "model.keras").is_file():
-            raise ValueError(f"`init` must be a folder that `train` wrote to its end. There is no '{folder}/model.keras'.")
+            raise ValueError(f"`init` must be the folder of a finished training. There is no '{folder}/model.keras'.")
         source = keras.saving.load_model(folder / "model.keras", compile=False)
     else:
         name, _, label = init.partition(":")
         try:
             source = zoo.load(name, label or "default")
         except ValueError as error:
-            raise ValueError(f"`init` must be a folder of a training, or a trained network of the zoo. {error}") from error
+            raise ValueError(f"`init` must be a training's folder or a trained network of the zoo. {error}") from error
     shapes, own = ([tuple(weight.shape) for weight in each.weights] for each in (source, model))
     if shapes != own:
         raise ValueError(

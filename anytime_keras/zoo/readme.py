@@ -1,43 +1,47 @@
 """The README's table of the zoo, made from the manifests."""
 
+import textwrap
+
 from anytime_keras.zoo import catalog
 
 BEGIN, END = "<!-- zoo: made by `anytime-keras zoo table --readme=README.md` -->", "<!-- end of zoo -->"
 
 
 def table():
-    """Returns all networks of the zoo as a Markdown table: what each costs and how often it is right.
+    """Returns the trained networks as a Markdown table, and below it a list of the recipes without weights.
 
     >>> print(table().splitlines()[0])
     | network | data | exits | parameters | MACs, first to last exit | accuracy, first to last exit |
     """
-    lines = [
-        "| network | data | exits | parameters | MACs, first to last exit | accuracy, first to last exit |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    rows = []
+    trained, untrained = [], []
     for name in catalog.list_names():
         manifest = catalog.find(name)[0]
         for label, entry in manifest.weights.items():
-            rows.append((not entry.trained, name, label != manifest.default, _row(name, entry)))
-    return "\n".join([*lines, *(row for *_, row in sorted(rows))]) + "\n"
+            if entry.trained:
+                trained.append((name, label != manifest.default, _row(name, entry)))
+            else:
+                untrained.append((name, label))
+    lines = [
+        "| network | data | exits | parameters | MACs, first to last exit | accuracy, first to last exit |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(row for *_, row in sorted(trained)),
+    ]
+    if untrained:
+        names = ", ".join(f"`{name}` ({label})" for name, label in sorted(untrained))
+        lines += ["", *textwrap.wrap(f"Recipes without weights so far: {names}.", 120, break_on_hyphens=False)]
+    return "\n".join(lines) + "\n"
 
 
 def _row(name, entry):
-    accuracies, macs = entry.accuracies, entry.macs
-    if entry.trained:
-        measured = entry.content["measured"]
-        images = f"{measured['images']:,} {measured['split']} images"
-        accuracy = f"{100 * accuracies[0]:.1f}% to {100 * accuracies[-1]:.1f}% ({images})"
-    else:
-        accuracy = "not trained yet"
+    accuracies, macs, measured = entry.accuracies, entry.macs, entry.content["measured"]
+    images = f"{measured['images']:,} {measured['split']} images"
     cells = [
         f"`{name}`",
         entry.content["data"]["name"],
         str(len(macs)),
         _short(entry.content["params"]),
         f"{_short(macs[0])} to {_short(macs[-1])}",
-        accuracy,
+        f"{100 * accuracies[0]:.1f}% to {100 * accuracies[-1]:.1f}% ({images})",
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -173,7 +173,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
     assert not (tmp_path / "killed" / "curve.json").exists(), "killed too late to show anything"
     done = subprocess.run(command(tmp_path / "killed", "--resume"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "going on after epoch" in done.stdout
+    assert "resuming after epoch" in done.stdout
     assert whole.wait() == 0, whole.stderr.read().decode()[-2000:]
     for process in (whole, killed):
         process.stderr.close()
