@@ -42,6 +42,7 @@ flags.DEFINE_string("folder", None, "train, pack: where to write. Default: runs/
 flags.DEFINE_multi_string("set", [], "train: another value of the recipe, such as --set=model.num_units=9.", **_own)
 flags.DEFINE_enum("engine", "fit", ["fit", "scan"], "train: scan runs on the device (KERAS_BACKEND=jax only).", **_own)
 flags.DEFINE_float("part_mb", 58.0, "pack: the most that a file may take, in 10**6 bytes.", **_own)
+flags.DEFINE_bool("tensorboard", True, "train: write TensorBoard's logs.", **_own)
 flags.DEFINE_string("picture", None, "plot: where to save it (.png, .pdf, .svg).", **_own)
 flags.DEFINE_string("readme", None, "table: the file to put it into.", **_own)
 
@@ -112,7 +113,7 @@ def _train(flags, name):
         changes=overrides.changed(entry.content["recipe"] or {}, flags.set),
         from_scratch=flags.from_scratch,
         engine=flags.engine,
-        tensorboard=False,
+        tensorboard=flags.tensorboard,
         begin=commands.begin,
     )
     before = [f"{100 * error:.2f}" for error in cycle.before] if cycle.before else ["-"] * len(cycle.after)

@@ -44,7 +44,7 @@ def tiny():
 def published(tiny, digits, tmp_path_factory):
     """The folder of a zoo; tests change copies."""
     folder = tmp_path_factory.mktemp("published")
-    ak.zoo.publish(tiny, NAME, digits, folder=folder, weighting={"name": "adaloss"}, epochs=3, minutes=0.5)
+    ak.zoo.publish(tiny, NAME, digits, folder=folder, weighting={"name": "adaloss"}, epochs=3, images=3882, minutes=0.5)
     return folder
 
 

@@ -56,7 +56,7 @@ FAULTS = {
     "mean": (set_at(E + "data.mean", [0.1, 0.2]), "mean must hold 1 numbers"),
     "accuracy": (set_at(E + "exits.0.accuracy", 1.5), "from 0 to 1"),
     "bool for a number": (set_at(E + "params", True), "params must be of type int"),
-    "untrained passed off as trained": (set_at(E + "training", None), "must be trained or not"),
+    "untrained passed off as trained": (set_at(E + "lineage", []), "must be trained or not"),
     "accuracy without weights": (
         lambda content: content["weights"]["digits"].update(files=[], golden=None, precision=None, measured=None),
         "must be trained or not",
@@ -71,7 +71,7 @@ FAULTS = {
     "file address": (set_at(E + "files.0.path", "file:///etc/passwd"), "an https: address"),
     "ftp address": (set_at(E + "files.0.path", "ftp://example.org/a.npz"), "an https: address"),
     "password": (set_at(E + "files.0.path", "https://me:pw@example.org/a.npz"), "an https: address"),
-    "recipe outside": (set_at(E + "recipe", "../../run.py"), "must be a path inside the zoo"),
+    "recipe is a path": (set_at(E + "recipe", "../../run.py"), "must be of type dict"),
     "hash": (set_at(E + "files.0.sha256", "0" * 63), "64 hexadecimal digits"),
     "too large a file": (set_at(E + "files.0.bytes", 10**12), "from 1 to 50000000"),
     "larger than its network": (set_at(E + "files.0.bytes", 4 * 10**7), "larger than"),

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import runpy
 
 import numpy as np
 import pytest
@@ -53,27 +52,26 @@ def test_parameters_and_costs_are_the_networks(name, label):
 
 
 @pytest.mark.parametrize("name, label", ENTRIES)
-def test_the_recipe_file_is_the_manifests_recipe(name, label):
+def test_the_recipe_trains_the_manifests_network(name, label):
     entry = catalog.find(name)[0].pick(label)
-    path = ROOT / "zoo" / entry.content["recipe"]
-    assert path.stem == publishing.stem(name, label)
-    recipe = runpy.run_path(str(path))["RECIPE"]
+    recipe = ak.training.Recipe.from_dict(entry.content["recipe"])
     assert recipe.weighting == entry.content["weighting"]
-    assert recipe.data["data"] == entry.content["data"]["name"]
-    text = path.read_text()
-    assert f"python zoo/recipes/{path.name}" in text
-    if entry.trained:
-        training = entry.content["training"]
-        assert ak.training.Recipe.from_dict(training["recipe"]) == recipe
-        assert training["epochs"] == recipe.epochs and training["seed"] == recipe.seed
-        assert f"; {training['minutes']:.0f} minute" in text
-        for accuracy in entry.accuracies:
-            assert f"{100 * accuracy:.1f}" in text, "the recipe tells the numbers to expect"
-    else:
-        assert "has not been run to its end yet" in text
+    assert recipe.data["data"] == entry.content["data"]["name"] and recipe.init is None
     known = {key: value for key, value in recipe.model.items() if key not in ("name", "preset")}
-    config = entry.config
-    assert {key: json.loads(json.dumps(config[key])) for key in known} == json.loads(json.dumps(known)) or entry.trained
+    assert {key: entry.config[key] for key in known} == json.loads(json.dumps(known))
+    assert bool(entry.content["lineage"]) == entry.trained
+
+
+@pytest.mark.parametrize("name, label", TRAINED)
+def test_every_cycle_of_a_lineage_was_better_on_validation_images(name, label):
+    entry = catalog.find(name)[0].pick(label)
+    for cycle in entry.content["lineage"]:
+        recipe = ak.training.Recipe.from_dict(cycle["recipe"])
+        assert recipe.seed == cycle["seed"] and cycle["minutes"] > 0 and cycle["images"] > 0
+        assert cycle["machine"]["versions"]["keras"] and len(cycle["commit"]) >= 40
+        if cycle["before"] is not None:
+            assert publishing.better(cycle["before"], cycle["after"])
+            assert len(cycle["before"]) == len(cycle["after"]) == len(entry.accuracies)
 
 
 @pytest.mark.parametrize("name, label", TRAINED)
@@ -112,7 +110,11 @@ def test_files_are_whole_and_named_after_their_network(name, label):
     entry = manifest.pick(label)
     for file in [*entry.files, entry.golden]:
         places.read_file(file, home)  # checks the hash
-        assert publishing.stem(name, label) in file.path and file.bytes <= 50_000_000
+        assert publishing.stem(name, label) in file.path and file.bytes <= 45_000_000
+
+
+def test_weights_of_the_zoo_are_150_mb_at_most():
+    assert sum(path.stat().st_size for path in (ROOT / "zoo" / "weights").rglob("*.npz")) <= 150_000_000
 
 
 def test_every_file_of_the_zoo_belongs_to_a_manifest():
@@ -120,12 +122,12 @@ def test_every_file_of_the_zoo_belongs_to_a_manifest():
     for name, label in ENTRIES:
         entry = catalog.find(name)[0].pick(label)
         golden = [entry.golden.path] if entry.golden else []
-        named.update([entry.content["recipe"], *[file.path for file in entry.files], *golden, f"manifests/{name}.json"])
+        named.update([*[file.path for file in entry.files], *golden, f"manifests/{name}.json"])
     found = {
         str(path.relative_to(ROOT / "zoo"))
-        for place in ("manifests", "recipes", "weights")
+        for place in ("manifests", "weights")
         for path in (ROOT / "zoo" / place).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file()
     }
     assert found == named
 
@@ -139,8 +141,10 @@ def test_the_index_is_that_of_the_manifests(tmp_path):
 def test_the_readmes_table_is_made_from_the_manifests():
     text = (ROOT / "README.md").read_text()
     assert readme.put_into(text) == text, "run `anytime-keras zoo table --readme=README.md`"
-    for name, _ in ENTRIES:
-        assert f"| `{name}` |" in readme.table()
+    rows, recipes = readme.table().split("\n\n")
+    for name, label in ENTRIES:
+        assert (f"| `{name}` | {label} |" in rows) == ((name, label) in TRAINED)
+        assert (f"`{name}` ({label})" in " ".join(recipes.split())) == ((name, label) not in TRAINED)
 
 
 @pytest.mark.parametrize("default", ["cifar10", "cifar100"])
@@ -153,18 +157,16 @@ def test_of_a_names_trained_rows_the_default_is_first(default, monkeypatch):
 
 
 @pytest.mark.parametrize("name, label", TRAINED)
-def test_a_note_on_a_training_is_shown(name, label):
+def test_the_lineage_and_its_notes_are_shown(name, label):
     shown = ak.zoo.show(name)
-    note = shown.pick(label).content["training"]["note"]
-    assert (note is not None) == label.startswith("cifar")
-    assert note is None or note in str(shown)
+    for number, cycle in enumerate(shown.pick(label).content["lineage"], 1):
+        assert f"cycle {number}" in str(shown)
+        assert cycle["note"] is None or cycle["note"] in str(shown)
 
 
-def test_nothing_untrained_shows_an_accuracy():
+def test_a_network_without_weights_names_the_command_that_trains_it():
     for name, label in set(ENTRIES) - set(TRAINED):
-        row = next(line for line in readme.table().splitlines() if f"`{name}` | {label} |" in line)
-        assert "not trained yet" in row and "%" not in row
-        with pytest.raises(ValueError, match="Train it: `python "):
+        with pytest.raises(ValueError, match=f"anytime-keras zoo train {name} --weights={label}"):
             ak.zoo.load(name, label)
 
 

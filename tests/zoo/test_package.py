@@ -1,4 +1,4 @@
-"""The wheel carries the manifests, the recipes and the small weights."""
+"""The wheel carries the manifests and the small weights."""
 
 import configparser
 import os
@@ -49,7 +49,7 @@ def test_the_wheel_carries_the_small_zoo(wheel):
         carried = {name.split("_zoo/")[1]: archive.getinfo(name) for name in archive.namelist() if "_zoo/" in name}
     expected = {
         str(path.relative_to(ROOT / "zoo"))
-        for pattern in ("index.json", "manifests/*.json", "recipes/*.py", "weights/*.npz")
+        for pattern in ("index.json", "manifests/*.json", "weights/*.npz")
         for path in (ROOT / "zoo").glob(pattern)
     }
     assert set(carried) == expected
@@ -80,8 +80,7 @@ for name in ak.zoo.list(trained=False)[:1]:
     try:
         ak.zoo.load(name)
     except ValueError as error:
-        command = str(error).split("`")[1]
-        assert __import__("os").path.isfile(command.removeprefix("python ").removesuffix(" --publish")), error
+        assert f"`anytime-keras zoo train {name} " in str(error), error
 """
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "ANYTIME_KERAS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(

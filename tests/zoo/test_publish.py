@@ -8,7 +8,7 @@ import pytest
 import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.zoo import arrays, cache, loading, publishing
-from tests.checks import answers, some_input
+from tests.checks import answers, scramble, some_input
 from tests.zoo.conftest import NAME
 
 ABOUT = dict(weighting={"name": "adaloss"})
@@ -38,8 +38,9 @@ def test_the_manifest_says_what_can_be_measured(published, tiny, digits):
         for key in ("backbone", "with_head", "with_all_heads", "params"):
             assert exit[key] == getattr(point, key)
     assert entry["measured"]["images"] == digits.sizes["test"] and entry["measured"]["split"] == "test"
-    assert entry["training"]["epochs"] == 3 and entry["training"]["minutes"] == 0.5
-    assert entry["training"]["machine"]["versions"]["keras"] == keras.__version__
+    (cycle,) = entry["lineage"]
+    assert cycle["epochs"] == 3 and cycle["images"] == 3882 and cycle["minutes"] == 0.5
+    assert cycle["machine"]["versions"]["keras"] == keras.__version__ and cycle["before"] is None
     assert entry["data"]["class_names"] == digits.class_names and entry["data"]["licence"] == "CC BY 4.0"
 
 
@@ -101,17 +102,42 @@ def test_weights_that_cannot_be_stored_are_refused(value, precision, message):
         arrays.shards({"kernel": np.zeros((100, 100), "float32")}, shard_bytes=10_000)
 
 
-def test_a_published_name_never_changes(zoo, tiny, digits):
+def test_only_better_weights_replace_those_that_are_there(zoo, tiny, digits):
     before = {path: (zoo / path).read_bytes() for path in files(zoo)}
-    with pytest.raises(ValueError, match=f"never changes them. Take '{NAME}_v2'"):
-        ak.zoo.publish(tiny, NAME, digits, folder=zoo, **ABOUT)
-    with pytest.raises(ValueError, match="never changes them"):
+    for errors, message in (
+        ({}, "pass their errors on the validation images"),
+        ({"before": [0.5, 0.4, 0.3], "after": [0.5, 0.4, 0.3]}, "replaced by better ones only"),
+        ({"before": [0.5, 0.4, 0.3], "after": [0.1, 0.1, 0.4]}, "no higher one at the last exit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ak.zoo.publish(tiny, NAME, digits, folder=zoo, **ABOUT, **errors)
+    with pytest.raises(ValueError, match="has trained weights 'digits' already"):
         ak.zoo.announce(recipe(), NAME, "digits", folder=zoo)
     (zoo / "weights" / "other_adaloss_digits.npz").write_bytes(b"of somebody else")
     with pytest.raises(ValueError, match="there already"):
         ak.zoo.publish(tiny, "other_adaloss", digits, folder=zoo, **ABOUT)
     (zoo / "weights" / "other_adaloss_digits.npz").unlink()
     assert {path: (zoo / path).read_bytes() for path in files(zoo)} == before
+
+
+def test_replacing_weights_adds_a_cycle_and_removes_the_old_files(zoo, tiny, digits):
+    other = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    scramble(other, seed=1)
+    cycle = dataclasses.replace(recipe(), init=NAME)
+    facts = {"before": [0.5, 0.4, 0.3], "after": [0.4, 0.4, 0.3]}
+    manifest = ak.zoo.publish(other, NAME, digits, cycle, folder=zoo, **facts)
+    first, second = manifest.pick().content["lineage"]
+    assert first["epochs"] == 3 and second["epochs"] == 1 and second["after"] == facts["after"]
+    (weights,), golden = manifest.pick().files, manifest.pick().golden
+    assert weights.path != f"weights/{NAME}_digits.npz"
+    assert files(zoo / "weights") == sorted(file.path.removeprefix("weights/") for file in (weights, golden))
+    ak.zoo.add(zoo)
+    x = some_input(other)
+    for exit, found in answers(ak.zoo.load(NAME), x).items():
+        np.testing.assert_array_equal(found, answers(other, x)[exit])
+
+    fresh = ak.zoo.publish(tiny, NAME, digits, recipe(), folder=zoo, **facts)
+    assert len(fresh.pick().content["lineage"]) == 1, "trained from random weights"
 
 
 def recipe(**changes):
@@ -123,7 +149,7 @@ def test_what_was_announced_is_replaced_by_what_was_trained(tiny, digits, tmp_pa
     ak.zoo.announce(recipe(), "small_adaloss", folder=tmp_path)
     manifest = ak.zoo.publish(tiny, "small_adaloss", digits, recipe(), folder=tmp_path, epochs=1)
     assert manifest.pick().trained
-    assert ak.training.Recipe.from_dict(manifest.pick().content["training"]["recipe"]) == recipe()
+    assert ak.training.Recipe.from_dict(manifest.pick().content["lineage"][0]["recipe"]) == recipe()
 
 
 @pytest.mark.parametrize("stops", [1, 2, 3])
