@@ -281,8 +281,7 @@ class Recipe:
         )
         self._check_fit(model, data_set)
         if self.sizes is not None:
-            self._check_sides(model, data_set)
-            # A network that pools globally takes any size; Keras would refuse all but the one it was built for.
+            # All families pool globally and take any size; Keras would refuse all but the one that it was built for.
             model.input_spec = keras.layers.InputSpec(shape=(None, None, None, model.inputs[0].shape[-1]))
         if self.last_exit is not None:
             model = _ending_with(model, self.last_exit)
@@ -316,21 +315,6 @@ class Recipe:
                 f"{data_set.num_classes} classes. Received: a model for {takes} and {tells} classes, by "
                 f"model={self.model}. Leave `input_shape` and `num_classes` out: they come from the data."
             )
-
-    def _check_sides(self, model, data_set):
-        """Raises unless the network has the same weights for images of every size."""
-        height, width, channels = data_set.image_shape
-        for side, _ in self.sizes:
-            shape = (side * height // min(height, width), side * width // min(height, width), channels)
-            try:
-                other = models.build(**{"num_classes": data_set.num_classes, **self.model, "input_shape": shape})
-            except ValueError as error:
-                raise ValueError(f"The network cannot take images of shape {shape}, see `sizes`: {error}") from error
-            if [weight.shape for weight in other.weights] != [weight.shape for weight in model.weights]:
-                raise ValueError(
-                    f"The network has other weights for images of shape {shape} than for {data_set.image_shape}. "
-                    f"Received: sizes={self.sizes}, model={self.model}. Leave that size out."
-                )
 
     def rate_at(self, share):
         """Returns the learning rate when a share of the training, from 0 to 1, is done."""

@@ -195,7 +195,7 @@ class Training:
             return
         file = None if self.folder is None else self.folder / "before.json"
         if self.epoch and file is not None and file.exists():
-            self.before = evaluation.Curve.from_json(file.read_text())
+            self.before = evaluation.Curve.from_json(file)
         elif not self.epoch:
             self.before = self._curve(self.model)
             if file is not None and self.strategy.is_chief:

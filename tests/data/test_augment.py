@@ -12,12 +12,13 @@ from tests.conftest import BACKEND
 
 IMAGES = np.random.default_rng(0).uniform(0, 1, (16, 16, 16, 3)).astype("float32")
 LABELS = np.eye(16, dtype="float32")
+NUMBERS = np.arange(16, dtype="int32")
 STEPS = [step for step in augment.STEPS if step not in keras_cv_steps.STEPS]
 
 
 def uncompiled(*steps):
     function = augment.compose(steps)
-    return lambda images, labels, *seeds: function(images, labels, augment.StepSeed(*seeds))
+    return lambda images, labels, *seeds: function(images, labels, augment.StepSeed(*seeds, NUMBERS))
 
 
 @functools.cache
@@ -56,7 +57,8 @@ def test_every_step_is_repeatable_changes_images_and_differs_by_step_epoch_and_s
     # TensorFlow may round otherwise from run to run, as it rewrites the graph while time allows.
     np.testing.assert_allclose(result, run(step), rtol=0, atol=1e-6)
     assert np.abs(result - IMAGES).max() > 1e-3
-    for other in (dict(seed=5), dict(epoch=9), dict(number=7)):
+    others = [dict(seed=5), dict(epoch=9), dict(number=7)]
+    for other in [dict(epoch=9)] if step == "alternating_flip" else others:
         assert np.abs(result - run(step, **other)).max() > 1e-3, other
 
 
@@ -94,6 +96,16 @@ def test_flip_mirrors_about_half():
     kept = [np.array_equal(image, source) for image, source in zip(result, IMAGES)]
     assert all(a != b for a, b in zip(mirrored, kept))
     assert 2 < sum(mirrored) < 14
+
+
+def test_alternating_flip_shows_both_sides_in_any_two_epochs():
+    epochs = [run("alternating_flip", epoch=epoch) for epoch in range(3)]
+    mirrored = [[np.array_equal(a, b[:, ::-1]) for a, b in zip(images, IMAGES)] for images in epochs]
+    assert mirrored[0] == mirrored[2] and [not value for value in mirrored[0]] == mirrored[1]
+    assert 2 < sum(mirrored[0]) < 14
+    for images, chosen in zip(epochs[:2], mirrored):
+        for image, source, flipped in zip(images, IMAGES, chosen):
+            np.testing.assert_array_equal(image, source[:, ::-1] if flipped else source)
 
 
 def test_erase_greys_one_square_of_each_image():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.training import Recipe, recipe as recipes, train
+from anytime_keras.training import Recipe, recipe as recipes, schedules, train
 from anytime_keras.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:tensorboard")
@@ -302,7 +302,7 @@ def test_weight_decay_is_half_of_it_times_the_squared_norm():
     ],
 )
 def test_learning_rates(schedule, at, expected):
-    rate = recipes.learning_rate(schedule, 0.1, epochs=10, steps_per_epoch=10)
+    rate = schedules.by_step(schedule, 0.1, epochs=10, steps_per_epoch=10)
     got = [float(rate(step)) if callable(rate) else rate for step in at]
     np.testing.assert_allclose(got, expected, atol=1e-7)
 
