@@ -99,6 +99,9 @@ class Work:
         early, have one folder.
         """
         content = recipe.to_dict()
+        for name in ("minutes", "sizes", "init"):  # fields that are newer than the folders' names
+            if content[name] is None:
+                del content[name]
         if recipe.last_exit is None or recipe.weighting["name"] == "single_exit":
             del content["last_exit"]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

@@ -76,8 +76,8 @@ def test_imagenet_is_read_in_sequence_and_cropped(prepare):
     assert np.abs(one - other).max() > 0.01
     examples = data.examples["train"]
     orders = [
-        [int(label) for _, label, _ in examples.elements(epoch if epoch is None else np.int64(epoch)).as_numpy_iterator()]
-        for epoch in (None, 0, 1)
+        [int(label) for _, label, _ in examples.elements(epoch).as_numpy_iterator()]
+        for epoch in (None, np.int64(0), np.int64(1))
     ]
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(orders[2]) and orders[1] != orders[2]
 

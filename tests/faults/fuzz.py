@@ -18,7 +18,7 @@ from PIL import Image
 import anytime_keras as ak
 from anytime_keras import commands
 from anytime_keras.evaluation.evaluate import batches
-from anytime_keras.training import Recipe, devices, fit
+from anytime_keras.training import Recipe, devices, scan
 from anytime_keras.zoo import catalog
 from tests.faults import subjects
 from tests.faults.tally import Tally
@@ -290,7 +290,7 @@ class _Trained(BaseException):
 def command_lines(count, rng):
     """Every command with odd flags and arguments: it works, or exits with a message and a status other than 0."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.ExitStack() as stack:
-        for holder, name in ((devices.OneDevice, "fit"), (fit, "_with_scan")):
+        for holder, name in ((devices.OneDevice, "fit"), (scan, "fit")):
             stack.enter_context(_replaced(holder, name, _trained))
         places = [str(place) for place in _places(pathlib.Path(folder), rng)]
         flags = {name: list(importlib.import_module(f"anytime_keras.commands.{name}").FLAGS) for name in COMMANDS}
