@@ -45,6 +45,7 @@ def train_cycle(
     to=None,
     data=None,
     data_dir=None,
+    parts=None,
     changes=None,
     from_scratch=False,
     **options,
@@ -60,9 +61,10 @@ def train_cycle(
         folder: where to train; None for `runs/NAME_LABEL/cycle-NUMBER`.
         publish: bool, whether to publish the weights if they are better than those that the cycle started from.
         to: the folder of the zoo to publish to; None for the checkout's.
-        data: where the images are, for `ak.data.load`: a folder, such as one of `ak.data.pack`, or a file; None for the
-            data set's name.
+        data: a folder or file with the images, for `ak.data.load`; None for the data set's name.
         data_dir: where tensorflow-datasets keeps its data, or `tiny-imagenet-200` lies.
+        parts: a folder that `ak.data.pack` wrote, to train on. Test images, which publishing needs, come from `data`
+            and `data_dir`.
         changes: dict of the recipe's fields that differ, such as `{"learning_rate": 0.05}`.
         from_scratch: bool, whether to start from random weights. They are published if they are better than those that
             are there.
@@ -90,8 +92,10 @@ def train_cycle(
     if minutes is not None:
         recipe = recipe.lasting(minutes)
     init = f"{name}:{label}" if entry.trained and not from_scratch else None
-    recipe = dataclasses.replace(recipe, init=init)
-    local = dataclasses.replace(recipe, data={**recipe.data, **_where(data, data_dir)})
+    seed = recipe.seed if init is None else recipe.seed + len(lineage)  # another order of the images in each cycle
+    recipe = dataclasses.replace(recipe, init=init, seed=seed)
+    whole = {**recipe.data, **_where(data, data_dir)}
+    local = dataclasses.replace(recipe, data=whole if parts is None else {**recipe.data, **_where(parts, None)})
     if publish:
         publishing.check_whole(recipe)
         publishing.open_zoo(to, name, label)
@@ -105,8 +109,9 @@ def train_cycle(
     better = before is None or publishing.better(before, after)
     cycle = Cycle(run, before, after, better)
     if publish and better:
+        measured = run.data if parts is None else dataclasses.replace(recipe, data=whole).load_data()
         cycle.manifest = zoo.publish(
-            run.model, name, run.data, recipe, to, label, PRECISION, before=before, after=after, **_facts(run)
+            run.model, name, measured, recipe, to, label, PRECISION, before=before, after=after, **_facts(run)
         )
     return cycle
 

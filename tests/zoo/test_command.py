@@ -143,6 +143,11 @@ def test_pack_writes_parts_that_train_reads(own, capsys, tmp_path):
     assert len(parts) > 3 and all(path.stat().st_size <= 50_000 for path in parts)
     run("train", "small_adaloss", f"--data_parts={tmp_path / 'parts'}", "--folder=run", "--notensorboard")
     assert ak.training.Recipe.from_json("run/recipe.json").data["data"] == str(tmp_path / "parts")
+    arguments = [f"--data_parts={tmp_path / 'parts'}", "--folder=run", "--notensorboard", f"--zoo={own.path}"]
+    run("train", "small_adaloss", *arguments, "--publish")
+    entry = own.manifest("small_adaloss").pick()
+    (cycle,) = entry.content["lineage"]
+    assert entry.content["measured"]["split"] == "test" and cycle["recipe"]["data"]["data"] == "digits"
 
 
 @pytest.mark.slow
