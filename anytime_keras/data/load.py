@@ -213,7 +213,7 @@ def load(
 
     source = _source(data, image_size, data_dir, download, skip_corrupt)
     _check_source(source, image_size)
-    known = sources.KNOWN.get(source.name.split(":")[0].split("/")[0], sources.Known({}, ()))
+    known = sources.defaults(source.name)
     for split, examples in source.splits.items():
         _check_labels(examples.labels, split, source)
     if source.split_seed is not None:

@@ -66,6 +66,26 @@ KNOWN = {
 }
 
 
+def known_name(data):
+    """Returns the name of the data set with defaults here that a name, version, file or folder stands for, or None.
+
+    >>> known_name("imagenet2012:5.1.0"), known_name("/data/svhn_cropped.npz"), known_name("cifar10_n")
+    ('imagenet2012', 'svhn_cropped', None)
+    """
+    text = str(data)
+    candidates = (text.split(":")[0].split("/")[0], pathlib.PurePath(text.removesuffix(".npz")).name)
+    return next((name for name in candidates if name in KNOWN), None)
+
+
+def defaults(data):
+    """Returns how a data set is used by default: its `splits`, `augment`, `validation` and `image_size`.
+
+    >>> defaults("cifar10:3.0.2").augment, defaults("flowers").validation
+    (('pad_crop', 'flip'), 0.1)
+    """
+    return KNOWN.get(known_name(data), Known({}, ()))
+
+
 def names():
     """Lists the names that have defaults here; any other name is tensorflow-datasets'.
 
@@ -311,7 +331,7 @@ def from_tfds(name, image_size=None, data_dir=None, download=True):
         raise ValueError(
             f"'{name}' of tensorflow-datasets is not one of images with one class each. Received: features {features}."
         )
-    known = KNOWN.get(name.split(":")[0].split("/")[0])
+    known = KNOWN.get(known_name(name))
     if download:
         builder.download_and_prepare()
     if not builder.info.splits:

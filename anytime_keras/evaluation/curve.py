@@ -49,8 +49,14 @@ class Curve:
         about: dict of plain data: data set, number of images, machine, and so on.
 
     Example:
-    >>> points = [CurvePoint("exit_1", 0.3, 1.0, 10, 10, 10, 5), CurvePoint("exit_2", 0.2, 0.8, 40, 40, 40, 9)]
+    >>> macs = 1_000_000
+    >>> points = [
+    ...     CurvePoint("exit_1", 0.3, 1.0, macs, macs, macs, params=5),
+    ...     CurvePoint("exit_2", 0.2, 0.8, 4 * macs, 4 * macs, 4 * macs, params=9),
+    ... ]
     >>> curve = Curve(points, "small")
+    >>> curve
+    Curve('small', 2 exits, error 30.00% to 20.00%, 1M to 4M MACs)
     >>> curve.at(0.5).exit, curve.at(1).error, curve.at(0.1).exit
     ('exit_1', 0.2, None)
     >>> round(curve.area(), 3)
@@ -73,6 +79,16 @@ class Curve:
 
     def __eq__(self, other):
         return isinstance(other, Curve) and self.to_dict() == other.to_dict()
+
+    def __repr__(self):
+        first, last = self.points[0], self.points[-1]
+        return (
+            f"Curve({self.name!r}, {len(self)} exits, error {first.error:.2%} to {last.error:.2%}, "
+            f"{first.with_all_heads / 1e6:.3g}M to {last.with_all_heads / 1e6:.3g}M MACs)"
+        )
+
+    def _repr_markdown_(self):
+        return f"```\n{self.table()}\n```"
 
     @property
     def errors(self):

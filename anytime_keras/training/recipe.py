@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from anytime_keras import _errors, data, models, weighting
+from anytime_keras.data import sources
 from anytime_keras.training import distillation, schedules
 
 # Epochs of the paper (section 5.1); other data sets take CIFAR's.
@@ -102,8 +103,9 @@ class Recipe:
         (0.1, [0.5, 0.75], 0.0001)
         """
         data = _named(data, "data")
-        defaults = {} if "minutes" in changes else {"epochs": EPOCHS.get(str(data["data"]), DEFAULT_EPOCHS)}
-        if data["data"] == "imagenet2012":
+        name = sources.known_name(data["data"])
+        defaults = {} if "minutes" in changes else {"epochs": EPOCHS.get(name, DEFAULT_EPOCHS)}
+        if name == "imagenet2012":
             defaults.update(batch_size=256, schedule={"name": "step", "boundaries": [1 / 3, 2 / 3]})
         return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
 
@@ -113,8 +115,7 @@ class Recipe:
         augmentation (the data set's own, then cutout)."""
         data = _named(data, "data")
         if "augment" not in data:
-            known = data_steps(data["data"])
-            data["augment"] = [*known, "erase"]
+            data["augment"] = [*sources.defaults(data["data"]).augment, "erase"]
         defaults = dict(
             optimizer={"name": "sgd", "momentum": 0.9, "nesterov": True},
             schedule={"name": "cosine", "warmup_epochs": 5},
@@ -451,14 +452,6 @@ def _distilled_loss(loss, arguments):
         raise ValueError(
             f"`distillation` takes `weight` and `temperature`. Received: distillation={arguments!r}."
         ) from error
-
-
-def data_steps(name):
-    """The steps of augmentation that the paper uses with a data set, by its name."""
-    from anytime_keras.data import sources
-
-    known = sources.KNOWN.get(str(name))
-    return list(known.augment) if known else []
 
 
 def _named(value, key):

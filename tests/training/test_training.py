@@ -317,8 +317,11 @@ def test_recipes_of_the_paper():
     )
     assert cifar.schedule == {"name": "step", "boundaries": [0.5, 0.75]}
     assert Recipe.paper("resann", "svhn_cropped").epochs == 60
-    imagenet = Recipe.paper("resann", "imagenet2012")
-    assert imagenet.epochs == 90 and imagenet.schedule["boundaries"] == [1 / 3, 2 / 3]
+    for name in ("imagenet2012", "imagenet2012:5.1.0", "/data/imagenet2012.npz"):
+        imagenet = Recipe.paper("resann", name)
+        assert imagenet.epochs == 90 and imagenet.schedule["boundaries"] == [1 / 3, 2 / 3]
+    for name in ("svhn_cropped:3.0.0", "svhn_cropped.npz"):
+        assert Recipe.paper("resann", name).epochs == 60
     modern = Recipe.modern("resann", "cifar10")
     assert (
         modern.label_smoothing
