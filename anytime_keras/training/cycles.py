@@ -111,7 +111,7 @@ def train_cycle(
     if publish and better:
         measured = run.data if parts is None else dataclasses.replace(recipe, data=whole).load_data()
         cycle.manifest = zoo.publish(
-            run.model, name, measured, recipe, to, label, PRECISION, before=before, after=after, **_facts(run)
+            run.model, name, measured, recipe, to, label, PRECISION, before=before, after=after, **_facts(run, entry)
         )
     return cycle
 
@@ -134,11 +134,14 @@ def _best(run):
     return min(found, key=lambda pair: sum(pair[1]))
 
 
-def _facts(run):
+def _facts(run, entry):
     """What a manifest says of a training besides its recipe."""
     last = run.history[-1]
     epochs = last.get("epochs", last["epoch"])
     return {
+        "source": entry.content["data"]["source"],
+        "data_licence": entry.content["data"]["licence"],
+        "licence": entry.content["licence"],
         "epochs": epochs,
         "images": int(last.get("images", epochs * run.data.sizes["train"])),
         "minutes": sum(row["seconds"] for row in run.history) / 60,

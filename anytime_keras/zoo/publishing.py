@@ -18,6 +18,7 @@ from anytime_keras.zoo.manifest import FORMAT, Manifest
 
 # Weights up to this size travel in the wheel, from `weights/`; larger ones lie in `weights/large/`.
 SMALL_BYTES = 3_000_000
+PAPER = "https://arxiv.org/abs/1708.06832"
 # Where a data set comes from and on what terms, as its makers say.
 SOURCES = {
     "digits": (
@@ -39,7 +40,7 @@ class Facts:
     """What `publish` cannot measure; see there."""
 
     description: str = ""
-    reference: str = "https://arxiv.org/abs/1708.06832"
+    reference: str | None = None
     licence: str = "Apache-2.0"
     source: str | None = None
     data_licence: str | None = None
@@ -303,15 +304,15 @@ def _begin(model, name, label, data_name, before, recipe, facts):
         **dict.fromkeys(("precision", "golden", "measured", "inference")),
     }
     entry["data"]["split_seed"] = recipe.data.get("split_seed", 0) if recipe is not None else 0
-    others = before.content["weights"] if before is not None else {}
+    old = before.content if before is not None else {}
     return {
         "format": FORMAT,
         "name": name,
-        "description": facts.description or (before.content["description"] if before is not None else name),
-        "reference": facts.reference,
+        "description": facts.description or old.get("description", name),
+        "reference": facts.reference or old.get("reference", PAPER),
         "architecture": before.architecture if before is not None else architecture,
         "default": before.default if before is not None else label,
-        "weights": {**others, label: entry},
+        "weights": {**old.get("weights", {}), label: entry},
     }
 
 
