@@ -29,6 +29,7 @@ def averaged(model, recipe, data, steps=STEPS):
     copy = recipe.build_model(data)
     copy.set_weights(model.get_weights())
     model.optimizer.finalize_variable_values(copy.trainable_variables)
+    copy.optimizer.build(copy.trainable_variables)  # without its variables, Keras warns when the file is loaded
     refresh_statistics(copy, itertools.islice(iter(data.training_stream()), steps))
     return copy
 
