@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: everything that a training needs to go on as if it had not stopped."""
+"""Atomic checkpoints: everything a run needs to resume as if it had not stopped."""
 
 import contextlib
 import hashlib
@@ -17,10 +17,10 @@ KEPT = 2
 
 
 class Checkpoints:
-    """The checkpoints of one training, one folder for each finished epoch.
+    """The checkpoints of one run, one folder for each finished epoch.
 
-    A checkpoint is written beside its place and moved there when it is on the disk, so that a process killed at any
-    moment leaves the last one whole. The hashes of the weights and of all else are checked when it is read.
+    A checkpoint is written to a temporary folder and renamed once it is on disk, so a process that is killed at any
+    moment leaves the last checkpoint intact. Reading one verifies the hashes of the weights and of the other state.
 
     Args:
         folder: where to keep them.
@@ -39,11 +39,11 @@ class Checkpoints:
             history: list of dicts, the logs of the epochs done.
 
         Raises:
-            OSError: if the disk is full, or cannot be written to; the checkpoints before stay whole.
+            OSError: if the disk is full or cannot be written to. Earlier checkpoints stay intact.
         """
         place, unfinished = self._place(epoch), self.folder / ".unfinished"
         self.folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)  # perhaps that of a process that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
         try:
             self._write(unfinished, model, weighting, epoch, history)
             shutil.rmtree(place, ignore_errors=True)
@@ -52,7 +52,7 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        # Later ones may be there, damaged, of a training that had to go back: they must not push this one out.
+        # Damaged checkpoints of later epochs may exist if the run had to go back. They must not evict this one.
         for old in [other for other in self._all() if other.name <= place.name][:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -72,18 +72,18 @@ class Checkpoints:
         to_disk(unfinished)
 
     def epochs(self):
-        """Lists the epochs after which there is a checkpoint."""
+        """Lists the epochs that have a checkpoint."""
         return [int(place.name.removeprefix("epoch-")) for place in self._all()]
 
     def restore(self, model, weighting, latest=None):
-        """Restores the latest whole checkpoint into a compiled model and a weighting.
+        """Restores the latest intact checkpoint into a compiled model and a weighting.
 
         Args:
             model, weighting: as in `save`.
-            latest: int, take none after this epoch; None takes any.
+            latest: int, the last epoch to consider; None considers all.
 
         Returns:
-            The number of epochs done and the list of their logs; 0 and [] if there is no checkpoint.
+            The number of finished epochs and the list of their logs; 0 and [] if there is no checkpoint.
 
         Raises:
             ValueError: if there are checkpoints and all are damaged.
@@ -95,11 +95,11 @@ class Checkpoints:
                 weights = place / "training.weights.h5"
                 if _sha256(weights) != state["sha256"]:
                     raise ValueError("its weights are not those that were saved")
-                # Checkpoints of version 0.1.0 while it was made have no hash of their own.
+                # Checkpoints from before the release of version 0.1.0 have no hash of their own.
                 if state.pop("own_sha256", None) not in (None, _own_sha256(state)):
                     raise ValueError("its state is not the one that was saved")
             except (OSError, ValueError, KeyError) as error:
-                warnings.warn(f"The checkpoint '{place}' is damaged and left out: {error}.", stacklevel=2)
+                warnings.warn(f"The checkpoint '{place}' is damaged and skipped: {error}.", stacklevel=2)
                 continue
             model.optimizer.build(model.trainable_variables)
             model.load_weights(weights)
@@ -109,7 +109,7 @@ class Checkpoints:
         if wanted:
             raise ValueError(
                 f"All checkpoints in '{self.folder}' are damaged: {', '.join(place.name for place in wanted)}. "
-                "Bring a whole one back, or remove them to start from the beginning."
+                "Restore an intact one, or remove them to start from the beginning."
             )
         return 0, []
 
@@ -122,23 +122,25 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def room_for(model, place):
-    """Raises one clear OSError where a model cannot be written, before it is tried if the disk has too little room:
-    HDF5 has various errors of a full disk, and may end the process."""
+    """Raises a clear OSError if a model cannot be written, and checks the free space first.
+
+    HDF5 raises various errors when the disk is full, and may end the process.
+    """
     optimizer = getattr(model, "optimizer", None)
     variables = [*model.weights, *(optimizer.variables if optimizer is not None else [])]
     needed = 2**16 + sum(4 * math.prod(variable.shape) + 4096 for variable in variables)
-    told = "What was saved before is whole. Make room, then go on."
+    remedy = "Earlier files are intact. Free some space, then resume."
     free = shutil.disk_usage(place.parent).free
     if free < needed:
-        raise OSError(f"No space left on device for '{place}': it needs {needed} bytes, {free} are free. {told}")
+        raise OSError(f"No space left on device for '{place}': it needs {needed} bytes, {free} are free. {remedy}")
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise OSError(f"'{place}' cannot be written: {error}. {told}") from error
+        raise OSError(f"'{place}' cannot be written: {error}. {remedy}") from error
 
 
 def write(path, text):
-    """Writes a text file so that it is there as a whole or not at all."""
+    """Writes a text file atomically."""
     path = pathlib.Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
     with open(unfinished, "w") as file:
@@ -149,14 +151,14 @@ def write(path, text):
 
 
 def write_history(path, history):
-    """Writes epochs' logs as a table, one epoch a line."""
+    """Writes the logs as CSV, one epoch per line."""
     names = list(history[0])
     rows = [",".join(names), *(",".join(repr(row.get(name, "")) for name in names) for row in history)]
     write(path, "\n".join(rows) + "\n")
 
 
 def to_disk(path):
-    """Has the system write a file, or what a folder lists, to the disk now."""
+    """Flushes a file, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -174,16 +176,16 @@ def _own_sha256(state):
 
 
 class Checkpointing(keras.callbacks.Callback):
-    """Writes the history after every epoch, a checkpoint after every few epochs and after the last.
+    """Writes the history after every epoch, and a checkpoint every few epochs and after the last.
 
     Args:
         checkpoints: `Checkpoints`.
         weighting: `Weighting` or None.
-        history: list of dicts, grows by an epoch's logs.
-        csv: path of the history's file.
-        every: int, epochs from one checkpoint to the next.
-        seconds: float, the least time between two checkpoints.
-        writes: bool, False keeps the history in memory alone, as where another process writes.
+        history: list of dicts, to which each epoch's logs are appended.
+        csv: path of the history file.
+        every: int, epochs between checkpoints.
+        seconds: float, the minimum time between checkpoints.
+        writes: bool, False only keeps the history in memory, for processes other than the chief.
     """
 
     def __init__(self, checkpoints, weighting, history, csv, every=1, seconds=0.0, writes=True):
@@ -212,13 +214,13 @@ class Checkpointing(keras.callbacks.Callback):
 
 
 class StopInTime(keras.callbacks.Callback):
-    """Stops training at the end of an epoch if another one as long would end too late.
+    """Stops training after an epoch if another one as long would exceed the time limit.
 
     Args:
         seconds: float, from now.
 
     Attributes:
-        stopped: bool, whether it did.
+        stopped: bool, whether it stopped the training.
     """
 
     def __init__(self, seconds):
@@ -235,13 +237,13 @@ class StopInTime(keras.callbacks.Callback):
 
 
 class FiniteWeights(keras.callbacks.Callback):
-    """Ends a training whose weights are no longer finite, before they take the place of a good checkpoint.
+    """Stops training if weights become non-finite, before they overwrite a good checkpoint.
 
     Raises:
-        ValueError: at the end of the epoch; tells the batch whose loss was the first that was not finite.
+        ValueError: at the end of the epoch; names the first batch with a non-finite loss.
     """
 
-    async_safe = True  # looks at numbers alone, so Keras need not wait for it
+    async_safe = True  # only reads numbers, so Keras need not wait for it
 
     def on_epoch_begin(self, epoch, logs=None):
         self._first = None
@@ -260,7 +262,6 @@ class FiniteWeights(keras.callbacks.Callback):
             where = f"epoch {epoch + 1}" + (f", from batch {self._first} on" if self._first else "")
             raise ValueError(
                 f"The training of '{self.model.name}' diverged in {where}: {len(spoilt)} of its "
-                f"{len(self.model.weights)} variables, such as '{spoilt[0]}', hold values that are not finite. The "
-                "epochs before are kept in their checkpoints. Lower the learning rate, or look for the cause in the "
-                "data."
+                f"{len(self.model.weights)} variables, such as '{spoilt[0]}', have non-finite values. Earlier "
+                "checkpoints are kept. Lower the learning rate, or check the data."
             )

@@ -1,4 +1,4 @@
-"""One device, or those of JAX: where Keras's own `fit` trains."""
+"""Training with Keras's `fit`: on one device, or on all devices of a JAX process."""
 
 import contextlib
 
@@ -7,35 +7,35 @@ from keras import ops
 
 
 class OneDevice:
-    """Trains on one device; and what else a place to train may have to do, which here is nothing.
+    """Trains on one device. Multi-device strategies override its hooks.
 
     Attributes:
-        name: str, as `choose` knows it.
-        replicas: int, how many share each batch.
-        is_chief: bool, whether this process is the one that writes.
+        name: str, the name that `choose` takes.
+        replicas: int, the number of devices that share each batch.
+        is_chief: bool, whether this process writes files.
     """
 
     name, replicas, is_chief = "none", 1, True
 
     def check(self, recipe):
-        """Raises ValueError if a recipe cannot be trained here as on one device."""
+        """Raises ValueError if the strategy cannot train a recipe as one device would."""
 
     def check_data(self, data, recipe):
-        """Raises ValueError if a recipe cannot be trained here on the images of a `DataSet`."""
+        """Raises ValueError if the strategy cannot train a recipe on a `DataSet`."""
         if recipe.minutes is None and data.steps_per_epoch % recipe.steps_per_execution:
-            # Keras would run into the next epoch's batches, since those come without end.
+            # The stream of batches is endless, so Keras would read batches of the next epoch.
             raise ValueError(
                 "`steps_per_execution` must divide the steps of an epoch. "
-                f"Received: steps_per_execution={recipe.steps_per_execution}, {data.steps_per_epoch} steps an epoch "
+                f"Received: steps_per_execution={recipe.steps_per_execution}, {data.steps_per_epoch} steps per epoch "
                 f"({data.sizes['train']} images in batches of {data.batch_size})."
             )
 
     def scope(self):
-        """A context manager; what a training changes must be made in it."""
+        """Returns a context manager in which all variables must be created."""
         return contextlib.nullcontext()
 
     def prepare(self, model):
-        """Makes a compiled model, made in the scope, train as it would on one device."""
+        """Changes a compiled model, created in the scope, so that it trains as on one device."""
 
     def fit(self, model, data, plan, callbacks):
         """Trains a model; returns Keras's `History`.
@@ -46,7 +46,7 @@ class OneDevice:
             plan: `Plan`.
             callbacks: list of Keras callbacks.
         """
-        if keras.backend.backend() == "tensorflow":  # on JAX Keras itself makes it before
+        if keras.backend.backend() == "tensorflow":  # on JAX, Keras itself does so
             make_state(model, data)
         return model.fit(
             plan.stream(data),
@@ -60,27 +60,27 @@ class OneDevice:
         )
 
     def any(self, flag):
-        """Whether the flag is set in any process of the training."""
+        """Returns whether the flag is set in any process."""
         return flag
 
     def agree(self, what):
-        """Raises ValueError unless all processes of the training begin with the same, as JSON; waits for them."""
+        """Waits for all processes; raises ValueError unless they pass equal JSON data."""
 
     def leave(self):
-        """Waits until all processes have done their work, so that none takes another's end for its death."""
+        """Waits for all processes to finish, so that none mistakes the exit of another for a crash."""
 
     def alone(self, model, build):
-        """Returns the trained model on one device, for use without the others.
+        """Returns the trained model on one device.
 
         Args:
-            model: the model in training.
-            build: function that makes such a model, compiled.
+            model: the model that was trained.
+            build: function that builds such a model, compiled.
         """
         return model
 
 
 class JaxDevices(OneDevice):
-    """Trains on all devices of a JAX process, by `keras.distribution.DataParallel`: one program over global batches.
+    """Trains on all devices of a JAX process with `keras.distribution.DataParallel`.
 
     Args:
         device_mesh: `keras.distribution.DeviceMesh`, or None for all devices.
@@ -113,11 +113,11 @@ class JaxDevices(OneDevice):
 
 
 class _Shared(keras.distribution.DataParallel):
-    """Data parallelism that also takes batches which the devices cannot share evenly.
+    """Data parallelism that also accepts batches that do not divide evenly by the number of devices.
 
-    Keras 3.15 lays out every batch as the first one, and JAX places no array whose length the devices do not divide.
-    So each device is given the whole batch and the compiled step divides it; where it cannot, each device computes
-    all of it, which gives the same.
+    Keras 3.15 uses the layout of the first batch for all batches, and JAX cannot shard an array whose length is not a
+    multiple of the number of devices. So each device gets the whole batch, and the compiled step shards it. A batch
+    that cannot be sharded is computed by every device, with the same result.
     """
 
     def get_data_layout(self, data_shape):
@@ -130,9 +130,9 @@ class _Shared(keras.distribution.DataParallel):
 
 
 def make_state(model, data):
-    """Makes the variables of loss, metrics and optimizer before the first step.
+    """Creates the variables of the loss, the metrics and the optimizer before the first step.
 
-    Within a step that replicas run they cannot be made; and a step that makes variables is traced twice by TensorFlow.
+    Replicas cannot create them within a step, and TensorFlow traces a step that creates variables twice.
     """
     images = ops.zeros((1, *data.image_shape))
     labels = ops.zeros((1, data.num_classes)) if data.one_hot else ops.zeros((1,), "int32")
@@ -140,12 +140,12 @@ def make_state(model, data):
         outputs = keras.tree.map_structure(lambda output: ops.zeros((1, *output.shape[1:]), output.dtype), model.output)
         model.compute_loss(images, labels, outputs, training=False)
         model.compute_metrics(images, labels, outputs)
-    if not model.optimizer.built:  # a checkpoint may be restored; Keras's loss scaling would begin anew
+    if not model.optimizer.built:  # else a restored checkpoint would lose its loss scale
         model.optimizer.build(model.trainable_variables)
 
 
 def copied(model, build):
-    """Returns a new model, made by `build`, with a model's weights and those of its optimizer."""
+    """Returns a new model from `build` with the weights and the optimizer state of a model."""
     copy = build()
     copy.set_weights(model.get_weights())
     copy.optimizer.build(copy.trainable_variables)

@@ -1,4 +1,4 @@
-"""Self-distillation: exits also learn from what the last exit says.
+"""Self-distillation: earlier exits also learn from the predictions of the last one.
 
 Reference: [Zhang et al., 2019](https://arxiv.org/abs/1905.08094), without the part on features; the loss is that of
 [Hinton et al., 2015](https://arxiv.org/abs/1503.02531).
@@ -12,15 +12,15 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class DistilledLoss(keras.losses.Loss):
-    """A classification loss plus the divergence from a teacher, where there is one: `loss + weight * T^2 * KL`.
+    """A classification loss plus the divergence from a teacher: `loss + weight * T^2 * KL`.
 
-    KL is that of `softmax(logits / T)` from `softmax(teacher / T)`. Labels come with the teacher's logits behind
-    them, in one tensor of shape `(batch, labels + classes)`; plain labels give the loss alone.
+    KL is the divergence of `softmax(logits / T)` from `softmax(teacher / T)`. The teacher's logits are appended to the
+    labels, in one tensor of shape `(batch, labels + classes)`. With plain labels, it is the loss alone.
 
     Args:
         loss: `keras.losses.Loss` on logits; labels are ints or one-hot vectors.
         weight: float, 0 or more.
-        temperature: float above 0, T; above 1 the teacher's lesser guesses count more.
+        temperature: float above 0, T. Above 1, the teacher's less likely classes count more.
 
     Example:
     >>> import keras
@@ -29,7 +29,7 @@ class DistilledLoss(keras.losses.Loss):
     >>> round(float(loss(keras.ops.convert_to_tensor([0]), logits)), 3)
     0.693
     >>> labels_and_teacher = keras.ops.convert_to_tensor([[0.0, 9.0, -9.0]])
-    >>> round(float(loss(labels_and_teacher, logits)), 3)  # twice: the label and the teacher say the same
+    >>> round(float(loss(labels_and_teacher, logits)), 3)  # twice, because the teacher agrees with the label
     1.386
     """
 
@@ -69,9 +69,9 @@ class DistilledLoss(keras.losses.Loss):
 
 
 def teach(model):
-    """Has a model give the last exit's logits to the `DistilledLoss` of the other exits, in training.
+    """Makes a model pass the last exit's logits to the `DistilledLoss` of the other exits in training.
 
-    No gradient flows through them to the last exit. Validation and `evaluate` give the plain loss.
+    No gradient flows through them to the last exit. Validation and `evaluate` compute the plain loss.
     """
     plain, teacher = model.compute_loss, model.exit_names[-1]
 

@@ -1,4 +1,4 @@
-"""`train`: a recipe and a folder in; a trained model, its logs and its curve out."""
+"""`train`: trains a network by a recipe."""
 
 import keras
 
@@ -31,40 +31,39 @@ def train(
 ):
     """Trains a network by a recipe.
 
-    With a folder, writes there: `recipe.json`, `data.json` (how images were split and normalised), `history.csv`
-    (an epoch's logs a line), `tensorboard/`, checkpoints, and at the end `model.keras` and `curve.json`. With
-    `resume`, goes on from the last checkpoint: on one CPU device the final numbers are bit for bit those of a training
-    that was never stopped.
+    With a folder, it writes `recipe.json`, `data.json` (how images were split and normalised), `history.csv` (one line
+    of logs per epoch), `tensorboard/`, checkpoints, and at the end `model.keras` and `curve.json`. With `resume`, it
+    continues from the last checkpoint. On one CPU device, a resumed run gives the same results bit for bit as an
+    uninterrupted one.
 
     Args:
         recipe: `Recipe`.
         folder: where to write, or None to write nothing.
-        resume: bool, go on where the training in the folder stopped; starts it if it has not begun.
+        resume: bool, whether to resume the run in the folder; a run that has not begun is started.
         verbose: bool, whether to print the recipe, a progress bar and the final table.
-        callbacks: more Keras callbacks.
+        callbacks: additional Keras callbacks.
         tensorboard: bool, whether to write TensorBoard's logs (needs TensorFlow).
-        engine: "fit" trains with Keras's `fit`; "scan", on JAX alone and for data that fits into memory, runs an
-            epoch as one compiled program on the device. Its numbers are those of `fit` on JAX, to rounding; callbacks
-            see epochs, no batches. For accelerators: on a CPU XLA convolves many times more slowly within such a
-            program, unless images are tiny.
-        time_limit: float, seconds after which to stop, at the end of an epoch and with a checkpoint; None for none. To
-            end with a finished network instead, use `Recipe(minutes=)`.
-        checkpoint_every: int, epochs from one checkpoint to the next; None for every epoch or, with
-            `Recipe(minutes=)`, for one a minute or for every fiftieth part of the time, whichever is longer.
-        strategy: where to train: "none" on one device; "mirrored", "multi_worker", "tpu" (TensorFlow) or
-            "data_parallel" (JAX) on several, which share each batch and train as one would; see
-            `anytime_keras.training.strategy`. The chief process alone writes and prints.
-        begin: float, when the `minutes` of the recipe began, as `time.monotonic` gives it; None for now.
+        engine: "fit" trains with Keras's `fit`. "scan" runs each epoch as one compiled program on the device. It needs
+            JAX and data that fits into memory. Its results equal those of `fit` on JAX, to rounding. Callbacks are
+            called for epochs, not for batches. It is meant for accelerators: on a CPU, XLA's convolutions within such a
+            program are many times slower, unless images are tiny.
+        time_limit: float, seconds after which to stop, at the end of an epoch and with a checkpoint; None for no limit.
+            To end with a finished network instead, use `Recipe(minutes=)`.
+        checkpoint_every: int, epochs between checkpoints. None saves one each epoch or, with `Recipe(minutes=)`, each
+            minute or 2% of the time, whichever is longer.
+        strategy: "none" trains on one device; "mirrored", "multi_worker", "tpu" (TensorFlow) or "data_parallel" (JAX)
+            on several, which share each batch and give the same result; see `anytime_keras.training.strategy`. Only
+            the chief process writes and prints.
+        begin: float, the start of the recipe's `minutes`, in seconds of `time.monotonic`; None for now.
 
     Returns:
         A `Run`; without a curve if the time limit stopped it. Its model is on one device.
 
     Raises:
-        ValueError: if the folder holds a training already and `resume` is False, or another recipe's, or another
-            process trains there; if the engine does not run here, or the recipe needs another; if an image cannot be
-            decoded (it is named) or the training diverges, which ends it with the checkpoints so far; if the strategy
-            does not run here.
-        ConnectionError: if another process of the training is gone.
+        ValueError: if the folder holds a run and `resume` is False, or a run of another recipe, or another process
+            trains there; if the engine or the strategy does not run on this backend; if an image cannot be decoded (the
+            error names it); if weights become non-finite. Checkpoints are kept.
+        ConnectionError: if another process of the run is gone.
 
     Example:
     >>> import anytime_keras as ak

@@ -1,4 +1,4 @@
-"""A progress bar for trainings with many exits: Keras's own shows every exit's every number."""
+"""A progress bar for networks with many exits, for which Keras's own prints too many numbers."""
 
 import time
 
@@ -10,16 +10,16 @@ from anytime_keras import graph
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """Shows a bar for each epoch, then a line with the loss and the accuracy of the first, middle and last exit.
+    """Shows a bar for each epoch, then prints the loss and the accuracies of the first, middle and last exit.
 
-    Where the output is no terminal, as in a log file or a notebook, there are only the lines.
+    In a log file or a notebook it only prints the lines.
 
     Args:
         file: where to write; None is standard output.
-        images: int, of an epoch's training; with it, the line tells the speed.
-        title: str, before each line.
-        bar: bool, False for lines alone.
-        minutes: float, of a training by the clock, whose rounds get a line when 2% of the time have passed.
+        images: int, training images per epoch; with it, each line includes the speed.
+        title: str, printed before each line.
+        bar: bool, False only prints lines.
+        minutes: float, the length of a run by the clock, which prints a line for each 2% of the time.
 
     Example:
     >>> import sys, numpy as np, anytime_keras as ak
@@ -35,7 +35,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.images, self.title, self.bar, self.minutes = images, title, bar, minutes
         self._steps, self._seconds, self._share = 0, 0.0, 0.0  # since the last line; at it
         self.console = Console(file=file, highlight=False, soft_wrap=True)
-        if self.console.is_jupyter:  # HTML for each line, and a widget for the bar that is not saved with the notebook
+        if self.console.is_jupyter:  # rich would print HTML, and a widget that is not saved with the notebook
             self.console = Console(
                 file=file, highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=False
             )

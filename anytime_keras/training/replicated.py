@@ -1,8 +1,9 @@
-"""Training on the replicas of a `tf.distribute` strategy, so that they do what one device would.
+"""Training on the replicas of a `tf.distribute` strategy with the results of one device.
 
-Keras 3.15's own `fit` does not: under `MultiWorkerMirroredStrategy` it fails before the first step ("Attempt to convert
-a value (PerReplica..."), and a batch that the replicas share unevenly counts its examples unequally. So the loop is
-here, over Keras's own `train_step` and `test_step`; callbacks see what `fit` shows them, but no logs of single batches.
+Keras 3.15's `fit` does not give them. Under `MultiWorkerMirroredStrategy` it fails before the first step ("Attempt to
+convert a value (PerReplica..."), and it weights examples unequally if replicas share a batch unevenly. So this module
+has its own loop over Keras's `train_step` and `test_step`. Callbacks are called as by `fit`, but without logs of
+batches.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from keras import ops
 from anytime_keras.training.devices import OneDevice, copied, make_state
 from anytime_keras.weighting import replicas
 
-# What Keras does to each replica's own gradients, by the optimizer's argument that asks for it.
+# Arguments of optimizers that Keras applies to the gradients of each replica.
 OWN = {
     "clips": ("clipnorm", "clipvalue", "global_clipnorm"),
     "accumulates": ("gradient_accumulation_steps",),
@@ -28,7 +29,7 @@ class Replicas(OneDevice):
     """Trains on the replicas of a `tf.distribute` strategy.
 
     Args:
-        name: str, as `choose` knows it.
+        name: str, the name that `choose` takes.
         strategy: `tf.distribute.Strategy`.
     """
 
@@ -46,7 +47,7 @@ class Replicas(OneDevice):
     def check(self, recipe):
         if recipe.minutes is not None and self.workers > 1:
             raise ValueError(
-                "Several workers have a clock each, so they train for a number of `epochs`. "
+                "Each worker has its own clock, so several workers need a number of `epochs`. "
                 f"Received: strategy='{self.name}' with minutes={recipe.minutes}."
             )
         for does, arguments in OWN.items() if self.replicas > 1 else ():
@@ -66,7 +67,7 @@ class Replicas(OneDevice):
         choice = f"batch_size={min(sizes, key=lambda other: abs(other - size))}, or " if sizes else ""
         raise ValueError(
             f"Each of the {self.replicas} replicas needs an image of every batch. Received: batch_size={size} and "
-            f"{images} training images, so that a batch holds but {_smallest(images, size)}. "
+            f"{images} training images, so the smallest batch has {_smallest(images, size)}. "
             f"Choose {choice}fewer devices."
         )
 
@@ -87,23 +88,23 @@ class Replicas(OneDevice):
         return bool(self._sum([flag])[0])
 
     def agree(self, what):
-        # Numbers are all the same where, and only where, count * (sum of squares) = (sum)^2.
+        # All numbers are equal if and only if count * (sum of squares) = (sum)^2.
         number = zlib.crc32(json.dumps(what, sort_keys=True).encode()) % 2**20
         count, total, squares = map(int, self._sum([1, number, number**2]))
         if count * squares != total**2:
             raise ValueError(
-                "All workers must begin with the same recipe, the same data and the same last checkpoint. "
-                f"Received: {what} here, something else in another worker. Give all of them the same command, and a "
-                "folder that they share."
+                "All workers must start with the same recipe, the same data and the same last checkpoint. "
+                f"Received: {what} here, and other values in another worker. Start all of them with the same command "
+                "and a shared folder."
             )
 
     def leave(self):
-        # What the chief has written is whole; whoever else is gone by now is not missed.
+        # The chief has written everything, so it does not matter if another process is gone by now.
         with contextlib.suppress(ConnectionError) if self.is_chief else contextlib.nullcontext():
             self._sum([0])
 
     def _sum(self, numbers):
-        """Adds up ints over the processes, times the replicas of each; waits for all of them."""
+        """Sums ints over all replicas of all processes, and waits for them."""
         if self.workers == 1:
             return numbers
         import tensorflow as tf
@@ -124,7 +125,7 @@ class Replicas(OneDevice):
 
     @contextlib.contextmanager
     def _together(self):
-        """Says it clearly where another process is gone."""
+        """Turns TensorFlow's errors about a lost process into one clear `ConnectionError`."""
         import tensorflow as tf
 
         try:
@@ -140,8 +141,8 @@ class Replicas(OneDevice):
             if self.workers == 1:
                 raise
             raise ConnectionError(
-                "Another worker of this training is gone or cannot be reached, so this one stops. Start all workers "
-                "again with `resume=True` (--resume): they go on after the last checkpoint. TensorFlow says: "
+                "Another worker is gone or cannot be reached, so this one stops. Restart all workers with "
+                "`resume=True` (--resume) to continue after the last checkpoint. TensorFlow says: "
                 f"{error.message.splitlines()[0]:.300}"
             ) from error
 
@@ -152,10 +153,10 @@ class Replicas(OneDevice):
         params = dict(epochs=plan.end, steps=plan.steps, verbose=0)
         callbacks = keras.callbacks.CallbackList([*callbacks, history], model=model, **params)
         with self._together():
-            # Callbacks stay outside the scope: a variable made in it by one process would have the others wait for it.
+            # Callbacks stay outside the scope, where other processes would wait for a variable that one creates.
             with self.scope():
                 make_state(model, data)
-            model.make_train_function()  # tells a weighting that this training is meant
+            model.make_train_function()  # signals the start of training to a weighting
             model.stop_training = False
             train, test = self._training(model, data, plan), self._validation(model, data, plan)
             logs = None
@@ -182,7 +183,7 @@ class Replicas(OneDevice):
         return self._passes(model, step, plan.stream(data), parts, plan.steps)
 
     def _validation(self, model, data, plan):
-        """As on one device, batch for batch: Keras's mean of an exit's losses counts batches, not examples."""
+        """Validates batch by batch as on one device, since Keras's mean of an exit's losses counts batches."""
         if plan.validation is None:
             return None
         import tensorflow as tf
@@ -196,7 +197,7 @@ class Replicas(OneDevice):
 
             tf.cond(there, test, lambda: False)
 
-        # In rounds of one batch a replica; in the last, some may have none.
+        # Each round gives one batch to every replica; in the last round some may get none.
         batches = data.validation.map(lambda *batch: (*batch, True))
         count = data.pipeline("validation").steps
         rounds = -(-count // self.replicas)
@@ -204,17 +205,18 @@ class Replicas(OneDevice):
         return self._passes(model, step, batches.concatenate(none).repeat(), turns, rounds)
 
     def _passes(self, model, step, batches, deal, num_steps):
-        """Returns a function that takes so many steps on all replicas, each time from where it stopped, and returns the
-        loss and metrics.
+        """Returns a function that takes `num_steps` steps on all replicas and returns the loss and metrics.
+
+        Each call continues where the last one stopped.
 
         Args:
             step: function that computes one batch on one replica.
             batches: endless `tf.data.Dataset`.
-            deal: function from those and the `tf.distribute.InputContext` to what this process's replicas get in turn.
+            deal: function from `batches` and a `tf.distribute.InputContext` to the batches of these replicas.
         """
         import tensorflow as tf
 
-        # Without an end, no replica needs to ask the others whether they have data left.
+        # With endless data, replicas need not ask each other whether any is left.
         batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         iterator = iter(self.strategy.distribute_datasets_from_function(lambda context: deal(batches, context)))
         step = tf.autograph.experimental.do_not_convert(step)
@@ -247,8 +249,11 @@ class Replicas(OneDevice):
 
 @contextlib.contextmanager
 def _counting_examples(model):
-    """Has each replica's loss count by its examples, where Keras takes all replicas to have as many: where it adds up
-    their gradients, and in the mean of each exit's losses (not in that of the whole loss, which it weighs itself)."""
+    """Weights each replica's loss by its number of examples, where Keras assumes that all replicas have equally many.
+
+    That is the case in the sum of gradients and in the mean of each exit's losses. Keras already weights the mean of
+    the total loss.
+    """
     own, plain = model.__dict__.get("compute_loss"), model.compute_loss
     here = threading.local()  # TensorFlow traces each replica in a thread of its own
 
@@ -276,7 +281,7 @@ def _counting_examples(model):
 
 
 def turns(batches, context):
-    """Gives whole batches to the replicas in turn; this process what is its replicas'."""
+    """Deals whole batches to the replicas in turn, and returns those of this process."""
     own = context.num_replicas_in_sync // context.num_input_pipelines
 
     def is_own(number, batch):
@@ -286,10 +291,10 @@ def turns(batches, context):
 
 
 def parts(batches, context):
-    """Cuts each global batch into one part for each replica of this process, in the replicas' order.
+    """Cuts each global batch into parts, and returns those of this process's replicas in their order.
 
-    Parts differ by one example at most. Every process makes the whole of each batch, since augmentation draws random
-    numbers for the batch as a whole.
+    Parts differ by at most one example. Every process prepares whole batches, because augmentation draws random numbers
+    for a whole batch.
 
     Args:
         batches: `tf.data.Dataset` of (images, labels).
@@ -313,5 +318,5 @@ def parts(batches, context):
 
 
 def _smallest(images, batch_size):
-    """The size of an epoch's smallest batch."""
+    """Returns the size of an epoch's smallest batch."""
     return min(images, images % batch_size or batch_size)

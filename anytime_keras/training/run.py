@@ -1,4 +1,4 @@
-"""One training from a recipe and a folder to its results: what happens before and after the epochs."""
+"""One run: from a recipe and a folder to trained weights and results."""
 
 import dataclasses
 import json
@@ -38,14 +38,14 @@ CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60, 0.02
 
 @dataclasses.dataclass
 class Run:
-    """What `train` gives.
+    """The result of `train`.
 
     Attributes:
         recipe: the `Recipe`.
         model: the trained, compiled `AnytimeModel`.
         data: the `DataSet`.
-        weighting: the `Weighting` after the last batch; None for a network of one exit.
-        history: list of dicts, an epoch's logs each.
+        weighting: the `Weighting` after the last batch; None for a network with one exit.
+        history: list of dicts, the logs of each epoch.
         curve: `Curve` on the test images, or those of validation or training where there are none; None if the time
             limit stopped the training. With `minutes` or `init`, on the validation images if there are any.
         before: `Curve` of the weights that the training began with, if the recipe has `init`, else None.
@@ -69,16 +69,16 @@ class Run:
     before: object = None
 
     def save(self, folder):
-        """Writes `recipe.json`, `data.json`, `model.keras` and `curve.json` to a folder, in place of older ones.
+        """Writes `recipe.json`, `data.json`, `model.keras` and `curve.json` to a folder, replacing older files.
 
-        Where there is a curve, the other files are those of the same training: the old one goes first, the new one
-        comes last. The network with averaged weights goes to the folder `average` in it.
+        The old curve is removed first and the new one is written last, so the other files always belong to the curve.
+        The network with averaged weights is written to the subfolder `average`.
 
         Raises:
-            ValueError: if the training was stopped before its end: it has no curve yet.
+            ValueError: if the time limit stopped the run, so that it has no curve yet.
         """
         if self.curve is None:
-            raise ValueError("A training that its time limit stopped has no results to save yet: resume it.")
+            raise ValueError("A run that its time limit stopped has no results to save yet. Resume it first.")
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / ".unfinished.keras"
@@ -100,15 +100,15 @@ class Run:
 
 
 class Training:
-    """A recipe's network and data, ready for their epochs, and what becomes of them.
+    """The network and the data of a recipe, from the start of a run to its results.
 
     Args:
         recipe: `Recipe`.
         folder: path or None.
         resume: bool.
-        data: the recipe's `DataSet`, if it is loaded already.
-        adapt: function from the recipe's `Weighting` to the one to train with.
-        strategy: where to train, as `choose` returns it; None is one device.
+        data: the recipe's `DataSet` if it is already loaded.
+        adapt: function that maps the recipe's `Weighting` to the one used in training.
+        strategy: the result of `choose`; None is one device.
 
     Raises:
         ValueError: see `train`.
@@ -140,7 +140,7 @@ class Training:
                 take_weights(self.model, recipe.init)
             self.strategy.prepare(self.model)
             weighting = adapt(recipe.build_weighting(self.data.steps_per_epoch))
-            # Before anything is written: the exit that it names may not be there.
+            # Fails if it names an exit that does not exist, before anything is written.
             weighting.build(self.model.exit_names)
             if self.model.num_exits > 1:
                 self.weighting = LossWeighting(weighting)
@@ -154,8 +154,7 @@ class Training:
         return None if self.weighting is None else self.weighting.weighting
 
     def begin(self, callbacks, time_limit=None, checkpoint_every=None, tensorboard=False, latest=None):
-        """Describes the training in its folder, restores the last checkpoint, and returns the callbacks to train
-        with and the `Plan` of the steps."""
+        """Writes the description of the run, restores the last checkpoint, and returns the callbacks and the `Plan`."""
         self._stop = None if time_limit is None else StopInTime(time_limit)
         own = [*([self.weighting] if self.weighting else []), *callbacks, *([self._stop] if self._stop else [])]
         if self.recipe.data.get("skip_corrupt"):
@@ -179,7 +178,7 @@ class Training:
                     write_history(csv, self.history)  # as of the checkpoint
                 if tensorboard and keras.backend.backend() == "tensorflow":
                     own.append(keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False))
-            # Last, so that what the others did in an epoch is done when its checkpoint is there.
+            # Last, so that the other callbacks have finished an epoch when its checkpoint is written.
             by_time = self.recipe.minutes is not None and checkpoint_every is None
             seconds = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * 60 * self.recipe.minutes) if by_time else 0.0
             every = checkpoint_every or 1
@@ -190,7 +189,7 @@ class Training:
         return ([plan.clock] if plan.clock is not None else []) + own, plan
 
     def _evaluate_before(self):
-        """Measures the weights that the training begins with, once."""
+        """Evaluates the initial weights, once."""
         if self.recipe.init is None:
             return
         file = None if self.folder is None else self.folder / "before.json"
@@ -202,7 +201,7 @@ class Training:
                 write(file, self.before.to_json() + "\n")
 
     def _plan(self):
-        """Returns which batches to train on, and by which clock."""
+        """Returns the `Plan` of the run."""
         recipe, data = self.recipe, self.data
         if recipe.minutes is None:
             side = None if recipe.sizes is None else schedules.side_by_epoch(recipe.sizes, recipe.epochs)
@@ -222,7 +221,7 @@ class Training:
         return Plan(steps, end, self.epoch, None, (*start, True), side, callback)
 
     def _rehearse(self):
-        """Evaluates one batch and saves the network; returns the seconds that all that follows the training takes."""
+        """Evaluates one batch and saves the network once, to estimate the seconds that the end of the run takes."""
         split = self._split()
         images = next(batches(getattr(self.data, split)))[0]
         runtime.finish(self._forward(images))  # compiles
@@ -244,8 +243,10 @@ class Training:
         return seconds
 
     def _split(self):
-        """Returns the split to measure the trained network on. Test images are kept for the end where a training may
-        be one of several cycles."""
+        """Returns the split to evaluate the trained network on.
+
+        A run by the clock or from given weights may be one of several cycles, so it leaves the test images alone.
+        """
         cycle = self.recipe.minutes is not None or self.recipe.init is not None
         order = ("validation", "test", "train") if cycle else ("test", "validation", "train")
         return next(split for split in order if split in self.data.sizes)
@@ -261,7 +262,7 @@ class Training:
         logs["skipped_images"] = len(self.data.skipped)
 
     def _take_folder(self):
-        """Keeps other processes from training in the folder, until `release` or the end of this one."""
+        """Locks the folder against other processes until `release` or the end of this process."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.folder, os.O_RDONLY) if fcntl is not None else None
         try:
@@ -269,47 +270,47 @@ class Training:
         except BlockingIOError as error:
             self.release()
             raise ValueError(
-                f"Another training goes on in '{self.folder}'. Wait for its end, stop it, or name another folder."
+                f"Another process trains in '{self.folder}'. Wait until it ends, stop it, or choose another folder."
             ) from error
         except (OSError, AttributeError):  # a file system without locks; a system without fcntl
             pass
-        _claim(self.folder, self.recipe, self.resume)  # another may have trained here in the meantime
+        _claim(self.folder, self.recipe, self.resume)  # another process may have trained here meanwhile
 
     def release(self):
-        """Leaves the folder to others."""
+        """Unlocks the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def _check_data(self):
-        """Raises unless the images are those that the training began with: else it might train on what was held out."""
+        """Raises unless the images and the split are unchanged, so that held-out images stay held out."""
         file = self.folder / "data.json"
         if not file.exists():
             return
         before, now = json.loads(file.read_text()), json.loads(json.dumps(self.data.describe()))
         if self.recipe.data.get("skip_corrupt") and now["sizes"] == before["sizes"]:
-            # An image that was spoilt since is no longer among those that mean and deviation were taken of.
+            # If an image became unreadable, the mean and deviation are computed without it and differ.
             self.data.normalize(before["mean"], before["std"])
             now.update(mean=before["mean"], std=before["std"])
         if before != now:
             raise ValueError(
-                f"The data is not what the training in '{self.folder}' began with: '{file}' tells other images or "
-                "another split. Bring the data back, or train in another folder."
+                f"The data has changed since the run in '{self.folder}' started: '{file}' records other images or "
+                "another split. Restore the data, or train in another folder."
             )
 
     @property
     def stopped(self):
-        """Whether the time limit stopped it."""
+        """Whether the time limit stopped the run."""
         return self.strategy.any(self._stop is not None and self._stop.stopped)
 
     def finish(self, result, stopped, verbose, weighting=None):
         """Evaluates and saves the network.
 
         Args:
-            result: Keras's `History` of this process's epochs, or None.
-            stopped: bool, whether the time limit stopped it: then there is no curve, and nothing to save.
+            result: Keras's `History` of the epochs that this process trained, or None.
+            stopped: bool, whether the time limit stopped the run. Then it is not evaluated or saved.
             verbose: bool, whether to print the table.
-            weighting: the `Weighting` to hand out, the one in training by default.
+            weighting: the `Weighting` to return; None for the one used in training.
 
         Returns:
             A `Run`.
@@ -321,7 +322,7 @@ class Training:
         run = Run(self.recipe, model, self.data, weighting or self.state, history, None, before=self.before)
         if stopped:
             if verbose:
-                print(f"stopped by the time limit after epoch {len(history)}: go on with resume")
+                print(f"stopped by the time limit after epoch {len(history)}; resume to continue")
             return run
         run.curve = self._curve(model)
         if self.recipe.ema_momentum is not None:
@@ -346,14 +347,14 @@ def _seconds(function):
 
 @dataclasses.dataclass
 class Plan:
-    """Which batches to train on.
+    """The steps of a run.
 
     Attributes:
-        steps: int, batches from one row of the history to the next: an epoch, or a round by the clock.
-        end: int, the number of such epochs or rounds after which training ends.
-        first: int, how many of them are done.
-        validation: batches to evaluate after each, or None.
-        start: where the stream of batches starts: (epoch,), or (epoch, step, True) for whole batches alone.
+        steps: int, batches per row of the history: those of an epoch, or of a round by the clock.
+        end: int, the number of epochs or rounds after which training ends.
+        first: int, the number of epochs or rounds that are done.
+        validation: batches to evaluate after each of them, or None.
+        start: where the stream of batches starts: (epoch,), or (epoch, step, True) for whole batches only.
         side: function from (epoch, step) to the side of the images, or None.
         clock: `ClockCallback` or None.
     """
@@ -367,12 +368,12 @@ class Plan:
     clock: object = None
 
     def stream(self, data):
-        """Returns the training batches, without end."""
+        """Returns an endless stream of training batches."""
         return data.training_stream(*self.start, side=self.side)
 
 
 def take_weights(model, init):
-    """Gives a model the weights of a trained network of the same shape.
+    """Copies the weights of a trained network of the same shape into a model.
 
     Args:
         model: `AnytimeModel`.
@@ -416,22 +417,22 @@ def _describe(folder, recipe, data):
 
 
 def _claim(folder, recipe, resume):
-    """Makes sure that the folder is free, or holds this very training."""
+    """Raises unless the folder is free or holds a run of the same recipe."""
     if folder is None:
         if resume:
-            raise ValueError("`resume` needs the `folder` of the training to go on with. Received: folder=None.")
+            raise ValueError("`resume` needs the `folder` of the run to resume. Received: folder=None.")
         return
     saved = folder / "recipe.json"
     trained = (folder / "model.keras").exists() or any((folder / "checkpoints").glob("epoch-*"))
     if not saved.exists() or not (trained or resume):
-        return  # of one that ended before its first epoch did, there is nothing to lose
+        return  # the run stopped before its first checkpoint, so nothing is lost
     if not resume:
         raise ValueError(
-            f"'{folder}' holds a training already. Pass `resume=True` to go on with it, or name another folder."
+            f"'{folder}' already holds a run. Pass `resume=True` to resume it, or choose another folder."
         )
     before = Recipe.from_json(saved)
     if trained and before != recipe:
         differing = [name for name, value in before.to_dict().items() if value != recipe.to_dict()[name]]
         raise ValueError(
-            f"'{folder}' holds a training by another recipe: {', '.join(differing)} differ. Name another folder."
+            f"'{folder}' holds a run of another recipe: {', '.join(differing)} differ. Choose another folder."
         )

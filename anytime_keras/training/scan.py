@@ -1,9 +1,8 @@
-"""Training on JAX with the data on the device and an epoch as one compiled program.
+"""Training on JAX with the data on the device and each epoch as one compiled program.
 
-Keras's `fit` crosses from Python to the device at every step, with every variable; where a step takes under a
-millisecond, that is most of the time. Here an epoch is one `jax.lax.scan` over Keras's own stateless `train_step`, so
-that losses, weightings, metrics, optimizers and their schedules are those of `fit`, and so are the images: the numbers
-agree to rounding.
+Keras's `fit` passes every variable from Python to the device at each step. If a step takes less than a millisecond,
+that dominates the time. Here an epoch is one `jax.lax.scan` over Keras's stateless `train_step`. Images, losses,
+weightings, metrics, optimizers and schedules are those of `fit`, so results agree to rounding.
 """
 
 import functools
@@ -37,14 +36,14 @@ def check_data(data):
 
 
 class Epochs:
-    """Trains and validates a network, or several of one shape side by side, an epoch a call.
+    """Trains and validates one network, or several of the same shape side by side, one epoch per call.
 
-    The first model's graph computes them all; each model's variables hold its state between two calls.
+    The first model's graph computes all of them. Between calls, each model's variables hold its state.
 
     Args:
-        models: list of compiled models that differ in their variables' values alone.
+        models: list of compiled models that differ only in the values of their variables.
         data: `DataSet` with its images in memory.
-        seeds: list of ints, each model's seed of order and augmentation.
+        seeds: list of ints, each model's seed for shuffling and augmentation.
 
     Raises:
         ValueError: if Keras does not run on JAX, or the images are not in memory.
@@ -59,9 +58,9 @@ class Epochs:
         self._resident = {}
 
     def prepare(self):
-        """Makes the variables of metrics and optimizers; before the first epoch, under its callbacks.
+        """Creates the variables of metrics and optimizers. Call it before the first epoch, once callbacks are set.
 
-        As in `fit`, `make_train_function` tells a weighting that this training is meant.
+        As in `fit`, `make_train_function` signals the start of training to a weighting.
         """
         images, labels = self.data.pipeline("train").finish(*(array[:1] for array in self._images("train")))
         for model in self.models:
@@ -73,10 +72,10 @@ class Epochs:
             model.make_train_function()
 
     def train(self, batches, side=None):
-        """Trains on an epoch's batches, or a round's.
+        """Trains on the batches of an epoch or a round.
 
         Args:
-            batches: what `epoch` or `round` returns.
+            batches: the result of `epoch` or `round`.
             side: int, the side of the images in pixels, or None to keep their size.
 
         Returns:
@@ -85,11 +84,11 @@ class Epochs:
         return self._run("train", self._train, batches, side)
 
     def validate(self):
-        """Evaluates the validation images; returns a list of dicts, each model's loss and metrics."""
+        """Evaluates on the validation images; returns a list of dicts, each model's loss and metrics."""
         return self._run("validation", self._validate, self._in_order())
 
     def compile(self, batches, side=None, validates=True):
-        """Compiles what an epoch needs, without running it."""
+        """Compiles the programs of an epoch without running them."""
         self._program("train", self._train, batches, side)
         if validates:
             self._program("validation", self._validate, self._in_order())
@@ -115,8 +114,10 @@ class Epochs:
         return self._scan("validation", step, *batches)
 
     def _scan(self, split, step, side, state, images, labels, order, rest, epochs, steps, seed):
-        """Takes a step for each row of `order`, then one for `rest`, the last and smaller batch, if there is one.
-        `epochs` and `steps` tell them apart for augmentation."""
+        """Takes one step for each row of `order`, then one for `rest`, the smaller last batch, if there is one.
+
+        `epochs` and `steps` seed the augmentation of each step.
+        """
         import jax
 
         def take(state, epoch, number, chosen):
@@ -171,13 +172,17 @@ class Epochs:
         return self._resident[split]
 
     def epoch(self, epoch):
-        """Returns the batches of an epoch: image numbers for each model, of shape (models, steps, batch) and, for the
-        smaller last batch, (models, rest), then each step's epoch and its number in there."""
+        """Returns the batches of an epoch.
+
+        Returns:
+            Image numbers of shape (models, steps, batch), those of the smaller last batch, of shape (models, rest), and
+            the epoch and the number of each step.
+        """
         orders = np.stack([epoch_order(seed, epoch, self.data.sizes["train"]) for seed in self.seeds.tolist()])
         return self._divided(orders, self.data.batch_size, epoch)
 
     def round(self, epoch, step, count):
-        """Returns `count` whole batches from a step of an epoch on, as `epoch` does."""
+        """Returns `count` whole batches, starting at a step of an epoch, in the form of `epoch`."""
         pipeline, size = self.data.pipeline("train"), min(self.data.batch_size, self.data.sizes["train"])
         passed = step + np.arange(count)
         epochs, steps = epoch + passed // pipeline.whole_steps, passed % pipeline.whole_steps
@@ -205,7 +210,7 @@ class Epochs:
 
 
 def _even(count, most):
-    """The size of batches, `most` or less, that leaves no smaller last one, or `most` if that would be far less."""
+    """Returns a batch size up to `most` that leaves no smaller last batch; `most` if none is large enough."""
     return next((size for size in range(most, most // 8, -1) if count % size == 0), most)
 
 
@@ -214,7 +219,7 @@ def _zeros(output):
 
 
 def _state(model):
-    """What Keras's `train_step` takes and gives: four lists of arrays."""
+    """Returns the state that Keras's `train_step` takes and returns: four lists of arrays."""
     return tuple([variable.value for variable in group] for group in _variables(model))
 
 
@@ -228,20 +233,20 @@ def _variables(model):
 
 
 def fit(models, data, seeds, plan, callbacks=(), verbose=False):
-    """Does what `Model.fit` does, on models side by side.
+    """Fits models side by side, as `Model.fit` does for one.
 
-    Callbacks act at the beginning and end of training and of epochs. By a clock, a round of steps is one call of the
-    compiled program, and callbacks see it as one batch; otherwise they see no batches. If one stops its model's
-    training, all stop.
+    Callbacks are called at the beginning and end of training and of each epoch. When training by the clock, a round of
+    steps is one call of the compiled program, which callbacks see as one batch; otherwise batch hooks are not called.
+    If a callback stops the training of its model, all models stop.
 
     Args:
         models, data, seeds: see `Epochs`.
         plan: `Plan`.
-        callbacks: for each model a list of Keras callbacks.
-        verbose: bool, whether to print how long compiling took.
+        callbacks: a list of Keras callbacks for each model.
+        verbose: bool, whether to print the compilation time.
 
     Returns:
-        For each model Keras's `History`.
+        A list of Keras's `History`, one for each model.
     """
     program = Epochs(models, data, seeds)
     histories = [keras.callbacks.History() for _ in models]

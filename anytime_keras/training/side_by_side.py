@@ -1,4 +1,4 @@
-"""Several networks of one shape trained side by side on JAX, as one compiled program."""
+"""Training several networks of the same shape on JAX as one compiled program."""
 
 import numbers
 
@@ -12,32 +12,32 @@ from anytime_keras.weighting.adaptive import AdaptiveWeighting
 
 NEVER = 2**31 - 1
 MAY_DIFFER = ("seed", "weighting")
-# What AdaLosses side by side must have in common: it shapes the program.
+# Arguments of AdaLoss that change the program, so they must be equal.
 SHARED = ("final_extra", "mean")
 
 
 def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_limit=None, checkpoint_every=1):
-    """Trains by several recipes that differ in seed and weighting alone, all at once (`jax.vmap`).
+    """Trains recipes that differ only in seed and weighting, all at once (`jax.vmap`).
 
-    Every training comes out as `train(recipe, folder, engine="scan")` would have it, to rounding, and resumes
-    likewise, alone or with the others. Small networks leave a large device idle; side by side they may fill it. Whether
-    they do hangs on how the device computes grouped convolutions, which those of several networks become: on a CPU one
-    after the other is faster. `tests/benchmarks/training.py` measures it. JAX only.
+    Each run gives the result of `train(recipe, folder, engine="scan")`, to rounding, and can be resumed alone or with
+    the others. Small networks leave a large device idle, and several of them may fill it. Whether that is faster
+    depends on the device's grouped convolutions, which those of several networks become. On a CPU, training one after
+    the other is faster. `tests/benchmarks/training.py` measures it. JAX only.
 
     Args:
         recipes: list of `Recipe`.
-        folders: list of where to write, one a recipe; None to write nothing.
-        resume, verbose, time_limit, checkpoint_every: as in `train`; those that go on start after the last epoch that
-            all have a checkpoint of.
+        folders: list of folders to write to, one for each recipe; None to write nothing.
+        resume, verbose, time_limit, checkpoint_every: as in `train`. Resumed runs start after the last epoch for
+            which all of them have a checkpoint.
 
     Returns:
         A list of `Run`.
 
     Raises:
-        ValueError: as `train`; if the recipes differ otherwise, or their weightings do in more than numbers that one
-            program can take: those of static schemes, and AdaLoss's gamma, momentum and update period.
+        ValueError: as `train`; if the recipes differ in anything else, or if their weightings differ in more than the
+            numbers of static schemes and AdaLoss's gamma, momentum and update period.
 
-    Example: the seeds of a table's row.
+    Example: two seeds of one configuration.
 
         model = {"name": "resann", "num_units": 1, "channels": 4}
         recipes = [Recipe.paper(model, "digits", epochs=1, seed=seed) for seed in range(2)]
@@ -86,7 +86,7 @@ def _check(recipes, folders):
         )
     if recipes[0].minutes is not None:
         raise ValueError(
-            "Trainings side by side last for a number of `epochs`, the same for all. "
+            "Runs side by side need the same number of `epochs`. "
             f"Received: minutes={recipes[0].minutes}."
         )
     first = recipes[0].to_dict()
@@ -102,7 +102,7 @@ def _check(recipes, folders):
 
 
 def _adapter(recipes):
-    """Returns what makes of each recipe's weighting one that a single program computes for all."""
+    """Returns a function from each recipe's weighting to one that a single program can compute for all."""
     if all(recipe.weighting == recipes[0].weighting for recipe in recipes):
         return lambda weighting: weighting
     weightings = [recipe.build_weighting() for recipe in recipes]
@@ -125,21 +125,21 @@ def _original(weighting):
 
 
 def _latest(trainings):
-    """The last epoch after which every training has a checkpoint, or 0 where none has one."""
+    """Returns the last epoch for which every run has a checkpoint, or 0 if no run has one."""
     epochs = [set(training.checkpoints.epochs()) for training in trainings]
     common = set.intersection(*epochs)
     if any(epochs) and not common:
         raise ValueError(
-            "Trainings side by side go on from a checkpoint of the same epoch, and there is none that all have. "
+            "Runs side by side resume from checkpoints of the same epoch, and they have none in common. "
             f"Received: {[sorted(own) for own in epochs]}. Train them one by one, or remove those that are ahead."
         )
     return max(common, default=0)
 
 
 class AnyWeighting(AdaLossWeighting):
-    """A static weighting or an AdaLoss as an AdaLoss whose settings are state, so that one program serves all.
+    """An AdaLoss whose settings are state, so that one program computes static weightings and AdaLosses alike.
 
-    A static one starts with its weights, and their update is never due.
+    A static weighting starts with its weights and never updates them.
 
     Args:
         weighting: `Weighting`.
@@ -173,6 +173,6 @@ class AnyWeighting(AdaLossWeighting):
             super().set_state(state)
 
     def original(self):
-        """Returns the weighting itself, with what was learnt."""
+        """Returns the original weighting with its trained state."""
         self.weighting.set_state(self.get_state())
         return self.weighting

@@ -1,32 +1,32 @@
-"""Where a training runs: on one device, or on several that share each batch. Chosen here and nowhere else.
+"""The choice of a strategy: one device, or several that share each batch.
 
-One rule holds for every strategy: **several devices train as one would.** The recipe's batch size is that of the global
-batch, which the replicas share. So the learning rate, its schedule, the steps of an epoch, shuffling and augmentation
-are those of one device whatever the number of replicas, and losses, metrics, AdaLoss's averages and weights are equal
-to rounding; a larger batch for more devices is another recipe. Batches need not divide evenly, but TensorFlow's
-replicas each need an image of every batch. Tried on CPU devices; not yet on several GPUs, and not on a TPU.
+One rule holds for every strategy: **several devices train as one would.** The recipe's batch size is the global batch
+size, and the replicas share each batch. The learning rate, its schedule, the steps per epoch, shuffling and
+augmentation do not depend on the number of replicas. Losses, metrics, AdaLoss's averages and weights are equal to
+rounding. To use a larger batch on more devices, change the recipe. Batches need not divide evenly, but on TensorFlow
+each replica needs at least one image of every batch. Tested on CPU devices, not yet on several GPUs or on a TPU.
 
 =============== ========== =====================================================================
 strategy        backend    devices
 =============== ========== =====================================================================
 none            any        one
-mirrored        TensorFlow all GPUs of this machine; without one, its logical CPU devices
-multi_worker    TensorFlow those of all machines that TF_CONFIG lists, one process each
-tpu             TensorFlow a TPU's
-data_parallel   JAX        all devices of this process, by `keras.distribution.DataParallel`
+mirrored        TensorFlow all GPUs of this machine, or its logical CPU devices without a GPU
+multi_worker    TensorFlow the devices of all machines in TF_CONFIG, one process each
+tpu             TensorFlow the cores of a TPU
+data_parallel   JAX        all devices of this process, with `keras.distribution.DataParallel`
 =============== ========== =====================================================================
 
-Data. Sharding is off: each process makes every global batch whole, by the recipe's seed, and its replicas take their
-parts of it. On several machines each so prepares all images. Validation deals whole batches to the replicas in turn.
+Data. Automatic sharding is off. Each process prepares every global batch from the recipe's seed, and its replicas take
+their parts of it, so each machine prepares all images. In validation, replicas take turns at whole batches.
 
-Batch normalisation. Keras takes the statistics of each replica's part under `tf.distribute`, and the moving ones drift
-apart. Here its layers are synchronized: the statistics are the global batch's, as on one device, for three small sums
-over the replicas in each layer and step. JAX computes one program over the global batch, with its statistics.
+Batch normalisation. Under `tf.distribute`, Keras normalises by the statistics of each replica's part, and the moving
+statistics of the replicas diverge. Here the layers are synchronized, so the statistics are those of the global batch,
+as on one device. This costs three small all-reduces per layer and step. On JAX, one program computes the global batch.
 
-Several processes. The one of rank 0 is the chief: it alone writes, to a folder that all can read, since all resume from
-its checkpoints. Where a process dies, the others stop with a `ConnectionError` that says so, at once or, where it is
-frozen or its machine is gone, when its heartbeat is missed; started again with `resume`, all go on after the last
-checkpoint. TensorFlow waits without end for a process that has never started.
+Several processes. The process of rank 0 is the chief. Only the chief writes files, to a folder that all processes can
+read, since all of them resume from its checkpoints. If a process dies, the others stop with a `ConnectionError`: at
+once, or after a missed heartbeat if the process hangs or its machine is gone. Restarted with `resume`, all continue
+after the last checkpoint. TensorFlow waits forever for a process that never starts.
 """
 
 import functools
@@ -45,18 +45,18 @@ NAMES = ("none", *TENSORFLOW, "data_parallel")
 
 
 def choose(strategy="none"):
-    """Returns where to train, for a name; the same each time.
+    """Returns the strategy of a name, the same object each time.
 
     Args:
-        strategy: "none", "mirrored", "multi_worker", "tpu" or "data_parallel", see the module's text; a
-            `tf.distribute.Strategy`; or a `keras.distribution.DataParallel`.
+        strategy: "none", "mirrored", "multi_worker", "tpu" or "data_parallel" (see the module docstring), a
+            `tf.distribute.Strategy` or a `keras.distribution.DataParallel`.
 
     Returns:
-        An object with `name`, `replicas` and `is_chief`, that `train` takes as its `strategy`. For "multi_worker" call
-        this first in the program: TensorFlow joins other processes only before it computes anything.
+        An object with `name`, `replicas` and `is_chief` for the `strategy` argument of `train`. Call this first in a
+        program that uses "multi_worker": TensorFlow must connect to other processes before it computes anything.
 
     Raises:
-        ValueError: if it is unknown, does not run on Keras's backend, or its devices are not there.
+        ValueError: if the name is unknown, the strategy does not run on Keras's backend, or its devices are missing.
 
     Example:
     >>> choose("none").replicas
@@ -101,7 +101,7 @@ def _check_backend(name, backend):
         )
 
 
-@functools.cache  # a second strategy in one process would number its collective operations as the first does
+@functools.cache  # a second strategy in one process would reuse the numbers of the first one's collectives
 def _named(name):
     return {
         "none": OneDevice,
@@ -122,7 +122,7 @@ def _multi_worker():
     _check_cluster(os.environ.get("TF_CONFIG"))
     import tensorflow as tf
 
-    print("waiting for the other workers of TF_CONFIG", file=sys.stderr, flush=True)  # TensorFlow does, without a word
+    print("waiting for the other workers of TF_CONFIG", file=sys.stderr, flush=True)  # TensorFlow waits silently
     try:
         return Replicas("multi_worker", tf.distribute.MultiWorkerMirroredStrategy())
     except RuntimeError as error:
@@ -134,7 +134,7 @@ def _multi_worker():
 
 
 def _check_cluster(text):
-    """Raises ValueError unless TF_CONFIG lists workers and says which of them this process is."""
+    """Raises ValueError unless TF_CONFIG lists the workers and names the task of this process."""
     example = (
         'Set it in each process, such as TF_CONFIG=\'{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
         '"task": {"type": "worker", "index": 0}}\', with the process\'s own index.'

@@ -74,7 +74,7 @@ def test_a_second_training_in_a_folder_is_refused_while_the_first_goes_on(tmp_pa
     def second(model):
         before = sorted(path.name for path in tmp_path.iterdir())
         for resume in (False, True):
-            with pytest.raises(ValueError, match="Another training goes on in|holds a training already"):
+            with pytest.raises(ValueError, match="Another process trains in|already holds a run"):
                 begin(tmp_path, resume=resume)
         assert sorted(path.name for path in tmp_path.iterdir()) == before
 
@@ -95,7 +95,7 @@ def test_of_two_trainings_that_begin_at_once_one_is_refused(tmp_path):
     first, second = (Training(recipe(), tmp_path) for _ in range(2))
     first.begin([])
     try:
-        with pytest.raises(ValueError, match="Another training goes on in"):
+        with pytest.raises(ValueError, match="Another process trains in"):
             second.begin([])
     finally:
         first.release()

@@ -63,7 +63,7 @@ def test_results_take_the_place_of_older_ones_only_if_there_are_any(tmp_path):
     assert [path.name for path in (tmp_path / "average").iterdir()] == ["notes.txt"]
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert len(before) == 4
-    with pytest.raises(ValueError, match="stopped has no results to save yet: resume it"):
+    with pytest.raises(ValueError, match="stopped has no results to save yet. Resume it"):
         dataclasses.replace(run, curve=None).save(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
@@ -231,7 +231,7 @@ def test_a_checkpoint_that_was_being_written_is_never_read(tmp_path, monkeypatch
 
 def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path):
     train(tiny(epochs=1), tmp_path, verbose=False)
-    with pytest.raises(ValueError, match="holds a training already.*resume=True"):
+    with pytest.raises(ValueError, match="already holds a run.*resume=True"):
         train(tiny(epochs=1), tmp_path, verbose=False)
     with pytest.raises(ValueError, match="another recipe: epochs, seed differ"):
         train(tiny(epochs=2, seed=1), tmp_path, resume=True, verbose=False)
