@@ -150,9 +150,9 @@ def test_the_replicas_parts_are_the_batch(replicas, pipelines):
 @pytest.mark.parametrize(
     "images, batch_size, replicas, message",
     [
-        (3, 8, 4, "Each of the 4 replicas.*batch_size=8 and 3 training images.* but 3. Choose fewer devices"),
-        (21, 4, 4, "batch_size=4 and 21 training images.* but 1. Choose batch_size=7, or fewer devices"),
-        (100, 2, 4, "but 2. Choose batch_size=4"),
+        (3, 8, 4, "Each of the 4 replicas.*batch_size=8 and 3 training images.* batch has 3. Choose fewer devices"),
+        (21, 4, 4, "batch_size=4 and 21 training images.* batch has 1. Choose batch_size=7, or fewer devices"),
+        (100, 2, 4, "batch has 2. Choose batch_size=4"),
     ],
 )
 def test_batches_too_small_for_the_replicas_are_refused(two_replicas, images, batch_size, replicas, message):
