@@ -7,7 +7,7 @@ import re
 import struct
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 
 # What Pillow raises of files that are no whole images.
@@ -42,7 +42,7 @@ def corruption_told():
 
 
 def decode(source, name, channels=3):
-    """Decodes an image file.
+    """Decodes an image file, upright: rotated and mirrored as its Exif orientation says.
 
     Args:
         source: path, or the file's bytes.
@@ -57,6 +57,7 @@ def decode(source, name, channels=3):
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image, "float32") / 257 + 0.5).astype("uint8"))
             return image.convert("L" if channels == 1 else "RGB")
@@ -65,9 +66,11 @@ def decode(source, name, channels=3):
 
 
 def size(path):
-    """Returns the (height, width) that an image file's header tells."""
+    """Returns the (height, width) of an image file as `decode` returns it, in most cases from its header alone."""
     try:
         with Image.open(path) as image:
+            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # lying on its side
+                ImageOps.exif_transpose(image, in_place=True)
             return image.height, image.width
     except NO_IMAGE as error:
         raise _corrupt(path, error) from error

@@ -10,7 +10,7 @@ from PIL import Image
 import anytime_keras as ak
 from anytime_keras.data import crops
 from anytime_keras.data.examples import FileExamples
-from tests.data.test_load import arrays, first
+from tests.data.test_load import STORED, arrays, first, save_turned
 
 PHOTOS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "imagenet_samples"
 
@@ -25,6 +25,29 @@ def photos(tmp_path_factory):
         small = Image.fromarray(rng.integers(0, 256, (12, 9, 3)).astype("uint8"))
         small.resize(size, Image.BICUBIC).save(place / f"n{number:08d}_made.JPEG", quality=95)
     return sorted(place.iterdir())
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("ending, options", [("png", {}), ("tif", {}), ("webp", {"lossless": True}), ("jpg", {"quality": 95, "subsampling": 0})])
+def test_images_are_upright_whatever_their_exif_orientation(tmp_path, orientation, ending, options):
+    upright = np.full((16, 24, 3), 90, "uint8")
+    upright[:8, :8] = (230, 20, 20)
+    upright[8:, 16:] = (20, 20, 230)
+    path = tmp_path / f"image.{ending}"
+    save_turned(path, upright, orientation, **options)
+    assert crops.size(path) == (16, 24)
+    for source in (path, path.read_bytes()):
+        found = crops.to_array(crops.decode(source, path)).astype(int)
+        assert found.shape == upright.shape
+        assert np.abs(found - upright)[4, 4].max() <= 3 and np.abs(found - upright)[12, 20].max() <= 3
+        assert ending == "jpg" or (found == upright).all()
+
+
+def test_damaged_exif_data_do_not_spoil_an_image(tmp_path):
+    image = Image.fromarray(np.full((8, 12, 3), 90, "uint8"))
+    image.save(tmp_path / "image.jpg", exif=b"Exif\0\0no Exif data")
+    assert crops.size(tmp_path / "image.jpg") == (8, 12)
+    assert crops.decode(tmp_path / "image.jpg", "image.jpg").size == (12, 8)
 
 
 def resize(image, size, box):

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import anytime_keras as ak
-from anytime_keras.data import splits
+from anytime_keras.data import crops, splits
 from tests.conftest import BACKEND
 
 RNG = np.random.default_rng(0)
@@ -39,6 +39,26 @@ def write_folder(place, images, labels, names=("cat", "dog", "eel"), ending="png
         folder = place / names[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.squeeze()).save(folder / f"{number:04d}.{ending}")
+
+
+# How an upright image is stored under each Exif orientation: where its top left corner lies, after the Exif standard.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright.swapaxes(0, 1)[::-1],
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: upright[::-1].swapaxes(0, 1),
+}
+
+
+def save_turned(path, upright, orientation, **options):
+    """Saves an image as a camera does that was held in this orientation."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif, **options)
 
 
 def test_digits_are_held_out_class_by_class_and_normalised_by_training_images():
@@ -155,6 +175,21 @@ def test_a_folder_with_its_own_validation_split_and_grey_images(tmp_path):
         write_folder(tmp_path / split, images[..., :1], labels)
     data = ak.data.load(tmp_path)
     assert data.sizes == {"train": 60, "validation": 60, "test": 60} and data.image_shape == (6, 5, 1)
+
+
+def test_a_folder_of_images_with_exif_orientations(tmp_path):
+    images, labels = coloured(24, size=(6, 4))
+    for number, (image, label) in enumerate(zip(images, labels)):
+        place = tmp_path / ["cat", "dog", "eel"][label]
+        place.mkdir(exist_ok=True)
+        save_turned(place / f"{number:04d}.png", image, 1 + number % 8)
+    data = ak.data.load(tmp_path, validation=0, augment=None)
+    assert data.image_shape == (6, 4, 3)
+    for examples in data.examples.values():
+        np.testing.assert_array_equal(examples.images, images[examples.images[:, 0, 0, 0]])
+    cropped = ak.data.load(tmp_path, validation=0, augment=None, image_size=(6, 4)).examples["test"]
+    expected = [crops.center_crop(Image.fromarray(image), (6, 4)) for image in data.examples["test"].images]
+    np.testing.assert_array_equal(cropped.fetch(range(len(cropped)))[0], expected)
 
 
 def test_images_of_many_sizes_are_cropped(tmp_path):
