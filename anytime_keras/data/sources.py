@@ -15,6 +15,8 @@ from anytime_keras.data.examples import ArrayExamples, FileExamples, Skipped, St
 
 # Images that take more bytes than this are read from disk as they are needed.
 IN_MEMORY_BYTES = 4 * 2**30
+# What systems leave in folders besides hidden files: archives of macOS, recycle bins, thumbnails of network disks.
+LEFTOVERS = ("__macosx", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information", "lost+found")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
@@ -158,12 +160,12 @@ def npz(path):
 def folder(path, image_size=None, skip_corrupt=False, name=None):
     """A folder of images in the layout of tfds ImageFolder: `path/<split>/<class>/<image>`, or `path/<class>/<image>`.
 
-    Splits are `train`, `validation` (or `val`) and `test`. Images of one size that fit into memory are read at
+    Splits are `train`, `validation` (or `val`) and `test`. Hidden files and folders are ignored. Images of one size that fit into memory are read at
     once, others are cropped to `image_size` when they are needed. With `skip_corrupt`, those that cannot be decoded are
     left out.
     """
     path = pathlib.Path(path)
-    children = sorted(child for child in path.iterdir() if child.is_dir())
+    children = _folders(path)
     split_of = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     folders = {split_of[child.name]: child for child in children if child.name in split_of} or {"train": path}
     unknown = [child.name for child in children if child.name not in split_of]
@@ -176,7 +178,7 @@ def folder(path, image_size=None, skip_corrupt=False, name=None):
             f"'{path}' needs a folder `train` with one folder of images a class. Received: "
             f"{[child.name for child in children]}."
         )
-    class_names = sorted(child.name for child in folders["train"].iterdir() if child.is_dir())
+    class_names = [child.name for child in _folders(folders["train"])]
     if not class_names:
         raise ValueError(
             f"'{folders['train']}' needs one folder of images a class (`cat/1.png`, `dog/2.png`). Received: no "
@@ -189,7 +191,7 @@ def folder(path, image_size=None, skip_corrupt=False, name=None):
 def _list_files(place, class_names):
     """Returns (paths, labels) of the images of one split."""
     paths, labels = [], []
-    for child in sorted(child for child in place.iterdir() if child.is_dir()):
+    for child in _folders(place):
         if child.name not in class_names:
             raise ValueError(
                 f"'{place}' has a class that is not in train. Received: '{child.name}'. "
@@ -205,7 +207,17 @@ def _list_files(place, class_names):
 
 def list_images(folder):
     """Returns the paths of the image files in a folder, sorted."""
-    return sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS)
+    return [str(file) for file in _entries(folder) if file.suffix.lower() in EXTENSIONS]
+
+
+def _folders(path):
+    return [child for child in _entries(path) if child.is_dir()]
+
+
+def _entries(folder):
+    """Returns what a folder holds, sorted, without hidden files and other leftovers of systems and tools."""
+    children = sorted(folder.iterdir())
+    return [child for child in children if not child.name.startswith(".") and child.name.lower() not in LEFTOVERS]
 
 
 def from_files(name, files, class_names, image_size=None, skip_corrupt=False):

@@ -43,6 +43,8 @@ _FORM = {
     "stages": ([{**_PART, "exit": str, "macs": int}], None),
     "files": {str: {"bytes": int, "sha256": str}},
 }
+# What Python and file managers leave in folders, besides hidden files; never read.
+_LEFTOVERS = ("__pycache__", "__macosx", "@eadir", "thumbs.db", "desktop.ini")
 _INFERENCE = {"temperatures": {str: float}, "exits": [str], "thresholds": [list]}  # each may be left out
 _TYPES = "bool float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 
@@ -497,9 +499,9 @@ def _check_files(folder, files):
             )
     known = {DESCRIPTION, *files}
     for file in folder.rglob("*"):
-        name = file.relative_to(folder).as_posix()
-        cached = name.startswith("__pycache__/")  # Python's own, of run_exported.py
-        if (file.is_symlink() or not file.is_dir()) and name not in known and not cached:
+        name = file.relative_to(folder)
+        leftover = any(part.startswith(".") or part.lower() in _LEFTOVERS for part in name.parts)
+        if (file.is_symlink() or not file.is_dir()) and name.as_posix() not in known and not leftover:
             raise ValueError(f"'{file}' is not part of the exported set. Remove it, or export the set again.")
 
 

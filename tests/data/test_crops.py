@@ -28,7 +28,10 @@ def photos(tmp_path_factory):
 
 
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize("ending, options", [("png", {}), ("tif", {}), ("webp", {"lossless": True}), ("jpg", {"quality": 95, "subsampling": 0})])
+@pytest.mark.parametrize(
+    "ending, options",
+    [("png", {}), ("tif", {}), ("webp", {"lossless": True}), ("jpg", {"quality": 95, "subsampling": 0})],
+)
 def test_images_are_upright_whatever_their_exif_orientation(tmp_path, orientation, ending, options):
     upright = np.full((16, 24, 3), 90, "uint8")
     upright[:8, :8] = (230, 20, 20)

@@ -192,6 +192,23 @@ def test_a_folder_of_images_with_exif_orientations(tmp_path):
     np.testing.assert_array_equal(cropped.fetch(range(len(cropped)))[0], expected)
 
 
+@pytest.mark.parametrize("layout", ["split", "flat"])
+def test_what_systems_and_tools_leave_in_folders_is_ignored(tmp_path, layout):
+    images, labels = coloured()
+    for split in ("train", "test") if layout == "split" else (".",):
+        write_folder(tmp_path / split, images, labels)
+    expected = ak.data.load(tmp_path)
+    places = [tmp_path, tmp_path / "cat"] if layout == "flat" else [tmp_path, tmp_path / "test", tmp_path / "train/cat"]
+    for place in places:
+        for name in (".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "$RECYCLE.BIN"):
+            write_folder(place / name, images[:3], labels[:3])
+        for name in (".DS_Store", "._0000.png", ".0000.png", "Thumbs.db"):
+            (place / name).write_bytes(b"no image")
+    found = ak.data.load(tmp_path)
+    assert found.describe() == expected.describe() and found.class_names == ["cat", "dog", "eel"]
+    np.testing.assert_array_equal(found.examples["train"].labels, expected.examples["train"].labels)
+
+
 def test_images_of_many_sizes_are_cropped(tmp_path):
     shapes = [(20, 30), (31, 17), (16, 16), (64, 50)]
     for number in range(24):

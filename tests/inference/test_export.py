@@ -513,7 +513,10 @@ def test_unlisted_files_and_links_that_lead_out_are_refused(sound_set, tmp_path)
     path = shutil.copytree(sound_set, tmp_path / "set")
     (path / "__pycache__").mkdir()
     (path / "__pycache__" / "run_exported.cpython-311.pyc").write_bytes(b"")
-    ExportedModel(path)  # as Python leaves it when the reader was imported
+    for name in (".DS_Store", "._exported.json", ".ipynb_checkpoints/run_exported-checkpoint.py", "Thumbs.db"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_bytes(b"")
+    ExportedModel(path)  # as Python leaves it when the reader was imported, and file managers and notebooks
     (path / "deeper").mkdir()
     (path / "deeper" / "extra.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match="extra.onnx' is not part of the exported set"):
