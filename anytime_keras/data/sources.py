@@ -160,9 +160,9 @@ def npz(path):
 def folder(path, image_size=None, skip_corrupt=False, name=None):
     """A folder of images in the layout of tfds ImageFolder: `path/<split>/<class>/<image>`, or `path/<class>/<image>`.
 
-    Splits are `train`, `validation` (or `val`) and `test`. Hidden files and folders are ignored. Images of one size that fit into memory are read at
-    once, others are cropped to `image_size` when they are needed. With `skip_corrupt`, those that cannot be decoded are
-    left out.
+    Splits are `train`, `validation` (or `val`) and `test`. Hidden files and folders are ignored. Images of one size
+    that fit into memory are read at once, others are cropped to `image_size` when they are needed. With `skip_corrupt`,
+    those that cannot be decoded are left out.
     """
     path = pathlib.Path(path)
     children = _folders(path)

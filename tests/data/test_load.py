@@ -1,5 +1,7 @@
 """Data sets from every source: splits, normalisation, batches, and what is refused."""
 
+import struct
+
 import keras
 import numpy as np
 import pytest
@@ -386,13 +388,36 @@ def test_a_misspelt_split_folder_is_told(tmp_path):
         ak.data.load(tmp_path)
 
 
-def test_sixteen_bit_images_keep_their_values(tmp_path):
+@pytest.mark.parametrize("ending, dtype", [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2")])
+def test_sixteen_bit_images_keep_their_values(tmp_path, ending, dtype):
     for name, value in (("cat", 32768), ("dog", 65535)):
         (tmp_path / name).mkdir()
         for number in range(4):
-            Image.fromarray(np.full((8, 8), value, "uint16")).save(tmp_path / name / f"{number}.png")
+            image = Image.fromarray(np.full((8, 8), value, dtype))
+            image.save(tmp_path / name / f"{number}.{ending}")
     data = ak.data.load(tmp_path, validation=0, test=0)
     assert sorted(np.unique(data.examples["train"].images)) == [128, 255]
+
+
+def test_tiffs_of_12_bits_and_those_where_white_is_zero_keep_their_values(tmp_path):
+    def tiff(path, bits, photometric, pixels):
+        width = 8 * len(pixels) // bits
+        values = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(pixels)}
+        entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in values.items())
+        head = struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
+        path.write_bytes(head + pixels + struct.pack("<H", len(values)) + entries + bytes(4))
+        return crops.to_array(crops.decode(path, path, 1)).ravel().tolist()
+
+    assert tiff(tmp_path / "12.tif", 12, 1, bytes.fromhex("fff000 800400")) == [255, 0, 128, 64]
+    assert tiff(tmp_path / "inverse.tif", 16, 0, np.array([0, 65535, 16384], "<u2").tobytes()) == [255, 0, 191]
+
+
+@pytest.mark.parametrize("size", [None, (8, 8)])
+@pytest.mark.parametrize("dtype, mode", [("float32", "F"), ("int32", "I")])
+def test_images_of_32_bits_are_refused_with_their_name_and_mode(tmp_path, dtype, mode, size):
+    write_folder(tmp_path, [np.full((8, 8), 1, dtype)] * 4, [0, 0, 1, 1], ending="tif")
+    with pytest.raises(ValueError, match=rf"000\d.tif' cannot be decoded: .*mode '{mode}' of 32 bits"):
+        ak.data.load(tmp_path, validation=0, test=0, image_size=size)
 
 
 def test_every_class_keeps_an_image_for_training():
