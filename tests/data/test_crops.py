@@ -66,10 +66,10 @@ def resize(image, size, box):
 
 def test_evaluation_sees_the_middle_224_of_short_side_256(photos, tmp_path):
     for number, photo in enumerate(photos):
-        folder = tmp_path / ["train", "test"][number % 2] / photo.name.split("_")[0]
-        folder.mkdir(parents=True)
-        shutil.copy(photo, folder)
-        (tmp_path / ["test", "train"][number % 2] / folder.name).mkdir(parents=True)
+        for split in ("train", "test")[: 1 + number % 2]:
+            folder = tmp_path / split / photo.name.split("_")[0]
+            folder.mkdir(parents=True)
+            shutil.copy(photo, folder)
     data = ak.data.load(tmp_path, image_size=224, validation=0, batch_size=4)
     images, labels = arrays(data.test)
     assert images.shape == (len(photos) // 2, 224, 224, 3)

@@ -1,5 +1,6 @@
 """Data sets from every source: splits, normalisation, batches, and what is refused."""
 
+import shutil
 import struct
 
 import keras
@@ -211,6 +212,50 @@ def test_what_systems_and_tools_leave_in_folders_is_ignored(tmp_path, layout):
     np.testing.assert_array_equal(found.examples["train"].labels, expected.examples["train"].labels)
 
 
+def test_jfif_is_jpeg(tmp_path):
+    images, labels = coloured(24)
+    write_folder(tmp_path, images, labels, ending="jpg")
+    for path in (tmp_path / "dog").iterdir():
+        path.rename(path.with_suffix(".jfif"))
+    data = ak.data.load(tmp_path, validation=0, test=0)
+    assert np.bincount(data.examples["train"].labels).tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        ("dog/more/1.png", "class 'dog' must lie in '.*dog' itself. Received: 1 in folders within it.*'more/1.png'"),
+        ("eel/1.heic", "Class 'eel' holds no images: '.*eel' has .heic. Known file types: .png"),
+    ],
+)
+def test_a_class_whose_images_would_be_left_out_is_named(tmp_path, split, file, message):
+    images, labels = coloured(6)
+    for each in ("train", "test"):
+        write_folder(tmp_path / each, images, labels)
+    if file.startswith("eel"):
+        shutil.rmtree(tmp_path / split / "eel")
+    (tmp_path / split / file).parent.mkdir(parents=True)
+    (tmp_path / split / file).write_bytes((tmp_path / "train" / "cat" / "0000.png").read_bytes())
+    with pytest.raises(ValueError, match=message):
+        ak.data.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["cat/1.heic", "1.png"])
+def test_files_that_are_left_out_are_told(tmp_path, file):
+    write_folder(tmp_path, *coloured(24))
+    (tmp_path / file).write_bytes(b"an image")
+    with pytest.warns(UserWarning, match=f"holds 1 files that are left out, such as '{file}'"):
+        assert sum(ak.data.load(tmp_path).sizes.values()) == 24
+
+
+def test_two_validation_splits_are_refused(tmp_path):
+    for split in ("train", "val", "validation"):
+        write_folder(tmp_path / split, *coloured(6))
+    with pytest.raises(ValueError, match="one validation split. Received: both `val` and `validation`"):
+        ak.data.load(tmp_path)
+
+
 def test_images_of_many_sizes_are_cropped(tmp_path):
     shapes = [(20, 30), (31, 17), (16, 16), (64, 50)]
     for number in range(24):
@@ -328,7 +373,7 @@ def test_files_that_are_not_there_or_no_data(tmp_path):
         (tmp_path / "text.npz", "no .npz file"),
         (tmp_path / "text.csv", "must be an .npz"),
         (tmp_path / "empty", "one folder of images a class"),
-        (tmp_path / "no_images", "holds no images"),
+        (tmp_path / "no_images", "Class 'cat' holds no images"),
     ]:
         with pytest.raises(ValueError, match=message):
             ak.data.load(place)
