@@ -58,6 +58,17 @@ def producer(tensor):
     return history.operation._inbound_nodes[history.node_index]
 
 
+def ends_in_sigmoid(tensor):
+    """Tells whether a tensor is what a sigmoid gives: numbers of which each is a probability by itself."""
+    operation = producer(tensor).operation
+    if runs_its_graph(operation):
+        return ends_in_sigmoid(functional(operation).outputs[tensor._keras_history.tensor_index])
+    if type(operation) in (keras.layers.Identity, keras.layers.Reshape, keras.layers.Flatten):
+        return ends_in_sigmoid(producer(tensor).input_tensors[0])
+    activation = getattr(operation, "activation", operation)
+    return getattr(activation, "__name__", type(activation).__name__).lower() == "sigmoid"
+
+
 def calls(outputs, inputs=()):
     """Lists the calls that compute `outputs` from `inputs`, each after those it needs.
 

@@ -6,7 +6,8 @@ import numbers
 import keras
 import numpy as np
 
-from anytime_keras.evaluation.evaluate import batches
+from anytime_keras.evaluation.evaluate import weighted_batches
+from anytime_keras.evaluation.labels import class_numbers
 from anytime_keras.inference import calibration, early_exit
 from anytime_keras.inference.answers import BatchAnswer, check_classes, probabilities
 
@@ -68,8 +69,9 @@ class BatchMethods:
         """
         budgets = [_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
         state = self._state
-        logits, _ = self._outputs(state, validation)
-        sure = [probabilities(*pair).max(axis=-1) for pair in zip(logits, state.temperatures)]
+        logits = self._outputs(state, validation)[0]
+        each = zip(logits, state.temperatures, state.engine.sigmoid)
+        sure = [probabilities(*of_exit).max(axis=-1) for of_exit in each]
         macs = [cost.with_all_heads for cost in state.costs]
         fitted = {budget: early_exit.fit_threshold(np.stack(sure), macs, budget) for budget in budgets}
         with self._changing:
@@ -89,19 +91,27 @@ class BatchMethods:
         Other threads may use the predictor meanwhile, and get answers as before until all is ready.
 
         Args:
-            validation: pair `(x, y)` of arrays, or batches of them, that were not trained on. Labels are ints or
-                one-hot.
+            validation: tuple `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of them, that were not trained
+                on. Labels are ints or one-hot.
 
         Returns:
             A dict from the name of each exit that is left to its temperature.
         """
         with self._changing:
             state = self._state
-            logits, labels = self._outputs(state, validation)
-            useful = calibration.better_exits(logits, labels)
-            names = [state.stages.exit_names[position] for position in useful]
+            if any(state.engine.sigmoid):
+                raise ValueError(
+                    "Only exits that tell one class for each sample can be calibrated. Received: exits that end in a "
+                    "sigmoid. Their `probabilities` are their outputs; `exits` of `Predictor` chooses among them."
+                )
+            logits, labels, weights = self._outputs(state, validation)
+            names = state.stages.exit_names
+            labels = class_numbers(labels, logits.shape[1:], names[0])
+            useful = calibration.better_exits(logits, labels, weights)
+            names = [names[position] for position in useful]
             found = {
-                name: calibration.fit_temperature(logits[position], labels) for name, position in zip(names, useful)
+                name: calibration.fit_temperature(logits[position], labels, weights)
+                for name, position in zip(names, useful)
             }
             self._change(names, found)
             self._keep(exits=names, temperatures=found)
@@ -128,25 +138,20 @@ class BatchMethods:
         return [found[budget]] * len(state.costs)
 
     def _outputs(self, state, validation, batch_size=256):
-        """Returns all exits' logits, shape `(exits, samples, classes)`, and the labels as ints."""
+        """Returns all exits' logits, shape `(exits, samples, classes)`, and the labels and sample weights, or None."""
         _check_heads(state)
-        logits, labels = [], []
-        for x, y in batches(validation, batch_size):
+        logits, labels, weights = [], [], []
+        for x, y, sample_weight in weighted_batches(validation, batch_size):
             for inputs in _parts(state, x, batch_size):
                 logits.append(early_exit.all_logits(state.engine, inputs, self._worker.lock))
             labels.append(np.asarray(keras.ops.convert_to_numpy(y)))
+            if isinstance(sample_weight, (dict, list, tuple)):
+                raise ValueError("Sample weights must be one array for all exits. Received: one for each.")
+            if sample_weight is not None:
+                weights.append(np.ravel(keras.ops.convert_to_numpy(sample_weight)))
         if not logits:
             raise ValueError("`validation` must hold a sample or more. Received: none.")
-        logits, labels = np.concatenate(logits, axis=1), np.concatenate(labels)
-        if labels.ndim > 1 and labels.shape == logits.shape[1:]:
-            labels = labels.argmax(axis=-1)
-        labels = labels.reshape(-1).astype(int)
-        if len(labels) != logits.shape[1] or labels.min() < 0 or labels.max() >= logits.shape[2]:
-            raise ValueError(
-                f"Labels must be one class from 0 to {logits.shape[2] - 1} for each of {logits.shape[1]} samples. "
-                f"Received: {len(labels)} labels from {labels.min()} to {labels.max()}."
-            )
-        return logits, labels
+        return np.concatenate(logits, axis=1), np.concatenate(labels), np.concatenate(weights) if weights else None
 
 
 def _parts(state, x, batch_size):

@@ -50,6 +50,7 @@ class Engine:
         any_size: bool, whether a new batch size compiles nothing.
         takes: list of lists, the shapes of the tensors that each stage takes, None where the model leaves them open.
         gives: list, the shape of each exit's logits.
+        sigmoid: list of bools, whether each exit ends in a sigmoid.
     """
 
     any_size = True
@@ -59,6 +60,7 @@ class Engine:
         self._segments = [stages.segment(position) for position in range(len(stages))]
         self.takes = [[tuple(tensor.shape) for tensor in segment.inputs] for segment in self._segments]
         self.gives = [tuple(segment.output["logits"].shape) for segment in self._segments]
+        self.sigmoid = [stages.ends_in_sigmoid(position) for position in range(len(stages))]
 
     def __len__(self):
         return len(self.stages)

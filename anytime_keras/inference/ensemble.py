@@ -260,6 +260,10 @@ class EnsembleStages(Stages):
         part, own = self._steps[position]
         return part.segment(own, head)
 
+    def ends_in_sigmoid(self, position):
+        part, own = self._steps[position]
+        return part.ends_in_sigmoid(own)
+
     def starts(self, position):
         return self._steps[position][1] == 0
 

@@ -123,6 +123,7 @@ def _describe(named, model, format, precision, batch_size):
             {**tensor, "key": named.inputs[tensor["name"]]} for tensor in named.whole.describe(batch_size)["inputs"]
         ],
         "exits": [dataclasses.asdict(cost) for cost in exit_costs(named.model)],
+        "sigmoid": [name for name, x in graph.outputs_by_name(named.model).items() if graph.ends_in_sigmoid(x)],
         "inference": getattr(model, "inference", None),
         "made_with": runtime.machine()["versions"],
     }

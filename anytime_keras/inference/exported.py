@@ -20,7 +20,7 @@ import types
 import numpy as np
 
 DESCRIPTION = "exported.json"
-VERSION = 1
+VERSION = 2
 
 # The form of `exported.json`. An int is never negative; of a tuple either will do; any str is a key of {str: ...}.
 _TENSOR = {"name": str, "shape": [(int, None)], "dtype": str}
@@ -38,6 +38,7 @@ _FORM = {
     "batch_size": (int, None),
     "inputs": [{**_TENSOR, "key": str}],
     "exits": [{"exit": str, "backbone": int, "with_head": int, "with_all_heads": int, "params": int}],
+    "sigmoid": [str],
     "inference": ({}, None),
     "whole": (_PART, None),
     "stages": ([{**_PART, "exit": str, "macs": int}], None),
@@ -60,6 +61,7 @@ class Answer:
         seconds: float, from the call to when the answer was there.
         late: bool, whether that was after the deadline.
         temperature: float by which logits are divided for `confidence`, as `Predictor.calibrate` fitted it, or 1.
+        sigmoid: bool, whether the exit ends in a sigmoid, so that `logits` are probabilities, each by itself.
     """
 
     logits: np.ndarray
@@ -68,15 +70,18 @@ class Answer:
     seconds: float
     late: bool = False
     temperature: float = 1.0
+    sigmoid: bool = False
 
     @property
     def confidence(self):
         """The probability of the likeliest class of each sample, shape `(batch,)`.
 
         It is taken from the softmax of `logits / temperature`. Outputs that are probabilities already (they sum to
-        one) are taken for the softmax of their own logarithms.
+        one) are taken for the softmax of their own logarithms, and those of a sigmoid as they are.
         """
         logits = np.asarray(self.logits, "float32")
+        if self.sigmoid:
+            return logits.max(axis=-1)
         if (logits >= 0).all() and np.abs(logits.sum(axis=-1) - 1).max() < 1e-3:
             logits = np.log(np.maximum(logits, 1e-30))
         below = (logits - logits.max(axis=-1, keepdims=True)) / self.temperature
@@ -225,7 +230,9 @@ class ExportedModel:
     def _answer(self, position, given, begin):
         logits = self._stage(position, given)
         seconds = time.perf_counter() - begin
-        return Answer(logits, self.exit_names[position], position, seconds, temperature=self.temperatures[position])
+        name, temperature = self.exit_names[position], self.temperatures[position]
+        sigmoid = name in self.description["sigmoid"]
+        return Answer(logits, name, position, seconds, temperature=temperature, sigmoid=sigmoid)
 
     def _stage(self, position, tensors):
         """Runs one stage on the tensors so far, a dict by name, adds what it makes to them, and returns its logits."""

@@ -262,7 +262,8 @@ class _State:
 
     def answer(self, position, logits, seconds):
         name = self.stages.exit_names[position]
-        return Answer(logits, name, position, seconds, temperature=self.temperatures[position])
+        temperature, sigmoid = self.temperatures[position], self.engine.sigmoid[position]
+        return Answer(logits, name, position, seconds, temperature=temperature, sigmoid=sigmoid)
 
     def prepare(self, example, worker, seconds=2.0):
         """See `Predictor.prepare`."""

@@ -101,6 +101,10 @@ class Stages:
             values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
         return keras.Model(inputs, keras.tree.map_structure(lambda tensor: values[id(tensor)], outputs))
 
+    def ends_in_sigmoid(self, position):
+        """Tells whether an exit ends in a sigmoid, so that each of its outputs is a probability by itself."""
+        return graph.ends_in_sigmoid(self._outputs[self.exit_names[position]])
+
     def starts(self, position):
         """Tells whether a stage takes the network's input itself, and nothing of the stage before."""
         return position == 0
