@@ -133,8 +133,8 @@ class EANN:
         """
         every, spent = [], [0, 0, 0, 0]
         for number, member in enumerate(self.members):
-            outputs, used = graph.outputs_by_name(member), self._used.get(number, [])
-            inputs = graph.functional(member).inputs
+            member = graph.opened(member)
+            outputs, used, inputs = graph.outputs_by_name(member), self._used.get(number, []), member.inputs
             own = {cost.exit: cost for cost in exit_costs(member, layers)}
             if used:
                 own.update(

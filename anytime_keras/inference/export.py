@@ -179,7 +179,7 @@ def _check(model, format, parts, precision, representative, batch_size):
             "with `model.save('model.keras')`, and load and export it in a process with the environment variable "
             "KERAS_BACKEND=tensorflow."
         )
-    functional = graph.functional(model)
+    functional = graph.opened(model)
     types = {
         tensor.dtype for call in graph.calls(functional.outputs, functional.inputs) for tensor in call.output_tensors
     }

@@ -37,7 +37,7 @@ class Stages:
                 f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)` or "
                 f"`anytime_keras.AnytimeModel`."
             )
-        self.model = graph.functional(model)
+        self.model = graph.opened(model)
         self._outputs = graph.outputs_by_name(self.model)
         self.exit_names = _chosen(exits, list(self._outputs))
         self._cuts = self._cut()
