@@ -42,7 +42,7 @@ class BatchMethods:
                 "One of `confidence` and `average_budget` must be given. "
                 f"Received: confidence={confidence}, average_budget={average_budget}."
             )
-        state = self._state
+        state = self._current()
         _check_heads(state)
         thresholds = self._fitted(state, average_budget) if confidence is None else _thresholds(confidence, state)
         parts = [
@@ -68,7 +68,7 @@ class BatchMethods:
             ValueError: if a budget is less than the first exit costs.
         """
         budgets = [_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
-        state = self._state
+        state = self._current()
         logits = self._outputs(state, validation)[0]
         each = zip(logits, state.temperatures, state.engine.sigmoid)
         sure = [probabilities(*of_exit).max(axis=-1) for of_exit in each]
@@ -97,6 +97,7 @@ class BatchMethods:
         Returns:
             A dict from the name of each exit that is left to its temperature.
         """
+        self._worker.check_process()
         with self._changing:
             state = self._state
             if any(state.engine.sigmoid):

@@ -12,6 +12,7 @@ import importlib
 import json
 import math
 import numbers
+import os
 import pathlib
 import threading
 import time
@@ -91,7 +92,8 @@ class Answer:
 class ExportedModel:
     """An exported set of stages, on the runtime that it was exported for.
 
-    The description, and the hashes of all files, are checked first. May be used from several threads.
+    The description, and the hashes of all files, are checked first. May be used from several threads, but not from a
+    forked process.
 
     Args:
         path: the set's folder; None is the folder of this file.
@@ -120,6 +122,7 @@ class ExportedModel:
         found = (self.description["inference"] or {}).get("temperatures", {})
         self.temperatures = [found.get(name, 1.0) for name in self.exit_names]
         self.times = {}
+        self._pid = os.getpid()
         self._inputs = self.description["inputs"]
         self._runtime = _RUNTIMES[self.description["format"]](self.path, num_threads)
         self._lock = threading.Lock()
@@ -241,6 +244,12 @@ class ExportedModel:
         return np.asarray(tensors[stage.logits[self.exit_names[position]]])
 
     def _tensors(self, x):
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"A set works in the process that opened it. Expected: process {self._pid}. Received: a call in its "
+                f"fork {os.getpid()}, where the runtime's threads are missing. Start processes with "
+                "`multiprocessing.get_context('spawn')`, and open the set in each."
+            )
         return by_name(x, self._inputs, self.batch_size)
 
 

@@ -86,6 +86,7 @@ class ParallelPredictor:
 
     def start(self, x):
         """Computes in the background; returns a `Job` at once."""
+        self._worker.check_process()
         inputs = [np.asarray(tensor) for tensor in self._stages.start(x)]
         return self._worker.later(Job(self._processes, inputs, self._answer))
 

@@ -25,7 +25,8 @@ class Predictor(BatchMethods):
     """Runs an anytime network so that it stops for real: by a deadline, within a budget, or when it is told to.
 
     The network is cut at its exits and compiled when the predictor is made; the weights are those of that moment. One
-    computation runs at a time, others wait for their turn: a predictor may be used from several threads.
+    computation runs at a time, others wait for their turn: a predictor may be used from several threads, but not from
+    a forked process, where it raises a RuntimeError.
 
     What `calibrate` and `fit_thresholds` find is kept as the model's `inference` and saved with an `AnytimeModel` (a
     `.keras` file): a later predictor finds it there. It holds for the weights of that moment.
@@ -93,6 +94,10 @@ class Predictor(BatchMethods):
     def temperatures(self):
         return list(self._state.temperatures)
 
+    def _current(self):
+        self._worker.check_process()
+        return self._state
+
     @property
     def _stages(self):  # this and the next for `tests/benchmarks`, which time engines by themselves
         return self._state.stages
@@ -108,6 +113,7 @@ class Predictor(BatchMethods):
             example: an input of that size, shape `(batch, ...)`.
             seconds: float, how long to measure, about; five runs of each at least.
         """
+        self._worker.check_process()
         with self._changing:
             self._state.prepare(example, self._worker, seconds)
 
@@ -153,7 +159,7 @@ class Predictor(BatchMethods):
         for name, limit in (("deadline", deadline), ("budget", budget)):
             if limit is not None and (not isinstance(limit, numbers.Real) or math.isnan(limit)):
                 raise ValueError(f"`{name}` must be a number. Received: {limit!r}.")
-        state = self._state
+        state = self._current()
         inputs = state.stages.start(x)
         if until is not None:
             return self._predict_until(state, inputs, until, begin)
@@ -212,7 +218,7 @@ class Predictor(BatchMethods):
         Raises:
             ValueError: if `x` does not fit the model.
         """
-        state = self._state
+        state = self._current()
         return self._worker.later(state.job(state.stages.start(x)))
 
     def stream(self, x):
@@ -225,7 +231,7 @@ class Predictor(BatchMethods):
             ValueError: if `x` does not fit the model.
             Exception: what a stage raised, if one did.
         """
-        state = self._state
+        state = self._current()
         inputs = state.stages.start(x)
 
         def answers():

@@ -15,6 +15,7 @@ from anytime_keras.inference import converters
 from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.exported import Answer, ExportedModel, by_name, fingerprint
 from tests import checks
+from tests.faults.dying import in_child
 
 RUNTIMES = {"saved_model": "tensorflow", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
 TOLERANCE = {"saved_model": dict(rtol=1e-6, atol=1e-6), "litert": dict(rtol=1e-4, atol=1e-5)}
@@ -430,6 +431,22 @@ def tampered(folder, place, change, hashed=True):
         description["sha256"] = fingerprint(description)
     (path / "exported.json").write_text(json.dumps(description))
     return path
+
+
+def test_a_fork_is_told_at_once_to_spawn(sound_set):
+    exported, x = ExportedModel(sound_set), np.zeros((1, 8, 8, 3), "float32")
+    exported.calibrate(x, repeats=1)
+
+    def texts():
+        raised = []
+        for call in (exported.whole, exported.stream, exported.calibrate, lambda x: exported.predict(x, deadline=0.01)):
+            with pytest.raises(RuntimeError) as error:
+                call(x)
+            raised.append(str(error.value))
+        return raised
+
+    for text in in_child(texts, most=30):
+        assert f"Expected: process {os.getpid()}." in text and "`multiprocessing.get_context('spawn')`" in text
 
 
 def test_a_description_that_was_changed_is_noticed_and_its_layout_is_free(sound_set, tmp_path):

@@ -1,4 +1,5 @@
 import math
+import os
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from anytime_keras.inference.jobs import Job
 from anytime_keras.inference.pace import Pace, Times
 from anytime_keras.inference.stages import in_dtype
 from tests import checks
+from tests.faults.dying import in_child
 from tests.inference import networks
 
 
@@ -479,3 +481,40 @@ def test_arguments_of_the_wrong_kind_are_refused_before_any_work():
     job.wait(-1)
     job.wait(np.float32(0.001))
     assert job.wait(math.inf).exit == "exit_2"
+
+
+def calls_in_a_fork(predictor, job, x, y):
+    """Returns what each way to use a predictor raises in this process, and how long all of them took."""
+    begin, raised = time.perf_counter(), []
+    for call in (
+        lambda: predictor.predict(x),
+        lambda: predictor.predict(x, deadline=0.01),
+        lambda: predictor.predict(x, until=lambda answer: True),
+        lambda: predictor.start(x),
+        lambda: predictor.stream(x),
+        lambda: predictor.prepare(x),
+        lambda: predictor.predict_batch(x, confidence=0.5),
+        lambda: predictor.fit_thresholds((x, y), 1e9),
+        lambda: predictor.calibrate((x, y)),
+        lambda: job.wait(),
+        lambda: next(job.answers()),
+    ):
+        try:
+            call()
+        except RuntimeError as error:
+            raised.append(str(error))
+    return raised, time.perf_counter() - begin
+
+
+@pytest.mark.tensorflow
+def test_a_fork_is_told_at_once_to_spawn():
+    model = networks.eleven_exits(2)
+    predictor, x = quick(model), networks.inputs_for(model, batch=1)
+    job = predictor.start(x)
+    job.wait()
+    raised, seconds = in_child(calls_in_a_fork, predictor, job, x, np.array([0]))
+    assert len(raised) == 11 and seconds < 5
+    for text in raised:
+        assert f"Expected: process {os.getpid()}. Received: a call in its fork" in text
+        assert "Start processes with `multiprocessing.get_context('spawn')`" in text
+    assert predictor.predict(x, deadline=60).exit == "exit_2"
