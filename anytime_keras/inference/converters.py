@@ -10,13 +10,18 @@ import numpy as np
 
 
 def saved_model(parts, folder, batch_size):
-    """Writes one TensorFlow SavedModel with a signature for each part; all share one copy of the weights."""
+    """Writes one TensorFlow SavedModel with a signature for each part; all share one copy of the weights.
+
+    The whole network is also `serving_default`, which servers of SavedModels run unless told otherwise.
+    """
     import tensorflow as tf
 
     module = tf.Module()
     weights = {id(variable): variable for part in parts for variable in part.model.variables}
     module.weights = [variable.value for variable in weights.values()]
     signatures = {part.name: part.function(batch_size).get_concrete_function() for part in parts}
+    if "whole" in signatures:
+        signatures["serving_default"] = signatures["whole"]
     with _quietly():
         tf.saved_model.save(module, str(folder / "saved_model"), signatures)
     return [{"file": "saved_model", "signature": part.name} for part in parts]

@@ -41,7 +41,8 @@ def export(
     later stages; it has all names, shapes and types in order, costs, hashes, and what `Predictor.calibrate` and
     `Predictor.fit_thresholds` found, the model's `inference`. `run_exported.py` has the class
     `ExportedModel`, which runs the set until a deadline and needs NumPy and the format's runtime only. No weight is in
-    two stages unless both use its layer; the whole has a second copy of all, except in a SavedModel.
+    two stages unless both use its layer; the whole has a second copy of all, except in a SavedModel, which serves it by
+    default.
 
     Args:
         model: functional Keras model whose outputs are its exits.

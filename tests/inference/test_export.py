@@ -62,6 +62,26 @@ def assert_answers_are(exported, x, expected, **tolerance):
 
 
 @pytest.mark.tensorflow
+def test_a_saved_model_serves_the_whole_network_by_default(tmp_path):
+    import tensorflow as tf
+
+    features = x = keras.Input((4,), name="features")
+    exits = {}
+    for name in ("first", "second"):
+        x = keras.layers.Dense(6, activation="tanh")(x)
+        exits[name] = keras.layers.Dense(3, activation="sigmoid", name=name)(x)
+    model = ak.AnytimeModel(features, exits)
+    path = ak.export(model, tmp_path / "set")
+    x = checks.some_input(model, batch=3)
+    expected = checks.outputs(model, x)
+    served = tf.saved_model.load(str(path / "saved_model")).signatures["serving_default"](features=tf.constant(x))
+    assert sorted(served) == ["first", "second"]
+    for answer in ExportedModel(path).stream(x):
+        np.testing.assert_allclose(served[answer.exit], expected[answer.exit], rtol=1e-6)
+        np.testing.assert_allclose(answer.confidence, expected[answer.exit].max(axis=1), rtol=1e-6)
+
+
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("format", RUNTIMES)
 @pytest.mark.parametrize("make", [resann, dense])
 def test_whole_and_stages_equal_keras(make, format, tmp_path):
