@@ -106,7 +106,8 @@ class ExportedModel:
         batch_size: int, or None if any will do.
         description: dict, the whole of `exported.json`.
         temperatures: list of float, one for each exit; see `Answer`.
-        times: dict from batch size to the seconds that each stage is expected to take; see `calibrate`.
+        times: dict from batch size, or from all inputs' shapes where the set leaves more than that open, to the seconds
+            that each stage is expected to take; see `calibrate`.
 
     Raises:
         ValueError: if the folder holds no set, or a file of it is missing, was changed or was added.
@@ -169,7 +170,7 @@ class ExportedModel:
             `Answer`.
 
         Raises:
-            ValueError: if `x` does not fit the network, the deadline is no number, or the stages' times with a batch of
+            ValueError: if `x` does not fit the network, the deadline is no number, or the stages' times with inputs of
                 that size are not known.
         """
         begin = time.perf_counter()
@@ -177,11 +178,12 @@ class ExportedModel:
         if deadline is not None and not number:
             raise ValueError(f"`deadline` must be a number of seconds, or None. Received: {deadline!r}.")
         positions, given = self._positions(), self._tensors(x)
-        size = _batch_size(given)
+        size = self._size(given)
         if deadline is not None and size not in self.times:
+            what = f"a batch of {size}" if isinstance(size, int) else f"inputs of shapes {list(size)}"
             raise ValueError(
-                f"A deadline needs to know how long the stages take with a batch of {size}. Known: batches of "
-                f"{sorted(self.times)}. Call `calibrate(x)` once, with an input of that batch size."
+                f"A deadline needs to know how long the stages take with {what}. Known: {sorted(self.times)}. Call "
+                "`calibrate(x)` once, with an input of that size."
             )
         for position in positions:
             if position and deadline is not None:
@@ -192,7 +194,7 @@ class ExportedModel:
         return answer
 
     def calibrate(self, x, repeats=50, quantile=0.95):
-        """Measures the stages on this machine, for deadlines with inputs of this batch size.
+        """Measures the stages on this machine, for deadlines with inputs of this size.
 
         Args:
             x: an input, as for `predict`.
@@ -211,8 +213,14 @@ class ExportedModel:
         for _ in range(3):  # runtimes allocate and choose kernels in their first runs
             self._measure(given)
         measured = np.quantile([self._measure(given) for _ in range(repeats)], quantile, axis=0)
-        self.times[_batch_size(given)] = measured.tolist()
-        return self.times[_batch_size(given)]
+        self.times[self._size(given)] = measured.tolist()
+        return self.times[self._size(given)]
+
+    def _size(self, tensors):
+        """Returns what the stages' times depend on, a key of `times`."""
+        if any(None in spec["shape"][1:] for spec in self._inputs):
+            return tuple(tensors[spec["name"]].shape for spec in self._inputs)
+        return _batch_size(tensors)
 
     def _measure(self, given):
         given, seconds = dict(given), []

@@ -140,6 +140,17 @@ class Stages:
             raise ValueError(f"Inputs must be one batch of a sample or more. Received: batches of {sorted(sizes)}.")
         return tensors
 
+    def size(self, started):
+        """Returns what the time of a run depends on: the size of the batch, or all inputs' shapes if the model leaves
+        more than that open.
+
+        Args:
+            started: what `start` returned for an input.
+        """
+        if any(None in tensor.shape[1:] for tensor in self.inputs):
+            return tuple(tuple(tensor.shape) for tensor in started)
+        return started[0].shape[0]
+
     def _in_order(self, x):
         """Lists inputs in the order of the model's; a dict may also go by the inputs' names."""
         if not isinstance(x, dict):

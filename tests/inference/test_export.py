@@ -264,7 +264,7 @@ def slow_set(tmp_path_factory):
 
 def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
     x = np.zeros((1, 8, 8, 3), "float32")
-    with pytest.raises(ValueError, match="batch of 1. Known: batches of .*calibrate"):
+    with pytest.raises(ValueError, match=r"batch of 1. Known: \[\]. Call `calibrate"):
         slow_set.predict(x, deadline=1.0)
     seconds = slow_set.calibrate(x, repeats=5)
     assert len(seconds) == 3 and all(0.02 <= each < 1 for each in seconds)
@@ -277,6 +277,23 @@ def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
     for impossible in (0.0, -1.0, 0.001, np.float32(0.001)):
         answer = slow_set.predict(x, deadline=impossible)
         assert answer.exit == "exit_1" and answer.late and answer.logits.shape == (1, 5)
+
+
+@pytest.mark.tensorflow
+def test_times_go_by_the_inputs_shape_where_it_is_open(tmp_path):
+    words = keras.Input((None,), dtype="int32", name="words")
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4)(words))
+    first = keras.layers.Dense(3)(x)
+    model = ak.AnytimeModel(words, {"first": first, "second": keras.layers.Dense(3)(keras.layers.Dense(8)(x))})
+    exported = ExportedModel(ak.export(model, tmp_path / "set", parts="stages"))
+    short, long = np.ones((1, 5), "int32"), np.ones((1, 50), "int32")
+    exported.calibrate(short, repeats=1)
+    assert list(exported.times) == [((1, 5),)]
+    with pytest.raises(ValueError, match=r"inputs of shapes \[\(1, 50\)\]. Known: \[\(\(1, 5\),\)\]"):
+        exported.predict(long, deadline=60.0)
+    exported.times[((1, 50),)] = [0.001, 1000.0]
+    assert exported.predict(short, deadline=60.0).exit == "second"
+    assert exported.predict(long, deadline=60.0).exit == "first"
 
 
 def test_a_stream_that_is_left_runs_no_further_stage(slow_set):

@@ -97,6 +97,47 @@ def test_a_measured_predictor_prepares_other_sizes_when_told():
     assert "exit_6" in predictor.latencies.table()
 
 
+def of_any_size():
+    image = x = keras.Input((None, None, 3))
+    exits = {}
+    for name in ("exit_1", "exit_2"):
+        x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+        exits[name] = keras.layers.Dense(3, name=name)(keras.layers.GlobalAveragePooling2D()(x))
+    return ak.AnytimeModel(image, exits)
+
+
+def test_where_sizes_are_open_times_and_costs_go_by_the_inputs_own(tmp_path):
+    model = of_any_size()
+    small, large = (np.zeros((1, side, side, 3), "float32") for side in (4, 8))
+    stages = Stages(model)
+    macs = {side: [c.with_head for c in stages.costs(stages.start(x))] for side, x in ((4, small), (8, large))}
+    latencies = LatencyTable(model.exit_names, macs[4])
+    latencies.add(((1, 4, 4, 3),), direct=[[0.001], [0.002]], stages=[[0.001], [0.001]])
+    predictor = ak.Predictor(model, small, latencies=latencies)
+    with pytest.raises(ValueError, match=r"Received: shapes \[\(1, 8, 8, 3\)\], prepared: \[\(\(1, 4, 4, 3\),\)\]"):
+        predictor.predict(large, deadline=60)
+    latencies.add(((1, 8, 8, 3),), direct=[[0.001], [1000.0]], stages=[[0.001], [1000.0]])
+    latencies.to_json(tmp_path / "latencies.json")
+    assert "1x8x8x3" in latencies.table()
+    predictor = ak.Predictor(model, small, latencies=tmp_path / "latencies.json")
+    predictor.prepare(large)
+    assert predictor.predict(small, deadline=60).exit == "exit_2"
+    assert predictor.predict(large, deadline=60).exit == "exit_1"
+    for x, side in ((small, 4), (large, 8)):
+        assert predictor.predict(x, budget=macs[side][0]).exit == "exit_1"
+        assert not predictor.predict(x, budget=macs[side][0]).late
+        assert predictor.predict(x, budget=macs[side][1]).exit == "exit_2"
+        # With all heads: the second exit's run has computed the first exit's.
+        assert predictor.predict_batch(x, confidence=1.1).average_macs == macs[side][1] + 12
+    predictor.fit_thresholds((large, np.array([0])), 2 * macs[8][1])
+    assert predictor.predict_batch(large, average_budget=2 * macs[8][1]).exits == ["exit_2"]
+    with pytest.raises(ValueError, match="No threshold is fitted.*inputs of that size"):
+        predictor.predict_batch(small, average_budget=2 * macs[8][1])
+    batches = [(small, np.array([0])), (large, np.array([0]))]
+    with pytest.raises(ValueError, match="fitted for inputs of one size"):
+        predictor.fit_thresholds(batches, 2 * macs[8][1])
+
+
 def test_of_many_exits_eight_are_chosen_evenly_by_cost():
     model = networks.eleven_exits(21)
     full = Stages(model)
