@@ -181,6 +181,12 @@ def _check(model, format, parts, precision, representative, batch_size):
             "KERAS_BACKEND=tensorflow."
         )
     functional = graph.opened(model)
+    if format != "saved_model" and (held := converters.held_by_layers(functional)):
+        raise ValueError(
+            f"Format '{format}' has no form for what layers hold besides Keras's variables, such as lookup tables. "
+            f"Received: layers {sorted({layer for layer, _ in held})}. Export the model as 'saved_model', or keep such "
+            "layers in front of it."
+        )
     types = {
         tensor.dtype for call in graph.calls(functional.outputs, functional.inputs) for tensor in call.output_tensors
     }

@@ -48,7 +48,7 @@ _FORM = {
 # What Python and file managers leave in folders, besides hidden files; never read.
 _LEFTOVERS = ("__pycache__", "__macosx", "@eadir", "thumbs.db", "desktop.ini")
 _INFERENCE = {"temperatures": {str: float}, "exits": [str], "thresholds": [list]}  # each may be left out
-_TYPES = "bool float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+_TYPES = "string bool float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 
 
 @dataclasses.dataclass
@@ -296,7 +296,7 @@ def by_name(x, specs, batch_size=None):
             )
         if not len(array):
             raise ValueError(f"Input '{spec['key']}' must be a batch of a sample or more. Received: {array.shape}.")
-        tensors[spec["name"]] = _cast(array, np.dtype(spec["dtype"]))
+        tensors[spec["name"]] = _cast(array, spec["dtype"])
         if tensors[spec["name"]] is None:
             raise ValueError(
                 f"Input '{spec['key']}' must be of type {spec['dtype']}. Received: {array.dtype}, whose values are not "
@@ -307,6 +307,9 @@ def by_name(x, specs, batch_size=None):
 
 def _cast(array, dtype):
     """Returns an array in another type, or None if that would change its values by more than rounding."""
+    if dtype == "string":
+        return array.astype(object) if array.dtype.kind in "USO" else None
+    dtype = np.dtype(dtype)
     if array.dtype.kind in "biu" and dtype.kind in "biu":
         cast = array.astype(dtype)
         return cast if (cast == array).all() else None
@@ -566,7 +569,8 @@ def main():
     args = parser.parse_args()
     model = ExportedModel(args.path, args.num_threads)
     size = args.batch_size or model.batch_size or 1
-    x = {spec["key"]: np.zeros([size, *spec["shape"][1:]], spec["dtype"]) for spec in model.description["inputs"]}
+    inputs = model.description["inputs"]
+    x = {spec["key"]: np.zeros([size, *spec["shape"][1:]], spec["dtype"].replace("string", "U1")) for spec in inputs}
     seconds = np.cumsum(model.calibrate(x))
     print(f"{'exit':<16}{'MACs (millions)':>16}{'milliseconds':>16}")
     for cost, until in zip(model.costs, seconds):

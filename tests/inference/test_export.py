@@ -16,6 +16,7 @@ from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.exported import Answer, ExportedModel, by_name, fingerprint
 from tests import checks
 from tests.faults.dying import in_child
+from tests.inference import networks
 
 RUNTIMES = {"saved_model": "tensorflow", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
 TOLERANCE = {"saved_model": dict(rtol=1e-6, atol=1e-6), "litert": dict(rtol=1e-4, atol=1e-5)}
@@ -277,6 +278,38 @@ def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
     for impossible in (0.0, -1.0, 0.001, np.float32(0.001)):
         answer = slow_set.predict(x, deadline=impossible)
         assert answer.exit == "exit_1" and answer.late and answer.logits.shape == (1, 5)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("make", [networks.string_lookup, networks.integer_lookup, networks.text_vectorization])
+def test_lookup_tables_are_exported_as_a_saved_model_and_refused_elsewhere(make, tmp_path):
+    model, x = make()
+    expected = {name: logits.numpy() for name, logits in model(keras.ops.convert_to_tensor(x)).items()}
+    assert_answers_are(ExportedModel(ak.export(model, tmp_path / "set")), x, expected, rtol=1e-6)
+    for format in ("onnx", "litert"):
+        with pytest.raises(ValueError, match=rf"Format '{format}' has no form for .*lookup tables"):
+            ak.export(model, tmp_path / format, format=format)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("format", RUNTIMES)
+def test_tensors_that_are_no_variables_are_exported(format, tmp_path):
+    needs(format)
+    model, x = networks.positions()
+    expected = checks.outputs(model, x[:1])
+    exported = ExportedModel(ak.export(model, tmp_path / "set", format=format))
+    assert_answers_are(exported, x[:1], expected, **TOLERANCE[format])
+
+
+@pytest.mark.tensorflow
+def test_a_state_that_calls_change_is_not_exported(tmp_path):
+    words = keras.Input(batch_shape=(2, 3, 4))
+    model = networks.two_exits(words, keras.layers.GRU(4, stateful=True)(words))
+    for format in RUNTIMES:
+        needs(format)
+        with pytest.raises(ValueError, match="^A network.* must not keep a state.*'gru.*/rnn_state'"):
+            ak.export(model, tmp_path / "set", format=format, batch_size=2)
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.tensorflow

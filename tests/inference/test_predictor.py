@@ -97,6 +97,52 @@ def test_a_measured_predictor_prepares_other_sizes_when_told():
     assert "exit_6" in predictor.latencies.table()
 
 
+def measured(model, x):
+    """A predictor for inputs like `x` that measures nothing."""
+    stages = Stages(model)
+    times = LatencyTable(model.exit_names, [cost.with_head for cost in stages.costs(stages.start(x))])
+    times.add(len(x), direct=[[0.001], [0.002]], stages=[[0.001], [0.001]])
+    return ak.Predictor(model, x, latencies=times)
+
+
+@pytest.mark.tensorflow  # on JAX, Keras's lookup layers work outside of networks alone
+@pytest.mark.parametrize("make", [networks.string_lookup, networks.integer_lookup, networks.text_vectorization])
+def test_lookup_tables_work_within_a_network(make):
+    model, x = make()
+    expected = model(keras.ops.convert_to_tensor(x))["late"]
+    predictor = measured(model, x)
+    for answer in (predictor.predict(x), predictor.predict(x, deadline=60), predictor.predict_batch(x, confidence=1.1)):
+        np.testing.assert_array_equal(answer.logits, expected)
+
+
+def test_tensors_that_are_no_variables_work_within_a_network():
+    model, x = networks.positions()
+    networks.assert_same(measured(model, x).predict(x).logits, whole(model, x)["late"])
+
+
+def counter():
+    features = keras.Input((4,))
+    return networks.two_exits(features, networks.Counter(name="counter")(features)), "counter/calls", (2, 4)
+
+
+def noise():
+    features = keras.Input((4,))
+    return networks.two_exits(features, networks.Noise()(features)), "seed_generator_state", (2, 4)
+
+
+def stateful_lstm():
+    words = keras.Input(batch_shape=(2, 3, 4))
+    return networks.two_exits(words, keras.layers.LSTM(4, stateful=True)(words)), "rnn_state", (2, 3, 4)
+
+
+@pytest.mark.parametrize("make", [counter, noise, stateful_lstm])
+def test_a_state_that_calls_change_is_refused_in_one_line(make):
+    model, name, shape = make()
+    with pytest.raises(ValueError, match=f"must not keep a state.* that change .*{name}.*`stateful=False`") as error:
+        measured(model, np.zeros(shape, "float32"))
+    assert "\n" not in str(error.value)
+
+
 def of_any_size():
     image = x = keras.Input((None, None, 3))
     exits = {}
