@@ -113,9 +113,10 @@ class AnytimeModel(keras.Model):
         return [Exit(self, index) for index in range(self.num_exits)]
 
     def _costs(self):
-        if getattr(self, "_exit_costs", None) is None:
-            self._exit_costs = tuple(exit_costs(self))
-        return self._exit_costs
+        shapes = tuple(tuple(weight.shape) for weight in self.weights)  # `enable_lora` and `quantize` change them
+        if getattr(self, "_exit_costs", (None, None))[0] != shapes:
+            self._exit_costs = shapes, tuple(exit_costs(self))
+        return self._exit_costs[1]
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """Configures training as `keras.Model.compile` does, with one loss and one list of metrics for all exits.

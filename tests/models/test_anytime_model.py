@@ -65,6 +65,16 @@ def test_a_clone_is_an_anytime_model_with_the_same_exits(make, function):
     assert type(model).from_config(model.get_config()).exit_names == model.exit_names
 
 
+def test_parameters_are_counted_anew_when_layers_have_changed():
+    model = resann()
+    before = [exit.params for exit in model.exits]
+    head = model.get_layer("exit_1")
+    head.enable_lora(2)
+    added = 2 * (head.kernel.shape[0] + 3)
+    assert [exit.params for exit in model.exits] == [params + added for params in before]
+    assert model.exits[-1].params == model.count_params()
+
+
 def test_one_loss_one_metric_list_and_one_label_serve_all_exits():
     one, each = network(), network()
     each.set_weights(one.get_weights())
