@@ -209,7 +209,7 @@ def _list_files(place, class_names):
     if not paths:
         raise ValueError(f"'{place}' holds no images. Known file types: {', '.join(EXTENSIONS)}.")
     left_out = [file for child in _folders(place) for file in _entries(child) if file.is_file() and not _is_image(file)]
-    left_out += [file for file in _entries(place) if _is_image(file)]
+    left_out += [file for file in _entries(place) if _is_image(file) and not file.is_dir()]
     if left_out:
         warnings.warn(
             f"'{place}' holds {len(left_out)} files that are left out, such as '{left_out[0].relative_to(place)}': not "
