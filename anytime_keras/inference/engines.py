@@ -21,6 +21,13 @@ from anytime_keras.inference.answers import as_array
 
 NEVER = -1.0e18
 ALWAYS = 1.0e18
+ON_TENSORFLOW_ALONE = (
+    keras.layers.StringLookup,
+    keras.layers.IntegerLookup,
+    keras.layers.TextVectorization,
+    keras.layers.Hashing,
+    keras.layers.HashedCrossing,
+)
 
 
 class Run:
@@ -125,6 +132,13 @@ def _compiled(models):
 
         return eager
     import jax
+
+    for layer in (layer for model in models for layer in model._flatten_layers()):
+        if isinstance(layer, ON_TENSORFLOW_ALONE):
+            raise ValueError(
+                f"On JAX, layers that it can compile are expected. Received: '{layer.name}' of type "
+                f"{type(layer).__name__}. Call it before the network, or run Keras on TensorFlow."
+            )
 
     @jax.jit
     def forward(weights, carried):

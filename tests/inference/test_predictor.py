@@ -115,6 +115,15 @@ def test_lookup_tables_work_within_a_network(make):
         np.testing.assert_array_equal(answer.logits, expected)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="TensorFlow compiles them")
+def test_lookup_tables_are_refused_on_jax():
+    numbers = keras.Input((), dtype="int32")
+    found = keras.layers.IntegerLookup(vocabulary=[5, 7], name="lookup")(numbers)
+    model = networks.two_exits(numbers, keras.layers.Embedding(4, 4)(found))
+    with pytest.raises(ValueError, match="^On JAX, layers that it can compile.*'lookup' of type IntegerLookup"):
+        ak.Predictor(model, np.array([5]))
+
+
 def test_tensors_that_are_no_variables_work_within_a_network():
     model, x = networks.positions()
     networks.assert_same(measured(model, x).predict(x).logits, whole(model, x)["late"])
