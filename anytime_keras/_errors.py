@@ -1,6 +1,7 @@
 """Words that several rooms' errors share."""
 
 import difflib
+import pathlib
 
 
 def nearest(name, known, most=60):
@@ -15,3 +16,15 @@ def nearest(name, known, most=60):
     if len(known) <= most:
         return f"{hint}Known: {', '.join(map(repr, known))}."
     return hint.strip() or f"Known: {', '.join(map(repr, known[:most]))} and {len(known) - most} more."
+
+
+def expanded(path, remedy):
+    """Returns a path, with the home directory in place of its `~`.
+
+    Raises:
+        OSError: if there is no home directory, as in some containers; ends with the remedy.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise OSError(f"'{path}' lies in a home directory, which this process does not have. {remedy}") from error

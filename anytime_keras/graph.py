@@ -5,6 +5,8 @@ Keras keeps the calls that built a functional model as `Node` objects, reached f
 """
 
 import inspect
+import warnings
+import weakref
 
 import keras
 from keras import ops, tree
@@ -56,6 +58,17 @@ def producer(tensor):
     """Returns the call (a Keras `Node`) whose result `tensor` is."""
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
+
+
+def ends_in_sigmoid(tensor):
+    """Tells whether a tensor is what a sigmoid gives: numbers of which each is a probability by itself."""
+    operation = producer(tensor).operation
+    if runs_its_graph(operation):
+        return ends_in_sigmoid(functional(operation).outputs[tensor._keras_history.tensor_index])
+    if type(operation) in (keras.layers.Identity, keras.layers.Reshape, keras.layers.Flatten):
+        return ends_in_sigmoid(producer(tensor).input_tensors[0])
+    activation = getattr(operation, "activation", operation)
+    return getattr(activation, "__name__", type(activation).__name__).lower() == "sigmoid"
 
 
 def calls(outputs, inputs=()):
@@ -210,13 +223,50 @@ def flatten(model):
     return run_again(model, values, None), opened
 
 
+_OPENED = weakref.WeakKeyDictionary()  # from a functional model to what `opened` made of it
+
+
+def opened(model):
+    """Lays open nested models that have several results, so that it can be told which calls each result needs.
+
+    Args:
+        model: functional model, such as one that puts preprocessing before a network with exits.
+
+    Returns:
+        A functional model with a dict of the same outputs, sharing all layers, made once for each model; the
+        functional model itself where no such model is nested.
+    """
+    model = functional(model)
+    if not _nested(model.outputs, model.inputs):
+        return model
+    if model not in _OPENED:
+        results = dict(zip(map(id, model.outputs), flatten(model)[0]))
+        outputs = {name: results[id(tensor)] for name, tensor in outputs_by_name(model).items()}
+        if closed := _nested(outputs, model.inputs):
+            warnings.warn(
+                f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {len(closed[0].outputs)} results: "
+                "each costs all of it. It has a `call` of its own, layers of the same names as others, or inputs of "
+                "another structure than it was built with.",
+                stacklevel=3,
+            )
+        _OPENED[model] = keras.Model(model.input, outputs, name=model.name)
+    return _OPENED[model]
+
+
+def _nested(outputs, inputs):
+    """Lists the models with several results that are called on the way to `outputs`."""
+    operations = [call.operation for call in calls(outputs, inputs)]
+    return [operation for operation in operations if is_functional(operation) and len(operation.outputs) > 1]
+
+
 def _inputs_of(model, args):
     """Returns the flat list of tensors that a nested model is called with, or None if Keras would reshape them."""
-    try:
-        tree.assert_same_structure(tree.lists_to_tuples(args[0]), tree.lists_to_tuples(model.input))
-    except (ValueError, IndexError):
-        return None
-    given = tree.flatten(args[0])
+    given = tree.flatten(args[0]) if args else []
+    if len(given) != 1 or len(model.inputs) != 1:  # of one, Keras takes a list or none
+        try:
+            tree.assert_same_structure(tree.lists_to_tuples(args[0]), tree.lists_to_tuples(model.input))
+        except (ValueError, IndexError):
+            return None
     if any(not isinstance(x, keras.KerasTensor) or len(x.shape) != len(t.shape) for x, t in zip(given, model.inputs)):
         return None
     return [x if x.dtype == t.dtype else ops.cast(x, t.dtype) for x, t in zip(given, model.inputs)]

@@ -98,7 +98,7 @@ def exit_costs(model, layers="all", input_shape=None):
             f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)` or "
             f"`anytime_keras.AnytimeModel`."
         )
-    model = graph.functional(model)
+    model = graph.opened(model)
     only = rules.CONVOLUTIONS if layers == "conv" else None
     exits = graph.outputs_by_name(model)
     needed = {name: graph.calls(tensor, model.inputs) for name, tensor in exits.items()}

@@ -7,7 +7,7 @@ import re
 import struct
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 
 # What Pillow raises of files that are no whole images.
@@ -42,7 +42,7 @@ def corruption_told():
 
 
 def decode(source, name, channels=3):
-    """Decodes an image file.
+    """Decodes an image file, upright: rotated and mirrored as its Exif orientation says.
 
     Args:
         source: path, or the file's bytes.
@@ -57,17 +57,35 @@ def decode(source, name, channels=3):
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-                image = Image.fromarray((np.asarray(image, "float32") / 257 + 0.5).astype("uint8"))
-            return image.convert("L" if channels == 1 else "RGB")
+            ImageOps.exif_transpose(image, in_place=True)
+            return _eight_bits(image).convert("L" if channels == 1 else "RGB")
     except NO_IMAGE as error:
         raise _corrupt(name, error) from error
 
 
+def _eight_bits(image):
+    """Scales a grey image of 16 bits, whose values Pillow would cut off at 255, and leaves images of 8 bits alone."""
+    of_16_bits = image.mode == "I" and image.format in ("PNG", "PPM")  # Pillow has them as int32
+    if image.mode in ("I", "F") and not of_16_bits:
+        raise ValueError(
+            f"8 or 16 bits are expected, received Pillow's mode '{image.mode}' of 32 bits, which has no fixed range"
+        )
+    if image.mode[0] != "I":
+        return image
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    largest = 2 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
+    values = np.asarray(image, "float32") * (255 / largest)
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
+        values = 255 - values
+    return Image.fromarray((values + 0.5).astype("uint8"))
+
+
 def size(path):
-    """Returns the (height, width) that an image file's header tells."""
+    """Returns the (height, width) of an image file as `decode` returns it, in most cases from its header alone."""
     try:
         with Image.open(path) as image:
+            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # lying on its side
+                ImageOps.exif_transpose(image, in_place=True)
             return image.height, image.width
     except NO_IMAGE as error:
         raise _corrupt(path, error) from error

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import math
 import pathlib
+import warnings
 import zipfile
 import zlib
 
@@ -15,7 +16,11 @@ from anytime_keras.data.examples import ArrayExamples, FileExamples, Skipped, St
 
 # Images that take more bytes than this are read from disk as they are needed.
 IN_MEMORY_BYTES = 4 * 2**30
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+# What systems leave in folders besides hidden files: archives of macOS, recycle bins, thumbnails, settings.
+LEFTOVERS = ("__macosx", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information", "lost+found")
+LEFTOVERS += ("thumbs.db", "desktop.ini")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".jp2", ".avif")
+EXTENSIONS += (".pbm", ".pgm", ".pnm", ".ppm")
 
 
 @dataclasses.dataclass
@@ -178,15 +183,17 @@ def npz(path):
 def folder(path, image_size=None, skip_corrupt=False, name=None):
     """A folder of images in the layout of tfds ImageFolder: `path/<split>/<class>/<image>`, or `path/<class>/<image>`.
 
-    Splits are `train`, `validation` (or `val`) and `test`. Images of one size that fit into memory are read at
-    once, others are cropped to `image_size` when they are needed. With `skip_corrupt`, those that cannot be decoded are
-    left out.
+    Splits are `train`, `validation` (or `val`) and `test`. Hidden files and folders are ignored. Images of one size
+    that fit into memory are read at once, others are cropped to `image_size` when they are needed. With `skip_corrupt`,
+    those that cannot be decoded are left out.
     """
     path = pathlib.Path(path)
-    children = sorted(child for child in path.iterdir() if child.is_dir())
+    children = _folders(path)
     split_of = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     folders = {split_of[child.name]: child for child in children if child.name in split_of} or {"train": path}
     unknown = [child.name for child in children if child.name not in split_of]
+    if {"val", "validation"} <= {child.name for child in children}:
+        raise ValueError(f"'{path}' must have one validation split. Received: both `val` and `validation`. Merge them.")
     if folders.get("train", path) != path and unknown:
         raise ValueError(
             f"'{path}' holds folders beside its splits. Received: {unknown}. {_errors.nearest(unknown[0], split_of)}"
@@ -196,7 +203,7 @@ def folder(path, image_size=None, skip_corrupt=False, name=None):
             f"'{path}' needs a folder `train` with one folder of images a class. Received: "
             f"{[child.name for child in children]}."
         )
-    class_names = sorted(child.name for child in folders["train"].iterdir() if child.is_dir())
+    class_names = [child.name for child in _folders(folders["train"])]
     if not class_names:
         raise ValueError(
             f"'{folders['train']}' needs one folder of images a class (`cat/1.png`, `dog/2.png`). Received: no "
@@ -209,23 +216,63 @@ def folder(path, image_size=None, skip_corrupt=False, name=None):
 def _list_files(place, class_names):
     """Returns (paths, labels) of the images of one split."""
     paths, labels = [], []
-    for child in sorted(child for child in place.iterdir() if child.is_dir()):
+    for child in _folders(place):
         if child.name not in class_names:
             raise ValueError(
                 f"'{place}' has a class that is not in train. Received: '{child.name}'. "
                 f"{_errors.nearest(child.name, class_names)}"
             )
         found = list_images(child)
+        _check_class(child, found)
         paths.extend(found)
         labels.extend([class_names.index(child.name)] * len(found))
     if not paths:
         raise ValueError(f"'{place}' holds no images. Known file types: {', '.join(EXTENSIONS)}.")
+    left_out = [file for child in _folders(place) for file in _entries(child) if file.is_file() and not _is_image(file)]
+    left_out += [file for file in _entries(place) if _is_image(file) and not file.is_dir()]
+    if left_out:
+        warnings.warn(
+            f"'{place}' holds {len(left_out)} files that are left out, such as '{left_out[0].relative_to(place)}': not "
+            f"of a known image type ({', '.join(EXTENSIONS)}), or not in the folder of a class.",
+            stacklevel=2,
+        )
     return paths, np.array(labels)
+
+
+def _check_class(folder, images):
+    """Raises if a class has no images, or has some in folders within its own, which are not read."""
+    inside = [file for inner in _folders(folder) for file in inner.rglob("*")]
+    deeper = [file for file in inside if _is_image(file) and not file.name.startswith(".")]
+    if deeper:
+        raise ValueError(
+            f"The images of class '{folder.name}' must lie in '{folder}' itself. Received: {len(deeper)} in folders "
+            f"within it, such as '{deeper[0].relative_to(folder)}'. Move them up, or out of the data set."
+        )
+    if not images:
+        others = ", ".join(sorted({file.suffix or file.name for file in _entries(folder)})) or "nothing"
+        raise ValueError(
+            f"Class '{folder.name}' holds no images: '{folder}' has {others}. Known file types: "
+            f"{', '.join(EXTENSIONS)}. Convert them, or remove the folder."
+        )
 
 
 def list_images(folder):
     """Returns the paths of the image files in a folder, sorted."""
-    return sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS)
+    return [str(file) for file in _entries(folder) if _is_image(file)]
+
+
+def _is_image(file):
+    return file.suffix.lower() in EXTENSIONS
+
+
+def _folders(path):
+    return [child for child in _entries(path) if child.is_dir()]
+
+
+def _entries(folder):
+    """Returns what a folder holds, sorted, without hidden files and other leftovers of systems and tools."""
+    children = sorted(folder.iterdir())
+    return [child for child in children if not child.name.startswith(".") and child.name.lower() not in LEFTOVERS]
 
 
 def from_files(name, files, class_names, image_size=None, skip_corrupt=False):

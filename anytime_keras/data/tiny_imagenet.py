@@ -5,10 +5,10 @@ validation is held out of train.
 """
 
 import os
-import pathlib
 
 import numpy as np
 
+from anytime_keras import _errors
 from anytime_keras.data.sources import Source, from_files, list_images
 
 FOLDER = "tiny-imagenet-200"
@@ -30,7 +30,8 @@ def find(data_dir=None):
     Raises:
         ValueError: if it is not there; says where to get it.
     """
-    place = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    place = _errors.expanded(place, "Pass the `data_dir` that holds the data set, or set TFDS_DATA_DIR to it.")
     for path in (place, place / FOLDER):
         if is_folder(path):
             return path

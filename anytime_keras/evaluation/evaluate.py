@@ -6,18 +6,23 @@ import numpy as np
 from anytime_keras import graph, runtime
 from anytime_keras.cost import exit_costs
 from anytime_keras.evaluation.curve import Curve, CurvePoint
+from anytime_keras.evaluation.labels import class_numbers
 from anytime_keras.evaluation.latency import latencies
 
 
 def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256, forward=None):
     """Measures a classifier's error and loss at each exit, beside what the exit costs.
 
-    The model need not be compiled, and is not changed. All exits are computed in one pass.
+    The model need not be compiled, and is not changed. All exits are computed in one pass. Exits that end in a sigmoid
+    (several labels for each sample, or one of two classes) are measured by the share of wrong labels at a threshold of
+    0.5 and the binary cross entropy, averaged over labels.
 
     Args:
         model: functional Keras model whose outputs are the exits: logits or probabilities, `(batch, classes)`.
-        data: batches of (x, y), such as a `tf.data.Dataset` or `keras.utils.PyDataset`, or a pair of arrays `(x, y)`.
-            Labels are ints of shape `(batch,)` or one-hot vectors.
+        data: batches of (x, y) or (x, y, sample_weight), such as a `tf.data.Dataset` or `keras.utils.PyDataset`, or a
+            tuple of such arrays. Labels are ints of shape `(batch,)` or one-hot vectors; for sigmoids, 0 or 1 for each
+            output. Errors and losses are means weighted by the sample weights: an array for all exits, a dict by
+            exit's name, or a list in the exits' order.
         layers: `"all"` or `"conv"`, which MACs count; see `anytime_keras.cost.exit_costs`.
         latency: bool, also measure the time to each exit, on one image at a time.
         name: str, the curve's name; None is the model's.
@@ -28,7 +33,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         A `Curve`.
 
     Raises:
-        ValueError: if there is no data, or labels do not fit the outputs.
+        ValueError: if there is no data, or labels do not fit the outputs, such as those of a regression.
 
     Example:
     >>> import anytime_keras as ak
@@ -45,20 +50,25 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         raise ValueError(f"`batch_size` must be a positive int. Received: batch_size={batch_size!r}.")
     costs = exit_costs(model, layers)
     names = [cost.exit for cost in costs]
-    tallies = {exit_name: _Tally(exit_name) for exit_name in names}
+    exits = graph.outputs_by_name(model)
+    tallies = {exit_name: _Tally(exit_name, graph.ends_in_sigmoid(exits[exit_name])) for exit_name in names}
     forward = runtime.compiled(model) if forward is None else forward
-    example = None
-    for x, y in batches(data, batch_size):
+    example, count = None, 0
+    for x, y, sample_weight in weighted_batches(data, batch_size):
         example = keras.tree.map_structure(lambda value: value[:1], x) if example is None else example
-        outputs = runtime.finish(forward(x))
-        for exit_name, output in zip(names, _in_order(outputs, names)):
+        outputs = _in_order(runtime.finish(forward(x)), names)
+        count += len(outputs[0])
+        for exit_name, output, weights in zip(names, outputs, weights_by_exit(sample_weight, names)):
             if isinstance(y, dict) and exit_name not in y:
                 raise ValueError(
                     f"A dict of labels needs one for each exit. Received: {list(y)}, none for '{exit_name}'."
                 )
-            tallies[exit_name].add(output, y[exit_name] if isinstance(y, dict) else y)
+            tallies[exit_name].add(output, y[exit_name] if isinstance(y, dict) else y, weights)
     if example is None:
         raise ValueError("`data` must hold one batch or more. Received: none.")
+    for exit_name, tally in tallies.items():
+        if not tally.weight:
+            raise ValueError(f"Sample weights must not all be 0. Received: nothing but 0 for '{exit_name}'.")
     seconds = latencies(model, example) if latency else {}
     points = [
         CurvePoint(
@@ -73,7 +83,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         )
         for cost in costs
     ]
-    about = {"images": tallies[names[0]].count, "macs": layers, "machine": runtime.machine()}
+    about = {"images": count, "macs": layers, "machine": runtime.machine()}
     return Curve(points, name or model.name, about)
 
 
@@ -85,65 +95,111 @@ def _in_order(outputs, names):
 
 def batches(data, batch_size=256):
     """Yields (x, y) of what `evaluate` takes as data."""
+    for x, y, _ in weighted_batches(data, batch_size):
+        yield x, y
+
+
+def weighted_batches(data, batch_size=256):
+    """Yields (x, y, sample weights or None) of what `evaluate` takes as data."""
     listed = isinstance(data, (tuple, list)) and bool(data) and all(isinstance(part, (tuple, list)) for part in data)
     if isinstance(data, (tuple, list)) and not listed:
-        if len(data) != 2:
-            raise ValueError(f"`data` must be batches, or a pair (x, y) of arrays. Received: {len(data)} things.")
-        x, y = data
+        if len(data) != 2 and not (len(data) == 3 and isinstance(data, tuple)):
+            raise ValueError(
+                "`data` must be batches, or a tuple of arrays, (x, y) or (x, y, sample_weight). "
+                f"Received: {len(data)} things."
+            )
+        x, y, sample_weight = (*data, None)[:3]
         count = len(keras.tree.flatten(y)[0])
-        sizes = {len(array) for array in keras.tree.flatten((x, y))}
+        sizes = {len(array) for array in keras.tree.flatten((x, y, sample_weight)) if array is not None}
         if len(sizes) > 1:
-            raise ValueError(f"x and y must be of one length. Received: lengths {sorted(sizes)}.")
+            raise ValueError(f"x, y and sample weights must be of one length. Received: lengths {sorted(sizes)}.")
         for start in range(0, count, batch_size):
-            yield keras.tree.map_structure(lambda array: array[start : start + batch_size], (x, y))
+            yield keras.tree.map_structure(
+                lambda array: None if array is None else array[start : start + batch_size], (x, y, sample_weight)
+            )
         return
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(data.num_batches))
     if not hasattr(data, "__iter__"):
-        raise ValueError(f"`data` must be batches, or a pair (x, y) of arrays. Received: {type(data).__name__}.")
+        raise ValueError(f"`data` must be batches, or a tuple (x, y) of arrays. Received: {type(data).__name__}.")
     for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise ValueError(f"`data` must give batches (x, y). Received: a batch of type {type(batch).__name__}.")
-        yield batch[0], batch[1]
+        yield (*batch, None)[:3]
+
+
+def weights_by_exit(sample_weight, names):
+    """Returns the sample weights of each exit, a list: one array serves all, a dict may leave exits out, which then
+    count all samples alike, and a list is in the exits' order."""
+    if isinstance(sample_weight, dict):
+        for name in sample_weight:
+            if name not in names:
+                raise ValueError(f"Sample weights name an exit that is not there: '{name}'. Exits: {names}.")
+        return [sample_weight.get(name) for name in names]
+    if isinstance(sample_weight, (list, tuple)):
+        if len(sample_weight) != len(names):
+            raise ValueError(
+                f"A list of sample weights needs one array for each of {len(names)} exits. Received: "
+                f"{len(sample_weight)}. Pass an array to weigh all exits' samples alike."
+            )
+        return list(sample_weight)
+    return [sample_weight] * len(names)
 
 
 class _Tally:
-    """Counts one exit's errors and sums its loss, batch by batch."""
+    """Counts one exit's errors and sums its loss, batch by batch; sample weights count as so many samples."""
 
-    def __init__(self, name):
-        self.name, self.count, self.wrong, self.total = name, 0, 0, 0.0
+    def __init__(self, name, sigmoid):
+        self.name, self.sigmoid, self.weight, self.wrong, self.total = name, sigmoid, 0.0, 0.0, 0.0
 
     @property
     def error(self):
-        return self.wrong / self.count
+        return self.wrong / self.weight
 
     @property
     def loss(self):
-        return self.total / self.count
+        return self.total / self.weight
 
-    def add(self, output, labels):
+    def add(self, output, labels, weights=None):
         output = np.asarray(output, "float64")
         labels = np.asarray(keras.ops.convert_to_numpy(labels))
-        if output.ndim != 2:
+        weights = np.ones(len(output)) if weights is None else self._checked(weights, len(output))
+        wrong, losses = (_binary if self.sigmoid else _of_classes)(output, labels, self.name)
+        self.weight += float(weights.sum())
+        self.wrong += float((weights * wrong).sum())
+        self.total += float((weights * losses).sum())
+
+    def _checked(self, weights, count):
+        weights = np.asarray(keras.ops.convert_to_numpy(weights), "float64")
+        flat = weights.reshape(-1)
+        if flat.shape != (count,) or not (flat >= 0).all() or not np.isfinite(flat).all():
             raise ValueError(
-                f"An exit must give logits of shape (batch, classes). Received: shape {output.shape} at '{self.name}'."
+                f"Sample weights must be one finite number of 0 or more for each of {count} samples. Received: shape "
+                f"{weights.shape} for '{self.name}', values from {weights.min()} to {weights.max()}."
             )
-        if labels.shape == output.shape and output.shape[1] > 1:
-            labels = labels.argmax(axis=1)  # one-hot
-        labels = labels.reshape(-1)
-        whole = labels.dtype.kind in "iub" or (labels == np.floor(labels)).all()
-        if labels.shape != output.shape[:1] or not whole or labels.min() < 0 or labels.max() >= output.shape[1]:
-            raise ValueError(
-                f"Labels must be one class from 0 to {output.shape[1] - 1} for each of {output.shape[0]} images. "
-                f"Received: shape {labels.shape}, values from {labels.min()} to {labels.max()}."
-            )
-        labels = labels.astype(int)
-        chosen = output[np.arange(len(labels)), labels]
-        if (output >= 0).all() and np.abs(output.sum(axis=1) - 1).max() < 1e-2:  # probabilities
-            losses = -np.log(np.maximum(chosen, 1e-12))
-        else:
-            top = output.max(axis=1)
-            losses = top + np.log(np.exp(output - top[:, None]).sum(axis=1)) - chosen
-        self.count += len(labels)
-        self.wrong += int((output.argmax(axis=1) != labels).sum())
-        self.total += float(losses.sum())
+        return flat
+
+
+def _of_classes(output, labels, name):
+    """Returns, for each sample, whether the likeliest class is wrong, and the cross entropy in nats."""
+    labels = class_numbers(labels, output.shape, name)
+    chosen = output[np.arange(len(labels)), labels]
+    if (output >= 0).all() and np.abs(output.sum(axis=1) - 1).max() < 1e-2:  # probabilities
+        losses = -np.log(np.maximum(chosen, 1e-12))
+    else:
+        top = output.max(axis=1)
+        losses = top + np.log(np.exp(output - top[:, None]).sum(axis=1)) - chosen
+    return output.argmax(axis=1) != labels, losses
+
+
+def _binary(output, labels, name):
+    """Returns, for each sample, the share of its labels that are wrong at a threshold of 0.5, and the mean binary cross
+    entropy in nats: what Keras calls `binary_accuracy` and `binary_crossentropy`."""
+    if labels.size != output.size or not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(
+            f"Labels of an exit that ends in a sigmoid must be 0 or 1 for each of its outputs, shape {output.shape}. "
+            f"Received: shape {labels.shape}, values from {labels.min()} to {labels.max()}, for '{name}'."
+        )
+    output, labels = output.reshape(len(output), -1), labels.reshape(len(output), -1).astype(bool)
+    losses = -np.log(np.maximum(np.where(labels, output, 1 - output), 1e-12))
+    return ((output > 0.5) != labels).mean(axis=1), losses.mean(axis=1)

@@ -29,6 +29,7 @@ def latencies(model, example, repeats=30, seconds=2.0):
     >>> list(seconds), min(seconds.values()) > 0
     (['exit_1', 'exit_2', 'exit_3'], True)
     """
+    model = graph.opened(model)
     runs = {
         name: runtime.compiled(keras.Model(model.input, tensor))
         for name, tensor in graph.outputs_by_name(model).items()

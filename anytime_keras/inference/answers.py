@@ -18,6 +18,7 @@ class Answer:
         seconds: float, from the call to when the answer was there.
         late: bool, whether that was after the deadline, or more than the budget was spent.
         temperature: float by which logits are divided for `probabilities`.
+        sigmoid: bool, whether the exit ends in a sigmoid, so that `logits` are probabilities, each by itself.
 
     Example:
     >>> answer = Answer(np.array([[0.0, 2.0, 1.0]]), exit="exit_1", position=0, seconds=0.002)
@@ -31,12 +32,13 @@ class Answer:
     seconds: float
     late: bool = False
     temperature: float = 1.0
+    sigmoid: bool = False
 
     @functools.cached_property
     def probabilities(self):
-        """Array of shape `(batch, classes)`: the softmax of `logits / temperature`."""
+        """Array of shape `(batch, classes)`: the softmax of `logits / temperature`, or what a sigmoid gave."""
         check_classes(self.logits.shape)
-        return probabilities(self.logits, self.temperature)
+        return probabilities(self.logits, self.temperature, self.sigmoid)
 
     @property
     def confidence(self):
@@ -84,8 +86,8 @@ class BatchAnswer:
         return self.logits.argmax(axis=-1)
 
 
-def probabilities(logits, temperature=1.0):
-    """Returns the softmax of `logits / temperature` over the last axis.
+def probabilities(logits, temperature=1.0, sigmoid=False):
+    """Returns the softmax of `logits / temperature` over the last axis; what a sigmoid gave stays as it is.
 
     Outputs that are probabilities already (they sum to one) are taken for the softmax of their own logarithms.
 
@@ -94,7 +96,10 @@ def probabilities(logits, temperature=1.0):
     >>> probabilities([[0.2, 0.8]], temperature=0.5).round(2).astype(float).round(2).tolist()
     [[0.06, 0.94]]
     """
-    logits = as_logits(np.asarray(logits, "float32")) / temperature
+    logits = np.asarray(logits, "float32")
+    if sigmoid:
+        return logits
+    logits = as_logits(logits) / temperature
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 

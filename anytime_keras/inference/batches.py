@@ -6,7 +6,8 @@ import numbers
 import keras
 import numpy as np
 
-from anytime_keras.evaluation.evaluate import batches
+from anytime_keras.evaluation.evaluate import weighted_batches
+from anytime_keras.evaluation.labels import class_numbers
 from anytime_keras.inference import calibration, early_exit
 from anytime_keras.inference.answers import BatchAnswer, check_classes, probabilities
 
@@ -26,7 +27,7 @@ class BatchMethods:
             confidence: float, the probability of the likeliest class with which a sample leaves; or a list with one
                 for each exit but the last, at which all leave.
             average_budget: float, MACs that a sample may cost on average, heads on the way included; `fit_thresholds`
-                must have been called for it, with the exits and temperatures of now.
+                must have been called for it, with the exits and temperatures of now and inputs of this size.
             batch_size: int, samples that run together at first.
 
         Returns:
@@ -41,17 +42,18 @@ class BatchMethods:
                 "One of `confidence` and `average_budget` must be given. "
                 f"Received: confidence={confidence}, average_budget={average_budget}."
             )
-        state = self._state
+        state = self._current()
         _check_heads(state)
-        thresholds = self._fitted(state, average_budget) if confidence is None else _thresholds(confidence, state)
+        batches = _parts(state, x, batch_size)
+        macs = _macs(state, batches[0])
+        thresholds = self._fitted(state, average_budget, macs) if confidence is None else _thresholds(confidence, state)
         parts = [
             early_exit.classify(state.engine, inputs, thresholds, state.temperatures, self._worker.lock)
-            for inputs in _parts(state, x, batch_size)
+            for inputs in batches
         ]
         logits, positions, sure, deepest = (np.concatenate(values) for values in zip(*parts))
-        macs = np.array([cost.with_all_heads for cost in state.costs])
         exits = [state.stages.exit_names[position] for position in positions]
-        return BatchAnswer(logits, exits, positions, sure, float(macs[deepest].mean()))
+        return BatchAnswer(logits, exits, positions, sure, float(np.array(macs)[deepest].mean()))
 
     def fit_thresholds(self, validation, average_budget):
         """Finds how sure a sample must be to leave, for a budget to be spent on average; keeps it with the model.
@@ -67,14 +69,20 @@ class BatchMethods:
             ValueError: if a budget is less than the first exit costs.
         """
         budgets = [_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
-        state = self._state
-        logits, _ = self._outputs(state, validation)
-        sure = [probabilities(*pair).max(axis=-1) for pair in zip(logits, state.temperatures)]
-        macs = [cost.with_all_heads for cost in state.costs]
+        state = self._current()
+        logits, _, _, macs = self._outputs(state, validation)
+        if len(macs) > 1:
+            raise ValueError(
+                "Thresholds are fitted for inputs of one size, since costs depend on it. Received: sizes at which the "
+                f"last exit costs {sorted(own[-1] for own in macs)} MACs."
+            )
+        (macs,) = macs
+        each = zip(logits, state.temperatures, state.engine.sigmoid)
+        sure = [probabilities(*of_exit).max(axis=-1) for of_exit in each]
         fitted = {budget: early_exit.fit_threshold(np.stack(sure), macs, budget) for budget in budgets}
         with self._changing:
-            known = [entry for entry in self._found().get("thresholds", []) if not _of(entry, state, fitted)]
-            of_state = [state.stages.exit_names, state.temperatures]
+            known = [entry for entry in self._found().get("thresholds", []) if not _of(entry, state, macs, fitted)]
+            of_state = [state.stages.exit_names, state.temperatures, list(macs)]
             known += [[budget, threshold, *of_state] for budget, threshold in fitted.items()]
             self._keep(thresholds=sorted(known))
         return fitted
@@ -89,19 +97,28 @@ class BatchMethods:
         Other threads may use the predictor meanwhile, and get answers as before until all is ready.
 
         Args:
-            validation: pair `(x, y)` of arrays, or batches of them, that were not trained on. Labels are ints or
-                one-hot.
+            validation: tuple `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of them, that were not trained
+                on. Labels are ints or one-hot.
 
         Returns:
             A dict from the name of each exit that is left to its temperature.
         """
+        self._worker.check_process()
         with self._changing:
             state = self._state
-            logits, labels = self._outputs(state, validation)
-            useful = calibration.better_exits(logits, labels)
-            names = [state.stages.exit_names[position] for position in useful]
+            if any(state.engine.sigmoid):
+                raise ValueError(
+                    "Only exits that tell one class for each sample can be calibrated. Received: exits that end in a "
+                    "sigmoid. Their `probabilities` are their outputs; `exits` of `Predictor` chooses among them."
+                )
+            logits, labels, weights, _ = self._outputs(state, validation)
+            names = state.stages.exit_names
+            labels = class_numbers(labels, logits.shape[1:], names[0])
+            useful = calibration.better_exits(logits, labels, weights)
+            names = [names[position] for position in useful]
             found = {
-                name: calibration.fit_temperature(logits[position], labels) for name, position in zip(names, useful)
+                name: calibration.fit_temperature(logits[position], labels, weights)
+                for name, position in zip(names, useful)
             }
             self._change(names, found)
             self._keep(exits=names, temperatures=found)
@@ -116,37 +133,35 @@ class BatchMethods:
         if hasattr(self._model, "inference"):
             self._model.inference = dict(self._own)
 
-    def _fitted(self, state, average_budget):
+    def _fitted(self, state, average_budget, macs):
         budget = _budget(average_budget)
-        found = {entry[0]: entry[1] for entry in self._found().get("thresholds", []) if _of(entry, state)}
+        found = {entry[0]: entry[1] for entry in self._found().get("thresholds", []) if _of(entry, state, macs)}
         if budget not in found:
             raise ValueError(
                 f"No threshold is fitted for `average_budget` {average_budget} and the exits "
-                f"{state.stages.exit_names} at their temperatures. Fitted: {list(found)}. Call "
-                "`predictor.fit_thresholds(validation, average_budget)`."
+                f"{state.stages.exit_names} at their temperatures and costs, {list(macs)} MACs. Fitted: {list(found)}. "
+                "Call `predictor.fit_thresholds(validation, average_budget)` with inputs of that size."
             )
         return [found[budget]] * len(state.costs)
 
     def _outputs(self, state, validation, batch_size=256):
-        """Returns all exits' logits, shape `(exits, samples, classes)`, and the labels as ints."""
+        """Returns all exits' logits, shape `(exits, samples, classes)`; labels; sample weights, or None; and a set with
+        the exits' costs at each size of the inputs."""
         _check_heads(state)
-        logits, labels = [], []
-        for x, y in batches(validation, batch_size):
+        logits, labels, weights, macs = [], [], [], set()
+        for x, y, sample_weight in weighted_batches(validation, batch_size):
             for inputs in _parts(state, x, batch_size):
                 logits.append(early_exit.all_logits(state.engine, inputs, self._worker.lock))
+                macs.add(_macs(state, inputs))
             labels.append(np.asarray(keras.ops.convert_to_numpy(y)))
+            if isinstance(sample_weight, (dict, list, tuple)):
+                raise ValueError("Sample weights must be one array for all exits. Received: one for each.")
+            if sample_weight is not None:
+                weights.append(np.ravel(keras.ops.convert_to_numpy(sample_weight)))
         if not logits:
             raise ValueError("`validation` must hold a sample or more. Received: none.")
-        logits, labels = np.concatenate(logits, axis=1), np.concatenate(labels)
-        if labels.ndim > 1 and labels.shape == logits.shape[1:]:
-            labels = labels.argmax(axis=-1)
-        labels = labels.reshape(-1).astype(int)
-        if len(labels) != logits.shape[1] or labels.min() < 0 or labels.max() >= logits.shape[2]:
-            raise ValueError(
-                f"Labels must be one class from 0 to {logits.shape[2] - 1} for each of {logits.shape[1]} samples. "
-                f"Received: {len(labels)} labels from {labels.min()} to {labels.max()}."
-            )
-        return logits, labels
+        weights = np.concatenate(weights) if weights else None
+        return np.concatenate(logits, axis=1), np.concatenate(labels), weights, macs
 
 
 def _parts(state, x, batch_size):
@@ -155,6 +170,10 @@ def _parts(state, x, batch_size):
         raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
     inputs, size = state.stages.start(x), int(batch_size)
     return [[tensor[at : at + size] for tensor in inputs] for at in range(0, inputs[0].shape[0], size)]
+
+
+def _macs(state, inputs):
+    return tuple(cost.with_all_heads for cost in state.costs_of(inputs))
 
 
 def _check_heads(state):
@@ -170,13 +189,12 @@ def _budget(value):
     return float(value)
 
 
-def _of(entry, state, budgets=None):
-    """Tells whether a threshold was fitted for these exits and temperatures, and one of the budgets if there are any.
-
-    An entry without temperatures was fitted under those that are kept beside it.
+def _of(entry, state, macs, budgets=None):
+    """Tells whether a threshold was fitted for these exits, temperatures and costs, and one of the budgets if there are
+    any. What an older entry lacks of these is taken for the same.
     """
     budget, _, *fitted_for = entry
-    of_state = [state.stages.exit_names, state.temperatures][: len(fitted_for)]
+    of_state = [state.stages.exit_names, state.temperatures, list(macs)][: len(fitted_for)]
     return fitted_for == of_state and (budgets is None or budget in budgets)
 
 

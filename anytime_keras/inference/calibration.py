@@ -5,7 +5,7 @@ import numpy as np
 from anytime_keras.inference.answers import as_logits
 
 
-def better_exits(logits, labels):
+def better_exits(logits, labels, weights=None):
     """Lists the exits that make fewer errors than every one before: of the others' answers nothing is to be had.
 
     The rule by which an EANN uses its networks (Hu et al., AAAI 2019, section 4), for the exits of any network.
@@ -13,6 +13,7 @@ def better_exits(logits, labels):
     Args:
         logits: array of shape `(exits, samples, classes)`.
         labels: int array of shape `(samples,)`.
+        weights: array of shape `(samples,)`, by which samples count; None counts all alike.
 
     Returns:
         A list of positions, the first always among them.
@@ -20,11 +21,11 @@ def better_exits(logits, labels):
     >>> better_exits(np.array([[[1, 0], [1, 0]], [[1, 0], [1, 0]], [[1, 0], [0, 1]]]), np.array([0, 1]))
     [0, 2]
     """
-    errors = (logits.argmax(axis=-1) != labels).mean(axis=1)
+    errors = np.average(logits.argmax(axis=-1) != labels, axis=1, weights=weights)
     return [position for position in range(len(errors)) if position == 0 or errors[position] < errors[:position].min()]
 
 
-def fit_temperature(logits, labels):
+def fit_temperature(logits, labels, weights=None):
     """Finds the temperature that makes confidence honest: the least negative log-likelihood of the labels.
 
     Reference: [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 4.2.
@@ -32,6 +33,7 @@ def fit_temperature(logits, labels):
     Args:
         logits: array of shape `(samples, classes)`.
         labels: int array of shape `(samples,)`.
+        weights: array of shape `(samples,)`, by which samples count; None counts all alike.
 
     Returns:
         A float from 0.01 to 100, by which to divide the logits.
@@ -47,9 +49,9 @@ def fit_temperature(logits, labels):
     for _ in range(50):
         middle = (low + high) / 2
         scaled = logits / np.exp(middle)
-        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        expected = (weights * logits).sum(axis=1) / weights.sum(axis=1)
-        if (expected - chosen).mean() > 0:  # too sure
+        shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        expected = (shares * logits).sum(axis=1) / shares.sum(axis=1)
+        if np.average(expected - chosen, weights=weights) > 0:  # too sure
             low = middle
         else:
             high = middle

@@ -10,13 +10,19 @@ import numpy as np
 
 
 def saved_model(parts, folder, batch_size):
-    """Writes one TensorFlow SavedModel with a signature for each part; all share one copy of the weights."""
+    """Writes one TensorFlow SavedModel with a signature for each part; all share one copy of the weights.
+
+    The whole network is also `serving_default`, which servers of SavedModels run unless told otherwise.
+    """
     import tensorflow as tf
 
     module = tf.Module()
     weights = {id(variable): variable for part in parts for variable in part.model.variables}
     module.weights = [variable.value for variable in weights.values()]
+    module.held = [value for part in parts for value in held_by_layers(part.model).values()]
     signatures = {part.name: part.function(batch_size).get_concrete_function() for part in parts}
+    if "whole" in signatures:
+        signatures["serving_default"] = signatures["whole"]
     with _quietly():
         tf.saved_model.save(module, str(folder / "saved_model"), signatures)
     return [{"file": "saved_model", "signature": part.name} for part in parts]
@@ -27,8 +33,13 @@ def onnx(parts, folder, batch_size):
     onnx, tf2onnx = importlib.import_module("onnx"), importlib.import_module("tf2onnx")
     for part in parts:
         function = part.function(batch_size)
+        # Tensors that layers hold, other than variables, become inputs.
+        held = {inner.name: outer for outer, inner in function.get_concrete_function().graph.captures}
         with _naming(part, "ONNX"):
             proto, _ = tf2onnx.convert.from_function(function, function.input_signature)
+        for tensor in [tensor for tensor in proto.graph.input if tensor.name not in part.inputs]:
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(held[tensor.name].numpy(), tensor.name))
+            proto.graph.input.remove(tensor)
         outputs = {tensor.name: tensor for tensor in proto.graph.output}  # TensorFlow has sorted them by name
         ordered = [outputs[name] for name in part.outputs]
         del proto.graph.output[:]
@@ -72,6 +83,21 @@ def litert(parts, folder, batch_size, precision, representative):
                 part, known, batch_size, needed={name for later in parts[position + 1 :] for name in later.inputs}
             )
     return [{"file": f"{part.name}.tflite", "signature": "serving_default"} for part in parts]
+
+
+def held_by_layers(model):
+    """Returns what layers hold besides Keras's variables: lookup tables, and variables of TensorFlow.
+
+    Returns:
+        A dict from a pair of str, the names of the layer and of its attribute.
+    """
+    import tensorflow as tf
+
+    kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
+    layers = model._flatten_layers(include_self=False)
+    return {
+        (layer.name, name): value for layer in layers for name, value in vars(layer).items() if isinstance(value, kinds)
+    }
 
 
 def _samples(part, known, batch_size):

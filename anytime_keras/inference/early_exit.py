@@ -41,7 +41,7 @@ def classify(engine, inputs, thresholds, temperatures, lock):
         with lock:
             output, carried = engine.stage(position, carried, carried)
             output = as_array(output)[np.nonzero(np.isin(held, left))[0]]
-        sure = probabilities(output, temperatures[position]).max(axis=-1)
+        sure = probabilities(output, temperatures[position], engine.sigmoid[position]).max(axis=-1)
         if logits is None:
             logits = np.zeros((count, *output.shape[1:]), output.dtype)
         leaves = (sure >= thresholds[position]) | (position + 1 == len(engine))

@@ -16,10 +16,18 @@ import time
 
 import keras
 
+from anytime_keras.inference import unchanging
 from anytime_keras.inference.answers import as_array
 
 NEVER = -1.0e18
 ALWAYS = 1.0e18
+ON_TENSORFLOW_ALONE = (
+    keras.layers.StringLookup,
+    keras.layers.IntegerLookup,
+    keras.layers.TextVectorization,
+    keras.layers.Hashing,
+    keras.layers.HashedCrossing,
+)
 
 
 class Run:
@@ -50,6 +58,7 @@ class Engine:
         any_size: bool, whether a new batch size compiles nothing.
         takes: list of lists, the shapes of the tensors that each stage takes, None where the model leaves them open.
         gives: list, the shape of each exit's logits.
+        sigmoid: list of bools, whether each exit ends in a sigmoid.
     """
 
     any_size = True
@@ -59,6 +68,7 @@ class Engine:
         self._segments = [stages.segment(position) for position in range(len(stages))]
         self.takes = [[tuple(tensor.shape) for tensor in segment.inputs] for segment in self._segments]
         self.gives = [tuple(segment.output["logits"].shape) for segment in self._segments]
+        self.sigmoid = [stages.ends_in_sigmoid(position) for position in range(len(stages))]
 
     def __len__(self):
         return len(self.stages)
@@ -123,21 +133,22 @@ def _compiled(models):
         return eager
     import jax
 
+    for layer in (layer for model in models for layer in model._flatten_layers()):
+        if isinstance(layer, ON_TENSORFLOW_ALONE):
+            raise ValueError(
+                f"On JAX, layers that it can compile are expected. Received: '{layer.name}' of type "
+                f"{type(layer).__name__}. Call it before the network, or run Keras on TensorFlow."
+            )
+
     @jax.jit
     def forward(weights, carried):
-        for model, (trainable, others) in zip(models, weights):
-            result = model.stateless_call(trainable, others, carried, training=False)[0]
+        for model, values in zip(models, weights):
+            result = unchanging.call(model, carried, zip(model.variables, values))
             carried = result["carried"]
         return result
 
     # Copies: training, and even `predict`, gives a model's own arrays away for reuse.
-    weights = [
-        [
-            [keras.ops.copy(v.value) for v in variables]
-            for variables in (m.trainable_variables, m.non_trainable_variables)
-        ]
-        for m in models
-    ]
+    weights = [[keras.ops.copy(variable.value) for variable in model.variables] for model in models]
     return lambda carried: forward(weights, carried)
 
 
@@ -249,16 +260,15 @@ class _TracedStage:
         def specs(tensors):
             return [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
 
-        def forward(carried, trainable, others):
-            return model.stateless_call(trainable, others, carried, training=False)[0]
+        def forward(carried, values):
+            return unchanging.call(model, carried, zip(model.variables, values))
 
-        trainable = [tf.convert_to_tensor(variable.value) for variable in model.trainable_variables]
-        others = [tf.convert_to_tensor(variable.value) for variable in model.non_trainable_variables]
-        traced = tf.compat.v1.wrap_function(forward, [specs(model.inputs), specs(trainable), specs(others)])
-        inputs, weights = traced.inputs[: len(model.inputs)], traced.inputs[len(model.inputs) :]
+        values = [tf.convert_to_tensor(variable.value) for variable in model.variables]
+        traced = tf.compat.v1.wrap_function(forward, [specs(model.inputs), specs(values)])
+        inputs, weights = traced.inputs[: len(model.inputs)], traced.inputs[len(model.inputs) :][: len(values)]
         fixed = _fixed(traced.graph, inputs)
         self.outputs = traced.structured_outputs
-        self._values = traced.prune(weights, fixed)(*trainable, *others) if fixed else []
+        self._values = traced.prune(weights, fixed)(*values) if fixed else []
         self._answering = traced.prune(inputs + fixed, self.outputs)
         self._passing = traced.prune(inputs + fixed, {"carried": self.outputs["carried"]})
         # Entered by itself, a pruned function is not optimised: within another one it is, and takes half the time.
@@ -276,13 +286,15 @@ def _fixed(graph, inputs):
     """Lists the tensors that operations which depend on `inputs` take and that do not depend on them.
 
     They are given as tensors, not as constants: those TensorFlow would fold into each other, and round differently.
+    What layers hold besides variables, such as tables, functions take along by themselves.
     """
     varying, fixed = {tensor.name for tensor in inputs}, {}
+    held = {tensor.name for tensor in graph.internal_captures}
     for operation in graph.get_operations():
         if any(tensor.name in varying for tensor in operation.inputs):
             varying.update(tensor.name for tensor in operation.outputs)
             fixed.update((tensor.name, tensor) for tensor in operation.inputs if tensor.op.type != "Const")
-    return [tensor for name, tensor in fixed.items() if name not in varying]
+    return [tensor for name, tensor in fixed.items() if name not in varying and name not in held]
 
 
 def engine(stages):

@@ -118,13 +118,20 @@ class EANN:
                 if error < best:
                     used.setdefault(number, []).append(name)
                     best = error
-        self._used = used
-        costs = self._costs("all")
-        self.exits = [
-            EnsembleExit(cost.exit, number, name, error, name in used.get(number, ()), cost)
-            for number, member_errors in enumerate(errors)
-            for (name, cost), error in zip(costs[number].items(), member_errors)
-        ]
+        self._used, self._errors, self._exits = used, errors, (None, None)
+
+    @property
+    def exits(self):
+        shapes = [tuple(weight.shape) for member in self.members for weight in member.weights]
+        if self._exits[0] != shapes:  # `enable_lora` and `quantize` change them
+            costs = self._costs("all")
+            exits = [
+                EnsembleExit(cost.exit, number, name, error, name in self._used.get(number, ()), cost)
+                for number, member_errors in enumerate(self._errors)
+                for (name, cost), error in zip(costs[number].items(), member_errors)
+            ]
+            self._exits = shapes, exits
+        return self._exits[1]
 
     def _costs(self, layers):
         """Counts the cumulative costs: for each member, a dict from the name of its exit to its `ExitCost`.
@@ -133,8 +140,8 @@ class EANN:
         """
         every, spent = [], [0, 0, 0, 0]
         for number, member in enumerate(self.members):
-            outputs, used = graph.outputs_by_name(member), self._used.get(number, [])
-            inputs = graph.functional(member).inputs
+            member = graph.opened(member)
+            outputs, used, inputs = graph.outputs_by_name(member), self._used.get(number, []), member.inputs
             own = {cost.exit: cost for cost in exit_costs(member, layers)}
             if used:
                 own.update(
@@ -196,9 +203,8 @@ class EANN:
             whole.mkdir()
             for number, member in enumerate(self.members):
                 member.save(whole / _file(number))
-            errors = [[own.error for own in self.exits if own.member == n] for n in range(len(self.members))]
             (whole / DESCRIPTION).write_text(
-                json.dumps({"errors": errors, "inference": self.inference}, indent=1) + "\n"
+                json.dumps({"errors": self._errors, "inference": self.inference}, indent=1) + "\n"
             )
             os.replace(whole, folder)
 
@@ -259,6 +265,10 @@ class EnsembleStages(Stages):
     def segment(self, position, head=True):
         part, own = self._steps[position]
         return part.segment(own, head)
+
+    def ends_in_sigmoid(self, position):
+        part, own = self._steps[position]
+        return part.ends_in_sigmoid(own)
 
     def starts(self, position):
         return self._steps[position][1] == 0

@@ -41,7 +41,8 @@ def export(
     later stages; it has all names, shapes and types in order, costs, hashes, and what `Predictor.calibrate` and
     `Predictor.fit_thresholds` found, the model's `inference`. `run_exported.py` has the class
     `ExportedModel`, which runs the set until a deadline and needs NumPy and the format's runtime only. No weight is in
-    two stages unless both use its layer; the whole has a second copy of all, except in a SavedModel.
+    two stages unless both use its layer; the whole has a second copy of all, except in a SavedModel, which serves it by
+    default.
 
     Args:
         model: functional Keras model whose outputs are its exits.
@@ -123,6 +124,7 @@ def _describe(named, model, format, precision, batch_size):
             {**tensor, "key": named.inputs[tensor["name"]]} for tensor in named.whole.describe(batch_size)["inputs"]
         ],
         "exits": [dataclasses.asdict(cost) for cost in exit_costs(named.model)],
+        "sigmoid": [name for name, x in graph.outputs_by_name(named.model).items() if graph.ends_in_sigmoid(x)],
         "inference": getattr(model, "inference", None),
         "made_with": runtime.machine()["versions"],
     }
@@ -178,7 +180,13 @@ def _check(model, format, parts, precision, representative, batch_size):
             "with `model.save('model.keras')`, and load and export it in a process with the environment variable "
             "KERAS_BACKEND=tensorflow."
         )
-    functional = graph.functional(model)
+    functional = graph.opened(model)
+    if format != "saved_model" and (held := converters.held_by_layers(functional)):
+        raise ValueError(
+            f"Format '{format}' has no form for what layers hold besides Keras's variables, such as lookup tables. "
+            f"Received: layers {sorted({layer for layer, _ in held})}. Export the model as 'saved_model', or keep such "
+            "layers in front of it."
+        )
     types = {
         tensor.dtype for call in graph.calls(functional.outputs, functional.inputs) for tensor in call.output_tensors
     }

@@ -12,6 +12,7 @@ import importlib
 import json
 import math
 import numbers
+import os
 import pathlib
 import threading
 import time
@@ -20,7 +21,7 @@ import types
 import numpy as np
 
 DESCRIPTION = "exported.json"
-VERSION = 1
+VERSION = 2
 
 # The form of `exported.json`. An int is never negative; of a tuple either will do; any str is a key of {str: ...}.
 _TENSOR = {"name": str, "shape": [(int, None)], "dtype": str}
@@ -38,13 +39,16 @@ _FORM = {
     "batch_size": (int, None),
     "inputs": [{**_TENSOR, "key": str}],
     "exits": [{"exit": str, "backbone": int, "with_head": int, "with_all_heads": int, "params": int}],
+    "sigmoid": [str],
     "inference": ({}, None),
     "whole": (_PART, None),
     "stages": ([{**_PART, "exit": str, "macs": int}], None),
     "files": {str: {"bytes": int, "sha256": str}},
 }
+# What Python and file managers leave in folders, besides hidden files; never read.
+_LEFTOVERS = ("__pycache__", "__macosx", "@eadir", "thumbs.db", "desktop.ini")
 _INFERENCE = {"temperatures": {str: float}, "exits": [str], "thresholds": [list]}  # each may be left out
-_TYPES = "bool float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+_TYPES = "string bool float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 
 
 @dataclasses.dataclass
@@ -58,6 +62,7 @@ class Answer:
         seconds: float, from the call to when the answer was there.
         late: bool, whether that was after the deadline.
         temperature: float by which logits are divided for `confidence`, as `Predictor.calibrate` fitted it, or 1.
+        sigmoid: bool, whether the exit ends in a sigmoid, so that `logits` are probabilities, each by itself.
     """
 
     logits: np.ndarray
@@ -66,15 +71,18 @@ class Answer:
     seconds: float
     late: bool = False
     temperature: float = 1.0
+    sigmoid: bool = False
 
     @property
     def confidence(self):
         """The probability of the likeliest class of each sample, shape `(batch,)`.
 
         It is taken from the softmax of `logits / temperature`. Outputs that are probabilities already (they sum to
-        one) are taken for the softmax of their own logarithms.
+        one) are taken for the softmax of their own logarithms, and those of a sigmoid as they are.
         """
         logits = np.asarray(self.logits, "float32")
+        if self.sigmoid:
+            return logits.max(axis=-1)
         if (logits >= 0).all() and np.abs(logits.sum(axis=-1) - 1).max() < 1e-3:
             logits = np.log(np.maximum(logits, 1e-30))
         below = (logits - logits.max(axis=-1, keepdims=True)) / self.temperature
@@ -84,7 +92,8 @@ class Answer:
 class ExportedModel:
     """An exported set of stages, on the runtime that it was exported for.
 
-    The description, and the hashes of all files, are checked first. May be used from several threads.
+    The description, and the hashes of all files, are checked first. May be used from several threads, but not from a
+    forked process.
 
     Args:
         path: the set's folder; None is the folder of this file.
@@ -97,7 +106,8 @@ class ExportedModel:
         batch_size: int, or None if any will do.
         description: dict, the whole of `exported.json`.
         temperatures: list of float, one for each exit; see `Answer`.
-        times: dict from batch size to the seconds that each stage is expected to take; see `calibrate`.
+        times: dict from batch size, or from all inputs' shapes where the set leaves more than that open, to the seconds
+            that each stage is expected to take; see `calibrate`.
 
     Raises:
         ValueError: if the folder holds no set, or a file of it is missing, was changed or was added.
@@ -113,6 +123,7 @@ class ExportedModel:
         found = (self.description["inference"] or {}).get("temperatures", {})
         self.temperatures = [found.get(name, 1.0) for name in self.exit_names]
         self.times = {}
+        self._pid = os.getpid()
         self._inputs = self.description["inputs"]
         self._runtime = _RUNTIMES[self.description["format"]](self.path, num_threads)
         self._lock = threading.Lock()
@@ -159,7 +170,7 @@ class ExportedModel:
             `Answer`.
 
         Raises:
-            ValueError: if `x` does not fit the network, the deadline is no number, or the stages' times with a batch of
+            ValueError: if `x` does not fit the network, the deadline is no number, or the stages' times with inputs of
                 that size are not known.
         """
         begin = time.perf_counter()
@@ -167,11 +178,12 @@ class ExportedModel:
         if deadline is not None and not number:
             raise ValueError(f"`deadline` must be a number of seconds, or None. Received: {deadline!r}.")
         positions, given = self._positions(), self._tensors(x)
-        size = _batch_size(given)
+        size = self._size(given)
         if deadline is not None and size not in self.times:
+            what = f"a batch of {size}" if isinstance(size, int) else f"inputs of shapes {list(size)}"
             raise ValueError(
-                f"A deadline needs to know how long the stages take with a batch of {size}. Known: batches of "
-                f"{sorted(self.times)}. Call `calibrate(x)` once, with an input of that batch size."
+                f"A deadline needs to know how long the stages take with {what}. Known: {sorted(self.times)}. Call "
+                "`calibrate(x)` once, with an input of that size."
             )
         for position in positions:
             if position and deadline is not None:
@@ -182,7 +194,7 @@ class ExportedModel:
         return answer
 
     def calibrate(self, x, repeats=50, quantile=0.95):
-        """Measures the stages on this machine, for deadlines with inputs of this batch size.
+        """Measures the stages on this machine, for deadlines with inputs of this size.
 
         Args:
             x: an input, as for `predict`.
@@ -201,8 +213,14 @@ class ExportedModel:
         for _ in range(3):  # runtimes allocate and choose kernels in their first runs
             self._measure(given)
         measured = np.quantile([self._measure(given) for _ in range(repeats)], quantile, axis=0)
-        self.times[_batch_size(given)] = measured.tolist()
-        return self.times[_batch_size(given)]
+        self.times[self._size(given)] = measured.tolist()
+        return self.times[self._size(given)]
+
+    def _size(self, tensors):
+        """Returns what the stages' times depend on, a key of `times`."""
+        if any(None in spec["shape"][1:] for spec in self._inputs):
+            return tuple(tensors[spec["name"]].shape for spec in self._inputs)
+        return _batch_size(tensors)
 
     def _measure(self, given):
         given, seconds = dict(given), []
@@ -223,7 +241,9 @@ class ExportedModel:
     def _answer(self, position, given, begin):
         logits = self._stage(position, given)
         seconds = time.perf_counter() - begin
-        return Answer(logits, self.exit_names[position], position, seconds, temperature=self.temperatures[position])
+        name, temperature = self.exit_names[position], self.temperatures[position]
+        sigmoid = name in self.description["sigmoid"]
+        return Answer(logits, name, position, seconds, temperature=temperature, sigmoid=sigmoid)
 
     def _stage(self, position, tensors):
         """Runs one stage on the tensors so far, a dict by name, adds what it makes to them, and returns its logits."""
@@ -232,6 +252,12 @@ class ExportedModel:
         return np.asarray(tensors[stage.logits[self.exit_names[position]]])
 
     def _tensors(self, x):
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"A set works in the process that opened it. Expected: process {self._pid}. Received: a call in its "
+                f"fork {os.getpid()}, where the runtime's threads are missing. Start processes with "
+                "`multiprocessing.get_context('spawn')`, and open the set in each."
+            )
         return by_name(x, self._inputs, self.batch_size)
 
 
@@ -270,7 +296,7 @@ def by_name(x, specs, batch_size=None):
             )
         if not len(array):
             raise ValueError(f"Input '{spec['key']}' must be a batch of a sample or more. Received: {array.shape}.")
-        tensors[spec["name"]] = _cast(array, np.dtype(spec["dtype"]))
+        tensors[spec["name"]] = _cast(array, spec["dtype"])
         if tensors[spec["name"]] is None:
             raise ValueError(
                 f"Input '{spec['key']}' must be of type {spec['dtype']}. Received: {array.dtype}, whose values are not "
@@ -281,6 +307,9 @@ def by_name(x, specs, batch_size=None):
 
 def _cast(array, dtype):
     """Returns an array in another type, or None if that would change its values by more than rounding."""
+    if dtype == "string":
+        return array.astype(object) if array.dtype.kind in "USO" else None
+    dtype = np.dtype(dtype)
     if array.dtype.kind in "biu" and dtype.kind in "biu":
         cast = array.astype(dtype)
         return cast if (cast == array).all() else None
@@ -497,9 +526,9 @@ def _check_files(folder, files):
             )
     known = {DESCRIPTION, *files}
     for file in folder.rglob("*"):
-        name = file.relative_to(folder).as_posix()
-        cached = name.startswith("__pycache__/")  # Python's own, of run_exported.py
-        if (file.is_symlink() or not file.is_dir()) and name not in known and not cached:
+        name = file.relative_to(folder)
+        leftover = any(part.startswith(".") or part.lower() in _LEFTOVERS for part in name.parts)
+        if (file.is_symlink() or not file.is_dir()) and name.as_posix() not in known and not leftover:
             raise ValueError(f"'{file}' is not part of the exported set. Remove it, or export the set again.")
 
 
@@ -540,7 +569,10 @@ def main():
     args = parser.parse_args()
     model = ExportedModel(args.path, args.num_threads)
     size = args.batch_size or model.batch_size or 1
-    x = {spec["key"]: np.zeros([size, *spec["shape"][1:]], spec["dtype"]) for spec in model.description["inputs"]}
+    inputs = model.description["inputs"]
+    if any(None in spec["shape"][1:] for spec in inputs):
+        parser.error("this set leaves sizes of its inputs open: measure it in Python, `ExportedModel(path).calibrate(x)`")
+    x = {spec["key"]: np.zeros([size, *spec["shape"][1:]], spec["dtype"].replace("string", "U1")) for spec in inputs}
     seconds = np.cumsum(model.calibrate(x))
     print(f"{'exit':<16}{'MACs (millions)':>16}{'milliseconds':>16}")
     for cost, until in zip(model.costs, seconds):

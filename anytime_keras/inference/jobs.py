@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import os
 import queue
 import threading
 import time
@@ -11,6 +12,20 @@ import numpy as np
 
 from anytime_keras.inference import engines
 from anytime_keras.inference.answers import as_array
+
+
+def check_process(pid):
+    """Raises unless this is the process `pid`: in a fork of it, the threads that compute are missing.
+
+    Raises:
+        RuntimeError: in a forked process.
+    """
+    if os.getpid() != pid:
+        raise RuntimeError(
+            f"A predictor works in the process that made it. Expected: process {pid}. Received: a call in its fork "
+            f"{os.getpid()}, where the threads that compute are missing. Start processes with "
+            "`multiprocessing.get_context('spawn')`, and make a predictor in each."
+        )
 
 
 class Job(engines.Run):
@@ -38,7 +53,7 @@ class Job(engines.Run):
         super().__init__(first, last, limit, np.zeros(len(engine)) if needed is None else needed)
         self._engine, self._inputs, self._answer = engine, inputs, answer
         self._begin = time.perf_counter() if begin is None else begin
-        self._started = None
+        self._started, self._pid = None, os.getpid()
         self._answers, self._error = [], None
         self._stopped = False
         self._changed, self._ended = threading.Condition(), threading.Event()
@@ -67,6 +82,7 @@ class Job(engines.Run):
         """
         if timeout is not None and (not isinstance(timeout, numbers.Real) or math.isnan(timeout)):
             raise ValueError(f"`timeout` must be a number of seconds, or None. Received: timeout={timeout!r}.")
+        check_process(self._pid)
         # Not for `_changed`: to be woken by each answer would take the processor from the next stage.
         self._ended.wait(timeout if timeout is None else min(float(timeout), threading.TIMEOUT_MAX))
         return self.latest()
@@ -103,6 +119,7 @@ class Job(engines.Run):
         return self._answers[0].seconds - self.waited
 
     def _wait_for(self, event):
+        check_process(self._pid)
         with self._changed:
             self._changed.wait_for(lambda: self.done or event())
 
@@ -140,6 +157,11 @@ class Worker:
     def __init__(self):
         self.lock = threading.Lock()
         self._jobs, self._thread, self._starting = queue.SimpleQueue(), None, threading.Lock()
+        self._pid = os.getpid()
+
+    def check_process(self):
+        """Raises a RuntimeError in a fork of the process that made this worker."""
+        check_process(self._pid)
 
     def here(self, job):
         """Runs a job in this thread, when it is its turn; returns it."""

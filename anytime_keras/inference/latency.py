@@ -13,7 +13,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 class LatencyTable:
-    """Seconds to each exit's answer, by batch size.
+    """Seconds to each exit's answer, by size: the batch's, or all inputs' shapes where a network takes several.
 
     Args:
         exit_names: list of str.
@@ -21,9 +21,9 @@ class LatencyTable:
         dtype: str or None, what the network computes in, if not in its own.
 
     Attributes:
-        direct: dict from batch size to an array of shape `(exits, quantiles)`: from the input straight to one exit,
-            without the heads before it.
-        stages: dict from batch size to an array of shape `(exits, quantiles)`: from one exit's answer to the next
+        direct: dict from size to an array of shape `(exits, quantiles)`: from the input straight to one exit, without
+            the heads before it. A size is an int, or a tuple of shapes; see `Stages.size`.
+        stages: dict from size to an array of shape `(exits, quantiles)`: from one exit's answer to the next
             one's, the first from the input.
         machine: dict, what the times were measured on.
 
@@ -39,28 +39,31 @@ class LatencyTable:
         self.direct, self.stages = {}, {}
         self.machine = runtime.machine()
 
-    def add(self, batch_size, direct, stages):
-        """Takes measured times of one batch size, two lists (an exit each) of lists of seconds."""
+    def add(self, size, direct, stages):
+        """Takes measured times of one size, two lists (an exit each) of lists of seconds."""
         # New dicts: the table may be read, or saved, meanwhile.
-        self.stages = {**self.stages, batch_size: np.array([np.quantile(times, QUANTILES) for times in stages])}
-        self.direct = {**self.direct, batch_size: np.array([np.quantile(times, QUANTILES) for times in direct])}
+        self.stages = {**self.stages, size: np.array([np.quantile(times, QUANTILES) for times in stages])}
+        self.direct = {**self.direct, size: np.array([np.quantile(times, QUANTILES) for times in direct])}
 
     def copy(self):
         """Returns a table of the same times; what is added to one is not in the other."""
         return copy.copy(self)
 
-    def quantile(self, batch_size, quantile, stages=False):
+    def quantile(self, size, quantile, stages=False):
         """Returns a quantile of each exit's time, an array of shape `(exits,)`, in seconds."""
-        table = (self.stages if stages else self.direct)[batch_size]
+        table = (self.stages if stages else self.direct)[size]
         return np.array([np.interp(quantile, QUANTILES, row) for row in table])
 
     def table(self):
         """Returns the medians and the 99% quantiles as text, in milliseconds."""
-        lines = [f"{'batch':>6}  {'exit':<16}{'direct':>10}{'99%':>10}{'stage':>10}{'99%':>10}   (ms)"]
-        for batch_size in sorted(self.direct):
-            columns = [self.quantile(batch_size, q, stages) for stages in (False, True) for q in (0.5, 0.99)]
+        sizes = {size: str(size) if isinstance(size, int) else " ".join(map(_by_x, size)) for size in self.direct}
+        width = max(5, *map(len, sizes.values())) if sizes else 5
+        lines = [f" {'batch':>{width}}  {'exit':<16}{'direct':>10}{'99%':>10}{'stage':>10}{'99%':>10}   (ms)"]
+        for size in sorted(self.direct):
+            columns = [self.quantile(size, q, stages) for stages in (False, True) for q in (0.5, 0.99)]
             for name, *numbers in zip(self.exit_names, *columns):
-                lines.append(f"{batch_size:>6}  {name:<16}" + "".join(f"{1e3 * number:>10.3f}" for number in numbers))
+                row = "".join(f"{1e3 * number:>10.3f}" for number in numbers)
+                lines.append(f" {sizes[size]:>{width}}  {name:<16}{row}")
         return "\n".join(lines)
 
     def to_json(self, path=None):
@@ -72,8 +75,8 @@ class LatencyTable:
                 "dtype": self.dtype,
                 "quantiles": QUANTILES,
                 "machine": self.machine,
-                "direct": {str(size): rows.tolist() for size, rows in self.direct.items()},
-                "stages": {str(size): rows.tolist() for size, rows in self.stages.items()},
+                "direct": {json.dumps(size): rows.tolist() for size, rows in self.direct.items()},
+                "stages": {json.dumps(size): rows.tolist() for size, rows in self.stages.items()},
             },
             indent=1,
         )
@@ -99,7 +102,7 @@ class LatencyTable:
                 raise ValueError(f"`quantiles` are not {list(QUANTILES)}")
             table = cls(content["exit_names"], content["macs"], content["dtype"])
             for name in ("direct", "stages"):
-                setattr(table, name, {int(size): np.array(rows, float) for size, rows in content[name].items()})
+                setattr(table, name, {_size(key): np.array(rows, float) for key, rows in content[name].items()})
             table._check_times()
             here, table.machine = table.machine, content["machine"]
             there = {key: table.machine[key] for key in SAME}
@@ -118,16 +121,16 @@ class LatencyTable:
     def _check_times(self):
         if set(self.direct) != set(self.stages):
             raise ValueError(
-                f"`direct` and `stages` are of different batch sizes: {sorted(self.direct)}, {sorted(self.stages)}"
+                f"`direct` and `stages` are of different sizes: {sorted(self.direct)}, {sorted(self.stages)}"
             )
         for name, table in (("direct", self.direct), ("stages", self.stages)):
             for size, rows in table.items():
                 if rows.shape != (len(self.exit_names), len(QUANTILES)):
-                    raise ValueError(f"`{name}` has rows of the wrong length at batch size {size}")
+                    raise ValueError(f"`{name}` has rows of the wrong length at size {size}")
                 # A stage whose answer the next one overtook took no time of its own.
                 possible = np.isfinite(rows).all() and (rows >= 0).all() and (name == "stages" or (rows > 0).all())
                 if not (possible and (np.diff(rows, axis=1) >= -1e-9).all()):
-                    raise ValueError(f"`{name}` has rows at batch size {size} that are no seconds in ascending order")
+                    raise ValueError(f"`{name}` has rows at size {size} that are no seconds in ascending order")
 
     def check(self, other):
         """Raises a ValueError unless this is a table of the same network as `other`, with times that can be."""
@@ -138,3 +141,13 @@ class LatencyTable:
                     f"`latencies` is of another network: {key} {getattr(self, key)}. Expected {getattr(other, key)}. "
                     "Measure again, with `latencies=None`."
                 )
+
+
+def _size(key):
+    """Returns the size that a key of the JSON stands for: `1`, or `[[1, 32, 32, 3]]`."""
+    size = json.loads(key)
+    return size if isinstance(size, int) else tuple(tuple(map(int, shape)) for shape in size)
+
+
+def _by_x(shape):
+    return "x".join(map(str, shape))

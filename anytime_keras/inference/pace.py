@@ -17,7 +17,7 @@ SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """By what deadlines are kept for one size of batch.
+    """By what deadlines are kept for one size of input.
 
     Attributes:
         example: an input of that size.
@@ -40,7 +40,7 @@ class Times:
 
 
 class Pace:
-    """Follows how a machine keeps up with what was calibrated for one size of batch."""
+    """Follows how a machine keeps up with what was calibrated for one size of input."""
 
     def __init__(self):
         self._slowdowns = collections.deque([1.0], maxlen=LATELY)

@@ -63,6 +63,8 @@ class ParallelPredictor:
         self.exit_names = _exits(eann)
         temperatures = (eann.inference or {}).get("temperatures", {})
         self._temperatures = [temperatures.get(name, 1.0) for name in self.exit_names]
+        used = self._stages.at(self.exit_names)
+        self._sigmoid = [used.ends_in_sigmoid(position) for position in range(len(used))]
         self._processes = _Processes(eann, example, environments)
         self._worker = Worker()
 
@@ -84,6 +86,7 @@ class ParallelPredictor:
 
     def start(self, x):
         """Computes in the background; returns a `Job` at once."""
+        self._worker.check_process()
         inputs = [np.asarray(tensor) for tensor in self._stages.start(x)]
         return self._worker.later(Job(self._processes, inputs, self._answer))
 
@@ -97,7 +100,7 @@ class ParallelPredictor:
 
     def _answer(self, position, logits, seconds):
         name, temperature = self.exit_names[position], self._temperatures[position]
-        return Answer(logits, name, position, seconds, temperature=temperature)
+        return Answer(logits, name, position, seconds, temperature=temperature, sigmoid=self._sigmoid[position])
 
     def close(self):
         """Ends the processes."""

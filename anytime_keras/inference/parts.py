@@ -5,6 +5,7 @@ import re
 import keras
 
 from anytime_keras import graph
+from anytime_keras.inference import unchanging
 
 
 class Part:
@@ -29,7 +30,7 @@ class Part:
         import tensorflow as tf
 
         def call(*tensors):
-            outputs = self.model(list(tensors), training=False)
+            outputs = unchanging.call(self.model, list(tensors))
             return {name: tf.identity(outputs[name]) for name in self.outputs}
 
         signature = [

@@ -25,14 +25,16 @@ class Predictor(BatchMethods):
     """Runs an anytime network so that it stops for real: by a deadline, within a budget, or when it is told to.
 
     The network is cut at its exits and compiled when the predictor is made; the weights are those of that moment. One
-    computation runs at a time, others wait for their turn: a predictor may be used from several threads.
+    computation runs at a time, others wait for their turn: a predictor may be used from several threads, but not from
+    a forked process, where it raises a RuntimeError.
 
     What `calibrate` and `fit_thresholds` find is kept as the model's `inference` and saved with an `AnytimeModel` (a
     `.keras` file): a later predictor finds it there. It holds for the weights of that moment.
 
     Args:
         model: functional Keras model whose outputs are its exits, or an `EANN`.
-        example: an input of the batch size to answer in time, shape `(batch, ...)`; `prepare` adds others.
+        example: an input of the size to answer in time, shape `(batch, ...)`; `prepare` adds other sizes of batch and,
+            where the model leaves them open, of images or sequences.
         exits: names of the exits to stop at, earliest first; None takes those that `calibrate` left, or chooses, of
             more than 8, eight evenly by cost.
         dtype: Keras dtype policy to compute in, such as `"bfloat16"`; None is the model's own.
@@ -41,8 +43,8 @@ class Predictor(BatchMethods):
 
     Attributes:
         exit_names: list of str, the exits that are stopped at.
-        costs: list of `ExitCost`, one for each of them.
-        latencies: `LatencyTable`, of the batch sizes that are prepared.
+        costs: list of `ExitCost`, one for each of them; for inputs of the example's size.
+        latencies: `LatencyTable`, of the sizes that are prepared.
         temperatures: list of float, one for each exit.
 
     Raises:
@@ -63,7 +65,7 @@ class Predictor(BatchMethods):
 
     def __init__(self, model, example, exits=None, dtype=None, latencies=None):
         self._model, self._worker = model, Worker()
-        self._paces = collections.defaultdict(Pace)  # from a size of batch
+        self._paces = collections.defaultdict(Pace)  # from a size, see `Stages.size`
         self._changing = threading.Lock()  # held by what changes the state, not by what uses it
         self._own = {}
         stages, found = _stages(model, dtype), self._found()
@@ -93,6 +95,10 @@ class Predictor(BatchMethods):
     def temperatures(self):
         return list(self._state.temperatures)
 
+    def _current(self):
+        self._worker.check_process()
+        return self._state
+
     @property
     def _stages(self):  # this and the next for `tests/benchmarks`, which time engines by themselves
         return self._state.stages
@@ -102,12 +108,13 @@ class Predictor(BatchMethods):
         return self._state.engine
 
     def prepare(self, example, seconds=2.0):
-        """Compiles for a size of batch, and measures how long each exit takes unless the table of latencies knows.
+        """Compiles for a size, and measures how long each exit takes unless the table of latencies knows.
 
         Args:
             example: an input of that size, shape `(batch, ...)`.
             seconds: float, how long to measure, about; five runs of each at least.
         """
+        self._worker.check_process()
         with self._changing:
             self._state.prepare(example, self._worker, seconds)
 
@@ -139,7 +146,7 @@ class Predictor(BatchMethods):
 
         Raises:
             ValueError: if more than one limit is given, or one is no number, or `x` does not fit the model, or its size
-                of batch is not prepared, as a deadline needs.
+                is not prepared, as a deadline needs.
             Exception: what a stage raised, if one did.
         """
         begin = time.perf_counter()
@@ -153,7 +160,7 @@ class Predictor(BatchMethods):
         for name, limit in (("deadline", deadline), ("budget", budget)):
             if limit is not None and (not isinstance(limit, numbers.Real) or math.isnan(limit)):
                 raise ValueError(f"`{name}` must be a number. Received: {limit!r}.")
-        state = self._state
+        state = self._current()
         inputs = state.stages.start(x)
         if until is not None:
             return self._predict_until(state, inputs, until, begin)
@@ -161,17 +168,18 @@ class Predictor(BatchMethods):
             return self._predict_by(state, inputs, float(deadline), begin)
         position, late = len(state.costs) - 1, False
         if budget is not None:
-            affordable = [p for p, cost in enumerate(state.costs) if cost.with_head <= budget]
+            affordable = [p for p, cost in enumerate(state.costs_of(inputs)) if cost.with_head <= budget]
             position, late = max(affordable, default=0), not affordable
         job = self._worker.here(state.job(inputs, position, position, begin=begin))
         return self._handed(job.latest(), begin, late)
 
     def _predict_by(self, state, inputs, deadline, begin):
-        size = inputs[0].shape[0]
+        size = state.stages.size(inputs)
         if size not in state.times:
+            what = f"a batch of {size}" if isinstance(size, int) else f"shapes {list(size)}"
             raise ValueError(
-                f"A deadline needs a size of batch that is prepared. Received: a batch of {size}, prepared: "
-                f"{sorted(state.times)}. Call `predictor.prepare(example)` with an example of that size."
+                f"A deadline needs a size that is prepared. Received: {what}, prepared: {sorted(state.times)}. Call "
+                "`predictor.prepare(example)` with an example of that size."
             )
         times, pace = state.times[size], self._paces[size]
         end = begin + deadline - pace.margin(deadline)
@@ -212,7 +220,7 @@ class Predictor(BatchMethods):
         Raises:
             ValueError: if `x` does not fit the model.
         """
-        state = self._state
+        state = self._current()
         return self._worker.later(state.job(state.stages.start(x)))
 
     def stream(self, x):
@@ -225,7 +233,7 @@ class Predictor(BatchMethods):
             ValueError: if `x` does not fit the model.
             Exception: what a stage raised, if one did.
         """
-        state = self._state
+        state = self._current()
         inputs = state.stages.start(x)
 
         def answers():
@@ -247,22 +255,32 @@ class _State:
     costs: list
     temperatures: list
     latencies: LatencyTable
-    times: dict  # from a size of batch to its `Times`
+    times: dict  # from a size to its `Times`
+    costs_by_shapes: dict  # from the inputs' shapes, without batch, to costs
 
     @classmethod
     def of(cls, stages, example, dtype, temperatures):
         """Compiles stages; `temperatures` is a dict by exits' names, with 1 for others."""
-        costs = stages.costs(stages.start(example))
+        inputs = stages.start(example)
+        costs = stages.costs(inputs)
         table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs], dtype)
         ordered = [temperatures.get(name, 1.0) for name in stages.exit_names]
-        return cls(stages, engines.engine(stages), costs, ordered, table, {})
+        return cls(stages, engines.engine(stages), costs, ordered, table, {}, {_shapes(inputs): costs})
+
+    def costs_of(self, inputs):
+        """Returns the exits' costs for inputs of such a size."""
+        shapes = _shapes(inputs)
+        if shapes not in self.costs_by_shapes:
+            self.costs_by_shapes[shapes] = self.stages.costs(inputs)
+        return self.costs_by_shapes[shapes]
 
     def job(self, inputs, first=0, last=None, **options):
         return Job(self.engine, inputs, self.answer, first, last, **options)
 
     def answer(self, position, logits, seconds):
         name = self.stages.exit_names[position]
-        return Answer(logits, name, position, seconds, temperature=self.temperatures[position])
+        temperature, sigmoid = self.temperatures[position], self.engine.sigmoid[position]
+        return Answer(logits, name, position, seconds, temperature=temperature, sigmoid=sigmoid)
 
     def prepare(self, example, worker, seconds=2.0):
         """See `Predictor.prepare`."""
@@ -273,7 +291,7 @@ class _State:
             return {answer.position: answer.seconds - job.waited for answer in job.answers()}
 
         inputs = self.stages.start(example)
-        exits, size = range(len(self.costs)), inputs[0].shape[0]
+        exits, size = range(len(self.costs)), self.stages.size(inputs)
         for first in exits:
             timed(first)
         timed(0, limit=engines.ALWAYS)  # where each stage is a program of its own, this compiles them
@@ -290,6 +308,10 @@ class _State:
                     times.append(end - start)
             self.latencies.add(size, direct, stages)
         self.times[size] = Times.of(self.latencies, size, example)
+
+
+def _shapes(inputs):
+    return tuple(tuple(tensor.shape[1:]) for tensor in inputs)
 
 
 def _stages(model, dtype):

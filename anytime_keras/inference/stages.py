@@ -37,7 +37,7 @@ class Stages:
                 f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)` or "
                 f"`anytime_keras.AnytimeModel`."
             )
-        self.model = graph.functional(model)
+        self.model = graph.opened(model)
         self._outputs = graph.outputs_by_name(self.model)
         self.exit_names = _chosen(exits, list(self._outputs))
         self._cuts = self._cut()
@@ -101,6 +101,10 @@ class Stages:
             values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
         return keras.Model(inputs, keras.tree.map_structure(lambda tensor: values[id(tensor)], outputs))
 
+    def ends_in_sigmoid(self, position):
+        """Tells whether an exit ends in a sigmoid, so that each of its outputs is a probability by itself."""
+        return graph.ends_in_sigmoid(self._outputs[self.exit_names[position]])
+
     def starts(self, position):
         """Tells whether a stage takes the network's input itself, and nothing of the stage before."""
         return position == 0
@@ -135,6 +139,17 @@ class Stages:
         if len(sizes) > 1 or 0 in sizes:
             raise ValueError(f"Inputs must be one batch of a sample or more. Received: batches of {sorted(sizes)}.")
         return tensors
+
+    def size(self, started):
+        """Returns what the time of a run depends on: the size of the batch, or all inputs' shapes if the model leaves
+        more than that open.
+
+        Args:
+            started: what `start` returned for an input.
+        """
+        if any(None in tensor.shape[1:] for tensor in self.inputs):
+            return tuple(tuple(tensor.shape) for tensor in started)
+        return started[0].shape[0]
 
     def _in_order(self, x):
         """Lists inputs in the order of the model's; a dict may also go by the inputs' names."""

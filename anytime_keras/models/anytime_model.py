@@ -1,5 +1,6 @@
 """A functional Keras model with several exits: ordered, named outputs that one label serves."""
 
+import functools
 import json
 import math
 import numbers
@@ -112,9 +113,10 @@ class AnytimeModel(keras.Model):
         return [Exit(self, index) for index in range(self.num_exits)]
 
     def _costs(self):
-        if getattr(self, "_exit_costs", None) is None:
-            self._exit_costs = tuple(exit_costs(self))
-        return self._exit_costs
+        shapes = tuple(tuple(weight.shape) for weight in self.weights)  # `enable_lora` and `quantize` change them
+        if getattr(self, "_exit_costs", (None, None))[0] != shapes:
+            self._exit_costs = shapes, tuple(exit_costs(self))
+        return self._exit_costs[1]
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """Configures training as `keras.Model.compile` does, with one loss and one list of metrics for all exits.
@@ -245,6 +247,35 @@ class AnytimeModel(keras.Model):
 
     def get_config(self):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self.dtype_policy)}
+
+
+class BuiltModel(AnytimeModel):
+    """An anytime model whose constructor takes other arguments than inputs and outputs.
+
+    `keras.models.clone_model` makes an `AnytimeModel` with the same exits of it.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _of_any_arguments(cls.__init__)
+
+    def __new__(cls, *args, **kwargs):
+        # So Keras clones a functional model: by its class, if the constructor seems to take the arguments.
+        if len(args) == 2 and all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(args)):
+            return AnytimeModel(*args, **kwargs)
+        return super().__new__(cls, *args, **kwargs)
+
+
+def _of_any_arguments(init):
+    """Hides a constructor's arguments from `inspect.getfullargspec`, by which Keras judges; `inspect.signature` tells
+    them."""
+
+    @functools.wraps(init)
+    def __init__(*args, **kwargs):
+        init(*args, **kwargs)
+
+    return __init__
 
 
 def _own_metrics(metrics):

@@ -3,11 +3,11 @@
 import keras
 
 from anytime_keras import graph
-from anytime_keras.models.anytime_model import AnytimeModel
+from anytime_keras.models.anytime_model import BuiltModel
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
-class ConvertedModel(AnytimeModel):
+class ConvertedModel(BuiltModel):
     """What `to_anytime` makes: its config holds the original model's, in the words of the original's own class.
 
     Args:

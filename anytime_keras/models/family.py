@@ -4,10 +4,10 @@ import inspect
 
 import keras
 
-from anytime_keras.models.anytime_model import AnytimeModel
+from anytime_keras.models.anytime_model import BuiltModel
 
 
-class Family(AnytimeModel):
+class Family(BuiltModel):
     """An anytime network that is built from a few arguments, each kept as an attribute of its name.
 
     `input_shape` is kept as `image_shape`, since Keras has a property of that name.

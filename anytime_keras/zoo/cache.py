@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 
+from anytime_keras import _errors
 from anytime_keras.version import __version__
 
 try:
@@ -24,11 +25,16 @@ MAX_PAGE_BYTES = 10_000_000
 
 
 def folder():
-    """Returns where downloads are kept: `ANYTIME_KERAS_CACHE`, or `anytime_keras` in `XDG_CACHE_HOME` or ~/.cache."""
+    """Returns where downloads are kept: `ANYTIME_KERAS_CACHE`, or `anytime_keras` in `XDG_CACHE_HOME` or ~/.cache.
+
+    Raises:
+        OSError: if that lies in a home directory and there is none.
+    """
+    remedy = "Set ANYTIME_KERAS_CACHE to a folder in which downloads are kept."
     own = os.environ.get("ANYTIME_KERAS_CACHE")
     if own:
-        return pathlib.Path(own).expanduser()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "anytime_keras"
+        return _errors.expanded(own, remedy)
+    return _errors.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", remedy) / "anytime_keras"
 
 
 def is_content(content, sha256, size):

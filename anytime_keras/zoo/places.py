@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 
 import anytime_keras
+from anytime_keras import _errors
 from anytime_keras.zoo import cache, schema
 from anytime_keras.zoo.manifest import FORMAT, File, Manifest
 
@@ -153,7 +154,7 @@ def place(where):
         return site(base.removesuffix("/manifests"), lone=check_url(text))
     if text.startswith("file:"):
         text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
-    path = pathlib.Path(text).expanduser()
+    path = _errors.expanded(text, "Pass the zoo's absolute path.")
     if path.is_file() and path.suffix == ".json":
         return LoneFolder(path)
     if (path / "manifests").is_dir():

@@ -232,10 +232,10 @@ def write_index(folder):
 
 
 def _index(folder):
-    manifests = {
-        path.stem: _file(f"manifests/{path.name}", path.read_bytes())
-        for path in sorted(folder.glob("manifests/*.json"))
-    }
+    manifests = {}
+    for name in places.Folder(folder).names():
+        path = f"manifests/{name}.json"
+        manifests[name] = _file(path, (folder / path).read_bytes())
     return (json.dumps({"format": FORMAT, "manifests": manifests}, indent=1) + "\n").encode()
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 import anytime_keras as ak
 from anytime_keras.data import crops
 from anytime_keras.data.examples import FileExamples
-from tests.data.test_load import arrays, first
+from tests.data.test_load import STORED, arrays, first, save_turned
 
 PHOTOS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "imagenet_samples"
 
@@ -27,6 +27,32 @@ def photos(tmp_path_factory):
     return sorted(place.iterdir())
 
 
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize(
+    "ending, options",
+    [("png", {}), ("tif", {}), ("webp", {"lossless": True}), ("jpg", {"quality": 95, "subsampling": 0})],
+)
+def test_images_are_upright_whatever_their_exif_orientation(tmp_path, orientation, ending, options):
+    upright = np.full((16, 24, 3), 90, "uint8")
+    upright[:8, :8] = (230, 20, 20)
+    upright[8:, 16:] = (20, 20, 230)
+    path = tmp_path / f"image.{ending}"
+    save_turned(path, upright, orientation, **options)
+    assert crops.size(path) == (16, 24)
+    for source in (path, path.read_bytes()):
+        found = crops.to_array(crops.decode(source, path)).astype(int)
+        assert found.shape == upright.shape
+        assert np.abs(found - upright)[4, 4].max() <= 3 and np.abs(found - upright)[12, 20].max() <= 3
+        assert ending == "jpg" or (found == upright).all()
+
+
+def test_damaged_exif_data_do_not_spoil_an_image(tmp_path):
+    image = Image.fromarray(np.full((8, 12, 3), 90, "uint8"))
+    image.save(tmp_path / "image.jpg", exif=b"Exif\0\0no Exif data")
+    assert crops.size(tmp_path / "image.jpg") == (8, 12)
+    assert crops.decode(tmp_path / "image.jpg", "image.jpg").size == (12, 8)
+
+
 def resize(image, size, box):
     """Bilinear resizing of a box (left, top, right, bottom) by its definition: triangles as wide as a new pixel."""
     for axis, (start, stop, length) in enumerate([(box[1], box[3], size[0]), (box[0], box[2], size[1])]):
@@ -40,10 +66,10 @@ def resize(image, size, box):
 
 def test_evaluation_sees_the_middle_224_of_short_side_256(photos, tmp_path):
     for number, photo in enumerate(photos):
-        folder = tmp_path / ["train", "test"][number % 2] / photo.name.split("_")[0]
-        folder.mkdir(parents=True)
-        shutil.copy(photo, folder)
-        (tmp_path / ["test", "train"][number % 2] / folder.name).mkdir(parents=True)
+        for split in ("train", "test")[: 1 + number % 2]:
+            folder = tmp_path / split / photo.name.split("_")[0]
+            folder.mkdir(parents=True)
+            shutil.copy(photo, folder)
     data = ak.data.load(tmp_path, image_size=224, validation=0, batch_size=4)
     images, labels = arrays(data.test)
     assert images.shape == (len(photos) // 2, 224, 224, 3)

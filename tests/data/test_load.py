@@ -1,12 +1,15 @@
 """Data sets from every source: splits, normalisation, batches, and what is refused."""
 
+import shutil
+import struct
+
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import anytime_keras as ak
-from anytime_keras.data import splits
+from anytime_keras.data import crops, splits
 from tests.conftest import BACKEND
 
 RNG = np.random.default_rng(0)
@@ -39,6 +42,26 @@ def write_folder(place, images, labels, names=("cat", "dog", "eel"), ending="png
         folder = place / names[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.squeeze()).save(folder / f"{number:04d}.{ending}")
+
+
+# How an upright image is stored under each Exif orientation: where its top left corner lies, after the Exif standard.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright.swapaxes(0, 1)[::-1],
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: upright[::-1].swapaxes(0, 1),
+}
+
+
+def save_turned(path, upright, orientation, **options):
+    """Saves an image as a camera does that was held in this orientation."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif, **options)
 
 
 def test_digits_are_held_out_class_by_class_and_normalised_by_training_images():
@@ -155,6 +178,82 @@ def test_a_folder_with_its_own_validation_split_and_grey_images(tmp_path):
         write_folder(tmp_path / split, images[..., :1], labels)
     data = ak.data.load(tmp_path)
     assert data.sizes == {"train": 60, "validation": 60, "test": 60} and data.image_shape == (6, 5, 1)
+
+
+def test_a_folder_of_images_with_exif_orientations(tmp_path):
+    images, labels = coloured(24, size=(6, 4))
+    for number, (image, label) in enumerate(zip(images, labels)):
+        place = tmp_path / ["cat", "dog", "eel"][label]
+        place.mkdir(exist_ok=True)
+        save_turned(place / f"{number:04d}.png", image, 1 + number % 8)
+    data = ak.data.load(tmp_path, validation=0, augment=None)
+    assert data.image_shape == (6, 4, 3)
+    for examples in data.examples.values():
+        np.testing.assert_array_equal(examples.images, images[examples.images[:, 0, 0, 0]])
+    cropped = ak.data.load(tmp_path, validation=0, augment=None, image_size=(6, 4)).examples["test"]
+    expected = [crops.center_crop(Image.fromarray(image), (6, 4)) for image in data.examples["test"].images]
+    np.testing.assert_array_equal(cropped.fetch(range(len(cropped)))[0], expected)
+
+
+@pytest.mark.parametrize("layout", ["split", "flat"])
+def test_what_systems_and_tools_leave_in_folders_is_ignored(tmp_path, layout):
+    images, labels = coloured()
+    for split in ("train", "test") if layout == "split" else (".",):
+        write_folder(tmp_path / split, images, labels)
+    expected = ak.data.load(tmp_path)
+    places = [tmp_path, tmp_path / "cat"] if layout == "flat" else [tmp_path, tmp_path / "test", tmp_path / "train/cat"]
+    for place in places:
+        for name in (".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "$RECYCLE.BIN"):
+            write_folder(place / name, images[:3], labels[:3])
+        for name in (".DS_Store", "._0000.png", ".0000.png", "Thumbs.db"):
+            (place / name).write_bytes(b"no image")
+    found = ak.data.load(tmp_path)
+    assert found.describe() == expected.describe() and found.class_names == ["cat", "dog", "eel"]
+    np.testing.assert_array_equal(found.examples["train"].labels, expected.examples["train"].labels)
+
+
+def test_jfif_is_jpeg(tmp_path):
+    images, labels = coloured(24)
+    write_folder(tmp_path, images, labels, ending="jpg")
+    for path in (tmp_path / "dog").iterdir():
+        path.rename(path.with_suffix(".jfif"))
+    data = ak.data.load(tmp_path, validation=0, test=0)
+    assert np.bincount(data.examples["train"].labels).tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        ("dog/more/1.png", "class 'dog' must lie in '.*dog' itself. Received: 1 in folders within it.*'more/1.png'"),
+        ("eel/1.heic", "Class 'eel' holds no images: '.*eel' has .heic. Known file types: .png"),
+    ],
+)
+def test_a_class_whose_images_would_be_left_out_is_named(tmp_path, split, file, message):
+    images, labels = coloured(6)
+    for each in ("train", "test"):
+        write_folder(tmp_path / each, images, labels)
+    if file.startswith("eel"):
+        shutil.rmtree(tmp_path / split / "eel")
+    (tmp_path / split / file).parent.mkdir(parents=True)
+    (tmp_path / split / file).write_bytes((tmp_path / "train" / "cat" / "0000.png").read_bytes())
+    with pytest.raises(ValueError, match=message):
+        ak.data.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["cat/1.heic", "1.png"])
+def test_files_that_are_left_out_are_told(tmp_path, file):
+    write_folder(tmp_path, *coloured(24))
+    (tmp_path / file).write_bytes(b"an image")
+    with pytest.warns(UserWarning, match=f"holds 1 files that are left out, such as '{file}'"):
+        assert sum(ak.data.load(tmp_path).sizes.values()) == 24
+
+
+def test_two_validation_splits_are_refused(tmp_path):
+    for split in ("train", "val", "validation"):
+        write_folder(tmp_path / split, *coloured(6))
+    with pytest.raises(ValueError, match="one validation split. Received: both `val` and `validation`"):
+        ak.data.load(tmp_path)
 
 
 def test_images_of_many_sizes_are_cropped(tmp_path):
@@ -274,7 +373,7 @@ def test_files_that_are_not_there_or_no_data(tmp_path):
         (tmp_path / "text.npz", "no .npz file"),
         (tmp_path / "text.csv", "must be an .npz"),
         (tmp_path / "empty", "one folder of images a class"),
-        (tmp_path / "no_images", "holds no images"),
+        (tmp_path / "no_images", "Class 'cat' holds no images"),
     ]:
         with pytest.raises(ValueError, match=message):
             ak.data.load(place)
@@ -334,13 +433,36 @@ def test_a_misspelt_split_folder_is_told(tmp_path):
         ak.data.load(tmp_path)
 
 
-def test_sixteen_bit_images_keep_their_values(tmp_path):
+@pytest.mark.parametrize("ending, dtype", [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2")])
+def test_sixteen_bit_images_keep_their_values(tmp_path, ending, dtype):
     for name, value in (("cat", 32768), ("dog", 65535)):
         (tmp_path / name).mkdir()
         for number in range(4):
-            Image.fromarray(np.full((8, 8), value, "uint16")).save(tmp_path / name / f"{number}.png")
+            image = Image.fromarray(np.full((8, 8), value, dtype))
+            image.save(tmp_path / name / f"{number}.{ending}")
     data = ak.data.load(tmp_path, validation=0, test=0)
     assert sorted(np.unique(data.examples["train"].images)) == [128, 255]
+
+
+def test_tiffs_of_12_bits_and_those_where_white_is_zero_keep_their_values(tmp_path):
+    def tiff(path, bits, photometric, pixels):
+        width = 8 * len(pixels) // bits
+        values = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(pixels)}
+        entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in values.items())
+        head = struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
+        path.write_bytes(head + pixels + struct.pack("<H", len(values)) + entries + bytes(4))
+        return crops.to_array(crops.decode(path, path, 1)).ravel().tolist()
+
+    assert tiff(tmp_path / "12.tif", 12, 1, bytes.fromhex("fff000 800400")) == [255, 0, 128, 64]
+    assert tiff(tmp_path / "inverse.tif", 16, 0, np.array([0, 65535, 16384], "<u2").tobytes()) == [255, 0, 191]
+
+
+@pytest.mark.parametrize("size", [None, (8, 8)])
+@pytest.mark.parametrize("dtype, mode", [("float32", "F"), ("int32", "I")])
+def test_images_of_32_bits_are_refused_with_their_name_and_mode(tmp_path, dtype, mode, size):
+    write_folder(tmp_path, [np.full((8, 8), 1, dtype)] * 4, [0, 0, 1, 1], ending="tif")
+    with pytest.raises(ValueError, match=rf"000\d.tif' cannot be decoded: .*mode '{mode}' of 32 bits"):
+        ak.data.load(tmp_path, validation=0, test=0, image_size=size)
 
 
 def test_every_class_keeps_an_image_for_training():

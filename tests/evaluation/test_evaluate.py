@@ -40,6 +40,48 @@ def test_error_and_loss_equal_those_worked_out_by_hand(probabilities, one_hot):
     assert curve.about["images"] == 50
 
 
+@pytest.mark.parametrize("form", ["array", "dict", "list", "batches"])
+def test_sample_weights_count(form):
+    weights = RNG.uniform(0, 2, 50)
+    weights[:10] = 0
+    given = {"dict": {"second": weights}, "list": [None, weights]}.get(form, weights)
+    data = (X, Y, given)
+    if form == "batches":
+        data = [(X[start : start + 20], Y[start : start + 20], weights[start : start + 20]) for start in (0, 20, 40)]
+    curve = ak.evaluate(fixed_answers(), data, batch_size=16)
+    of_first = np.ones(50) if form in ("dict", "list") else weights
+    for point, logits, own in zip(curve, (X, 2 * X[:, ::-1]), (of_first, weights)):
+        losses = -log_softmax(logits)[np.arange(50), Y]
+        assert point.error == pytest.approx(np.average(logits.argmax(1) != Y, weights=own))
+        assert point.loss == pytest.approx(np.average(losses, weights=own), rel=1e-5)
+    assert curve.about["images"] == 50
+
+
+def heads(activation, units, loss):
+    inputs = keras.Input((3,))
+    exits = {name: keras.layers.Dense(units, activation, name=name)(inputs) for name in ("first", "second")}
+    model = ak.AnytimeModel(inputs, exits)
+    model.compile("sgd", loss=loss, metrics=["binary_accuracy"])
+    return model
+
+
+@pytest.mark.parametrize("units", [1, 4])
+def test_exits_that_end_in_a_sigmoid_are_measured_label_by_label(units):
+    model, labels = heads("sigmoid", units, "binary_crossentropy"), RNG.integers(0, 2, (50, units))
+    logs = model.evaluate(X, labels, verbose=0, return_dict=True, batch_size=50)
+    for point in ak.evaluate(model, (X, labels if units > 1 else labels[:, 0])):
+        assert point.loss == pytest.approx(logs[f"{point.exit}_loss"], rel=1e-4)
+        assert point.error == pytest.approx(1 - logs[f"{point.exit}_binary_accuracy"], abs=1e-6)
+    with pytest.raises(ValueError, match=rf"must be 0 or 1 for each of its outputs, shape \(50, {units}\)"):
+        ak.evaluate(model, (X, Y))
+
+
+@pytest.mark.parametrize("units, shape", [(1, (50,)), (1, (50, 1)), (2, (50, 2))])
+def test_a_regression_is_refused_with_a_word_that_fits(units, shape):
+    with pytest.raises(ValueError, match="regression.*`model.evaluate` measures other networks, with the loss"):
+        ak.evaluate(heads(None, units, "mse"), (X, RNG.normal(size=shape)))
+
+
 def test_agrees_with_keras_on_a_data_set():
     data = ak.data.load(
         "digits", batch_size=359
@@ -161,7 +203,15 @@ def test_a_picture_of_several_curves(tmp_path):
     "data, message",
     [
         ((X, Y[:10]), "one length"),
-        ((X, Y, Y), "3 things"),
+        ((X, Y, Y, Y), "4 things"),
+        ((X, Y, Y[:10]), "one length"),
+        ((X, Y, -np.ones(50)), "Sample weights must be one finite number of 0 or more.*for 'first', values from -1"),
+        ((X, Y, np.zeros(50)), "must not all be 0. Received: nothing but 0 for 'first'"),
+        ((X, Y, [np.ones(50)]), "one array for each of 2 exits. Received: 1"),
+        ((X, Y, {"third": np.ones(50)}), "name an exit that is not there: 'third'"),
+        ((X, np.eye(3)[Y] + np.eye(3)[(Y + 1) % 3]), r"one-hot, with a single 1. Received: \[.*1.0.* for sample 0"),
+        ((X, np.zeros((50, 3))), r"one-hot, with a single 1. Received: \[0.0, 0.0, 0.0\] for sample 0"),
+        ((X, X), "as of a regression or of several labels for each sample. `model.evaluate` measures"),
         ([], "0 things"),
         ((X[:0], Y[:0]), "one batch or more"),
         ((X, Y + 3), "from 0 to 2"),

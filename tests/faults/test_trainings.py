@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
+from anytime_keras.data import batches
 from anytime_keras.training import Recipe, train
 from anytime_keras.training.checkpoint import Checkpoints, FiniteWeights
 from anytime_keras.training.run import Training
@@ -127,13 +128,14 @@ def test_what_a_killed_process_left_is_gone_after_the_next_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_an_image_spoilt_in_mid_training_is_named_or_left_out(tmp_path, skip):
+def test_an_image_spoilt_in_mid_training_is_named_or_left_out(tmp_path, skip, monkeypatch):
+    monkeypatch.setattr(batches, "processors", lambda: 2)  # so that reading does not run far ahead
     write_images(tmp_path / "images", np.random.default_rng(0))
     victim = sorted((tmp_path / "images").rglob("*.png"))[7]
     data = {"data": str(tmp_path / "images"), "image_size": 8, "validation": 0, "test": 0, "skip_corrupt": skip}
 
     def run():
-        spoilt = Act(0, lambda model: victim.write_bytes(b"none"))
+        spoilt = Act(1, lambda model: victim.write_bytes(b"none"))  # so the first checkpoint is there
         own = recipe(data, batch_size=8, epochs=8)
         return train(own, tmp_path / "run", verbose=False, tensorboard=False, callbacks=[spoilt])
 

@@ -65,6 +65,66 @@ def eleven_exits(count=11):
     return ak.AnytimeModel(features, exits)
 
 
+def two_exits(inputs, x):
+    """Exits on features that are computed from `inputs`."""
+    early = layers.Dense(3, name="early")(x)
+    return ak.AnytimeModel(inputs, {"early": early, "late": layers.Dense(3, name="late")(layers.Dense(8, "relu")(x))})
+
+
+class Positions(layers.Layer):
+    """Adds a tensor that is no variable, too large for TensorFlow to copy it into a graph."""
+
+    def build(self, input_shape):
+        self.positions = keras.ops.convert_to_tensor(np.linspace(0, 1, 300, dtype="float32"))
+
+    def call(self, x):
+        return x + self.positions
+
+
+class Counter(layers.Layer):
+    """Counts its calls."""
+
+    def build(self, input_shape):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False, name="calls")
+
+    def call(self, x):
+        self.calls.assign_add(1.0)
+        return x + self.calls
+
+
+class Noise(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.seed_generator = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        return x + keras.random.normal((4,), seed=self.seed_generator)
+
+
+def string_lookup():
+    words = keras.Input((), dtype="string", name="words")
+    found = layers.StringLookup(vocabulary=["a", "b"], name="lookup")(words)
+    return two_exits(words, layers.Embedding(4, 4)(found)), np.array(["a", "none"])
+
+
+def integer_lookup():
+    numbers = keras.Input((), dtype="int64", name="numbers")
+    found = layers.IntegerLookup(vocabulary=[5, 7], name="lookup")(numbers)
+    return two_exits(numbers, layers.Embedding(4, 4)(found)), np.array([7, 9])
+
+
+def text_vectorization():
+    texts = keras.Input((), dtype="string", name="texts")
+    words = layers.TextVectorization(vocabulary=["hi", "you"], output_sequence_length=4, name="lookup")(texts)
+    x = layers.GlobalAveragePooling1D()(layers.Embedding(5, 4)(words))
+    return two_exits(texts, x), np.array(["hi you", "none"])
+
+
+def positions():
+    features = keras.Input((300,), name="features")
+    return two_exits(features, Positions()(features)), np.ones((2, 300), "float32")
+
+
 GRAPHS = [residual, dense, multi_scale, several_inputs, eleven_exits]
 
 

@@ -63,6 +63,47 @@ def test_samples_that_left_are_not_computed_any_more():
     assert len(sizes) == 1
 
 
+def multi_label():
+    features = x = keras.Input((4,))
+    exits = {}
+    for name in ("first", "second"):
+        x = keras.layers.Dense(6, activation="tanh")(x)
+        exits[name] = keras.layers.Dense(3, activation="sigmoid", name=name)(x)
+    return ak.AnytimeModel(features, exits)
+
+
+def test_confidence_of_a_sigmoid_is_its_own_output():
+    model = multi_label()
+    predictor, x = quick(model), networks.inputs_for(model, batch=20)
+    outputs = whole(model, x)
+    answer = predictor.predict(x)
+    np.testing.assert_allclose(answer.probabilities, outputs["second"], rtol=1e-5)
+    np.testing.assert_allclose(answer.confidence, outputs["second"].max(axis=1), rtol=1e-5)
+    first = outputs["first"].max(axis=1)
+    found = predictor.predict_batch(x, confidence=float(np.median(first)))
+    np.testing.assert_array_equal(found.positions, first < np.median(first))
+    with pytest.raises(ValueError, match="Only exits that tell one class.*Received: exits that end in a sigmoid"):
+        predictor.calibrate((x, RNG.integers(0, 2, (20, 3))))
+
+
+def test_labels_of_several_classes_or_none_do_not_calibrate(learner):
+    model, (x, _) = learner
+    predictor = quick(model)
+    for row in ([1, 0, 1], [0, 0, 0], [0.5, 0.5, 0]):
+        with pytest.raises(ValueError, match="one-hot, with a single 1"):
+            predictor.calibrate((x, np.tile(np.array(row, "float32"), (len(x), 1))))
+
+
+def test_calibration_counts_samples_by_their_weights():
+    logits, labels = RNG.normal(size=(3, 40, 5)), RNG.integers(0, 5, 40)
+    logits[:, np.arange(40), labels] += np.array([[0.5], [1.0], [2.0]])
+    weights, half = np.arange(40) % 2, slice(1, None, 2)
+    assert calibration.better_exits(logits, labels, weights) == calibration.better_exits(logits[:, half], labels[half])
+    expected = calibration.fit_temperature(logits[2, half], labels[half])
+    assert calibration.fit_temperature(logits[2], labels, weights) == pytest.approx(expected)
+    assert expected != pytest.approx(calibration.fit_temperature(logits[2], labels))
+
+
 def test_no_size_of_batch_is_compiled_twice():
     traces = []
 
@@ -206,9 +247,9 @@ def test_what_was_found_is_saved_with_the_model(make, tmp_path):
 def test_labels_that_do_not_fit_are_refused(learner):
     model, (x, y) = learner
     predictor = quick(model)
-    with pytest.raises(ValueError, match=r"x and y must be of one length. Received: lengths \[599, 600\]"):
+    with pytest.raises(ValueError, match=r"must be of one length. Received: lengths \[599, 600\]"):
         predictor.calibrate((x, y[1:]))
-    with pytest.raises(ValueError, match="Received: 600 labels from 1 to 3"):
+    with pytest.raises(ValueError, match=r"Received: shape \(600,\), values from 1 to 3"):
         predictor.calibrate((x, y + 1))
     with pytest.raises(ValueError, match="Received: none"):
         predictor.calibrate(iter([]))

@@ -50,6 +50,15 @@ def test_exits_are_used_if_they_err_less_than_all_before(eann, digits):
     assert eann.exits[3].name == "member_2/exit_1"
 
 
+def test_parameters_are_counted_anew_when_layers_have_changed():
+    eann = ak.EANN([member(1), member(2)], (np.zeros((4, 8, 8, 1), "float32"), np.zeros(4, int)))
+    before = [own.cost.params for own in eann.exits]
+    head = eann.members[0].get_layer("exit_1")
+    head.enable_lora(2)
+    after = [own.cost.params for own in eann.exits]
+    assert after[:3] == [params + 2 * (head.kernel.shape[0] + 10) for params in before[:3]]
+
+
 def test_costs_add_up_over_members_as_the_predictor_runs_them(eann, images):
     """A member is paid for up to its last exit that is used, with the heads of those alone."""
     spent = [0, 0, 0, 0]

@@ -15,6 +15,8 @@ from anytime_keras.inference import converters
 from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.exported import Answer, ExportedModel, by_name, fingerprint
 from tests import checks
+from tests.faults.dying import in_child
+from tests.inference import networks
 
 RUNTIMES = {"saved_model": "tensorflow", "litert": "ai_edge_litert", "onnx": "onnxruntime"}
 TOLERANCE = {"saved_model": dict(rtol=1e-6, atol=1e-6), "litert": dict(rtol=1e-4, atol=1e-5)}
@@ -58,6 +60,26 @@ def assert_answers_are(exported, x, expected, **tolerance):
         assert answer.logits.shape == expected[answer.exit].shape
         np.testing.assert_allclose(answer.logits, expected[answer.exit], **tolerance)
         np.testing.assert_allclose(whole[answer.exit], expected[answer.exit], **tolerance)
+
+
+@pytest.mark.tensorflow
+def test_a_saved_model_serves_the_whole_network_by_default(tmp_path):
+    import tensorflow as tf
+
+    features = x = keras.Input((4,), name="features")
+    exits = {}
+    for name in ("first", "second"):
+        x = keras.layers.Dense(6, activation="tanh")(x)
+        exits[name] = keras.layers.Dense(3, activation="sigmoid", name=name)(x)
+    model = ak.AnytimeModel(features, exits)
+    path = ak.export(model, tmp_path / "set")
+    x = checks.some_input(model, batch=3)
+    expected = checks.outputs(model, x)
+    served = tf.saved_model.load(str(path / "saved_model")).signatures["serving_default"](features=tf.constant(x))
+    assert sorted(served) == ["first", "second"]
+    for answer in ExportedModel(path).stream(x):
+        np.testing.assert_allclose(served[answer.exit], expected[answer.exit], rtol=1e-6)
+        np.testing.assert_allclose(answer.confidence, expected[answer.exit].max(axis=1), rtol=1e-6)
 
 
 @pytest.mark.tensorflow
@@ -243,7 +265,7 @@ def slow_set(tmp_path_factory):
 
 def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
     x = np.zeros((1, 8, 8, 3), "float32")
-    with pytest.raises(ValueError, match="batch of 1. Known: batches of .*calibrate"):
+    with pytest.raises(ValueError, match=r"batch of 1. Known: \[\]. Call `calibrate"):
         slow_set.predict(x, deadline=1.0)
     seconds = slow_set.calibrate(x, repeats=5)
     assert len(seconds) == 3 and all(0.02 <= each < 1 for each in seconds)
@@ -256,6 +278,55 @@ def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
     for impossible in (0.0, -1.0, 0.001, np.float32(0.001)):
         answer = slow_set.predict(x, deadline=impossible)
         assert answer.exit == "exit_1" and answer.late and answer.logits.shape == (1, 5)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("make", [networks.string_lookup, networks.integer_lookup, networks.text_vectorization])
+def test_lookup_tables_are_exported_as_a_saved_model_and_refused_elsewhere(make, tmp_path):
+    model, x = make()
+    expected = {name: logits.numpy() for name, logits in model(keras.ops.convert_to_tensor(x)).items()}
+    assert_answers_are(ExportedModel(ak.export(model, tmp_path / "set")), x, expected, rtol=1e-6)
+    for format in ("onnx", "litert"):
+        with pytest.raises(ValueError, match=rf"Format '{format}' has no form for .*lookup tables"):
+            ak.export(model, tmp_path / format, format=format)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("format", RUNTIMES)
+def test_tensors_that_are_no_variables_are_exported(format, tmp_path):
+    needs(format)
+    model, x = networks.positions()
+    expected = checks.outputs(model, x[:1])
+    exported = ExportedModel(ak.export(model, tmp_path / "set", format=format))
+    assert_answers_are(exported, x[:1], expected, **TOLERANCE[format])
+
+
+@pytest.mark.tensorflow
+def test_a_state_that_calls_change_is_not_exported(tmp_path):
+    words = keras.Input(batch_shape=(2, 3, 4))
+    model = networks.two_exits(words, keras.layers.GRU(4, stateful=True)(words))
+    for format in RUNTIMES:
+        needs(format)
+        with pytest.raises(ValueError, match="^A network.* must not keep a state.*'gru.*/rnn_state'"):
+            ak.export(model, tmp_path / "set", format=format, batch_size=2)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.tensorflow
+def test_times_go_by_the_inputs_shape_where_it_is_open(tmp_path):
+    words = keras.Input((None,), dtype="int32", name="words")
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4)(words))
+    first = keras.layers.Dense(3)(x)
+    model = ak.AnytimeModel(words, {"first": first, "second": keras.layers.Dense(3)(keras.layers.Dense(8)(x))})
+    exported = ExportedModel(ak.export(model, tmp_path / "set", parts="stages"))
+    short, long = np.ones((1, 5), "int32"), np.ones((1, 50), "int32")
+    exported.calibrate(short, repeats=1)
+    assert list(exported.times) == [((1, 5),)]
+    with pytest.raises(ValueError, match=r"inputs of shapes \[\(1, 50\)\]. Known: \[\(\(1, 5\),\)\]"):
+        exported.predict(long, deadline=60.0)
+    exported.times[((1, 50),)] = [0.001, 1000.0]
+    assert exported.predict(short, deadline=60.0).exit == "second"
+    assert exported.predict(long, deadline=60.0).exit == "first"
 
 
 def test_a_stream_that_is_left_runs_no_further_stage(slow_set):
@@ -432,6 +503,22 @@ def tampered(folder, place, change, hashed=True):
     return path
 
 
+def test_a_fork_is_told_at_once_to_spawn(sound_set):
+    exported, x = ExportedModel(sound_set), np.zeros((1, 8, 8, 3), "float32")
+    exported.calibrate(x, repeats=1)
+
+    def texts():
+        raised = []
+        for call in (exported.whole, exported.stream, exported.calibrate, lambda x: exported.predict(x, deadline=0.01)):
+            with pytest.raises(RuntimeError) as error:
+                call(x)
+            raised.append(str(error.value))
+        return raised
+
+    for text in in_child(texts, most=30):
+        assert f"Expected: process {os.getpid()}." in text and "`multiprocessing.get_context('spawn')`" in text
+
+
 def test_a_description_that_was_changed_is_noticed_and_its_layout_is_free(sound_set, tmp_path):
     def cheaper(description):
         description["exits"][0]["params"] -= 1
@@ -513,7 +600,10 @@ def test_unlisted_files_and_links_that_lead_out_are_refused(sound_set, tmp_path)
     path = shutil.copytree(sound_set, tmp_path / "set")
     (path / "__pycache__").mkdir()
     (path / "__pycache__" / "run_exported.cpython-311.pyc").write_bytes(b"")
-    ExportedModel(path)  # as Python leaves it when the reader was imported
+    for name in (".DS_Store", "._exported.json", ".ipynb_checkpoints/run_exported-checkpoint.py", "Thumbs.db"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_bytes(b"")
+    ExportedModel(path)  # as Python leaves it when the reader was imported, and file managers and notebooks
     (path / "deeper").mkdir()
     (path / "deeper" / "extra.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match="extra.onnx' is not part of the exported set"):

@@ -1,4 +1,5 @@
 import math
+import os
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from anytime_keras.inference.jobs import Job
 from anytime_keras.inference.pace import Pace, Times
 from anytime_keras.inference.stages import in_dtype
 from tests import checks
+from tests.faults.dying import in_child
 from tests.inference import networks
 
 
@@ -93,6 +95,102 @@ def test_a_measured_predictor_prepares_other_sizes_when_told():
     answer = predictor.predict(x, deadline=30)
     assert answer.exit == "exit_6" and not answer.late
     assert "exit_6" in predictor.latencies.table()
+
+
+def measured(model, x):
+    """A predictor for inputs like `x` that measures nothing."""
+    stages = Stages(model)
+    times = LatencyTable(model.exit_names, [cost.with_head for cost in stages.costs(stages.start(x))])
+    times.add(len(x), direct=[[0.001], [0.002]], stages=[[0.001], [0.001]])
+    return ak.Predictor(model, x, latencies=times)
+
+
+@pytest.mark.tensorflow  # on JAX, Keras's lookup layers work outside of networks alone
+@pytest.mark.parametrize("make", [networks.string_lookup, networks.integer_lookup, networks.text_vectorization])
+def test_lookup_tables_work_within_a_network(make):
+    model, x = make()
+    expected = model(keras.ops.convert_to_tensor(x))["late"]
+    predictor = measured(model, x)
+    for answer in (predictor.predict(x), predictor.predict(x, deadline=60), predictor.predict_batch(x, confidence=1.1)):
+        np.testing.assert_array_equal(answer.logits, expected)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="TensorFlow compiles them")
+def test_lookup_tables_are_refused_on_jax():
+    numbers = keras.Input((), dtype="int32")
+    found = keras.layers.IntegerLookup(vocabulary=[5, 7], name="lookup")(numbers)
+    model = networks.two_exits(numbers, keras.layers.Embedding(4, 4)(found))
+    with pytest.raises(ValueError, match="^On JAX, layers that it can compile.*'lookup' of type IntegerLookup"):
+        ak.Predictor(model, np.array([5]))
+
+
+def test_tensors_that_are_no_variables_work_within_a_network():
+    model, x = networks.positions()
+    networks.assert_same(measured(model, x).predict(x).logits, whole(model, x)["late"])
+
+
+def counter():
+    features = keras.Input((4,))
+    return networks.two_exits(features, networks.Counter(name="counter")(features)), "counter/calls", (2, 4)
+
+
+def noise():
+    features = keras.Input((4,))
+    return networks.two_exits(features, networks.Noise()(features)), "seed_generator_state", (2, 4)
+
+
+def stateful_lstm():
+    words = keras.Input(batch_shape=(2, 3, 4))
+    return networks.two_exits(words, keras.layers.LSTM(4, stateful=True)(words)), "rnn_state", (2, 3, 4)
+
+
+@pytest.mark.parametrize("make", [counter, noise, stateful_lstm])
+def test_a_state_that_calls_change_is_refused_in_one_line(make):
+    model, name, shape = make()
+    with pytest.raises(ValueError, match=f"must not keep a state.* that change .*{name}.*`stateful=False`") as error:
+        measured(model, np.zeros(shape, "float32"))
+    assert "\n" not in str(error.value)
+
+
+def of_any_size():
+    image = x = keras.Input((None, None, 3))
+    exits = {}
+    for name in ("exit_1", "exit_2"):
+        x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+        exits[name] = keras.layers.Dense(3, name=name)(keras.layers.GlobalAveragePooling2D()(x))
+    return ak.AnytimeModel(image, exits)
+
+
+def test_where_sizes_are_open_times_and_costs_go_by_the_inputs_own(tmp_path):
+    model = of_any_size()
+    small, large = (np.zeros((1, side, side, 3), "float32") for side in (4, 8))
+    stages = Stages(model)
+    macs = {side: [c.with_head for c in stages.costs(stages.start(x))] for side, x in ((4, small), (8, large))}
+    latencies = LatencyTable(model.exit_names, macs[4])
+    latencies.add(((1, 4, 4, 3),), direct=[[0.001], [0.002]], stages=[[0.001], [0.001]])
+    predictor = ak.Predictor(model, small, latencies=latencies)
+    with pytest.raises(ValueError, match=r"Received: shapes \[\(1, 8, 8, 3\)\], prepared: \[\(\(1, 4, 4, 3\),\)\]"):
+        predictor.predict(large, deadline=60)
+    latencies.add(((1, 8, 8, 3),), direct=[[0.001], [1000.0]], stages=[[0.001], [1000.0]])
+    latencies.to_json(tmp_path / "latencies.json")
+    assert "1x8x8x3" in latencies.table()
+    predictor = ak.Predictor(model, small, latencies=tmp_path / "latencies.json")
+    predictor.prepare(large)
+    assert predictor.predict(small, deadline=60).exit == "exit_2"
+    assert predictor.predict(large, deadline=60).exit == "exit_1"
+    for x, side in ((small, 4), (large, 8)):
+        assert predictor.predict(x, budget=macs[side][0]).exit == "exit_1"
+        assert not predictor.predict(x, budget=macs[side][0]).late
+        assert predictor.predict(x, budget=macs[side][1]).exit == "exit_2"
+        # With all heads: the second exit's run has computed the first exit's.
+        assert predictor.predict_batch(x, confidence=1.1).average_macs == macs[side][1] + 12
+    predictor.fit_thresholds((large, np.array([0])), 2 * macs[8][1])
+    assert predictor.predict_batch(large, average_budget=2 * macs[8][1]).exits == ["exit_2"]
+    with pytest.raises(ValueError, match="No threshold is fitted.*inputs of that size"):
+        predictor.predict_batch(small, average_budget=2 * macs[8][1])
+    batches = [(small, np.array([0])), (large, np.array([0]))]
+    with pytest.raises(ValueError, match="fitted for inputs of one size"):
+        predictor.fit_thresholds(batches, 2 * macs[8][1])
 
 
 def test_of_many_exits_eight_are_chosen_evenly_by_cost():
@@ -479,3 +577,40 @@ def test_arguments_of_the_wrong_kind_are_refused_before_any_work():
     job.wait(-1)
     job.wait(np.float32(0.001))
     assert job.wait(math.inf).exit == "exit_2"
+
+
+def calls_in_a_fork(predictor, job, x, y):
+    """Returns what each way to use a predictor raises in this process, and how long all of them took."""
+    begin, raised = time.perf_counter(), []
+    for call in (
+        lambda: predictor.predict(x),
+        lambda: predictor.predict(x, deadline=0.01),
+        lambda: predictor.predict(x, until=lambda answer: True),
+        lambda: predictor.start(x),
+        lambda: predictor.stream(x),
+        lambda: predictor.prepare(x),
+        lambda: predictor.predict_batch(x, confidence=0.5),
+        lambda: predictor.fit_thresholds((x, y), 1e9),
+        lambda: predictor.calibrate((x, y)),
+        lambda: job.wait(),
+        lambda: next(job.answers()),
+    ):
+        try:
+            call()
+        except RuntimeError as error:
+            raised.append(str(error))
+    return raised, time.perf_counter() - begin
+
+
+@pytest.mark.tensorflow
+def test_a_fork_is_told_at_once_to_spawn():
+    model = networks.eleven_exits(2)
+    predictor, x = quick(model), networks.inputs_for(model, batch=1)
+    job = predictor.start(x)
+    job.wait()
+    raised, seconds = in_child(calls_in_a_fork, predictor, job, x, np.array([0]))
+    assert len(raised) == 11 and seconds < 5
+    for text in raised:
+        assert f"Expected: process {os.getpid()}. Received: a call in its fork" in text
+        assert "Start processes with `multiprocessing.get_context('spawn')`" in text
+    assert predictor.predict(x, deadline=60).exit == "exit_2"

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from anytime_keras import AnytimeModel, graph
+from anytime_keras.cost import exit_costs
 from anytime_keras.inference import Stages
 from anytime_keras.inference.stages import in_dtype
 from tests import checks
@@ -36,6 +37,47 @@ def test_stages_equal_the_whole_model_bit_for_bit(make):
     for name, logits in run(Stages(model, some), x).items():
         assert name in some
         np.testing.assert_array_equal(logits, whole[name])
+
+
+def in_front(net):
+    """Preprocessing in front of a network with exits, in the ways in which one writes it."""
+    scale = keras.layers.Rescaling(1 / 255)
+    image = keras.Input(net.inputs[0].shape[1:])
+    yield AnytimeModel(image, net(scale(image)))
+    yield keras.Sequential([image, scale, net])
+    yield AnytimeModel(image, keras.Sequential([image, scale, keras.Sequential([net])])(image))
+    backbone = keras.Model(net.inputs, [net.output[name] for name in net.exit_names])
+    yield AnytimeModel(image, dict(zip("abcdef", backbone(scale(image)))))
+
+
+@pytest.mark.parametrize("form", range(4))
+def test_a_network_behind_preprocessing_is_cut_at_every_exit(form):
+    net = networks.small_resann()
+    checks.scramble(net)
+    model = list(in_front(net))[form]
+    x = 255 * networks.inputs_for(net)
+    stages = Stages(model)
+    expected = [keras.ops.convert_to_numpy(value) for value in model(x, training=False).values()]
+    for logits, whole in zip(run(stages, x).values(), expected, strict=True):
+        np.testing.assert_array_equal(logits, whole)
+    own, costs = exit_costs(net), exit_costs(model)
+    for exit, of_net, of_stage in zip(costs, own, stages.costs(stages.start(x)), strict=True):
+        for cost in (exit, of_stage):
+            assert (cost.with_head, cost.params) == (of_net.with_head, of_net.params)
+    assert [len(stages.segment(position).weights) for position in range(len(stages))] == [
+        len(Stages(net).segment(position).weights) for position in range(len(stages))
+    ]
+    nodes = len(net.layers[1]._inbound_nodes)
+    exit_costs(model)
+    assert len(net.layers[1]._inbound_nodes) == nodes, "laid open once"
+
+
+def test_a_nested_network_that_stays_closed_is_told():
+    image = keras.Input((4,))
+    one, two = networks.eleven_exits(2), networks.eleven_exits(2)
+    model = AnytimeModel(image, {"one": one(image)["exit_1"], "two": two(image)["exit_2"]})
+    with pytest.warns(UserWarning, match=f"'{two.name}' in model '{model.name}' cannot be cut at its 2 results"):
+        assert [cost.params for cost in exit_costs(model)] == [51, 51 + two.count_params()]
 
 
 @pytest.mark.parametrize("make", networks.GRAPHS)

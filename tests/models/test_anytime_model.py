@@ -36,6 +36,45 @@ def test_exits_keep_their_order_everywhere(names, tmp_path):
         np.testing.assert_array_equal(logits, checks.outputs(model, X)[name])
 
 
+def converted():
+    layers = [keras.layers.Dense(6, "relu", name=f"dense_{name}") for name in "abc"]
+    return ak.to_anytime(keras.Sequential([keras.Input((5,)), *layers, keras.layers.Dense(3)]), num_exits=3)
+
+
+def resann():
+    return ak.models.build("resann", num_units=1, channels=2, input_shape=(4, 4, 1), num_classes=3)
+
+
+def copied(layer):
+    return type(layer).from_config(layer.get_config())
+
+
+@pytest.mark.parametrize("make, function", [(converted, None), (converted, copied), (resann, None)])
+def test_a_clone_is_an_anytime_model_with_the_same_exits(make, function):
+    model = make()
+    model.compile("sgd", loss=checks.crossentropy(), metrics=["accuracy"], run_eagerly=True)
+    clone = keras.models.clone_model(model, clone_function=function)
+    clone.set_weights(model.get_weights())
+    assert type(clone) is ak.AnytimeModel and clone.exit_names == model.exit_names
+    assert [exit.macs for exit in clone.exits] == [exit.macs for exit in model.exits]
+    x = checks.some_input(model, batch=4)
+    for name, logits in checks.outputs(clone, x).items():
+        np.testing.assert_array_equal(logits, checks.outputs(model, x)[name])
+    history = clone.fit(x, np.zeros(4, int), verbose=0).history
+    assert [f"{name}_accuracy" in history for name in model.exit_names] == [True] * 3
+    assert type(model).from_config(model.get_config()).exit_names == model.exit_names
+
+
+def test_parameters_are_counted_anew_when_layers_have_changed():
+    model = resann()
+    before = [exit.params for exit in model.exits]
+    head = model.get_layer("exit_1")
+    head.enable_lora(2)
+    added = 2 * (head.kernel.shape[0] + 3)
+    assert [exit.params for exit in model.exits] == [params + added for params in before]
+    assert model.exits[-1].params == model.count_params()
+
+
 def test_one_loss_one_metric_list_and_one_label_serve_all_exits():
     one, each = network(), network()
     each.set_weights(one.get_weights())

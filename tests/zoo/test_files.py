@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,23 @@ def test_the_example_of_adding_a_zoo_runs(zoo, monkeypatch):
     zoo.rename(zoo.parent / "our_zoo")
     left = checks.run_example(ak.zoo.add)
     assert left["names"] == [NAME] and isinstance(left["model"], ak.AnytimeModel)
+
+
+def test_without_a_home_directory_errors_say_what_to_set(monkeypatch):
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for variable in ("HOME", "XDG_CACHE_HOME", "ANYTIME_KERAS_CACHE", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(OSError, match="'~/.cache' lies in a home directory.* Set ANYTIME_KERAS_CACHE to a folder"):
+        cache.content("https://example.com/file", "0" * 64, 1)
+    with pytest.raises(OSError, match="home directory.*Pass the `data_dir`.*or set TFDS_DATA_DIR"):
+        ak.data.load("tiny_imagenet")
+    with pytest.raises(OSError, match="'~/zoo' lies in a home directory.* Pass the zoo's absolute path"):
+        ak.zoo.add("~/zoo")
+    monkeypatch.setenv("ANYTIME_KERAS_CACHE", "/tmp/cache")
+    assert cache.folder() == pathlib.Path("/tmp/cache")
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

@@ -27,6 +27,13 @@ def test_publish_writes_a_whole_zoo(published):
     ]
 
 
+def test_the_index_lists_no_leftovers_of_the_file_system(zoo):
+    expected = (zoo / "index.json").read_bytes()
+    (zoo / "manifests" / f"._{NAME}.json").write_bytes(b"of macOS")
+    publishing.write_index(zoo)
+    assert (zoo / "index.json").read_bytes() == expected
+
+
 def test_the_manifest_says_what_can_be_measured(published, tiny, digits):
     entry = json.loads((published / "manifests" / f"{NAME}.json").read_text())["weights"]["digits"]
     curve = ak.evaluate(tiny, digits.test)

@@ -1,0 +1,45 @@
+"""Labels of a classifier: one class for each sample, as an int or a one-hot row."""
+
+import numpy as np
+
+ELSEWHERE = "`model.evaluate` measures other networks, with the loss and the metrics that the model was compiled with."
+
+
+def class_numbers(labels, shape, exit_name):
+    """Returns labels as ints.
+
+    Args:
+        labels: array of ints, shape `(samples,)` or `(samples, 1)`, or of one-hot rows, `(samples, classes)`.
+        shape: that of an exit's outputs, `(samples, classes)`.
+        exit_name: str, for errors.
+
+    Raises:
+        ValueError: if the outputs or the labels are not those of a classifier with one class for each sample.
+
+    >>> class_numbers(np.array([[0, 1, 0], [1, 0, 0]]), (2, 3), "exit_1").tolist()
+    [1, 0]
+    """
+    if len(shape) != 2 or shape[1] < 2:
+        raise ValueError(
+            "Errors of classes need exits of shape (batch, classes), two classes or more. Received: shape "
+            f"{tuple(shape)} at '{exit_name}', as of a regression. {ELSEWHERE}"
+        )
+    labels = np.asarray(labels)
+    if labels.shape == tuple(shape):
+        one_hot = ((labels == 0) | (labels == 1)).all(axis=1) & (labels.sum(axis=1) == 1)
+        if not one_hot.all():
+            bad = int(np.argmin(one_hot))
+            raise ValueError(
+                "Rows of labels must be one-hot, with a single 1. Received: "
+                f"{labels[bad].tolist()!s:.60} for sample {bad}, as of a regression or of several labels for each "
+                f"sample. {ELSEWHERE}"
+            )
+        return labels.argmax(axis=1)
+    labels = labels.reshape(-1)
+    whole = labels.dtype.kind in "iub" or (labels == np.floor(labels)).all()
+    if labels.shape != tuple(shape[:1]) or not whole or labels.min() < 0 or labels.max() >= shape[1]:
+        raise ValueError(
+            f"Labels must be one class from 0 to {shape[1] - 1} for each of {shape[0]} samples. "
+            f"Received: shape {labels.shape}, values from {labels.min()} to {labels.max()}. {ELSEWHERE}"
+        )
+    return labels.astype(int)
