@@ -9,6 +9,7 @@ import keras
 
 from anytime_keras import _errors
 from anytime_keras.cost import exit_costs
+from anytime_keras.models.metrics import copy_metric
 
 
 class Exit:
@@ -250,7 +251,4 @@ class AnytimeModel(keras.Model):
 def _own_metrics(metrics):
     """Copies a list of metrics, so that no two exits share one metric's state."""
     metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
-    return [
-        type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
-        for metric in metrics
-    ]
+    return [copy_metric(metric) if isinstance(metric, keras.metrics.Metric) else metric for metric in metrics]
