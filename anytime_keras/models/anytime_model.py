@@ -50,8 +50,9 @@ class AnytimeModel(keras.Model):
     """A functional model whose outputs are the logits of its exits, earliest first.
 
     `compile` takes one loss and one list of metrics for all exits; `fit`, `evaluate` and
-    `train_on_batch` take one label for all exits. Either may also be a dict by exit's name. Everything else
-    is as in any functional Keras model: saving, mixed precision, distribution, `predict` (a dict).
+    `train_on_batch` take one label for all exits. Either may also be a dict by exit's name. Sample weights are one
+    array for all exits, a list in the exits' order, or a dict by exit's name, in which those left out weigh 1.
+    Everything else is as in any functional Keras model: saving, mixed precision, distribution, `predict` (a dict).
 
     Args:
         inputs: input tensor, or a list or dict of them (`keras.Input`).
@@ -198,10 +199,10 @@ class AnytimeModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return super().compute_loss(x, self._labels(y), y_pred, sample_weight, training)
+        return super().compute_loss(x, self._labels(y), y_pred, self._sample_weights(sample_weight), training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, self._labels(y), y_pred, sample_weight)
+        return super().compute_metrics(x, self._labels(y), y_pred, self._sample_weights(sample_weight))
 
     # JAX sorts the keys of a dict that a compiled function returns.
     def predict(self, *args, **kwargs):
@@ -229,6 +230,21 @@ class AnytimeModel(keras.Model):
                 f"Received: labels for {list(y)}, none for {missing}."
             )
         return {name: y[name] for name in self._exit_names}
+
+    def _sample_weights(self, weights):
+        """Gives every exit its sample weights: the one array, or its own from a list or a dict."""
+        if not keras.tree.is_nested(weights):  # one array, or None
+            return weights
+        if isinstance(weights, dict):
+            weights = self._by_exit("sample_weight", weights, each=None)
+        elif len(weights) == self.num_exits:
+            weights = dict(zip(self._exit_names, weights))
+        else:
+            raise ValueError(
+                "`sample_weight` must be one array for all exits, a list with one for each, or a dict by exit's name. "
+                f"Received: {len(weights)} arrays for model '{self.name}' with {self.num_exits} exits."
+            )
+        return {name: weights.get(name) for name in self._exit_names} if weights else None
 
     # Keras keeps what these write beside the weights in a `.keras` file.
     def save_assets(self, folder):
