@@ -86,7 +86,7 @@ class LossWeighting(keras.callbacks.Callback):
                     "`fit` takes one weighting. Received two callbacks: "
                     f"{type(installed.weighting).__name__} and {type(self.weighting).__name__}. Leave one out."
                 )
-        if installed is None or installed is not self._loss or installed.compiled is not model._compile_loss:
+        if installed is None or installed is not self._loss or not installed.up_to_date:
             if installed is not None:
                 installed.remove()
             self._prepare(model)

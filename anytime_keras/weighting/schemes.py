@@ -7,12 +7,12 @@ from keras import ops
 from anytime_keras.weighting import replicas
 
 
-class Weighting:
+class Weighting(keras.callbacks.Callback):
     """How the exits share one loss: the training loss is the sum of `weights[i] * losses[i]`.
 
-    A weighting is put into `fit` by `LossWeighting`. In a loop of your own, call it once a step on the vector of
-    the exits' losses: it returns the weighted sum and, if it adapts, learns from the losses. No gradient flows
-    through the weights.
+    As a callback of `fit`, a weighting does what `LossWeighting(weighting)` does. In a loop of your own, call it once
+    a step on the vector of the exits' losses: it returns the weighted sum and, if it adapts, learns from the losses. No
+    gradient flows through the weights.
 
     Call: losses, shape `(num_exits,)`, and optionally `present`, see `update` -> scalar.
 
@@ -32,7 +32,9 @@ class Weighting:
     empty = None
 
     def __init__(self):
+        super().__init__()
         self.exit_names = None
+        self._callback = None  # the `LossWeighting` that acts for a weighting that is itself a callback
         self._synchronize = None  # called before state is read, see `TrainingLoss`
         self._owner = None  # weak reference to the model that `LossWeighting` last trained with it
 
@@ -115,9 +117,32 @@ class Weighting:
         """Makes a weighting of what `get_config` returned."""
         return cls(**config)
 
+    # === As a callback ===
+
+    def set_model(self, model):
+        from anytime_keras.weighting.callback import LossWeighting
+
+        self._callback = self._callback or LossWeighting(self)
+        self._callback.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        self._callback.on_train_begin(logs)
+
+    def on_train_end(self, logs=None):
+        self._callback.on_train_end(logs)
+
+    def on_test_begin(self, logs=None):
+        self._callback.on_test_begin(logs)
+
+    def on_predict_begin(self, logs=None):
+        self._callback.on_predict_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._callback.on_epoch_end(epoch, logs)
+
     def __getstate__(self):
         # Copies and pickles keep what was learnt, but not the model that it was learnt with.
-        return {**vars(self), "_synchronize": None, "_owner": None}
+        return {**vars(self), "_synchronize": None, "_owner": None, "_callback": None}
 
     def _check_built(self):
         if not self.built:

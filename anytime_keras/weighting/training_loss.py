@@ -71,6 +71,11 @@ class TrainingLoss:
         self.end_fit()
 
     @property
+    def up_to_date(self):
+        """Whether the model has not been compiled again since."""
+        return self.compiled is self.model._compile_loss
+
+    @property
     def expected(self):
         return self._expected
 
