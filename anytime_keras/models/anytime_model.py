@@ -1,5 +1,6 @@
 """A functional Keras model with several exits: ordered, named outputs that one label serves."""
 
+import functools
 import json
 import math
 import numbers
@@ -127,7 +128,8 @@ class AnytimeModel(keras.Model):
                 leaves out are not trained.
             loss_weights: None, one number for each exit in order, or a dict by exit's name. An adaptive
                 weighting multiplies with them.
-            metrics: a list for all exits, or a dict from an exit's name to its list.
+            metrics: a list for all exits, each of which gets copies of the metrics; or a list for each exit in order,
+                or a dict from an exit's name to its list.
             weighted_metrics: likewise, weighted by the sample weights.
             **kwargs: as in Keras.
         """
@@ -151,11 +153,11 @@ class AnytimeModel(keras.Model):
                         f"'{self.name}'. {_errors.nearest(key, self._exit_names)}"
                     )
             return {name: value[name] for name in self._exit_names if value.get(name) is not None}
-        if argument == "loss" and isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)) and (argument == "loss" or any(map(keras.tree.is_nested, value))):
             if len(value) != self.num_exits:
                 raise ValueError(
-                    "`loss` needs one loss for all exits, or one for each. "
-                    f"Received: {len(value)} losses for model '{self.name}' with {self.num_exits} exits."
+                    f"A list for `{argument}` needs an entry for each exit. "
+                    f"Received: {argument} of length {len(value)} for model '{self.name}' with {self.num_exits} exits."
                 )
             return dict(zip(self._exit_names, value))
         return {name: each(value) for name in self._exit_names}
@@ -197,6 +199,24 @@ class AnytimeModel(keras.Model):
         self.compile(**config)
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
+
+    # Where labels are a dict, Keras wants sample weights to have its keys before the model sees a batch.
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args, **kwargs):
+        return super().fit(*args, **self._with_sample_weights(kwargs))
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, *args, **kwargs):
+        return super().evaluate(*args, **self._with_sample_weights(kwargs))
+
+    def _with_sample_weights(self, arguments):
+        changed = dict(arguments)
+        if "sample_weight" in arguments:
+            changed["sample_weight"] = self._sample_weights(arguments["sample_weight"])
+        validation = arguments.get("validation_data")
+        if isinstance(validation, (list, tuple)) and len(validation) == 3:
+            changed["validation_data"] = (*validation[:2], self._sample_weights(validation[2]))
+        return changed
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return super().compute_loss(x, self._labels(y), y_pred, self._sample_weights(sample_weight), training)

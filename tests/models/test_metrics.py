@@ -67,6 +67,15 @@ def test_a_metric_keeps_its_arguments_at_each_exit(argument):
     assert not any(np.any(keras.ops.convert_to_numpy(v)) for metric in metrics for v in metric.variables)
 
 
+def test_a_list_of_metrics_for_each_exit():
+    model = network()
+    model.compile("sgd", loss=checks.crossentropy(), metrics=[[Sure(0.0)], ["accuracy", Above(0.2)]])
+    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert set(logs) == {"loss", "a_loss", "b_loss", "a_sure", "b_accuracy", "b_above"}
+    with pytest.raises(ValueError, match="metrics of length 1.*2 exits"):
+        model.compile("sgd", loss=checks.crossentropy(), metrics=[["accuracy"]])
+
+
 def test_a_copy_has_state_of_its_own():
     metric = Sure(0.0)
     copied = ak.models.metrics.copy_metric(metric)
