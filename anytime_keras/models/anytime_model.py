@@ -10,6 +10,7 @@ import keras
 
 from anytime_keras import _errors
 from anytime_keras.cost import exit_costs
+from anytime_keras.models.metrics import copy_metric
 
 
 class Exit:
@@ -50,8 +51,9 @@ class AnytimeModel(keras.Model):
     """A functional model whose outputs are the logits of its exits, earliest first.
 
     `compile` takes one loss and one list of metrics for all exits; `fit`, `evaluate` and
-    `train_on_batch` take one label for all exits. Either may also be a dict by exit's name. Everything else
-    is as in any functional Keras model: saving, mixed precision, distribution, `predict` (a dict).
+    `train_on_batch` take one label for all exits. Either may also be a dict by exit's name. Sample weights are one
+    array for all exits, a list in the exits' order, or a dict by exit's name, in which those left out weigh 1.
+    Everything else is as in any functional Keras model: saving, mixed precision, distribution, `predict` (a dict).
 
     Args:
         inputs: input tensor, or a list or dict of them (`keras.Input`).
@@ -127,7 +129,8 @@ class AnytimeModel(keras.Model):
                 leaves out are not trained.
             loss_weights: None, one number for each exit in order, or a dict by exit's name. An adaptive
                 weighting multiplies with them.
-            metrics: a list for all exits, or a dict from an exit's name to its list.
+            metrics: a list for all exits, each of which gets copies of the metrics; or a list for each exit in order,
+                or a dict from an exit's name to its list.
             weighted_metrics: likewise, weighted by the sample weights.
             **kwargs: as in Keras.
         """
@@ -151,11 +154,11 @@ class AnytimeModel(keras.Model):
                         f"'{self.name}'. {_errors.nearest(key, self._exit_names)}"
                     )
             return {name: value[name] for name in self._exit_names if value.get(name) is not None}
-        if argument == "loss" and isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)) and (argument == "loss" or any(map(keras.tree.is_nested, value))):
             if len(value) != self.num_exits:
                 raise ValueError(
-                    "`loss` needs one loss for all exits, or one for each. "
-                    f"Received: {len(value)} losses for model '{self.name}' with {self.num_exits} exits."
+                    f"A list for `{argument}` needs an entry for each exit. "
+                    f"Received: {argument} of length {len(value)} for model '{self.name}' with {self.num_exits} exits."
                 )
             return dict(zip(self._exit_names, value))
         return {name: each(value) for name in self._exit_names}
@@ -198,11 +201,29 @@ class AnytimeModel(keras.Model):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
+    # Where labels are a dict, Keras wants sample weights to have its keys before the model sees a batch.
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args, **kwargs):
+        return super().fit(*args, **self._with_sample_weights(kwargs))
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, *args, **kwargs):
+        return super().evaluate(*args, **self._with_sample_weights(kwargs))
+
+    def _with_sample_weights(self, arguments):
+        changed = dict(arguments)
+        if "sample_weight" in arguments:
+            changed["sample_weight"] = self._sample_weights(arguments["sample_weight"])
+        validation = arguments.get("validation_data")
+        if isinstance(validation, (list, tuple)) and len(validation) == 3:
+            changed["validation_data"] = (*validation[:2], self._sample_weights(validation[2]))
+        return changed
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return super().compute_loss(x, self._labels(y), y_pred, sample_weight, training)
+        return super().compute_loss(x, self._labels(y), y_pred, self._sample_weights(sample_weight), training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, self._labels(y), y_pred, sample_weight)
+        return super().compute_metrics(x, self._labels(y), y_pred, self._sample_weights(sample_weight))
 
     # JAX sorts the keys of a dict that a compiled function returns.
     def predict(self, *args, **kwargs):
@@ -230,6 +251,21 @@ class AnytimeModel(keras.Model):
                 f"Received: labels for {list(y)}, none for {missing}."
             )
         return {name: y[name] for name in self._exit_names}
+
+    def _sample_weights(self, weights):
+        """Gives every exit its sample weights: the one array, or its own from a list or a dict."""
+        if not keras.tree.is_nested(weights):  # one array, or None
+            return weights
+        if isinstance(weights, dict):
+            weights = self._by_exit("sample_weight", weights, each=None)
+        elif len(weights) == self.num_exits:
+            weights = dict(zip(self._exit_names, weights))
+        else:
+            raise ValueError(
+                "`sample_weight` must be one array for all exits, a list with one for each, or a dict by exit's name. "
+                f"Received: {len(weights)} arrays for model '{self.name}' with {self.num_exits} exits."
+            )
+        return {name: weights.get(name) for name in self._exit_names} if weights else None
 
     # Keras keeps what these write beside the weights in a `.keras` file.
     def save_assets(self, folder):
@@ -281,7 +317,4 @@ def _of_any_arguments(init):
 def _own_metrics(metrics):
     """Copies a list of metrics, so that no two exits share one metric's state."""
     metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
-    return [
-        type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
-        for metric in metrics
-    ]
+    return [copy_metric(metric) if isinstance(metric, keras.metrics.Metric) else metric for metric in metrics]

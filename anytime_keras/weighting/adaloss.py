@@ -23,7 +23,7 @@ MEANS = ("arithmetic", "geometric", "batch")
 SMALLEST_AVERAGE = 1e-30
 
 
-def adaloss_weights(averages, gamma=0.05, final_extra=0.0):
+def adaloss_weights(averages, gamma=0.05, final_extra=0.0, present=None):
     """Returns the AdaLoss weights for given running means of the exits' losses.
 
     `B_i = (1 - gamma) * min_j(averages_j) / averages_i + gamma` (equation 7 with alpha = min): the largest
@@ -34,6 +34,8 @@ def adaloss_weights(averages, gamma=0.05, final_extra=0.0):
         averages: tensor or array of shape `(num_exits,)`, none negative.
         gamma: float in [0, 1], the share of equal weights; 1 weighs all alike.
         final_extra: float, 0 or more.
+        present: bool tensor of shape `(num_exits,)` or None. Exits that are False do not count in the minimum and get
+            `gamma`.
 
     Returns:
         A float32 tensor of shape `(num_exits,)`.
@@ -44,9 +46,13 @@ def adaloss_weights(averages, gamma=0.05, final_extra=0.0):
     [0.25, 0.5, 1.0]
     """
     averages = ops.maximum(ops.convert_to_tensor(averages, "float32"), SMALLEST_AVERAGE)
+    if present is not None:
+        averages = ops.where(present, averages, np.inf)
     weights = ops.min(averages) / averages
     if final_extra:
         weights = ops.concatenate([weights[:-1], weights[-1:] + final_extra])
+        if present is not None:
+            weights = ops.where(present, weights, 0.0)
         weights = weights / ops.max(weights)
     return (1.0 - gamma) * weights + gamma
 
@@ -86,7 +92,8 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     The weights of a batch come from the batches before it; they are all 1 until the first update. The first
     batch starts the averages, `average = momentum * average + (1 - momentum) * loss` moves them. On
-    several replicas the losses of the global batch count. A batch in which a loss is not finite is skipped.
+    several replicas the losses of the global batch count. A batch in which a loss is not finite is skipped. An exit
+    whose samples all have weight 0 in a batch keeps its average and its weight, and does not count in the minimum.
 
     Args:
         gamma: float in [0, 1], share of equal weights (see `adaloss_weights`). 0.05 in the paper. Or a
@@ -169,15 +176,11 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     @property
     def averages(self):
-        """The running means of the losses, a float32 array of shape `(num_exits,)`; NaN before the first batch, of
-        gradients before the first that is due."""
+        """The running means of the losses, a float32 array of shape `(num_exits,)`; NaN for an exit before its first
+        batch, of gradients before the first that is due."""
         averages = self._read("averages")
-        return averages if self.steps >= self._first else np.full_like(averages, np.nan)
-
-    @property
-    def _first(self):
-        """The number of the batch that starts the averages."""
-        return self.update_period if self.first_order else 1
+        started = averages != 0 if self.first_order else self.steps > self.empty
+        return np.where(started, averages, np.float32("nan"))
 
     def check(self):
         averages = self.averages
@@ -187,24 +190,27 @@ class AdaLossWeighting(AdaptiveWeighting):
                 f"Received averages {averages.tolist()}. Add a constant to the losses, or choose another weighting."
             )
 
-    def of_batch(self, losses):
+    def of_batch(self, losses, present=None):
         if not self.by_batch:
             return self.current()
-        return self._weights_for(losses, ops.convert_to_tensor(self._state["steps"]) + 1)
+        weights = self._weights_for(losses, ops.convert_to_tensor(self._state["steps"]) + 1, present)
+        return weights if present is None else ops.where(present, weights, self.current())
 
     def moved(self, state, losses, measured):
         values = losses if measured is None else measured
         due = self.due(state["steps"])
         averages = moved_averages(state["averages"], values, self.momentum, self.mean)
-        averages = ops.where(ops.equal(state["steps"], self._first), values, averages)
-        if self.first_order:
+        if self.first_order:  # a mean squared gradient is above 0
+            averages = ops.where(ops.equal(state["averages"], 0), values, averages)
             averages = ops.where(due, averages, state["averages"])
-        weights = self._weights_for(averages, state["steps"])
+        else:
+            averages = ops.where(ops.equal(state["steps"] - state["empty"], 1), values, averages)
+        weights = self._weights_for(averages, state["steps"], state["present"])
         return {"averages": averages, "weights": ops.where(due, weights, state["weights"])}
 
-    def _weights_for(self, averages, steps):
+    def _weights_for(self, averages, steps, present):
         gamma = ops.clip(self.gamma(steps), 0.0, 1.0) if _is_schedule(self.gamma) else self.gamma
-        return adaloss_weights(averages, gamma, self.final_extra)
+        return adaloss_weights(averages, gamma, self.final_extra, present)
 
     def get_config(self):
         gamma = keras.saving.serialize_keras_object(self.gamma) if _is_schedule(self.gamma) else self.gamma

@@ -12,7 +12,8 @@ class AdaptiveWeighting(Weighting):
 
     Subclasses say which numbers there are besides the weights (`starts`), and how a batch moves them (`moved`). The
     weights of a batch come from the batches before it; they are all 1 at first. A batch in which a loss is not finite
-    changes nothing but the count of those skipped: one NaN would stay in the state for ever.
+    changes nothing but the count of those skipped: one NaN would stay in the state for ever. An exit whose samples all
+    have weight 0 in a batch keeps its numbers; `empty` counts such batches.
     """
 
     starts = {}  # what is kept for each exit -> its value before the first batch
@@ -22,7 +23,9 @@ class AdaptiveWeighting(Weighting):
         """Returns what a batch makes of the state: a dict of tensors of shape `(num_exits,)`, for what changes.
 
         Args:
-            state: dict of tensors: `starts`, `weights`, and `steps`, the number of batches with this one.
+            state: dict of tensors: `starts`, `weights`; `steps`, the number of batches with this one; `present`,
+                whether each exit has samples in this batch; `empty`, the number of batches in which it had none. What
+                is returned for an exit that is not present is ignored.
             losses: the batch's losses, shape `(num_exits,)`.
             measured: what `measure` gave, or None; says nothing of a batch that is not due.
         """
@@ -39,6 +42,7 @@ class AdaptiveWeighting(Weighting):
         starts = {**self.starts, "weights": 1.0}
         self._state = {name: _variable(start, (self.num_exits,), "float32", name) for name, start in starts.items()}
         self._state.update((name, _variable(0, (), "int32", name)) for name in ("steps", "skipped"))
+        self._state["empty"] = _variable(0, (self.num_exits,), "int32", "empty")
 
     @property
     def variables(self):
@@ -58,20 +62,32 @@ class AdaptiveWeighting(Weighting):
         """How many batches were left out because a loss was not finite, an int."""
         return int(self._read("skipped"))
 
+    @property
+    def empty(self):
+        """In how many batches each exit had no sample with a weight other than 0, an int array."""
+        return self._read("empty")
+
     def current(self):
         return ops.convert_to_tensor(self._state["weights"])
 
-    def update(self, losses, measured=None):
+    def update(self, losses, measured=None, present=None):
         state = {name: ops.convert_to_tensor(variable) for name, variable in self._state.items()}
         losses = ops.stop_gradient(ops.cast(losses, "float32"))
         finite = ops.all(ops.isfinite(losses))
         if measured is not None:
             measured = ops.stop_gradient(ops.cast(measured, "float32"))
             finite = ops.logical_and(finite, ops.all(ops.isfinite(measured)))
-        after = {"steps": state["steps"] + 1}
-        after.update(self.moved({**state, **after}, losses, measured))
-        for name, value in after.items():
+        if present is None:
+            present = ops.ones((self.num_exits,), "bool")
+        counts = {
+            "steps": state["steps"] + 1,
+            "empty": state["empty"] + ops.cast(ops.logical_not(present), "int32"),
+        }
+        moved = self.moved({**state, **counts, "present": present}, losses, measured)
+        for name, value in counts.items():
             self._state[name].assign(ops.where(finite, value, state[name]))
+        for name, value in moved.items():
+            self._state[name].assign(ops.where(ops.logical_and(finite, present), value, state[name]))
         self._state["skipped"].assign(state["skipped"] + ops.cast(ops.logical_not(finite), "int32"))
 
     def _read(self, name):
@@ -85,6 +101,19 @@ class AdaptiveWeighting(Weighting):
             starts = {name: [start] * self.num_exits for name, start in self.starts.items()}
             self.set_state({**starts, "weights": [1.0] * self.num_exits, "steps": 0, "skipped": 0})
 
+    def __getstate__(self):
+        state = super().__getstate__()
+        if self.built:
+            state["_state"] = {name: self._read(name) for name in self._state}
+        return state
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        if self.built:
+            self.build(self.exit_names)
+            for name, value in state["_state"].items():
+                self._state[name].assign(value)
+
     def get_state(self):
         self._check_built()
         return {"exits": self.exit_names, **{name: self._read(name).tolist() for name in self._state}}
@@ -97,6 +126,7 @@ class AdaptiveWeighting(Weighting):
                 f"The state is of {len(state['weights'])} exits, this weighting has {self.num_exits}. "
                 "Use the state with the network that it comes from."
             )
+        state = {"empty": [0] * self.num_exits, **state}  # older states do not have it
         for name, variable in self._state.items():
             variable.assign(state[name])
 

@@ -31,7 +31,8 @@ class LossWeighting(keras.callbacks.Callback):
     compiled with. The weights apply inside the compiled training step, in `fit` alone: validation and
     `evaluate` give the compiled loss. `loss_weights` given to `compile` multiply in. At an epoch's end the log gets
     each exit's weight as `<exit>_weight`: put this callback before those that should see it (`CSVLogger`,
-    `TensorBoard`). A `fit` with the same object goes on with what was learnt; a new object starts anew.
+    `TensorBoard`). A `fit` with the same object goes on with what was learnt; a new object starts anew. So does a copy
+    or an unpickled object. `keras.callbacks.BackupAndRestore` saves and restores the weighting's state with the model.
 
     Args:
         weighting: `"constant"`, `"linear"`, `"half_end"`, `"adaloss"`, `"gradnorm"`, `"uncertainty"`, or a
@@ -56,7 +57,8 @@ class LossWeighting(keras.callbacks.Callback):
         self.weighting = get(weighting)
         self._loss = None
         self._fitting = False
-        self._warned = False
+        self._warned_of_skipped = False
+        self._warned_of_empty = False
 
     @property
     def weights(self):
@@ -84,7 +86,7 @@ class LossWeighting(keras.callbacks.Callback):
                     "`fit` takes one weighting. Received two callbacks: "
                     f"{type(installed.weighting).__name__} and {type(self.weighting).__name__}. Leave one out."
                 )
-        if installed is None or installed is not self._loss or installed.compiled is not model._compile_loss:
+        if installed is None or installed is not self._loss or not installed.up_to_date:
             if installed is not None:
                 installed.remove()
             self._prepare(model)
@@ -93,29 +95,31 @@ class LossWeighting(keras.callbacks.Callback):
 
     def _prepare(self, model):
         """Makes the weighting's state, where the model's own lives; another model than before starts anew."""
-        names = training_loss.exit_names(model)
-        owner = getattr(self.weighting, "_owner", None)
-        if self.weighting.built and self.weighting.exit_names != names:
-            if owner is None:
+        weighting, names, state = self.weighting, training_loss.exit_names(model), None
+        owner = weighting._owner and weighting._owner()
+        if weighting.built and owner is model and weighting.exit_names == names:
+            return
+        if weighting.built and weighting._owner is None:  # a copy, or one whose state was set
+            if weighting.exit_names != names:
                 raise ValueError(
                     "The weighting is of other exits than the model's. "
-                    f"Received: a weighting of {self.weighting.exit_names} for model '{model.name}' with {names}."
+                    f"Received: a weighting of {weighting.exit_names} for model '{model.name}' with {names}."
                 )
-            self.weighting.exit_names = None
-        if not self.weighting.built:
-            strategy = getattr(model, "distribute_strategy", None)
-            with strategy.scope() if strategy is not None else contextlib.nullcontext():
-                self.weighting.build(names)
-        elif owner is not None and owner() is not model:
-            self.weighting.restart()
-        self.weighting._owner = weakref.ref(model)
+            state = weighting.get_state()
+        strategy = getattr(model, "distribute_strategy", None)
+        with strategy.scope() if strategy is not None else contextlib.nullcontext():
+            weighting.build(names)
+        if state is not None:
+            weighting.set_state(state)
+        weighting._owner = weakref.ref(model)
 
     def on_train_begin(self, logs=None):
         self._fitting = True
-        self._warned = False
+        self._warned_of_skipped = False
 
     def on_train_end(self, logs=None):
         self._fitting = False
+        self._loss.end_fit()
 
     def on_test_begin(self, logs=None):
         if not self._fitting:
@@ -132,20 +136,43 @@ class LossWeighting(keras.callbacks.Callback):
             )
         self.weighting.check()
         self._warn_of_skipped()
+        self._warn_of_empty()
         if logs is not None:
             logs.update(
                 (f"{name}_weight", float(weight)) for name, weight in zip(self.weighting.exit_names, self.weights)
             )
 
+    def __getstate__(self):
+        # Copies and pickles keep the weighting with what it learnt, but not the model and what is compiled for it.
+        keras_own = vars(keras.callbacks.Callback())
+        own = {name: value for name, value in vars(self).items() if name not in keras_own}
+        return {**own, "_loss": None, "_fitting": False}
+
+    def __setstate__(self, state):
+        keras.callbacks.Callback.__init__(self)
+        vars(self).update(state)
+
     def _warn_of_skipped(self):
-        if (skipped := self.weighting.skipped) and not self._warned:
-            self._warned = True
+        if (skipped := self.weighting.skipped) and not self._warned_of_skipped:
+            self._warned_of_skipped = True
             warnings.warn(
                 f"{skipped} batches had a loss that is not finite at one exit or more. The weighting learnt nothing "
                 "from them; the training step itself did not leave them out. Look for the cause in the data or the "
                 "learning rate.",
                 stacklevel=2,
             )
+
+    def _warn_of_empty(self):
+        empty = self.weighting.empty
+        if empty is None or not empty.any() or self._warned_of_empty:
+            return
+        self._warned_of_empty = True
+        batches = {name: int(count) for name, count in zip(self.weighting.exit_names, empty) if count}
+        warnings.warn(
+            f"In some batches all samples of an exit had weight 0. Batches by exit: {batches}. The weighting learnt "
+            "nothing about these exits from them. If the exits are not to be trained, leave them out of `loss`.",
+            stacklevel=2,
+        )
 
 
 class AdaLoss(LossWeighting):

@@ -13,7 +13,7 @@ from anytime_keras.weighting.adaptive import AdaptiveWeighting
 from anytime_keras.weighting.checks import check_number, check_period
 
 
-def gradnorm_step(weights, losses, first_losses, norms, alpha=1.5, rate=0.025):
+def gradnorm_step(weights, losses, first_losses, norms, alpha=1.5, rate=0.025, present=None):
     """Returns the weights after one step of GradNorm (algorithm 1 of Chen et al.).
 
     Exit i pulls with `G_i = weights_i * norms_i`, and should with `mean(G) * r_i^alpha`, where
@@ -26,6 +26,8 @@ def gradnorm_step(weights, losses, first_losses, norms, alpha=1.5, rate=0.025):
         norms: shape `(num_exits,)`, the norms of the unweighted losses' gradients.
         alpha: float, how hard an exit that learns slowly is helped.
         rate: float, the step's size.
+        present: bool tensor of shape `(num_exits,)` or None. Exits that are False do not count in the means, and
+            their weights mean nothing.
 
     Returns:
         A tensor of shape `(num_exits,)`.
@@ -38,12 +40,17 @@ def gradnorm_step(weights, losses, first_losses, norms, alpha=1.5, rate=0.025):
     weights, losses, first_losses, norms = (
         ops.convert_to_tensor(value, "float32") for value in (weights, losses, first_losses, norms)
     )
+    present = ops.ones_like(weights) if present is None else ops.cast(present, "float32")
+
+    def mean(values):
+        return ops.sum(present * values) / ops.maximum(ops.sum(present), 1.0)
+
     pulls = weights * norms
     progress = losses / ops.maximum(first_losses, keras.config.epsilon())
-    behind = progress / ops.maximum(ops.mean(progress), keras.config.epsilon())
-    targets = ops.mean(pulls) * behind**alpha
+    behind = progress / ops.maximum(mean(progress), keras.config.epsilon())
+    targets = mean(pulls) * behind**alpha
     moved = ops.maximum(weights - rate * norms * ops.sign(pulls - targets), 0.0)
-    return moved / ops.maximum(ops.mean(moved), keras.config.epsilon())
+    return moved / ops.maximum(mean(moved), keras.config.epsilon())
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -93,8 +100,8 @@ class GradNormWeighting(AdaptiveWeighting):
                 "GradNorm needs the norms of the losses' gradients besides the losses. "
                 "Train with `fit` and `LossWeighting`, or call `update(losses, norms)`."
             )
-        first = ops.where(ops.equal(state["steps"], 1), losses, state["first_losses"])
-        weights = gradnorm_step(state["weights"], losses, first, measured, self.alpha, self.rate)
+        first = ops.where(ops.equal(state["steps"] - state["empty"], 1), losses, state["first_losses"])
+        weights = gradnorm_step(state["weights"], losses, first, measured, self.alpha, self.rate, state["present"])
         return {"first_losses": first, "weights": ops.where(self.due(state["steps"]), weights, state["weights"])}
 
     def get_config(self):

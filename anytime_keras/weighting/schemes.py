@@ -7,14 +7,14 @@ from keras import ops
 from anytime_keras.weighting import replicas
 
 
-class Weighting:
+class Weighting(keras.callbacks.Callback):
     """How the exits share one loss: the training loss is the sum of `weights[i] * losses[i]`.
 
-    A weighting is put into `fit` by `LossWeighting`. In a loop of your own, call it once a step on the vector of
-    the exits' losses: it returns the weighted sum and, if it adapts, learns from the losses. No gradient flows
-    through the weights.
+    As a callback of `fit`, a weighting does what `LossWeighting(weighting)` does. In a loop of your own, call it once
+    a step on the vector of the exits' losses: it returns the weighted sum and, if it adapts, learns from the losses. No
+    gradient flows through the weights.
 
-    Call: losses, shape `(num_exits,)` -> scalar.
+    Call: losses, shape `(num_exits,)`, and optionally `present`, see `update` -> scalar.
 
     Example:
     >>> weighting = LinearWeighting()
@@ -28,10 +28,15 @@ class Weighting:
     measure = None
     # How many batches it learnt nothing from, because a loss was not finite.
     skipped = 0
+    # In how many batches each exit had no sample with a weight other than 0, an array; None if that is not counted.
+    empty = None
 
     def __init__(self):
+        super().__init__()
         self.exit_names = None
+        self._callback = None  # the `LossWeighting` that acts for a weighting that is itself a callback
         self._synchronize = None  # called before state is read, see `TrainingLoss`
+        self._owner = None  # weak reference to the model that `LossWeighting` last trained with it
 
     @property
     def built(self):
@@ -68,19 +73,26 @@ class Weighting:
         """Returns the weights as a tensor, within a training step; shape `(num_exits,)`."""
         raise NotImplementedError
 
-    def of_batch(self, losses):
-        """Returns the weights for the batch of these losses, of all replicas; shape `(num_exits,)`, as theirs."""
+    def of_batch(self, losses, present=None):
+        """Returns the weights for the batch of these losses, of all replicas; arguments as for `update`."""
         return self.current()
 
-    def update(self, losses, measured=None):
-        """Learns from the losses of one batch, of all replicas, within a training step; shape `(num_exits,)`."""
+    def update(self, losses, measured=None, present=None):
+        """Learns from one batch, within a training step.
 
-    def __call__(self, losses):
+        Args:
+            losses: the batch's losses, of all replicas, shape `(num_exits,)`.
+            measured: what `measure` gave, or None.
+            present: bool tensor of shape `(num_exits,)`: which exits have samples with a weight other than 0 in this
+                batch. An exit without any has a loss of 0 that says nothing. None if all have.
+        """
+
+    def __call__(self, losses, present=None):
         if not self.built:
             self.build(int(losses.shape[0]))
         batch = replicas.total(ops.stop_gradient(losses))
-        total = ops.sum(ops.stop_gradient(self.of_batch(batch)) * losses)
-        self.update(batch)
+        total = ops.sum(ops.stop_gradient(self.of_batch(batch, present)) * losses)
+        self.update(batch, present=present)
         return total
 
     def check(self):
@@ -104,6 +116,33 @@ class Weighting:
     def from_config(cls, config):
         """Makes a weighting of what `get_config` returned."""
         return cls(**config)
+
+    # === As a callback ===
+
+    def set_model(self, model):
+        from anytime_keras.weighting.callback import LossWeighting
+
+        self._callback = self._callback or LossWeighting(self)
+        self._callback.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        self._callback.on_train_begin(logs)
+
+    def on_train_end(self, logs=None):
+        self._callback.on_train_end(logs)
+
+    def on_test_begin(self, logs=None):
+        self._callback.on_test_begin(logs)
+
+    def on_predict_begin(self, logs=None):
+        self._callback.on_predict_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._callback.on_epoch_end(epoch, logs)
+
+    def __getstate__(self):
+        # Copies and pickles keep what was learnt, but not the model that it was learnt with.
+        return {**vars(self), "_synchronize": None, "_owner": None, "_callback": None}
 
     def _check_built(self):
         if not self.built:

@@ -7,17 +7,22 @@ is computed, we put in records of our own: their loss functions note each value,
 times the user's. So whatever Keras or the user's own `compute_loss` does stays as it is.
 
 The weighting's variables must be among the model's metrics' variables: only so does Keras's JAX trainer thread
-them through the compiled step. They are not saved with the model.
+them through the compiled step. During `fit` they are also saved and loaded with the model's weights, as
+`keras.callbacks.BackupAndRestore` does; afterwards the model is saved without them.
 """
 
 import contextlib
 import functools
+import warnings
 
 import keras
 from keras import ops
 
 from anytime_keras import graph
 from anytime_keras.weighting import replicas
+
+
+CARRIER = "_loss_weighting"  # the model's attribute, during `fit`, that holds the weighting's state
 
 
 class TrainingLoss:
@@ -53,10 +58,22 @@ class TrainingLoss:
         if self._carrier is None:
             self._install()
         self._expected = True
+        # Not by `setattr`, which would track the variables. Keras's saving visits each attribute of a model.
+        vars(self.model)[CARRIER] = self._carrier
+
+    def end_fit(self):
+        """Leaves the state out of what is saved with the model from here on."""
+        vars(self.model).pop(CARRIER, None)
 
     def forget_fit(self):
         """Takes `expect_fit` back, for `evaluate` and `predict`, which set their callbacks likewise."""
         self._expected = False
+        self.end_fit()
+
+    @property
+    def up_to_date(self):
+        """Whether the model has not been compiled again since."""
+        return self.compiled is self.model._compile_loss
 
     @property
     def expected(self):
@@ -85,6 +102,7 @@ class TrainingLoss:
     def remove(self):
         """Leaves the model as it was."""
         model = self.model
+        self.end_fit()
         model._metrics.remove(self._carrier)
         for name, own in self._replaced.items():
             delattr(model, name)
@@ -123,18 +141,17 @@ class TrainingLoss:
             return self._compute_loss(x, y, y_pred, sample_weight, training=False)
         self.used = True
         weights = self.weighting.current()
-        with self._recording(weights, x, y, y_pred, sample_weight) as losses:
+        with self._recording(weights, x, y, y_pred, sample_weight) as (losses, present):
             total = self._compute_loss(x, y, y_pred, sample_weight, training=True)
         losses = ops.stack(losses)
+        present = _anywhere(present)
         batch = replicas.total(replicas.share(y_pred, losses.dtype) * ops.stop_gradient(losses))
         if self.weighting.by_batch:
             # The compiled loss has weighed each term before all were known.
-            more = ops.cast(self.weighting.of_batch(batch) - weights, losses.dtype)
+            more = ops.cast(self.weighting.of_batch(batch, present) - weights, losses.dtype)
             total = total + ops.sum(ops.stop_gradient(more) * self._own_weights() * losses)
-        if self.weighting.measure is None:
-            self.weighting.update(batch)
-        else:
-            self.weighting.update(batch, self._measured(x, y, sample_weight))
+        measured = None if self.weighting.measure is None else self._measured(x, y, sample_weight)
+        self.weighting.update(batch, measured, present)
         return total
 
     def _measured(self, *batch):
@@ -158,7 +175,7 @@ class TrainingLoss:
 
     def _losses_of(self, x, y, y_pred, sample_weight):
         """Returns the exits' unweighted losses, a list of scalars, and leaves no trace in the metrics."""
-        with self._recording(None, x, y, y_pred, sample_weight) as losses:
+        with self._recording(None, x, y, y_pred, sample_weight) as (losses, _):
             self._compute_loss_in_vain(x, y, y_pred, sample_weight)
         share = replicas.share(y_pred, self.compiled.dtype)
         return [share * loss for loss in losses]
@@ -172,14 +189,17 @@ class TrainingLoss:
 
     @contextlib.contextmanager
     def _recording(self, weights, *batch):
-        """While it lasts, the compiled loss weighs with `weights` and notes its terms in the yielded list."""
+        """While it lasts, the compiled loss weighs with `weights` and notes its terms in the first yielded list; in
+        the second, for each exit, whether it has samples that count."""
         compiled, records = self.compiled, self._original_records(*batch)
         losses = [0.0] * len(self._positions)
+        present = [None] * len(self._positions)
 
         def noting(loss, position):
-            def call(*args):
-                value = loss(*args)
+            def call(y_true, y_pred, sample_weight=None):
+                value = loss(y_true, y_pred, sample_weight)
                 losses[position] += ops.cast(value, compiled.dtype)
+                present[position] = _has_samples(loss, y_true, sample_weight)
                 return value
 
             return call
@@ -196,7 +216,7 @@ class TrainingLoss:
             for record, position in zip(records, positions)
         ]
         try:
-            yield losses
+            yield losses, present
         finally:
             compiled._flat_losses = records
 
@@ -210,12 +230,50 @@ class TrainingLoss:
         return self._records
 
 
+def _has_samples(loss, y_true, sample_weight):
+    """Returns, as a tensor, whether a loss has samples with a weight other than 0; None if surely."""
+    ignored = getattr(loss, "ignore_class", None)
+    if sample_weight is None and ignored is None:
+        return None
+    counts = True if sample_weight is None else ops.any(ops.not_equal(sample_weight, 0))
+    if ignored is not None:
+        y_true = ops.convert_to_tensor(y_true)
+        counts = ops.logical_and(counts, ops.any(ops.not_equal(y_true, ops.cast(ignored, y_true.dtype))))
+    return counts
+
+
+def _anywhere(present):
+    """Returns what `_has_samples` gave for each exit, over all replicas, as a tensor; None if all surely have some."""
+    if all(value is None for value in present):
+        return None
+    counts = ops.stack([ops.cast(True if value is None else value, "float32") for value in present])
+    return ops.greater(replicas.total(counts), 0)
+
+
 class _Carrier(keras.metrics.Metric):
-    """Has Keras carry a weighting's variables through the compiled training step, and nothing else."""
+    """Has Keras carry a weighting's variables through the compiled training step, and save them with weights."""
 
     def __init__(self, weighting):
         super().__init__(name="loss_weighting")
+        self.weighting = weighting
         self._carried = weighting.variables
+
+    def save_own_variables(self, store):
+        for variable in self._carried:
+            store[variable.name] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        saved = {name: store[name] for name in store.keys()}
+        if {name: value.shape for name, value in saved.items()} != {v.name: tuple(v.shape) for v in self._carried}:
+            warnings.warn(
+                f"The weights file that is loaded during `fit` has no state of a {type(self.weighting).__name__} of "
+                f"{self.weighting.num_exits} exits. Received: {sorted(saved)}. The weighting keeps its present state. "
+                "Resume with the weighting that the interrupted `fit` had.",
+                stacklevel=2,
+            )
+            return
+        for variable in self._carried:
+            variable.assign(saved[variable.name])
 
     def reset_state(self):
         """Does nothing: Keras resets metrics at every epoch, a weighting goes on."""

@@ -142,6 +142,45 @@ def test_sample_weight_and_class_weight():
     np.testing.assert_allclose(logs["c_loss"][0], (losses * weights).sum() / 24, rtol=1e-5)
 
 
+WEIGHTS = RNG.uniform(0, 2, (3, 24)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (WEIGHTS[0], [WEIGHTS[0]] * 3),
+        (list(WEIGHTS), WEIGHTS),
+        (dict(zip("abc", WEIGHTS)), WEIGHTS),
+        ({"b": WEIGHTS[1]}, [1.0, WEIGHTS[1], 1.0]),
+        ({"a": None, "c": WEIGHTS[2]}, [1.0, 1.0, WEIGHTS[2]]),
+    ],
+)
+def test_sample_weights_in_every_form(given, expected):
+    model = network()
+    model.compile(keras.optimizers.SGD(0.0), loss=checks.crossentropy(), weighted_metrics=["accuracy"])
+    settings = dict(batch_size=24, shuffle=False, verbose=0, validation_data=(X, Y, given))
+    labels = {name: Y for name in "abc"} if isinstance(given, dict) else Y
+    logs = {name: values[0] for name, values in model.fit(X, labels, sample_weight=given, **settings).history.items()}
+    for name, weights in zip("abc", expected):
+        logits = checks.outputs(model, X)[name]
+        losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(24), Y]
+        weights = np.broadcast_to(weights, 24)
+        for loss in (logs[f"{name}_loss"], logs[f"val_{name}_loss"]):
+            np.testing.assert_allclose(loss, (losses * weights).mean(), rtol=1e-5)
+        right = (logits.argmax(1) == Y) * weights
+        np.testing.assert_allclose(logs[f"{name}_accuracy"], right.sum() / weights.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "given, match", [(list(WEIGHTS[:2]), "2 arrays.*3 exits"), ({"d": WEIGHTS[0]}, "`sample_weight`.*'d'")]
+)
+def test_sample_weights_for_other_exits_are_refused(given, match):
+    model = network()
+    model.compile("sgd", loss=checks.crossentropy())
+    with pytest.raises(ValueError, match=match):
+        model.fit(X, Y, sample_weight=given, verbose=0)
+
+
 def test_loss_weights_by_exit():
     for weights in ([0.0, 0.5, 2.0], {"c": 2.0, "a": 0.0, "b": 0.5}):
         model = network()
@@ -200,7 +239,7 @@ def test_wrong_names_and_numbers_are_refused():
         model.compile("sgd", loss=checks.crossentropy(), metrics={"d": ["accuracy"]})
     with pytest.raises(ValueError, match="loss_weights=3"):
         model.compile("sgd", loss=checks.crossentropy(), loss_weights=3)
-    with pytest.raises(ValueError, match="2 losses.*3 exits"):
+    with pytest.raises(ValueError, match="loss of length 2.*3 exits"):
         model.compile("sgd", loss=[checks.crossentropy()] * 2)
     model.compile("sgd", loss=checks.crossentropy())
     with pytest.raises(ValueError, match=r"none for \['c'\]"):

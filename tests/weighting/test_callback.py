@@ -1,5 +1,7 @@
 """The callback on models of every form, and what it refuses."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -83,6 +85,23 @@ def test_any_functional_model_with_several_outputs(form):
         np.testing.assert_allclose(logs["loss"], np.dot(weights, losses), rtol=1e-4)
         np.testing.assert_allclose([logs[f"{name}_weight"] for name in names], reference.weights, rtol=1e-4)
     np.testing.assert_allclose(adaloss.averages, reference.averages, rtol=1e-4)
+
+
+def test_a_weighting_is_a_callback_too():
+    results = []
+    for make in (lambda: ak.AdaLoss(gamma=0.2), lambda: ak.AdaLossWeighting(gamma=0.2)):
+        keras.utils.set_random_seed(0)
+        model, callback = dict_model(), make()
+        model.compile(keras.optimizers.SGD(0.1), loss={"classes": crossentropy(), "value": "mse"})
+        y = {"classes": LABELS, "value": TARGETS}
+        for _ in range(2):
+            logs = model.fit(X, y, batch_size=24, shuffle=False, verbose=0, callbacks=[callback]).history
+        results.append((logs, callback.weights.tolist()))
+    assert results[0] == results[1] and min(results[0][1]) < 1
+    copied = pickle.loads(pickle.dumps(callback))
+    assert copied.weights.tolist() == callback.weights.tolist()
+    with pytest.raises(ValueError, match="one weighting"):
+        model.fit(X, y, verbose=0, callbacks=[callback, ak.LossWeighting("linear")])
 
 
 def test_outputs_without_a_loss_are_left_alone():

@@ -1,0 +1,69 @@
+"""Copies of a metric, one for each exit."""
+
+import copy
+
+import keras
+
+
+def copy_metric(metric):
+    """Returns a metric that computes the same, with state of its own.
+
+    Keras itself copies a metric through `get_config`, which need not hold every argument. Here the attributes are
+    copied: variables and metrics within the metric become new ones, layers and losses are shared.
+
+    Raises:
+        ValueError: if an attribute cannot be copied.
+
+    Example:
+    >>> import keras
+    >>> metric = keras.metrics.BinaryAccuracy(threshold=0.7)
+    >>> copied = copy_metric(metric)
+    >>> copied.name, copied.threshold, copied.total is metric.total
+    ('binary_accuracy', 0.7, False)
+    """
+    try:
+        copied = _copy(metric, {})
+    except Exception as error:
+        raise _refusal(metric, error) from error
+    if len(copied.variables) != len(metric.variables):
+        raise _refusal(metric, "it has variables that none of its attributes holds")
+    return copied
+
+
+def _refusal(metric, reason):
+    return ValueError(
+        f"Each exit needs a metric of its own, and {metric!r} cannot be copied. Received: {reason}. "
+        "Pass `metrics` as a dict with a list of metrics for each exit, each metric a new object."
+    )
+
+
+def _copy(value, copies):
+    """Copies a value; `copies` holds what has been copied, by the original's `id`, as for `copy.deepcopy`."""
+    if id(value) in copies:
+        return copies[id(value)]
+    if isinstance(value, keras.metrics.Metric):
+        copies[id(value)] = copied = object.__new__(type(value))
+        keras.metrics.Metric.__init__(copied, dtype=value.dtype, name=value.name)
+        attributes = {name: held for name, held in vars(value).items() if name not in vars(copied)}
+        for name, held in attributes.items():
+            setattr(copied, name, _copy(held, copies))
+        return copied
+    if isinstance(value, keras.Variable):
+        copies[id(value)] = keras.Variable(
+            keras.ops.convert_to_numpy(value),
+            dtype=value.dtype,
+            trainable=value.trainable,
+            aggregation=value.aggregation,
+            synchronization=value.synchronization,
+            name=value.name,
+        )
+        return copies[id(value)]
+    if isinstance(value, (keras.Layer, keras.losses.Loss)):
+        return value
+    if isinstance(value, dict):
+        return {key: _copy(held, copies) for key, held in value.items()}
+    if type(value) is tuple:
+        return tuple(_copy(held, copies) for held in value)
+    if isinstance(value, list):
+        return [_copy(held, copies) for held in value]
+    return copy.deepcopy(value, copies)
