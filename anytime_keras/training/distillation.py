@@ -68,6 +68,16 @@ class DistilledLoss(keras.losses.Loss):
         return cls(**{**config, "loss": keras.losses.deserialize(config["loss"])})
 
 
+def distilled_loss(loss, arguments):
+    """Returns the loss of an exit that learns from the last one."""
+    try:
+        return DistilledLoss(loss, **arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"`distillation` takes `weight` and `temperature`. Received: distillation={arguments!r}."
+        ) from error
+
+
 def teach(model):
     """Makes a model pass the last exit's logits to the `DistilledLoss` of the other exits in training.
 

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import math
 import pathlib
 
 import keras
@@ -160,9 +159,9 @@ class Recipe:
                 f"{_errors.nearest(self.precision, PRECISIONS)}"
             )
         models.registry.check_name(self.model["name"])
-        _check_schedule(self.schedule)
+        schedules.check_schedule(self.schedule)
         if self.sizes is not None:
-            _check_sizes(self.sizes)
+            schedules.check_sizes(self.sizes)
         _check_data(self.data)
         if "learning_rate" in self.optimizer:
             raise ValueError(
@@ -174,7 +173,7 @@ class Recipe:
         if momentum is not None and (not isinstance(momentum, (int, float)) or not 0 <= momentum < 1):
             raise ValueError(f"`ema_momentum` must be None or a number in [0, 1). Received: ema_momentum={momentum!r}.")
         if self.distillation is not None:
-            _distilled_loss(None, self.distillation)
+            distillation.distilled_loss(None, self.distillation)
         if not isinstance(self.gradient_equilibrium, bool):
             raise ValueError(
                 "`gradient_equilibrium` must be True or False. "
@@ -197,7 +196,7 @@ class Recipe:
                 "A training lasts for `epochs` or for `minutes`. "
                 f"Received: epochs={self.epochs}, minutes={self.minutes}. Leave one of them out."
             )
-        if not _is_number(self.minutes) or not 0 < self.minutes <= MOST_MINUTES:
+        if not schedules.is_number(self.minutes) or not 0 < self.minutes <= MOST_MINUTES:
             raise ValueError(
                 f"`minutes` must be a number above 0, {MOST_MINUTES} at most. Received: minutes={self.minutes!r}."
             )
@@ -296,7 +295,7 @@ class Recipe:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if self.distillation is not None and model.num_exits > 1:
             *students, teacher = model.exit_names
-            loss = {**{name: _distilled_loss(loss, self.distillation) for name in students}, teacher: loss}
+            loss = {**{name: distillation.distilled_loss(loss, self.distillation) for name in students}, teacher: loss}
         model.compile(
             self._optimizer(data_set.steps_per_epoch),
             loss=loss,
@@ -340,47 +339,6 @@ class Recipe:
             raise ValueError(f"`optimizer` is not one of Keras's. Received: {self.optimizer}. {error}") from error
 
 
-def _check_schedule(schedule):
-    name, given = schedule["name"], {key: value for key, value in schedule.items() if key != "name"}
-    if not isinstance(name, str) or name not in schedules.SCHEDULES:
-        raise ValueError(f"`schedule` is unknown. Received: {name!r}. {_errors.nearest(name, schedules.SCHEDULES)}")
-    known = list(schedules.SCHEDULES[name])
-    for key in given:
-        if key not in known:
-            raise ValueError(f"The schedule '{name}' takes {known}. Received: schedule={schedule}.")
-    boundaries = given.get("boundaries", [])
-    shares = isinstance(boundaries, (list, tuple)) and all(_is_number(b) and 0 < b < 1 for b in boundaries)
-    if not shares or list(boundaries) != sorted(boundaries):
-        raise ValueError(f"`boundaries` must be rising shares of all epochs, from 0 to 1. Received: {boundaries!r}.")
-    for key in ("factor", "warmup_epochs", "warmup"):
-        if key in given and not (_is_number(given[key]) and given[key] >= 0):
-            raise ValueError(f"`{key}` must be a number of 0 or more. Received: {key}={given[key]!r}.")
-    if not given.get("warmup", 0) < 1 or {"warmup", "warmup_epochs"} <= set(given):
-        raise ValueError(
-            "A warm-up is `warmup`, a share of the training below 1, or a number of `warmup_epochs`. "
-            f"Received: schedule={schedule}."
-        )
-
-
-def _check_sizes(sizes):
-    """Raises unless `sizes` is a list of (side, share) with shares that sum to 1."""
-    pairs = isinstance(sizes, (list, tuple)) and len(sizes) > 0 and all(
-        isinstance(pair, (list, tuple))
-        and len(pair) == 2
-        and isinstance(pair[0], int)
-        and not isinstance(pair[0], bool)
-        and pair[0] >= 1
-        and _is_number(pair[1])
-        and pair[1] > 0
-        for pair in sizes
-    )
-    if not pairs or abs(sum(share for _, share in sizes) - 1) > 1e-6:
-        raise ValueError(
-            "`sizes` must list sides in pixels with their shares of the training, which sum to 1: "
-            f"[[32, 0.5], [48, 0.3], [64, 0.2]]. Received: sizes={sizes!r}."
-        )
-
-
 def _check_data(arguments):
     known = [name for name in inspect.signature(data.load).parameters if name not in ("batch_size", "seed", "one_hot")]
     for key in arguments:
@@ -388,10 +346,6 @@ def _check_data(arguments):
             raise ValueError(f"`{key}` belongs to the recipe itself, not to its `data`. Received: data={arguments}.")
         if key not in known:
             raise ValueError(f"`data` has no argument `{key}`. {_errors.nearest(key, known)}")
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _ending_with(model, last_exit):
@@ -435,23 +389,13 @@ def build_weighting(config, steps=1):
     if name not in schemes:
         raise ValueError(f"`weighting` is unknown. Received: {name!r}. {_errors.nearest(name, schemes)}")
     if isinstance(gamma := arguments.get("gamma"), (list, tuple)):
-        if len(gamma) != 2 or not all(_is_number(end) and 0 <= end <= 1 for end in gamma):
+        if len(gamma) != 2 or not all(schedules.is_number(end) and 0 <= end <= 1 for end in gamma):
             raise ValueError(f"`gamma` must be a number in [0, 1] or a pair of them. Received: gamma={gamma!r}.")
         arguments["gamma"] = keras.optimizers.schedules.PolynomialDecay(gamma[0], steps, gamma[1])
     try:
         return schemes[name](**arguments)
     except TypeError as error:
         raise ValueError(f"`weighting` '{name}' does not take {sorted(arguments)}: {error}.") from error
-
-
-def _distilled_loss(loss, arguments):
-    """Returns the loss of an exit that learns from the last one."""
-    try:
-        return distillation.DistilledLoss(loss, **arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"`distillation` takes `weight` and `temperature`. Received: distillation={arguments!r}."
-        ) from error
 
 
 def _named(value, key):

@@ -6,6 +6,8 @@ import math
 import keras
 from keras import ops
 
+from anytime_keras import _errors
+
 # The arguments of each schedule.
 SCHEDULES = {"step": ("boundaries", "factor"), "cosine": ("warmup_epochs", "warmup"), "constant": ()}
 
@@ -96,3 +98,50 @@ def side_by_epoch(sizes: list, epochs: int):
         return ops.take(ops.convert_to_tensor(sides, "int32"), ops.minimum(epoch, epochs - 1))
 
     return side
+
+
+def check_schedule(schedule):
+    """Raises ValueError unless `schedule` is a dict of a schedule's `name` and its arguments."""
+    name, given = schedule["name"], {key: value for key, value in schedule.items() if key != "name"}
+    if not isinstance(name, str) or name not in SCHEDULES:
+        raise ValueError(f"`schedule` is unknown. Received: {name!r}. {_errors.nearest(name, SCHEDULES)}")
+    known = list(SCHEDULES[name])
+    for key in given:
+        if key not in known:
+            raise ValueError(f"The schedule '{name}' takes {known}. Received: schedule={schedule}.")
+    boundaries = given.get("boundaries", [])
+    shares = isinstance(boundaries, (list, tuple)) and all(is_number(b) and 0 < b < 1 for b in boundaries)
+    if not shares or list(boundaries) != sorted(boundaries):
+        raise ValueError(f"`boundaries` must be rising shares of all epochs, from 0 to 1. Received: {boundaries!r}.")
+    for key in ("factor", "warmup_epochs", "warmup"):
+        if key in given and not (is_number(given[key]) and given[key] >= 0):
+            raise ValueError(f"`{key}` must be a number of 0 or more. Received: {key}={given[key]!r}.")
+    if not given.get("warmup", 0) < 1 or {"warmup", "warmup_epochs"} <= set(given):
+        raise ValueError(
+            "A warm-up is `warmup`, a share of the training below 1, or a number of `warmup_epochs`. "
+            f"Received: schedule={schedule}."
+        )
+
+
+def check_sizes(sizes):
+    """Raises unless `sizes` is a list of (side, share) with shares that sum to 1."""
+    pairs = isinstance(sizes, (list, tuple)) and len(sizes) > 0 and all(
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and isinstance(pair[0], int)
+        and not isinstance(pair[0], bool)
+        and pair[0] >= 1
+        and is_number(pair[1])
+        and pair[1] > 0
+        for pair in sizes
+    )
+    if not pairs or abs(sum(share for _, share in sizes) - 1) > 1e-6:
+        raise ValueError(
+            "`sizes` must list sides in pixels with their shares of the training, which sum to 1: "
+            f"[[32, 0.5], [48, 0.3], [64, 0.2]]. Received: sizes={sizes!r}."
+        )
+
+
+def is_number(value):
+    """Returns whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
