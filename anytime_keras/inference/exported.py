@@ -571,7 +571,7 @@ def main():
     size = args.batch_size or model.batch_size or 1
     inputs = model.description["inputs"]
     if any(None in spec["shape"][1:] for spec in inputs):
-        parser.error("this set leaves sizes of its inputs open: measure it in Python, `ExportedModel(path).calibrate(x)`")
+        parser.error("this set leaves sizes open: measure it in Python, `ExportedModel(path).calibrate(x)`")
     x = {spec["key"]: np.zeros([size, *spec["shape"][1:]], spec["dtype"].replace("string", "U1")) for spec in inputs}
     seconds = np.cumsum(model.calibrate(x))
     print(f"{'exit':<16}{'MACs (millions)':>16}{'milliseconds':>16}")

@@ -268,7 +268,7 @@ class BuiltModel(AnytimeModel):
 
 
 def _of_any_arguments(init):
-    """Hides a constructor's arguments from `inspect.getfullargspec`, which Keras reads, not from `inspect.signature`."""
+    """Hides a constructor's arguments from `inspect.getfullargspec` (Keras's way), not from `inspect.signature`."""
 
     @functools.wraps(init)
     def __init__(*args, **kwargs):
