@@ -61,7 +61,7 @@ def producer(tensor):
 
 
 def ends_in_sigmoid(tensor):
-    """Tells whether a tensor is what a sigmoid gives: numbers of which each is a probability by itself."""
+    """Returns whether a tensor is the output of a sigmoid, so that each of its values is a probability by itself."""
     operation = producer(tensor).operation
     if runs_its_graph(operation):
         return ends_in_sigmoid(functional(operation).outputs[tensor._keras_history.tensor_index])
@@ -227,7 +227,7 @@ _OPENED = weakref.WeakKeyDictionary()  # from a functional model to what `opened
 
 
 def opened(model):
-    """Lays open nested models that have several results, so that it can be told which calls each result needs.
+    """Replaces nested models that have several outputs by their layers, so that each output needs its own calls alone.
 
     Args:
         model: functional model, such as one that puts preprocessing before a network with exits.
@@ -244,7 +244,7 @@ def opened(model):
         outputs = {name: results[id(tensor)] for name, tensor in outputs_by_name(model).items()}
         if closed := _nested(outputs, model.inputs):
             warnings.warn(
-                f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {len(closed[0].outputs)} results: "
+                f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {len(closed[0].outputs)} outputs: "
                 "each costs all of it. It has a `call` of its own, layers of the same names as others, or inputs of "
                 "another structure than it was built with.",
                 stacklevel=3,
@@ -254,7 +254,7 @@ def opened(model):
 
 
 def _nested(outputs, inputs):
-    """Lists the models with several results that are called on the way to `outputs`."""
+    """Lists the models with several outputs that are called on the way to `outputs`."""
     operations = [call.operation for call in calls(outputs, inputs)]
     return [operation for operation in operations if is_functional(operation) and len(operation.outputs) > 1]
 

@@ -161,8 +161,9 @@ def load(
     Args:
         data: a name (`"digits"`, `"cifar10"`, any image classification set of tensorflow-datasets, `"tiny_imagenet"`
             with its published folder under `data_dir`); a folder that `pack` wrote; a folder of images,
-            `folder/<split>/<class>/<image>` or `folder/<class>/<image>`; an `.npz` file or a dict with arrays
-            `x_train`, `y_train` and perhaps `x_validation`, `y_validation`, `x_test`, `y_test`; or a pair `(x, y)`.
+            `folder/<split>/<class>/<image>` or `folder/<class>/<image>`, hidden files ignored; an `.npz` file or a dict
+            with arrays `x_train`, `y_train` and perhaps `x_validation`, `y_validation`, `x_test`, `y_test`; or a pair
+            `(x, y)`.
         batch_size: int.
         validation: share or number of training images to hold out, class by class; 0 for none; None for the data set's
             default (5,000 for CIFAR, a tenth otherwise). Without effect where the data has a validation split.

@@ -108,8 +108,8 @@ class BatchMethods:
             state = self._state
             if any(state.engine.sigmoid):
                 raise ValueError(
-                    "Only exits that tell one class for each sample can be calibrated. Received: exits that end in a "
-                    "sigmoid. Their `probabilities` are their outputs; `exits` of `Predictor` chooses among them."
+                    "Only exits that predict one class for each sample can be calibrated. Received: exits that end in "
+                    "a sigmoid, whose outputs are their `probabilities`. Choose exits with `Predictor(exits=...)`."
                 )
             logits, labels, weights, _ = self._outputs(state, validation)
             names = state.stages.exit_names

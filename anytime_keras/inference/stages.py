@@ -102,7 +102,7 @@ class Stages:
         return keras.Model(inputs, keras.tree.map_structure(lambda tensor: values[id(tensor)], outputs))
 
     def ends_in_sigmoid(self, position):
-        """Tells whether an exit ends in a sigmoid, so that each of its outputs is a probability by itself."""
+        """Returns whether an exit ends in a sigmoid, so that each of its outputs is a probability by itself."""
         return graph.ends_in_sigmoid(self._outputs[self.exit_names[position]])
 
     def starts(self, position):

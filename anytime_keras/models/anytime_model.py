@@ -304,8 +304,7 @@ class BuiltModel(AnytimeModel):
 
 
 def _of_any_arguments(init):
-    """Hides a constructor's arguments from `inspect.getfullargspec`, by which Keras judges; `inspect.signature` tells
-    them."""
+    """Hides a constructor's arguments from `inspect.getfullargspec` (Keras's way), not from `inspect.signature`."""
 
     @functools.wraps(init)
     def __init__(*args, **kwargs):

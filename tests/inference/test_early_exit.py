@@ -82,7 +82,7 @@ def test_confidence_of_a_sigmoid_is_its_own_output():
     first = outputs["first"].max(axis=1)
     found = predictor.predict_batch(x, confidence=float(np.median(first)))
     np.testing.assert_array_equal(found.positions, first < np.median(first))
-    with pytest.raises(ValueError, match="Only exits that tell one class.*Received: exits that end in a sigmoid"):
+    with pytest.raises(ValueError, match="Only exits that predict one class.*Received: exits that end in a sigmoid"):
         predictor.calibrate((x, RNG.integers(0, 2, (20, 3))))
 
 

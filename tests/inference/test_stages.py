@@ -76,7 +76,7 @@ def test_a_nested_network_that_stays_closed_is_told():
     image = keras.Input((4,))
     one, two = networks.eleven_exits(2), networks.eleven_exits(2)
     model = AnytimeModel(image, {"one": one(image)["exit_1"], "two": two(image)["exit_2"]})
-    with pytest.warns(UserWarning, match=f"'{two.name}' in model '{model.name}' cannot be cut at its 2 results"):
+    with pytest.warns(UserWarning, match=f"'{two.name}' in model '{model.name}' cannot be cut at its 2 outputs"):
         assert [cost.params for cost in exit_costs(model)] == [51, 51 + two.count_params()]
 
 
