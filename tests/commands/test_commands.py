@@ -64,7 +64,7 @@ def test_demo_replaces_an_earlier_one_but_no_training(trained, tmp_path):
     run("demo", "--epochs=1", f"--folder={folder}", "--seed=1")
     assert '"seed": 1' in (folder / "recipe.json").read_text()
     (folder / "checkpoints").mkdir()
-    with pytest.raises(SystemExit, match="holds a training"):
+    with pytest.raises(SystemExit, match="contains a training run"):
         run("demo", "--epochs=1", f"--folder={folder}")
 
 
@@ -155,13 +155,13 @@ BAD = [
     (["evaluate", "/nowhere"], "/nowhere"),
     (["evaluate", "/nowhere.json"], "/nowhere.json"),
     (["evaluate", __file__], "--dataset"),
-    (["evaluate", __file__, "--dataset=digits"], "no network that can be loaded"),
+    (["evaluate", __file__, "--dataset=digits"], "cannot be loaded as a Keras model"),
     (["evaluate", "--split=train"], "train"),
     (["predict"], "Name a trained network"),
     (["predict", "/nowhere"], "Name a trained network"),
     (["predict", "/nowhere", "cat.png"], "/nowhere"),
     (["predict", "/nowhere", "cat.png", "--deadline_ms=soon"], "soon"),
-    (["predict", "/nowhere", "cat.png", "--deadline_ms=5", "--stream"], "Give one of"),
+    (["predict", "/nowhere", "cat.png", "--deadline_ms=5", "--stream"], "Give at most one of"),
     (["demo", "--epochs=0"], "epochs"),
     (["demo", "digits"], "digits"),
     (["demo", "--images=0"], "images"),

@@ -308,8 +308,8 @@ def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "Name one experiment.*table1.*page"),
-        (["table1", "table3"], "Name one experiment"),
+        ([], "Name exactly one experiment.*table1.*page"),
+        (["table1", "table3"], "Name exactly one experiment"),
         (["tabel1"], "Did you mean 'table1'"),
         (["table1", "--epochs=0"], "epochs=0"),
         (["table1", "--epochs=many"], "many"),
