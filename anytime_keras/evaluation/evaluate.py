@@ -1,4 +1,4 @@
-"""`evaluate`: a network and data in, a curve out."""
+"""`evaluate` measures a network on data and returns a curve."""
 
 import keras
 import numpy as np
@@ -10,25 +10,25 @@ from anytime_keras.evaluation.latency import latencies
 
 
 def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256, forward=None):
-    """Measures a classifier's error and loss at each exit, beside what the exit costs.
+    """Measures a classifier's error, loss and cost at each exit.
 
-    The model need not be compiled, and is not changed. All exits are computed in one pass.
+    The model does not need to be compiled and is not changed. All exits are computed in one forward pass.
 
     Args:
         model: functional Keras model whose outputs are the exits: logits or probabilities, `(batch, classes)`.
         data: batches of (x, y), such as a `tf.data.Dataset` or `keras.utils.PyDataset`, or a pair of arrays `(x, y)`.
             Labels are ints of shape `(batch,)` or one-hot vectors.
-        layers: `"all"` or `"conv"`, which MACs count; see `anytime_keras.cost.exit_costs`.
-        latency: bool, also measure the time to each exit, on one image at a time.
-        name: str, the curve's name; None is the model's.
-        batch_size: int, for arrays.
-        forward: the model's forward pass if it is compiled already, by `anytime_keras.runtime.compiled`.
+        layers: `"all"` or `"conv"`, the layers whose MACs are counted; see `anytime_keras.cost.exit_costs`.
+        latency: bool, whether to also measure the latency of each exit, with a batch of one image.
+        name: str, the curve's name; defaults to the model's.
+        batch_size: int, used for arrays only.
+        forward: the model's forward pass compiled by `anytime_keras.runtime.compiled`, to avoid compiling it again.
 
     Returns:
         A `Curve`.
 
     Raises:
-        ValueError: if there is no data, or labels do not fit the outputs.
+        ValueError: if there is no data, or the labels do not match the outputs.
 
     Example:
     >>> import anytime_keras as ak
@@ -54,11 +54,11 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         for exit_name, output in zip(names, _in_order(outputs, names)):
             if isinstance(y, dict) and exit_name not in y:
                 raise ValueError(
-                    f"A dict of labels needs one for each exit. Received: {list(y)}, none for '{exit_name}'."
+                    f"A dict of labels must have an entry for each exit. Received: {list(y)}, without '{exit_name}'."
                 )
             tallies[exit_name].add(output, y[exit_name] if isinstance(y, dict) else y)
     if example is None:
-        raise ValueError("`data` must hold one batch or more. Received: none.")
+        raise ValueError("`data` must contain at least one batch. Received: none.")
     seconds = latencies(model, example) if latency else {}
     points = [
         CurvePoint(
@@ -84,31 +84,31 @@ def _in_order(outputs, names):
 
 
 def batches(data, batch_size=256):
-    """Yields (x, y) of what `evaluate` takes as data."""
+    """Yields batches (x, y) from any form of data that `evaluate` accepts."""
     listed = isinstance(data, (tuple, list)) and bool(data) and all(isinstance(part, (tuple, list)) for part in data)
     if isinstance(data, (tuple, list)) and not listed:
         if len(data) != 2:
-            raise ValueError(f"`data` must be batches, or a pair (x, y) of arrays. Received: {len(data)} things.")
+            raise ValueError(f"`data` must be batches or a pair (x, y) of arrays. Received: {len(data)} elements.")
         x, y = data
         count = len(keras.tree.flatten(y)[0])
         sizes = {len(array) for array in keras.tree.flatten((x, y))}
         if len(sizes) > 1:
-            raise ValueError(f"x and y must be of one length. Received: lengths {sorted(sizes)}.")
+            raise ValueError(f"x and y must have the same length. Received: lengths {sorted(sizes)}.")
         for start in range(0, count, batch_size):
             yield keras.tree.map_structure(lambda array: array[start : start + batch_size], (x, y))
         return
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(data.num_batches))
     if not hasattr(data, "__iter__"):
-        raise ValueError(f"`data` must be batches, or a pair (x, y) of arrays. Received: {type(data).__name__}.")
+        raise ValueError(f"`data` must be batches or a pair (x, y) of arrays. Received: {type(data).__name__}.")
     for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise ValueError(f"`data` must give batches (x, y). Received: a batch of type {type(batch).__name__}.")
+            raise ValueError(f"`data` must yield batches (x, y). Received: a batch of type {type(batch).__name__}.")
         yield batch[0], batch[1]
 
 
 class _Tally:
-    """Counts one exit's errors and sums its loss, batch by batch."""
+    """Accumulates the errors and the loss of one exit over batches."""
 
     def __init__(self, name):
         self.name, self.count, self.wrong, self.total = name, 0, 0, 0.0
@@ -126,7 +126,7 @@ class _Tally:
         labels = np.asarray(keras.ops.convert_to_numpy(labels))
         if output.ndim != 2:
             raise ValueError(
-                f"An exit must give logits of shape (batch, classes). Received: shape {output.shape} at '{self.name}'."
+                f"Exits must output logits of shape (batch, classes). Received: shape {output.shape} at '{self.name}'."
             )
         if labels.shape == output.shape and output.shape[1] > 1:
             labels = labels.argmax(axis=1)  # one-hot
@@ -134,7 +134,7 @@ class _Tally:
         whole = labels.dtype.kind in "iub" or (labels == np.floor(labels)).all()
         if labels.shape != output.shape[:1] or not whole or labels.min() < 0 or labels.max() >= output.shape[1]:
             raise ValueError(
-                f"Labels must be one class from 0 to {output.shape[1] - 1} for each of {output.shape[0]} images. "
+                f"Labels must be one int from 0 to {output.shape[1] - 1} for each of {output.shape[0]} images. "
                 f"Received: shape {labels.shape}, values from {labels.min()} to {labels.max()}."
             )
         labels = labels.astype(int)
