@@ -1,4 +1,4 @@
-"""The command line: thin commands over the library. `anytime-keras help` lists them."""
+"""The command line, a thin layer over the library. `anytime-keras help` lists the commands."""
 
 import copy
 import importlib
@@ -11,12 +11,12 @@ from anytime_keras import _errors, _quiet
 
 # Each command is a module here with a docstring, `FLAGS` (its own `absl.flags.FlagValues`) and `run(flags, arguments)`.
 COMMANDS = ("demo", "train", "evaluate", "predict", "zoo", "reproduce")
-# When the command began, in seconds of `time.monotonic`: with the process, whose imports take several seconds.
+# When the command started, in seconds of `time.monotonic`. Includes the process's imports, which take several seconds.
 begin = None
 
 
 def main(argv=None):
-    """Runs `anytime-keras COMMAND --flag=value ...`; exits with a message if what was asked for makes no sense."""
+    """Runs `anytime-keras COMMAND --flag=value ...`; exits with a message if the command line is invalid."""
     global begin
     begin = _quiet.STARTED if argv is None else time.monotonic()
     argv = list(sys.argv if argv is None else argv)
@@ -31,12 +31,12 @@ def main(argv=None):
         return
     try:
         if name not in COMMANDS:
-            raise ValueError(f"There is no command '{name}'. {_errors.nearest(name, COMMANDS)}")
+            raise ValueError(f"Unknown command '{name}'. {_errors.nearest(name, COMMANDS)}")
         command = importlib.import_module(f"anytime_keras.commands.{name}")
         if {"-h", "--help"} & set(argv[2:]) or argv[2:] == ["help"]:
             print(f"anytime-keras {name}: {command.__doc__}\n{command.FLAGS.get_help()}")
             return
-        values = copy.deepcopy(command.FLAGS)  # a second command of the same process starts from the defaults
+        values = copy.deepcopy(command.FLAGS)  # so that each command of a process starts from the defaults
         command.run(values, values(argv[1:])[1:])
     except (ValueError, OSError, flags.Error) as error:
         sys.exit(f"anytime-keras {name}: {error}" if name in COMMANDS else f"anytime-keras: {error}")

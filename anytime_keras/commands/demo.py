@@ -1,8 +1,8 @@
-"""Train an anytime network on bundled handwritten digits, measure its exits, and answer images on three budgets.
+"""Train an anytime network on bundled handwritten digits, measure its exits, and predict under three budgets.
 
   anytime-keras demo
 
-Needs no network. Writes the trained network, its curve and a picture to --folder.
+Works offline. Writes the trained network, its curve and a plot to --folder.
 """
 
 import pathlib
@@ -13,22 +13,22 @@ from absl import flags
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_string(
-    "folder", "anytime_demo", "Where to write the results; those of an earlier demo are replaced.", **_own
+    "folder", "anytime_demo", "Output directory; results of an earlier demo are replaced.", **_own
 )
-flags.DEFINE_integer("epochs", 30, "Epochs to train.", lower_bound=1, **_own)
+flags.DEFINE_integer("epochs", 30, "Number of epochs.", lower_bound=1, **_own)
 flags.DEFINE_integer("seed", 0, "Seed of initialisation, shuffling and augmentation.", lower_bound=0, **_own)
-flags.DEFINE_integer("images", 8, "Test images to answer.", lower_bound=1, **_own)
+flags.DEFINE_integer("images", 8, "Number of test images to predict.", lower_bound=1, **_own)
 
-# Shares of the last exit's MACs.
+# Fractions of the last exit's MACs.
 BUDGETS = (0.25, 0.5, 1.0)
 
 
 def run(flags, arguments):
     if arguments:
-        raise ValueError(f"Unknown arguments: {arguments}. Flags look like --epochs=10.")
+        raise ValueError(f"Unexpected arguments: {arguments}. Pass flags as --epochs=10.")
     folder = pathlib.Path(flags.folder)
     if (folder / "checkpoints").exists():
-        raise ValueError(f"'{folder}' holds a training by `anytime-keras train`. Name another --folder.")
+        raise ValueError(f"'{folder}' contains a training run of `anytime-keras train`. Choose another --folder.")
     from anytime_keras import evaluation, training
 
     recipe = digits_recipe(flags.epochs, flags.seed)
@@ -45,12 +45,12 @@ def run(flags, arguments):
     trained.save(folder)
     picture = folder / "curve.png"
     trained.curve.plot(picture, title=f"{len(images)} test images of handwritten digits")
-    print(f"\nPicture of error against cost: {picture}. The network is there too:")
+    print(f"\nPlot of error against cost: {picture}. To predict with the saved network:")
     print(f"  anytime-keras predict {folder} IMAGE.png --deadline_ms=5")
 
 
 def digits_recipe(epochs, seed):
-    """Returns the demo's recipe: the paper's but for the schedule and the length, chosen on validation images."""
+    """Returns the paper's recipe with a schedule and a length that were chosen on validation images."""
     from anytime_keras.training import Recipe
 
     return Recipe(
@@ -74,7 +74,7 @@ def _arrays(data):
 
 
 def _answer(model, images, labels, count):
-    """Prints what the network says of some images for each budget, those first on which its exits disagree."""
+    """Prints predictions under each budget, starting with the images on which the exits disagree."""
     from anytime_keras import Predictor
 
     predictor = Predictor(model, example=images)
@@ -82,7 +82,7 @@ def _answer(model, images, labels, count):
     answers = [predictor.predict(images, budget=share * last) for share in BUDGETS]
     differ = np.array([answer.classes != answers[-1].classes for answer in answers]).any(axis=0)
     chosen = np.argsort(~differ, kind="stable")[:count]
-    print(f"{count} of them, answered on {len(BUDGETS)} budgets of multiply-accumulates (MACs):")
+    print(f"Predictions for {count} of them under {len(BUDGETS)} budgets of multiply-accumulates (MACs):")
     headings = [f"{share * last / 1e3:,.0f}k MACs ({answer.exit})" for share, answer in zip(BUDGETS, answers)]
     print("truth  " + "".join(f"{heading:>26}" for heading in headings))
     for image in chosen:

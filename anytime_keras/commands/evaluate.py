@@ -1,9 +1,9 @@
-"""Measure a trained network at every exit, and draw error against cost, over other curves if there are.
+"""Measure a trained network at every exit and plot error against cost, for one or more networks.
 
   anytime-keras evaluate runs/a --dataset=cifar10 --plot=curve.png
   anytime-keras evaluate runs/a/curve.json runs/b/curve.json --plot=both.png
 
-Arguments: folders of trainings, saved models (.keras), or curves (.json).
+Arguments: directories of training runs, saved models (.keras), or curves (.json).
 """
 
 import pathlib
@@ -12,21 +12,21 @@ from absl import flags
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
-flags.DEFINE_string("dataset", None, "Data to measure on. Default: that of the training's recipe.", **_own)
-flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.", **_own)
-flags.DEFINE_integer("image_size", None, "Side in pixels to crop images of different sizes to.", **_own)
+flags.DEFINE_string("dataset", None, "Data set to measure on. Default: the recipe's.", **_own)
+flags.DEFINE_string("data_dir", None, "Data directory of tensorflow-datasets.", **_own)
+flags.DEFINE_integer("image_size", None, "Pixels, height and width to crop images of different sizes to.", **_own)
 flags.DEFINE_enum("split", "test", ["test", "validation"], "Images to measure on.", **_own)
-flags.DEFINE_bool("latency", False, "Also measure the time to each exit.", **_own)
+flags.DEFINE_bool("latency", False, "Also measure the latency of each exit.", **_own)
 flags.DEFINE_enum(
-    "cost", "with_all_heads", ["with_all_heads", "with_head", "backbone", "latency"], "The picture's cost axis.", **_own
+    "cost", "with_all_heads", ["with_all_heads", "with_head", "backbone", "latency"], "The plot's cost axis.", **_own
 )
-flags.DEFINE_string("plot", None, "Where to save a picture of all curves (.png, .pdf, .svg).", **_own)
-flags.DEFINE_string("json", None, "Where to save the last curve that was measured.", **_own)
+flags.DEFINE_string("plot", None, "File for a plot of all curves (.png, .pdf, .svg).", **_own)
+flags.DEFINE_string("json", None, "File for the last measured curve.", **_own)
 
 
 def run(flags, arguments):
     if not arguments:
-        raise ValueError("Name what to evaluate: a training's folder, a saved model (.keras) or a curve (.json).")
+        raise ValueError("Name what to evaluate: a run's directory, a saved model (.keras) or a curve (.json).")
     from anytime_keras import evaluation
 
     _check_places(flags)
@@ -37,15 +37,15 @@ def run(flags, arguments):
         curves[-1].to_json(flags.json)
     if flags.plot:
         evaluation.plot_curves(curves, flags.plot, flags.cost)
-        print(f"picture in {flags.plot}")
+        print(f"plot in {flags.plot}")
 
 
 def _check_places(flags):
-    """Raises before the work is done where its result could not be written."""
+    """Checks the output paths before any work is done."""
     if flags.plot and pathlib.Path(flags.plot).suffix not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--plot must end in .png, .pdf or .svg. Received: {flags.plot}.")
     if flags.json and not pathlib.Path(flags.json).parent.is_dir():
-        raise ValueError(f"--json names a folder that is not there. Received: {flags.json}.")
+        raise ValueError(f"--json must lie in an existing directory. Received: {flags.json}.")
 
 
 def _curve(flags, path):
@@ -58,7 +58,7 @@ def _curve(flags, path):
     model, data = loading.model_and_data(path, flags)
     images = data.test if flags.split == "test" else data.validation
     if images is None:
-        raise ValueError(f"'{data.name}' has no {flags.split} images.")
+        raise ValueError(f"Data set '{data.name}' has no {flags.split} images.")
     latency = flags.latency or flags.cost == "latency"
     with crops.corruption_told():
         curve = evaluation.evaluate(model, images, latency=latency, name=path.stem)

@@ -1,4 +1,4 @@
-"""What several commands load: a trained network and the data that goes with it."""
+"""Loads a trained network and its data set, for several commands."""
 
 import pathlib
 import zipfile
@@ -8,12 +8,12 @@ from anytime_keras.training import Recipe
 
 
 def model_file(path):
-    """Returns the `.keras` file that a path stands for: itself, or that of a training's folder."""
+    """Returns the `.keras` file of a path: the path itself, or the model in a training run's directory."""
     path = pathlib.Path(path)
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(
-            f"There is no trained network '{file}'. Name a folder that `anytime-keras train` wrote to its end, "
+            f"There is no trained network '{file}'. Name the directory of a finished `anytime-keras train`, "
             f"or a .keras file."
         )
     return file
@@ -26,15 +26,15 @@ def load_model(file):
     try:
         return keras.saving.load_model(file)
     except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{file}' is no network that can be loaded: {error}") from error
+        raise ValueError(f"'{file}' cannot be loaded as a Keras model: {error}") from error
 
 
 def model_and_data(path, flags):
     """Loads a trained network and its data set, normalised as in training.
 
     Args:
-        path: folder of a training, or a `.keras` file.
-        flags: with `dataset`, `data_dir` and `image_size`.
+        path: directory of a training run, or a `.keras` file.
+        flags: has `dataset`, `data_dir` and `image_size`.
 
     Returns:
         The model and the `DataSet`.
@@ -48,5 +48,5 @@ def model_and_data(path, flags):
         arguments["data"] = flags.dataset
     arguments.update({name: flags[name].value for name in ("data_dir", "image_size") if flags[name].value})
     if "data" not in arguments:
-        raise ValueError(f"Say what data '{path}' is for: --dataset=cifar10.")
+        raise ValueError(f"'{path}' has no recipe that names its data set. Pass it, such as --dataset=cifar10.")
     return load_model(file), data_sets.load(**arguments)

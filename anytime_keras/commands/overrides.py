@@ -1,4 +1,4 @@
-"""`--set model.num_units=9`: one field of a recipe, by its dotted path."""
+"""Parses `--set model.num_units=9`, which sets one field of a recipe by its dotted path."""
 
 import json
 
@@ -6,14 +6,14 @@ from anytime_keras import _errors
 
 
 def changed(recipe, settings):
-    """Returns a recipe's content with some of its fields changed.
+    """Returns a copy of a recipe's dict with some fields changed.
 
     Args:
-        recipe: dict, as `Recipe.to_dict` gives it.
-        settings: list of str, `path=value`. The value is JSON, or else a word; `null` is None.
+        recipe: dict, as returned by `Recipe.to_dict`.
+        settings: list of str, `path=value`. The value is parsed as JSON, so `null` is None; anything else is a string.
 
     Returns:
-        A dict. The recipe that is made of it checks the values.
+        A dict. `Recipe.from_dict` checks the values.
 
     Raises:
         ValueError: if there is no such field.
@@ -35,11 +35,11 @@ def changed(recipe, settings):
         place = content
         for depth, key in enumerate(outer):
             if key not in place:
-                raise ValueError(f"--set={setting} names no field of a recipe. {_errors.nearest(key, place)}")
+                raise ValueError(f"--set={setting} does not name a field of the recipe. {_errors.nearest(key, place)}")
             place[key] = place = {} if place[key] is None else place[key]
             if not isinstance(place, dict):
-                raise ValueError(f"--set={setting}: `{'.'.join(outer[: depth + 1])}` holds no fields.")
+                raise ValueError(f"--set={setting}: `{'.'.join(outer[: depth + 1])}` has no fields.")
         if not outer and last not in content:
-            raise ValueError(f"--set={setting} names no field of a recipe. {_errors.nearest(last, content)}")
+            raise ValueError(f"--set={setting} does not name a field of the recipe. {_errors.nearest(last, content)}")
         place[last] = value
     return content

@@ -1,9 +1,9 @@
-"""Answer images with a trained network: by a deadline, within a budget, or better and better.
+"""Classify images with a trained network: by a deadline, within a budget, or exit by exit.
 
   anytime-keras predict runs/a cat.png dog.png --deadline_ms=5
 
-Arguments: the folder of a training (or the .keras file in it), then image files. An image of another size than the
-network's is scaled, and its middle cut out.
+Arguments: the directory of a training run (or the .keras file in it), then image files. An image that differs in size
+from the network's input is scaled and center-cropped.
 """
 
 import json
@@ -13,18 +13,18 @@ from absl import flags
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
-flags.DEFINE_float("deadline_ms", None, "Milliseconds for each image.", **_own)
-flags.DEFINE_float("budget_macs", None, "Multiply-accumulates for each image.", **_own)
-flags.DEFINE_bool("stream", False, "Print the answer of every exit as it comes.", **_own)
+flags.DEFINE_float("deadline_ms", None, "Deadline for each image, in milliseconds.", **_own)
+flags.DEFINE_float("budget_macs", None, "Budget for each image, in multiply-accumulates.", **_own)
+flags.DEFINE_bool("stream", False, "Print each exit's answer as soon as it is available.", **_own)
 
 
 def run(flags, arguments):
     if len(arguments) < 2:
-        raise ValueError("Name a trained network and one image or more: anytime-keras predict runs/a cat.png")
+        raise ValueError("Name a trained network and at least one image: anytime-keras predict runs/a cat.png")
     limits = [name for name in ("deadline_ms", "budget_macs") if flags[name].value is not None]
     limits += ["stream"] if flags.stream else []
     if len(limits) > 1:
-        raise ValueError(f"Give one of --deadline_ms, --budget_macs and --stream. Received: {limits}.")
+        raise ValueError(f"Give at most one of --deadline_ms, --budget_macs and --stream. Received: {limits}.")
     from anytime_keras import Predictor
     from anytime_keras.commands import loading
 
@@ -53,19 +53,19 @@ def _description(file):
         about = json.loads(path.read_text())
         shape = tuple(about["image_shape"])
         if len(shape) != 3 or len(about["class_names"]) != about["num_classes"]:
-            raise ValueError("shapes do not fit")
+            raise ValueError("inconsistent `image_shape`, `class_names` or `num_classes`")
         return {"shape": shape, **{name: about[name] for name in ("mean", "std", "class_names")}}
     except FileNotFoundError as error:
         raise ValueError(
-            f"'{path}' is missing: it says how images are normalised and what the classes are called. "
-            f"Name a folder that `anytime-keras train` or `anytime-keras demo` wrote."
+            f"'{path}' is missing. It contains the class names and the normalisation of images. "
+            f"Name a directory written by `anytime-keras train` or `anytime-keras demo`."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{path}' is not what `anytime-keras train` writes: {error}.") from error
+        raise ValueError(f"'{path}' must be a file written by `anytime-keras train`. Received: {error!r}.") from error
 
 
 def _image(path, about):
-    """Returns one image as the network takes it, shape (1, height, width, channels)."""
+    """Returns one image as the network's input, shape (1, height, width, channels)."""
     from anytime_keras.data import crops
 
     if not pathlib.Path(path).is_file():

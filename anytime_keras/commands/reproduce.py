@@ -1,17 +1,20 @@
-"""Run one of the paper's experiments, go on where it stopped, and lay its numbers beside the paper's.
+"""Run or resume one of the paper's experiments and compare the numbers with the paper's.
 
   anytime-keras reproduce table1 --quick
   anytime-keras reproduce table1 --dataset=cifar10.npz --seeds=2 --precision=mixed_bfloat16 --time_limit=500
   anytime-keras reproduce page
 
-NAME is table1, table3, table4, table5, figure3, figure5, figure6, proposition, beyond or page. Trainings are kept in
---folder: one that is finished is never run again, and experiments share those that they have in common. When all are
-done, the numbers go to --results as NAME.json (NAME_quick.json with --quick), and `page` makes README.md of all that is
-there. With KERAS_BACKEND=jax, which needs no TensorFlow, several networks are trained side by side on an accelerator,
-and compiled programs are kept in --folder (or JAX_COMPILATION_CACHE_DIR). To take trainings to another machine and
-back, leave out .programs and the finished ones' model.keras (figure6 alone needs them), and name data by the same path.
-Or take the results alone: --reuse=FOLDER runs no training again that a result there tells, by the same recipe (figure6
-trains the networks of ensembles that no result tells).
+NAME is table1, table3, table4, table5, figure3, figure5, figure6, proposition, beyond or page. Training runs are stored
+in --folder. A finished run is never repeated, and experiments share runs of the same recipe. When all runs of an
+experiment are finished, its numbers are written to --results as NAME.json (NAME_quick.json with --quick). `page` writes
+README.md from all results.
+
+KERAS_BACKEND=jax needs no TensorFlow. On an accelerator it trains several networks side by side; compiled programs are
+cached in --folder (or JAX_COMPILATION_CACHE_DIR).
+
+To move runs to another machine, copy --folder without .programs and without the finished runs' model.keras, which only
+figure6 needs, and use the same path for the data. Alternatively copy the results only: --reuse=FOLDER skips runs whose
+results are in FOLDER, matched by recipe. figure6 still trains the members of ensembles that have no stored result.
 """
 
 import pathlib
@@ -20,29 +23,29 @@ from absl import flags
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
-flags.DEFINE_bool("quick", False, "A check of the code in minutes: tiny networks on scikit-learn's digits.", **_own)
-flags.DEFINE_integer("epochs", None, "Epochs; 60 by default, 3 if quick.", **_own)
+flags.DEFINE_bool("quick", False, "Check the code in minutes, with tiny networks on scikit-learn's digits.", **_own)
+flags.DEFINE_integer("epochs", None, "Number of epochs. Default: 60, or 3 with --quick.", **_own)
 flags.DEFINE_string(
-    "seeds", None, "How many seeds, or such a number for each data set: 2,1. 2 by default, 1 if quick.", **_own
+    "seeds", None, "Number of seeds, or one per data set such as 2,1. Default: 2, or 1 with --quick.", **_own
 )
 flags.DEFINE_string(
-    "dataset", None, "Data sets, comma-separated: names, .npz files or folders. Default: the experiment's.", **_own
+    "dataset", None, "Comma-separated data sets: names, .npz files or directories. Default: the experiment's.", **_own
 )
 flags.DEFINE_string(
     "networks",
     None,
-    "ResANNs, such as 5x16,9x16 (figure5: in pairs, small and large). Default: the experiment's.",
+    "ResANNs, such as 5x16,9x16 (figure5: pairs of a small and a large one). Default: the experiment's.",
     **_own,
 )
-flags.DEFINE_multi_string("without", None, "A row (figure3: or exit) to leave out; may be given again.", **_own)
-flags.DEFINE_multi_string("once", None, "A row of beyond that has the first seed alone; may be given again.", **_own)
-flags.DEFINE_integer("batch_size", None, "Images in a batch; 64 by default.", **_own)
-flags.DEFINE_string("precision", None, "Keras's dtype policy, such as mixed_bfloat16; float32 by default.", **_own)
-flags.DEFINE_string("folder", "runs/reproduce", "Where the trainings are kept.", **_own)
-flags.DEFINE_string("results", None, "Where results go. Default: zoo/results of the checkout, or results/.", **_own)
-flags.DEFINE_string("reuse", None, "A folder of results whose trainings are taken as they are told there.", **_own)
-flags.DEFINE_integer("at_once", None, "Networks side by side on JAX; by default 8 on an accelerator, else 1.", **_own)
-flags.DEFINE_float("time_limit", None, "Seconds after which to stop; the same command goes on from there.", **_own)
+flags.DEFINE_multi_string("without", None, "A row (figure3: or exit) to omit; repeatable.", **_own)
+flags.DEFINE_multi_string("once", None, "A row of `beyond` to run with the first seed only; repeatable.", **_own)
+flags.DEFINE_integer("batch_size", None, "Batch size. Default: 64.", **_own)
+flags.DEFINE_string("precision", None, "Keras dtype policy, such as mixed_bfloat16. Default: float32.", **_own)
+flags.DEFINE_string("folder", "runs/reproduce", "Directory of the training runs.", **_own)
+flags.DEFINE_string("results", None, "Directory of results. Default: zoo/results of the checkout or results/.", **_own)
+flags.DEFINE_string("reuse", None, "Directory of results; runs recorded there are skipped.", **_own)
+flags.DEFINE_integer("at_once", None, "Networks trained together (JAX). Default: 8 on an accelerator, else 1.", **_own)
+flags.DEFINE_float("time_limit", None, "Seconds after which to stop; run the same command to resume.", **_own)
 
 
 def run(flags, arguments):
@@ -50,10 +53,10 @@ def run(flags, arguments):
 
     known = [*experiments.EXPERIMENTS, "page"]
     if len(arguments) != 1:
-        raise ValueError(f"Name one experiment. Received: {arguments}. Known: {', '.join(known)}.")
+        raise ValueError(f"Name exactly one experiment: {', '.join(known)}. Received: {arguments}.")
     (name,) = arguments
     if name not in known:
-        raise ValueError(f"There is no experiment '{name}'. {_errors.nearest(name, known)}")
+        raise ValueError(f"Unknown experiment '{name}'. {_errors.nearest(name, known)}")
     results = _results(flags.results)
     if name == "page":
         print(experiments.write_page(results))
@@ -65,7 +68,7 @@ def run(flags, arguments):
     runtime.repeatable()
     path = experiments.reproduce(name, settings, work, results, flags.quick)
     if path is None:
-        print("stopped by the time limit: call again to go on")
+        print("Stopped by the time limit. Run the same command to resume.")
         return
     experiments.show(path)
     picture = experiments.picture(path)
@@ -91,7 +94,7 @@ def _settings(flags, experiment):
             f"--{name}"
             for name in ("epochs", "seeds", "dataset", "networks", "without", "once", "batch_size", "precision")
         ]
-        raise ValueError(f"This experiment trains nothing: leave out {', '.join(given)}.")
+        raise ValueError(f"This experiment trains nothing and takes none of {', '.join(given)}. Omit them.")
     return experiment.settings(flags.quick, **changes)
 
 
@@ -99,7 +102,7 @@ def _numbers(text):
     try:
         first, *others = map(int, text.split(","))
     except ValueError as error:
-        raise ValueError(f"--seeds must be a number, or one for each data set, as 2,1. Received: '{text}'.") from error
+        raise ValueError(f"--seeds must be a number, or one per data set such as 2,1. Received: '{text}'.") from error
     return (first, *others) if others else first
 
 

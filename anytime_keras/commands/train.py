@@ -1,4 +1,4 @@
-"""Train a network by a recipe: logs, a checkpoint an epoch, exact resumption.
+"""Train a network from a recipe, with logs, a checkpoint per epoch and exact resumption.
 
 anytime-keras train --model=resann --num_units=9 --channels=16 --dataset=cifar10 --weighting=adaloss --folder=runs/a
 anytime-keras train --folder=runs/a --resume
@@ -14,86 +14,86 @@ from anytime_keras import commands
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
-flags.DEFINE_string("folder", None, "Where to write the results. Default: runs/MODEL_DATASET_WEIGHTING.", **_own)
-flags.DEFINE_bool("resume", False, "Go on with the training in --folder, by the recipe that is there.", **_own)
-flags.DEFINE_string("recipe_file", None, "A recipe as JSON; the flags below that are given change it.", **_own)
-flags.DEFINE_enum("recipe", "paper", ["paper", "modern"], "Which recipe to start from.", **_own)
-flags.DEFINE_string("model", "resann", "The network's name.", **_own)
-flags.DEFINE_integer("num_units", None, "Units in a block (ResANN).", **_own)
+flags.DEFINE_string("folder", None, "Output directory. Default: runs/MODEL_DATASET_WEIGHTING.", **_own)
+flags.DEFINE_bool("resume", False, "Resume the training run in --folder with its own recipe.", **_own)
+flags.DEFINE_string("recipe_file", None, "A recipe as JSON. The flags below override its fields.", **_own)
+flags.DEFINE_enum("recipe", "paper", ["paper", "modern"], "Recipe to start from.", **_own)
+flags.DEFINE_string("model", "resann", "Name of the network family.", **_own)
+flags.DEFINE_integer("num_units", None, "Units per block (ResANN).", **_own)
 flags.DEFINE_integer("channels", None, "Filters of the first convolution (ResANN).", **_own)
-flags.DEFINE_integer("exit_every", None, "Units from one exit to the next (ResANN).", **_own)
+flags.DEFINE_integer("exit_every", None, "Units between consecutive exits (ResANN).", **_own)
 flags.DEFINE_enum(
-    "preset", None, ["paper", "authors_code"], "Where the authors' text and code differ, which to follow.", **_own
+    "preset", None, ["paper", "authors_code"], "Which to follow where the authors' paper and code differ.", **_own
 )
-flags.DEFINE_string("model_config", None, "More arguments of the network, as JSON.", **_own)
-flags.DEFINE_string("dataset", "digits", "A data set's name, a folder of images, or an .npz file.", **_own)
+flags.DEFINE_string("model_config", None, "Further arguments of the network, as a JSON object.", **_own)
+flags.DEFINE_string("dataset", "digits", "Name of a data set, a directory of images, or an .npz file.", **_own)
 flags.DEFINE_string(
     "augment",
     None,
-    "Steps of augmentation, comma-separated, such as pad_crop,flip,rand_augment; 'none' for none; an unknown one lists "
-    "all. keras_cv_... need pip install '.[cv]'. Default: the data set's.",
+    "Comma-separated augmentation steps, such as pad_crop,flip,rand_augment, or 'none'. An unknown name lists all "
+    "steps. keras_cv_... steps need pip install '.[cv]'. Default: the data set's.",
     **_own,
 )
-flags.DEFINE_float("validation", None, "Share (below 1) or number of training images to hold out.", **_own)
-flags.DEFINE_integer("image_size", None, "Side in pixels to crop images of different sizes to.", **_own)
-flags.DEFINE_bool("skip_corrupt", False, "Leave out images of a folder that cannot be decoded, with a warning.", **_own)
-flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data, or tiny-imagenet-200 lies.", **_own)
+flags.DEFINE_float("validation", None, "Fraction (below 1) or number of training images to hold out.", **_own)
+flags.DEFINE_integer("image_size", None, "Pixels, height and width to crop images of different sizes to.", **_own)
+flags.DEFINE_bool("skip_corrupt", False, "Skip images of a directory that cannot be decoded, with a warning.", **_own)
+flags.DEFINE_string("data_dir", None, "Data directory of tensorflow-datasets or tiny-imagenet-200.", **_own)
 flags.DEFINE_string(
     "weighting", None, "adaloss, constant, linear, half_end, gradnorm, uncertainty, or single_exit:NUMBER.", **_own
 )
-flags.DEFINE_float("gamma", None, "AdaLoss: share of equal weights.", **_own)
+flags.DEFINE_float("gamma", None, "AdaLoss: fraction of uniform weight.", **_own)
 flags.DEFINE_float("momentum", None, "AdaLoss: momentum of the running means.", **_own)
-flags.DEFINE_integer("update_period", None, "AdaLoss: batches between two updates of the weights.", **_own)
-flags.DEFINE_integer("epochs", None, "Epochs. Default: the recipe's.", **_own)
-flags.DEFINE_float("minutes", None, "How long the training takes, evaluation included, instead of --epochs.", **_own)
-flags.DEFINE_string("sizes", None, "Image sides in pixels with their shares of the training: 32:0.5,64:0.5.", **_own)
-flags.DEFINE_string("init", None, "Initial weights: a folder that train wrote, or a name of the zoo.", **_own)
-flags.DEFINE_integer("batch_size", None, "Images in a batch; of all devices together.", **_own)
-flags.DEFINE_float("learning_rate", None, "The highest learning rate.", **_own)
+flags.DEFINE_integer("update_period", None, "AdaLoss: batches between weight updates.", **_own)
+flags.DEFINE_integer("epochs", None, "Number of epochs. Default: the recipe's.", **_own)
+flags.DEFINE_float("minutes", None, "Minutes of the run, evaluation included; replaces --epochs.", **_own)
+flags.DEFINE_string("sizes", None, "Image sizes in pixels with their fractions of the run: 32:0.5,64:0.5.", **_own)
+flags.DEFINE_string("init", None, "Initial weights: the directory of a training run, or a model of the zoo.", **_own)
+flags.DEFINE_integer("batch_size", None, "Global batch size, over all devices.", **_own)
+flags.DEFINE_float("learning_rate", None, "Peak learning rate.", **_own)
 flags.DEFINE_float(
-    "weight_decay", None, "L2 term of the loss, as in the paper: half of it times the squared norm.", **_own
+    "weight_decay", None, "L2 penalty as in the paper: adds half of this times the squared norm to the loss.", **_own
 )
 flags.DEFINE_float("label_smoothing", None, "Label smoothing.", **_own)
 flags.DEFINE_enum("schedule", None, ["step", "cosine", "constant"], "Learning-rate schedule.", **_own)
-flags.DEFINE_string("optimizer", None, "One of Keras's optimizers, such as sgd or adamw.", **_own)
+flags.DEFINE_string("optimizer", None, "Keras optimizer, such as sgd or adamw.", **_own)
 flags.DEFINE_integer("seed", None, "Seed of initialisation, shuffling and augmentation.", **_own)
-flags.DEFINE_string("precision", None, "Keras's dtype policy, such as mixed_bfloat16.", **_own)
-flags.DEFINE_integer("steps_per_execution", None, "Batches between two looks at Python.", **_own)
+flags.DEFINE_string("precision", None, "Keras dtype policy, such as mixed_bfloat16.", **_own)
+flags.DEFINE_integer("steps_per_execution", None, "Batches per call of the compiled training function.", **_own)
 flags.DEFINE_float("ema_momentum", None, "Also evaluate a moving average of the weights, with this momentum.", **_own)
-flags.DEFINE_float("distillation", None, "Weight of what the exits learn from the last one.", **_own)
+flags.DEFINE_float("distillation", None, "Weight of the distillation loss from the last exit to earlier ones.", **_own)
 flags.DEFINE_float("temperature", None, "Temperature of --distillation.", **_own)
 flags.DEFINE_enum(
-    "engine", "fit", ["fit", "scan"], "Keras's fit, or an epoch as one program (KERAS_BACKEND=jax only).", **_own
+    "engine", "fit", ["fit", "scan"], "Keras's fit, or one program per epoch (KERAS_BACKEND=jax only).", **_own
 )
 flags.DEFINE_enum(
     "strategy",
     "none",
     ["none", "mirrored", "multi_worker", "tpu", "data_parallel"],
-    "Where to train: on one device; on this machine's GPUs, on those of the machines in TF_CONFIG, or on a TPU "
-    "(TensorFlow); on all devices (KERAS_BACKEND=jax). Devices share each batch and train as one would.",
+    "none: one device. mirrored: this machine's GPUs. multi_worker: the machines in TF_CONFIG. tpu: a TPU. "
+    "data_parallel: all devices (KERAS_BACKEND=jax only). Devices share each batch; results equal one device's.",
     **_own,
 )
-flags.DEFINE_float("time_limit", None, "Seconds after which to stop, with a checkpoint to --resume from.", **_own)
+flags.DEFINE_float("time_limit", None, "Seconds after which to stop with a checkpoint; --resume continues.", **_own)
 flags.DEFINE_integer(
-    "checkpoint_every", None, "Epochs from one checkpoint to the next. Default: 1, or by time with --minutes.", **_own
+    "checkpoint_every", None, "Epochs between checkpoints. Default: 1, or by time with --minutes.", **_own
 )
-flags.DEFINE_bool("tensorboard", True, "Write TensorBoard's logs.", **_own)
+flags.DEFINE_bool("tensorboard", True, "Write TensorBoard logs.", **_own)
 
 
 def run(flags, arguments):
     if arguments:
-        raise ValueError(f"Unknown arguments: {arguments}. Flags look like --epochs=10.")
+        raise ValueError(f"Unexpected arguments: {arguments}. Pass flags as --epochs=10.")
     from anytime_keras import runtime
     from anytime_keras.training import Recipe, choose_strategy, train
 
     runtime.repeatable()
-    strategy = choose_strategy(flags.strategy)  # before TensorFlow makes anything of the recipe
+    strategy = choose_strategy(flags.strategy)  # before TensorFlow creates anything
     if flags.resume and flags.folder and (pathlib.Path(flags.folder) / "recipe.json").exists():
         recipe = Recipe.from_json(pathlib.Path(flags.folder) / "recipe.json")
         changed = _changes(flags, recipe)
         if changed != recipe:
             raise ValueError(
-                f"'{flags.folder}' holds a training by another recipe. Leave the flags out, or name another folder."
+                f"'{flags.folder}' contains a run with a different recipe. Omit the flags, or choose another --folder."
             )
     elif flags.recipe_file:
         recipe = _changes(flags, Recipe.from_json(flags.recipe_file))
@@ -118,7 +118,7 @@ def run(flags, arguments):
 
 
 def _changes(flags, recipe):
-    """Returns the recipe with the flags that were given put in."""
+    """Returns the recipe with the given flags applied."""
     content = recipe.to_dict()
     if flags["model"].present:
         content["model"]["name"] = flags.model
@@ -139,7 +139,9 @@ def _changes(flags, recipe):
         content["data"]["augment"] = [] if flags.augment == "none" else flags.augment
     if flags["validation"].present:
         if flags.validation == 1 or (flags.validation > 1 and flags.validation % 1):
-            raise ValueError(f"--validation must be a share below 1 or a number above. Received: {flags.validation}.")
+            raise ValueError(
+                f"--validation must be a fraction below 1 or an int above 1. Received: {flags.validation}."
+            )
         content["data"]["validation"] = flags.validation if flags.validation < 1 else int(flags.validation)
     for name in ("image_size", "data_dir", "skip_corrupt"):
         if flags[name].present:

@@ -13,7 +13,7 @@ anytime-keras zoo pack msdnet33_adaloss --folder=parts --part_mb=58
 cycle that was stopped, and publishes the result with --publish if it is better on validation images. `pack` writes the
 network's images as files for another machine, where `zoo train --data=parts` reads them.
 
-`table` prints the README's table, or puts it into a file between its markers; `plot` draws the curves in the manifests.
+`table` prints the README's table, or writes it between the markers of a file. `plot` draws the curves in the manifests.
 """
 
 import pathlib
@@ -46,14 +46,14 @@ flags.DEFINE_bool("tensorboard", True, "train: write TensorBoard's logs.", **_ow
 flags.DEFINE_string("picture", None, "plot: where to save it (.png, .pdf, .svg).", **_own)
 flags.DEFINE_string("readme", None, "table: the file to put it into.", **_own)
 
-# And how many names each takes.
+# Each action, with the number of names that it takes.
 ACTIONS = {"list": 0, "show": 1, "evaluate": 1, "train": 1, "pack": 1, "table": 0, "plot": 0}
 
 
 def run(flags, arguments):
     action, *names = arguments or [None]
     if action not in ACTIONS:
-        raise ValueError(f"Say what to do: zoo {' | '.join(ACTIONS)}. {_errors.nearest(action, ACTIONS)}")
+        raise ValueError(f"Name an action: zoo {' | '.join(ACTIONS)}. {_errors.nearest(action, ACTIONS)}")
     if len(names) != ACTIONS[action]:
         raise ValueError(f"`zoo {action}` takes {ACTIONS[action]} names. Received: {names}.")
     functions = {
@@ -155,7 +155,7 @@ def _plot(flags):
     from anytime_keras import evaluation, zoo
 
     if flags.data is None or flags.picture is None:
-        raise ValueError("`zoo plot` needs `--data` and `--picture`: curves are compared on the same images.")
+        raise ValueError("`zoo plot` needs `--data` and `--picture`, because curves must be of the same images.")
     manifests = [zoo.show(name) for name in zoo.list(data=flags.data, trained=True)]
     curves = [
         manifest.curve(label)
@@ -164,7 +164,7 @@ def _plot(flags):
         if entry.trained and entry.content["data"]["name"] == flags.data
     ]
     if not curves:
-        raise ValueError(f"No network of the zoo has been trained on '{flags.data}' yet.")
+        raise ValueError(f"The zoo has no network trained on '{flags.data}'. `zoo list --trained` lists the networks.")
     about = curves[0].about
     evaluation.plot_curves(curves, flags.picture, title=f"{about['images']:,} {about['split']} images of {flags.data}")
-    print(f"picture in {flags.picture}")
+    print(f"plot in {flags.picture}")

@@ -1,4 +1,4 @@
-"""What each exit of a network costs: multiply-accumulates and parameters, counted on the built model."""
+"""Counts the multiply-accumulates and parameters of each exit on the built model."""
 
 from anytime_keras.cost.exit_costs import ExitCost, ExitCosts, exit_costs
 from anytime_keras.cost.rules import macs, register_rule

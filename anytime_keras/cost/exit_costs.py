@@ -11,15 +11,15 @@ from anytime_keras.cost import rules
 
 @dataclasses.dataclass(frozen=True)
 class ExitCost:
-    """What one exit costs. MACs are of one sample and cumulative: from the input to this exit.
+    """Cost of one exit. MACs are per sample and cumulative from the input to this exit.
 
     Attributes:
         exit: str, the exit's name.
         backbone: int, MACs of the features that the exit reads.
-        with_head: int, those and the exit's own head: a run that answers at this exit alone.
-        with_all_heads: int, those and every head so far: a run that answers at every exit up to this one.
-        params: int, parameters of the counted layers up to here, all heads so far included. Counting all
-            layers, the last exit's is Keras's `count_params()` (moving statistics of normalisations included).
+        with_head: int, `backbone` and the exit's own head: the cost of answering at this exit only.
+        with_all_heads: int, `backbone` and every head so far: the cost of answering at each exit up to this one.
+        params: int, parameters of the counted layers up to this exit, with all heads so far. If all layers are
+            counted, the last exit's equals Keras's `count_params()`, with the moving statistics of normalisations.
 
     Example:
     >>> import anytime_keras as ak
@@ -36,9 +36,9 @@ class ExitCost:
 
 
 class ExitCosts(list):
-    """A list of `ExitCost` in the exits' order; printed, a table with 2 x MACs beside.
+    """A list of `ExitCost` in the order of the exits, which prints as a table with a 2 x MACs column.
 
-    Made by `exit_costs`; otherwise a list like any other.
+    Returned by `exit_costs`.
 
     Example:
     >>> import anytime_keras as ak
@@ -51,7 +51,7 @@ class ExitCosts(list):
     """
 
     def table(self):
-        """Returns the costs as text, in millions; "FLOPs" are 2 x MACs with all heads so far."""
+        """Returns the costs as a text table, in millions. 2 x MACs ("FLOPs") include all heads so far."""
         lines = [
             f"{'exit':<12}{'backbone':>12}{'with head':>12}{'all heads':>12}{'2 x MACs':>12}{'params':>12}   (millions)"
         ]
@@ -66,15 +66,15 @@ class ExitCosts(list):
 def exit_costs(model, layers="all", input_shape=None):
     """Counts the multiply-accumulates and parameters at each exit of a model.
 
-    An exit's head is what only this exit needs. The last exit shares nothing with a later one, so its
-    head is the layers named after it (`exit_7`, `exit_7_pool`, ...) or, without such names, the
-    layers from the last global pooling or flattening on.
+    An exit's head consists of the layers that only this exit needs. For the last exit, which no later exit
+    follows, it consists of the layers named after the exit (`exit_7`, `exit_7_pool`, ...). If there are no such
+    names, it starts at the last global pooling or flattening.
 
     Args:
         model: functional Keras model; its outputs are the exits, in the order of its dict of outputs.
         layers: `"all"` counts every layer with weights and the products within attention;
-            `"conv"` convolutions alone, as the paper does.
-        input_shape: shape without batch axis, or a list of shapes, where the model leaves sizes open.
+            `"conv"` counts convolutions only, as the paper does.
+        input_shape: shape without batch axis, or a list of shapes, if the model's input has unknown sizes.
 
     Returns:
         `ExitCosts`, a list of `ExitCost`.
@@ -94,7 +94,7 @@ def exit_costs(model, layers="all", input_shape=None):
         raise ValueError(f"`layers` must be 'all' or 'conv'. Received: layers={layers!r}.")
     if not graph.is_functional(model):
         raise ValueError(
-            "Costs are counted on the graph of a functional Keras model. "
+            "`model` must be a functional Keras model, because costs are counted on its graph. "
             f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)` or "
             f"`anytime_keras.AnytimeModel`."
         )
@@ -140,18 +140,18 @@ def macs_by_call(model, only=None, input_shape=None):
 
     Args:
         model: functional Keras model.
-        only: class or tuple of classes of layers to count; None counts all.
+        only: layer class or tuple of layer classes to count; None counts all.
         input_shape: as in `exit_costs`.
 
     Returns:
-        A dict from the `id` of a call, as `anytime_keras.graph.calls` lists it, to its MACs for one sample.
+        A dict from the `id` of each call listed by `anytime_keras.graph.calls` to its MACs per sample.
     """
     shapes = [tensor.shape[1:] for tensor in model.inputs]
     if input_shape is not None:
         given = [input_shape] if isinstance(input_shape[0], (int, type(None))) else list(input_shape)
         if [len(shape) for shape in given] != [len(shape) for shape in shapes]:
             raise ValueError(
-                "`input_shape` needs the shape of each of the model's inputs, without batch axis. "
+                "`input_shape` must give the shape of each model input, without batch axis. "
                 f"Received: input_shape={input_shape} for inputs of shapes {shapes}."
             )
         shapes = given
@@ -167,7 +167,7 @@ def macs_by_call(model, only=None, input_shape=None):
 
 
 def _heads(needed):
-    """Returns a dict from each exit's name to the ids of the calls of its head."""
+    """Returns a dict from each exit's name to the ids of the calls in its head."""
     names = list(needed)
     heads = {}
     for name in names[:-1]:
@@ -182,7 +182,7 @@ def _heads(needed):
 
 
 def tail(calls):
-    """Returns the ids of the calls from the last one that pools or flattens on, or else from the last with weights."""
+    """Returns the ids of the calls from the last pooling or flattening on, or from the last call with weights."""
     start = next((place for place in reversed(range(len(calls))) if getattr(calls[place].operation, "weights", 0)), -1)
     for place in reversed(range(len(calls))):
         call = calls[place]
@@ -196,5 +196,5 @@ def tail(calls):
 
 
 def _is_vector(tensor):
-    """Tells whether a sample is one vector, such as (channels,) or (1, 1, channels), and no map or sequence."""
+    """Returns whether each sample is a vector, such as (channels,) or (1, 1, channels), not a map or sequence."""
     return sum(size != 1 for size in tensor.shape[1:]) <= 1

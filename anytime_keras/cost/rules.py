@@ -1,9 +1,9 @@
-"""How many multiply-accumulates a call of a layer takes, one rule a kind of layer.
+"""Counts the multiply-accumulates of a layer call, with one rule per kind of layer.
 
-Convention: one multiply-accumulate (MAC) is one product that is added to a sum, as in convolutions and
-matrix products; "FLOPs" in the paper are 2 x MACs. Padding counts like any other input. Work on single
-elements (normalisation, activations, additions, pooling, table look-ups) is not counted, as in the
-papers that we compare with.
+Convention: one multiply-accumulate (MAC) is a product that is added to a sum, as in convolutions and matrix
+products. "FLOPs" in the paper are 2 x MACs. Padding counts like any other input. Element-wise work
+(normalisation, activations, additions, pooling, table look-ups) is not counted, as in the papers that we
+compare with.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ _rules = {}
 
 
 def register_rule(kind, rule=None):
-    """Teaches the counter a kind of layer, for layers of your own; also usable as a decorator.
+    """Registers how to count the MACs of a custom layer; also usable as a decorator.
 
     Args:
-        kind: subclass of `keras.Layer` or `keras.Operation`. Its subclasses are counted alike
-            unless they have a rule or a `call` of their own.
-        rule: called as `rule(layer, inputs, outputs)` with the lists of shapes that go in and come out,
-            batch axis included and of length 1; returns the int number of MACs. For a recurrent cell these are
-            one step's, the states after the input and after the output.
+        kind: subclass of `keras.Layer` or `keras.Operation`. The rule also applies to subclasses that define neither
+            a rule nor `call`.
+        rule: function called as `rule(layer, inputs, outputs)` that returns the int number of MACs. `inputs` and
+            `outputs` are lists of shapes, including a batch axis of length 1. For a recurrent cell they describe one
+            step, with the states after the input and after the output.
 
     Raises:
-        TypeError: if `kind` is no such class, or `rule` cannot be called.
+        TypeError: if `kind` is not such a class, or `rule` is not callable.
 
     Example:
     >>> import keras, anytime_keras as ak
@@ -56,8 +56,8 @@ def macs(layer, *args, only=None, **kwargs):
 
     Args:
         layer: built layer, model or operation.
-        *args, **kwargs: what it is called with; `keras.KerasTensor`s stand for tensors. Their batch axis is ignored.
-        only: class or tuple of classes of layers to count, such as `CONVOLUTIONS`; None counts all.
+        *args, **kwargs: arguments of the call, with `keras.KerasTensor`s for tensors. Their batch axis is ignored.
+        only: layer class or tuple of layer classes to count, such as `CONVOLUTIONS`; None counts all.
 
     Returns:
         int.
@@ -84,7 +84,7 @@ def _rule(layer):
 
 
 def _kinds(layer):
-    """Lists the classes that say what `layer` computes: none above a class outside Keras with a `call` of its own."""
+    """Lists the classes whose rule applies to `layer`: its MRO up to the first class outside Keras with a `call`."""
     kinds = type(layer).__mro__
     own = (place for place, kind in enumerate(kinds) if "call" in vars(kind) and not _is_kerass(kind))
     return kinds[: next(own, len(kinds)) + 1]
@@ -95,7 +95,7 @@ def _is_kerass(kind):
 
 
 def _shapes(values):
-    """Lists the shapes of the tensors among `values`, in the order of the call's signature."""
+    """Lists the shapes of the tensors in `values`, in the order of the call's signature."""
     return [tuple(t.shape) for value in values for t in tree.flatten(value) if hasattr(t, "shape")]
 
 
@@ -117,7 +117,7 @@ def _count(layer, args, kwargs, only):
         return _count_graph(layer, args, only)
     if not getattr(layer, "weights", None) and not graph.is_foreign(layer):
         return 0
-    # What a convolution computes in a `call` of its own is a convolution's.
+    # Everything that a convolution with a custom `call` computes counts as convolution.
     only = None if only is not None and isinstance(layer, only) else only
     try:
         return _count_within(layer, args, kwargs, only)
@@ -125,8 +125,8 @@ def _count(layer, args, kwargs, only):
         inherited = next((_rules[kind] for kind in type(layer).__mro__ if kind in _rules), None)
         if inherited is None or only is not None:
             raise
-        # Einsum layers can give symbolic tensors open sizes that their inputs do not have (Keras 3.15), as in
-        # keras-hub's attention with a cache, where the parent's rule is right.
+        # In Keras 3.15, einsum layers can return symbolic tensors with unknown sizes although their inputs are fully
+        # known. This happens in keras-hub's cached attention, for which the parent's rule is correct.
         return _count_by(inherited, layer, args, kwargs)
 
 
@@ -142,7 +142,7 @@ def _count_by(rule, layer, args, kwargs):
 
 
 def _unwrap(layer, inputs, *args):
-    """Lists what a wrapper runs as (times, layer, arguments)."""
+    """Lists the calls of a wrapper as (times, layer, arguments)."""
     if isinstance(layer, layers.Bidirectional):
         return [(1, layer.forward_layer, (inputs,)), (1, layer.backward_layer, (inputs,))]
     if isinstance(layer, layers.TimeDistributed):
@@ -164,40 +164,40 @@ def _count_graph(model, args, only):
 
 
 class _OpenSizes(ValueError):
-    """A cost that depends on a size that is not known."""
+    """The cost depends on an unknown size."""
 
 
 def _open_sizes(layer, inputs, outputs):
     return _OpenSizes(
-        f"The cost of layer '{layer.name}' depends on a size that the model leaves open: "
-        f"it takes {inputs} and gives {outputs}. "
-        "Say the size: `exit_costs(model, input_shape=...)`, or build the model with a full `input_shape`."
+        f"Layer '{layer.name}' must have fully known shapes, because its cost depends on them. "
+        f"Received: inputs {inputs}, outputs {outputs}. "
+        "Pass `exit_costs(model, input_shape=...)`, or build the model with a full `input_shape`."
     )
 
 
 def _count_within(layer, args, kwargs, only):
-    """Counts a layer without a rule by what its `call` does.
+    """Counts a layer without a rule by tracing its `call`.
 
-    A `call` that symbolic tensors cannot go through, in a layer without weights of its own, is counted
-    by the layers that it calls, which leaves out products between activations that it writes itself.
+    If `call` does not accept symbolic tensors and the layer owns no weights, only the layers that it calls are
+    counted. This omits products between activations in `call` itself.
     """
     try:
         results = tree.flatten(graph.trace(layer, *args, **kwargs))
-    except Exception as error:  # whatever a stranger's layer raises when it is run without numbers
+    except Exception as error:  # a custom layer may raise anything when traced without values
         if not layer.weights:
             return 0
         shapes = _shapes([args, kwargs])
         if any(size is None for shape in shapes for size in shape):
-            raise _open_sizes(layer, shapes, "what depends on them") from error
+            raise _open_sizes(layer, shapes, "unknown") from error
         if graph.is_composite(layer):
             return sum(_count(child, *arguments, only) for child, arguments in _calls_within(layer, args, kwargs))
-        why = f"its `call` cannot be followed with symbolic tensors ({type(error).__name__}: {error})"
+        why = f"its `call` cannot be traced with symbolic tensors ({type(error).__name__}: {error})"
         raise _no_rule(layer, why) from error
     calls = graph.calls([x for x in results if isinstance(x, keras.KerasTensor)], (args, kwargs))
     try:
         total = sum(_count(call.operation, call.arguments.args, call.arguments.kwargs, only) for call in calls)
         if total == 0 and only is None and not _only_looks_up(layer, calls, results):
-            raise _no_rule(layer, "no product that the counter knows is found in its `call`")
+            raise _no_rule(layer, "its `call` contains no product with a known rule")
     finally:
         graph.forget(calls)
     return total
@@ -206,7 +206,7 @@ def _count_within(layer, args, kwargs, only):
 def _no_rule(layer, why):
     return ValueError(
         f"No rule counts layer '{layer.name}' of type {type(layer).__name__}, which has weights, and {why}. Register a "
-        f"rule: `anytime_keras.cost.register_rule({type(layer).__name__}, lambda layer, inputs, outputs: ...)`."
+        f"rule with `anytime_keras.cost.register_rule({type(layer).__name__}, lambda layer, inputs, outputs: ...)`."
     )
 
 
@@ -214,24 +214,24 @@ _LOOK_UPS = ("Add", "BroadcastTo", "Concatenate", "GetItem", "Subtract", "Take",
 
 
 def _only_looks_up(layer, calls, results):
-    """Tells whether all that a layer does with its own matrices is to take rows from them, add or join them."""
+    """Returns whether a layer only looks up, adds or concatenates its own matrices."""
     children = {id(w) for child in layer._flatten_layers(include_self=False) for w in child.weights}
     if not any(_is_matrix(weight) for weight in layer.weights if id(weight) not in children):
         return True
     users = [call for call in calls if any(map(_is_matrix, tree.flatten((call.arguments.args, call.arguments.kwargs))))]
-    constant = any(ops.is_tensor(result) and _is_matrix(result) for result in results)  # such as positions' vectors
+    constant = any(ops.is_tensor(result) and _is_matrix(result) for result in results)  # such as position embeddings
     return (bool(users) or constant) and all(type(call.operation).__name__ in _LOOK_UPS for call in users)
 
 
 def _is_matrix(value):
-    """Tells whether `value` holds numbers along two axes or more, as a matrix does and a row of scales does not."""
+    """Returns whether `value` is an array with at least two axes longer than 1, unlike a vector of scales."""
     if isinstance(value, keras.KerasTensor) or not hasattr(value, "shape"):
         return False
     return sum(size != 1 for size in value.shape) >= 2
 
 
 def _calls_within(layer, args, kwargs):
-    """Runs `layer` on shapes alone and lists the layers that it calls with what they are called with."""
+    """Runs `layer` on shapes only and lists the layers that it calls, with their arguments."""
     recorded, depth = [], 0
     call = layers.Layer.__call__
 
@@ -263,7 +263,7 @@ def _spec(value):
     return value
 
 
-# Each rule below: (layer, input shapes, output shapes) -> MACs of one sample.
+# Signature of the rules below: (layer, input shapes, output shapes) -> MACs per sample.
 
 
 def _free(layer, inputs, outputs):
@@ -297,7 +297,7 @@ def _positions(layer, shape):
     return math.prod(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])
 
 
-# Keras's base classes of convolutions have no public names.
+# Keras does not export the base classes of its convolutions.
 _convolution = layers.Conv2D.__mro__[1]
 _convolution_transpose = layers.Conv2DTranspose.__mro__[1]
 _depthwise = layers.DepthwiseConv2D.__mro__[1]
@@ -339,7 +339,7 @@ def _einsum_dense_macs(layer, inputs, outputs):
 
 @register_rule(layers.ReversibleEmbedding)
 def _reversible_embedding_macs(layer, inputs, outputs):
-    looks_up = len(outputs[0]) > len(inputs[0])  # a vector for a number, or scores of all numbers for a vector
+    looks_up = len(outputs[0]) > len(inputs[0])  # int to vector; the reverse maps a vector to scores
     return 0 if looks_up else math.prod(outputs[0]) * inputs[0][-1]
 
 
@@ -406,7 +406,7 @@ def _cell_macs(cell, shape):
     if rule is None:
         raise ValueError(
             f"No rule counts the recurrent cell '{cell.name}' of type {type(cell).__name__}. "
-            f"Register one: `anytime_keras.cost.register_rule({type(cell).__name__}, ...)`."
+            f"Register one with `anytime_keras.cost.register_rule({type(cell).__name__}, ...)`."
         )
     states = [_of_one(size) for size in _list(cell.state_size)]
     output = getattr(cell, "output_size", None)
@@ -414,7 +414,7 @@ def _cell_macs(cell, shape):
 
 
 def _of_one(size):
-    """Returns the shape of a cell's result for one sample, from an int or a shape without batch axis."""
+    """Returns the shape of a cell's output for one sample, from an int or a shape without batch axis."""
     return (1, *_list(size))
 
 
@@ -438,7 +438,7 @@ def _convolution_recurrent_macs(layer, inputs, outputs):
 
 
 def einsum_macs(equation, *shapes):
-    """Counts the MACs of an einsum: the product of the sizes of all its indices.
+    """Counts the MACs of an einsum, the product of the sizes of all its indices.
 
     >>> einsum_macs("ab,bc->ac", (2, 3), (3, 4))
     24
@@ -457,8 +457,8 @@ def einsum_macs(equation, *shapes):
     return math.prod(sizes.values())
 
 
-# Products written with `keras.ops` stand in a functional model's graph, and in what a layer's `call` does, as
-# operations, whose classes have no public names.
+# Products written with `keras.ops` appear as operations in a functional model's graph and in a traced `call`. Keras
+# does not export the classes of these operations, so they are registered by name.
 
 
 def _matmul_macs(operation, inputs, outputs):

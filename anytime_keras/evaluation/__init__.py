@@ -1,4 +1,4 @@
-"""What a network's exits are worth: error against cost, against time, and against another network's."""
+"""Measures a network's exits: error against cost, against latency, and against other networks."""
 
 from anytime_keras.evaluation.answer_plots import plot_answers
 from anytime_keras.evaluation.curve import Curve, CurvePoint

@@ -1,4 +1,4 @@
-"""Pictures of one image's answers, getting better exit by exit."""
+"""Plots how the answers for one image improve from exit to exit."""
 
 import numpy as np
 
@@ -7,22 +7,22 @@ FRAME_MS = 900
 
 
 def plot_answers(image, answers, class_names=None, path=None, truth=None, title=None):
-    """Draws an image and, exit by exit, how sure the network is of the classes that it considers.
+    """Plots an image and the probabilities of its likeliest classes at each exit.
 
     Args:
-        image: array of shape `(height, width)` or `(height, width, channels)`, or a batch of one such image; its values
-            are stretched from black to white.
-        answers: list of `Answer`s of that image alone; `predictor.predict(image, until=answers.append)` fills one.
-        class_names: list of str, such as `data.class_names`; None numbers the classes.
-        path: where to save the picture, its type by the ending; a `.gif` shows one answer after the other.
-        truth: int, the image's class, if it is to be marked.
+        image: array of shape `(height, width)` or `(height, width, channels)`, or a batch of one such image. Values are
+            scaled to the range from black to white.
+        answers: list of `Answer`s for this image only; `predictor.predict(image, until=answers.append)` fills one.
+        class_names: list of str, such as `data.class_names`; None uses class numbers.
+        path: file for the plot; its suffix sets the format. A `.gif` shows the answers one after the other.
+        truth: int, the true class, which is marked; None marks none.
         title: str or None.
 
     Returns:
-        The `matplotlib.figure.Figure` with all answers side by side; a notebook shows it.
+        A `matplotlib.figure.Figure` with all answers side by side, which notebooks display.
 
     Raises:
-        ValueError: if there is no answer, or they are of several images, or the image is none.
+        ValueError: if there are no answers, an answer is for several images, or `image` has no image shape.
 
     Example:
     >>> from anytime_keras.inference import Answer
@@ -32,13 +32,13 @@ def plot_answers(image, answers, class_names=None, path=None, truth=None, title=
     >>> [axes.get_title().split()[0] for axes in figure.axes[1:]]
     ['exit_1', 'exit_2']
     """
-    from anytime_keras.evaluation import style  # Matplotlib is needed for pictures alone
+    from anytime_keras.evaluation import style  # only plots need Matplotlib
 
     style.checked(path)
     image, answers = _image(image), list(answers)
     if not answers or any(len(answer.probabilities) != 1 for answer in answers):
         raise ValueError(
-            "`answers` must hold one answer or more, each of one image. Received: batches of "
+            "`answers` must contain at least one answer, each for one image. Received: batch sizes "
             f"{[len(answer.probabilities) for answer in answers]}."
         )
     names = list(range(answers[0].probabilities.shape[-1]) if class_names is None else class_names)
@@ -66,14 +66,14 @@ def _image(image):
 
 
 def _considered(answers, truth):
-    """Returns the few classes that are likeliest at some exit, and the true one, in order."""
+    """Returns the classes that are likeliest at some exit, and the true class, sorted."""
     highest = np.max([answer.probabilities[0] for answer in answers], axis=0)
     chosen = set(np.argsort(-highest, kind="stable")[:MOST_CLASSES].tolist())
     return sorted(chosen | {int(answer.probabilities[0].argmax()) for answer in answers} | ({truth} - {None}))
 
 
 def _drawn(image, answers, shown, names, truth, title):
-    """Draws the image and a panel of bars for each answer: the likeliest class in colour, the true one marked."""
+    """Draws the image and a bar chart for each answer, with the likeliest class in colour and the true one marked."""
     from anytime_keras.evaluation import style
 
     figure = style.picture(width=2.2 + 1.5 * len(answers), height=2.5)

@@ -1,4 +1,4 @@
-"""A curve: error, loss and cost at each exit, as plain numbers."""
+"""Curves: error, loss and cost at each exit, as plain numbers."""
 
 import dataclasses
 import json
@@ -14,11 +14,11 @@ class CurvePoint:
     """One exit of a curve.
 
     Attributes:
-        exit: str, the exit's name; None where a curve has no answer yet.
-        error: float, share of wrong answers, from 0 to 1.
+        exit: str, the exit's name; None if no exit is within the budget.
+        error: float, fraction of misclassified samples, from 0 to 1.
         loss: float, mean cross entropy in nats.
-        backbone, with_head, with_all_heads: int, MACs a sample as in `anytime_keras.cost.ExitCost`.
-        params: int, parameters up to here.
+        backbone, with_head, with_all_heads: int, MACs per sample as in `anytime_keras.cost.ExitCost`.
+        params: int, parameters up to this exit.
         latency: float or None, seconds from the input to this exit's answer.
 
     Example:
@@ -41,12 +41,12 @@ NO_ANSWER = CurvePoint(None, math.nan, math.nan, 0, 0, 0, 0)
 
 
 class Curve:
-    """Error against cost at each exit of a network, earliest first; index or iterate it for its `CurvePoint`s.
+    """Error against cost at each exit of a network, a sequence of `CurvePoint`s from the earliest exit to the last.
 
     Args:
-        points: list of `CurvePoint`, in the exits' order.
+        points: list of `CurvePoint`, in the order of the exits.
         name: str, for tables and legends.
-        about: dict of plain data: data set, number of images, machine, and so on.
+        about: dict of plain data, such as the data set, number of images and machine.
 
     Example:
     >>> macs = 1_000_000
@@ -65,7 +65,7 @@ class Curve:
 
     def __init__(self, points, name="", about=None):
         if not points or not all(isinstance(point, CurvePoint) for point in points):
-            raise ValueError(f"A curve needs one `CurvePoint` or more. Received: {points!r:.60}.")
+            raise ValueError(f"A curve needs at least one `CurvePoint`. Received: {points!r:.60}.")
         self.points, self.name, self.about = list(points), name, dict(about or {})
 
     def __len__(self):
@@ -102,19 +102,18 @@ class Curve:
         costs = [getattr(point, cost) for point in self.points]
         if None in costs:
             raise ValueError(
-                f"The curve '{self.name}' has no {cost}. Measure it: `evaluate(model, data, latency=True)`."
+                f"The curve '{self.name}' has no {cost}. Measure it with `evaluate(model, data, latency=True)`."
             )
         return costs
 
     def at(self, fraction, cost="with_all_heads"):
-        """Returns what can be had for a fraction of the last exit's cost.
+        """Returns the latest exit that costs at most a fraction of the last exit's cost.
 
-        The rule: the latest exit whose cost is at most that fraction. Before the first exit there is no answer, and
-        the returned point has exit None and error NaN.
+        If the budget is below the first exit's cost, the returned point has exit None and error NaN.
 
         Args:
             fraction: float, above 0.
-            cost: `"with_all_heads"` (MACs, every head so far is paid), `"with_head"`, `"backbone"` or `"latency"`.
+            cost: `"with_all_heads"` (MACs including every head so far), `"with_head"`, `"backbone"` or `"latency"`.
 
         Returns:
             A `CurvePoint`.
@@ -126,10 +125,10 @@ class Curve:
         return affordable[-1] if affordable else NO_ANSWER
 
     def relative_to(self, other, fractions=None, cost="with_all_heads"):
-        """Returns the relative increase in error over another curve, in percent (the paper's tables).
+        """Returns the relative increase in error over another curve, in percent, as in the paper's tables.
 
-        `100 * (own error / other's error - 1)`: 10.0 means that where the other errs on 10% of the images, this one
-        errs on 11%.
+        This is `100 * (error / other's error - 1)`. For example, 10.0 means an error of 11% where the other curve has
+        10%.
 
         Args:
             other: `Curve`.
@@ -138,7 +137,7 @@ class Curve:
             cost: as in `at`.
 
         Returns:
-            A list of float; NaN where one of them has no answer yet, or both err on nothing.
+            A list of float, NaN where a curve has no exit within the budget or both errors are 0.
         """
         if not isinstance(other, Curve):
             raise ValueError(f"`other` must be a `Curve`. Received: {type(other).__name__}.")
@@ -150,15 +149,15 @@ class Curve:
             pairs = list(zip(self.errors, other.errors))
         else:
             raise ValueError(
-                "Curves of different numbers of exits are compared at fractions of their costs. "
+                "Curves must have the same number of exits to be compared exit by exit. "
                 f"Received: {len(self)} and {len(other)} exits. Pass `fractions=(0.25, 0.5, 0.75, 1)`."
             )
         return [100 * (own / base - 1) if base else (math.nan if not own else math.inf) for own, base in pairs]
 
     def area(self, cost="with_all_heads"):
-        """Returns the mean error over all budgets from the first exit's cost to the last's, all equally likely.
+        """Returns the mean error over budgets uniformly distributed from the first exit's cost to the last exit's.
 
-        At a budget between two exits the earlier one answers. A curve of one exit has that exit's error.
+        A budget between two exits uses the earlier one. For a curve of one exit, this is that exit's error.
         """
         costs = self.costs(cost)
         if costs[-1] <= costs[0]:
@@ -167,10 +166,10 @@ class Curve:
         return sum(error * (following - own) for error, own, following in steps) / (costs[-1] - costs[0])
 
     def table(self, columns=None):
-        """Returns the curve as text.
+        """Returns the curve as a text table.
 
         Args:
-            columns: dict from a heading to one number or str for each exit, to show besides.
+            columns: dict of further columns, from a heading to one number or str per exit.
         """
         headings = ["exit", "MACs (M)", "of last", "error (%)", "loss", "params (k)"]
         last = max(self.points[-1].with_all_heads, 1)
@@ -199,33 +198,33 @@ class Curve:
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
     def plot(self, path=None, cost="with_all_heads", **kwargs):
-        """Draws error against cost; see `anytime_keras.evaluation.plot_curves`."""
+        """Plots error against cost; see `anytime_keras.evaluation.plot_curves`."""
         from anytime_keras.evaluation.plots import plot_curves
 
         return plot_curves([self], path, cost, **kwargs)
 
     def to_dict(self):
-        """Returns the curve as plain data, which `from_dict` reads."""
+        """Returns the curve as plain data for `from_dict`."""
         return {"name": self.name, "about": self.about, "points": [dataclasses.asdict(point) for point in self.points]}
 
     @classmethod
     def from_dict(cls, content):
-        """Makes a curve of what `to_dict` returned.
+        """Creates a curve from the result of `to_dict`.
 
         Raises:
-            ValueError: if it is something else.
+            ValueError: if the content is not valid.
         """
         try:
             points = [CurvePoint(**point) for point in content["points"]]
             for point in points:
                 if not 0 <= point.error <= 1 or point.loss < 0 or min(point.with_all_heads, point.params) < 0:
-                    raise TypeError(f"'{point.exit}' has numbers out of range")
+                    raise TypeError(f"'{point.exit}' has values out of range")
             return cls(points, content["name"], content["about"])
         except (TypeError, KeyError) as error:
-            raise ValueError(f"This is no curve: {error!r}. Expected what `Curve.to_json` writes.") from error
+            raise ValueError(f"A curve must be content written by `Curve.to_json`. Received: {error!r}.") from error
 
     def to_json(self, path=None):
-        """Writes the curve to a file, if there is a path, and returns it as JSON text."""
+        """Returns the curve as JSON text, and writes it to a file if `path` is given."""
         text = json.dumps(self.to_dict(), indent=1)
         if path is not None:
             pathlib.Path(path).write_text(text + "\n")
@@ -233,8 +232,8 @@ class Curve:
 
     @classmethod
     def from_json(cls, path):
-        """Reads a file that `to_json` wrote."""
+        """Reads a curve from a file written by `to_json`."""
         try:
             return cls.from_dict(json.loads(pathlib.Path(path).read_text()))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"'{path}' is no curve: {error}. Expected what `Curve.to_json` writes.") from error
+            raise ValueError(f"'{path}' must be a curve written by `Curve.to_json`. Received: {error}.") from error

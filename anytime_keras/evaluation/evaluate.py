@@ -1,4 +1,4 @@
-"""`evaluate`: a network and data in, a curve out."""
+"""`evaluate` measures a network on data and returns a curve."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from anytime_keras.evaluation.latency import latencies
 
 
 def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256, forward=None):
-    """Measures a classifier's error and loss at each exit, beside what the exit costs.
+    """Measures a classifier's error, loss and cost at each exit.
 
     The model need not be compiled, and is not changed. All exits are computed in one pass. Exits that end in a sigmoid
     (several labels for each sample, or one of two classes) are measured by the share of wrong labels at a threshold of
@@ -61,7 +61,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         for exit_name, output, weights in zip(names, outputs, weights_by_exit(sample_weight, names)):
             if isinstance(y, dict) and exit_name not in y:
                 raise ValueError(
-                    f"A dict of labels needs one for each exit. Received: {list(y)}, none for '{exit_name}'."
+                    f"A dict of labels must have an entry for each exit. Received: {list(y)}, without '{exit_name}'."
                 )
             tallies[exit_name].add(output, y[exit_name] if isinstance(y, dict) else y, weights)
     if example is None:

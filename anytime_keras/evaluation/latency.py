@@ -1,4 +1,4 @@
-"""How long it takes to each exit's answer, on this machine."""
+"""Measures the latency of each exit on this machine."""
 
 import time
 
@@ -9,18 +9,19 @@ from anytime_keras import graph, runtime
 
 
 def latencies(model, example, repeats=30, seconds=2.0):
-    """Measures the time from the input to each exit's answer, in one compiled graph without the heads before it.
+    """Measures the median time from the input to each exit's answer.
 
-    Exits take turns, so that a slow moment of the machine does not fall on one alone; the median counts.
+    Each exit is one compiled graph without the earlier heads. Exits are measured in turns, so that a temporary slowdown
+    of the machine affects all of them.
 
     Args:
         model: functional Keras model; its outputs are the exits.
-        example: input of the batch size to measure, shape `(batch, ...)`, or a list of inputs.
-        repeats: int, runs of each exit at least.
-        seconds: float, goes on so long for all exits together if that takes more runs.
+        example: input with the batch size to measure, shape `(batch, ...)`, or a list of inputs.
+        repeats: int, the minimum number of runs of each exit.
+        seconds: float, the minimum duration over all exits, at most 60.
 
     Returns:
-        A dict from each exit's name to seconds, the median.
+        A dict from each exit's name to its median latency in seconds.
 
     Example:
     >>> import anytime_keras as ak

@@ -1,4 +1,4 @@
-"""Pictures of curves and trainings that a paper could print."""
+"""Publication-quality plots of curves and training histories."""
 
 import csv
 import math
@@ -12,26 +12,26 @@ AXIS = {
     "backbone": "multiply-accumulates, without heads",
     "latency": "time to the answer, one image",
 }
-WEIGHT = "_weight"  # `LossWeighting` logs each exit's so
+WEIGHT = "_weight"  # suffix of the weights that `LossWeighting` logs
 MOST_LABELS = 9
 FEW_CURVES = 2
 
 
 def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=(0.25, 0.5, 0.75, 1)):
-    """Draws error against cost for one or more curves, on a logarithmic cost axis.
+    """Plots error against cost for one or more curves, on a logarithmic cost axis.
 
     Args:
         curves: list of `Curve`.
-        path: where to save the picture, its type by the ending (`.png`, `.pdf`, `.svg`); None saves none.
+        path: file for the plot; its suffix (`.png`, `.pdf`, `.svg`) sets the format. None does not save it.
         cost: as in `Curve.at`.
-        title: str or None. A single curve's name stands before it and makes a legend needless.
-        fractions: fractions of the dearest curve's last cost to mark by thin lines.
+        title: str or None. For a single curve, its name is put before the title and there is no legend.
+        fractions: fractions of the largest cost of all curves, marked by thin lines.
 
     Returns:
-        The `matplotlib.figure.Figure`; a notebook shows it.
+        A `matplotlib.figure.Figure`, which notebooks display.
 
     Raises:
-        ValueError: if there is no curve, one lacks that cost, or the path has no ending.
+        ValueError: if there is no curve, a curve lacks that cost, or the path has no suffix.
 
     Example:
     >>> from anytime_keras.evaluation import Curve, CurvePoint
@@ -40,7 +40,7 @@ def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=
     >>> figure.axes[0].get_xscale()
     'log'
     """
-    from anytime_keras.evaluation import style  # Matplotlib is needed for pictures alone
+    from anytime_keras.evaluation import style  # only plots need Matplotlib
 
     curves = _curves(curves)
     style.checked(path)
@@ -65,24 +65,24 @@ def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=
 
 
 def plot_increases(curves, optimal, path=None, value="loss", title=None):
-    """Draws how much worse each exit is than a network trained for that exit alone (the paper's Figure 3).
+    """Plots how much worse each exit is than a network trained for that exit only (the paper's Figure 3).
 
-    The increase is in percent: `100 * (own value / optimal value - 1)`. The paper draws that of the training loss:
-    measure the curves on training images without augmentation.
+    The increase in percent is `100 * (value / optimal value - 1)`. The paper plots the training loss; for that, measure
+    the curves on training images without augmentation.
 
     Args:
-        curves: list of `Curve`, one for each weighting.
-        optimal: `Curve` of those exits that have been trained alone, each with its own network's numbers; its exits
-            are looked up by name in the others.
+        curves: list of `Curve`, one per weighting.
+        optimal: `Curve` whose points come from separate networks, each trained for one exit only. Exits are matched by
+            name; it need not have all of them.
         path: as in `plot_curves`.
         value: `"loss"` or `"error"`.
         title: as in `plot_curves`.
 
     Returns:
-        The `matplotlib.figure.Figure`.
+        A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: if a curve lacks an exit of `optimal`, or an optimal value is 0, to which nothing compares.
+        ValueError: if a curve lacks an exit of `optimal`, or an optimal value is 0.
 
     Example:
     >>> from anytime_keras.evaluation import Curve, CurvePoint
@@ -101,7 +101,7 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
         raise ValueError(f"`optimal` must be a `Curve`. Received: {type(optimal).__name__}.")
     base = {point.exit: getattr(point, value) for point in optimal}
     if nothing := [name for name, number in base.items() if not number > 0]:
-        raise ValueError(f"`optimal` must have a {value} above 0 at each exit. Received: {nothing} without.")
+        raise ValueError(f"`optimal` must have a {value} above 0 at each exit. Received: 0 or NaN at {nothing}.")
     style.checked(path)
     figure = style.picture(height=3.6)
     axes = figure.add_subplot()
@@ -109,7 +109,7 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
     for number, curve in enumerate(curves):
         own = {point.exit: (place, getattr(point, value)) for place, point in enumerate(curve, 1)}
         if missing := [name for name in base if name not in own]:
-            raise ValueError(f"The curve '{curve.name}' lacks exits of `optimal`: {missing}. It has: {list(own)}.")
+            raise ValueError(f"The curve '{curve.name}' lacks exits of `optimal`: {missing}. Its exits: {list(own)}.")
         places = [own[name][0] for name in base]
         increases = [100 * (own[name][1] / base[name] - 1) for name in base]
         axes.plot(places, increases, label=curve.name, **style.look(number))
@@ -122,18 +122,18 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
 
 
 def plot_weights(history, path=None, title=None):
-    """Draws the weight of each exit's loss, epoch by epoch, from what `AdaLoss` or `LossWeighting` logs.
+    """Plots the loss weight of each exit over epochs, as logged by `AdaLoss` or `LossWeighting`.
 
     Args:
-        history: what `fit` returned or its `.history`, `Run.history`, or the path of a training's `history.csv`.
+        history: the result of `fit` or its `.history`, `Run.history`, or the path of a run's `history.csv`.
         path: as in `plot_curves`.
         title: str or None.
 
     Returns:
-        The `matplotlib.figure.Figure`; exits from dark (the earliest) to light.
+        A `matplotlib.figure.Figure`. Exits go from dark (earliest) to light.
 
     Raises:
-        ValueError: if there are no weights in the history.
+        ValueError: if the history contains no weights.
 
     Example:
     >>> figure = plot_weights({"loss": [3.0, 2.5], "exit_1_weight": [1.0, 0.6], "exit_2_weight": [1.0, 1.0]})
@@ -145,8 +145,8 @@ def plot_weights(history, path=None, title=None):
     weights = {key.removesuffix(WEIGHT): values for key, values in _history(history).items() if key.endswith(WEIGHT)}
     if not weights:
         raise ValueError(
-            f"`history` holds no weights (`<exit>{WEIGHT}`). Train with `callbacks=[ak.AdaLoss()]`, before callbacks "
-            "that write the logs."
+            f"`history` must contain loss weights (`<exit>{WEIGHT}`). Received: no weights. Train with "
+            "`callbacks=[ak.AdaLoss()]`, listed before callbacks that write logs."
         )
     style.checked(path)
     figure = style.picture(height=3.6)
@@ -171,19 +171,19 @@ def plot_weights(history, path=None, title=None):
 def _curves(curves):
     curves = list(curves)
     if not curves or not all(isinstance(curve, Curve) for curve in curves):
-        raise ValueError(f"`curves` must hold one `Curve` or more, and nothing else. Received: {curves!r:.60}.")
+        raise ValueError(f"`curves` must contain at least one `Curve`, and nothing else. Received: {curves!r:.60}.")
     return curves
 
 
 def _cover(later, points):
-    """Tells whether a line through `later` lies on a stretch of the one through `points`, or on all of a single one."""
+    """Returns whether a line through `later` hides a segment of the one through `points`, or its only point."""
     shared = {(x, round(y, 6)) for x, y in later} & {(x, round(y, 6)) for x, y in points}
     return len(shared) >= min(2, len(points))
 
 
 def _entitle(axes, curves, title, pad=None):
-    """Names what is drawn: a single curve before the title, for a sample of its line would look like more data."""
-    if len(curves) > FEW_CURVES:  # beside them: no corner is surely free
+    """Adds a legend and the title. A single curve is named in the title, where a legend would look like more data."""
+    if len(curves) > FEW_CURVES:  # outside the axes, because no corner is sure to be free
         axes.figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     elif len(curves) > 1:
         axes.legend(frameon=False)
@@ -194,7 +194,7 @@ def _entitle(axes, curves, title, pad=None):
 
 
 def _history(history):
-    """Returns a training's logs as a dict from a name to its numbers, epoch by epoch."""
+    """Returns a run's logs as a dict from a name to its value in each epoch."""
     if isinstance(history, (str, pathlib.Path)):
         with open(history, newline="") as file:
             rows = list(csv.DictReader(file))

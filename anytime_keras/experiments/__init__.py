@@ -1,4 +1,4 @@
-"""The paper's experiments: plain data that is trained, becomes JSON, and is shown beside the paper's own numbers."""
+"""Reproduces the paper's experiments, stores the results as JSON and compares them with the paper's numbers."""
 
 from anytime_keras.experiments.experiment import EXPERIMENTS, Experiment, paper
 from anytime_keras.experiments.page import write_page

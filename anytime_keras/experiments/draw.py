@@ -1,11 +1,11 @@
-"""The paper's figures, drawn from their numbers alone."""
+"""Plots the paper's figures from their summaries."""
 
 from anytime_keras.experiments.planning import FRACTIONS
 
 
 def losses(summary):
-    """Figure 3: relative increase in training loss over the exits."""
-    from anytime_keras.evaluation import style  # Matplotlib is needed for pictures alone
+    """Plots Figure 3: relative increase in training loss over the exits."""
+    from anytime_keras.evaluation import style  # only plots need Matplotlib
 
     figure = style.picture()
     axes = figure.add_subplot()
@@ -25,7 +25,7 @@ def losses(summary):
 
 
 def pairs(summary):
-    """Figure 5: relative errors against cost, both relative to the small network's last exit."""
+    """Plots Figure 5: error against cost, both relative to the small network's last exit."""
     from anytime_keras.evaluation import style
 
     figure = style.picture()
@@ -46,7 +46,7 @@ def pairs(summary):
 
 
 def chains(summary):
-    """Figure 6 (a), the error within each budget for each data set, and (c), the weights of the exits."""
+    """Plots Figure 6 (a), the error within each budget for each data set, and (c), the weights of the exits."""
     from anytime_keras.evaluation import style
 
     data = summary["data"]
@@ -72,7 +72,7 @@ def chains(summary):
 
 
 def _shares(axes):
-    """Makes a logarithmic axis of relative costs, with the shares marked at which tables compare."""
+    """Sets up a logarithmic axis of relative costs and marks the fractions at which tables compare."""
     from anytime_keras.evaluation import style
 
     axes.set_xscale("log")
@@ -83,5 +83,5 @@ def _shares(axes):
 
 
 def _drawn(values):
-    """Numbers to draw, with gaps where there are none."""
+    """Replaces None by NaN, which Matplotlib draws as a gap."""
     return [float("nan") if value is None else value for value in values]

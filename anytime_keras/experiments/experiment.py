@@ -1,4 +1,4 @@
-"""The experiments by name: what each trains, how its numbers follow, and how they are shown."""
+"""Defines the experiments: what each trains, how its numbers are computed, and how they are shown."""
 
 import dataclasses
 import functools
@@ -15,8 +15,8 @@ def _adaloss(**arguments):
     return {"weighting": {"name": "adaloss", **arguments}}
 
 
-# Rows of the tables -> what the recipe changes. AdaLoss's defaults are the paper's, so rows that name them share their
-# trainings with Table 1.
+# From a table row to its recipe changes. AdaLoss's defaults are the paper's, so rows with default values share their
+# training runs with Table 1.
 TABLE3 = {"gamma 0": _adaloss(gamma=0.0), "gamma 0.05": ADALOSS, "gamma 0.15": _adaloss(gamma=0.15)}
 TABLE4 = {"momentum 0.9": ADALOSS, "momentum 0.99": _adaloss(momentum=0.99)}
 TABLE5 = {"period 1": ADALOSS, "period 100": _adaloss(update_period=100)}
@@ -42,17 +42,17 @@ class Experiment:
 
     Attributes:
         title: str.
-        plan: function from `Settings` to a list of `Planned`; None where nothing is trained.
-        summarize: function from the results' `trainings` and `ensembles` to the table's or figure's numbers.
-        lay_out: function from a summary and the paper's entry to a header and rows of a table.
-        find: function from the same to sentences that tell what the numbers say.
+        plan: function from `Settings` to a list of `Planned`; None if nothing is trained.
+        summarize: function from the results' `trainings` and `ensembles` to the numbers of the table or figure.
+        lay_out: function from a summary and the paper's entry to the header and rows of a table.
+        find: function from a summary and the paper's entry to sentences that state the findings.
         draw: function from a summary to a Matplotlib figure, or None.
-        ensembles: function from `Settings` to pairs: labels of an ensemble, recipes of its members; None for none.
-        defaults, quick: dicts, what its `Settings` are by default and for a quick check, where others than usual.
-        note: str, what its numbers are, beyond what the page says of all.
-        optional: function from `Settings` to groups of rows that `Settings.without` may name, though not all of a
-            group; with all others something is compared. None if no row may be left out.
-        once: bool, whether `Settings.once` may name the same rows: what is found compares numbers of the same seeds.
+        ensembles: function from `Settings` to pairs (labels of an ensemble, recipes of its members), or None.
+        defaults, quick: dicts of `Settings` that differ from the usual defaults, for a full run and a quick check.
+        note: str, an explanation of the numbers for the page.
+        optional: function from `Settings` to groups of rows that `Settings.without` may name, but not all rows of a
+            group. All other rows are needed for comparison. None if no row may be omitted.
+        once: bool, whether `Settings.once` may name the optional rows. If so, `find` must compare equal seeds.
 
     Example:
     >>> EXPERIMENTS["table1"].settings(epochs=100).networks
@@ -73,16 +73,16 @@ class Experiment:
     once: bool = False
 
     def settings(self, quick=False, **changes):
-        """Returns the `Settings`: the defaults, or those of a quick check, and what is changed."""
+        """Returns the default `Settings`, or those of a quick check, with changes applied."""
         usual = {**QUICK, **self.quick} if quick else self.defaults
         made = Settings(**{**usual, **{name: value for name, value in changes.items() if value is not None}})
         self.check(made)
         return made
 
     def check(self, settings):
-        """Raises ValueError if the settings leave out rows that are needed."""
+        """Raises ValueError if the settings omit rows that are needed."""
         if settings.once and not self.once:
-            raise ValueError(f"This experiment's rows need all seeds. Received: once={settings.once!r}.")
+            raise ValueError(f"This experiment needs all seeds for each row. Received: once={settings.once!r}.")
         if settings.without and self.optional is None:
             raise ValueError(f"This experiment needs all its rows. Received: without={settings.without!r}.")
         named = [*settings.without, *settings.once]
@@ -91,14 +91,15 @@ class Experiment:
         groups = self.optional(settings)
         for row in named:
             if row not in sum(groups, []):
-                raise ValueError(f"'{row}' is no row that may be named. {_errors.nearest(row, sum(groups, []))}")
+                raise ValueError(f"'{row}' is not an optional row. {_errors.nearest(row, sum(groups, []))}")
             if named.count(row) > 1:
                 raise ValueError(
-                    f"'{row}' is named twice. Received: without={settings.without!r}, once={settings.once!r}."
+                    f"A row may be named once. Received: '{row}' twice in without={settings.without!r}, "
+                    f"once={settings.once!r}."
                 )
         if any(set(settings.without).issuperset(group) for group in groups):
             every = "; ".join(", ".join(map(repr, group)) for group in groups)
-            raise ValueError(f"Not all may be left out of {every}. Received: without={settings.without!r}.")
+            raise ValueError(f"Keep at least one row of each group: {every}. Received: without={settings.without!r}.")
 
 
 def _table(title, rows, base, find=None, summarize=None, always=(), once=False):
@@ -116,7 +117,7 @@ def _table(title, rows, base, find=None, summarize=None, always=(), once=False):
 def _find_sizes(summary, paper):
     same, compared = tables.signs(summary, paper["rows"])
     known = {row: numbers for row, numbers in paper["rows"].items() if row in summary["rows"]}
-    found = [f"Of the paper's {compared} numbers that could be compared, {same} have the same sign here."]
+    found = [f"{same} of the paper's {compared} comparable numbers have the same sign here."]
     beside = [
         (f"{row} at {fraction:g}", theirs, ours)
         for row, numbers in known.items()
@@ -125,17 +126,17 @@ def _find_sizes(summary, paper):
     ]
     if beside and summary["base"] != "OPT":
         theirs, ours = (max(abs(each[place]) for each in beside) for place in (1, 2))
-        found[0] += f" The largest change, up or down: {theirs:.2f} in the paper, {ours:.2f} here."
+        found[0] += f" The largest absolute change is {theirs:.2f} in the paper and {ours:.2f} here."
     places = [place for row in known for place in zip(*summary["rows"][row]["by_seed"].values())]
     apart = [place for place in places if len(place) > 1 and None not in place]
     if apart:
         split = sum(min(place) < 0 < max(place) for place in apart)
-        found.append(f"Seeds of one number lie on both sides of 0 at {split} of {len(apart)} places.")
+        found.append(f"Seeds disagree on the sign of {split} of {len(apart)} numbers.")
     if beside:
         where, theirs, ours = max(beside, key=lambda each: abs(each[2] - each[1]))
-        found.append(f"Furthest from the paper: {where}, {ours:+.2f} for {theirs:+.2f}.")
+        found.append(f"Largest difference from the paper: {where}, {ours:+.2f} here and {theirs:+.2f} in the paper.")
     ordered = {
-        "the paper": {row: paper["rows"][row][-1] for row in known},
+        "in the paper": {row: paper["rows"][row][-1] for row in known},
         "here": {row: summary["rows"][row]["mean"][-1] for row in known},
     }
     if summary["base"] != "OPT":
@@ -146,12 +147,12 @@ def _find_sizes(summary, paper):
             f"{where} {', '.join(f'{row} {last[row]:+.2f}' for row in sorted(last, key=last.get))}"
             for where, last in ordered.items()
         ]
-        found.append(f"From best to worst at the full cost: {'; '.join(texts)}.")
+        found.append(f"Ranking at full cost, best first: {'; '.join(texts)}.")
     return found
 
 
 def _summarize_beyond(trainings, ensembles):
-    """The table, and its increases on validation images, by which to choose a scheme: test images are for telling."""
+    """Adds the increases on validation images, which select a scheme. Test images only report the result."""
     held_out = tables.relative_table(tables.on_validation(trainings), "OPT")["rows"]
     return {
         **tables.relative_table(trainings, "OPT"),
@@ -163,7 +164,7 @@ def _find_beyond(summary, paper):
     rows = summary["rows"]
     lines = [line for where in (rows, summary["validation"]) for line in tables.lines_of(where["ADALOSS"]["cells"])]
     if any(None in values for _, values in lines):
-        return ["AdaLoss's numbers are not defined here: OPT makes no error, or has no exit so early."]
+        return ["AdaLoss's increases are undefined here, because OPT makes no errors or has no exit that early."]
     own, held_out = map(_above_adaloss, (rows, summary["validation"]))
     overall = {row: tables.mean(tables.means(lines)) for row, lines in own.items()}
     ordered = [f"{_with_seeds(row, own)} {overall[row]:+.1f}" for row in sorted(overall, key=overall.get)]
@@ -171,26 +172,27 @@ def _find_beyond(summary, paper):
     return [
         *_find_winner(own, held_out),
         *(
-            f"{row}: {rows[row]['mean'][0]:+.1f}% at 1/4 and {rows[row]['mean'][-1]:+.1f}% at the full cost."
+            f"{row}: {rows[row]['mean'][0]:+.1f}% at 1/4 of the cost and {rows[row]['mean'][-1]:+.1f}% at full cost."
             for row in _IN_TABLE_1
         ),
-        f"Points above AdaLoss of the same seeds, mean of the four places, from best to worst: {_listed(ordered)}.",
-        "Lower than AdaLoss at 1/4 and no more than a point higher at the full cost, mean over a row's seeds, on "
-        f"validation images: {_listed(chosen)}. On test images: {_listed(told)}.",
+        f"Points above AdaLoss with the same seeds, averaged over the four fractions, best first: {_listed(ordered)}.",
+        "Below AdaLoss at 1/4 of the cost and at most one point above it at full cost, averaged over each row's "
+        f"seeds, on validation images: {_listed(chosen)}. On test images: {_listed(told)}.",
     ]
 
 
 def _with_seeds(row, lines):
-    """A row's name, with how many seeds it has if AdaLoss has more."""
+    """Returns a row's name, with its number of seeds if AdaLoss has more."""
     few = len(lines[row]) < len(lines["ADALOSS"])
-    return f"{row} ({len({seed for (*_, seed), _ in lines[row]})} of the seeds)" if few else row
+    count = len({seed for (*_, seed), _ in lines[row]})
+    return f"{row} ({count} seed{'s' if count > 1 else ''})" if few else row
 
 
 def _find_winner(own, held_out):
-    """A scheme wins if it keeps AdaLoss's end and lowers its beginning on validation images, with every seed."""
+    """States which schemes beat AdaLoss with every seed: better early and as good at the end, on validation images."""
     seeds = list(dict.fromkeys(seed for (*_, seed), _ in own["ADALOSS"]))
     if len(seeds) == 1:
-        return ["No winner is named: one seed does not tell what another would give."]
+        return ["No scheme is declared better than AdaLoss, because results of one seed may be chance."]
     again = [row for row in own if row in held_out and row != "ADALOSS" and len(own[row]) == len(own["ADALOSS"])]
     of_seeds = {seed: {row: _of_seed(lines, seed) for row, lines in held_out.items()} for seed in seeds}
     kept = {
@@ -202,17 +204,20 @@ def _find_winner(own, held_out):
         by_seed = [tables.means(_of_seed(own[row], seed)) for seed in seeds]
         points.append(f"{row} {', '.join(f'{values[0]:+.1f} and {values[-1]:+.1f}' for values in by_seed)}")
     return [
-        f"{'' if winners else 'No winner is named. '}Lower than AdaLoss at 1/4 and no more than a point higher at the "
-        f"full cost, on validation images, with each of {len(seeds)} seeds: {_listed(winners)}, of the rows that have "
-        f"them all ({_listed(again)}).",
-        f"Of all rows, {', '.join(f'with seed {seed}: {_listed(rows)}' for seed, rows in kept.items())}.",
-        f"Points above AdaLoss at 1/4 and at the full cost, seed by seed, on test images: {_listed(points)}.",
+        (f"Better than AdaLoss: {_listed(winners)}. " if winners else "No scheme was better than AdaLoss. ")
+        + "To count as better, a scheme's increase on validation images must be below AdaLoss's at 1/4 of the cost and "
+        f"at most one point above it at full cost, with each of {len(seeds)} seeds. Schemes run with all seeds: "
+        f"{_listed(again)}.",
+        " ".join(f"Better with seed {seed}, of all schemes: {_listed(rows)}." for seed, rows in kept.items()),
+        f"Points above AdaLoss on test images, at 1/4 of the cost and at full cost, for each seed: {_listed(points)}.",
     ]
 
 
 def _above_adaloss(rows):
-    """How many points rows are above AdaLoss of the same network, data set and seed, as `tables.means` takes it; rows
-    that have no number somewhere are left out."""
+    """Returns how many points each row is above AdaLoss with the same network, data set and seed, for `tables.means`.
+
+    Rows with a missing number are omitted.
+    """
     base = dict(tables.lines_of(rows["ADALOSS"]["cells"]))
     lines = {row: tables.lines_of(content["cells"]) for row, content in rows.items() if row != "OPT"}
     return {
@@ -227,7 +232,7 @@ def _of_seed(lines, seed):
 
 
 def _keep_the_end(lines):
-    """The rows that are lower than AdaLoss at the first place and no more than a point higher at the last."""
+    """Returns the rows that are below AdaLoss at the first fraction and at most one point above it at the last."""
     means = {row: tables.means(own) for row, own in lines.items()}
     return [row for row, values in means.items() if values[0] < 0 and values[-1] <= 1]
 
@@ -250,7 +255,7 @@ def _find_losses(summary, paper):
         f"{row} {', '.join(tables.number(tables.mean(part), 1) for part in _halves(content['mean']))}"
         for row, content in summary["rows"].items()
     )
-    return [f"On average in the first and in the second half of exits, in percent: {means}."]
+    return [f"Mean increase over the first and the second half of the exits, in percent: {means}."]
 
 
 def _halves(values):
@@ -261,7 +266,7 @@ def _lay_out_pairs(summary, paper):
     shares = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0]
     places = [summary["grid"].index(share) for share in shares]
     lines = [[row, *(tables.number(line[place], 1) for place in places)] for row, line in summary["mean"].items()]
-    return ["increase (%) within a share of the small one's cost", *(f"{share:g}" for share in shares)], lines
+    return ["increase (%) at a fraction of the small network's cost", *(f"{share:g}" for share in shares)], lines
 
 
 def _find_pairs(summary, paper):
@@ -269,12 +274,13 @@ def _find_pairs(summary, paper):
     both = [(own, other) for own, other in zip(small, large) if None not in (own, other)]
     within = [pair for pair, share in zip(zip(small, large), summary["grid"]) if share <= 1 and None not in pair]
     if not both:
-        return ["The small network's last exit makes no error here: relative errors are not defined."]
+        return ["Relative errors are undefined here, because the small network's last exit makes no errors."]
     ahead = sum(own <= other for own, other in within)
     ends, costs = ([pair["large CONST"][key][-1] for pair in summary["pairs"]] for key in ("increase", "cost"))
     return [
-        f"Up to its own full cost the small network is at least as good at {ahead} of {len(within)} costs read.",
-        f"The large one, of {tables.mean(costs):.2f} times the cost, ends {tables.mean(ends):+.1f}% from there.",
+        f"Up to its full cost, the small network is at least as accurate at {ahead} of {len(within)} costs.",
+        f"The large network costs {tables.mean(costs):.2f} times as much; its last exit's error is "
+        f"{tables.mean(ends):+.1f}% relative to the small network's.",
     ]
 
 
@@ -289,7 +295,8 @@ def _lay_out_chains(summary, paper):
         ]
         for dataset, content in summary["data"].items()
     ]
-    return ["error (%), mean over budgets", *names, "ADALOSS over CONST (%)", "weight in the last half of exits"], lines
+    header = ["error (%), mean over budgets", *names, "ADALOSS over CONST (%)", "weight in the second half of exits"]
+    return header, lines
 
 
 def _chains_increase(content):
@@ -299,19 +306,19 @@ def _chains_increase(content):
 def _find_chains(summary, paper):
     increases = [_chains_increase(content) for content in summary["data"].values()]
     better = sum(increase is not None and increase < 0 for increase in increases)
-    found = [f"The EANN of AdaLoss networks is the better one on {better} of {len(increases)} data sets."]
+    found = [f"The EANN of AdaLoss networks has the lower mean error on {better} of {len(increases)} data sets."]
     equal = [1.0] * len(next(iter(summary["data"].values()))["weights"])
-    found.append(f"Equal weights would have {figures.share_of_last_half(equal):.1%} in the last half of exits.")
+    found.append(f"With equal weights, the second half of exits would have {figures.share_of_last_half(equal):.1%}.")
     late = sorted(summary["data"], key=lambda dataset: summary["data"][dataset]["late"])
     if len(late) > 1:
         theirs = [dataset for dataset in paper["late"] if dataset in late]
         beside = f"; in the paper {', '.join(theirs)}" if len(theirs) == len(late) else ""
-        found.append(f"From least to most weight in the last half of exits: {', '.join(late)}{beside}.")
+        found.append(f"Data sets by weight in the second half of exits, lowest first: {', '.join(late)}{beside}.")
     return found
 
 
 def _lay_out_inflations(summary, paper):
-    header = ["b", "networks", "workers", "sup C, bound", "sup C, run", "E[C], bound", "E[C], run"]
+    header = ["b", "networks", "workers", "sup C, bound", "sup C, simulated", "E[C], bound", "E[C], simulated"]
     lines = [
         [f"{row['base']:.3g}", row["networks"], str(row["workers"])]
         + [f"{row[what][how]:.3f}" for what in ("sup", "mean") for how in ("bound", "simulated")]
@@ -324,10 +331,10 @@ def _find_inflations(summary, paper):
     own = [row for row in summary["rows"] if row["networks"] == "anytime" and row["workers"] == 1]
     kept = sum(row[what]["simulated"] <= row[what]["bound"] for row in own for what in ("sup", "mean"))
     return [
-        f"{kept} of the proposition's {2 * len(own)} bounds (anytime networks, one worker) hold in the run, of 12 "
+        f"{kept} of the proposition's {2 * len(own)} bounds (anytime networks, one worker) hold in a simulation of 12 "
         "networks.",
-        "The rows of regular networks are limits of an endless sequence, those of two workers our reading of the "
-        "paper's remark; a run of 12 may lie on either side.",
+        "Bounds for regular networks are limits for an infinite sequence. Bounds for two workers are our "
+        "interpretation of the paper's remark. A simulation of 12 networks may be above or below either.",
     ]
 
 
@@ -345,7 +352,7 @@ EXPERIMENTS = {
         _lay_out_losses,
         _find_losses,
         draw.losses,
-        note="Losses are means over the last epoch's batches, as training sees them: augmented, weights moving.",
+        note="Losses are averaged over the last epoch's batches, with augmentation and while weights change.",
         defaults=dict(datasets=("cifar100",), networks=((5, 16),)),
         optional=figures.rows_of_losses,
     ),
@@ -367,8 +374,8 @@ EXPERIMENTS = {
         _find_chains,
         draw.chains,
         figures.ensembles,
-        note="Errors are means over budgets in steps of 5% of the largest network's cost, from the first at which all "
-        "columns answer.",
+        note="Errors are averaged over budgets in steps of 5% of the largest network's cost, starting with the first "
+        "budget at which all columns have an answer.",
         defaults=dict(networks=((7, 16), (13, 16), (25, 16))),  # the paper's depths
         quick=dict(networks=((1, 4), (2, 4))),
     ),
@@ -392,15 +399,15 @@ EXPERIMENTS = {
 
 
 def get(name):
-    """Returns the `Experiment` of a name."""
+    """Returns the `Experiment` with a name."""
     if name not in EXPERIMENTS:
-        raise ValueError(f"There is no experiment '{name}'. {_errors.nearest(name, EXPERIMENTS)}")
+        raise ValueError(f"Unknown experiment '{name}'. {_errors.nearest(name, EXPERIMENTS)}")
     return EXPERIMENTS[name]
 
 
 @functools.cache
 def paper():
-    """The paper's own numbers and words, each with its place: what `paper.json` beside this file holds.
+    """Returns the paper's numbers and quotes with their sources, from `paper.json` in this directory.
 
     Example:
     >>> paper()["table1"]["rows"]["ADALOSS"]

@@ -1,4 +1,4 @@
-"""The paper's figures as numbers: losses by depth, small against large, ensembles and weights, Proposition 4.1."""
+"""Plans and summarizes Figures 3, 5 and 6 and Proposition 4.1 of the paper."""
 
 import math
 
@@ -17,7 +17,7 @@ from anytime_keras.experiments.planning import (
 from anytime_keras.experiments.tables import cell, curve_of, increase, mean, means, means_by_seed
 from anytime_keras.inference import inflation
 
-# Where curves are read that are averaged: shares of the small network's cost.
+# Budgets at which averaged curves are read, as fractions of the small network's cost.
 GRID = tuple(round(0.05 * number, 2) for number in range(1, 61))
 BASES = (1.5, 2.0, 1 + 2**0.5, 3.0, 4.0)
 
@@ -30,23 +30,23 @@ SCHEMES = {"CONST": CONST, "HALF-END": HALF_END, "ADALOSS": ADALOSS}
 def plan_losses(settings):
     if len(settings.networks) != 1:
         raise ValueError(
-            f"Figure 3 compares the exits of one network. Received: {[name(network) for network in settings.networks]}."
+            f"Figure 3 needs exactly one network. Received: {[name(network) for network in settings.networks]}."
         )
     return plan(settings, SCHEMES, opt="all")
 
 
 def rows_of_losses(settings):
-    """Lists the schemes, and the exits at which they are compared: each is a training of its own."""
+    """Lists the schemes and the exits, each of which is a separate run."""
     curve = costs(settings, settings.networks[0], settings.datasets[0])
     return [list(SCHEMES), [point.exit for point in curve]]
 
 
 def losses(trainings):
-    """Compares training losses, those of the last epoch, exit by exit with networks trained for that exit alone.
+    """Compares the last epoch's training losses at each exit with networks trained for that exit only.
 
     Returns:
-        A dict: `exits`, and `rows`, from a row's name to its relative percentage increase at each exit, as `mean` over
-        cells and `by_seed`; None at an exit for which no network was trained alone.
+        A dict with `exits` and `rows`. `rows` maps a row's name to its increase in percent at each exit, as `mean` over
+        cells and `by_seed`. The increase is None at exits for which no separate network was trained.
     """
     alone = {
         (cell(training), training["exit"]): training["train_loss"][training["exits"]["exit"].index(training["exit"])]
@@ -70,10 +70,10 @@ def losses(trainings):
 
 
 def plan_pairs(settings):
-    """Networks come in pairs: a small one, then the large one to compare it with."""
+    """Lists the runs for pairs of networks, each a small one and the large one to compare it with."""
     if len(settings.networks) % 2:
         raise ValueError(
-            "Figure 5 compares pairs of networks: a small one, its large one, and so on. "
+            "Figure 5 needs pairs of networks, each a small one followed by a large one. "
             f"Received: {[name(network) for network in settings.networks]}."
         )
     planned = []
@@ -87,12 +87,12 @@ def plan_pairs(settings):
 
 
 def pairs(trainings):
-    """Draws two networks' errors relative to the small one's last, against cost relative to the small one's.
+    """Compares error against cost of two networks, both relative to the small one's last exit.
 
     Returns:
-        A dict: `pairs`, a list with `pair`, `dataset`, `seed` and, for each row, the `cost` and `increase` at its
-        exits; and `mean` over all of them, read at shares of the small one's cost, `grid`, None where one of them has
-        no answer yet.
+        A dict with `pairs`, `grid` and `mean`. `pairs` lists `pair`, `dataset`, `seed` and, for each row, the `cost`
+        and `increase` at its exits. `mean` averages all pairs at the budgets in `grid`, fractions of the small
+        network's cost; it is None where one of them has no answer yet.
     """
     found = {}
     for training in trainings:
@@ -120,13 +120,13 @@ def pairs(trainings):
 
 
 def _read(costs, values, budget):
-    """The latest exit's value within a budget; None before the first."""
+    """Returns the value of the latest exit within a budget, or None if there is no such exit."""
     affordable = [value for cost, value in zip(costs, values) if cost <= budget * (1 + 1e-9)]
     return affordable[-1] if affordable else None
 
 
 def _means_where_all(lines):
-    """Means place by place as `means` has them, None where one of the lines has none."""
+    """Returns the elementwise `means`, with None where any line has None."""
     return [None if None in values else own for own, *values in zip(means(lines), *(line for _, line in lines))]
 
 
@@ -138,7 +138,7 @@ MEMBERS = {"ADALOSS": ADALOSS, "CONST": CONST}
 def plan_members(settings):
     if len(settings.networks) < 2:
         raise ValueError(
-            "Figure 6 chains networks: name two or more, small ones first. "
+            "Figure 6 needs two or more networks to chain, smallest first. "
             f"Received: {[name(network) for network in settings.networks]}."
         )
     check_growing(settings, settings.networks)
@@ -146,7 +146,7 @@ def plan_members(settings):
 
 
 def ensembles(settings):
-    """Lists what is chained: for each row, data set and seed the networks of all sizes.
+    """Lists the ensembles, one for each row, data set and seed, with networks of all sizes.
 
     Returns:
         A list of pairs: a dict with `row`, `dataset` and `seed`, and the members' recipes, smallest first.
@@ -163,13 +163,16 @@ def ensembles(settings):
 
 
 def chains(trainings, chained):
-    """Compares EANNs of AdaLoss networks with EANNs of CONST networks, and lists the weights that AdaLoss learnt.
+    """Compares EANNs of AdaLoss networks with EANNs of CONST networks, and reports AdaLoss's final weights.
 
     Returns:
-        A dict: `largest`, the largest network; `data`, for each data set `grid`, budgets as shares of its cost, and
-        `lines`, the error (%) of each EANN and of the largest networks alone within them, mean over seeds, None before
-        the first answer; `mean`, each line's mean over the budgets at which all answer; `weights` of the largest
-        network's exits at the end, mean over seeds, and `late`, the share of them in the last half of exits.
+        A dict with `largest`, the largest network, and `data`, which has for each data set:
+        `grid`, budgets as fractions of the largest network's cost;
+        `lines`, the error (%) within each budget of each EANN and of the largest networks alone, averaged over seeds,
+        None before the first answer;
+        `mean`, each line's mean over the budgets at which all lines have an answer;
+        `weights`, the final weights of the largest network's exits, averaged over seeds;
+        `late`, the fraction of these weights in the second half of exits.
     """
     largest = max(trainings, key=lambda one: one["exits"]["with_all_heads"][-1])["network"]
     data = {}
@@ -199,7 +202,7 @@ def chains(trainings, chained):
 
 
 def share_of_last_half(weights):
-    """The share of the weights that the last half of exits has, the one in the middle included.
+    """Returns the fraction of the weights in the second half of exits, including the middle one.
 
     >>> share_of_last_half([1.0, 1.0, 2.0])
     0.75
@@ -211,11 +214,11 @@ def share_of_last_half(weights):
 
 
 def inflations():
-    """Lays the bounds of Proposition 4.1 beside a run of the sequence against the clock.
+    """Compares the bounds of Proposition 4.1 with a simulation.
 
     Returns:
-        A dict with `rows`: base, kind and number of workers, and bound and simulation of the largest and the mean
-        inflation.
+        A dict with `rows`, which have the base, the kind of networks, the number of workers, and the bound and
+        simulated value of the largest (`sup`) and the mean inflation.
     """
     rows = []
     for anytime in (True, False):

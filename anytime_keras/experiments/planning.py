@@ -1,4 +1,4 @@
-"""What an experiment trains, as plain data: settings -> a list of trainings with their labels."""
+"""Turns an experiment's settings into a list of labelled training runs."""
 
 import dataclasses
 import functools
@@ -19,17 +19,17 @@ CONST, LINEAR, HALF_END, ADALOSS = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How large an experiment is.
+    """The scale of an experiment.
 
     Attributes:
-        datasets: names, or paths, as `anytime_keras.data.load` takes them.
+        datasets: names or paths of data sets, as for `anytime_keras.data.load`.
         networks: pairs (n, c) of ResANNs.
-        epochs: int; the learning rate is divided by 10 at 1/2 and 3/4 of them.
-        seeds: int, how many; they are 0, 1, ... Or a tuple of such, one for each data set.
+        epochs: int; the learning rate is divided by 10 at 1/2 and 3/4 of the epochs.
+        seeds: int, the number of seeds (0, 1, ...), or a tuple with one number per data set.
         batch_size: int.
-        precision: Keras's dtype policy.
-        without: rows that are left out, in Figure 3 exits too.
-        once: rows that have the first seed alone.
+        precision: Keras dtype policy.
+        without: rows to omit, or for Figure 3 also exits.
+        once: rows to run with the first seed only.
 
     Example:
     >>> Settings(networks=((5, 16),)).to_dict()["networks"]
@@ -52,48 +52,48 @@ class Settings:
             if any(isinstance(number, bool) or not isinstance(number, int) or number < 1 for number in each):
                 raise ValueError(f"`{name}` must be an int of 1 or more. Received: {name}={value!r}.")
         if not self.datasets or not all(map(str, self.datasets)):
-            raise ValueError(f"`datasets` must name one data set or more. Received: {self.datasets!r}.")
+            raise ValueError(f"`datasets` must name at least one data set. Received: {self.datasets!r}.")
         labels = [label(dataset) for dataset in self.datasets]
         if len(set(labels)) < len(labels):
             raise ValueError(
-                "`datasets` must differ in their names without folder and ending, by which results tell them apart. "
+                "`datasets` must have distinct names without directory and suffix, because results use these names. "
                 f"Received: {self.datasets!r}."
             )
         if isinstance(self.seeds, tuple) and len(self.seeds) != len(self.datasets):
             raise ValueError(
-                f"`seeds` must be one number, or one for each data set. Received: seeds={self.seeds!r} for "
+                f"`seeds` must be one int, or one for each data set. Received: seeds={self.seeds!r} for "
                 f"{self.datasets!r}."
             )
         if self.once and all(len(self.seeds_of(dataset)) == 1 for dataset in self.datasets):
-            raise ValueError(f"`once` needs two seeds or more. Received: once={self.once!r}, seeds={self.seeds!r}.")
+            raise ValueError(f"`once` needs at least two seeds. Received: once={self.once!r}, seeds={self.seeds!r}.")
         if not self.networks:
-            raise ValueError("`networks` must name one ResANN or more. Received: none.")
+            raise ValueError("`networks` must name at least one ResANN. Received: none.")
 
     def seeds_of(self, dataset):
-        """Returns the seeds of one of the data sets."""
+        """Returns the seeds of a data set."""
         each = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
         return range(each[self.datasets.index(dataset)])
 
     def asks_for(self, row, seed):
-        """Tells whether a row is trained with a seed."""
+        """Returns whether a row is trained with a seed."""
         return row not in self.without and not (seed and row in self.once)
 
     def to_dict(self):
-        """Returns the settings as plain data, networks by name."""
+        """Returns the settings as plain data, with networks by name."""
         return {**dataclasses.asdict(self), "networks": [name(network) for network in self.networks]}
 
 
-# A check of the code in a few minutes on a CPU: no number to compare with the paper's.
+# Checks the code in a few minutes on a CPU; its numbers cannot be compared with the paper's.
 QUICK = dict(datasets=("digits",), networks=((2, 4),), epochs=3, seeds=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """One training of an experiment.
+    """One training run of an experiment.
 
     Attributes:
-        labels: dict: `row` of the table or line of the figure, `network`, `dataset`, `seed`, and what else the
-            experiment tells its trainings apart by.
+        labels: dict with `row` (of the table, or line of the figure), `network`, `dataset`, `seed` and any further
+            labels of the experiment.
         recipe: `Recipe`.
     """
 
@@ -102,7 +102,7 @@ class Planned:
 
 
 def name(network):
-    """The name of a ResANN (n, c).
+    """Returns the name of a ResANN (n, c).
 
     >>> name((9, 16))
     '9x16'
@@ -111,7 +111,7 @@ def name(network):
 
 
 def parse_networks(text):
-    """Reads names of ResANNs.
+    """Parses comma-separated names of ResANNs.
 
     >>> parse_networks("5x16,25x32")
     ((5, 16), (25, 32))
@@ -120,13 +120,13 @@ def parse_networks(text):
     for part in text.split(","):
         numbers = part.strip().split("x")
         if len(numbers) != 2 or not all(number.isdigit() and int(number) for number in numbers):
-            raise ValueError(f"Networks are named such as 5x16,9x16 (units a block, channels). Received: '{text}'.")
+            raise ValueError(f"Networks must look like 5x16,9x16 (units per block, channels). Received: '{text}'.")
         networks.append(tuple(map(int, numbers)))
     return tuple(networks)
 
 
 def label(dataset):
-    """A data set's name without its place.
+    """Returns a data set's name without directory and suffix.
 
     >>> label("/data/cifar10.npz")
     'cifar10'
@@ -135,10 +135,10 @@ def label(dataset):
 
 
 def recipe(settings, network, dataset, seed, **changes):
-    """The paper's recipe (section 5.1), at the settings' scale."""
+    """Returns the paper's recipe (section 5.1) at the scale of the settings."""
     data = {"data": str(dataset)}
     known = sources.KNOWN.get(label(dataset))
-    if known is not None:  # a file's name says what it holds: augmented and split as the data set of that name
+    if known is not None:  # a file named after a known data set is augmented and split like it
         data.update(augment=list(known.augment), validation=known.validation)
     num_units, channels = network
     return Recipe.paper(
@@ -155,15 +155,15 @@ def recipe(settings, network, dataset, seed, **changes):
 
 
 def plan(settings, rows, networks=None, opt=None):
-    """Lists the trainings of rows over all networks, data sets and seeds.
+    """Lists the runs of all rows, networks, data sets and seeds.
 
     Args:
         settings: `Settings`.
-        rows: dict from a row's name to what its recipe changes.
-        networks: pairs (n, c) in place of the settings'.
-        opt: `"fractions"` for a network trained for each exit that answers at `FRACTIONS`, `"all"` for one for every
-            exit (row `OPT`, label `exit`), None for none. On a CPU such a network ends where it is to be optimal; on an
-            accelerator it is whole, so that one program trains it beside the others.
+        rows: dict from a row's name to its recipe changes.
+        networks: pairs (n, c) that replace the settings' networks.
+        opt: adds runs that train a network for one exit only (row `OPT`, label `exit`): `"fractions"` for the exits
+            that answer at `FRACTIONS`, `"all"` for every exit, None for none. On a CPU, such a network ends after its
+            exit. On an accelerator it is complete, so that the same program trains it side by side with the others.
 
     Returns:
         A list of `Planned`.
@@ -194,25 +194,25 @@ def plan(settings, rows, networks=None, opt=None):
 
 
 def _end(curve, exit_name):
-    """The last exit of a network that is trained for one alone; None for all."""
+    """Returns the last exit of a network that is trained for one exit only, or None for all exits."""
     names = [point.exit for point in curve]
-    # Two at least: of a network with one, Keras tells no loss without the weight decay.
+    # At least two exits, because for a single one Keras does not report the loss without weight decay.
     end = names[max(1, names.index(exit_name))]
     return end if runtime.on_cpu() and end != names[-1] else None
 
 
 def check_growing(settings, networks):
-    """Raises ValueError unless each network costs more than the one before."""
+    """Raises ValueError unless each network costs more than the previous one."""
     costly = [costs(settings, network, settings.datasets[0])[-1].with_all_heads for network in networks]
     if any(large <= small for small, large in zip(costly, costly[1:])):
         raise ValueError(
-            "Networks must be in growing order of cost. "
+            "Networks must be in increasing order of cost. "
             f"Received: {', '.join(map(name, networks))}, with {', '.join(map(str, costly))} multiply-accumulates."
         )
 
 
 def costs(settings, network, dataset):
-    """The curve of a network that is not trained: costs alone, errors 0."""
+    """Returns the curve of an untrained network, with its costs and errors of 0."""
     return _costs(recipe(settings, network, dataset, 0).to_json())
 
 
@@ -236,6 +236,6 @@ def _data(text):
 
 
 def places(curve):
-    """The exits that answer at `FRACTIONS` of a network's cost, each once; by the rule of `Curve.at`."""
+    """Lists the distinct exits that `Curve.at` returns for `FRACTIONS`."""
     names = [curve.at(fraction).exit for fraction in FRACTIONS]
     return list(dict.fromkeys(exit_name for exit_name in names if exit_name is not None))

@@ -1,4 +1,4 @@
-"""Runs an experiment to its JSON, and shows what is in one: a table, and a picture beside it."""
+"""Runs an experiment, writes its result as JSON, and shows a result as a table and a plot."""
 
 import json
 import pathlib
@@ -16,22 +16,22 @@ WIDTH = 200  # of a table in a log file, in characters
 
 
 def reproduce(name, settings, work, results, quick=False):
-    """Runs an experiment, as far as its trainings are not finished, and writes its results.
+    """Runs the unfinished training runs of an experiment and writes its result.
 
     Args:
         name: one of `EXPERIMENTS`.
         settings: `Settings`.
         work: `Work`.
-        results: folder for the JSON and the picture.
-        quick: bool, whether these are the settings of a quick check; such results are kept apart. Without effect where
-            nothing is trained.
+        results: directory for the JSON and the plot.
+        quick: bool, whether the settings are those of a quick check, whose result goes to a separate file. No effect
+            if nothing is trained.
 
     Returns:
-        The path of the JSON; None if the time limit came first.
+        The path of the JSON, or None if the time limit was reached.
 
     Raises:
-        ValueError: if there is no experiment of that name; if the settings leave out rows that it needs; if `work`
-            reuses results, and one would be overwritten with less; if a finished network is gone that is to be chained.
+        ValueError: if the experiment is unknown, the settings omit rows that it needs, `work` reuses results and would
+            overwrite one with fewer runs, or the network of a finished ensemble member is missing.
 
     Example:
     >>> import tempfile
@@ -51,8 +51,8 @@ def reproduce(name, settings, work, results, quick=False):
         lost = [each for each in read(path)["trainings"] if work.place(Recipe.from_dict(each["recipe"])) not in kept]
         if lost:
             raise ValueError(
-                f"'{path}' tells {len(lost)} trainings that these settings leave out, and may be all that is left of "
-                "them. Write to another folder of results."
+                f"'{path}' contains {len(lost)} runs that these settings omit, and may be their only record. Write to "
+                "another directory of results."
             )
     chained = chosen.ensembles(settings) if chosen.ensembles else []
     for _, members in chained:
@@ -79,7 +79,7 @@ def reproduce(name, settings, work, results, quick=False):
 
 
 def to_text(content):
-    """A result as JSON, one line a training."""
+    """Formats a result as JSON, with one line per run."""
     lines = []
     for key, value in content.items():
         if isinstance(value, list) and value:
@@ -91,16 +91,16 @@ def to_text(content):
 
 
 def read(path):
-    """Reads what `reproduce` wrote.
+    """Reads a result written by `reproduce`.
 
     Args:
-        path: of the JSON.
+        path: path of the JSON.
 
     Returns:
         A dict with `experiment`, `summary`, `trainings`, `machine`, `settings` and more.
 
     Raises:
-        ValueError: if the file is something else.
+        ValueError: if the file is not a result.
 
     Example:
     >>> import tempfile
@@ -119,15 +119,15 @@ def read(path):
             part["machine"]["versions"]
         experiment.get(content["experiment"]).lay_out(content["summary"], experiment.paper()[content["experiment"]])
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"'{path}' is no result of `anytime-keras reproduce`: {error!r}.") from error
+        raise ValueError(f"'{path}' must be a result of `anytime-keras reproduce`. Received: {error!r}.") from error
     return content
 
 
 def paths(results):
-    """Lists the results in a folder, in the experiments' order; a quick check's come after others.
+    """Lists the results in a directory in the order of the experiments, with quick checks last.
 
     Args:
-        results: the folder.
+        results: path of the directory.
 
     Returns:
         A list of paths.
@@ -142,20 +142,20 @@ def paths(results):
 
 
 def picture(path):
-    """Draws a result's picture beside it.
+    """Plots a result to a `.png` file beside it.
 
     Args:
-        path: of the JSON.
+        path: path of the JSON.
 
     Returns:
-        The picture's path, or None where the experiment has none, or Matplotlib is not there.
+        The plot's path, or None if the experiment has no plot or Matplotlib is not installed.
 
     Example:
     >>> import tempfile
     >>> from anytime_keras import experiments
     >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
     >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
-    >>> experiments.picture(path) is None  # a table alone
+    >>> experiments.picture(path) is None  # this experiment has no plot
     True
     """
     content = read(path)
@@ -172,11 +172,11 @@ def picture(path):
 
 
 def show(path, file=None):
-    """Prints a result as a table, with what it says.
+    """Prints a result as a table, with its findings.
 
     Args:
-        path: of the JSON.
-        file: where to print; None is standard output.
+        path: path of the JSON.
+        file: file object to print to; defaults to standard output.
 
     Example:
     >>> import tempfile

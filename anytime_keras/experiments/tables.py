@@ -1,4 +1,4 @@
-"""Tables of relative increases in test error: from trainings' results to numbers, without looking elsewhere."""
+"""Computes tables of relative increases in test error from the results of training runs."""
 
 import statistics
 
@@ -7,13 +7,13 @@ from anytime_keras.experiments.planning import FRACTIONS
 
 
 def curve_of(training):
-    """Returns the `Curve` that a training's `exits` hold."""
+    """Returns the `Curve` stored in a run's `exits`."""
     exits = training["exits"]
     return Curve([CurvePoint(**dict(zip(exits, values))) for values in zip(*exits.values())])
 
 
 def increase(own, base):
-    """Returns by how many percent a number is above another, or None where either is missing or the other is 0.
+    """Returns the increase of `own` over `base` in percent, or None if one is missing or `base` is 0.
 
     >>> round(increase(0.11, 0.10), 6)
     10.0
@@ -22,16 +22,16 @@ def increase(own, base):
 
 
 def mean(values):
-    """Returns the mean of those that are there, or None."""
+    """Returns the mean of the values that are not None, or None if there are none."""
     values = [value for value in values if value is not None]
     return statistics.fmean(values) if values else None
 
 
 def means(lines):
-    """Means, place by place, of numbers of many cells: over the seeds of a network and data set, then over these.
+    """Averages the numbers of many cells elementwise, over seeds first, then over networks and data sets.
 
     Args:
-        lines: list of pairs: a cell (network, data set, seed), and its numbers, None where there are none.
+        lines: list of pairs of a cell (network, data set, seed) and its numbers, which may be None.
 
     Returns:
         A list of floats, None where no cell has a number.
@@ -47,7 +47,7 @@ def means(lines):
 
 
 def means_by_seed(lines):
-    """The `means` of each seed that all networks and data sets have: what they differ by is chance.
+    """Returns the `means` of each seed shared by all networks and data sets, which show the spread between seeds.
 
     >>> means_by_seed([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])])
     {'0': [3.5]}
@@ -64,29 +64,29 @@ def means_by_seed(lines):
 
 
 def cell(training):
-    """What a training is compared within: the same network, data and seed."""
+    """Returns the network, data set and seed of a run, which compared runs must share."""
     return training["network"], training["dataset"], training["seed"]
 
 
 def on_validation(trainings):
-    """Returns the trainings with their errors on validation images in place of those on test images."""
+    """Returns copies of the runs with errors on validation images instead of test images."""
     return [
         {**training, "exits": {**training["exits"], "error": training["validation_error"]}} for training in trainings
     ]
 
 
 def errors_at_fractions(training):
-    """The error that can be had for each of `FRACTIONS` of the network's cost (`Curve.at`); None before the first
-    exit."""
+    """Returns the error at each of `FRACTIONS` of the network's cost (`Curve.at`), or None before the first exit."""
     points = [curve_of(training).at(fraction) for fraction in FRACTIONS]
     return [None if point.exit is None else point.error for point in points]
 
 
 def optimal_errors(trainings):
-    """For each cell, what networks that were trained for one exit alone reach at each of `FRACTIONS`.
+    """Returns the errors at each of `FRACTIONS` of networks trained for one exit only.
 
     Args:
-        trainings: list of dicts; the rows `OPT`, whose networks may end early, and in each cell one of another row.
+        trainings: list of dicts with the row `OPT`, whose networks may end early, and at least one other row in each
+            cell.
 
     Returns:
         A dict from the cell to a list of errors.
@@ -109,13 +109,15 @@ def relative_table(trainings, base):
 
     Args:
         trainings: list of dicts with labels and `exits`.
-        base: the row to compare with; `"OPT"` is one network for each place.
+        base: the row to compare with; `"OPT"` has a separate network for each fraction.
 
     Returns:
-        A dict: `fractions`, `base`, and `rows`, from a row's name to `mean`, its relative percentage increase in error
-        over all cells (network, data, seed), by `means`; `error`, its mean error in percent; `by_seed` (of
-        `means_by_seed`), `by_network` and `by_dataset`, the increase over the cells of one seed, network or data set;
-        and `cells`, the errors and increases themselves. In the base's own row, increases are 0.
+        A dict with `fractions`, `base` and `rows`. `rows` maps a row's name to a dict with:
+        `mean`, the relative increase in error in percent, averaged over all cells (network, data set, seed) by `means`;
+        `error`, the mean error in percent;
+        `by_seed` (from `means_by_seed`), `by_network` and `by_dataset`, the increase for one seed, network or data set;
+        `cells`, the errors and increases of each cell.
+        The increases in the base's own row are 0.
     """
     own = {(training["row"], cell(training)): errors_at_fractions(training) for training in trainings}
     if base == "OPT":
@@ -147,7 +149,7 @@ def relative_table(trainings, base):
 
 
 def lines_of(cells, what="increase"):
-    """A row's `cells` as `means` takes them."""
+    """Converts a row's `cells` to the argument of `means`."""
     return [((one["network"], one["dataset"], one["seed"]), one[what]) for one in cells]
 
 
@@ -159,7 +161,7 @@ def _mean_by(key, cells):
 
 
 def number(value, digits=2):
-    """A number for a table, with its sign; a dash where there is none.
+    """Formats a number with its sign for a table, or a dash for None.
 
     >>> number(3.14159), number(None)
     ('+3.14', '–')
@@ -168,7 +170,7 @@ def number(value, digits=2):
 
 
 def spread(cells, place):
-    """The smallest and the largest of the seeds' means over a row's cells, for a table; nothing for one seed."""
+    """Formats the smallest and largest of the seeds' means over a row's cells; empty for a single seed."""
     values = [own[place] for own in means_by_seed(lines_of(cells)).values() if own[place] is not None]
     return f" ({min(values):+.1f} to {max(values):+.1f})" if len(values) > 1 else ""
 
@@ -178,14 +180,14 @@ def _with_spread(values, cells):
 
 
 def cells_of_table(summary, paper):
-    """Lays a summary by `relative_table` beside the paper's numbers.
+    """Formats a summary of `relative_table` beside the paper's numbers.
 
     Args:
         summary: dict.
-        paper: dict from a row's name to its numbers.
+        paper: dict from a row's name to the paper's numbers.
 
     Returns:
-        A header and rows, lists of str.
+        The header and the rows, lists of str.
     """
     fractions = [f"{fraction:g}" for fraction in summary["fractions"]]
     header = ["", *(f"paper {fraction}" for fraction in fractions), *(f"here {fraction}" for fraction in fractions)]
@@ -205,7 +207,7 @@ def cells_of_table(summary, paper):
 
 
 def signs(summary, paper):
-    """Counts the paper's numbers whose sign is ours too, and how many could be compared."""
+    """Returns how many of the paper's numbers have the same sign as ours, and how many are comparable."""
     pairs = [
         (theirs, ours)
         for row, numbers in paper.items()

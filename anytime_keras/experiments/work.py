@@ -1,7 +1,8 @@
-"""Runs trainings into folders, several side by side where that is possible, and reads what came out.
+"""Trains recipes into directories, side by side where possible, and reads their results.
 
-A training's folder is named after its recipe. One that is finished (it has a curve, or a result tells it) is never run
-again, by whichever experiment asks; one that was stopped goes on. Test images are looked at once, at a training's end.
+A run's directory is named after its recipe. A finished run (one with a curve, or one that a stored result contains) is
+never repeated, whichever experiment needs it; a stopped run is resumed. Test images are evaluated once, at the end of a
+run.
 """
 
 import csv
@@ -24,35 +25,36 @@ from anytime_keras.training.run import title
 COLUMNS = ("exit", "error", "loss", "backbone", "with_head", "with_all_heads", "params")
 MEASURED = ("exits", "train_loss", "weight", "validation_error", "split", "sizes", "machine")
 _TOLD = ("recipe", *MEASURED)
-# Side by side, unless said otherwise: on an accelerator, where small networks leave most of it idle; on a CPU it is
-# faster one after the other (tests/benchmarks/training.py).
+# Networks to train side by side on an accelerator, which a small network leaves mostly idle. On a CPU, training one
+# after the other is faster (tests/benchmarks/training.py).
 AT_ONCE = 8
-# Epochs from one checkpoint to the next on an accelerator, where several networks' take as long to write as an epoch to
-# train. On a CPU it is one.
+# Epochs between checkpoints on an accelerator, where writing those of several networks takes as long as an epoch. On a
+# CPU it is 1.
 CHECKPOINT_EVERY = 10
 
 
 class Work:
-    """The trainings in a folder.
+    """A directory of training runs.
 
     Args:
-        folder: where they are.
-        at_once: int, how many to train side by side on JAX; None for 8 on an accelerator, 1 on a CPU.
-        time_limit: float, seconds from now after which no epoch begins but a call's first; None for none.
-        say: function that is told, in a line, what goes on.
-        reuse: folder of results (`reproduce`); a training that one of them tells is taken from there, not run again,
-            unless it is finished in `folder`. It is known by its recipe, the data by its path there. An ensemble, too,
-            unless a member is finished in `folder`. None for none.
+        folder: path of the directory.
+        at_once: int, number of networks to train side by side on JAX; defaults to 8 on an accelerator, 1 on a CPU.
+        time_limit: float, seconds from now after which no further epoch starts, except the first of each call to `run`;
+            None for no limit.
+        say: function called with lines of progress.
+        reuse: directory of results (`reproduce`). Runs in these results are not repeated, unless they are finished in
+            `folder`. Runs are matched by recipe, with the same path of the data. Ensembles are reused unless a member
+            is finished in `folder`. None reuses nothing.
 
     Attributes:
-        told: dict from a training's folder to what the results tell of it.
+        told: dict from a run's directory to its content in the reused results.
 
     Raises:
-        ValueError: if an argument is not valid, or a result can't be read.
+        ValueError: if an argument is not valid, or a result cannot be read.
 
     Example:
     >>> import tempfile
-    >>> Work(tempfile.mkdtemp()).run([])  # nothing to train: all is finished
+    >>> Work(tempfile.mkdtemp()).run([])  # True, because no run is unfinished
     True
     """
 
@@ -72,11 +74,13 @@ class Work:
             self._read(reuse)
 
     def _read(self, results):
-        """Takes down what a folder of results tells: trainings by their folders, ensembles by those of their members,
-        with the members' own numbers, since another result may tell another run of the same recipe."""
+        """Reads the runs and ensembles of a directory of results, with directories of runs as keys.
+
+        Ensembles keep their members' numbers, because another result may contain another run of the same recipe.
+        """
         paths = report.paths(results)
         if not paths:
-            raise ValueError(f"There is no result in '{results}' to take trainings from.")
+            raise ValueError(f"There are no results to reuse in '{results}'.")
         for path in paths:
             content = report.read(path)
             try:
@@ -88,18 +92,18 @@ class Work:
                     members = {place: own for group, place, own in trainings if group == _group(chain)}
                     self._chains.setdefault(tuple(members), (members, _part(chain, ("members", "exits"))))
             except (ValueError, LookupError, TypeError) as error:
-                raise ValueError(f"'{path}' does not tell its trainings: {error!r}.") from error
+                raise ValueError(f"'{path}' must contain its runs with all fields. Received: {error!r}.") from error
             for _, place, own in trainings:
                 self.told.setdefault(place, own)
 
     def place(self, recipe):
-        """The folder of a recipe's training.
+        """Returns the directory of a recipe's run.
 
-        What an exit that is trained alone comes to does not hang on what follows it: such networks, whole and ending
-        early, have one folder.
+        Later layers do not affect an exit that is trained alone. Therefore the complete network and the one that ends
+        after this exit share a directory.
         """
         content = recipe.to_dict()
-        for name in ("minutes", "sizes", "init"):  # fields that are newer than the folders' names
+        for name in ("minutes", "sizes", "init"):  # fields newer than the directory names
             if content[name] is None:
                 del content[name]
         if recipe.last_exit is None or recipe.weighting["name"] == "single_exit":
@@ -109,7 +113,7 @@ class Work:
         return self.folder / f"{title(recipe)}_{data}_seed{recipe.seed}_{digest}"
 
     def begun(self, recipe):
-        """The recipe by which the training in a recipe's folder was begun, or the recipe itself if none was."""
+        """Returns the recipe with which the run in a recipe's directory was started, or the recipe itself."""
         place = self.place(recipe)
         if place in self.told and not self._kept(recipe):
             return Recipe.from_dict(self.told[place]["recipe"])
@@ -117,19 +121,19 @@ class Work:
         return Recipe.from_json(file) if file.exists() else recipe
 
     def finished(self, recipe):
-        """Whether a recipe's training has come to its end here, or a result tells it."""
+        """Returns whether a recipe's run is finished here or contained in the reused results."""
         return self._kept(recipe) or self.place(recipe) in self.told
 
     def _kept(self, recipe):
         return (self.place(recipe) / "curve.json").exists()
 
     def measured(self, recipe):
-        """What a finished training measured, as plain data.
+        """Returns the measurements of a finished run as plain data.
 
         Returns:
-            A dict: `exits`, a dict of lists with error, loss and costs of each exit; `train_loss`, `weight` and
-            `validation_error` of each exit in the last epoch (None where the recipe gives none); the `split` that was
-            measured, and the `sizes` of all; `machine`.
+            A dict with `exits`, a dict of lists with error, loss and costs of each exit; `train_loss`, `weight` and
+            `validation_error` of each exit in the last epoch, or None if the recipe does not log them; `split`, the
+            measured split; `sizes` of all splits; and `machine`.
         """
         place = self.place(recipe)
         if not self._kept(recipe):
@@ -155,56 +159,59 @@ class Work:
         return dict(zip(MEASURED, values))
 
     def run(self, recipes):
-        """Trains all that are not finished.
+        """Trains all recipes that are not finished.
 
         Returns:
-            True if all are finished; False if the time limit came first: another call goes on.
+            True if all are finished, or False if the time limit was reached. Another call then resumes.
         """
         unique = {self.place(recipe): self.begun(recipe) for recipe in recipes}
         total, first = len(unique), True
         if self.told:
             taken = sum(place in self.told for place in unique)
-            self.say(f"[{taken} of {total} trainings are told by results]")
+            self.say(f"[{taken} of {total} runs are in the reused results]")
         for group in self._groups([recipe for recipe in unique.values() if not self.finished(recipe)]):
             left = None if self.limit is None else self.limit - (monotonic() - self.start)
-            # Not for a last moment: to build and compile may take a minute. But every call gets on by an epoch.
+            # Do not start with little time left, because building and compiling may take a minute. The first group
+            # always starts, so that every call makes at least one epoch of progress.
             if left is not None and not first and left < min(60, self.limit / 10):
                 return False
             first = False
             done = sum(map(self.finished, unique.values()))
             names = ", ".join(self.place(recipe).name for recipe in group)
             together = f"{len(group)} side by side: " if len(group) > 1 else ""
-            self.say(f"[{done} of {total} trainings done] {together}{names}")
+            self.say(f"[{done} of {total} runs finished] {together}{names}")
             self._train(group, None if left is None else max(left, 1.0))
             if not all(map(self.finished, group)):
                 return False
         return True
 
     def _train(self, group, time_limit):
-        keras.utils.clear_session(free_memory=False)  # Keras would keep the names of hundreds of networks
+        keras.utils.clear_session(free_memory=False)  # otherwise Keras keeps the names of hundreds of networks
         folders = [self.place(recipe) for recipe in group]
         every = CHECKPOINT_EVERY if self._accelerated else 1
         common = dict(resume=True, verbose=False, time_limit=time_limit, checkpoint_every=every)
         if len(group) > 1:
             train_side_by_side(group, folders, **common)
         else:
-            engine = "scan" if self._accelerated else "fit"  # `train` tells why
+            engine = "scan" if self._accelerated else "fit"  # see `train` for why
             train(group[0], folders[0], engine=engine, tensorboard=False, **common)
         for recipe, folder in zip(group, folders):
             checkpoints = sorted((folder / "checkpoints").glob("epoch-*"))
-            # All of a group stopped after the same epoch: what is before it would only have to be carried along.
+            # A group stops after a common epoch, so earlier checkpoints are never needed.
             for old in checkpoints if self.finished(recipe) else checkpoints[:-1]:
                 shutil.rmtree(old)
 
     def expect(self, recipes):
-        """Sees to it, before anything is trained, that `run` leaves what `ensemble` needs: where no result tells the
-        ensemble, the members' networks; what results tell of these members is then forgotten.
+        """Prepares for `ensemble` before any training, so that `run` trains the members whose networks are needed.
+
+        If the reused results do not contain the ensemble, their records of its members are dropped, because the
+        ensemble needs the members' networks.
 
         Args:
             recipes: as for `ensemble`.
 
         Raises:
-            ValueError: if a member is finished, but its network is gone.
+            ValueError: if a member is finished, but its network is missing.
         """
         places = tuple(map(self.place, recipes))
         if places in self._chains and not any(map(self._kept, recipes)):
@@ -215,14 +222,13 @@ class Work:
                 self.told.pop(place, None)
 
     def ensemble(self, recipes):
-        """Chains finished networks to an `EANN`: its exits are chosen by validation images, then measured on the test
-        images, once.
+        """Chains finished networks to an `EANN`, chooses its exits on validation images and measures it on test images.
 
         Args:
-            recipes: of the members, smallest first, that differ in their networks alone.
+            recipes: recipes of the members, smallest first, that differ in their networks only.
 
         Returns:
-            A dict: `members`, the networks' exits that are used, and `exits`, as `measured` gives them.
+            A dict with `members`, the exits of the networks that are used, and `exits`, as in `measured`.
         """
         places = tuple(map(self.place, recipes))
         if places in self._chains and not any(map(self._kept, recipes)):
@@ -238,13 +244,12 @@ class Work:
         return json.loads(kept.read_text())
 
     def _chain_file(self, recipes):
-        """The file of an ensemble that was measured here."""
+        """Returns the path of the file with an ensemble's measurements."""
         digest = hashlib.sha256(" ".join(self.place(recipe).name for recipe in recipes).encode()).hexdigest()[:10]
         return self.folder / f"eann_{recipes[0].weighting['name']}_seed{recipes[0].seed}_{digest}.json"
 
     def _groups(self, recipes):
-        """Divides recipes into lists that one program can train, from the same epoch on: networks side by side go on
-        from the last checkpoint that all of them have."""
+        """Yields groups of recipes that one program can train side by side, starting from the same checkpoint."""
         alike = {}
         for recipe in recipes:
             checkpoints = sorted((self.place(recipe) / "checkpoints").glob("epoch-*"))
@@ -260,12 +265,12 @@ def _check_networks(places):
     if missing:
         raise ValueError(
             f"An ensemble needs its members' networks. There is no `model.keras` in {', '.join(missing)}. "
-            "Bring it back, or remove the folder to train that network anew."
+            "Restore the file, or delete the directory to train the network again."
         )
 
 
 def _group(labels):
-    """What the members of an ensemble have in common."""
+    """Returns the labels that the members of an ensemble share."""
     return tuple(labels[key] for key in ("row", "dataset", "seed"))
 
 
@@ -274,25 +279,25 @@ def _part(content, keys):
 
 
 def columns(curve):
-    """A curve as a dict of lists; `tables.curve_of` makes it a curve again."""
+    """Converts a curve to a dict of lists, the inverse of `tables.curve_of`."""
     return {name: [getattr(point, name) for point in curve] for name in COLUMNS}
 
 
 def _program(recipe):
-    """What recipes must have in common to be trained side by side."""
+    """Returns a key that is equal for recipes that can be trained side by side."""
     shape = {name: value for name, value in recipe.to_dict().items() if name not in ("seed", "weighting")}
     weighting = recipe.weighting
     adaloss = weighting["name"] == "adaloss"
     numbers = adaloss and weighting.keys() <= {"name", "gamma", "momentum", "update_period"}
     static = weighting["name"] in ("constant", "linear", "half_end", "single_exit")
     if static or (numbers and not isinstance(weighting.get("gamma"), (list, tuple))):
-        weighting = None  # numbers that one program takes
+        weighting = None  # these weightings are passed to one program as numbers
     return json.dumps([shape, weighting], sort_keys=True)
 
 
 def _keep_programs(folder):
-    """Has JAX keep compiled programs in a folder: networks of one shape, each measured by itself, share one."""
+    """Sets JAX's compilation cache to a directory, so that networks of the same shape share compiled programs."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:  # nor by JAX_COMPILATION_CACHE_DIR
+    if jax.config.jax_compilation_cache_dir is None:  # not even by JAX_COMPILATION_CACHE_DIR
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))

@@ -1,4 +1,4 @@
-"""Trained networks by name: a manifest says what each is, checked weights make it, a recipe says how it came to be."""
+"""Loads and publishes trained networks, each with a manifest, verified weights and the recipe that trained it."""
 
 from anytime_keras.zoo.catalog import add, show
 from anytime_keras.zoo.catalog import list_names as list

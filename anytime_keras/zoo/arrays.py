@@ -1,7 +1,7 @@
-"""Weights as arrays by name, in files that hold numbers and nothing else.
+"""Reads and writes weights as named arrays, in files that contain only numbers.
 
-A file is NumPy's .npz without compression and without pickles: what it holds is checked by name, shape and type before
-a number is read, so a file can neither run code nor fill the memory.
+A file is an uncompressed NumPy .npz without pickles. The name, shape and type of each array are checked before it is
+read, so that a file can neither run code nor exhaust the memory.
 """
 
 import io
@@ -10,30 +10,30 @@ import zipfile
 import keras
 import numpy as np
 
-# Of the shards that are written; the schema allows no larger file.
+# Size of written shards, below the schema's limit for files.
 SHARD_BYTES = 49_000_000
 PRECISIONS = ("float32", "float16")
 
 
 def of_model(model):
-    """Returns a model's variables as a dict from their paths, such as 'unit_1_conv_1/kernel', to arrays."""
+    """Returns a dict from the path of each model variable, such as 'unit_1_conv_1/kernel', to an array."""
     return {variable.path: np.asarray(keras.ops.convert_to_numpy(variable)) for variable in model.weights}
 
 
 def shards(arrays, precision="float32", shard_bytes=SHARD_BYTES):
-    """Packs arrays into the contents of one file or more.
+    """Packs arrays into the contents of one or more files.
 
     Args:
-        arrays: dict from names to arrays of floats.
-        precision: `"float32"`, or `"float16"` for the kernels; vectors (biases, normalisation) are few, reach beyond
-            float16's range, and stay float32.
-        shard_bytes: int, the most that a file may hold.
+        arrays: dict from names to float arrays.
+        precision: `"float32"`, or `"float16"` to store kernels in float16. Vectors (biases, normalisation) stay
+            float32, because they are small and may exceed float16's range.
+        shard_bytes: int, the maximum size of a file.
 
     Returns:
         A list of bytes.
 
     Raises:
-        ValueError: if an array does not fit into a file, or is not finite in this precision.
+        ValueError: if an array exceeds a file's size, or is not finite in this precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}.")
@@ -42,10 +42,10 @@ def shards(arrays, precision="float32", shard_bytes=SHARD_BYTES):
         with np.errstate(over="ignore"):
             array = array.astype(precision if array.ndim > 1 else "float32")
         if not np.isfinite(array).all():
-            raise ValueError(f"'{name}' holds values that are not finite in {array.dtype}. Received: {precision=}.")
-        size = array.nbytes + 1024  # with its headers
+            raise ValueError(f"'{name}' contains values that are not finite in {array.dtype}. Received: {precision=}.")
+        size = array.nbytes + 1024  # with headers
         if size > shard_bytes:
-            raise ValueError(f"'{name}' takes {size} bytes, more than a file may hold ({shard_bytes}). Try 'float16'.")
+            raise ValueError(f"'{name}' must fit in a file of {shard_bytes} bytes. Received: {size}. Try 'float16'.")
         if size > room:
             groups.append({})
             room = shard_bytes
@@ -55,7 +55,7 @@ def shards(arrays, precision="float32", shard_bytes=SHARD_BYTES):
 
 
 def pack(arrays):
-    """Returns the content of an .npz file; equal arrays give equal bytes."""
+    """Returns the content of an .npz file, which is the same for equal arrays."""
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
@@ -66,14 +66,14 @@ def unpack(content, shapes, where):
 
     Args:
         content: bytes.
-        shapes: dict from each name that the file may hold to the array's shape, None for any up to the file's size.
-        where: str, the file's name for errors.
+        shapes: dict from each allowed name to the array's shape, or None for any shape.
+        where: str, the file's name for error messages.
 
     Returns:
         A dict from names to float32 arrays.
 
     Raises:
-        ValueError: if the file is not such an .npz, or holds anything else.
+        ValueError: if the file is not such an .npz or contains anything else.
     """
     arrays = {}
     try:
@@ -81,39 +81,39 @@ def unpack(content, shapes, where):
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
                 if name not in shapes or name in arrays:
-                    raise ValueError(f"it holds an array that does not belong there, '{name:.100}'")
+                    raise ValueError(f"it contains an unexpected array, '{name:.100}'")
                 if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(content):
                     raise ValueError(f"'{name}' is compressed")
                 arrays[name] = _array(archive.read(member), shapes[name], name)
     except (ValueError, OSError, EOFError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{where}' is no file of weights for this network: {error}.") from error
+        raise ValueError(f"'{where}' is not a weight file for this network: {error}.") from error
     return arrays
 
 
 def _array(content, shape, name):
     file = io.BytesIO(content)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError(f"'{name}' is of another format")
+        raise ValueError(f"'{name}' has an unsupported .npy version")
     found, _, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.str not in ("<f4", "<f2"):
-        raise ValueError(f"'{name}' holds {dtype}, expected float32 or float16")
+        raise ValueError(f"'{name}' has dtype {dtype}, expected float32 or float16")
     if shape is not None and found != tuple(shape):
         raise ValueError(f"'{name}' has shape {found}, expected {tuple(shape)}")
     if len(content) - file.tell() != dtype.itemsize * int(np.prod(found, dtype=object)):
-        raise ValueError(f"'{name}' does not hold an array of shape {found}")
+        raise ValueError(f"'{name}' does not contain an array of shape {found}")
     return np.load(io.BytesIO(content), allow_pickle=False).astype("float32")
 
 
 def assign(model, arrays, leave_out=()):
-    """Gives a model's variables the arrays' values, by name.
+    """Assigns arrays to a model's variables by name.
 
     Args:
         model: built model.
         arrays: dict from the variables' paths to arrays.
-        leave_out: collection of paths of variables that keep their values.
+        leave_out: collection of paths of variables to skip.
 
     Raises:
-        ValueError: if a variable has no array; nothing has been assigned then.
+        ValueError: if a variable has no array. In this case nothing is assigned.
     """
     variables = [variable for variable in model.weights if variable.path not in leave_out]
     missing = [variable.path for variable in variables if variable.path not in arrays]

@@ -1,4 +1,4 @@
-"""Files from the network: downloaded once, kept under the hash of their content, and checked whenever they are read."""
+"""Downloads files into a cache, where they are named by their SHA-256 and verified on every read."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# A server counts as stalled after so many seconds without a byte, or if it sends a file at fewer bytes a second.
+# A server is considered stalled after TIMEOUT seconds without data, or below SLOWEST bytes per second.
 TIMEOUT = 20.0
 SLOWEST = 2**14
 MAX_PAGE_BYTES = 10_000_000
@@ -42,45 +42,45 @@ def is_content(content, sha256, size):
 
 
 def content(url, sha256, size):
-    """Returns the content of a file of known hash, from the cache or the network.
+    """Returns the content of a file with a known hash, from the cache or the network.
 
-    A file is written beside its place and moved there when it is whole, on the disk, and has the right hash. Several
-    processes wait for the one that downloads. What a killed process left is removed when the file is next asked for.
+    A file is moved into the cache only after it is complete, flushed to disk and verified. If several processes need
+    it, one downloads and the others wait. Partial files of killed processes are removed at the next request.
 
     Args:
         url: str.
-        sha256: str, the hash that the content must have, in the cache too.
-        size: int, its length in bytes; a download stops beyond.
+        sha256: str, the expected hash, also of a cached file.
+        size: int, the expected length in bytes; a longer download is aborted.
 
     Raises:
-        OSError: if the file can be had from neither, or the cache cannot be written to.
-        ValueError: if the network gives another file.
+        OSError: if the file is neither cached nor downloadable, or the cache is not writable.
+        ValueError: if the downloaded file does not match.
     """
     place = folder() / "files" / sha256
     found = _read(place, size)
     if found is not None and is_content(found, sha256, size):
-        return found  # a cache that cannot be written to does
+        return found  # works with a read-only cache
     with _writing(place):
         found = _read(place, size)
         if found is not None:
             if is_content(found, sha256, size):
-                return found  # another process was faster
+                return found  # downloaded by another process meanwhile
             place.unlink()
         found = _download(url, size)
         if not is_content(found, sha256, size):
             raise ValueError(
-                f"'{url}' is not the file that its manifest names. Expected: {size} bytes, sha256 {sha256}. Received: "
-                f"{_amount(found, size)}, sha256 {hashlib.sha256(found).hexdigest()}. It has not been kept."
+                f"'{url}' does not match its manifest. Expected: {size} bytes, sha256 {sha256}. Received: "
+                f"{_amount(found, size)}, sha256 {hashlib.sha256(found).hexdigest()}. The download was discarded."
             )
         _keep(place, found)
     return found
 
 
 def page(url):
-    """Returns a file that changes, from the network or, offline, as it was last seen.
+    """Returns a file that may change, from the network or, when offline, from the cache.
 
     Raises:
-        OSError: if neither has it.
+        OSError: if the file is neither downloadable nor cached.
     """
     place = folder() / "pages" / hashlib.sha256(url.encode()).hexdigest()
     try:
@@ -89,19 +89,19 @@ def page(url):
         raise
     except OSError:
         found = _read(place, MAX_PAGE_BYTES)
-        # The first line is the hash of the rest: of a page nobody else knows it.
+        # The first line is the hash of the rest, because a page has no known hash.
         own, _, text = (found or b"").partition(b"\n")
         if hashlib.sha256(text).hexdigest().encode() != own:
             raise
         return text
-    with contextlib.suppress(OSError):  # it serves without being kept
+    with contextlib.suppress(OSError):  # caching is optional
         with _writing(place):
             _keep(place, hashlib.sha256(found).hexdigest().encode() + b"\n" + found)
     return found
 
 
 def _read(place, size):
-    """Returns a file's content up to one byte more than `size`, or None."""
+    """Returns a file's content, or None. Reads slightly more than `size` bytes, so that a longer file is noticed."""
     try:
         with open(place, "rb") as file:
             return file.read(size + 100)
@@ -111,7 +111,7 @@ def _read(place, size):
 
 @contextlib.contextmanager
 def _writing(place):
-    """Keeps other processes from writing to the same place, and removes what a killed one left."""
+    """Locks a cache entry for writing and removes partial files of killed processes."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         locks = folder() / "locks"
@@ -119,7 +119,7 @@ def _writing(place):
         lock = open(locks / place.name, "w")
     except OSError as error:
         raise OSError(
-            f"The cache '{folder()}' cannot be written to: {error}. Set ANYTIME_KERAS_CACHE to a folder that can."
+            f"The cache '{folder()}' is not writable: {error}. Set ANYTIME_KERAS_CACHE to a writable directory."
         ) from error
     with lock:
         if _locked(lock):
@@ -129,7 +129,7 @@ def _writing(place):
 
 
 def _locked(file):
-    """Waits for a lock; False where there are none, so that each process downloads for itself."""
+    """Waits for a lock and returns True, or returns False where locks are not supported."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         return True
@@ -142,20 +142,19 @@ def _keep(place, found):
         write(place, found)
     except OSError as error:
         raise OSError(
-            f"The cache '{folder()}' has no room or cannot be written to: {error}. Set ANYTIME_KERAS_CACHE to another "
-            f"folder."
+            f"The cache '{folder()}' is full or not writable: {error}. Set ANYTIME_KERAS_CACHE to another directory."
         ) from error
 
 
 def write(path, content):
-    """Writes a file so that it is there as a whole or not at all."""
+    """Writes a file atomically."""
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(unfinished, 0o644)  # it was the user's alone
+        os.chmod(unfinished, 0o644)  # `mkstemp` sets 0o600
         os.replace(unfinished, path)
     except BaseException:
         pathlib.Path(unfinished).unlink(missing_ok=True)
@@ -163,16 +162,16 @@ def write(path, content):
 
 
 class _SameSafety(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection from https: to anything else."""
+    """Refuses redirects from https: to any other scheme."""
 
     def redirect_request(self, request, response, code, message, headers, url):
         if not url.startswith("https://") and request.full_url.startswith("https://"):
-            raise urllib.error.URLError(f"it leads to '{url}', which is not safe")
+            raise urllib.error.URLError(f"it redirects to '{url}', which is not safe")
         return super().redirect_request(request, response, code, message, headers, url)
 
 
 def _download(url, most):
-    """Returns what a server sends: at most one byte more than `most`, so that too much is seen."""
+    """Downloads a file, up to one byte more than `most` so that a longer file is noticed."""
     request = urllib.request.Request(url, headers={"User-Agent": f"anytime-keras/{__version__}"})
     try:
         with urllib.request.build_opener(_SameSafety).open(request, timeout=TIMEOUT) as response:
@@ -184,19 +183,19 @@ def _download(url, most):
     except urllib.error.HTTPError as error:
         error.close()
         kind = FileNotFoundError if error.code in (404, 410) else ConnectionError
-        raise kind(f"'{url}' cannot be had: the server says {error.code} {error.reason}.") from error
+        raise kind(f"'{url}' cannot be downloaded: the server returned {error.code} {error.reason}.") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ConnectionError(f"'{url}' cannot be had: {error}. Is the network there?") from error
+        raise ConnectionError(f"'{url}' cannot be downloaded: {error}. Check the network connection.") from error
 
 
 def _read_in_time(response, most, expected):
-    """Returns up to `most` bytes; a server that sends them one by one would keep us for ever."""
+    """Returns up to `most` bytes, with a time limit in case the server sends them very slowly."""
     found, seconds = bytearray(), TIMEOUT + expected / SLOWEST
     end = time.monotonic() + seconds
     while len(found) < most and (part := response.read1(min(most - len(found), 2**16))):
         found += part
         if time.monotonic() > end and len(found) < expected:
-            raise TimeoutError(f"only {len(found)} bytes came in {seconds:.0f} s")
+            raise TimeoutError(f"only {len(found)} bytes arrived in {seconds:.0f} s")
     return bytes(found)
 
 

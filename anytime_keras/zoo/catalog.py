@@ -1,4 +1,4 @@
-"""Which networks there are: the zoos that are looked into, in order, and their manifests by name."""
+"""Looks up networks by name in all known zoos."""
 
 from anytime_keras import _errors
 from anytime_keras.zoo import places
@@ -13,16 +13,16 @@ _added = []
 
 
 def _homes():
-    """The zoos in the order in which a name is looked up."""
+    """Lists the zoos in lookup order."""
     other = places.from_environment()
     return [places.own(), *([other] if other is not None else []), *_added]
 
 
 def find(name):
-    """Returns the manifest of a name and the zoo it is in.
+    """Returns the manifest of a network and its zoo.
 
     Raises:
-        ValueError: if there is none, with near names; or if the manifest is not valid.
+        ValueError: if the name is unknown (the error lists similar names), or the manifest is not valid.
     """
     homes = _homes()
     for home in homes:
@@ -35,17 +35,17 @@ def find(name):
 def list_names(**filters):
     """Lists the names of the zoo's networks.
 
-    A name is listed if one of its weights meets all conditions.
+    A name is listed if any of its weights match all filters.
 
     Args:
-        **filters: conditions: `architecture` (as `ak.models.names` lists them), `data` (a data set's name), `weighting`
-            (such as `"adaloss"`), `trained` (bool).
+        **filters: `architecture` (one of `ak.models.names()`), `data` (a data set's name), `weighting` (such as
+            `"adaloss"`), `trained` (bool).
 
     Returns:
         A sorted list of str.
 
     Raises:
-        ValueError: if a condition is unknown, or a manifest is not valid.
+        ValueError: if a filter is unknown, or a manifest is not valid.
 
     Example:
     >>> import anytime_keras as ak
@@ -68,7 +68,7 @@ def list_names(**filters):
 
 
 def show(name):
-    """Returns what the zoo knows of a network; printed, a summary.
+    """Returns the manifest of a network, which prints as a summary.
 
     Args:
         name: str, one of `ak.zoo.list()`.
@@ -77,7 +77,7 @@ def show(name):
         A `Manifest`, with a `Weights` for each data set: class names, `normalize(images)`, accuracies, MACs.
 
     Raises:
-        ValueError: if the name is unknown, with near names.
+        ValueError: if the name is unknown; the error lists similar names.
 
     Example:
     >>> import anytime_keras as ak
@@ -89,20 +89,20 @@ def show(name):
 
 
 def add(manifest_or_url):
-    """Adds another zoo, or one network of it, for this process. `ANYTIME_KERAS_ZOO` adds one for good.
+    """Adds another zoo, or a single network, for this process; set `ANYTIME_KERAS_ZOO` to add one permanently.
 
-    A zoo is a folder with `manifests/` as `publish` writes it, or an https: address with the same files. Names that are
-    known already keep their meaning.
+    A zoo is a directory with `manifests/`, as written by `publish`, or an https: address with the same files. Known
+    names keep their meaning.
 
     Args:
-        manifest_or_url: path or address of a zoo or of a manifest (.json).
+        manifest_or_url: path or address of a zoo or a manifest (.json).
 
     Returns:
-        The list of names that the zoo has.
+        The list of names in the zoo.
 
     Raises:
-        ValueError: if there is no zoo, a manifest is not valid, or a name means another network already.
-        OSError: if it cannot be reached.
+        ValueError: if there is no zoo, a manifest is not valid, or a name already refers to another network.
+        OSError: if the zoo cannot be reached.
 
     Example, with a zoo that `ak.zoo.publish` wrote (or `"https://example.org/zoo/manifests/a_network.json"`):
 
@@ -112,11 +112,11 @@ def add(manifest_or_url):
     home = places.place(manifest_or_url)
     manifests = {name: home.manifest(name) for name in home.names()}
     if not manifests:
-        raise ValueError(f"'{manifest_or_url}' holds no manifests.")
+        raise ValueError(f"'{manifest_or_url}' contains no manifests.")
     for other in _homes():
         for name in set(other.names()) & set(manifests):
             known = other.manifest(name)
             if known.content != manifests[name].content:
-                raise ValueError(f"'{name}' is another network already, in '{other}'. Give the new one another name.")
+                raise ValueError(f"'{other}' already has another network '{name}'. Give the new one another name.")
     _added.append(home)
     return sorted(manifests)

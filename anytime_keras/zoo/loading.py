@@ -1,4 +1,4 @@
-"""`load` and `evaluate`: a name in; a network with checked weights, or its curve, out."""
+"""`load` and `evaluate`: load a trained network by name, or measure it again."""
 
 import numpy as np
 
@@ -8,32 +8,32 @@ from anytime_keras.models.registry import NETWORKS
 from anytime_keras.zoo import arrays, catalog, places
 
 TRAINABLE = (True, "heads", False)
-# The arguments of `ak.data.load` that a manifest's recipe may give: none that leads to files.
+# The arguments of `ak.data.load` that are taken from a manifest's recipe; none may refer to files.
 DATA_ARGUMENTS = ("data", "validation", "test", "image_size", "split_seed")
 
 
 def load(name, weights="default", num_classes=None, trainable=True):
     """Loads a trained network by name.
 
-    Files are checked against the manifest's hashes each time; those from the network are kept in the cache folder
-    (`ANYTIME_KERAS_CACHE`, or `~/.cache/anytime_keras`) and can be had offline from then on.
+    Each load verifies the files against the manifest's hashes. Downloaded files are cached in `ANYTIME_KERAS_CACHE` or
+    `~/.cache/anytime_keras` and are then available offline.
 
     Args:
         name: str, one of `ak.zoo.list()`.
         weights: str, the label of the weights, usually a data set's name; `"default"` for the manifest's default; None
-            for an untrained network of the default's configuration.
-        num_classes: int or None. If it is not the trained number, each exit's last linear layer is a fresh, untrained
-            one for so many classes, and everything else keeps its trained weights.
-        trainable: True; `"heads"`, where only the exits' heads train and the backbone is frozen (its batch
-            normalisation too); or False, where nothing trains.
+            for an untrained network with the default's configuration.
+        num_classes: int or None. If it differs from the trained number, each exit's last linear layer is replaced by an
+            untrained one with this many classes. All other layers keep their trained weights.
+        trainable: True; `"heads"` to freeze the backbone, including its batch normalisation, and train only the exits'
+            heads; or False to freeze all layers.
 
     Returns:
-        An `AnytimeModel`, not compiled. `ak.zoo.show(name)` tells its classes and how to normalise images.
+        An `AnytimeModel`, not compiled. See `ak.zoo.show(name)` for its classes and the normalisation of images.
 
     Raises:
-        ValueError: if the name or the label is unknown; nothing has been trained for it (the error tells the command
-            that does); or a file is not what the manifest names.
-        OSError: if a file can be had from nowhere.
+        ValueError: if the name or label is unknown, there are no trained weights (the error names the command that
+            trains them), or a file does not match the manifest.
+        OSError: if a file is neither cached nor downloadable.
 
     Example:
     >>> import anytime_keras as ak
@@ -56,8 +56,8 @@ def load(name, weights="default", num_classes=None, trainable=True):
     fresh = num_classes is not None and num_classes != entry.config["num_classes"]
     if fresh and trainable is False and weights is not None:
         raise ValueError(
-            f"`num_classes={num_classes}` gives untrained linear layers, which `trainable=False` would leave so. "
-            f"Pass `trainable='heads'`, or leave `num_classes` out for the trained {entry.config['num_classes']}."
+            f"`trainable=False` needs the trained number of classes, {entry.config['num_classes']}. Received: "
+            f"num_classes={num_classes}, which adds untrained layers. Pass `trainable='heads'`, or omit `num_classes`."
         )
     contents = [places.read_file(file, home) for file in entry.files] if weights is not None else []
     model = build(manifest, entry, num_classes)
@@ -70,19 +70,19 @@ def load(name, weights="default", num_classes=None, trainable=True):
 
 
 def build(manifest, entry, num_classes=None):
-    """Builds the untrained network of a manifest's entry, and makes sure that it is the one that is meant.
+    """Builds the untrained network of a manifest's entry and checks it against the entry's parameters and exits.
 
     Args:
         manifest, entry: `Manifest` and one of its `weights`.
-        num_classes: int; None is the entry's own.
+        num_classes: int; defaults to the entry's.
     """
     own = num_classes is None or num_classes == entry.config["num_classes"]
     model = make(manifest.architecture, entry.config, manifest.name)
     names = [exit["name"] for exit in entry.content["exits"]]
     if model.count_params() != entry.content["params"] or model.exit_names != names:
         raise ValueError(
-            f"The manifest of '{manifest.name}' names {entry.content['params']} parameters and exits {names}, its "
-            f"configuration has {model.count_params()} and {model.exit_names}."
+            f"The manifest of '{manifest.name}' must describe its configuration. Expected: {model.count_params()} "
+            f"parameters, exits {model.exit_names}. Received: {entry.content['params']} parameters, exits {names}."
         )
     if own:
         return model
@@ -90,26 +90,26 @@ def build(manifest, entry, num_classes=None):
 
 
 def make(architecture, config, name):
-    """Builds an untrained network of one of the registered families from its whole configuration, see `Manifest`."""
+    """Builds an untrained network of a registered family from its complete configuration; see `Manifest`."""
     family, _ = NETWORKS[architecture]
     return family(**config, name=name)
 
 
 def fill(model, entry, contents, leave_out=()):
-    """Gives a network the weights of an entry's files."""
+    """Loads the weights in an entry's files into a network."""
     shapes = {variable.path: variable.shape for variable in model.weights}
-    shapes.update(dict.fromkeys(leave_out))  # of any shape
+    shapes.update(dict.fromkeys(leave_out))  # None allows any shape
     found = {}
     for file, content in zip(entry.files, contents):
         part = arrays.unpack(content, shapes, file.path)
         if twice := sorted(set(found) & set(part)):
-            raise ValueError(f"'{file.path}' holds '{twice[0]}' once more.")
+            raise ValueError(f"'{file.path}' contains '{twice[0]}', which an earlier file contains already.")
         found.update(part)
     arrays.assign(model, found, leave_out)
 
 
 def freeze(model, trainable):
-    """Sets what of a network trains; see `load`."""
+    """Sets which layers are trainable; see `load`."""
     if trainable != "heads":
         model.trainable = trainable
         return
@@ -118,7 +118,7 @@ def freeze(model, trainable):
 
 
 def _linear_paths(model):
-    """The paths of the variables of the exits' last layers."""
+    """Returns the paths of the variables of the exits' last layers."""
     return {variable.path for exit in model.exit_names for variable in model.get_layer(exit).weights}
 
 
@@ -132,7 +132,7 @@ def _how_to_train(manifest, entry):
 
 
 def golden(entry, home):
-    """Returns an entry's golden pair: an input of shape `(1, ...)`, and a dict from exits to logits."""
+    """Returns an entry's golden pair, an input of shape `(1, ...)` and a dict from exits to logits."""
     shape = tuple(entry.config["input_shape"])
     shapes = {exit["name"]: (1, entry.config["num_classes"]) for exit in entry.content["exits"]}
     found = arrays.unpack(places.read_file(entry.golden, home), {"input": (1, *shape), **shapes}, entry.golden.path)
@@ -142,19 +142,19 @@ def golden(entry, home):
 
 
 def evaluate(name, weights="default", data=None, data_dir=None, download=True):
-    """Measures a network of the zoo again, on the images that its manifest names.
+    """Measures a network of the zoo again, on the split that its manifest records.
 
     Args:
         name: str, one of `ak.zoo.list()`.
         weights: str, the label of the weights, or `"default"`.
-        data: the `ak.data.DataSet`; None loads it by the name in the manifest.
-        data_dir, download: as in `ak.data.load`, without `data`.
+        data: `ak.data.DataSet`; None loads the data set named in the manifest.
+        data_dir, download: as in `ak.data.load`, used if `data` is None.
 
     Returns:
-        A `Curve`; its `about["manifest"]` is the list of the accuracies in the manifest.
+        A `Curve`, with the list of the manifest's accuracies in `about["manifest"]`.
 
     Raises:
-        ValueError: as `load`; or if the data set has other classes or statistics than the network was trained with.
+        ValueError: as in `load`, or if the data set's classes or statistics differ from those of the training.
 
     Example:
     >>> import anytime_keras as ak
@@ -170,7 +170,7 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
     _check_data(entry, data_set)
     images = getattr(data_set, measured["split"]) if measured["split"] in data_set.sizes else None
     if images is None:
-        raise ValueError(f"'{data_set.name}' has no split '{measured['split']}'. It has: {sorted(data_set.sizes)}.")
+        raise ValueError(f"'{data_set.name}' has no split '{measured['split']}'. Its splits: {sorted(data_set.sizes)}.")
     curve = evaluation.evaluate(model, images, name=name)
     curve.about.update(split=measured["split"], data=data_set.describe(), manifest=entry.accuracies)
     return curve
@@ -188,9 +188,9 @@ def _check_data(entry, found):
     known = entry.content["data"]
     if found.class_names != known["class_names"]:
         differing = sorted(set(found.class_names) ^ set(known["class_names"])) or "their order"
-        raise ValueError(f"'{found.name}' has other classes than the network was trained with: {str(differing):.200}.")
+        raise ValueError(f"'{found.name}' must have the classes of the training. Different: {str(differing):.200}.")
     if not np.allclose(found.mean, known["mean"], atol=1e-3) or not np.allclose(found.std, known["std"], atol=1e-3):
         raise ValueError(
-            f"'{found.name}' has other training images than the network was trained with. Expected: mean "
+            f"'{found.name}' must have the training images that the network was trained with. Expected: mean "
             f"{known['mean']}, std {known['std']}. Received: mean {found.mean.tolist()}, std {found.std.tolist()}."
         )

@@ -1,4 +1,4 @@
-"""A manifest: what the zoo knows of one network, checked before anything is done with it."""
+"""Manifests, which describe the zoo's networks and are validated before use."""
 
 import dataclasses
 import inspect
@@ -17,10 +17,10 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file that a manifest names.
+    """A file in a manifest.
 
     Attributes:
-        path: str, a path inside the zoo or an https: address.
+        path: str, a path in the zoo or an https: address.
         sha256: str, 64 hexadecimal digits.
         bytes: int.
     """
@@ -31,14 +31,14 @@ class File:
 
 
 class Weights:
-    """One entry of a manifest: a network for one data set, trained or not yet.
+    """One entry of a manifest, a trained or untrained network for one data set.
 
     Attributes:
         label: str, the entry's name.
-        content: dict, as in the manifest: `config`, `data`, `params`, `exits`, `weighting`, `recipe`, `measured`,
-            `lineage` and so on. The lineage lists the cycles of training that made the weights, with the errors on
+        content: dict, as in the manifest, with `config`, `data`, `params`, `exits`, `weighting`, `recipe`, `measured`,
+            `lineage` and so on. The lineage lists the training cycles that produced the weights, with the errors on
             validation images at each exit `before` and `after`.
-        files: list of `File`, the shards of the weights; empty if nothing has been trained.
+        files: list of `File`, the shards of the weights; empty if the network is untrained.
         golden: `File` or None, an input and its logits at every exit.
 
     Example:
@@ -57,41 +57,41 @@ class Weights:
 
     @property
     def trained(self):
-        """Whether there are weights."""
+        """Whether the entry has weights."""
         return bool(self.files)
 
     @property
     def config(self):
-        """The arguments of `ak.models.build`, all of them: a dict."""
+        """All arguments of `ak.models.build`, a dict."""
         return dict(self.content["config"])
 
     @property
     def class_names(self):
-        """The names of the classes, a list of str."""
+        """The class names, a list of str."""
         return self.content["data"]["class_names"]
 
     @property
     def accuracies(self):
-        """The accuracy at each exit, earliest first: a list of float, or of None before the training."""
+        """The accuracy at each exit, earliest first: a list of float, or of None if untrained."""
         return [exit["accuracy"] for exit in self.content["exits"]]
 
     @property
     def macs(self):
-        """The MACs of each exit, all heads so far included: a list of int."""
+        """The MACs of each exit including all heads so far, a list of int."""
         return [exit["with_all_heads"] for exit in self.content["exits"]]
 
     def normalize(self, images):
-        """Prepares images as the network takes them.
+        """Normalizes images for the network.
 
         Args:
-            images: array of shape `(batch, height, width, channels)`, uint8 or values from 0 to 1.
+            images: array of shape `(batch, height, width, channels)`, uint8 or with values from 0 to 1.
 
         Returns:
             float32 array of the same shape.
         """
         data, images = self.content["data"], np.asarray(images)
         if data["mean"] is None:
-            raise ValueError(f"'{self.label}' has not been trained, so its images' statistics are not known yet.")
+            raise ValueError(f"'{self.label}' has not been trained, so its images' mean and deviation are unknown.")
         if images.shape[1:] != tuple(self.content["config"]["input_shape"]):
             raise ValueError(
                 f"`images` must have shape (batch, {', '.join(map(str, self.content['config']['input_shape']))}). "
@@ -101,7 +101,7 @@ class Weights:
         return ((scaled - np.array(data["mean"])) / np.array(data["std"])).astype("float32")
 
     def table(self):
-        """Returns the exits' costs and accuracies as text."""
+        """Returns the exits' costs and accuracies as a text table."""
         lines = [f"{'exit':<10}{'MACs (M)':>12}{'params (k)':>12}{'accuracy':>12}"]
         for exit in self.content["exits"]:
             accuracy = "not trained" if exit["accuracy"] is None else f"{100 * exit['accuracy']:.2f}%"
@@ -112,13 +112,13 @@ class Weights:
 
 
 class Manifest:
-    """What the zoo knows of one network. Printed, a summary.
+    """The zoo's description of one network, which prints as a summary.
 
     Attributes:
         name: str.
         content: dict, as in the JSON file.
-        architecture: str, the name that `ak.models.build` knows.
-        default: str, the label of the weights that `load` takes if none is named.
+        architecture: str, a name for `ak.models.build`.
+        default: str, the label of the weights that `load` uses by default.
         weights: dict from a label to its `Weights`.
 
     Example:
@@ -136,27 +136,27 @@ class Manifest:
 
     @classmethod
     def parse(cls, text, where):
-        """Reads JSON; `where` names its place in errors."""
+        """Parses JSON; `where` is its location for error messages."""
         try:
             return cls(json.loads(text, parse_constant=_no_constant))
-        except (ValueError, RecursionError) as error:  # also of the JSON and of its encoding
+        except (ValueError, RecursionError) as error:  # includes JSON and encoding errors
             raise ValueError(f"The manifest '{where}' is not valid: {error}") from error
 
     def pick(self, label="default"):
-        """Returns the `Weights` of a label."""
+        """Returns the `Weights` with a label."""
         label = self.default if label == "default" else label
         if label not in self.weights:
             raise ValueError(
-                f"'{self.name}' has no such weights. Received: weights={label!r}. "
+                f"`weights` must be a label of '{self.name}'. Received: weights={label!r}. "
                 f"{_errors.nearest(label, self.weights)}"
             )
         return self.weights[label]
 
     def curve(self, label="default"):
-        """Returns the `Curve` that was measured after the training: error, loss and cost at each exit."""
+        """Returns the measured `Curve`, with error, loss and cost at each exit."""
         entry = self.pick(label)
         if not entry.trained:
-            raise ValueError(f"'{self.name}' has no curve for '{entry.label}', since it has not been trained yet.")
+            raise ValueError(f"'{self.name}' has no curve for '{entry.label}', because it has not been trained yet.")
         costs = ("backbone", "with_head", "with_all_heads", "params")
         points = [
             CurvePoint(exit["name"], 1 - exit["accuracy"], exit["loss"], *(exit[cost] for cost in costs))
@@ -165,7 +165,7 @@ class Manifest:
         return Curve(points, self.name, {"data": entry.content["data"]["name"], **entry.content["measured"]})
 
     def to_json(self):
-        """Returns the manifest as JSON text, as it stands in the zoo."""
+        """Returns the manifest as JSON text, as stored in the zoo."""
         return json.dumps(self.content, indent=1) + "\n"
 
     def __repr__(self):
@@ -197,7 +197,7 @@ class Manifest:
 
 
 def _cycle(cycle):
-    """Describes a cycle of a lineage in one line."""
+    """Describes a training cycle in one line."""
     parts = [f"{cycle['epochs']:.4g} epochs"]
     if cycle["minutes"] is not None:
         parts[0] += f" in {cycle['minutes']:.1f} minutes"
@@ -211,7 +211,7 @@ def _cycle(cycle):
 
 
 def checked(content):
-    """Returns a manifest's content, or raises ValueError: by the schema, and by what its parts say of each other."""
+    """Returns a manifest's content, or raises ValueError if it violates the schema or is inconsistent."""
     schema.check(content, schema.MANIFEST, "manifest")
     if content["format"] != FORMAT:
         raise ValueError(f"manifest.format must be {FORMAT}. Received: {content['format']}. Use a later version.")
@@ -233,7 +233,8 @@ def checked(content):
     return content
 
 
-# Of any count in a network's config but that of classes: units, channels, depth. What is larger takes minutes to build.
+# Limit of any count in a network's config except classes, such as units, channels and depth. Larger networks take
+# minutes to build.
 LARGEST = 256
 
 
@@ -247,7 +248,7 @@ def _check_config(architecture, entry, where):
             )
     missing = [key for key in known if key not in config and key not in ("self", "name", "dtype", "kwargs")]
     if missing:
-        raise ValueError(f"{where}.config must be whole. Received: nothing for {missing}.")
+        raise ValueError(f"{where}.config must contain all arguments. Missing: {missing}.")
     schema.check(config["input_shape"], [int], f"{where}.config.input_shape")
     if len(config["input_shape"]) != 3 or not all(0 < side <= 2**14 for side in config["input_shape"]):
         raise ValueError(
@@ -256,41 +257,41 @@ def _check_config(architecture, entry, where):
     for key, value in config.items():
         most = min(entry["params"], math.inf if key == "num_classes" else LARGEST)
         if key != "input_shape" and _largest(value) > most:
-            raise ValueError(  # before a network of any size is built
+            raise ValueError(  # checked before building, which could take very long
                 f"{where}.config.{key} must not exceed {most}. Received: {value!r:.60}."
             )
     channels, classes = config["input_shape"][2], config["num_classes"]
     if data["class_names"] is not None and len(data["class_names"]) != classes:
         raise ValueError(
-            f"{where}.data.class_names must name {classes} classes. Received: {len(data['class_names'])} names."
+            f"{where}.data.class_names must have {classes} names. Received: {len(data['class_names'])} names."
         )
     for key in ("mean", "std"):
         if data[key] is not None and (len(data[key]) != channels or (key == "std" and min(data[key]) <= 0)):
-            raise ValueError(f"{where}.data.{key} must hold {channels} numbers, std above 0. Received: {data[key]}.")
+            raise ValueError(f"{where}.data.{key} must have {channels} numbers, std above 0. Received: {data[key]}.")
 
 
 def _largest(value):
-    """The largest number in an argument; 0 if there is none."""
+    """Returns the largest number in an argument, or 0 if there is none."""
     if isinstance(value, list):
         return max(map(_largest, value), default=0)
     return value if isinstance(value, (int, float)) else 0
 
 
 def _check_training(entry, where):
-    """Nothing that has not been trained is passed off as trained."""
+    """Raises ValueError if an entry is only partly described as trained."""
     exits, data = entry["exits"], entry["data"]
     if not exits or exits[-1]["params"] != entry["params"]:
-        raise ValueError(f"{where}.exits must end with all {entry['params']} parameters. Received: {exits[-1:]}.")
+        raise ValueError(f"{where}.exits must end with {entry['params']} parameters. Received: {exits[-1:]}.")
     facts = {key: bool(entry[key]) for key in ("files", "golden", "measured", "lineage", "precision")}
     facts.update({f"data.{key}": data[key] is not None for key in ("class_names", "mean", "std", "sizes")})
     facts.update({f"exits.{exit['name']}.accuracy": exit["accuracy"] is not None for exit in exits})
     if len(set(facts.values())) > 1:
         missing = [key for key, known in facts.items() if not known]
-        raise ValueError(f"{where} must be trained or not. Received: no {', '.join(missing)}, but the rest.")
+        raise ValueError(f"{where} must have all fields of a trained network, or none. Missing: {', '.join(missing)}.")
     received = sum(file["bytes"] for file in entry["files"])
-    if received > 8 * entry["params"] + 2**21:  # four bytes each, and names
-        raise ValueError(f"{where}.files are larger than {entry['params']} parameters can be: {received} bytes.")
+    if received > 8 * entry["params"] + 2**21:  # 4 bytes per parameter, with a margin
+        raise ValueError(f"{where}.files must fit {entry['params']} parameters. Received: {received} bytes.")
 
 
 def _no_constant(name):
-    raise ValueError(f"{name} is no number of JSON.")
+    raise ValueError(f"{name} is not a JSON number.")

@@ -1,4 +1,4 @@
-"""Zoos: a folder, or a site with the same files; each has manifests by name, and the files that they name."""
+"""Zoos, which are directories or sites with manifests and the files that the manifests refer to."""
 
 import functools
 import hashlib
@@ -17,10 +17,10 @@ VARIABLE = "ANYTIME_KERAS_ZOO"
 
 
 class Folder:
-    """A zoo in a folder: `manifests/NAME.json`, and `weights/`.
+    """A zoo in a directory, with `manifests/NAME.json` and `weights/`.
 
     Args:
-        path: the folder.
+        path: path of the directory.
     """
 
     def __init__(self, path):
@@ -30,11 +30,11 @@ class Folder:
         return str(self.path)
 
     def names(self):
-        """Lists the names of the networks that the zoo has manifests of."""
+        """Lists the names of the zoo's manifests."""
         return sorted(file.stem for file in self.path.glob("manifests/*.json") if schema.NAME.fullmatch(file.stem))
 
     def manifest(self, name):
-        """Reads the manifest of a name that the zoo has."""
+        """Reads the manifest of a name."""
         return read_manifest(self.path / "manifests" / f"{name}.json", name)
 
     def holds(self, file):
@@ -44,32 +44,32 @@ class Folder:
         """Returns a file's content.
 
         Raises:
-            ValueError: if it is not what the manifest names, or leads out of the folder.
+            ValueError: if the file does not match the manifest, or lies outside the directory.
         """
         path = self.path / file.path
         if not path.resolve().is_relative_to(self.path.resolve()):
-            raise ValueError(f"'{path}' leads out of its zoo, to '{path.resolve()}'. Weights must lie in it.")
+            raise ValueError(f"Weights must be inside their zoo. Received: '{path}', a link to '{path.resolve()}'.")
         if path.exists() and not path.is_file():
-            raise ValueError(f"'{path}' is no file. Expected: the weights that its manifest names.")
+            raise ValueError(f"'{path}' must be a file with weights. Received: not a file.")
         with open(path, "rb") as opened:
             content = opened.read(file.bytes + 1)
         if not cache.is_content(content, file.sha256, file.bytes):
             raise ValueError(
-                f"'{path}' is damaged, or another file than its manifest names. Expected: {file.bytes} bytes, sha256 "
+                f"'{path}' is damaged or does not match its manifest. Expected: {file.bytes} bytes, sha256 "
                 f"{file.sha256}. Received: {path.stat().st_size} bytes, sha256 {hashlib.sha256(content).hexdigest()}. "
-                f"Restore it, for example by `git checkout`."
+                f"Restore it, for example with `git checkout`."
             )
         return content
 
 
 class Site:
-    """A zoo at an https: address: the files of a folder, and `index.json` with the manifests' hashes.
+    """A zoo at an https: address, with the files of a directory and `index.json` with the manifests' hashes.
 
-    What has been read is kept in the cache, so that it can be had offline.
+    Files are cached, so that they are available offline after the first use.
 
     Args:
         url: str, address of the zoo.
-        lone: str or None, the address of a manifest that is not in an index.
+        lone: str or None, address of a single manifest that is not in an index.
     """
 
     def __init__(self, url, lone=None):
@@ -81,7 +81,7 @@ class Site:
 
     @functools.cached_property
     def _index(self):
-        """Read once a process."""
+        """Dict from a name to its manifest's `File`, read once per process."""
         where = f"{self.url}index.json"
         try:
             content = json.loads(cache.page(where))
@@ -92,9 +92,9 @@ class Site:
                 if schema.is_url(entry["path"]):
                     raise ValueError(f"index.manifests.{name}.path must be inside the zoo.")
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"'{where}' is no zoo's index: {error}") from error
+            raise ValueError(f"'{where}' is not a valid index of a zoo: {error}") from error
         if content["format"] != FORMAT:
-            raise ValueError(f"'{where}' must be of format {FORMAT}. Received: {content['format']}.")
+            raise ValueError(f"'{where}' must have format {FORMAT}. Received: {content['format']}.")
         return {name: File(**entry) for name, entry in content["manifests"].items()}
 
     @functools.cached_property
@@ -117,10 +117,10 @@ class Site:
 
 
 class LoneFolder(Folder):
-    """One manifest, wherever it lies; its files lie in its folder, or in the zoo whose `manifests/` it lies in.
+    """A single manifest, with its files in the same directory, or in the zoo if it is in a `manifests/` directory.
 
     Args:
-        path: the manifest's file.
+        path: path of the manifest.
     """
 
     def __init__(self, path):
@@ -141,10 +141,10 @@ def site(url, lone=None):
 
 
 def place(where):
-    """Returns the zoo that a folder, a manifest's path, or the file: or https: address of either stands for.
+    """Returns the zoo at the path, or file: or https: address, of a directory or manifest.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no zoo.
     """
     text = os.fspath(where)
     if schema.is_url(text) and not text.startswith("file://"):
@@ -160,47 +160,47 @@ def place(where):
     if (path / "manifests").is_dir():
         return Folder(path)
     raise ValueError(
-        f"There is no zoo at '{where}'. Expected a folder with `manifests/`, a manifest (.json), or the https: address "
-        f"of one of these."
+        f"There is no zoo at '{where}'. Expected: a directory with `manifests/`, a manifest (.json), or the https: "
+        f"address of one of these."
     )
 
 
 def check_url(url):
-    """Returns an address, or raises: https:, or http: of this machine."""
+    """Returns an address, or raises ValueError unless it is https:, or http: on this machine."""
     parts = urllib.parse.urlsplit(url)
     safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in schema.LOOPBACK)
     if not safe or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError(
-            f"A zoo's address must begin with https:// and name a folder or a manifest. Received: '{url}'."
+            f"A zoo's address must begin with https:// and lead to a directory or a manifest. Received: '{url}'."
         )
     return url
 
 
 def own():
-    """The checkout's `zoo/`, or what the installed package carries."""
+    """Returns the checkout's `zoo/`, or the one in the installed package."""
     package = pathlib.Path(anytime_keras.__file__).parent
     checkout = package.parent / "zoo"
     return Folder(checkout if (package.parent / "setup.cfg").is_file() and checkout.is_dir() else package / "_zoo")
 
 
 def from_environment():
-    """The zoo that `ANYTIME_KERAS_ZOO` names, or None."""
+    """Returns the zoo at `ANYTIME_KERAS_ZOO`, or None."""
     where = os.environ.get(VARIABLE)
     return place(where) if where else None
 
 
 def read_file(file, home):
-    """Returns the content of a file that a manifest names, checked.
+    """Returns the verified content of a file in a manifest.
 
     Args:
         file: `File`.
-        home: the zoo of the manifest. Where it lacks the file, as an installed package lacks all large ones, the zoo of
-            `ANYTIME_KERAS_ZOO` is asked.
+        home: the zoo of the manifest. If it lacks the file, as an installed package lacks all large files, the file is
+            read from the zoo at `ANYTIME_KERAS_ZOO`.
     """
     if schema.is_url(file.path):
         if not file.path.startswith("https://") and _origin(file.path) != _origin(str(home)):
             raise ValueError(
-                f"A manifest may name files of its own zoo, or at https: addresses. Received: '{file.path}'."
+                f"A manifest's files must be in its zoo or at https: addresses. Received: '{file.path}'."
             )
         return cache.content(file.path, file.sha256, file.bytes)
     if home.holds(file):
@@ -208,8 +208,8 @@ def read_file(file, home):
     other = from_environment()
     if other is None or not other.holds(file):
         raise FileNotFoundError(
-            f"'{home}' does not hold '{file.path}'. Set {VARIABLE} to a zoo that does: the folder `zoo` of a checkout, "
-            f"or its https: address."
+            f"'{home}' does not contain '{file.path}'. Set {VARIABLE} to a zoo that does: the directory `zoo` of a "
+            f"checkout, or its https: address."
         )
     return other.read(file)
 
@@ -220,12 +220,12 @@ def _origin(url):
 
 
 def read_manifest(path, name):
-    """Reads a manifest's file; `name` is what it must be called, None for any name."""
+    """Reads a manifest, which must have the given name; None allows any."""
     with open(path, "rb") as file:
         return _named(Manifest.parse(file.read(cache.MAX_PAGE_BYTES), path), name)
 
 
 def _named(manifest, name):
     if name is not None and manifest.name != name:
-        raise ValueError(f"The manifest of '{name}' is that of another network, '{manifest.name}'.")
+        raise ValueError(f"The manifest of '{name}' must have this name. Received: '{manifest.name}'.")
     return manifest

@@ -1,4 +1,4 @@
-"""`publish`: a trained network in; a manifest, weights and a golden pair in a zoo out."""
+"""`publish` writes a trained network to a zoo, with its manifest, weights and golden pair."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from anytime_keras.zoo import arrays, cache, places, schema
 from anytime_keras.zoo.loading import make
 from anytime_keras.zoo.manifest import FORMAT, Manifest
 
-# Weights up to this size travel in the wheel, from `weights/`; larger ones lie in `weights/large/`.
+# Weights up to this size are in `weights/` and in the wheel; larger ones are in `weights/large/`.
 SMALL_BYTES = 3_000_000
 PAPER = "https://arxiv.org/abs/1708.06832"
 # Where a data set comes from and on what terms, as its makers say.
@@ -37,7 +37,7 @@ SOURCES = {
 
 @dataclasses.dataclass
 class Facts:
-    """What `publish` cannot measure; see there."""
+    """Facts that `publish` cannot measure; see its `facts`."""
 
     description: str = ""
     reference: str | None = None
@@ -59,43 +59,45 @@ class Facts:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in facts:
             if key not in known:
-                raise ValueError(f"`publish` knows no fact `{key}`. {_errors.nearest(key, known)}")
+                raise ValueError(f"Unknown fact `{key}`. {_errors.nearest(key, known)}")
         return cls(**facts)
 
 
 def publish(model, name, data, recipe=None, folder=None, label=None, precision="float32", **facts):
-    """Writes a trained network to a zoo: its weights, a golden pair, and the manifest that describes them.
+    """Writes a trained network to a zoo, with its weights, a golden pair and a manifest.
 
-    What the manifest says is measured on the network as it is loaded from the written files. Weights that are there
-    already are replaced if the new ones are better on validation images, and the manifest's lineage says so.
+    The numbers in the manifest are measured on the stored weights. Existing weights are replaced only if the new ones
+    are better on validation images, and the manifest's lineage records it.
 
     Args:
-        model: trained `AnytimeModel` of one of the families that `ak.models.build` knows.
-        name: str, of small letters, digits and underscores: `{architecture}_{weighting}`, with the data set behind it
-            if the network is for that alone. A zoo's name can have weights for several data sets.
-        data: the `ak.data.DataSet` that it was trained with; its test images, or else validation's, are measured.
-        recipe: `ak.training.Recipe` or None. Its seed, epochs and weighting are taken over. If it has an `init`, the
-            lineage of the weights that are there goes on; otherwise a new one starts.
-        folder: the zoo; None for the checkout's own.
-        label: str, what these weights are called, and data that has no plain name; None for the data set's name.
-        precision: `"float32"`, or `"float16"` for kernels stored in half the bytes.
+        model: trained `AnytimeModel` of a family that `ak.models.build` knows.
+        name: str of lowercase letters, digits and underscores, `{architecture}_{weighting}`, followed by the data set
+            if the network is for one data set only. A name can have weights for several data sets.
+        data: the `ak.data.DataSet` of the training. The accuracies are measured on its test images, or on validation
+            images if it has none.
+        recipe: `ak.training.Recipe` or None. Provides the seed, epochs and weighting. If it has an `init`, the lineage
+            of the existing weights continues; otherwise a new one starts.
+        folder: directory of the zoo; defaults to the checkout's.
+        label: str, the label of the weights; defaults to the data set's name. It also replaces a data set's name that
+            is not plain, such as a path.
+        precision: `"float32"`, or `"float16"` to store kernels in half the bytes.
         **facts: `description`, `reference` (an address), `licence` of the weights, `source` and `data_licence` of the
-            data, the `epochs`, `images` and `minutes` of the training, `seed`, `machine` that trained (None for this
-            one), `note`, `weighting` (a dict with `name`), the errors on validation images at each exit of the weights
-            that are replaced (`before`) and of these (`after`).
+            data, the `epochs`, `images` and `minutes` of the training, `seed`, `machine` of the training (None for this
+            one), `note`, `weighting` (a dict with `name`), and the errors on validation images at each exit of the
+            replaced weights (`before`) and of the new ones (`after`).
 
     Returns:
         The `Manifest`.
 
     Raises:
-        ValueError: if an argument does not fit, or the name has such weights already and `before` and `after` do not
-            show that the new ones are better. Nothing has been written then.
+        ValueError: if an argument is not valid, or such weights exist and `before` and `after` do not show that the new
+            ones are better. In this case nothing is written.
 
     Example:
     >>> import tempfile, anytime_keras as ak
     >>> data = ak.data.load("digits")
     >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
-    >>> folder = tempfile.mkdtemp()  # and here `model.fit(data.train, ...)`, or the accuracies will show it
+    >>> folder = tempfile.mkdtemp()  # call `model.fit(data.train, ...)` first
     >>> ak.zoo.publish(model, "resann1x4_const", data, folder=folder, weighting={"name": "constant"}, epochs=0)
     Manifest('resann1x4_const', weights=['digits'])
     """
@@ -123,7 +125,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
         entry["recipe"] = old["recipe"]
 
     large = "large/" if sum(map(len, shards)) > SMALL_BYTES else ""
-    # Files of another name, so that the old ones stay whole until the manifest names these.
+    # New file names, so that the old files stay intact until the manifest refers to the new ones.
     version = f"-{hashlib.sha256(b''.join(shards)).hexdigest()[:8]}" if old is not None and old["files"] else ""
     place = f"weights/{large}{stem(name, label)}{version}"
     numbers = [""] if len(shards) == 1 else [f"-{number}of{len(shards)}" for number in range(1, len(shards) + 1)]
@@ -140,7 +142,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
 
 
 def better(before, after):
-    """Tells whether errors are better than others: lower on average over the exits, and no higher at the last one.
+    """Returns whether errors improved: a lower mean over the exits, and no higher error at the last exit.
 
     Args:
         before, after: lists of float, the errors at each exit on the same images.
@@ -154,19 +156,19 @@ def better(before, after):
 def _check_better(name, label, facts):
     if facts.before is None or facts.after is None:
         raise ValueError(
-            f"'{name}' has weights '{label}' already. To replace them, pass their errors on the validation images as "
-            "`before` and those of the new ones as `after` (`anytime-keras zoo train` does); or take another name."
+            f"'{name}' already has weights '{label}'. To replace them, pass their errors on validation images as "
+            "`before` and those of the new ones as `after`, as `anytime-keras zoo train` does; or choose another name."
         )
     if not better(facts.before, facts.after):
         raise ValueError(
-            f"The weights '{label}' of '{name}' are replaced by better ones only: with a lower error on validation "
-            "images on average over the exits, and no higher one at the last exit. "
+            f"To replace the weights '{label}' of '{name}', the new ones must have a lower mean error over the exits "
+            "on validation images, and no higher error at the last exit. "
             f"Received: before={facts.before}, after={facts.after}."
         )
 
 
 def _cycle(recipe, facts):
-    """Returns an entry of a lineage."""
+    """Returns the lineage's entry for a training cycle."""
     epochs = facts.epochs
     if epochs is None:
         epochs = recipe.epochs if recipe is not None and recipe.epochs is not None else 0
@@ -185,17 +187,17 @@ def _cycle(recipe, facts):
 
 
 def announce(recipe, name, label=None, folder=None, **facts):
-    """Writes the manifest of a network that is to be trained: everything but weights and accuracies.
+    """Writes the manifest of a network to be trained, without weights and accuracies.
 
     Args:
-        recipe: `Recipe`, whose model names its `input_shape` and `num_classes`.
+        recipe: `Recipe` whose model has an `input_shape` and `num_classes`.
         name, label, folder, facts: as in `publish`.
 
     Returns:
         The `Manifest`.
 
     Raises:
-        ValueError: if an argument does not fit, or the name has trained weights already.
+        ValueError: if an argument is not valid, or the name already has trained weights.
 
     Example:
     >>> import tempfile, anytime_keras as ak
@@ -209,15 +211,15 @@ def announce(recipe, name, label=None, folder=None, **facts):
     facts = Facts.of(facts)
     zoo, before = open_zoo(folder, name, label)
     if before is not None and label in before.weights and before.weights[label].trained:
-        raise ValueError(f"'{name}' has trained weights '{label}' already.")
+        raise ValueError(f"'{name}' already has trained weights '{label}'. Choose another name or label.")
     for key in ("input_shape", "num_classes"):
         if key not in recipe.model:
-            raise ValueError(f"`recipe.model` must name `{key}`, since no data is read. Received: {recipe.model}.")
+            raise ValueError(f"`recipe.model` must contain `{key}`, because no data is read. Received: {recipe.model}.")
     return _write(zoo, _begin(models.build(**recipe.model), name, label, data_name, before, recipe, facts), {})
 
 
 def stem(name, label):
-    """Returns what the files of a name's weights are called.
+    """Returns the stem of the file names of a network's weights.
 
     >>> stem("msdnet33_adaloss", "tiny_imagenet"), stem("resann5x16_adaloss_digits", "digits")
     ('msdnet33_adaloss_tiny_imagenet', 'resann5x16_adaloss_digits')
@@ -226,7 +228,7 @@ def stem(name, label):
 
 
 def write_index(folder):
-    """Writes a zoo's `index.json`, by which it is read from a site."""
+    """Writes a zoo's `index.json`, which sites need."""
     folder = pathlib.Path(folder)
     _put(folder / "index.json", _index(folder))
 
@@ -240,16 +242,16 @@ def _index(folder):
 
 
 def open_zoo(folder, name, label):
-    """Returns a zoo to publish to, and the manifest that the name has there or None; raises where it may not.
+    """Returns a zoo to publish to and the existing manifest of the name, or None.
 
-    An index that is not of the zoo's manifests, since a process that published was killed, is written anew.
+    Rewrites an outdated index, which a killed process may have left. Raises ValueError if publishing is not allowed.
     """
     schema.check_name(name, "`name`")
     schema.check_name(label, "`label`")
     if folder is None:
         folder = places.own().path
         if folder.name == "_zoo":
-            raise ValueError("An installed package's zoo stays as it is. Pass the `folder` of your own zoo.")
+            raise ValueError("An installed package's zoo is read-only. Pass the `folder` of your own zoo.")
     zoo = places.Folder(folder)
     index = zoo.path / "index.json"
     if zoo.names() and not (index.exists() and index.read_bytes() == _index(zoo.path)):
@@ -258,27 +260,27 @@ def open_zoo(folder, name, label):
 
 
 def check_whole(recipe):
-    """Raises ValueError if a recipe, or None, trains a part of a network: a zoo's networks are whole."""
+    """Raises ValueError if a recipe trains only a part of a network, because the zoo's networks are complete."""
     if recipe is not None and recipe.last_exit is not None:
         raise ValueError(
-            "A zoo's networks have all exits of their families'. "
-            f"Received: a recipe with last_exit={recipe.last_exit!r}. Leave it out, or build a smaller network."
+            "A zoo's networks must have all exits. "
+            f"Received: a recipe with last_exit={recipe.last_exit!r}. Omit it, or build a smaller network."
         )
 
 
 def _begin(model, name, label, data_name, before, recipe, facts):
-    """Returns a manifest's content with an entry for a network that is not trained yet."""
+    """Returns a manifest's content with an entry for an untrained network."""
     check_whole(recipe)
     architecture = _architecture(model, recipe)
     if before is not None and NETWORKS[before.architecture][0] is not NETWORKS[architecture][0]:
-        raise ValueError(f"'{name}' is a '{before.architecture}' already. Received: a '{architecture}'.")
+        raise ValueError(f"'{name}' must have the architecture '{before.architecture}'. Received: '{architecture}'.")
     source, terms = SOURCES.get(data_name, (None, None))
     source, terms = facts.source or source, facts.data_licence or terms
     if source is None or terms is None:
-        raise ValueError(f"Say where '{data_name}' comes from, `source=...`, and on what terms, `data_licence=...`.")
+        raise ValueError(f"The origin of '{data_name}' is unknown. Pass `source=...` and `data_licence=...`.")
     weighting = facts.weighting or (recipe.weighting if recipe is not None else None)
     if weighting is None:
-        raise ValueError("Say how the exits were weighed: `weighting={'name': 'adaloss'}`. There is no recipe.")
+        raise ValueError("Without a recipe, pass the weighting of the exits, such as `weighting={'name': 'adaloss'}`.")
     costs = exit_costs(model)
     entry = {
         "config": _config(model),
@@ -317,12 +319,12 @@ def _begin(model, name, label, data_name, before, recipe, facts):
 
 
 def _architecture(model, recipe):
-    """Returns the name by which `ak.models.build` makes a network of this class."""
+    """Returns the name with which `ak.models.build` builds a network of this class."""
     own = [name for name, (family, _) in NETWORKS.items() if family is type(model)]
     if not own:
         raise ValueError(
-            f"Only the families of `ak.models.build` can be published, so that loading runs no other code. Received: "
-            f"{type(model).__name__}. Save others with `model.save('model.keras')`."
+            f"Only the families of `ak.models.build` can be published, because loading must not run other code. "
+            f"Received: {type(model).__name__}. Save other models with `model.save('model.keras')`."
         )
     if recipe is not None and recipe.model["name"] in own:
         return recipe.model["name"]
@@ -342,7 +344,7 @@ def _plain(value):
 
 
 def _recipe_dict(recipe):
-    """A recipe without this machine's folders."""
+    """Returns a recipe's dict without directories of this machine."""
     if recipe is None:
         return {}
     content = recipe.to_dict()
@@ -351,7 +353,7 @@ def _recipe_dict(recipe):
 
 
 def _measure(model, data, entry):
-    """Puts accuracies and what they were measured on into an entry; returns a golden pair."""
+    """Adds accuracies and their data to an entry, and returns a golden pair."""
     split = "test" if "test" in data.sizes else "validation"
     images = getattr(data, split)
     curve = evaluation.evaluate(model, images)
@@ -371,7 +373,7 @@ def _measure(model, data, entry):
 
 @contextlib.contextmanager
 def _full_precision():
-    """GPUs multiply float32 with 10 bits by default; what is written must be what a CPU finds."""
+    """Disables TF32, in which GPUs multiply with 10 bits, so that results match those of a CPU."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -395,11 +397,11 @@ def _file(path, content):
 
 
 def _write(zoo, content, files):
-    """Writes files, then the manifest that names them, then the index; what was written goes if that fails."""
+    """Writes files, then the manifest that refers to them, then the index. Removes written files on failure."""
     manifest = Manifest(_plain(content))
     for path, file in files.items():
         if (zoo.path / path).exists() and (zoo.path / path).read_bytes() != file:
-            raise ValueError(f"'{zoo.path / path}' is there already, and another file. Take another name.")
+            raise ValueError(f"'{zoo.path / path}' exists already with other content. Choose another name.")
     written = []
     try:
         for path, file in files.items():
@@ -416,7 +418,7 @@ def _write(zoo, content, files):
 
 
 def _put(place, content):
-    """Writes a whole file, and removes what a killed process left of it."""
+    """Writes a file atomically, and removes partial files of killed processes."""
     place.parent.mkdir(parents=True, exist_ok=True)
     for left in place.parent.glob(f"{place.name}.*.part"):
         left.unlink(missing_ok=True)

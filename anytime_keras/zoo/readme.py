@@ -1,4 +1,4 @@
-"""The README's table of the zoo, made from the manifests."""
+"""Generates the README's table of the zoo from the manifests."""
 
 import textwrap
 
@@ -8,7 +8,7 @@ BEGIN, END = "<!-- zoo: made by `anytime-keras zoo table --readme=README.md` -->
 
 
 def table():
-    """Returns the trained networks as a Markdown table, and below it a list of the recipes without weights.
+    """Returns the trained networks as a Markdown table, followed by a list of the recipes without weights.
 
     >>> print(table().splitlines()[0])
     | network | data | exits | parameters | MACs, first to last exit | accuracy, first to last exit |
@@ -58,13 +58,13 @@ def _short(number):
 
 
 def put_into(text):
-    """Returns a README's text with the table between its two markers put in anew.
+    """Returns a README's text with the table between its two markers replaced.
 
     Raises:
-        ValueError: if the markers are not there.
+        ValueError: if the markers are missing.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"The table goes between two lines, '{BEGIN}' and '{END}'. Received: a text without them.")
+        raise ValueError(f"The text must contain two lines, '{BEGIN}' and '{END}'. Received: a text without them.")
     return f"{before}{BEGIN}\n{table()}{END}{after}"

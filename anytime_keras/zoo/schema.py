@@ -1,4 +1,4 @@
-"""What a manifest must look like: plain JSON of known fields, and nothing that reaches out of its zoo."""
+"""The schema of manifests, which allows only known fields of plain JSON and no files outside the zoo."""
 
 import math
 import re
@@ -7,9 +7,9 @@ import urllib.parse
 from anytime_keras import _errors
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
-# No leading dot in any part, so no `..`; no backslash, colon, percent sign or blank.
+# No part starts with a dot, which excludes `..`; no backslash, colon, percent sign or blank.
 PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
-# tensorflow-datasets takes a name with a colon for code to be downloaded.
+# No colon, because tensorflow-datasets downloads and runs code for names that contain one.
 DATA_NAME = re.compile(r"[a-z][a-z0-9_]*(/[a-z0-9_]+)?")
 MAX_FILE_BYTES = 50_000_000
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -26,10 +26,10 @@ def check(value, kind, where):
     """Raises ValueError unless `value` is of a kind.
 
     Args:
-        value: part of a manifest, as `json` reads it.
-        kind: a type; an `Optional`; a dict from each field's name to its kind (all fields must be there, and no
-            others); a list with the one kind of all elements; or a function that raises or returns nothing.
-        where: str, the part's place in the manifest, for the error.
+        value: part of a manifest, as parsed by `json`.
+        kind: a type; an `Optional`; a dict from each field's name to its kind (all fields are required and no others
+            are allowed); a list with the kind of all its elements; or a function that raises or returns nothing.
+        where: str, the location in the manifest, for error messages.
     """
     if isinstance(kind, Optional):
         if value is not None:
@@ -77,7 +77,7 @@ def is_url(path):
 
 
 def _file_path(value, where):
-    """A path inside the zoo, or an absolute https: address. `Zoo` decides if it may have another address."""
+    """Checks that a value is a path inside the zoo or an https: address; `places.read_file` restricts addresses."""
     if not is_url(value):
         return _matches(PATH, "a path inside the zoo, such as 'weights/a.npz', or an https: address")(value, where)
     url = urllib.parse.urlsplit(value)
@@ -86,27 +86,27 @@ def _file_path(value, where):
 
 
 def _plain(value, where, depth=0):
-    """Numbers, words and lists of them: nothing that Keras would take for an object to make."""
+    """Checks that a value is a number, a string or a list of these, so that Keras does not deserialize an object."""
     if isinstance(value, list) and depth < 3:
         for element in value:
             _plain(element, where, depth + 1)
     elif not (value is None or isinstance(value, (bool, int, float, str))):
-        raise ValueError(f"{where} must be a number, a word or a list of these. Received: {value!r:.100}.")
+        raise ValueError(f"{where} must be a number, a string or a list of these. Received: {value!r:.100}.")
 
 
 def _config(value, where):
     check(value, dict, where)
     for key, argument in value.items():
         if key in ("name", "dtype", "trainable", "kwargs"):
-            raise ValueError(f"{where} must not hold '{key}', which is not the architecture's.")
+            raise ValueError(f"{where} must not contain '{key}', which is not an argument of the architecture.")
         _plain(argument, f"{where}.{key}")
 
 
 def _statistics(value, where):
-    """Nothing but finite numbers."""
+    """Checks that all values are finite numbers."""
     check(value, [float], where)
     if not all(map(math.isfinite, value)):
-        raise ValueError(f"{where} must hold finite numbers. Received: {value}.")
+        raise ValueError(f"{where} must contain finite numbers only. Received: {value}.")
 
 
 def _named(value, where):
@@ -117,7 +117,7 @@ def _named(value, where):
 _count = _in_range(int, 0, 2**53, "0 or more")
 _share = _in_range(float, 0, 1, "from 0 to 1")
 _positive = _in_range(float, 0, 1e12, "a number of 0 or more")
-_name = _matches(NAME, "a name of small letters, digits and underscores")
+_name = _matches(NAME, "a name of lowercase letters, digits and underscores")
 
 FILE = {
     "path": _file_path,

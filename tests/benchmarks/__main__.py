@@ -1,10 +1,10 @@
-"""Runs the benchmarks one after the other, each in a process of its own, and writes their tables to results/.
+"""Runs the benchmarks one after the other, each in a separate process, and writes their tables to results/.
 
     python -m tests.benchmarks                              # all
     python -m tests.benchmarks --only weighting,startup
 
-Close what else runs on the machine first: ratios are of turns taken side by side, but deadlines are the clock's. A
-benchmark that fails, or misses what it needs (`throughput`: see there), is told at the end.
+Close other programs first. Ratios compare alternating measurements, but deadlines depend on the load. Benchmarks that
+fail, or lack a requirement (see `throughput`), are listed at the end.
 """
 
 import argparse
@@ -24,8 +24,8 @@ BENCHMARKS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(BENCHMARKS), help="names, comma-separated")
-    parser.add_argument("--note", default="", help="what else to write down, such as what ran beside")
+    parser.add_argument("--only", default=",".join(BENCHMARKS), help="comma-separated names")
+    parser.add_argument("--note", default="", help="a note for the results, such as what else was running")
     flags = parser.parse_args()
     failed = []
     for name in flags.only.split(","):

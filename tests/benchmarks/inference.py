@@ -1,24 +1,24 @@
-"""Measures what stopping costs, and writes the table of `anytime_keras.inference` as JSON.
+"""Measures the overhead of interruptible inference, and writes `results/inference_<backend>.json`.
 
     python -m tests.benchmarks.inference                       # TensorFlow
     KERAS_BACKEND=jax python -m tests.benchmarks.inference     # JAX
     python -m tests.benchmarks.inference --seconds 2 --out /tmp/quick.json
 
-It takes about 20 x `--seconds` and the time to compile (some 9 minutes in all by default). What is compared takes turns
-within one run, and medians are compared, so that a slow moment of the machine falls on both; the machine's load before
-and after is written down too. The network is a ResANN with random weights: what it says does not matter here.
+Takes about 20 x `--seconds` plus compilation (some 9 minutes in total by default). Compared runs alternate and medians
+are compared, so that a slowdown of the machine affects both. The machine's load before and after is recorded too. The
+network is a ResANN with random weights, because its predictions do not matter here.
 
-What is in the file, and what to aim at:
-    staged_over_whole      a run with an answer at each of 8 exits, over one graph with the same 8 exits; 1.05 at most
-    direct_over_plain      a run straight to an exit, over a plain model with this exit alone; 1.03 at most
+Contents of the file, with targets:
+    staged_over_whole      a run with an answer at each of 8 exits, over one graph with the same 8 exits; at most 1.05
+    direct_over_plain      a run straight to an exit, over a plain model with this exit only; at most 1.03
     first_answer           seconds to the first answer over those of the whole run; `macs` is the same ratio of costs
-    deadlines              `met`: share of random deadlines by which an answer was returned, of those that the first
-                           exit can meet (not shorter than any of 500 runs straight to it); 0.999 at least. `deepest`:
-                           share in which the answer was as deep as the deepest exit whose median fits, run straight;
-                           0.95 at least. `straight_to_the_deepest_met`: share that are met by who bets on that exit,
-                           which tells how steady the machine is. Once alone, once beside a second busy process, for 1
-                           image and for 32.
-    early_exit             speed-up over the last exit for all, over the speed-up in MACs; 0.8 at least
+    deadlines              `met`: fraction of random deadlines that an answer met, among those that the first exit can
+                           meet (not shorter than any of 500 runs straight to it); at least 0.999. `deepest`: fraction
+                           of answers at least as deep as the deepest exit whose median time fits, run straight; at
+                           least 0.95. `straight_to_the_deepest_met`: fraction met when always running straight to that
+                           exit, which shows how steady the machine is. Measured alone and beside a second busy
+                           process, for 1 image and for 32.
+    early_exit             speed-up over the last exit for all, over the speed-up in MACs; at least 0.8
 """
 
 import os
@@ -39,7 +39,7 @@ SEED = 0
 
 
 class Recorded(engines.Run):
-    """A run to the end that keeps when its answers came."""
+    """A complete run that records the times of its answers."""
 
     def __init__(self, count, first, last):
         super().__init__(first, last, engines.ALWAYS, np.zeros(count))
@@ -50,7 +50,7 @@ class Recorded(engines.Run):
 
 
 def stages_table(predictor, model, batch, seconds):
-    """The ratios that need no clock of their own."""
+    """Measures the ratios that involve no deadlines."""
     names, engine = predictor.exit_names, predictor._engine
     count, x = len(names), images(model, batch)
     inputs = predictor._stages.start(x)
@@ -80,7 +80,7 @@ def stages_table(predictor, model, batch, seconds):
 
 
 def deadlines_table(predictor, model, batch, seconds, rng):
-    """Asks with random deadlines, and in turns straight for each exit."""
+    """Predicts with random deadlines, alternating with runs straight to each exit."""
     x, budgets = images(model, batch), [cost.with_head for cost in predictor.costs]
     for budget in budgets:
         predictor.predict(x, budget=budget)
@@ -90,7 +90,7 @@ def deadlines_table(predictor, model, batch, seconds, rng):
         predictor.predict(x, budget=budgets[position])
         return time.perf_counter() - start
 
-    # Of deadlines that are shorter, nobody could say that the first exit can meet them.
+    # It is not certain that the first exit can meet shorter deadlines.
     shortest = max(straight_to(0) for _ in range(500))
     longest = shortest + 1.3 * predictor.latencies.quantile(batch, 0.5)[-1]
     direct, asked = [[] for _ in budgets], []
@@ -119,7 +119,7 @@ def deadlines_table(predictor, model, batch, seconds, rng):
 
 
 def early_exit_table(predictor, model, seconds, samples=512, batch=256):
-    """Thresholds by which a fifth of those who are left leave at each exit."""
+    """Returns thresholds with which a fifth of the remaining images leaves at each exit."""
     x, engine, last = images(model, samples), predictor._engine, len(predictor.exit_names) - 1
     parts = [predictor._stages.start(x[at : at + batch]) for at in range(0, samples, batch)]
     logits = [early_exit.all_logits(engine, part, predictor._worker.lock) for part in parts]
@@ -144,7 +144,7 @@ def early_exit_table(predictor, model, seconds, samples=512, batch=256):
 
 
 def network(num_units, channels):
-    """A ResANN with random weights, but logits of size 1, as if it had been trained: its confidences differ."""
+    """Returns a ResANN with random weights but logits of size 1, so that confidences differ as after training."""
     model = ak.models.build("resann", num_units=num_units, channels=channels, input_shape=(32, 32, 3), num_classes=10)
     for name, logits in model.predict(images(model, 64), verbose=0).items():
         kernel = model.get_layer(name).kernel

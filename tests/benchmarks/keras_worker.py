@@ -1,8 +1,8 @@
-"""Trains our MSDNet for `throughput.py`, a number of steps at a time: see `torch_worker.py`, whose counterpart it is.
+"""Trains our MSDNet for `throughput.py`, a number of steps at a time. The counterpart of `torch_worker.py`.
 
     KERAS_BACKEND=... python -m tests.benchmarks.keras_worker NETWORK BATCH MODE
 
-MODE is "float32" or "mixed_bfloat16", with "+xla" where TensorFlow is to compile. On JAX a step is one program.
+MODE is "float32" or "mixed_bfloat16", with "+xla" to compile on TensorFlow. On JAX, a step is one program.
 """
 
 import sys
@@ -41,9 +41,9 @@ def on_tensorflow(model, x, y):
 
     x, y = tf.constant(x), tf.constant(y)
     options = tf.data.Options()
-    options.autotune.enabled = False  # else the end of an iterator may take seconds
+    options.autotune.enabled = False  # otherwise ending an iterator may take seconds
     batches = tf.data.Dataset.from_tensors((x, y)).repeat().with_options(options)
-    model.train_on_batch(x, y)  # makes its variables
+    model.train_on_batch(x, y)  # creates the variables
     model.make_train_function()
 
     def steps(count):

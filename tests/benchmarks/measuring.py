@@ -1,4 +1,4 @@
-"""What the benchmarks share: functions that take turns, ratios of their medians, the file that a table goes to."""
+"""Helpers of the benchmarks: alternating measurements, ratios of medians, and result files."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 def in_turns(functions, seconds, least=10):
-    """Returns a list of the seconds of each function (a dict), which take turns."""
+    """Runs functions (a dict) alternately, and returns a dict of lists of their seconds."""
     for function in functions.values():  # compile
         function()
         function()
@@ -30,30 +30,30 @@ def in_turns(functions, seconds, least=10):
             start = time.perf_counter()
             functions[name]()
             taken[name].append(time.perf_counter() - start)
-        order.append(order.pop(0))  # so that none comes after the same one always
+        order.append(order.pop(0))  # so that no function always follows the same one
     return taken
 
 
 def ratio(taken, ours, theirs):
-    """Compares medians, and the fastest turns: of one network alike, some turns take twice as long as others."""
+    """Compares medians and the fastest times, because times of the same network may vary by a factor of 2."""
     fastest = min(taken[ours]) / min(taken[theirs])
     ours, theirs = np.median(taken[ours]), np.median(taken[theirs])
     return {"ratio": ours / theirs, "ratio_of_fastest": fastest, "seconds": ours, "reference_seconds": theirs}
 
 
 def parser(doc, seconds):
-    """Returns a parser with the flags that all benchmarks have."""
+    """Returns a parser with the common flags of the benchmarks."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--seconds", type=float, default=seconds, help="of each measurement, about")
     made.add_argument("--out", type=pathlib.Path, default=None, help="a JSON file; by default in results/")
     own = map(str, pathlib.Path(__file__).parent.glob("*.py"))
-    made.set_defaults(commit=runtime.commit(*own))  # what is about to run; there may be another by the end
+    made.set_defaults(commit=runtime.commit(*own))  # recorded now, because it may change during the run
     made.add_argument("--note", default="", help="what else to write down, such as what ran beside")
     return made
 
 
 def write(name, flags, table):
-    """Writes and prints a benchmark's table, with what it was measured on."""
+    """Writes and prints a benchmark's table, with the machine that it was measured on."""
     own = {key: value for key, value in vars(flags).items() if key not in ("out", "note", "commit")}
     command = ["python", "-m", f"tests.benchmarks.{name.partition('_')[0]}"]
     command += [f"--{key}={value}" for key, value in own.items() if value is not None]
@@ -69,7 +69,7 @@ def write(name, flags, table):
 
 
 def in_process(arguments, backend=None):
-    """Runs `python arguments...` in a process of its own and returns the JSON in the last line that it prints."""
+    """Runs `python arguments...` in a separate process and returns the JSON in its last line of output."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **({"KERAS_BACKEND": backend} if backend else {})}
     done = subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,9 +1,9 @@
-"""Measures what exits cost in memory while a network trains, and writes `results/memory_<backend>.json`.
+"""Measures the memory that exits need during training, and writes `results/memory_<backend>.json`.
 
-    python -m tests.benchmarks.memory                       # TensorFlow: the process's peak above what it held before
-    KERAS_BACKEND=jax python -m tests.benchmarks.memory     # JAX: what the compiler sets aside for the epoch's program
+    python -m tests.benchmarks.memory                       # TensorFlow: increase of the process's peak memory
+    KERAS_BACKEND=jax python -m tests.benchmarks.memory     # JAX: memory that XLA allocates for the epoch's program
 
-The same ResANN(9, 16) with all of its 27 exits, under AdaLoss, over one with its last exit alone.
+Compares ResANN(9, 16) with all 27 exits, trained with AdaLoss, with the same network with only its last exit.
 """
 
 import argparse
@@ -31,12 +31,12 @@ def network(one_exit):
 
 
 def peak():
-    """The most bytes this process has held in memory so far."""
+    """Returns the peak memory of this process so far, in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def trained(one_exit):
-    """Bytes by which this process's peak rose when it trained for three steps: call it in a fresh one."""
+    """Returns by how many bytes three training steps raise this process's peak; needs a fresh process."""
     x = np.random.default_rng(0).normal(size=(3 * BATCH, 32, 32, 3)).astype("float32")
     y = np.arange(len(x)) % 10
     model, before = network(one_exit), peak()
@@ -45,8 +45,8 @@ def trained(one_exit):
 
 
 def compiled(one_exit):
-    """Bytes that XLA sets aside for a program of one epoch, arguments and results left out."""
-    exits = 27 if one_exit else 1  # an exit every so many units
+    """Returns the bytes that XLA allocates for a program of one epoch, without arguments and results."""
+    exits = 27 if one_exit else 1  # units per exit
     options = dict(num_units=9, channels=16, exit_every=exits, side=32, batch_size=BATCH, steps=3, precision="float32")
     return training.compiled_bytes(argparse.Namespace(**options), "constant" if one_exit else "adaloss")
 

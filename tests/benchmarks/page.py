@@ -1,4 +1,4 @@
-"""Lays the benchmarks' numbers beside what was aimed at: `results/README.md`, made anew by every benchmark.
+"""Generates `results/README.md`, which compares the benchmarks' numbers with their targets. Every benchmark runs it.
 
 python -m tests.benchmarks.page
 """
@@ -10,23 +10,23 @@ import pathlib
 FOLDER = pathlib.Path(__file__).parent / "results"
 
 MOST, LEAST = operator.le, operator.ge
-STEP, THROUGHPUT_CPU, THROUGHPUT_GPU = 1.01, 1.0, 1.2  # aims
-WEIGHTING = "a training step with AdaLoss over one with constant weights, {} exits"
+STEP, THROUGHPUT_CPU, THROUGHPUT_GPU = 1.01, 1.0, 1.2  # targets
+WEIGHTING = "time of a training step with AdaLoss / with constant weights, {} exits"
 
 
 def faster(content):
-    """The aim of throughput: on a CPU as fast as the published code, on a GPU faster."""
+    """Returns the target of throughput: as fast as the published code on a CPU, faster on a GPU."""
     on_cpu = all("cpu" in device.lower() for device in content["machine"]["devices"])
     return LEAST, THROUGHPUT_CPU if on_cpu else THROUGHPUT_GPU
 
 
 def told_from_noise(exits):
-    """The aim of weighting: noise is how far from 1 the same thing comes out twice, in the same run."""
+    """Returns the target of weighting. The noise is the deviation from 1 when the same step is measured twice."""
     return lambda content: (MOST, STEP, abs(content[f"{exits}_exits"]["again"]["ratio"] - 1))
 
 
-# File, way to the number in it, what it is, and the aim (None for none, or a function of the file's content); the
-# benchmark's docstring says how it is measured.
+# File, keys of the number in it, description, and target (None, or a function of the file's content). The benchmark's
+# docstring describes the measurement.
 ROWS = [
     *[
         (
@@ -37,7 +37,7 @@ ROWS = [
         )
         for backend, ways in (
             ("tensorflow", [(("adaloss",), "")]),
-            ("jax", [(("adaloss",), ", Keras's `fit`"), (("scan",), ", an epoch as one program")]),
+            ("jax", [(("adaloss",), ", Keras's `fit`"), (("scan",), ", one program per epoch")]),
         )
         for way, more in ways
         for exits in (5, 27, 51)
@@ -46,7 +46,7 @@ ROWS = [
         (
             f"weighting_{backend}",
             (f"{exits}_exits", "again", "ratio"),
-            f"constant weights over the same once more, {exits} exits: how far from 1 equal things come out",
+            f"noise: time of a training step with constant weights / measured again, {exits} exits",
             None,
         )
         for backend in ("tensorflow", "jax")
@@ -56,42 +56,46 @@ ROWS = [
         (
             "weighting_tensorflow",
             (f"{exits}_exits", "host", "ratio"),
-            f"the naive way, a callback that assigns weights after each batch, over constant weights, {exits} exits",
+            f"time of a training step with a callback that assigns weights / with constant weights, {exits} exits",
             None,
         )
         for exits in (5, 27, 51)
     ],
     *[
-        ("throughput", (network, "ratio"), f"images a second of training `{network}` over the published code's", faster)
+        ("throughput", (network, "ratio"), f"training throughput of `{network}` / of the published code", faster)
         for network in ("msdnet_cifar_10exits", "msdnet_step4")
     ],
     *[
-        ("pipeline_tensorflow", (kind, "ratio"), f"images read over images trained: {kind}", (LEAST, 2.0))
+        ("pipeline_tensorflow", (kind, "ratio"), f"images read per second / trained per second, {kind}", (LEAST, 2.0))
         for kind in ("arrays", "folder", "ilsvrc")
     ],
     *[
-        (f"startup_{backend}", ("import", "ratio"), "time of `import anytime_keras` over importing Keras", (MOST, 1.15))
+        (f"startup_{backend}", ("import", "ratio"), "time of `import anytime_keras` / of `import keras`", (MOST, 1.15))
         for backend in ("tensorflow", "jax")
     ],
     *[
-        (f"memory_{backend}", ("ratio",), f"memory of a training step with 27 exits over one exit, {what}", None)
-        for backend, what in (("tensorflow", "by the process's peak"), ("jax", "by what XLA sets aside"))
+        (f"memory_{backend}", ("ratio",), f"memory of a training step with 27 exits / with one exit, {what}", None)
+        for backend, what in (("tensorflow", "peak of the process"), ("jax", "as allocated by XLA"))
     ],
     *[
         (f"inference_{backend}", way, what, aim)
         for backend in ("tensorflow", "jax")
         for batch, images in (("batch_1", "1 image"), ("batch_32", "32 images"))
         for way, what, aim in (
-            ((batch, "staged_over_whole", "ratio"), f"8 answers over one graph with all 8, {images}", (MOST, 1.05)),
+            (
+                (batch, "staged_over_whole", "ratio"),
+                f"time of 8 staged answers / of one graph with all 8, {images}",
+                (MOST, 1.05),
+            ),
             (
                 (batch, "direct_over_plain", "median_ratio"),
-                f"straight to an exit over a plain model of it, {images}",
+                f"time to one exit / of a plain model with this exit only, {images}",
                 (MOST, 1.03),
             ),
-            (("deadlines", "alone", batch, "met"), f"share of deadlines met, {images}", (LEAST, 0.999)),
+            (("deadlines", "alone", batch, "met"), f"fraction of deadlines met, {images}", (LEAST, 0.999)),
             (
                 ("deadlines", "alone", batch, "deepest"),
-                f"share of answers as deep as there was time for, {images}",
+                f"fraction of answers from the deepest exit possible in time, {images}",
                 (LEAST, 0.95),
             ),
         )
@@ -100,7 +104,7 @@ ROWS = [
         (
             f"inference_{backend}",
             ("early_exit", "ratio"),
-            "speed-up by early exit over that in multiply-accumulates",
+            "speed-up by early exit / speed-up in multiply-accumulates",
             (LEAST, 0.8),
         )
         for backend in ("tensorflow", "jax")
@@ -109,7 +113,7 @@ ROWS = [
 
 
 def lines(folder):
-    """Yields the table's rows, of what was measured."""
+    """Yields the rows of the table."""
     for name, way, what, aim in ROWS:
         path = folder / f"{name}.json"
         content = json.loads(path.read_text()) if path.exists() else {}
@@ -130,22 +134,22 @@ def lines(folder):
 
 
 def verdict(within, number, limit, noise=0.0):
-    """Whether an aim was met, as far as noise lets one tell."""
+    """Returns whether a target was met, or "within noise" if the noise is too large to decide."""
     ends = {within(number + noise, limit), within(number - noise, limit)}
-    return "not told from noise" if len(ends) > 1 else "met" if ends == {True} else "missed"
+    return "within noise" if len(ends) > 1 else "met" if ends == {True} else "missed"
 
 
 def devices(folder):
-    """A sentence that tells what the files were measured on."""
+    """Describes the devices of the measurements."""
     found = [json.loads(path.read_text())["machine"]["devices"] for path in folder.glob("*.json")]
     kinds = sorted({device.split(":")[0].lower() for each in found for device in each})
     aims = f"{STEP:g} for a step with AdaLoss and {THROUGHPUT_GPU:g} for throughput"
-    none = f" The aims for a GPU, {aims}, are not measured." if kinds == ["cpu"] else ""
+    none = f" The targets for a GPU have not been measured: {aims}." if kinds == ["cpu"] else ""
     return f"Measured on: {', '.join(kinds)}.{none}"
 
 
 def notes(folder):
-    """Yields what was noted when it was measured."""
+    """Yields the notes of the measurements."""
     for path in sorted(folder.glob("*.json")):
         if note := json.loads(path.read_text()).get("note"):
             yield f"- {path.stem}: {note}."
@@ -153,15 +157,15 @@ def notes(folder):
 
 def write(folder=FOLDER):
     head = [
-        "# What was measured, and what was aimed at",
+        "# Benchmark results and targets",
         "",
-        "Made by `python -m tests.benchmarks.page` from the files beside this page, which tell the command, the",
-        "machine and its load. A ratio of times is of medians of turns, taken side by side in one run. What is more",
-        "in the files: the fastest turns, deadlines beside a busy process, `zoo.load`.",
+        "Generated by `python -m tests.benchmarks.page` from the files in this directory, which record the command,",
+        "the machine and its load. Ratios compare median times of alternating measurements in one run. The files also",
+        "contain the fastest times, deadlines under load, and `zoo.load`.",
         "",
         devices(folder),
         "",
-        "| what | file | measured | aim | when |",
+        "| measurement | file | result | target | date, commit |",
         "| --- | --- | ---: | --- | --- |",
     ]
     page = folder / "README.md"

@@ -2,14 +2,14 @@
 
     python -m tests.benchmarks.pipeline
 
-For each kind of data: images a second of the training split, read and augmented as the paper has it, over the images a
-second of a training step on batches that are there already, of the network that the paper trains on such data; aim at
-2. The two take turns, each alone: reading starts anew each time, and what was read ahead is not counted. Where both
-want the same processors, each gets a part of them in training.
+For each kind of data, compares two rates in images per second: reading the training split with the paper's
+augmentation, and training steps on batches in memory, with the network that the paper trains on such data. The target
+is 2. The two are measured alternately, not at the same time; reading starts anew each time, and prefetched images are
+not counted. During training, both share the processors if they use the same ones.
     arrays     60,000 images of CIFAR's kind in memory; ResANN(9, 16)
     folder     PNG files of CIFAR's kind, decoded each time; ResANN(9, 16)
     ilsvrc     JPEG files of 500 x 375, random-resized crops to 224 x 224; MSDNet step 4
-Images are smooth random ones, since the time to decode depends on what there is to decode.
+Images are random but smooth, because decoding time depends on the content.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ CLASSES = 10
 
 
 def picture(rng, width, height):
-    """A smooth random image: one as large as a stamp, enlarged."""
+    """Returns a smooth random image, enlarged from a small one."""
     small = rng.integers(0, 256, (height // 8 or 1, width // 8 or 1, 3), "uint8")
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -48,7 +48,7 @@ def arrays():
 
 
 def measure(data, network, batch_size, batches, seconds):
-    """Compares reading `batches` batches with training steps on one that is there."""
+    """Compares reading `batches` batches with training steps on one batch in memory."""
     model = ak.models.build(**network, num_classes=CLASSES)
     model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     held = next(iter(data.training_stream()))
@@ -56,7 +56,7 @@ def measure(data, network, batch_size, batches, seconds):
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds or len(reading) < 3:
         stream = iter(data.training_stream())
-        for _ in range(batches // 2):  # fills what reads ahead
+        for _ in range(batches // 2):  # fills the prefetch buffers
             next(stream)
         start = time.perf_counter()
         for _ in range(batches):

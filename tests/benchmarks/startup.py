@@ -3,9 +3,9 @@
     python -m tests.benchmarks.startup                       # TensorFlow
     KERAS_BACKEND=jax python -m tests.benchmarks.startup     # JAX
 
-A fresh process each time, in turns: one imports Keras with its backend, one imports this library; aim at a ratio of at
-most 1.15. Then each trained network of the zoo is loaded, in a process that has imported all it needs: checked against
-its hash, built, its weights put in.
+Compares `import anytime_keras` with importing Keras and its backend, alternately and in a fresh process each time; the
+target is a ratio of at most 1.15. Then measures `zoo.load` for each trained network, after all imports: verifying the
+hash, building the network and assigning the weights.
 """
 
 import keras

@@ -1,12 +1,12 @@
-"""Compares training MSDNet here with the published PyTorch code, and writes `results/throughput.json`.
+"""Compares MSDNet's training throughput with the published PyTorch code, and writes `results/throughput.json`.
 
     export ANYTIME_KERAS_MSDNET_PYTORCH=<checkout of https://github.com/kalviny/MSDNet-PyTorch>
     export ANYTIME_KERAS_TORCH_PYTHON=<a Python that has torch; this one by default>
     python -m tests.benchmarks.throughput
 
-A step is forward, backward and SGD with momentum on one batch that is there already, the same network and batch size on
-both sides. Every mode of each side is a process of its own; each first takes a few steps, the best of each side are
-then compared in turns. `ratio` is ours over theirs in images a second: 1.0 at least on a CPU, 1.2 on a GPU.
+A step is forward, backward and SGD with momentum on one batch in memory, with the same network and batch size on both
+sides. Each mode runs in a separate process. After a few steps of each mode, the fastest modes of both sides are
+measured alternately. `ratio` is ours over theirs in images per second; the target is 1.0 on a CPU and 1.2 on a GPU.
 """
 
 import atexit
@@ -46,7 +46,7 @@ KERAS_MODES = (
 
 
 class Worker:
-    """A process that trains when it is told to, and is stopped in between: threads that wait may still spin."""
+    """A process that trains on request and is stopped in between, because waiting threads may still spin."""
 
     def __init__(self, command, environment=None):
         self._process = subprocess.Popen(
@@ -55,7 +55,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=dying.with_its_parent,  # who is stopped does not see this process end
+            preexec_fn=dying.with_its_parent,  # a stopped process does not notice that this one ended
         )
         atexit.register(self.close)
         self._line()
@@ -93,7 +93,7 @@ def keras_worker(mode, name):
 
 
 def best(start, modes, name, steps):
-    """Returns the fastest mode's worker, kept for the comparison, and the seconds a step of each mode."""
+    """Returns the worker of the fastest mode, and the seconds per step of each mode."""
     found, seconds = None, {}
     for mode in modes:
         try:

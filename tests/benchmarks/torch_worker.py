@@ -1,10 +1,10 @@
-"""Trains the published PyTorch MSDNet for `throughput.py`, a number of steps at a time. Needs torch and NumPy alone.
+"""Trains the published PyTorch MSDNet for `throughput.py`, a number of steps at a time. Needs only torch and NumPy.
 
     python torch_worker.py CHECKOUT NETWORK BATCH MODE
 
-CHECKOUT is one of https://github.com/kalviny/MSDNet-PyTorch, NETWORK the JSON of its arguments, MODE words joined by
-"+": "eager", or some of "channels_last", "bfloat16", "compile". For each line of its input, a number of steps, it
-prints the seconds that they took.
+CHECKOUT is a checkout of https://github.com/kalviny/MSDNet-PyTorch, NETWORK is the JSON of its arguments, and MODE is
+"eager" or some of "channels_last", "bfloat16" and "compile", joined by "+". For each number of steps read from standard
+input, prints the seconds they took.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ def build(checkout, config):
     spec.loader.exec_module(module)
     scales = dict(nScales=len(config["grFactor"]), bnFactor=config["grFactor"])
     args = types.SimpleNamespace(**config, **scales, bottleneck=True, prune="max", reduction=0.5)
-    with contextlib.redirect_stdout(sys.stderr):  # it tells of its layers
+    with contextlib.redirect_stdout(sys.stderr):  # it prints its layers
         return module.MSDNet(args).train()
 
 
 def main(checkout, network, batch, mode):
-    import torch  # here: pytest imports this file where there is none
+    import torch  # here, because pytest imports this file without torch
 
     config, batch, modes = json.loads(network), int(batch), mode.split("+")
     device = "cuda" if torch.cuda.is_available() else "cpu"

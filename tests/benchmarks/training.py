@@ -1,15 +1,15 @@
-"""Measures a training step on JAX: Keras's `fit`, an epoch as one program, and several networks side by side.
+"""Measures a training step on JAX with Keras's `fit`, one program per epoch, and several networks side by side.
 
     KERAS_BACKEND=jax python -m tests.benchmarks.training
     KERAS_BACKEND=jax python -m tests.benchmarks.training --num_units 9 --channels 16 --side 32 --models 1,4,12
 
-Images are random, of CIFAR's kind, with its augmentation. Engines take turns, an epoch each, after one that is not
-counted; the median epoch is told, validation left out, for each: milliseconds a step (of one network; side by side, of
-all at once) and images a second, summed over the networks. `--no-fit` leaves `fit` out.
+Images are random, with CIFAR's shape and augmentation. Engines run one epoch each in turns, after a warm-up epoch.
+Reports the median epoch of each engine, without validation: milliseconds per step (of one network, or of all networks
+side by side) and images per second, summed over the networks. `--no-fit` skips `fit`.
 
-On a machine without network that has JAX, NumPy, absl-py, h5py, Pillow and rich, Keras itself is all that is missing:
-fetch its wheels elsewhere, for that machine's Python, and install them into a folder of PYTHONPATH (ran so with Python
-3.12 and JAX 0.11.2; no TensorFlow, scikit-learn or matplotlib is needed for an .npz):
+On an offline machine that has JAX, NumPy, absl-py, h5py, Pillow and rich, only Keras is missing. Download its wheels
+elsewhere for that machine's Python, and install them into a directory of PYTHONPATH. This worked with Python 3.12 and
+JAX 0.11.2; an .npz file needs no TensorFlow, scikit-learn or matplotlib:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
@@ -18,7 +18,7 @@ fetch its wheels elsewhere, for that machine's Python, and install them into a f
     PYTHONPATH=/tmp/site KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=/tmp/jax python -m anytime_keras train \
         --engine=scan --dataset=cifar10.npz --time_limit=480 --checkpoint_every=10 --folder=runs/a
 
-With JAX_COMPILATION_CACHE_DIR a second training of the same shape, whatever its seed, need not compile again.
+With JAX_COMPILATION_CACHE_DIR, another run of the same shape does not compile again, whatever its seed.
 """
 
 import argparse
@@ -98,14 +98,14 @@ def side_by_side(options, count, weighting="adaloss"):
 
 
 def compiled_bytes(options, weighting):
-    """Bytes that XLA sets aside to run an epoch, beside the program's arguments and results."""
+    """Returns the bytes that XLA allocates to run an epoch, besides the program's arguments and results."""
     program = epochs(options, 1, weighting)
     compiled, _ = program._program("train", program._train, 0)
     return compiled.memory_analysis().temp_size_in_bytes
 
 
 def epochs(options, count, weighting):
-    """Returns what trains `count` networks an epoch as one program."""
+    """Returns a function that trains `count` networks for an epoch in one program."""
     data, models, weightings = prepare(options, count, weighting)
     program = scan.Epochs(models, data, range(count))
     for model, each in zip(models, weightings):

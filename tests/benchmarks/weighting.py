@@ -3,14 +3,14 @@
     python -m tests.benchmarks.weighting                       # TensorFlow
     KERAS_BACKEND=jax python -m tests.benchmarks.weighting     # JAX
 
-For ResANNs with 5, 27 and 51 exits, `fit` on the same batches takes turns with:
-    constant      no weighting at all: Keras's own sum of the exits' losses, the reference
-    again         the same once more: how far from 1 a ratio of equal things comes out here
-    adaloss       `ak.AdaLoss()`; aim at most 1.01
-    host          the naive way: a callback that reads each batch's losses and assigns the weights from Python
-                  (TensorFlow only: on JAX Keras does not look at weights that are assigned so)
-On JAX also `scan`, AdaLoss over constant weights where an epoch is one program, as this library trains on accelerators;
-on a CPU with images of 8 x 8, since XLA convolves many times more slowly within such a program.
+For ResANNs with 5, 27 and 51 exits, measures `fit` on the same batches, alternating between:
+    constant      no weighting, the reference: Keras's own sum of the exits' losses
+    again         the same again, to measure the noise of the ratios
+    adaloss       `ak.AdaLoss()`; target at most 1.01
+    host          a callback that reads each batch's losses and assigns the weights from Python
+                  (TensorFlow only, because Keras ignores weights assigned this way on JAX)
+On JAX also `scan`, AdaLoss over constant weights with one program per epoch, as this library trains on accelerators.
+On a CPU it uses 8 x 8 images, because XLA's convolutions are many times slower within such a program.
 """
 
 import argparse
@@ -26,7 +26,7 @@ NETWORKS = {5: dict(num_units=5, exit_every=3), 27: dict(num_units=9), 51: dict(
 
 
 class HostWeights(keras.callbacks.Callback):
-    """AdaLoss as it is written without a library: losses come to Python and weights go back, each batch."""
+    """AdaLoss as a plain callback, which reads losses and assigns weights from Python after each batch."""
 
     def __init__(self, variables, gamma=0.05, momentum=0.9):
         super().__init__()
@@ -47,7 +47,7 @@ class HostWeights(keras.callbacks.Callback):
 
 
 def build(arguments, side, kind):
-    """Returns a compiled network and the callbacks of one way to weigh."""
+    """Returns a compiled network and the callbacks of one weighting."""
     keras.utils.set_random_seed(0)
     model = ak.models.build("resann", channels=16, input_shape=(side, side, 3), num_classes=10, **arguments)
     weights = {name: keras.Variable(1.0, trainable=False) for name in model.exit_names} if kind == "host" else None
@@ -61,7 +61,7 @@ def build(arguments, side, kind):
 
 
 def untuned(x, y, batch_size):
-    """Batches without TensorFlow's tuning of them, whose end may take as long again as the turn."""
+    """Returns batches without TensorFlow's autotuning, whose shutdown may take as long as the measurement."""
     import tensorflow as tf
 
     options = tf.data.Options()
@@ -89,7 +89,7 @@ def fits(arguments, flags):
 
 
 def scans(arguments, flags):
-    """An epoch as one program."""
+    """Measures epochs that run as one program."""
     side = min(8, flags.side) if runtime.on_cpu() else flags.side
     options = {**vars(flags), "side": side, "channels": 16, "precision": "float32", "exit_every": 1, **arguments}
     options = argparse.Namespace(**options)
@@ -108,7 +108,7 @@ def main():
     table = {}
     for exits in map(int, flags.exits.split(",")):
         table[f"{exits}_exits"] = row = fits(NETWORKS[exits], flags)
-        # The largest takes minutes to compile: whoever stops it keeps what is there.
+        # The largest network takes minutes to compile; earlier results are kept if it is interrupted.
         measuring.write(f"weighting_{keras.backend.backend()}", flags, table)
         if keras.backend.backend() == "jax":
             row["scan"] = scans(NETWORKS[exits], flags)

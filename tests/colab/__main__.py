@@ -1,10 +1,10 @@
-"""Runs the notebooks in colab/ from clean kernels and writes their outputs into them.
+"""Runs the notebooks in colab/ from clean kernels and stores their outputs.
 
     python -m tests.colab                   # all
-    python -m tests.colab 1_start_here      # some, by the beginning of their names
-    python -m tests.colab --links           # only puts the library's address into notebooks and README
+    python -m tests.colab 1_start_here      # those whose names begin with this
+    python -m tests.colab --links           # only updates the library's address in notebooks and README
 
-Files that a notebook writes go to a temporary folder. What a notebook wrote to standard error is an error.
+Notebooks write files to a temporary directory. Any output to standard error is reported as a failure.
 """
 
 import argparse

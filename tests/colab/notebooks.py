@@ -1,7 +1,7 @@
-"""The notebooks in colab/: where they open, how they are run, and what is kept of a run.
+"""Helpers for the notebooks in colab/: links, execution and stored outputs.
 
-The .ipynb files are the source. Nothing else is kept in them of a run than its outputs and the hash of the code that
-gave them, so that a test can tell when outputs are out of date.
+The .ipynb files are the source. Of a run they store only the outputs and the hash of the code that produced them, so
+that a test can detect outdated outputs.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "colab"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 
-# The one place for the library's address. No account of GitHub can have an underscore: until the library has a home,
-# nobody else's code is installed or opened. `python -m tests.colab --links` puts a change into notebooks and README.
+# The library's address, defined only here. GitHub accounts cannot contain underscores, so this placeholder never
+# installs or opens other code. After a change, run `python -m tests.colab --links` to update notebooks and README.
 REPOSITORY = "https://github.com/TO_BE_NAMED/anytime_keras"
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
@@ -27,7 +27,7 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def address(name):
-    """Returns where a notebook opens in Colab."""
+    """Returns a notebook's address in Colab."""
     place = REPOSITORY.removeprefix("https://github.com/")
     return f"https://colab.research.google.com/github/{place}/blob/main/colab/{name}"
 
@@ -47,9 +47,9 @@ def write(notebook, path):
 
 
 def linked(notebook, name):
-    """Puts the badge on top of a notebook, the library's address into its install cell, and Colab's into its links.
+    """Updates a notebook's badge, the library's address in its install cell, and its links to other notebooks.
 
-    In Colab a link to a file beside the notebook leads nowhere.
+    Links use addresses in Colab, which does not resolve relative ones.
     """
     first, install = notebook.cells[:2]
     title = BADGE.sub("", first.source).strip()
@@ -62,7 +62,7 @@ def linked(notebook, name):
 
 
 def link_readme(text):
-    """Returns a README's text with the badges that are in it leading to the notebooks of the lines that they are in."""
+    """Returns a README's text with each badge linked to the notebook in its line."""
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines):
         if (named := re.search(r"colab/(\d_\w+\.ipynb)", line)) and BADGE.search(line):
@@ -71,19 +71,19 @@ def link_readme(text):
 
 
 def sources(notebook):
-    """Returns the SHA-256 of a notebook's code, whatever the library's address in it."""
+    """Returns the SHA-256 of a notebook's code, ignoring the library's address."""
     code = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     return hashlib.sha256(INSTALL.sub("", code).encode()).hexdigest()
 
 
 def execute(notebook, folder, timeout=540):
-    """Runs a notebook from a clean kernel, in a folder where it may write.
+    """Runs a notebook from a clean kernel, in a writable directory.
 
     Returns:
-        The notebook with its outputs, and nothing that tells when or by whom it was run.
+        The notebook with its outputs, without metadata about when or by whom it was run.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: what a cell raised.
+        nbclient.exceptions.CellExecutionError: if a cell raises.
     """
     client = nbclient.NotebookClient(
         notebook,
@@ -92,7 +92,7 @@ def execute(notebook, folder, timeout=540):
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,
-        # What TensorFlow's libraries write past Python, greetings above all, is for the kernel's log and no notebook.
+        # Keeps messages that TensorFlow's libraries write to the file descriptors out of the notebook.
         extra_arguments=["--IPKernelApp.capture_fd_output=False"],
     )
     client.execute(stderr=subprocess.DEVNULL)
@@ -109,17 +109,17 @@ def execute(notebook, folder, timeout=540):
 
 
 def outputs(notebook):
-    """Yields each code cell's outputs: (cell, output)."""
+    """Yields pairs (cell, output) of all code cells."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             yield from ((cell, output) for output in cell.outputs)
 
 
 def complaints(notebook):
-    """Returns what a notebook wrote to standard error: a notebook that teaches warns of nothing."""
+    """Returns a notebook's standard error, which must be empty."""
     return "".join(output.text for _, output in outputs(notebook) if output.get("name") == "stderr")
 
 
 def printed(notebook):
-    """Returns all that a notebook printed."""
+    """Returns a notebook's standard output."""
     return "".join(output.text for _, output in outputs(notebook) if output.get("name") == "stdout")

@@ -193,7 +193,7 @@ def test_a_picture_of_several_curves(tmp_path):
     np.testing.assert_allclose(axes.lines[-2].get_ydata(), [40, 30, 25, 20])
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["curve", "other"]
     FOUR.plot(tmp_path / "one.svg")
-    with pytest.raises(ValueError, match="ending"):
+    with pytest.raises(ValueError, match="suffix"):
         FOUR.plot(tmp_path / "noending")
     with pytest.raises(ValueError, match="has no latency"):
         FOUR.plot(cost="latency")
@@ -216,7 +216,7 @@ def test_a_picture_of_several_curves(tmp_path):
         ((X[:0], Y[:0]), "one batch or more"),
         ((X, Y + 3), "from 0 to 2"),
         ((X, Y - 3), "from 0 to 2"),
-        ([X[:4]] * 3, "3 things"),
+        ([X[:4]] * 3, "3 elements"),
         (iter([X[:4]]), r"batches \(x, y\)"),
     ],
 )
@@ -228,7 +228,7 @@ def test_data_that_does_not_fit_is_refused(data, message):
 def test_what_is_no_network_or_no_curve_is_refused():
     with pytest.raises(ValueError, match="functional"):
         ak.evaluate(keras.layers.Dense(3), (X, Y))
-    with pytest.raises(ValueError, match="one `CurvePoint` or more"):
+    with pytest.raises(ValueError, match="at least one `CurvePoint`"):
         Curve([])
     with pytest.raises(ValueError, match="fraction=0"):
         FOUR.at(0)

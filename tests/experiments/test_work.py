@@ -156,7 +156,7 @@ def test_what_a_result_tells_is_not_trained_again(images, folder, tmp_path, monk
     own.told[own.place(whole)] = {"recipe": part.to_dict()}
     assert own.begun(whole) == part, "the recipe is that of the numbers"
     path.unlink()
-    with pytest.raises(ValueError, match="table4.json' tells 2 trainings that these settings leave out"):
+    with pytest.raises(ValueError, match="table4.json' contains 2 runs that these settings omit"):
         experiments.reproduce("table4", settings("table4", images, epochs=2), own, results)
     assert len(taken) == 1
 
@@ -167,7 +167,7 @@ def test_a_result_that_does_not_tell_its_trainings_is_refused_by_name(folder, tm
     content = json.loads(path.read_text())
     del content["trainings"][1]["weight"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="table4.json' does not tell its trainings.*weight"):
+    with pytest.raises(ValueError, match="table4.json' must contain its runs.*weight"):
         experiments.Work(tmp_path / "other", reuse=path.parent)
 
 
@@ -176,7 +176,7 @@ def test_rows_are_left_out_and_the_page_says_so(images, folder, tmp_path):
     with pytest.raises(ValueError, match="needs all its rows.*Received"):
         settings("table4", images, without=("momentum 0.99",))
     needed = dataclasses.replace(settings("table3", images), without=("gamma 0",))
-    with pytest.raises(ValueError, match="'gamma 0' is no row.*'gamma 0.05', 'gamma 0.15'"):
+    with pytest.raises(ValueError, match="'gamma 0' is not an optional row.*'gamma 0.05', 'gamma 0.15'"):
         experiments.reproduce("table3", needed, experiments.Work(tmp_path / "runs"), tmp_path)
     whole = settings("beyond", images)
     part = settings("beyond", images, without=("uncertainty", "distillation"))
@@ -187,9 +187,9 @@ def test_rows_are_left_out_and_the_page_says_so(images, folder, tmp_path):
     path = experiments.reproduce("table3", few, experiments.Work(folder / "runs", say=str), tmp_path)
     assert list(report.read(path)["summary"]["rows"]) == ["gamma 0", "gamma 0.05"]
     text = experiments.write_page(tmp_path).read_text()
-    assert "- Left out here: gamma 0.15." in text
+    assert "- Omitted here: gamma 0.15." in text
     assert "\n| gamma 0.05 | " in text and "\n| gamma 0.15 | " not in text
-    (best_to_worst,) = (line for line in text.splitlines() if line.startswith("From best to worst"))
+    (best_to_worst,) = (line for line in text.splitlines() if line.startswith("Ranking at full cost"))
     assert "gamma 0.15" not in best_to_worst and best_to_worst.count("gamma 0.05") == 2
 
 
@@ -308,8 +308,8 @@ def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "Name one experiment.*table1.*page"),
-        (["table1", "table3"], "Name one experiment"),
+        ([], "Name exactly one experiment.*table1.*page"),
+        (["table1", "table3"], "Name exactly one experiment"),
         (["tabel1"], "Did you mean 'table1'"),
         (["table1", "--epochs=0"], "epochs=0"),
         (["table1", "--epochs=many"], "many"),
@@ -323,16 +323,16 @@ def test_on_an_accelerator_programs_are_kept_unless_the_user_says_where(tmp_path
         (["table1", "--quick", "--dataset=/nowhere.npz"], "/nowhere.npz"),
         (["table1", "--dataset="], "one data set"),
         (["figure5", "--networks=5x16"], "pairs"),
-        (["figure5", "--quick", "--networks=2x4,1x4"], "growing order.*2x4, 1x4"),
-        (["figure6", "--quick", "--networks=1x4,1x4"], "growing order"),
-        (["table1", "--dataset=a/made.npz,b/made.npz"], "differ in their names"),
+        (["figure5", "--quick", "--networks=2x4,1x4"], "increasing order.*2x4, 1x4"),
+        (["figure6", "--quick", "--networks=1x4,1x4"], "increasing order"),
+        (["table1", "--dataset=a/made.npz,b/made.npz"], "distinct names"),
         (["table1", "--quick", f"--results={__file__}"], "test_work.py"),
         (["proposition", "--epochs=3"], "trains nothing"),
         (["figure5", "--quick", "--without=CONST"], "needs all its rows.*CONST"),
-        (["beyond", "--quick", "--without=ADALOSS"], "'ADALOSS' is no row.*uncertainty"),
-        (["beyond", "--quick", "--seeds=2", "--once=ADALOSS"], "'ADALOSS' is no row.*uncertainty"),
-        (["table4", "--quick", "--reuse=/nowhere"], "no result in '/nowhere'"),
-        (["page", "--results=/nowhere"], "no result in '/nowhere'"),
+        (["beyond", "--quick", "--without=ADALOSS"], "'ADALOSS' is not an optional row.*uncertainty"),
+        (["beyond", "--quick", "--seeds=2", "--once=ADALOSS"], "'ADALOSS' is not an optional row.*uncertainty"),
+        (["table4", "--quick", "--reuse=/nowhere"], "no results to reuse in '/nowhere'"),
+        (["page", "--results=/nowhere"], "no results in '/nowhere'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -372,7 +372,7 @@ commands.main(["anytime-keras", "reproduce", "table4", *flags.split(), *where])
     environment = {**os.environ, **checks.on_jax()}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "[0 of 2 trainings done] 2 side by side" in done.stdout and "momentum 0.99" in done.stdout
+    assert "[0 of 2 runs finished] 2 side by side" in done.stdout and "momentum 0.99" in done.stdout
     content = report.read(tmp_path / "table4.json")
     assert [training["machine"]["backend"] for training in content["trainings"]] == ["jax", "jax"]
 

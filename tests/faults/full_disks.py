@@ -105,7 +105,7 @@ def _read_only(make, folder, rng):
         assert whole, "it is not held and cannot be kept, and nothing was said"
     except OSError as error:
         assert not whole, f"held, but not given: {error}"
-        assert "cannot be written to" in str(error) and "ANYTIME_KERAS_CACHE" in str(error), str(error)
+        assert "not writable" in str(error) and "ANYTIME_KERAS_CACHE" in str(error), str(error)
     assert sorted(subject.cached()) == held
     return "a tmpfs mounted to be read alone (EROFS)" if own else "permissions"
 

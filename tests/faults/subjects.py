@@ -192,7 +192,7 @@ class Publishing:
         try:
             ak.zoo.publish(self.model, name, self.data, None, self.folder, label, **self.about)
         except ValueError as error:
-            if "already, and never changes them" not in str(error):  # the one that was killed after its last word
+            if "already has weights" not in str(error):  # the one that was killed after its last word
                 raise
 
     def check(self):

@@ -158,7 +158,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     for init, message in (
         (str(tmp_path), "There is no .*model.keras"),
         ("resann2x16_adaloss_digit", "Did you mean 'resann2x16_adaloss_digits'"),
-        ("resann2x16_adaloss_digits:cifar10", "no such weights"),
+        ("resann2x16_adaloss_digits:cifar10", "must be a label of"),
         ("resann2x16_adaloss_digits", "a network of the recipe's shape"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -60,9 +60,9 @@ def test_plot_draws_what_the_manifests_say(capsys, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "Say what to do"),
+        ([], "Name an action"),
         (["plot", "--data=digits"], "needs `--data` and `--picture`"),
-        (["plot", "--data=svhn_cropped", "--picture=a.png"], "No network"),
+        (["plot", "--data=svhn_cropped", "--picture=a.png"], "no network trained"),
         (["lst"], "Did you mean 'list'"),
         (["show"], "takes 1 names"),
         (["list", "all"], "takes 0 names"),

@@ -40,28 +40,28 @@ FAULTS = {
     "a class of Keras": (set_at("architecture", "keras>Lambda"), "architecture must be"),
     "unknown field": (set_at("code", "print()"), "unknown field 'code'"),
     "missing field": (lambda content: content["weights"]["digits"].pop("licence"), "no field 'licence'"),
-    "name": (set_at("name", "../evil"), "small letters"),
-    "label": (lambda content: content["weights"].update({"../x": content["weights"]["digits"]}), "small letters"),
+    "name": (set_at("name", "../evil"), "lowercase letters"),
+    "label": (lambda content: content["weights"].update({"../x": content["weights"]["digits"]}), "lowercase letters"),
     "default": (set_at("default", "cifar10"), "default must be one of"),
     "config with an object": (
         set_at(E + "config.num_units", {"class_name": "Lambda", "config": {"function": "os.system"}}),
         "config.num_units must be a number",
     ),
-    "config with dtype": (set_at(E + "config.dtype", {"class_name": "DTypePolicy"}), "must not hold 'dtype'"),
+    "config with dtype": (set_at(E + "config.dtype", {"class_name": "DTypePolicy"}), "must not contain 'dtype'"),
     "config unknown": (set_at(E + "config.units", 3), "no argument of 'resann': 'units'. Did you mean 'num_units'"),
-    "config not whole": (lambda content: content["weights"]["digits"]["config"].pop("channels"), "must be whole"),
+    "config not whole": (lambda content: content["weights"]["digits"]["config"].pop("channels"), "contain all arg"),
     "huge image": (set_at(E + "config.input_shape", [10**9, 8, 1]), "input_shape"),
-    "classes": (set_at(E + "data.class_names", ["0"]), "must name 10 classes"),
+    "classes": (set_at(E + "data.class_names", ["0"]), "must have 10 names"),
     "std": (set_at(E + "data.std", [0.0]), "std above 0"),
-    "mean": (set_at(E + "data.mean", [0.1, 0.2]), "mean must hold 1 numbers"),
+    "mean": (set_at(E + "data.mean", [0.1, 0.2]), "mean must have 1 numbers"),
     "accuracy": (set_at(E + "exits.0.accuracy", 1.5), "from 0 to 1"),
     "bool for a number": (set_at(E + "params", True), "params must be of type int"),
-    "untrained passed off as trained": (set_at(E + "lineage", []), "must be trained or not"),
+    "untrained passed off as trained": (set_at(E + "lineage", []), "all fields of a trained network, or none"),
     "accuracy without weights": (
         lambda content: content["weights"]["digits"].update(files=[], golden=None, precision=None, measured=None),
-        "must be trained or not",
+        "all fields of a trained network, or none",
     ),
-    "params of the last exit": (set_at(E + "exits.2.params", 3), "must end with all"),
+    "params of the last exit": (set_at(E + "exits.2.params", 3), "must end with"),
     "up": (set_at(E + "files.0.path", "../secret.npz"), "must be a path inside the zoo"),
     "up later": (set_at(E + "files.0.path", "weights/../../secret.npz"), "must be a path inside the zoo"),
     "absolute": (set_at(E + "files.0.path", "/etc/passwd"), "must be a path inside the zoo"),
@@ -74,7 +74,7 @@ FAULTS = {
     "recipe is a path": (set_at(E + "recipe", "../../run.py"), "must be of type dict"),
     "hash": (set_at(E + "files.0.sha256", "0" * 63), "64 hexadecimal digits"),
     "too large a file": (set_at(E + "files.0.bytes", 10**12), "from 1 to 50000000"),
-    "larger than its network": (set_at(E + "files.0.bytes", 4 * 10**7), "larger than"),
+    "larger than its network": (set_at(E + "files.0.bytes", 4 * 10**7), "files must fit"),
     "data from a stranger": (set_at(E + "data.name", "stranger:data"), "a data set's name"),
     "data from a folder": (set_at(E + "data.name", "/etc"), "a data set's name"),
 }
@@ -107,7 +107,7 @@ def rewrite(zoo, change):
 
 def test_a_manifest_under_another_name_is_refused(zoo):
     (zoo / "manifests" / f"{NAME}.json").rename(zoo / "manifests" / "better.json")
-    with pytest.raises(ValueError, match=f"that of another network, '{NAME}'"):
+    with pytest.raises(ValueError, match=f"must have this name. Received: '{NAME}'"):
         ak.zoo.add(zoo)
 
 
@@ -116,7 +116,7 @@ def test_links_that_lead_out_of_the_zoo_are_refused(zoo, tmp_path, part):
     ak.zoo.add(zoo)
     (zoo / part).rename(tmp_path / "elsewhere")
     (zoo / part).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="leads out of its zoo"):
+    with pytest.raises(ValueError, match="must be inside their zoo"):
         ak.zoo.load(NAME)
 
 
@@ -125,14 +125,14 @@ def test_what_is_no_file_is_not_waited_for(zoo, make):
     ak.zoo.add(zoo)
     (zoo / WEIGHTS).unlink()
     make(zoo / WEIGHTS)
-    with pytest.raises(ValueError, match=f"{WEIGHTS}' is no file"):
+    with pytest.raises(ValueError, match=f"{WEIGHTS}' must be a file"):
         ak.zoo.load(NAME)
 
 
 def test_a_manifest_in_a_folder_names_no_server_of_this_machine(zoo, server):
     rewrite(zoo, lambda content: set_at(E + "files.0.path", f"{server.url}/{WEIGHTS}")(content))
     ak.zoo.add(zoo)
-    with pytest.raises(ValueError, match="of its own zoo, or at https"):
+    with pytest.raises(ValueError, match="in its zoo or at https"):
         ak.zoo.load(NAME)
     assert not server.asked
 
@@ -172,24 +172,24 @@ def lying_header(shape):
 
 KERNEL = np.zeros((3, 3, 1, 4), "float32")
 FILES = {
-    "a pickle": (lambda: pickle.dumps(Evil()), "no file of weights"),
+    "a pickle": (lambda: pickle.dumps(Evil()), "not a weight file"),
     "a pickle within": (
         lambda: an_npz(stem__kernel=an_npy(np.array([Evil()], object), allow_pickle=True)),
-        "holds object",
+        "has dtype object",
     ),
-    "a stranger": (lambda: an_npz(evil=an_npy(KERNEL)), "does not belong there, 'evil'"),
-    "a path": (lambda: an_npz(**{"../../evil": an_npy(KERNEL)}), "does not belong there"),
+    "a stranger": (lambda: an_npz(evil=an_npy(KERNEL)), "unexpected array, 'evil'"),
+    "a path": (lambda: an_npz(**{"../../evil": an_npy(KERNEL)}), "unexpected array"),
     "a zip bomb": (lambda: an_npz(zipfile.ZIP_DEFLATED, stem__kernel=bytes(10**6)), "compressed"),
     "another shape": (
         lambda: an_npz(stem__kernel=an_npy(np.zeros((3, 3, 1, 5), "float32"))),
         r"expected \(3, 3, 1, 4\)",
     ),
-    "a header that lies": (lambda: an_npz(stem__kernel=lying_header((3, 3, 1, 4))), "does not hold an array"),
-    "whole numbers": (lambda: an_npz(stem__kernel=an_npy(KERNEL.astype("int64"))), "holds int64"),
+    "a header that lies": (lambda: an_npz(stem__kernel=lying_header((3, 3, 1, 4))), "does not contain an array"),
+    "whole numbers": (lambda: an_npz(stem__kernel=an_npy(KERNEL.astype("int64"))), "has dtype int64"),
     "other bytes order": (lambda: an_npz(stem__kernel=an_npy(KERNEL.astype(">f4"))), "expected float32"),
-    "no magic": (lambda: an_npz(stem__kernel=b"nothing"), "no file of weights"),
+    "no magic": (lambda: an_npz(stem__kernel=b"nothing"), "not a weight file"),
     "too few": (lambda: an_npz(stem__kernel=an_npy(KERNEL)), "The weights lack"),
-    "no zip": (lambda: b"PK\x03\x04 but not really", "no file of weights"),
+    "no zip": (lambda: b"PK\x03\x04 but not really", "not a weight file"),
 }
 
 
@@ -203,7 +203,7 @@ def test_a_file_of_weights_holds_the_networks_numbers_and_nothing_else(zoo, make
 
 @pytest.mark.parametrize("shape", [(10**6, 10**6), (10**30,), (2**62, 4)])
 def test_a_header_cannot_claim_the_memory(shape):
-    with pytest.raises(ValueError, match="does not hold an array|no file of weights"):
+    with pytest.raises(ValueError, match="does not contain an array|not a weight file"):
         arrays.unpack(an_npz(input=lying_header(shape)), {"input": None}, "golden.npz")
 
 
@@ -212,12 +212,12 @@ def test_an_array_that_comes_twice_is_refused(zoo, tiny):
     put_weights(zoo, whole)
     rewrite(zoo, lambda content: content["weights"]["digits"]["files"].append(content["weights"]["digits"]["files"][0]))
     ak.zoo.add(zoo)
-    with pytest.raises(ValueError, match="once more"):
+    with pytest.raises(ValueError, match="an earlier file contains already"):
         ak.zoo.load(NAME)
 
 
 def test_a_configuration_that_is_not_the_described_network_is_refused(zoo):
     rewrite(zoo, set_at(E + "config.num_units", 2))
     ak.zoo.add(zoo)
-    with pytest.raises(ValueError, match="its configuration has"):
+    with pytest.raises(ValueError, match="must describe its configuration"):
         ak.zoo.load(NAME)

@@ -171,5 +171,5 @@ def test_a_network_without_weights_names_the_command_that_trains_it():
 
 
 def test_a_readme_without_markers_is_refused():
-    with pytest.raises(ValueError, match="two lines"):
+    with pytest.raises(ValueError, match="must contain two lines"):
         readme.put_into("# Title")
