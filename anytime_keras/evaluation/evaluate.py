@@ -13,27 +13,27 @@ from anytime_keras.evaluation.latency import latencies
 def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256, forward=None):
     """Measures a classifier's error, loss and cost at each exit.
 
-    The model need not be compiled, and is not changed. All exits are computed in one pass. Exits that end in a sigmoid
-    (several labels for each sample, or one of two classes) are measured by the share of wrong labels at a threshold of
-    0.5 and the binary cross entropy, averaged over labels.
+    The model does not need to be compiled and is not changed. All exits are computed in one forward pass. For exits that
+    end in a sigmoid (multi-label or binary classification), the error is the share of wrong labels at a threshold of 0.5
+    and the loss is the binary cross entropy, both averaged over labels.
 
     Args:
         model: functional Keras model whose outputs are the exits: logits or probabilities, `(batch, classes)`.
         data: batches of (x, y) or (x, y, sample_weight), such as a `tf.data.Dataset` or `keras.utils.PyDataset`, or a
             tuple of such arrays. Labels are ints of shape `(batch,)` or one-hot vectors; for sigmoids, 0 or 1 for each
-            output. Errors and losses are means weighted by the sample weights: an array for all exits, a dict by
-            exit's name, or a list in the exits' order.
-        layers: `"all"` or `"conv"`, which MACs count; see `anytime_keras.cost.exit_costs`.
-        latency: bool, also measure the time to each exit, on one image at a time.
-        name: str, the curve's name; None is the model's.
-        batch_size: int, for arrays.
-        forward: the model's forward pass if it is compiled already, by `anytime_keras.runtime.compiled`.
+            output. Sample weights are an array for all exits, a dict by exit name, or a list in the order of the exits;
+            errors and losses are weighted means.
+        layers: `"all"` or `"conv"`, the layers whose MACs are counted; see `anytime_keras.cost.exit_costs`.
+        latency: bool, whether to also measure the latency of each exit, with a batch of one image.
+        name: str, the curve's name; defaults to the model's.
+        batch_size: int, used for arrays only.
+        forward: the model's forward pass compiled by `anytime_keras.runtime.compiled`, to avoid compiling it again.
 
     Returns:
         A `Curve`.
 
     Raises:
-        ValueError: if there is no data, or labels do not fit the outputs, such as those of a regression.
+        ValueError: if there is no data, or the labels do not match the outputs, as in a regression.
 
     Example:
     >>> import anytime_keras as ak
@@ -65,7 +65,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
                 )
             tallies[exit_name].add(output, y[exit_name] if isinstance(y, dict) else y, weights)
     if example is None:
-        raise ValueError("`data` must hold one batch or more. Received: none.")
+        raise ValueError("`data` must contain at least one batch. Received: none.")
     for exit_name, tally in tallies.items():
         if not tally.weight:
             raise ValueError(f"Sample weights must not all be 0. Received: nothing but 0 for '{exit_name}'.")
@@ -94,25 +94,25 @@ def _in_order(outputs, names):
 
 
 def batches(data, batch_size=256):
-    """Yields (x, y) of what `evaluate` takes as data."""
+    """Yields the batches (x, y) of data for `evaluate`."""
     for x, y, _ in weighted_batches(data, batch_size):
         yield x, y
 
 
 def weighted_batches(data, batch_size=256):
-    """Yields (x, y, sample weights or None) of what `evaluate` takes as data."""
+    """Yields the batches (x, y, sample weights or None) of data for `evaluate`."""
     listed = isinstance(data, (tuple, list)) and bool(data) and all(isinstance(part, (tuple, list)) for part in data)
     if isinstance(data, (tuple, list)) and not listed:
         if len(data) != 2 and not (len(data) == 3 and isinstance(data, tuple)):
             raise ValueError(
                 "`data` must be batches, or a tuple of arrays, (x, y) or (x, y, sample_weight). "
-                f"Received: {len(data)} things."
+                f"Received: {len(data)} elements."
             )
         x, y, sample_weight = (*data, None)[:3]
         count = len(keras.tree.flatten(y)[0])
         sizes = {len(array) for array in keras.tree.flatten((x, y, sample_weight)) if array is not None}
         if len(sizes) > 1:
-            raise ValueError(f"x, y and sample weights must be of one length. Received: lengths {sorted(sizes)}.")
+            raise ValueError(f"x, y and sample weights must have the same length. Received: lengths {sorted(sizes)}.")
         for start in range(0, count, batch_size):
             yield keras.tree.map_structure(
                 lambda array: None if array is None else array[start : start + batch_size], (x, y, sample_weight)
@@ -129,8 +129,10 @@ def weighted_batches(data, batch_size=256):
 
 
 def weights_by_exit(sample_weight, names):
-    """Returns the sample weights of each exit, a list: one array serves all, a dict may leave exits out, which then
-    count all samples alike, and a list is in the exits' order."""
+    """Returns a list with the sample weights of each exit; None weights all samples alike.
+
+    One array applies to all exits, a dict may omit exits, and a list is in the order of the exits.
+    """
     if isinstance(sample_weight, dict):
         for name in sample_weight:
             if name not in names:
@@ -147,7 +149,7 @@ def weights_by_exit(sample_weight, names):
 
 
 class _Tally:
-    """Counts one exit's errors and sums its loss, batch by batch; sample weights count as so many samples."""
+    """Sums the errors and losses of one exit over batches, weighted by sample weights."""
 
     def __init__(self, name, sigmoid):
         self.name, self.sigmoid, self.weight, self.wrong, self.total = name, sigmoid, 0.0, 0.0, 0.0

@@ -64,7 +64,7 @@ def test_demo_replaces_an_earlier_one_but_no_training(trained, tmp_path):
     run("demo", "--epochs=1", f"--folder={folder}", "--seed=1")
     assert '"seed": 1' in (folder / "recipe.json").read_text()
     (folder / "checkpoints").mkdir()
-    with pytest.raises(SystemExit, match="holds a run"):
+    with pytest.raises(SystemExit, match="contains a training run"):
         run("demo", "--epochs=1", f"--folder={folder}")
 
 

@@ -202,9 +202,9 @@ def test_a_picture_of_several_curves(tmp_path):
 @pytest.mark.parametrize(
     "data, message",
     [
-        ((X, Y[:10]), "one length"),
-        ((X, Y, Y, Y), "4 things"),
-        ((X, Y, Y[:10]), "one length"),
+        ((X, Y[:10]), "same length"),
+        ((X, Y, Y, Y), "4 elements"),
+        ((X, Y, Y[:10]), "same length"),
         ((X, Y, -np.ones(50)), "Sample weights must be one finite number of 0 or more.*for 'first', values from -1"),
         ((X, Y, np.zeros(50)), "must not all be 0. Received: nothing but 0 for 'first'"),
         ((X, Y, [np.ones(50)]), "one array for each of 2 exits. Received: 1"),
@@ -212,8 +212,8 @@ def test_a_picture_of_several_curves(tmp_path):
         ((X, np.eye(3)[Y] + np.eye(3)[(Y + 1) % 3]), r"one-hot, with a single 1. Received: \[.*1.0.* for sample 0"),
         ((X, np.zeros((50, 3))), r"one-hot, with a single 1. Received: \[0.0, 0.0, 0.0\] for sample 0"),
         ((X, X), "as of a regression or of several labels for each sample. `model.evaluate` measures"),
-        ([], "0 things"),
-        ((X[:0], Y[:0]), "one batch or more"),
+        ([], "0 elements"),
+        ((X[:0], Y[:0]), "at least one batch"),
         ((X, Y + 3), "from 0 to 2"),
         ((X, Y - 3), "from 0 to 2"),
         ([X[:4]] * 3, "3 elements"),

@@ -247,7 +247,7 @@ def test_what_was_found_is_saved_with_the_model(make, tmp_path):
 def test_labels_that_do_not_fit_are_refused(learner):
     model, (x, y) = learner
     predictor = quick(model)
-    with pytest.raises(ValueError, match=r"must be of one length. Received: lengths \[599, 600\]"):
+    with pytest.raises(ValueError, match=r"must have the same length. Received: lengths \[599, 600\]"):
         predictor.calibrate((x, y[1:]))
     with pytest.raises(ValueError, match=r"Received: shape \(600,\), values from 1 to 3"):
         predictor.calibrate((x, y + 1))
