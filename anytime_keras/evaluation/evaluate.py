@@ -13,9 +13,9 @@ from anytime_keras.evaluation.latency import latencies
 def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256, forward=None):
     """Measures a classifier's error, loss and cost at each exit.
 
-    The model does not need to be compiled and is not changed. All exits are computed in one forward pass. For exits that
-    end in a sigmoid (multi-label or binary classification), the error is the share of wrong labels at a threshold of
-    0.5 and the loss is the binary cross entropy, both averaged over labels.
+    The model does not need to be compiled and is not changed. All exits are computed in one forward pass. For exits
+    that end in a sigmoid (multi-label or binary classification), the error is the share of wrong labels at a threshold
+    of 0.5 and the loss is the binary cross entropy, both averaged over labels.
 
     Args:
         model: functional Keras model whose outputs are the exits: logits or probabilities, `(batch, classes)`.
