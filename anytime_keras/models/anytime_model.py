@@ -7,6 +7,7 @@ import numbers
 import os
 
 import keras
+import numpy as np
 
 from anytime_keras import _errors
 from anytime_keras.cost import exit_costs
@@ -201,23 +202,33 @@ class AnytimeModel(keras.Model):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    # Where labels are a dict, Keras wants sample weights to have its keys before the model sees a batch.
     @functools.wraps(keras.Model.fit)
-    def fit(self, *args, **kwargs):
-        return super().fit(*args, **self._with_sample_weights(kwargs))
+    def fit(self, x=None, y=None, *args, **kwargs):
+        return super().fit(x, y, *args, **self._with_sample_weights(y, kwargs))
 
     @functools.wraps(keras.Model.evaluate)
-    def evaluate(self, *args, **kwargs):
-        return super().evaluate(*args, **self._with_sample_weights(kwargs))
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        return super().evaluate(x, y, *args, **self._with_sample_weights(y, kwargs))
 
-    def _with_sample_weights(self, arguments):
+    def _with_sample_weights(self, y, arguments):
+        """Puts the sample weights among the arguments into a form that Keras's data adapters accept."""
         changed = dict(arguments)
         if "sample_weight" in arguments:
-            changed["sample_weight"] = self._sample_weights(arguments["sample_weight"])
+            changed["sample_weight"] = self._adapted(y, arguments["sample_weight"])
         validation = arguments.get("validation_data")
         if isinstance(validation, (list, tuple)) and len(validation) == 3:
-            changed["validation_data"] = (*validation[:2], self._sample_weights(validation[2]))
+            x, y, weights = validation
+            changed["validation_data"] = x, y, self._adapted(y, weights)
         return changed
+
+    def _adapted(self, y, weights):
+        weights = self._sample_weights(weights)
+        if not isinstance(weights, dict):
+            return weights
+        given = {name: value for name, value in weights.items() if value is not None}
+        if isinstance(y, dict):  # Keras wants the same keys in both
+            return {name: given[name] if name in given else np.ones(len(y[name]), "float32") for name in y}
+        return given  # without None, which `tf.distribute` does not take
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return super().compute_loss(x, self._labels(y), y_pred, self._sample_weights(sample_weight), training)

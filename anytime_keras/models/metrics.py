@@ -11,6 +11,9 @@ def copy_metric(metric):
     Keras itself copies a metric through `get_config`, which need not hold every argument. Here the attributes are
     copied: variables and metrics within the metric become new ones, layers and losses are shared.
 
+    Args:
+        metric: `keras.metrics.Metric`.
+
     Raises:
         ValueError: if an attribute cannot be copied.
 

@@ -31,8 +31,9 @@ class LossWeighting(keras.callbacks.Callback):
     compiled with. The weights apply inside the compiled training step, in `fit` alone: validation and
     `evaluate` give the compiled loss. `loss_weights` given to `compile` multiply in. At an epoch's end the log gets
     each exit's weight as `<exit>_weight`: put this callback before those that should see it (`CSVLogger`,
-    `TensorBoard`). A `fit` with the same object goes on with what was learnt; a new object starts anew. So does a copy
-    or an unpickled object. `keras.callbacks.BackupAndRestore` saves and restores the weighting's state with the model.
+    `TensorBoard`). Another `fit` of the model with the same object continues from its state; a new object starts
+    anew. A copied or unpickled object continues from the state that was copied, with any model of the same exits.
+    `keras.callbacks.BackupAndRestore` saves and restores the state together with the model's weights.
 
     Args:
         weighting: `"constant"`, `"linear"`, `"half_end"`, `"adaloss"`, `"gradnorm"`, `"uncertainty"`, or a
@@ -169,8 +170,8 @@ class LossWeighting(keras.callbacks.Callback):
         self._warned_of_empty = True
         batches = {name: int(count) for name, count in zip(self.weighting.exit_names, empty) if count}
         warnings.warn(
-            f"In some batches all samples of an exit had weight 0. Batches by exit: {batches}. The weighting learnt "
-            "nothing about these exits from them. If the exits are not to be trained, leave them out of `loss`.",
+            f"In some batches all samples of an exit had weight 0. Batches by exit: {batches}. In these batches the "
+            "exit keeps its weight in the loss. If it is never to be trained, leave it out of `loss` in `compile`.",
             stacklevel=2,
         )
 

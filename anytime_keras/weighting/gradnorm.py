@@ -26,8 +26,8 @@ def gradnorm_step(weights, losses, first_losses, norms, alpha=1.5, rate=0.025, p
         norms: shape `(num_exits,)`, the norms of the unweighted losses' gradients.
         alpha: float, how hard an exit that learns slowly is helped.
         rate: float, the step's size.
-        present: bool tensor of shape `(num_exits,)` or None. Exits that are False do not count in the means, and
-            their weights mean nothing.
+        present: bool tensor of shape `(num_exits,)` or None. Exits that are False do not count in the means; ignore
+            the weights returned for them.
 
     Returns:
         A tensor of shape `(num_exits,)`.

@@ -189,8 +189,8 @@ class TrainingLoss:
 
     @contextlib.contextmanager
     def _recording(self, weights, *batch):
-        """While it lasts, the compiled loss weighs with `weights` and notes its terms in the first yielded list; in
-        the second, for each exit, whether it has samples that count."""
+        """Within this context the compiled loss applies `weights` and records each exit's loss in the first yielded
+        list, and in the second what `_has_samples` returns for it."""
         compiled, records = self.compiled, self._original_records(*batch)
         losses = [0.0] * len(self._positions)
         present = [None] * len(self._positions)
@@ -231,7 +231,7 @@ class TrainingLoss:
 
 
 def _has_samples(loss, y_true, sample_weight):
-    """Returns, as a tensor, whether a loss has samples with a weight other than 0; None if surely."""
+    """Returns, as a bool tensor, whether any sample counts for a loss; None if all do."""
     ignored = getattr(loss, "ignore_class", None)
     if sample_weight is None and ignored is None:
         return None
@@ -243,7 +243,7 @@ def _has_samples(loss, y_true, sample_weight):
 
 
 def _anywhere(present):
-    """Returns what `_has_samples` gave for each exit, over all replicas, as a tensor; None if all surely have some."""
+    """Combines what `_has_samples` returned for each exit, over all replicas; None if all samples count."""
     if all(value is None for value in present):
         return None
     counts = ops.stack([ops.cast(True if value is None else value, "float32") for value in present])
@@ -266,9 +266,9 @@ class _Carrier(keras.metrics.Metric):
         saved = {name: store[name] for name in store.keys()}
         if {name: value.shape for name, value in saved.items()} != {v.name: tuple(v.shape) for v in self._carried}:
             warnings.warn(
-                f"The weights file that is loaded during `fit` has no state of a {type(self.weighting).__name__} of "
-                f"{self.weighting.num_exits} exits. Received: {sorted(saved)}. The weighting keeps its present state. "
-                "Resume with the weighting that the interrupted `fit` had.",
+                "The weights file that is loaded during `fit` has no matching state for "
+                f"{type(self.weighting).__name__} with {self.weighting.num_exits} exits. Received: {sorted(saved)}. "
+                "The weighting keeps its current state. Resume with the same weighting as in the interrupted `fit`.",
                 stacklevel=2,
             )
             return

@@ -151,6 +151,7 @@ WEIGHTS = RNG.uniform(0, 2, (3, 24)).astype("float32")
         (WEIGHTS[0], [WEIGHTS[0]] * 3),
         (list(WEIGHTS), WEIGHTS),
         (dict(zip("abc", WEIGHTS)), WEIGHTS),
+        ([None, WEIGHTS[1], None], [1.0, WEIGHTS[1], 1.0]),
         ({"b": WEIGHTS[1]}, [1.0, WEIGHTS[1], 1.0]),
         ({"a": None, "c": WEIGHTS[2]}, [1.0, 1.0, WEIGHTS[2]]),
     ],

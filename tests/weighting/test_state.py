@@ -168,7 +168,7 @@ def test_a_backup_of_another_weighting_is_noticed(make, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(compiled(), [backup, *make(), Interrupt()], epochs=3)
     adaloss = ak.AdaLoss()
-    with pytest.warns(UserWarning, match="no state of a AdaLossWeighting of 3 exits"):
+    with pytest.warns(UserWarning, match="no matching state for AdaLossWeighting with 3 exits"):
         fit(compiled(), [backup, adaloss], epochs=3)
     assert adaloss.weighting.steps == 3
 
