@@ -1,6 +1,7 @@
 """A functional Keras model with several exits: ordered, named outputs that one label serves."""
 
 import functools
+import inspect
 import json
 import math
 import numbers
@@ -305,6 +306,7 @@ class BuiltModel(AnytimeModel):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
+            cls.__signature__ = _ClassSignature(cls.__init__)
             cls.__init__ = _of_any_arguments(cls.__init__)
 
     def __new__(cls, *args, **kwargs):
@@ -314,12 +316,23 @@ class BuiltModel(AnytimeModel):
         return super().__new__(cls, *args, **kwargs)
 
 
-def _of_any_arguments(init):
-    """Hides a constructor's arguments from `inspect.getfullargspec` (Keras's way), not from `inspect.signature`."""
+class _ClassSignature:
+    """The signature of a class, without `self`. Its instances are callable and have another one."""
 
-    @functools.wraps(init)
-    def __init__(*args, **kwargs):
-        init(*args, **kwargs)
+    def __init__(self, init):
+        self.parameters = list(inspect.signature(init).parameters.values())[1:]
+
+    def __get__(self, instance, owner):
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return inspect.Signature(self.parameters)
+
+
+def _of_any_arguments(init):
+    """Hides a constructor's arguments from Keras, which otherwise clones by layers. The class keeps its signature."""
+
+    def __init__(self, *args, **kwargs):
+        init(self, *args, **kwargs)
 
     return __init__
 

@@ -14,7 +14,7 @@ class Family(BuiltModel):
     """
 
     def get_config(self):
-        arguments = [name for name in inspect.signature(type(self).__init__).parameters if name not in _NOT_OWN]
+        arguments = [name for name in inspect.signature(type(self)).parameters if name not in _NOT_OWN]
         own = {name: getattr(self, "image_shape" if name == "input_shape" else name) for name in arguments}
         return {
             **own,

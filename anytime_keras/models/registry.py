@@ -87,7 +87,7 @@ def build(name, **config):
         preset = config.pop("preset", "paper")
         check_preset(preset)
         fixed = {**fixed, **(AUTHORS_CODE[name] if preset == "authors_code" else {})}
-    parameters = inspect.signature(family.__init__).parameters
+    parameters = inspect.signature(family).parameters
     for key in config:
         if key not in parameters:
             known = [parameter for parameter in parameters if parameter not in ("self", "kwargs")]

@@ -240,7 +240,7 @@ LARGEST = 256
 
 def _check_config(architecture, entry, where):
     config, data = entry["config"], entry["data"]
-    known = inspect.signature(NETWORKS[architecture][0].__init__).parameters
+    known = inspect.signature(NETWORKS[architecture][0]).parameters
     for key in config:
         if key not in known:
             raise ValueError(
