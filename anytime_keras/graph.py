@@ -27,7 +27,7 @@ def functional(model):
 
 
 def outputs_by_name(model):
-    """Returns the model's outputs as a dict from name to tensor, in the order of its definition.
+    """Returns the model's outputs as a dict from name to tensor, in the order of the model's definition.
 
     If the outputs are a dict, Keras sorts `model.outputs` and `model.output_names` by name, which puts `exit_10` before
     `exit_2`. All per-exit values in this library follow the order of this dict instead.
@@ -101,7 +101,7 @@ def calls(outputs, inputs=()):
 
 
 def run(model, inputs, apply):
-    """Interprets a functional model's graph: applies a function to each call, with values in place of tensors.
+    """Applies a function to each call of a functional model, with values in place of tensors.
 
     Args:
         model: functional model.

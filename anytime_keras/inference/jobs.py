@@ -67,7 +67,7 @@ class Job(engines.Run):
         """Returns the best `Answer` so far, or None if there is none yet. Never blocks.
 
         Raises:
-            Exception: what a stage raised, if one did.
+            Exception: any exception raised by a stage.
         """
         if self._error is not None:
             raise self._error
@@ -78,7 +78,7 @@ class Job(engines.Run):
 
         Raises:
             ValueError: if `timeout` is not a number.
-            Exception: what a stage raised, if one did.
+            Exception: any exception raised by a stage.
         """
         if timeout is not None and (not isinstance(timeout, numbers.Real) or math.isnan(timeout)):
             raise ValueError(f"`timeout` must be a number of seconds, or None. Received: timeout={timeout!r}.")

@@ -15,7 +15,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 class LatencyTable:
     """Latency of each exit in seconds, by input size.
 
-    A size is the batch size (int), or a tuple of all inputs' shapes if the network accepts several; see `Stages.size`.
+    A size is the batch size (int), or a tuple of all inputs' shapes if other axes are dynamic too; see `Stages.size`.
 
     Args:
         exit_names: list of str.

@@ -34,7 +34,7 @@ class Times:
     @classmethod
     def of(cls, table, size, example):
         """Reads the latencies from a `LatencyTable`."""
-        # Use a high quantile: a stage that ends late delays the thread that waits for the deadline.
+        # Use a high quantile: a stage that misses the deadline only takes the processor from the waiting thread.
         stages = table.quantile(size, 0.9, stages=True)
         return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages)
 

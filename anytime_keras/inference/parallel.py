@@ -34,7 +34,7 @@ class ParallelPredictor:
         eann: `EANN`.
         example: an input of the batch size to be predicted, shape `(batch, ...)`.
         workers: int, number of processes.
-        environments: list of dicts, the environment variables of each process, such as
+        environments: list of dicts, additional environment variables for each process, such as
             `{"CUDA_VISIBLE_DEVICES": "1"}` to assign a device.
 
     Raises:
@@ -69,7 +69,7 @@ class ParallelPredictor:
         self._worker = Worker()
 
     def predict(self, x, deadline=None):
-        """Returns the best `Answer` of any member by the deadline (seconds from now); without one, the last exit's.
+        """Returns the best `Answer` of any member by the deadline (seconds from now). None waits for the last exit.
 
         If there is no answer by the deadline, returns the first one with `late=True`.
         """

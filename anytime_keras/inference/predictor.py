@@ -28,7 +28,7 @@ class Predictor(BatchMethods):
     thread-safe: one computation runs at a time, and others wait. In a forked process they raise a RuntimeError.
 
     `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with an
-    `AnytimeModel` (a `.keras` file) and used by later predictors. The results are valid for the current weights only.
+    `AnytimeModel` (a `.keras` file) and used by later predictors. The results apply only to the weights at that time.
 
     Args:
         model: functional Keras model whose outputs are its exits, or an `EANN`.
