@@ -1,11 +1,11 @@
-"""Words that several rooms' errors share."""
+"""Helpers for error messages, shared across the package."""
 
 import difflib
 import pathlib
 
 
 def nearest(name, known, most=60):
-    """Returns a hint that lists the known names nearest to `name`, nearest first, and all of them if there are few.
+    """Returns a hint with the known names closest to `name`, and all known names if there are at most `most`.
 
     >>> nearest("resan", ["resann", "msdnet33"])
     "Did you mean 'resann'? Known: 'msdnet33', 'resann'."
@@ -19,10 +19,10 @@ def nearest(name, known, most=60):
 
 
 def expanded(path, remedy):
-    """Returns a path, with the home directory in place of its `~`.
+    """Expands `~` in a path to the home directory.
 
     Raises:
-        OSError: if there is no home directory, as in some containers; ends with the remedy.
+        OSError: if there is no home directory, as in some containers. The message ends with `remedy`.
     """
     try:
         return pathlib.Path(path).expanduser()

@@ -1,7 +1,7 @@
-"""The graph of a functional Keras model as a list of calls: the one place that reads Keras's graph records.
+"""Lists and walks the calls in a functional Keras model's graph.
 
-Keras keeps the calls that built a functional model as `Node` objects, reached from a tensor by
-`_keras_history`. Neither is a public name; `tests/test_graph.py` fails loudly if they change.
+Keras records the calls that built a functional model as `Node` objects, which a tensor references through
+`_keras_history`. Both are private, so only this module uses them, and `tests/test_graph.py` fails if they change.
 """
 
 import inspect
@@ -10,14 +10,14 @@ import weakref
 
 import keras
 from keras import ops, tree
-from keras.src.models.functional import Functional  # no public name; to tell whether a model runs its graph as it is
+from keras.src.models.functional import Functional  # private; used to check whether a model overrides `call`
 
 
 def is_functional(model):
-    """Tells whether `model` is a Keras model whose graph of calls can be walked (functional or built sequential)."""
+    """Returns whether `model` is a Keras model with a graph of calls (functional or built sequential)."""
     try:
         return isinstance(model, keras.Model) and bool(model.inputs) and bool(model.outputs)
-    except (AttributeError, ValueError):  # a subclassed model has no inputs, an unbuilt sequential refuses
+    except (AttributeError, ValueError):  # subclassed models have no inputs, unbuilt sequential models raise
         return False
 
 
@@ -27,10 +27,10 @@ def functional(model):
 
 
 def outputs_by_name(model):
-    """Returns the model's outputs as a dict from name to tensor, in the order in which its author wrote them.
+    """Returns the model's outputs as a dict from name to tensor, in the order of the model's definition.
 
-    Keras sorts `model.outputs` and `model.output_names` by name when the outputs are a dict, so that
-    `exit_10` stands before `exit_2`; everything here that is kept per exit follows this order instead.
+    If the outputs are a dict, Keras sorts `model.outputs` and `model.output_names` by name, which puts `exit_10` before
+    `exit_2`. All per-exit values in this library follow the order of this dict instead.
     """
     model = functional(model)
     output = model.output
@@ -55,13 +55,13 @@ def outputs_by_name(model):
 
 
 def producer(tensor):
-    """Returns the call (a Keras `Node`) whose result `tensor` is."""
+    """Returns the call (a Keras `Node`) that produced `tensor`."""
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 
 
 def ends_in_sigmoid(tensor):
-    """Returns whether a tensor is the output of a sigmoid, so that each of its values is a probability by itself."""
+    """Returns whether a tensor is the output of a sigmoid, which makes each value an independent probability."""
     operation = producer(tensor).operation
     if runs_its_graph(operation):
         return ends_in_sigmoid(functional(operation).outputs[tensor._keras_history.tensor_index])
@@ -72,12 +72,12 @@ def ends_in_sigmoid(tensor):
 
 
 def calls(outputs, inputs=()):
-    """Lists the calls that compute `outputs` from `inputs`, each after those it needs.
+    """Lists the calls that compute `outputs` from `inputs` in topological order.
 
     Args:
         outputs: tensor or nested structure of tensors of a functional model.
-        inputs: tensor or nested structure of tensors at which to stop; the calls that made them
-            are left out, and so are input layers.
+        inputs: tensor or nested structure of tensors at which to stop. The list excludes the calls that produced
+            them, and input layers.
 
     Returns:
         A list of Keras nodes: `.operation`, `.input_tensors`, `.output_tensors`, `.arguments`.
@@ -85,7 +85,7 @@ def calls(outputs, inputs=()):
     given = {id(tensor) for tensor in tree.flatten(inputs)}
     ordered, seen = [], set()
     stack = [(tensor, False) for tensor in reversed(tree.flatten(outputs))]
-    while stack:  # depth first without recursion: deep networks exceed Python's limit
+    while stack:  # depth first, without recursion because deep networks would exceed Python's recursion limit
         tensor, finished = stack.pop()
         if id(tensor) in given:
             continue
@@ -101,15 +101,15 @@ def calls(outputs, inputs=()):
 
 
 def run(model, inputs, apply):
-    """Walks through a functional model's calls with other values in place of its tensors.
+    """Applies a function to each call of a functional model, with values in place of tensors.
 
     Args:
         model: functional model.
         inputs: flat list of values, one for each of `model.inputs`.
-        apply: called as `apply(operation, args, kwargs)` for each call in turn; returns the result.
+        apply: function called as `apply(operation, args, kwargs)` for each call in order. It returns the call's result.
 
     Returns:
-        A dict from the `id` of each of the model's tensors to its value.
+        A dict from the `id` of each tensor of the model to its value.
     """
     model = functional(model)
     values = {id(tensor): value for tensor, value in zip(model.inputs, inputs)}
@@ -121,34 +121,34 @@ def run(model, inputs, apply):
 
 
 def runs_its_graph(model):
-    """Tells whether calling `model` runs its graph of calls and nothing else (it has no `call` of its own)."""
+    """Returns whether calling `model` only runs its graph, because its class does not override `call`."""
     return is_functional(model) and type(model).call in (Functional.call, keras.Sequential.call)
 
 
 def spec(operation, args, kwargs):
-    """Returns what a call gives, as `KerasTensor`s, computed on shapes alone."""
+    """Returns the outputs of a call as `KerasTensor`s, by shape inference."""
     kwargs, parameters = accepted(operation, kwargs), inspect.signature(operation.compute_output_spec).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        kwargs = {name: value for name, value in kwargs.items() if name in parameters}  # `call` may take more
+        kwargs = {name: value for name, value in kwargs.items() if name in parameters}  # `call` may accept more
     return operation.compute_output_spec(*args, **kwargs)
 
 
 def accepted(operation, kwargs):
-    """Returns `kwargs` without a `training` flag that only the layers inside `operation` take."""
+    """Returns `kwargs`, without `training` if the `call` of `operation` does not accept it."""
     if "training" in kwargs and "training" not in inspect.signature(operation.call).parameters:
         return {name: value for name, value in kwargs.items() if name != "training"}
     return kwargs
 
 
 def trace(layer, *args, **kwargs):
-    """Runs what `layer.call` does on `KerasTensor`s, so that each layer and operation in it is a call of its own.
+    """Runs `layer.call` on `KerasTensor`s, which records each inner layer and operation as a separate call.
 
     Args:
         layer: built layer that computes with Keras layers and `keras.ops`.
-        *args, **kwargs: what it is called with.
+        *args, **kwargs: arguments of the call.
 
     Returns:
-        The layer's results, whose calls `calls` lists.
+        The layer's results. Pass them to `calls` to list the recorded calls.
     """
 
     def convert(value):
@@ -159,7 +159,7 @@ def trace(layer, *args, **kwargs):
 
 
 def forget(recorded):
-    """Takes calls that will not be used off the records of their layers, last first."""
+    """Removes unused calls from the records of their layers, last first."""
     for call in reversed(recorded):
         call.operation._inbound_nodes.remove(call)
         for tensor in call.input_tensors:
@@ -169,19 +169,19 @@ def forget(recorded):
 
 
 def flatten(model):
-    """Lays open the functional models, and the stacks of blocks, that are nested in a functional model.
+    """Flattens the functional models and stacks of blocks that are nested in a functional model.
 
-    What was one call of a nested model becomes the calls of its layers: the same layers with the same weights, called
-    once more. A layer that only chains blocks (such as keras-hub's `ViTEncoder`) is a stack: it is laid
-    open too. A nested model stays as it is if it has a `call` of its own, or a layer's name that is taken.
+    The call of a nested model is replaced by calls of its layers, which keep their weights. A stack is a layer that
+    only chains blocks, such as keras-hub's `ViTEncoder`. A nested model is kept as one call if it overrides `call` or
+    has a layer whose name is already used.
 
     Args:
         model: functional model.
 
     Returns:
-        The results of the model as a list of tensors computed from `model.inputs`, in the order of `model.outputs`
-        (the model's own where nothing is nested), and a dict from the name of each thing laid open to the
-        lists of its results, one list a call.
+        A list of the model's results, as tensors computed from `model.inputs` in the order of `model.outputs` (the
+        original tensors if nothing is nested), and a dict from the name of each flattened model or stack to its
+        results, one list per call.
     """
     model = functional(model)
     top = calls(model.outputs, model.inputs)
@@ -215,7 +215,7 @@ def flatten(model):
             taken.update((each.name, each) for each in new)
             values = {id(tensor): value for tensor, value in zip(inner.inputs, inputs)}
             return run_again(inner, values, kwargs.get("training"))
-        if isinstance(operation, keras.Layer) and not kwargs.get("training"):  # True is for all that is inside
+        if isinstance(operation, keras.Layer) and not kwargs.get("training"):  # True would apply to all inner layers
             return _open_stack(operation, args, taken)
         return None
 
@@ -223,18 +223,18 @@ def flatten(model):
     return run_again(model, values, None), opened
 
 
-_OPENED = weakref.WeakKeyDictionary()  # from a functional model to what `opened` made of it
+_OPENED = weakref.WeakKeyDictionary()  # cache of `opened`, by functional model
 
 
 def opened(model):
-    """Replaces nested models that have several outputs by their layers, so that each output needs its own calls alone.
+    """Flattens nested models with several outputs, so that each output depends only on the calls it needs.
 
     Args:
         model: functional model, such as one that puts preprocessing before a network with exits.
 
     Returns:
-        A functional model with a dict of the same outputs, sharing all layers, made once for each model; the
-        functional model itself where no such model is nested.
+        A functional model with a dict of the same outputs that shares all layers, cached per model. If no such model
+        is nested, the functional model itself.
     """
     model = functional(model)
     if not _nested(model.outputs, model.inputs):
@@ -254,15 +254,15 @@ def opened(model):
 
 
 def _nested(outputs, inputs):
-    """Lists the models with several outputs that are called on the way to `outputs`."""
+    """Lists the nested models with several outputs that `outputs` depend on."""
     operations = [call.operation for call in calls(outputs, inputs)]
     return [operation for operation in operations if is_functional(operation) and len(operation.outputs) > 1]
 
 
 def _inputs_of(model, args):
-    """Returns the flat list of tensors that a nested model is called with, or None if Keras would reshape them."""
+    """Returns the inputs of a call of a nested model as a flat list, or None if Keras would reshape them."""
     given = tree.flatten(args[0]) if args else []
-    if len(given) != 1 or len(model.inputs) != 1:  # of one, Keras takes a list or none
+    if len(given) != 1 or len(model.inputs) != 1:  # Keras accepts a single input in a list or not
         try:
             tree.assert_same_structure(tree.lists_to_tuples(args[0]), tree.lists_to_tuples(model.input))
         except (ValueError, IndexError):
@@ -273,14 +273,14 @@ def _inputs_of(model, args):
 
 
 def _open_stack(layer, args, taken):
-    """Returns the results of a stack of blocks, laid open, or None if `layer` is none."""
+    """Flattens a stack of blocks and returns its results, or None if `layer` is not a stack."""
     children = list(layer._flatten_layers(include_self=False, recursive=False))
     blocks = [type(child) for child in children if is_composite(child)]
     if not is_composite(layer) or len(blocks) == len(set(blocks)):
         return None
     try:
         results = tree.flatten(trace(layer, *args))
-    except Exception:  # whatever a stranger's layer raises without numbers or a batch size: it stays closed
+    except Exception:  # third-party layers may raise anything on symbolic tensors; keep them as one call
         return None
     found = calls(results, args)
     expected = tree.flatten(layer.compute_output_spec(*args))
@@ -300,7 +300,7 @@ def _open_stack(layer, args, taken):
 
 
 def is_composite(layer):
-    """Tells whether `layer` is made of other layers, has no weights besides theirs, and is none of Keras's own."""
+    """Returns whether `layer` is a third-party layer whose weights all belong to its sublayers."""
     if not is_foreign(layer):
         return False
     children = list(layer._flatten_layers(include_self=False, recursive=False))
@@ -309,27 +309,27 @@ def is_composite(layer):
 
 
 def is_foreign(operation):
-    """Tells whether `operation` is a layer that is not part of Keras itself."""
+    """Returns whether `operation` is a layer defined outside Keras."""
     return isinstance(operation, keras.Layer) and not type(operation).__module__.startswith("keras.src.layers.")
 
 
 def narrow(recorded, costs, width=1):
-    """Lists the places where a graph is one tensor wide: all that later calls read of the work so far is one result.
+    """Lists the bottlenecks of a graph: calls whose result is the only computed tensor that later calls read.
 
-    What takes no work to compute (inputs, masks) may pass by on the side. Where branches with inputs of their
-    own meet, the list follows the branch with the most work.
+    Tensors that cost nothing to compute (inputs, masks) are ignored. If branches with separate inputs merge, the list
+    follows the branch with the most work.
 
     Args:
-        recorded: list of calls, each after those it needs; the last is the graph's result.
+        recorded: list of calls in topological order; the last computes the graph's result.
         costs: list of numbers, the work of each call.
-        width: int, how many results later calls may read; the others than the place's own pass it by.
+        width: int, how many results later calls may read, that of the bottleneck included.
 
     Returns:
-        A list of (call, work up to and with it), each needed by the next.
+        A list of pairs (call, work up to and including it). Each call is needed by the next.
     """
     index = {id(tensor): place for place, call in enumerate(recorded) for tensor in call.output_tensors}
     parents = [{index[id(t)] for t in call.input_tensors if id(t) in index} for call in recorded]
-    needed, readers = [], [0] * len(recorded)  # sets of calls as the bits of an int
+    needed, readers = [], [0] * len(recorded)  # sets of calls, as bit masks
     for place, sources in enumerate(parents):
         needed.append(1 << place)
         for source in sources:
@@ -337,7 +337,7 @@ def narrow(recorded, costs, width=1):
             readers[source] |= 1 << place
     work = [sum(costs[each] for each in _bits(needs)) for needs in needed]
 
-    passing = []  # what went into this result and is read elsewhere too
+    passing = []  # for each call, the earlier results that calls it does not depend on also read
     for place, sources in enumerate(parents):
         before = set().union(sources, *(passing[source] for source in sources))
         passing.append({each for each in before if work[each] and readers[each] & ~needed[place]})

@@ -1,4 +1,4 @@
-"""Keras's backend, as far as it differs: compiled functions, finished work, and what machine this is."""
+"""Backend-specific helpers (compilation, synchronization, determinism) and a description of the machine."""
 
 import datetime
 import functools
@@ -17,18 +17,18 @@ def compiled(model, jit=None):
 
     Args:
         model: built Keras model.
-        jit: bool, whether TensorFlow compiles with XLA; None does where there is an accelerator. JAX always does.
+        jit: bool, whether TensorFlow compiles with XLA; None uses XLA if there is an accelerator. JAX always does.
 
     Returns:
-        A function from the model's inputs to its outputs, both of the backend's tensors. It compiles anew for every
-        new shape of input, and sees later changes of the model's weights.
+        A function from the model's inputs to its outputs, both backend tensors. It recompiles for each new input
+        shape and uses the model's current weights.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         if jit is None:
             jit = bool(tf.config.list_physical_devices("GPU"))
-        # Not a lambda: TensorFlow would take those of several models for one function that is traced again and again.
+        # Not a lambda: TensorFlow would mistake the lambdas of several models for one function and warn of retracing.
         forward = functools.partial(model, training=False)
         return tf.function(forward, jit_compile=jit, reduce_retracing=True)
     if keras.backend.backend() == "jax":
@@ -44,7 +44,7 @@ def compiled(model, jit=None):
                 [variable.value for variable in model.non_trainable_variables],
                 inputs,
             )
-            # JAX sorts the keys of a dict that a compiled function returns.
+            # A compiled JAX function returns dicts with sorted keys, so restore the model's order.
             return {name: outputs[name] for name in model.output} if isinstance(outputs, dict) else outputs
 
         return run
@@ -52,12 +52,12 @@ def compiled(model, jit=None):
 
 
 def finish(outputs):
-    """Waits until the backend has computed `outputs`, and returns them as NumPy arrays."""
+    """Waits for the backend to compute `outputs` and returns them as NumPy arrays."""
     return keras.tree.map_structure(lambda value: np.asarray(keras.ops.convert_to_numpy(value)), outputs)
 
 
 def repeatable():
-    """Has TensorFlow on a CPU compute the same bits each time, from now on; on an accelerator that costs too much."""
+    """Makes TensorFlow deterministic on CPU from now on. Does nothing on accelerators, where it is too slow."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -66,7 +66,7 @@ def repeatable():
 
 
 def machine():
-    """Describes what a measurement was made with: versions, processor, device, date."""
+    """Describes the setup of a measurement: package versions, processor, devices and date."""
     versions = {}
     for package in ("anytime-keras", "keras", "tensorflow", "jax", "numpy"):
         try:
@@ -85,14 +85,16 @@ def machine():
 
 
 def on_cpu():
-    """Whether there is no accelerator."""
+    """Returns whether Keras sees CPUs only."""
     return all("cpu" in str(device).lower() for device in keras.distribution.list_devices())
 
 
 @functools.cache
 def emulated_dtypes():
-    """The half precisions in which TensorFlow emulates convolutions here: those that an x86 CPU has no instructions
-    for, as Linux tells it. None with a GPU or TPU, on another backend, another system or another kind of CPU.
+    """Returns the half-precision dtypes whose convolutions TensorFlow emulates on this CPU.
+
+    These are the dtypes for which an x86 CPU lacks instructions, according to `/proc/cpuinfo`. The result is empty with
+    a GPU or TPU, on other backends, on other systems than Linux, and on CPUs other than x86.
 
     Example:
     >>> set(emulated_dtypes()) <= {"bfloat16", "float16"}
@@ -111,8 +113,10 @@ def emulated_dtypes():
 
 
 def commit(*others):
-    """The checkout's commit, with "+changes" if the package, or one of other files, differs from it; None outside of a
-    checkout."""
+    """Returns the checkout's commit, or None outside a checkout.
+
+    "+changes" is appended if the package, or one of the files `others`, has uncommitted changes.
+    """
     folder = pathlib.Path(__file__).parent
 
     def git(*arguments):
@@ -132,7 +136,7 @@ def _processor():
 
 
 def _cpuinfo():
-    """What Linux tells of the CPUs; no lines elsewhere."""
+    """Returns the lines of `/proc/cpuinfo`, or an empty list on systems without it."""
     try:
         return pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Answers on time: stages, deadlines, budgets, early exit, ensembles. See `Predictor` and `EANN`."""
+"""Anytime inference: stages, deadlines, budgets, early exit and ensembles. See `Predictor` and `EANN`."""
 
 from anytime_keras.inference import inflation
 from anytime_keras.inference.answers import Answer, BatchAnswer

@@ -1,4 +1,4 @@
-"""What a predictor answers."""
+"""The answers that predictors return."""
 
 import dataclasses
 import functools
@@ -9,16 +9,16 @@ import numpy as np
 
 @dataclasses.dataclass
 class Answer:
-    """What one exit says of a batch.
+    """The output of one exit for a batch.
 
     Attributes:
         logits: array of shape `(batch, classes)`.
         exit: str, the exit's name.
-        position: int, its place among the predictor's exits, from 0.
-        seconds: float, from the call to when the answer was there.
-        late: bool, whether that was after the deadline, or more than the budget was spent.
+        position: int, the exit's index among the predictor's exits, from 0.
+        seconds: float, time from the call until the answer was ready.
+        late: bool, whether the answer missed the deadline or exceeded the budget.
         temperature: float by which logits are divided for `probabilities`.
-        sigmoid: bool, whether the exit ends in a sigmoid, so that `logits` are probabilities, each by itself.
+        sigmoid: bool, whether the exit ends in a sigmoid. `logits` are then independent probabilities.
 
     Example:
     >>> answer = Answer(np.array([[0.0, 2.0, 1.0]]), exit="exit_1", position=0, seconds=0.002)
@@ -36,7 +36,7 @@ class Answer:
 
     @functools.cached_property
     def probabilities(self):
-        """Array of shape `(batch, classes)`: the softmax of `logits / temperature`, or what a sigmoid gave."""
+        """Array of shape `(batch, classes)`: the softmax of `logits / temperature`, or the sigmoid's outputs."""
         check_classes(self.logits.shape)
         return probabilities(self.logits, self.temperature, self.sigmoid)
 
@@ -54,15 +54,15 @@ class Answer:
 
 @dataclasses.dataclass
 class BatchAnswer:
-    """What `Predictor.predict_batch` says; samples are in the order in which they were given.
+    """The result of `Predictor.predict_batch`, in the order of the input samples.
 
     Attributes:
         logits: array of shape `(samples, classes)`.
         exits: list of str, the name of the exit that answered for each sample.
-        positions: int array of shape `(samples,)`, those exits' places among the predictor's, from 0.
+        positions: int array of shape `(samples,)`, the indices of those exits among the predictor's, from 0.
         confidence: array of shape `(samples,)`, the probability of the likeliest class.
-        average_macs: float, multiply-accumulates spent on a sample, on average, padding left out. More than those
-            exits cost where samples that were sure could not be taken out of the batch.
+        average_macs: float, average multiply-accumulates per sample, excluding padding. Exceeds the average cost of
+            `exits` if confident samples could not be removed from the batch.
 
     Example:
     >>> import anytime_keras as ak
@@ -87,9 +87,9 @@ class BatchAnswer:
 
 
 def probabilities(logits, temperature=1.0, sigmoid=False):
-    """Returns the softmax of `logits / temperature` over the last axis; what a sigmoid gave stays as it is.
+    """Returns the softmax of `logits / temperature` over the last axis; sigmoid outputs are returned unchanged.
 
-    Outputs that are probabilities already (they sum to one) are taken for the softmax of their own logarithms.
+    Outputs that are already probabilities (they sum to one) are converted to logits by taking their logarithm.
 
     >>> probabilities(np.log([[1.0, 3.0]])).tolist()
     [[0.25, 0.75]]
@@ -105,7 +105,7 @@ def probabilities(logits, temperature=1.0, sigmoid=False):
 
 
 def check_classes(shape, where="an exit"):
-    """Raises a ValueError unless an exit's outputs are of a shape `(samples, classes)` with two classes or more."""
+    """Raises a ValueError unless an exit's output shape is `(samples, classes)` with at least two classes."""
     if len(shape) != 2 or (shape[1] is not None and shape[1] < 2):
         raise ValueError(
             "Confidence and classes need one output for each of two classes or more, shape (batch, classes). "
@@ -114,13 +114,13 @@ def check_classes(shape, where="an exit"):
 
 
 def as_logits(outputs):
-    """Returns the logarithms of outputs that are probabilities, and others as they are."""
+    """Returns the logarithm of outputs that are probabilities, and other outputs unchanged."""
     if outputs.size and (outputs >= 0).all() and np.abs(outputs.sum(axis=-1) - 1).max() < 1e-3:
         return np.log(np.maximum(outputs, 1e-30))
     return outputs
 
 
 def as_array(tensor):
-    """Returns a tensor as an array; of types that NumPy lacks, float32."""
+    """Converts a tensor to a NumPy array, in float32 if its dtype is not a NumPy float."""
     array = np.asarray(keras.ops.convert_to_numpy(tensor))
     return array if array.dtype.kind == "f" else array.astype("float32")

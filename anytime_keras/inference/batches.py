@@ -1,4 +1,4 @@
-"""The part of `Predictor` that classifies whole data sets within an average budget, and learns from validation data."""
+"""Batch prediction within an average budget, and calibration on validation data, for `Predictor`."""
 
 import math
 import numbers
@@ -13,29 +13,30 @@ from anytime_keras.inference.answers import BatchAnswer, check_classes, probabil
 
 
 class BatchMethods:
-    """See `Predictor`."""
+    """The batch methods of `Predictor`."""
 
     def predict_batch(self, x, confidence=None, average_budget=None, batch_size=256):
-        """Classifies samples, each by the first exit that is sure enough of it: easy ones cost less than hard ones.
+        """Classifies each sample with the first exit that is confident enough (early exit).
 
-        Samples that are sure leave, and the batch shrinks, unless the network mixes the axis of samples with another
-        one: there all go on, and `average_macs` says so. Where the backend compiles for each size of batch (JAX), it
-        shrinks to one of few sizes: up to 8 all, then 10, 12, 14, 16, 20, 24, 28, 32, 40 ...
+        Confident samples are removed from the batch at each exit, so easy samples cost less than hard ones. If the
+        network mixes the batch axis with another axis, the batch cannot shrink: all samples continue, and
+        `average_macs` counts this. If the backend compiles for each batch size (JAX), the batch is padded to one of a
+        few sizes: any size up to 8, then 10, 12, 14, 16, 20, 24, 28, 32, 40 ...
 
         Args:
             x: input of the model, shape `(samples, ...)`.
-            confidence: float, the probability of the likeliest class with which a sample leaves; or a list with one
-                for each exit but the last, at which all leave.
-            average_budget: float, MACs that a sample may cost on average, heads on the way included; `fit_thresholds`
-                must have been called for it, with the exits and temperatures of now and inputs of this size.
-            batch_size: int, samples that run together at first.
+            confidence: float, the probability of the likeliest class at which a sample exits; or a list with one value
+                for each exit but the last, where all remaining samples exit.
+            average_budget: float, average MACs per sample, including all heads computed. Requires an earlier call of
+                `fit_thresholds` with this budget, the current exits and temperatures, and inputs of this size.
+            batch_size: int, initial batch size.
 
         Returns:
             A `BatchAnswer`.
 
         Raises:
-            ValueError: if not one of `confidence` and `average_budget` is given, the latter is not fitted, `x` does
-                not fit the model, or its exits do not tell two classes or more.
+            ValueError: if not exactly one of `confidence` and `average_budget` is given, no threshold is fitted for
+                `average_budget`, `x` does not fit the model, or the exits do not predict at least two classes.
         """
         if (confidence is None) == (average_budget is None):
             raise ValueError(
@@ -56,17 +57,17 @@ class BatchMethods:
         return BatchAnswer(logits, exits, positions, sure, float(np.array(macs)[deepest].mean()))
 
     def fit_thresholds(self, validation, average_budget):
-        """Finds how sure a sample must be to leave, for a budget to be spent on average; keeps it with the model.
+        """Fits the confidence threshold that meets each average budget, and stores it with the model.
 
         Args:
-            validation: pair `(x, y)` of arrays, or batches of them, that were not trained on; y is not used.
-            average_budget: float, or a list of them: MACs for each sample, on average.
+            validation: pair `(x, y)` of arrays, or batches of such pairs, held out from training; `y` is not used.
+            average_budget: float or list of floats, average MACs per sample.
 
         Returns:
-            A dict from each budget to its threshold of confidence, the same at all exits.
+            A dict from each budget to its confidence threshold, which applies to all exits.
 
         Raises:
-            ValueError: if a budget is less than the first exit costs.
+            ValueError: if a budget is below the cost of the first exit.
         """
         budgets = [_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
         state = self._current()
@@ -88,20 +89,20 @@ class BatchMethods:
         return fitted
 
     def calibrate(self, validation):
-        """Learns from validation data which exits are of use and how sure they are; keeps it with the model.
+        """Selects the useful exits and fits their temperatures on validation data; stores both with the model.
 
-        An exit that makes no fewer errors than an earlier one is passed over from now on: its answer is not better.
-        This is how Hu et al. (AAAI 2019, section 4) choose among the networks of an EANN. What is left is compiled and
-        prepared again. The temperature of each exit is fitted, so that its confidence is the share of right answers
-        (Guo et al., 2017). Thresholds fitted before were for other exits or temperatures, and do not count any more.
-        Other threads may use the predictor meanwhile, and get answers as before until all is ready.
+        An exit is dropped if an earlier exit makes as few errors or fewer, the rule by which Hu et al. (AAAI 2019,
+        section 4) select among the networks of an EANN. The remaining exits are compiled and prepared again. The
+        temperature of each exit is fitted so that its confidence matches its accuracy (Guo et al., 2017). Thresholds
+        fitted for other exits or temperatures no longer apply. Other threads can use the predictor during the call;
+        they get answers from the previous state until the new one is ready.
 
         Args:
-            validation: tuple `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of them, that were not trained
-                on. Labels are ints or one-hot.
+            validation: tuple `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of such tuples, held out from
+                training. Labels are ints or one-hot.
 
         Returns:
-            A dict from the name of each exit that is left to its temperature.
+            A dict from the name of each remaining exit to its temperature.
         """
         self._worker.check_process()
         with self._changing:
@@ -125,7 +126,7 @@ class BatchMethods:
         return dict(found)
 
     def _found(self):
-        """Returns what was found for the model, by this predictor or another one of the same model."""
+        """Returns the stored calibration of the model, by this or another predictor."""
         return dict(getattr(self._model, "inference", self._own) or {})
 
     def _keep(self, **found):
@@ -145,8 +146,12 @@ class BatchMethods:
         return [found[budget]] * len(state.costs)
 
     def _outputs(self, state, validation, batch_size=256):
-        """Returns all exits' logits, shape `(exits, samples, classes)`; labels; sample weights, or None; and a set with
-        the exits' costs at each size of the inputs."""
+        """Runs all exits on validation data.
+
+        Returns:
+            A tuple of logits, shape `(exits, samples, classes)`, labels, sample weights or None, and a set with the
+            exits' costs at each input size.
+        """
         _check_heads(state)
         logits, labels, weights, macs = [], [], [], set()
         for x, y, sample_weight in weighted_batches(validation, batch_size):
@@ -165,7 +170,7 @@ class BatchMethods:
 
 
 def _parts(state, x, batch_size):
-    """Cuts samples into batches, each as the list of tensors that the first stage takes."""
+    """Splits samples into batches, each a list of the first stage's input tensors."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
     inputs, size = state.stages.start(x), int(batch_size)
@@ -190,8 +195,9 @@ def _budget(value):
 
 
 def _of(entry, state, macs, budgets=None):
-    """Tells whether a threshold was fitted for these exits, temperatures and costs, and one of the budgets if there are
-    any. What an older entry lacks of these is taken for the same.
+    """Returns whether a threshold was fitted for these exits, temperatures and costs, and any of `budgets` if given.
+
+    Fields that older entries lack are assumed to match.
     """
     budget, _, *fitted_for = entry
     of_state = [state.stages.exit_names, state.temperatures, list(macs)][: len(fitted_for)]

@@ -1,4 +1,4 @@
-"""What validation data tells of a network's exits: which are of use, and how sure they may be."""
+"""Calibration on validation data: selecting useful exits and fitting temperatures."""
 
 import numpy as np
 
@@ -6,17 +6,17 @@ from anytime_keras.inference.answers import as_logits
 
 
 def better_exits(logits, labels, weights=None):
-    """Lists the exits that make fewer errors than every one before: of the others' answers nothing is to be had.
+    """Lists the exits with fewer errors than all earlier ones; the remaining exits never improve the prediction.
 
-    The rule by which an EANN uses its networks (Hu et al., AAAI 2019, section 4), for the exits of any network.
+    This applies the rule by which an EANN selects among its networks (Hu et al., AAAI 2019, section 4) to exits.
 
     Args:
         logits: array of shape `(exits, samples, classes)`.
         labels: int array of shape `(samples,)`.
-        weights: array of shape `(samples,)`, by which samples count; None counts all alike.
+        weights: array of shape `(samples,)`, sample weights; None weighs all samples equally.
 
     Returns:
-        A list of positions, the first always among them.
+        A list of positions, which always includes the first.
 
     >>> better_exits(np.array([[[1, 0], [1, 0]], [[1, 0], [1, 0]], [[1, 0], [0, 1]]]), np.array([0, 1]))
     [0, 2]
@@ -26,14 +26,14 @@ def better_exits(logits, labels, weights=None):
 
 
 def fit_temperature(logits, labels, weights=None):
-    """Finds the temperature that makes confidence honest: the least negative log-likelihood of the labels.
+    """Fits the temperature that minimizes the negative log-likelihood of the labels.
 
     Reference: [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 4.2.
 
     Args:
         logits: array of shape `(samples, classes)`.
         labels: int array of shape `(samples,)`.
-        weights: array of shape `(samples,)`, by which samples count; None counts all alike.
+        weights: array of shape `(samples,)`, sample weights; None weighs all samples equally.
 
     Returns:
         A float from 0.01 to 100, by which to divide the logits.
@@ -45,13 +45,13 @@ def fit_temperature(logits, labels, weights=None):
     logits = as_logits(np.asarray(logits, "float64"))
     chosen = logits[np.arange(len(labels)), labels]
     low, high = np.log(0.01), np.log(100.0)
-    # The likelihood is concave in 1 / temperature: halve to where its slope changes sign.
+    # The log-likelihood is concave in 1 / temperature, so bisect for the root of its slope.
     for _ in range(50):
         middle = (low + high) / 2
         scaled = logits / np.exp(middle)
         shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         expected = (shares * logits).sum(axis=1) / shares.sum(axis=1)
-        if np.average(expected - chosen, weights=weights) > 0:  # too sure
+        if np.average(expected - chosen, weights=weights) > 0:  # overconfident
             low = middle
         else:
             high = middle

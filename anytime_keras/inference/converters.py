@@ -1,4 +1,4 @@
-"""Writes the parts of an export in one format. Each returns, for each part, where a reader finds it."""
+"""Converters to the export formats. Each returns the file and signature of every part."""
 
 import contextlib
 import importlib
@@ -10,9 +10,9 @@ import numpy as np
 
 
 def saved_model(parts, folder, batch_size):
-    """Writes one TensorFlow SavedModel with a signature for each part; all share one copy of the weights.
+    """Writes one TensorFlow SavedModel with a signature per part and a single copy of the weights.
 
-    The whole network is also `serving_default`, which servers of SavedModels run unless told otherwise.
+    The whole network is also the signature `serving_default`, which SavedModel servers run by default.
     """
     import tensorflow as tf
 
@@ -29,11 +29,11 @@ def saved_model(parts, folder, batch_size):
 
 
 def onnx(parts, folder, batch_size):
-    """Writes one ONNX file for each part."""
+    """Writes one ONNX file per part."""
     onnx, tf2onnx = importlib.import_module("onnx"), importlib.import_module("tf2onnx")
     for part in parts:
         function = part.function(batch_size)
-        # Tensors that layers hold, other than variables, become inputs.
+        # The conversion turns captured tensors other than variables into inputs; make them initializers.
         held = {inner.name: outer for outer, inner in function.get_concrete_function().graph.captures}
         with _naming(part, "ONNX"):
             proto, _ = tf2onnx.convert.from_function(function, function.input_signature)
@@ -52,7 +52,7 @@ def onnx(parts, folder, batch_size):
 
 
 def litert(parts, folder, batch_size, precision, representative):
-    """Writes one LiteRT file for each part.
+    """Writes one LiteRT file per part.
 
     Args:
         precision: str, see `anytime_keras.export`.
@@ -74,7 +74,7 @@ def litert(parts, folder, batch_size, precision, representative):
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = _samples(part, known, batch_size)
         with _naming(part, "LiteRT"), warnings.catch_warnings(), _quietly():
-            # The converter itself calibrates with an interpreter that TensorFlow would have others replace.
+            # The converter itself calibrates with TensorFlow's deprecated interpreter.
             warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
             content = converter.convert()
         (folder / f"{part.name}.tflite").write_bytes(content)
@@ -86,10 +86,10 @@ def litert(parts, folder, batch_size, precision, representative):
 
 
 def held_by_layers(model):
-    """Returns what layers hold besides Keras's variables: lookup tables, and variables of TensorFlow.
+    """Returns the resources of layers other than Keras variables: lookup tables and TensorFlow variables.
 
     Returns:
-        A dict from a pair of str, the names of the layer and of its attribute.
+        A dict from pairs (layer name, attribute name) to the resources.
     """
     import tensorflow as tf
 
@@ -101,7 +101,7 @@ def held_by_layers(model):
 
 
 def _samples(part, known, batch_size):
-    """Returns a function that yields a part's inputs, in batches."""
+    """Returns a generator function that yields batches of a part's inputs."""
 
     def batches():
         for inputs in _batches(part, known, batch_size):
@@ -111,7 +111,7 @@ def _samples(part, known, batch_size):
 
 
 def _after(part, known, batch_size, needed):
-    """Returns the tensors that later parts need, a dict of arrays, once a part was run on those known."""
+    """Runs a part on the known tensors and returns the tensors that later parts need, a dict of arrays."""
     made = {name: [] for name in part.outputs if name in needed}
     if made:
         for inputs in _batches(part, known, batch_size):
@@ -130,7 +130,7 @@ def _batches(part, known, batch_size):
 
 @contextlib.contextmanager
 def _quietly():
-    """Keeps TensorFlow from telling of each file that it writes, temporary ones too."""
+    """Suppresses TensorFlow's log messages about each file that it writes."""
     logger = logging.getLogger("tensorflow")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -142,7 +142,7 @@ def _quietly():
 
 @contextlib.contextmanager
 def _naming(part, format):
-    """Says which part could not be converted: what converters raise tells of their own intermediate form."""
+    """Adds the part's name to conversion errors, which otherwise describe the converter's internal form."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Budgeted batch classification: samples that are sure leave, and the batch shrinks."""
+"""Budgeted batch classification with early exit: confident samples leave, and the batch shrinks."""
 
 import keras
 import numpy as np
@@ -9,23 +9,23 @@ NEVER_SURE = 2.0  # a threshold that no probability reaches
 
 
 def classify(engine, inputs, thresholds, temperatures, lock):
-    """Runs a batch stage by stage; only samples that are not sure yet go on.
+    """Runs a batch stage by stage, continuing only with samples below the confidence threshold.
 
     Args:
         engine: `Engine`.
-        inputs: list of tensors, what the first stage takes.
-        thresholds: a float for each exit: with at least this confidence, leave. The last one does not count.
+        inputs: list of tensors, the inputs of the first stage.
+        thresholds: a float for each exit. Samples with at least this confidence exit; the last value is ignored.
         temperatures: a float for each exit.
         lock: held while a stage runs.
 
     Returns:
-        Arrays of logits, shape `(batch, classes)`, of positions of exits and of confidences, each `(batch,)`; and of
-        the position of the last stage that each sample was computed in, which lies beyond its exit where a stage takes
-        tensors that cannot be cut by samples.
+        A tuple of arrays: logits, shape `(batch, classes)`, exit positions and confidences, shape `(batch,)`, and the
+        position of the last stage computed for each sample, shape `(batch,)`. That stage is later than the sample's
+        exit if a stage takes tensors that cannot be sliced by sample.
     """
     count = inputs[0].shape[0]
     inputs = _filled(engine, inputs)
-    left, held, carried = np.arange(count), np.arange(count), inputs  # who is still here, and who is in which row
+    left, held, carried = np.arange(count), np.arange(count), inputs  # unfinished samples; sample in each row
     logits, positions, confidence = None, np.zeros(count, int), np.zeros(count, "float32")
     deepest = np.zeros(count, int)
     size = inputs[0].shape[0]
@@ -54,7 +54,7 @@ def classify(engine, inputs, thresholds, temperatures, lock):
 
 
 def all_logits(engine, inputs, lock):
-    """Runs a batch through all stages; returns every exit's logits, an array of shape `(exits, batch, classes)`."""
+    """Runs a batch through all stages and returns the logits of all exits, shape `(exits, batch, classes)`."""
     count, outputs = inputs[0].shape[0], []
     carried = inputs = _filled(engine, inputs)
     for position in range(len(engine)):
@@ -65,7 +65,7 @@ def all_logits(engine, inputs, lock):
 
 
 def _filled(engine, inputs):
-    """Fills inputs up to a size of batch that is compiled for others, too, where that matters."""
+    """Pads inputs to a shared compiled batch size, if the engine compiles for each size."""
     count = inputs[0].shape[0]
     if engine.any_size or _by_sample(engine.takes[0], inputs, count) is None:
         return inputs
@@ -73,13 +73,13 @@ def _filled(engine, inputs):
 
 
 def _by_sample(shapes, tensors, size):
-    """Tells which tensors hold a row for each of the batch's `size` samples; the others hold none.
+    """Returns which tensors have one row for each of the batch's `size` samples.
 
-    A tensor of fixed shape is a table that all samples share. Of others the first axis is the batch if the model leaves
-    it open, it is as long as the batch, and no other open one is, with which it could have changed places.
+    A tensor of fixed shape is a table shared by all samples. Otherwise, the first axis is the batch axis if it is
+    dynamic and as long as the batch, and no other dynamic axis has that length (the axes might have been transposed).
 
     Returns:
-        A list of bools, or None where one cannot tell.
+        A list of bools, or None if this cannot be determined.
     """
     by_sample = [None in shape for shape in shapes]
     for shape, tensor in zip(shapes, tensors):
@@ -90,32 +90,32 @@ def _by_sample(shapes, tensors, size):
 
 
 def _rows(tensor, rows, size):
-    """Takes rows of a tensor, and repeats the first to fill up `size`."""
+    """Takes rows of a tensor and pads them to `size` by repeating the first."""
     return keras.ops.take(tensor, np.concatenate([rows, np.repeat(rows[:1], size - len(rows))]), axis=0)
 
 
 def bucket(count):
-    """Returns the size of batch in which `count` samples run where every size is compiled: few sizes, little padding.
+    """Returns the padded batch size for `count` samples, which limits both recompilation and padding.
 
     >>> [bucket(count) for count in (1, 3, 5, 8, 9, 13, 17, 100)]
     [1, 3, 5, 8, 10, 14, 20, 112]
     """
-    step = max((1 << (int(count) - 1).bit_length()) // 8, 1)  # of the next power of two an eighth
+    step = max((1 << (int(count) - 1).bit_length()) // 8, 1)  # an eighth of the next power of two
     return -(-int(count) // step) * step
 
 
 def fit_threshold(confidences, macs, average_budget):
-    """Finds the confidence at which to leave, the same at all exits, that spends a budget on average.
+    """Fits the confidence threshold, shared by all exits, that meets an average budget.
 
-    One threshold for all: with a bigger budget it can only be higher, and no sample then leaves earlier than before.
+    A shared threshold grows with the budget, so no sample exits earlier under a larger budget.
 
     Args:
-        confidences: array of shape `(exits, samples)`, of validation data.
-        macs: the cost of leaving at each exit, ascending.
-        average_budget: float, the most that a sample may cost on average.
+        confidences: array of shape `(exits, samples)`, on validation data.
+        macs: the cost of each exit, ascending.
+        average_budget: float, the maximum average cost per sample.
 
     Returns:
-        The highest threshold that keeps to the budget: a float, at most `NEVER_SURE`.
+        The highest threshold within the budget: a float, at most `NEVER_SURE`.
 
     Raises:
         ValueError: if the first exit alone costs more.
@@ -136,7 +136,7 @@ def fit_threshold(confidences, macs, average_budget):
         return macs[leaves.argmax(axis=0)].mean()
 
     candidates = np.append(np.unique(confidences[:-1]), NEVER_SURE)
-    low, high = 0, len(candidates)  # the cost rises with the threshold; at the lowest all leave at the first exit
+    low, high = 0, len(candidates)  # cost rises with the threshold; at the lowest, all exit at the first
     while high - low > 1:
         middle = (low + high) // 2
         if cost(candidates[middle]) <= average_budget:

@@ -1,14 +1,14 @@
-"""What runs stages: compiled programs that can stop between any two of them.
+"""Engines: compiled programs that run the stages of a network and can stop between any two stages.
 
-TensorFlow takes a few tenths of a millisecond to enter a compiled function, as long as a stage of a small network
-takes. So there one program holds all stages, each within a `tf.cond` that looks at the clock and at a variable that
-says whether to go on; answers leave it on the way, through a callback. JAX enters a compiled function quickly, and
-gets one a stage.
+TensorFlow takes a few tenths of a millisecond to enter a compiled function, which is as long as a stage of a small
+network takes. On TensorFlow, one program therefore holds all stages, each within a `tf.cond` that reads the clock and a
+stop flag; a callback delivers answers while the program runs. JAX enters compiled functions quickly, so each stage is
+a separate function there.
 
-Stages are compiled once for all uses. Weights are read when an engine is made.
+Stages are compiled once for all uses. An engine reads the weights once, when it is created.
 
-On TensorFlow answers equal the whole model's bit for bit. XLA, and so JAX, rounds differently where it fuses operations
-otherwise: there they may differ in the last bit from those of a model that is compiled as a whole.
+On TensorFlow, answers are bitwise equal to the whole model's. XLA, and thus JAX, rounds differently when it fuses
+operations differently, so answers may differ in the last bit from those of a model compiled as a whole.
 """
 
 import threading
@@ -31,32 +31,32 @@ ON_TENSORFLOW_ALONE = (
 
 
 class Run:
-    """What an engine needs to know of one run, and tells of it.
+    """The parameters of one run of an engine, and the receiver of its answers.
 
     Attributes:
-        first: int, the stage whose exit answers first; heads before it are left out.
-        last: int, the stage to end with at the latest.
-        limit: float, `time.time()` until which stages may end. Set it lower to stop a running one.
-        needed: float array, seconds that each stage is expected to take.
+        first: int, the first stage whose exit answers; earlier heads are skipped.
+        last: int, the last stage that may run.
+        limit: float, a `time.time()`. Later stages start only if they are expected to end by then; lower it to stop.
+        needed: float array, expected seconds of each stage.
     """
 
     def __init__(self, first, last, limit, needed):
         self.first, self.last, self.limit, self.needed = first, last, limit, needed
 
     def emit(self, position, logits):
-        """Called with each exit's answer, an array, as soon as it is there; maybe from another thread."""
+        """Receives the logits of each exit, an array, as soon as they are ready. May run in another thread."""
         raise NotImplementedError
 
 
 class Engine:
-    """Runs the stages of a network on the machine's default device. One run at a time.
+    """Runs the stages of a network on the default device, one run at a time.
 
     Args:
-        stages: `Stages`, or an object of the same methods.
+        stages: `Stages`, or an object with the same methods.
 
     Attributes:
-        any_size: bool, whether a new batch size compiles nothing.
-        takes: list of lists, the shapes of the tensors that each stage takes, None where the model leaves them open.
+        any_size: bool, whether new batch sizes need no recompilation.
+        takes: list of lists, the input shapes of each stage, with None for dynamic dimensions.
         gives: list, the shape of each exit's logits.
         sigmoid: list of bools, whether each exit ends in a sigmoid.
     """
@@ -74,24 +74,24 @@ class Engine:
         return len(self.stages)
 
     def start_of(self, position):
-        """Returns the stage to start from so as to answer at this one first: the latest that takes the input itself."""
+        """Returns the latest stage up to `position` that takes the network's input, where a direct run starts."""
         return max(start for start in range(position + 1) if self.stages.starts(start))
 
     def run(self, inputs, run):
-        """Runs stages from `run.first` on until the clock passes `run.limit`; blocks until then."""
+        """Runs stage `run.first`, then later stages while they are expected to end by `run.limit`. Blocks."""
         raise NotImplementedError
 
     def stop(self, run):
-        """Has a run end after the stage that it is in; from any thread."""
+        """Stops a run after its current stage. Thread-safe."""
         run.limit = NEVER
 
     def stage(self, position, carried, inputs):
-        """Runs one stage; returns its logits and what it leaves, as tensors of the backend."""
+        """Runs one stage and returns its logits and the tensors for later stages, as backend tensors."""
         raise NotImplementedError
 
 
 class StepwiseEngine(Engine):
-    """Enters a compiled function for each stage: for backends where that costs little."""
+    """Calls a compiled function for each stage, for backends with a low overhead per call."""
 
     any_size = False
 
@@ -121,7 +121,7 @@ class StepwiseEngine(Engine):
 
 
 def _compiled(models):
-    """Compiles models that run one after the other, each on what the one before carries."""
+    """Compiles a chain of models, each of which runs on the "carried" outputs of the previous one."""
     if keras.backend.backend() != "jax":
 
         def eager(carried):
@@ -147,13 +147,13 @@ def _compiled(models):
             carried = result["carried"]
         return result
 
-    # Copies: training, and even `predict`, gives a model's own arrays away for reuse.
+    # Copy the weights, because training and even `predict` donate the model's own arrays.
     weights = [[keras.ops.copy(variable.value) for variable in model.variables] for model in models]
     return lambda carried: forward(weights, carried)
 
 
 class GraphEngine(Engine):
-    """Enters one TensorFlow program for a whole run: see this file's docstring."""
+    """Calls one TensorFlow program per run; see the module docstring."""
 
     def __init__(self, stages):
         super().__init__(stages)
@@ -172,7 +172,7 @@ class GraphEngine(Engine):
         self._stopped = tf.Variable(False, trainable=False)
 
     def program(self, first, last):
-        """Returns the program that answers first at stage `first` and may go on to `last`; traced once."""
+        """Returns the program that runs straight to stage `first` and may continue to `last`. Traced once."""
         import tensorflow as tf
 
         if (first, last) not in self._programs:
@@ -190,9 +190,9 @@ class GraphEngine(Engine):
             carried = self._stages[position].passing(inputs if self.stages.starts(position) else carried)["carried"]
         told, *carried = self._answer(first, carried, inputs)
         goes_on, all_told = tf.constant(True), [told]
-        # One condition after the other, not within the other: nested, each would hand on all later stages' weights.
+        # Chained conditions: nested ones would each pass on the weights of all later stages.
         for position in range(first + 1, last + 1):
-            # A stage does not wait for the head of the one before, nor for its answer to be told.
+            # A stage waits neither for the previous head nor for the delivery of its answer.
             with tf.control_dependencies([goes_on, *carried]):
                 in_time = tf.timestamp() <= latest_starts[position]
                 goes_on = goes_on & in_time & tf.logical_not(self._stopped.read_value())
@@ -206,11 +206,11 @@ class GraphEngine(Engine):
         return all_told
 
     def _answer(self, position, carried, inputs):
-        """Computes a stage and tells its answer; returns that this is done, and what the stage leaves."""
+        """Computes a stage and emits its answer; returns a "done" tensor and the tensors for later stages."""
         import tensorflow as tf
 
         result = self._stages[position].answering(inputs if self.stages.starts(position) else carried)
-        # Called stateless, lest TensorFlow has the next stage wait for it. Its result is asked for, so it does run.
+        # Declared stateless so that the next stage does not wait for it. It still runs because its result is used.
         told = tf.numpy_function(self._emit, [position, result["logits"]], tf.bool, stateful=False)
         told.set_shape(())
         return [told, *result["carried"]]
@@ -235,7 +235,7 @@ class GraphEngine(Engine):
                 self._run = None
 
     def stop(self, run):
-        super().stop(run)  # for one that has not begun
+        super().stop(run)  # in case the run has not begun
         with self._lock:
             if self._run is run:
                 self._halted = True
@@ -247,11 +247,11 @@ class GraphEngine(Engine):
 
 
 class _TracedStage:
-    """One stage as TensorFlow functions. Whatever does not depend on what it takes is computed once and for all.
+    """One stage as TensorFlow functions, with everything that does not depend on its inputs precomputed.
 
     Attributes:
         outputs: dict, "logits" and "carried": the symbolic results.
-        alone: function of what the stage takes, to be called by itself; `answering` and `passing` are for programs.
+        alone: function of the stage's inputs, to call outside a program; `answering` and `passing` are for programs.
     """
 
     def __init__(self, model):
@@ -271,7 +271,7 @@ class _TracedStage:
         self._values = traced.prune(weights, fixed)(*values) if fixed else []
         self._answering = traced.prune(inputs + fixed, self.outputs)
         self._passing = traced.prune(inputs + fixed, {"carried": self.outputs["carried"]})
-        # Entered by itself, a pruned function is not optimised: within another one it is, and takes half the time.
+        # TensorFlow optimizes a pruned function only inside another function, which halves its time.
         alone = tf.function(lambda *carried: self.answering(carried), autograph=False)
         self.alone = alone.get_concrete_function(*specs(model.inputs))
 
@@ -283,10 +283,10 @@ class _TracedStage:
 
 
 def _fixed(graph, inputs):
-    """Lists the tensors that operations which depend on `inputs` take and that do not depend on them.
+    """Lists the tensors that do not depend on `inputs` but are read by operations that do.
 
-    They are given as tensors, not as constants: those TensorFlow would fold into each other, and round differently.
-    What layers hold besides variables, such as tables, functions take along by themselves.
+    They are passed as tensors because TensorFlow would fold constants and round differently. Functions capture other
+    resources of layers, such as lookup tables, automatically.
     """
     varying, fixed = {tensor.name for tensor in inputs}, {}
     held = {tensor.name for tensor in graph.internal_captures}

@@ -1,4 +1,4 @@
-"""`EANN`: a chain of anytime networks of growing depth, near-optimal at every budget at a constant share of extra cost.
+"""`EANN`: an ensemble of anytime networks of growing depth, near-optimal at every budget for a constant cost factor.
 
 Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.06832), section 4.
 """
@@ -20,14 +20,15 @@ DESCRIPTION = "eann.json"
 
 
 def depths(base, count, growth=2.0):
-    """Proposes depths that grow exponentially: how many units, blocks or layers each member should have.
+    """Returns exponentially growing depths (units, blocks or layers) for the members of an EANN.
 
-    Proposition 4.1 says what growth costs; see `inflation`. The paper takes ResANNs of 7, 13 and 25 units a block.
+    Proposition 4.1 gives the cost of each growth factor; see `inflation`. The paper uses ResANNs of 7, 13 and 25 units
+    per block.
 
     Args:
         base: int, the first member's depth.
-        count: int, how many members.
-        growth: float above 1, from one member to the next.
+        count: int, number of members.
+        growth: float above 1, ratio of the depths of successive members.
 
     Returns:
         A list of int.
@@ -49,15 +50,15 @@ def depths(base, count, growth=2.0):
 
 @dataclasses.dataclass(frozen=True)
 class EnsembleExit:
-    """One exit of one member.
+    """An exit of one ensemble member.
 
     Attributes:
-        name: str, its name in the ensemble: `"member_2/exit_3"`.
-        member: int, the member's place, from 0.
+        name: str, the exit's name in the ensemble, such as `"member_2/exit_3"`.
+        member: int, the member's index, from 0.
         exit: str, the exit's name in the member.
-        error: float, share of wrong answers on the validation images.
-        used: bool, whether it errs less there than every exit before it: others are passed over.
-        cost: `ExitCost`, cumulative: earlier members are paid for up to the last of their exits that is used.
+        error: float, error rate on the validation images.
+        used: bool, whether the error is lower than that of every earlier exit. Other exits are skipped.
+        cost: `ExitCost`, cumulative: includes each earlier member up to its last used exit.
     """
 
     name: str
@@ -69,30 +70,30 @@ class EnsembleExit:
 
     @property
     def macs(self):
-        """Multiply-accumulates of one sample up to here, all heads so far included."""
+        """Multiply-accumulates of one sample up to this exit, including all heads so far."""
         return self.cost.with_all_heads
 
 
 class EANN:
-    """A chain of anytime networks, smallest first: each begins when the one before is done.
+    """An ensemble of anytime networks that run one after the other, smallest first.
 
-    An answer counts if it is better on validation images than all before it; exits that are not are passed over. Of
-    members whose later halves are near-optimal, as AdaLoss makes them, a chain of exponentially growing depths is
-    near-optimal at every budget (`inflation` says for what extra cost). `Predictor(eann, example)` runs it.
+    An exit is used only if its validation error is lower than that of all earlier exits. If the later half of each
+    member is near-optimal, as after training with AdaLoss, exponentially growing depths make the ensemble near-optimal
+    at every budget (`inflation` computes the extra cost). Run it with `Predictor(eann, example)`.
 
     Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.06832), section 4.
 
     Args:
-        members: list of two or more functional Keras models of growing cost, for the same input and classes.
-        validation: batches of (x, y) or a pair of arrays, held out from training, by which to choose exits.
+        members: list of two or more functional Keras models in order of cost, with the same inputs and classes.
+        validation: batches of (x, y) or a pair of arrays, held out from training, used to select exits.
 
     Attributes:
         members: list of models.
-        exits: list of `EnsembleExit`, all exits of all members in the order in which they are computed.
-        inference: dict or None, what `Predictor.calibrate` and `fit_thresholds` found.
+        exits: list of `EnsembleExit`, all exits of all members in the order of computation.
+        inference: dict or None, the results of `Predictor.calibrate` and `fit_thresholds`.
 
     Raises:
-        ValueError: if members do not grow, or differ in inputs or outputs.
+        ValueError: if the members' costs do not increase, or their inputs or outputs differ.
 
     Example:
     >>> import anytime_keras as ak
@@ -105,7 +106,7 @@ class EANN:
 
     def __init__(self, members, validation):
         members = _checked(members)
-        if hasattr(validation, "__next__"):  # every member sees all of it
+        if hasattr(validation, "__next__"):  # an iterator could be read only once
             validation = list(validation)
         curves = [evaluate(member, validation) for member in members]
         self._set(members, [curve.errors for curve in curves])
@@ -123,7 +124,7 @@ class EANN:
     @property
     def exits(self):
         shapes = [tuple(weight.shape) for member in self.members for weight in member.weights]
-        if self._exits[0] != shapes:  # `enable_lora` and `quantize` change them
+        if self._exits[0] != shapes:  # `enable_lora` and `quantize` change the shapes
             costs = self._costs("all")
             exits = [
                 EnsembleExit(cost.exit, number, name, error, name in self._used.get(number, ()), cost)
@@ -134,9 +135,9 @@ class EANN:
         return self._exits[1]
 
     def _costs(self, layers):
-        """Counts the cumulative costs: for each member, a dict from the name of its exit to its `ExitCost`.
+        """Counts the cumulative costs: for each member, a dict from exit name to `ExitCost`.
 
-        A member is paid for up to the last of its exits that is used, with the heads of those alone: so it runs.
+        Each member counts up to its last used exit, with the heads of its used exits only, as it runs.
         """
         every, spent = [], [0, 0, 0, 0]
         for number, member in enumerate(self.members):
@@ -160,17 +161,17 @@ class EANN:
 
     @property
     def exit_names(self):
-        """The names of the exits that are used, in the order in which they answer: a list of str."""
+        """The names of the used exits in the order in which they answer, a list of str."""
         return [own.name for own in self.exits if own.used]
 
     def stages(self, dtype=None):
-        """Returns the stages between the exits that are used, for `Predictor`."""
+        """Returns the stages of the used exits, for `Predictor`."""
         members = [member if dtype is None else in_dtype(graph.functional(member), dtype) for member in self.members]
         places = {own.name: (own.member, own.exit) for own in self.exits if own.used}
         return EnsembleStages(members, places)
 
     def curve(self, data, name="eann", layers="all"):
-        """Measures the exits that are used on other data: error against cumulative cost.
+        """Evaluates the used exits on a data set: error against cumulative cost.
 
         Args:
             data: as in `anytime_keras.evaluate`.
@@ -189,10 +190,10 @@ class EANN:
         return Curve(points, name, measured.about)
 
     def save(self, folder):
-        """Saves the members and what is known of their exits to a folder that is new or empty.
+        """Saves the members, their errors and the calibration to a new or empty folder.
 
         Raises:
-            ValueError: if the folder holds something.
+            ValueError: if the folder is not empty.
         """
         folder = pathlib.Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -210,10 +211,10 @@ class EANN:
 
     @classmethod
     def load(cls, folder):
-        """Loads what `save` wrote.
+        """Loads an ensemble from a folder written by `save`.
 
         Raises:
-            ValueError: if the folder holds no ensemble.
+            ValueError: if the folder does not contain an ensemble.
         """
         folder = pathlib.Path(folder)
         try:
@@ -231,12 +232,12 @@ class EANN:
 
 
 class EnsembleStages(Stages):
-    """The stages of all members one after the other; a member's first stage takes the input itself.
+    """The stages of all members in order; the first stage of each member takes the network's input.
 
     Args:
         members: list of functional models.
-        places: dict from an exit's name to (its member's place, its name there), in order.
-        exits: names of the exits to stop at; None stops at all of `places`.
+        places: dict from exit name to (index of the member, name of the exit in the member), in order.
+        exits: names of the exits to use; None uses all of `places`.
     """
 
     def __init__(self, members, places, exits=None):
@@ -274,10 +275,10 @@ class EnsembleStages(Stages):
         return self._steps[position][1] == 0
 
     def costs(self, started):
-        """Counts what it costs to stop at each exit.
+        """Counts the cost of each exit.
 
-        `backbone` and `with_head` are of its member alone, which is all that a run straight to it computes;
-        `with_all_heads` and `params` of everything up to it.
+        `backbone` and `with_head` count the exit's member alone, which is what a run straight to the exit computes;
+        `with_all_heads` and `params` are cumulative over members.
         """
         costs, spent, params = [], 0, 0
         for part in self._parts:

@@ -1,4 +1,4 @@
-"""`export`: an anytime network as files that other runtimes run stage by stage."""
+"""`export`: writes an anytime network as files that other runtimes can run stage by stage."""
 
 import dataclasses
 import importlib
@@ -20,7 +20,8 @@ from anytime_keras.models import AnytimeModel
 FORMATS = ("saved_model", "litert", "onnx")
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 PARTS = ("whole", "stages")
-UNKNOWN_TYPES = {"saved_model": (), "litert": ("float16", "bfloat16"), "onnx": ("bfloat16",)}  # to convolutions
+# Dtypes in which a format does not support convolutions.
+UNKNOWN_TYPES = {"saved_model": (), "litert": ("float16", "bfloat16"), "onnx": ("bfloat16",)}
 
 
 def export(
@@ -34,37 +35,37 @@ def export(
     batch_size=None,
     overwrite=False,
 ):
-    """Writes a network, whole and cut at its exits, for a runtime other than Keras. Needs the TensorFlow backend.
+    """Exports a network, whole and as stages, for a runtime other than Keras. Requires the TensorFlow backend.
 
-    The folder holds the parts, `exported.json` and `run_exported.py`. The JSON says how stages connect: each takes
-    tensors by name, the network's inputs or what earlier stages gave, and gives an exit's logits and what is new for
-    later stages; it has all names, shapes and types in order, costs, hashes, and what `Predictor.calibrate` and
-    `Predictor.fit_thresholds` found, the model's `inference`. `run_exported.py` has the class
-    `ExportedModel`, which runs the set until a deadline and needs NumPy and the format's runtime only. No weight is in
-    two stages unless both use its layer; the whole has a second copy of all, except in a SavedModel, which serves it by
-    default.
+    The folder contains the parts, `exported.json` and `run_exported.py`. The JSON file describes how stages connect:
+    each takes named tensors, from the network's inputs or earlier stages, and returns an exit's logits and new tensors
+    for later stages. It lists all names, shapes and dtypes in order, the costs, file hashes, and the model's
+    `inference`, which is the result of `Predictor.calibrate` and `Predictor.fit_thresholds`. `run_exported.py` defines
+    `ExportedModel`, which runs the export until a deadline and requires only NumPy and the format's runtime. Stages
+    duplicate weights only if they share a layer. The whole network has a second copy of all weights, except in a
+    SavedModel, where it is the default signature.
 
     Args:
         model: functional Keras model whose outputs are its exits.
-        path: folder to write, new or empty. It is filled when the set is complete, or not at all.
+        path: folder to write, new or empty. It is written atomically: completely or not at all.
         format: `"saved_model"`, `"litert"` or `"onnx"`, run by `tensorflow`, `ai-edge-litert` and `onnxruntime`.
-        exits: names of the exits to keep, earliest first; None keeps all. Fewer, larger stages cost less to enter.
+        exits: names of the exits to keep, earliest first; None keeps all. Fewer stages have less call overhead.
         parts: which of `"whole"` and `"stages"` to write.
-        precision: of the weights, for LiteRT: `"float32"`, `"float16"`, `"dynamic"` (8 bits; activations stay float) or
-            `"int8"` (8 bits, and all arithmetic in integers). Inputs and outputs keep their type.
-        representative: for `"int8"`, typical inputs from which the ranges of activations are taken, an array of shape
-            `(samples, ...)`; for several inputs a list or a dict of them. A hundred from the training data will do.
-        batch_size: int, the only batch size that the set will take; None leaves it open, but is 1 for LiteRT.
-        overwrite: bool, whether to replace an exported set at `path`. Nothing else is ever replaced.
+        precision: weight precision for LiteRT: `"float32"`, `"float16"`, `"dynamic"` (8-bit weights, float activations)
+            or `"int8"` (8-bit weights, integer arithmetic). Inputs and outputs keep their dtype.
+        representative: for `"int8"`, typical inputs to calibrate activation ranges, an array of shape `(samples, ...)`;
+            for several inputs a list or a dict of arrays. A hundred training samples are enough.
+        batch_size: int, the fixed batch size of the export; None leaves it dynamic, except for LiteRT, where it is 1.
+        overwrite: bool, whether to replace an existing export at `path`. Nothing else is ever replaced.
 
     Returns:
         The path, a `pathlib.Path`.
 
     Raises:
-        ValueError: if the model is not anytime, or an argument has no such value.
-        FileExistsError: if there is something at `path`, and not just an empty folder.
-        ImportError: if a package that the format needs is missing.
-        RuntimeError: if Keras runs on another backend, or the format has no form for one of the layers.
+        ValueError: if the model is not anytime, or an argument is invalid.
+        FileExistsError: if `path` exists, unless it is an empty folder or an export to overwrite.
+        ImportError: if a package required by the format is missing.
+        RuntimeError: if Keras runs on another backend, or the format cannot represent a layer.
 
     Example:
     >>> import pathlib, tempfile, anytime_keras as ak
@@ -113,7 +114,7 @@ def export(
 
 
 def _describe(named, model, format, precision, batch_size):
-    """Returns what the JSON says of the set as a whole."""
+    """Returns the general fields of the description, without parts, files and hash."""
     return {
         "version": exported.VERSION,
         "model": model.name,
@@ -131,13 +132,13 @@ def _describe(named, model, format, precision, batch_size):
 
 
 def _stage_costs(costs):
-    """Returns each stage's exit and what it costs on top of the stages before it, its head included."""
+    """Returns the exit of each stage and its cost beyond earlier stages, including its head."""
     paid = [0] + [cost["with_all_heads"] for cost in costs]
     return [{"exit": cost["exit"], "macs": now - before} for cost, before, now in zip(costs, paid, paid[1:])]
 
 
 def _move(new, path, old):
-    """Puts a finished set in its place, and what was there, if anything, to `old`."""
+    """Moves a finished export to `path`, and an existing one from there to `old`."""
     if path.exists():
         os.replace(path, old)
     try:
@@ -221,7 +222,7 @@ def _check_place(path, overwrite):
 
 
 def _samples(representative, specs, batch_size):
-    """Returns the representative inputs as a dict of arrays by tensor's name, once they fit the network."""
+    """Validates the representative inputs and returns them as a dict of arrays by tensor name."""
     try:
         samples = exported.by_name(representative, specs)
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""Runs an exported anytime network: all at once, or stage by stage until a deadline.
+"""Runs an exported anytime network, whole or stage by stage until a deadline.
 
-`anytime_keras.export` puts this file beside what it writes, as `run_exported.py`. It needs NumPy and the runtime of the
-set's format, nothing of Keras or of `anytime_keras`: copy the folder to where it shall run. From the command line it
-measures each exit: `python run_exported.py --deadline=0.01`.
+`anytime_keras.export` copies this file into each export as `run_exported.py`. It requires NumPy and the runtime of the
+export's format, but neither Keras nor `anytime_keras`, so the folder can be copied to other machines. On the command
+line, it measures the latency of each exit: `python run_exported.py --deadline=0.01`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 DESCRIPTION = "exported.json"
 VERSION = 2
 
-# The form of `exported.json`. An int is never negative; of a tuple either will do; any str is a key of {str: ...}.
+# The schema of `exported.json`. Ints are non-negative, a tuple lists two alternatives, and {str: ...} allows any key.
 _TENSOR = {"name": str, "shape": [(int, None)], "dtype": str}
 _PART = {
     "file": str,
@@ -45,24 +45,24 @@ _FORM = {
     "stages": ([{**_PART, "exit": str, "macs": int}], None),
     "files": {str: {"bytes": int, "sha256": str}},
 }
-# What Python and file managers leave in folders, besides hidden files; never read.
+# Files, besides hidden ones, that Python and file managers create in folders. They are ignored.
 _LEFTOVERS = ("__pycache__", "__macosx", "@eadir", "thumbs.db", "desktop.ini")
-_INFERENCE = {"temperatures": {str: float}, "exits": [str], "thresholds": [list]}  # each may be left out
+_INFERENCE = {"temperatures": {str: float}, "exits": [str], "thresholds": [list]}  # all optional
 _TYPES = "string bool float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 
 
 @dataclasses.dataclass
 class Answer:
-    """What one exit says.
+    """The output of one exit for a batch.
 
     Attributes:
         logits: array of shape `(batch, classes)`.
         exit: str, the exit's name.
-        position: int, its place among the exits, from 0.
-        seconds: float, from the call to when the answer was there.
-        late: bool, whether that was after the deadline.
-        temperature: float by which logits are divided for `confidence`, as `Predictor.calibrate` fitted it, or 1.
-        sigmoid: bool, whether the exit ends in a sigmoid, so that `logits` are probabilities, each by itself.
+        position: int, the exit's index, from 0.
+        seconds: float, time from the call until the answer was ready.
+        late: bool, whether the answer missed the deadline.
+        temperature: float by which logits are divided for `confidence`, fitted by `Predictor.calibrate`, or 1.
+        sigmoid: bool, whether the exit ends in a sigmoid. `logits` are then independent probabilities.
     """
 
     logits: np.ndarray
@@ -77,8 +77,8 @@ class Answer:
     def confidence(self):
         """The probability of the likeliest class of each sample, shape `(batch,)`.
 
-        It is taken from the softmax of `logits / temperature`. Outputs that are probabilities already (they sum to
-        one) are taken for the softmax of their own logarithms, and those of a sigmoid as they are.
+        Computed from the softmax of `logits / temperature`. Outputs that are already probabilities (they sum to one)
+        are converted to logits by taking their logarithm. Sigmoid outputs are used unchanged.
         """
         logits = np.asarray(self.logits, "float32")
         if self.sigmoid:
@@ -90,28 +90,28 @@ class Answer:
 
 
 class ExportedModel:
-    """An exported set of stages, on the runtime that it was exported for.
+    """Loads an exported network and runs it on the runtime of its format.
 
-    The description, and the hashes of all files, are checked first. May be used from several threads, but not from a
-    forked process.
+    The constructor verifies the description and the hashes of all files. Instances are thread-safe, but cannot be used
+    in a forked process.
 
     Args:
-        path: the set's folder; None is the folder of this file.
-        num_threads: int, how many threads a stage may use, for LiteRT and ONNX; None is the runtime's default.
+        path: the export's folder; None is the folder of this file.
+        num_threads: int, number of threads per stage, for LiteRT and ONNX; None is the runtime's default.
 
     Attributes:
         exit_names: list of str, earliest first.
-        costs: list, what each exit costs from the input on: `.exit`; `.backbone`, `.with_head`, `.with_all_heads` (MACs
-            of one sample); `.params`.
-        batch_size: int, or None if any will do.
-        description: dict, the whole of `exported.json`.
-        temperatures: list of float, one for each exit; see `Answer`.
-        times: dict from batch size, or from all inputs' shapes where the set leaves more than that open, to the seconds
-            that each stage is expected to take; see `calibrate`.
+        costs: list, the cost of each exit from the input on: `.exit`; `.backbone`, `.with_head`, `.with_all_heads`
+            (MACs of one sample); `.params`.
+        batch_size: int, or None if the batch size is dynamic.
+        description: dict, the content of `exported.json`.
+        temperatures: list of float, one per exit; see `Answer`.
+        times: dict from batch size, or from the shapes of all inputs if other axes are dynamic too, to the expected
+            seconds of each stage; see `calibrate`.
 
     Raises:
-        ValueError: if the folder holds no set, or a file of it is missing, was changed or was added.
-        ImportError: if the set's runtime is not installed.
+        ValueError: if the folder does not contain an export, or a file is missing, was changed or was added.
+        ImportError: if the format's runtime is not installed.
     """
 
     def __init__(self, path=None, num_threads=None):
@@ -131,13 +131,13 @@ class ExportedModel:
         self._stages = [_Part(spec, self._runtime) for spec in self.description["stages"] or []]
 
     def whole(self, x):
-        """Runs the whole network at once.
+        """Runs the whole network and returns the logits of all exits.
 
         Args:
-            x: array of shape `(batch, ...)`; for several inputs a list of them, or a dict by their names.
+            x: array of shape `(batch, ...)`; for several inputs a list of arrays, or a dict of arrays by name.
 
         Returns:
-            A dict from each exit's name to its logits, an array of shape `(batch, classes)`.
+            A dict from exit name to logits, an array of shape `(batch, classes)`.
         """
         if self.description["whole"] is None:
             raise ValueError(
@@ -151,27 +151,27 @@ class ExportedModel:
         return {name: np.asarray(outputs[key]) for name, key in self._whole.logits.items()}
 
     def stream(self, x):
-        """Yields an `Answer` from each exit as soon as it is there. Stop asking, and no further stage is run."""
+        """Returns an iterator over the `Answer`s of all exits, which runs each stage when it is requested."""
         begin = time.perf_counter()
         positions, given = self._positions(), self._tensors(x)
         return (self._answer(position, given, begin) for position in positions)
 
     def predict(self, x, deadline=None):
-        """Returns the best answer that can be had by a deadline.
+        """Returns the answer of the deepest exit within a deadline.
 
-        Stages are run one after the other as long as the next one is expected to end in time. The first is always run:
-        a deadline that it cannot meet gives its answer, marked late.
+        Runs stages in order while the next one is expected to end in time. The first stage always runs; if it misses
+        the deadline, its answer has `late=True`.
 
         Args:
-            x: array of shape `(batch, ...)`; for several inputs a list of them, or a dict by their names.
-            deadline: float, seconds from now; None runs to the last exit.
+            x: array of shape `(batch, ...)`; for several inputs a list of arrays, or a dict of arrays by name.
+            deadline: float, seconds from now; None runs all stages.
 
         Returns:
-            `Answer`.
+            An `Answer`.
 
         Raises:
-            ValueError: if `x` does not fit the network, the deadline is no number, or the stages' times with inputs of
-                that size are not known.
+            ValueError: if `x` does not fit the network, `deadline` is not a number, or a deadline is given and `times`
+                lacks the size of `x`.
         """
         begin = time.perf_counter()
         number = isinstance(deadline, numbers.Real) and not isinstance(deadline, bool) and not math.isnan(deadline)
@@ -194,15 +194,15 @@ class ExportedModel:
         return answer
 
     def calibrate(self, x, repeats=50, quantile=0.95):
-        """Measures the stages on this machine, for deadlines with inputs of this size.
+        """Measures the latency of each stage on this machine, for deadlines with inputs of this size.
 
         Args:
             x: an input, as for `predict`.
-            repeats: int, how often.
-            quantile: float in [0, 1]; a stage is expected to take as long as this part of its runs did.
+            repeats: int, number of runs.
+            quantile: float in [0, 1], the quantile of the measured times to use as the expected time.
 
         Returns:
-            The seconds of each stage, a list. Put it into `times` to skip the measurement next time.
+            The seconds of each stage, a list. Store it in `times` to skip the measurement next time.
         """
         if not isinstance(repeats, int) or repeats < 1 or not 0 <= quantile <= 1:
             raise ValueError(
@@ -210,14 +210,14 @@ class ExportedModel:
                 f"Received: repeats={repeats!r}, quantile={quantile!r}."
             )
         given = self._tensors(x)
-        for _ in range(3):  # runtimes allocate and choose kernels in their first runs
+        for _ in range(3):  # warm up: runtimes allocate memory and select kernels in the first runs
             self._measure(given)
         measured = np.quantile([self._measure(given) for _ in range(repeats)], quantile, axis=0)
         self.times[self._size(given)] = measured.tolist()
         return self.times[self._size(given)]
 
     def _size(self, tensors):
-        """Returns what the stages' times depend on, a key of `times`."""
+        """Returns the input size, the key of `times`."""
         if any(None in spec["shape"][1:] for spec in self._inputs):
             return tuple(tensors[spec["name"]].shape for spec in self._inputs)
         return _batch_size(tensors)
@@ -246,7 +246,7 @@ class ExportedModel:
         return Answer(logits, name, position, seconds, temperature=temperature, sigmoid=sigmoid)
 
     def _stage(self, position, tensors):
-        """Runs one stage on the tensors so far, a dict by name, adds what it makes to them, and returns its logits."""
+        """Runs one stage, adds its outputs to `tensors` (a dict by name), and returns its logits."""
         stage = self._stages[position]
         tensors.update(stage(tensors))
         return np.asarray(tensors[stage.logits[self.exit_names[position]]])
@@ -262,15 +262,15 @@ class ExportedModel:
 
 
 def by_name(x, specs, batch_size=None):
-    """Returns a dict from the name of each of the network's inputs to its array, once all fit.
+    """Validates the network's inputs and returns them as a dict from name to array.
 
     Args:
         x: array, list of arrays, or dict of arrays by the inputs' keys.
         specs: list of dicts, `"inputs"` of the description.
-        batch_size: int, or None if any will do.
+        batch_size: int, or None if the batch size is dynamic.
 
     Raises:
-        ValueError: if an input is missing, or is of another shape or type, or the batch is empty.
+        ValueError: if an input is missing, has the wrong shape or type, or the batch is empty.
     """
     keys = [spec["key"] for spec in specs]
     if isinstance(x, dict):
@@ -279,7 +279,7 @@ def by_name(x, specs, batch_size=None):
         arrays = [x[key] for key in keys]
     elif len(keys) > 1:
         arrays = list(x) if isinstance(x, (list, tuple)) else [x]
-    else:  # numbers in nested lists are an array too, so that only its rank tells `[x]`
+    else:  # nested lists of numbers are valid arrays too, so recognize `[x]` by the rank of `x`
         in_list = isinstance(x, (list, tuple)) and len(x) == 1 and np.ndim(x[0]) == len(specs[0]["shape"])
         arrays = x if in_list else [x]
     if len(arrays) != len(keys):
@@ -306,7 +306,7 @@ def by_name(x, specs, batch_size=None):
 
 
 def _cast(array, dtype):
-    """Returns an array in another type, or None if that would change its values by more than rounding."""
+    """Casts an array to another dtype, or returns None if that would change values by more than rounding."""
     if dtype == "string":
         return array.astype(object) if array.dtype.kind in "USO" else None
     dtype = np.dtype(dtype)
@@ -317,7 +317,7 @@ def _cast(array, dtype):
 
 
 class _Part:
-    """One part of a set: called with a dict of tensors that has its inputs, it returns a dict of its outputs."""
+    """A part of an export, called with a dict of tensors that includes its inputs; returns a dict of its outputs."""
 
     def __init__(self, spec, runtime):
         self.inputs = [tensor["name"] for tensor in spec["inputs"]]
@@ -329,7 +329,7 @@ class _Part:
 
 
 class _SavedModel:
-    """TensorFlow: all parts are signatures of one SavedModel; tensors between stages stay TensorFlow's."""
+    """The TensorFlow runtime: parts are signatures of one SavedModel and exchange TensorFlow tensors."""
 
     def __init__(self, folder, num_threads):
         if num_threads is not None:
@@ -355,7 +355,7 @@ class _LiteRT:
         run, lock = interpreter.get_signature_runner(spec["signature"]), threading.Lock()
         _check_names(spec, run.get_input_details(), run.get_output_details())
 
-        def locked(tensors):  # an interpreter keeps its inputs and outputs in itself
+        def locked(tensors):  # interpreters store their inputs and outputs
             with lock:
                 return run(**tensors)
 
@@ -389,7 +389,7 @@ def _installed(module, package):
 
 
 def _check_names(spec, inputs, outputs):
-    """Checks that a file takes and gives the tensors that the description says."""
+    """Checks that the inputs and outputs of a file match the description."""
     for described, names in ((spec["inputs"], inputs), (spec["outputs"], outputs)):
         expected = sorted(tensor["name"] for tensor in described)
         if sorted(names) != expected:
@@ -400,7 +400,7 @@ def _check_names(spec, inputs, outputs):
 
 
 def _description(folder):
-    """Reads a set's description, and checks that it agrees with itself and that the files are what was exported."""
+    """Reads an export's description, and verifies its hash, its consistency and its files."""
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         version = description["version"]
@@ -426,7 +426,7 @@ def _description(folder):
 
 
 def _match(value, form, where):
-    """Checks that plain data, as JSON has it, is of a form; see `_FORM`."""
+    """Validates JSON data against a schema such as `_FORM`."""
     if isinstance(form, tuple):
         if value is not form[1]:
             _match(value, form[0], where)
@@ -445,7 +445,7 @@ def _match(value, form, where):
 
 
 def _check_description(description):
-    """Checks that what a description says of inputs, exits, stages and files goes together."""
+    """Checks that a description's inputs, exits, stages and files are consistent."""
     inputs, exits, files = (description[key] for key in ("inputs", "exits", "files"))
     known, names = {tensor["name"]: tensor for tensor in inputs}, [cost["exit"] for cost in exits]
     keys = {tensor["key"] for tensor in inputs}
@@ -472,7 +472,7 @@ def _check_description(description):
 
 
 def _check_part(part, where, known, exits, description):
-    """Checks one part; `known` are the tensors that it may take, a dict by name."""
+    """Checks one part; `known` is a dict by name of the tensors that it may take."""
     single = description["format"] == "saved_model"
     file = "saved_model/saved_model.pb" if single else part["file"]
     _expect(file in description["files"] and (not single or part["file"] == "saved_model"), f"{where} has no file.")
@@ -495,10 +495,10 @@ def _check_tensor(tensor, batch_size):
 
 
 def check_inference(found):
-    """Checks a model's `inference`, which tells the exits' temperatures; None will do.
+    """Validates a model's `inference`, which contains the exits' temperatures, or None.
 
     Raises:
-        ValueError: if it is not of the form that `Predictor` leaves.
+        ValueError: if it does not have the form that `Predictor` stores.
     """
     _match(found, ({}, None), "inference")
     for key, form in _INFERENCE.items():
@@ -509,16 +509,16 @@ def check_inference(found):
 
 
 def _check_files(folder, files):
-    """Checks that a set's files are in its folder, are what was exported, and are all that is there."""
+    """Checks that the export's folder contains exactly the exported files, unchanged."""
     for name, expected in files.items():
-        path = pathlib.PureWindowsPath(name)  # takes both kinds of slashes, and drives
+        path = pathlib.PureWindowsPath(name)  # parses both kinds of slashes, and drives
         if path.anchor or ".." in path.parts:
             raise ValueError(f"{DESCRIPTION} of '{folder}' names a file outside of it: {name!r}. Do not use this set.")
         try:
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"'{folder / name}' is a link to a file outside of the set. Copy the file itself.")
             same = (folder / name).stat().st_size == expected["bytes"] and sha256(folder / name) == expected["sha256"]
-        except (OSError, RuntimeError):  # RuntimeError is a link to itself
+        except (OSError, RuntimeError):  # RuntimeError: a link to itself
             same = False
         if not same:
             raise ValueError(
@@ -538,7 +538,7 @@ def _expect(fits, otherwise):
 
 
 def fingerprint(description):
-    """Returns the SHA-256 of a description, its own left out, whatever the layout of its JSON."""
+    """Returns the SHA-256 of a description without its own hash, independent of JSON formatting."""
     rest = {key: value for key, value in description.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

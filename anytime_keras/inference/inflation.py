@@ -1,8 +1,8 @@
-"""What an EANN costs more than the best single network for each budget: Proposition 4.1, and a simulation of it.
+"""Cost inflation of an EANN over the best single network at each budget: Proposition 4.1 and a simulation.
 
-Members have depths 1, b, b^2, ... At budget B an ensemble is as good as the best single network of depth B / C; C is
-its cost inflation. A member of depth L is taken to be competitive from depth L / b on if it is anytime, and at its end
-alone if it is not.
+Members have depths 1, b, b^2, ... At budget B, an ensemble is as good as the best single network of depth B / C, where
+C is the cost inflation. A member of depth L is assumed to be competitive from depth L / b on if it is anytime, and only
+at its end otherwise.
 
 Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.06832), section 4 and appendix A.
 """
@@ -18,8 +18,8 @@ class Inflation:
     """Cost inflation C over all budgets.
 
     Attributes:
-        sup: float, the largest.
-        mean: float, over budgets that are all equally likely.
+        sup: float, the supremum.
+        mean: float, the mean over uniformly distributed budgets.
     """
 
     sup: float
@@ -27,15 +27,16 @@ class Inflation:
 
 
 def bounds(base, workers=1, anytime=True):
-    """Returns bounds of the cost inflation of an endless sequence of networks.
+    """Returns bounds on the cost inflation of an infinite sequence of networks.
 
-    Anytime networks: Proposition 4.1 (equations 5 and 6), with M parallel workers `base ** M` in place of the base; for
-    one worker the bounds are what an endless sequence reaches. Plain networks: the limits that the appendix derives for
-    one worker; for more, the same argument with members that start when the M-th before them ends, which is ours.
+    For anytime networks, these are the bounds of Proposition 4.1 (equations 5 and 6), with `base ** M` instead of the
+    base for M parallel workers; for one worker, an infinite sequence attains them. For plain networks and one worker,
+    they are the limits derived in the appendix; for more workers we extend that argument to members that start when the
+    M-th member before them ends.
 
     Args:
-        base: float above 1, the growth of depth from one member to the next.
-        workers: int, how many members run at once, first in first out.
+        base: float above 1, ratio of the depths of successive members.
+        workers: int, number of members that run in parallel, first in first out.
         anytime: bool, whether members have exits.
 
     Returns:
@@ -57,12 +58,12 @@ def bounds(base, workers=1, anytime=True):
 
 
 def simulate(base, workers=1, anytime=True, num_members=12, num_budgets=200_001):
-    """Runs a sequence of networks against the clock, and measures its cost inflation.
+    """Simulates a sequence of networks and computes its cost inflation.
 
     Args:
         base, workers, anytime: as in `bounds`.
-        num_members: int; budgets are spread evenly from the first member's end to the last's.
-        num_budgets: int.
+        num_members: int, number of networks.
+        num_budgets: int, number of budgets, spaced evenly from the end of the first member to the end of the last.
 
     Returns:
         An `Inflation`.
@@ -77,7 +78,7 @@ def simulate(base, workers=1, anytime=True, num_members=12, num_budgets=200_001)
         raise ValueError(f"`num_members` must be an int from 1 to 100. Received: num_members={num_members!r}.")
     lengths = float(base) ** np.arange(num_members)
     free, starts = [0.0] * workers, []
-    for length in lengths:  # first in first out: the next member goes to the worker that is free first
+    for length in lengths:  # first in first out: the next member runs on the first free worker
         worker = int(np.argmin(free))
         starts.append(free[worker])
         free[worker] += length
@@ -87,7 +88,7 @@ def simulate(base, workers=1, anytime=True, num_members=12, num_budgets=200_001)
     for start, length in zip(starts, lengths):
         depth = np.clip(budgets - start, 0.0, length)
         from_here = length / base if anytime else length
-        # At its very beginning a member is competitive as the paper says, z > L / b; the first is depth 1 at once.
+        # The paper's condition is strict, depth > L / b; the first member, of depth 1, counts once it is complete.
         good = depth > from_here if anytime and length > 1 else depth >= length
         competes_with = np.maximum(competes_with, np.where(good, depth, 0.0))
     inflation = budgets / competes_with

@@ -1,4 +1,4 @@
-"""Runs of a network that others can watch, wait for and stop, and the thread that computes them."""
+"""Background jobs that can be observed, awaited and stopped, and the worker thread that runs them."""
 
 import math
 import numbers
@@ -15,10 +15,10 @@ from anytime_keras.inference.answers import as_array
 
 
 def check_process(pid):
-    """Raises unless this is the process `pid`: in a fork of it, the threads that compute are missing.
+    """Checks that this is the process `pid`, because a fork lacks its worker threads.
 
     Raises:
-        RuntimeError: in a forked process.
+        RuntimeError: in any other process, such as a fork.
     """
     if os.getpid() != pid:
         raise RuntimeError(
@@ -29,15 +29,15 @@ def check_process(pid):
 
 
 class Job(engines.Run):
-    """One run of a predictor in the background. Made by `Predictor.start`.
+    """A background run of a predictor, created by `Predictor.start`.
 
     Args:
         engine: `Engine` to run.
-        inputs: what its first stage takes.
+        inputs: inputs of the first stage.
         answer: function from an exit's position, its logits and the seconds since `begin` to an `Answer`.
-        first: int, see `Run`, or a function that returns it, called when the computation begins.
-        last: int, see `Run`; so are `limit` and `needed`.
-        begin: float, `time.perf_counter()` of the call that this is for.
+        first: int, see `Run`; or a function that returns it, called when the computation begins.
+        last, limit, needed: see `Run`.
+        begin: float, `time.perf_counter()` at the start of the caller's request.
 
     Example:
     >>> import anytime_keras as ak
@@ -60,40 +60,40 @@ class Job(engines.Run):
 
     @property
     def done(self):
-        """Whether no better answer will come."""
+        """Whether the job has ended, so that no better answer will follow."""
         return self._ended.is_set()
 
     def latest(self):
         """Returns the best `Answer` so far, or None if there is none yet. Never blocks.
 
         Raises:
-            Exception: what a stage raised, if one did.
+            Exception: any exception raised by a stage.
         """
         if self._error is not None:
             raise self._error
         return self._answers[-1] if self._answers else None
 
     def wait(self, timeout=None):
-        """Waits until the last answer is there, or `timeout` seconds; returns the best so far, or None.
+        """Waits for the job to end, at most `timeout` seconds; returns the best answer so far, or None.
 
         Raises:
-            ValueError: if `timeout` is no number.
-            Exception: what a stage raised, if one did.
+            ValueError: if `timeout` is not a number.
+            Exception: any exception raised by a stage.
         """
         if timeout is not None and (not isinstance(timeout, numbers.Real) or math.isnan(timeout)):
             raise ValueError(f"`timeout` must be a number of seconds, or None. Received: timeout={timeout!r}.")
         check_process(self._pid)
-        # Not for `_changed`: to be woken by each answer would take the processor from the next stage.
+        # Do not wait for `_changed`: waking up at each answer would take the processor from the next stage.
         self._ended.wait(timeout if timeout is None else min(float(timeout), threading.TIMEOUT_MAX))
         return self.latest()
 
     def stop(self):
-        """Has the computation end after the stage that it is in. Does not wait for that."""
+        """Stops the computation after its current stage. Does not block."""
         self._stopped = True
         self._engine.stop(self)
 
     def answers(self):
-        """Yields all answers so far and then those to come, until the last."""
+        """Yields the answers so far, then each new answer until the job ends."""
         told = 0
         while True:
             self._wait_for(lambda: len(self._answers) > told)
@@ -104,18 +104,18 @@ class Job(engines.Run):
             told += 1
 
     def wait_for_first(self):
-        """Waits for any answer, or the end; returns the latest."""
+        """Waits for the first answer or the end of the job; returns the latest answer, or None."""
         self._wait_for(lambda: self._answers)
         return self.latest()
 
     @property
     def waited(self):
-        """Seconds from the call to the start of the computation, spent on those before it."""
+        """Seconds in the queue, from the call to the start of the computation."""
         return self._started - self._begin
 
     @property
     def first_seconds(self):
-        """Seconds from the start of the computation to the first answer, if there is one."""
+        """Seconds from the start of the computation to the first answer."""
         return self._answers[0].seconds - self.waited
 
     def _wait_for(self, event):
@@ -126,20 +126,20 @@ class Job(engines.Run):
     def emit(self, position, logits):
         answer = self._answer(position, as_array(logits).copy(), time.perf_counter() - self._begin)
         with self._changed:
-            # Heads run beside later stages: an early answer can come after a better one, and is of no use then.
+            # Heads run in parallel with later stages, so an answer can arrive after a better one. Drop it then.
             if not self._answers or position > self._answers[-1].position:
                 self._answers.append(answer)
             self._changed.notify_all()
 
     def run(self):
-        """Computes, in whatever thread calls it; nothing if it was stopped before."""
+        """Runs the job in the calling thread, unless it was stopped before."""
         self._started = time.perf_counter()
         try:
             if not self._stopped:
                 if callable(self.first):
                     self.first = self.first()
                 self._engine.run(self._inputs, self)
-        except BaseException as error:  # it reaches whoever asks for the answer
+        except BaseException as error:  # raised again in the thread that asks for the answer
             self._error = error
         finally:
             with self._changed:
@@ -148,10 +148,10 @@ class Job(engines.Run):
 
 
 class Worker:
-    """Computes one job at a time, in the caller's thread or in one of its own.
+    """Runs one job at a time, in the caller's thread or in a worker thread.
 
     Attributes:
-        lock: held while something is computed.
+        lock: held during each computation.
     """
 
     def __init__(self):
@@ -164,13 +164,13 @@ class Worker:
         check_process(self._pid)
 
     def here(self, job):
-        """Runs a job in this thread, when it is its turn; returns it."""
+        """Runs a job in the calling thread, once the lock is free; returns the job."""
         with self.lock:
             job.run()
         return job
 
     def later(self, job):
-        """Has the worker's thread run a job after those before it; returns it at once."""
+        """Queues a job for the worker thread and returns it immediately."""
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(target=_work, args=(self._jobs, self.lock), daemon=True)
@@ -184,4 +184,4 @@ def _work(jobs, lock):
     while (job := jobs.get()) is not None:
         with lock:
             job.run()
-        del job  # it holds the predictor, and would keep it until the next one
+        del job  # it references the predictor, which would stay alive until the next job

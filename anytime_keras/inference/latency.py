@@ -1,4 +1,4 @@
-"""How long each exit takes on this machine: measured, in quantiles, saved and read back."""
+"""`LatencyTable`: measured latency of each exit on this machine, in quantiles."""
 
 import copy
 import json
@@ -8,24 +8,26 @@ import numpy as np
 
 from anytime_keras import runtime
 
-SAME = ("backend", "processor", "devices")  # what must be the same for a time to hold
+SAME = ("backend", "processor", "devices")  # must match for the measured times to be valid
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 class LatencyTable:
-    """Seconds to each exit's answer, by size: the batch's, or all inputs' shapes where a network takes several.
+    """Latency of each exit in seconds, by input size.
+
+    A size is the batch size (int), or a tuple of all inputs' shapes if other axes are dynamic too; see `Stages.size`.
 
     Args:
         exit_names: list of str.
-        macs: list of int, the exits' costs, by which another network is told from this one.
-        dtype: str or None, what the network computes in, if not in its own.
+        macs: list of int, the exits' costs, which identify the network.
+        dtype: str or None, the dtype policy if it is not the network's own.
 
     Attributes:
         direct: dict from size to an array of shape `(exits, quantiles)`: from the input straight to one exit, without
-            the heads before it. A size is an int, or a tuple of shapes; see `Stages.size`.
-        stages: dict from size to an array of shape `(exits, quantiles)`: from one exit's answer to the next
-            one's, the first from the input.
-        machine: dict, what the times were measured on.
+            earlier heads.
+        stages: dict from size to an array of shape `(exits, quantiles)`: from the previous exit's answer to this
+            one's; for the first exit, from the input.
+        machine: dict, the machine on which the times were measured.
 
     Example:
     >>> table = LatencyTable(["exit_1", "exit_2"], macs=[100, 300])
@@ -40,17 +42,17 @@ class LatencyTable:
         self.machine = runtime.machine()
 
     def add(self, size, direct, stages):
-        """Takes measured times of one size, two lists (an exit each) of lists of seconds."""
-        # New dicts: the table may be read, or saved, meanwhile.
+        """Adds the measured times of one size: two lists, each with one list of seconds per exit."""
+        # Replace the dicts, because other threads may be reading or saving the table.
         self.stages = {**self.stages, size: np.array([np.quantile(times, QUANTILES) for times in stages])}
         self.direct = {**self.direct, size: np.array([np.quantile(times, QUANTILES) for times in direct])}
 
     def copy(self):
-        """Returns a table of the same times; what is added to one is not in the other."""
+        """Returns an independent copy of the table."""
         return copy.copy(self)
 
     def quantile(self, size, quantile, stages=False):
-        """Returns a quantile of each exit's time, an array of shape `(exits,)`, in seconds."""
+        """Returns a quantile of each exit's latency in seconds, an array of shape `(exits,)`."""
         table = (self.stages if stages else self.direct)[size]
         return np.array([np.interp(quantile, QUANTILES, row) for row in table])
 
@@ -67,7 +69,7 @@ class LatencyTable:
         return "\n".join(lines)
 
     def to_json(self, path=None):
-        """Writes the table to a file, if there is a path, and returns it as JSON text."""
+        """Returns the table as JSON text, and writes it to a file if `path` is given."""
         text = json.dumps(
             {
                 "exit_names": self.exit_names,
@@ -89,7 +91,7 @@ class LatencyTable:
         """Reads a file that `to_json` wrote.
 
         Raises:
-            ValueError: if it is no such file, or was measured on another machine or backend: that says nothing here.
+            ValueError: if the file is not a latency table, or was measured on another machine or backend.
         """
         if not isinstance(path, (str, pathlib.Path)):
             raise ValueError(
@@ -127,13 +129,13 @@ class LatencyTable:
             for size, rows in table.items():
                 if rows.shape != (len(self.exit_names), len(QUANTILES)):
                     raise ValueError(f"`{name}` has rows of the wrong length at size {size}")
-                # A stage whose answer the next one overtook took no time of its own.
+                # A stage takes 0 seconds if the next stage's answer arrived first.
                 possible = np.isfinite(rows).all() and (rows >= 0).all() and (name == "stages" or (rows > 0).all())
                 if not (possible and (np.diff(rows, axis=1) >= -1e-9).all()):
                     raise ValueError(f"`{name}` has rows at size {size} that are no seconds in ascending order")
 
     def check(self, other):
-        """Raises a ValueError unless this is a table of the same network as `other`, with times that can be."""
+        """Raises a ValueError unless the times are valid and the table is for the same network as `other`."""
         self._check_times()
         for key in ("exit_names", "macs", "dtype"):
             if getattr(self, key) != getattr(other, key):
@@ -144,7 +146,7 @@ class LatencyTable:
 
 
 def _size(key):
-    """Returns the size that a key of the JSON stands for: `1`, or `[[1, 32, 32, 3]]`."""
+    """Parses a size from a JSON key such as `1` or `[[1, 32, 32, 3]]`."""
     size = json.loads(key)
     return size if isinstance(size, int) else tuple(tuple(map(int, shape)) for shape in size)
 

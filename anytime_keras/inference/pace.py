@@ -1,4 +1,4 @@
-"""Which exit a deadline allows: calibrated times, and how much slower than them the machine has lately been."""
+"""Exit selection for deadlines, from measured latencies and the machine's recent slowdown."""
 
 import collections
 import dataclasses
@@ -7,23 +7,23 @@ import statistics
 
 import numpy as np
 
-SHARE = 0.8  # of a deadline, in which the first answer must fit when things go badly
-REMEMBERS = 200  # calls, of which the worst counts
-LATELY = 20  # calls, by whose median the machine is as fast as it is
-CAUTION = 1.5  # times the worst by which a thread woke late
-FIRST_LAG = 0.001  # seconds, until others have been seen
+SHARE = 0.8  # fraction of the deadline that the first answer may take in a bad case
+REMEMBERS = 200  # calls over which the worst pause and the worst lag are taken
+LATELY = 20  # calls over which the median slowdown is taken
+CAUTION = 1.5  # factor on the worst wake-up lag
+FIRST_LAG = 0.001  # seconds, initial wake-up lag
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """By what deadlines are kept for one size of input.
+    """Latencies for one input size, used to meet deadlines.
 
     Attributes:
         example: an input of that size.
-        safe: array of shape `(exits,)`, seconds straight to each exit in a bad moment.
-        usual: array of shape `(exits,)`, the same, usually.
-        stages: array of shape `(exits,)`, seconds of each stage.
+        safe: array of shape `(exits,)`, 99% quantile of the seconds straight to each exit.
+        usual: array of shape `(exits,)`, median of the seconds straight to each exit.
+        stages: array of shape `(exits,)`, 90% quantile of the seconds of each stage.
     """
 
     example: object
@@ -33,14 +33,14 @@ class Times:
 
     @classmethod
     def of(cls, table, size, example):
-        """Takes them from a `LatencyTable`."""
-        # A stage that is begun in vain keeps the processor from the thread that waits for the deadline.
+        """Reads the latencies from a `LatencyTable`."""
+        # Use a high quantile: a stage that misses the deadline only takes the processor from the waiting thread.
         stages = table.quantile(size, 0.9, stages=True)
         return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages)
 
 
 class Pace:
-    """Follows how a machine keeps up with what was calibrated for one size of input."""
+    """Tracks how much slower than measured the machine currently is, for one input size."""
 
     def __init__(self):
         self._slowdowns = collections.deque([1.0], maxlen=LATELY)
@@ -49,14 +49,14 @@ class Pace:
 
     @property
     def slowdown(self):
-        """Float, at least 1: how many times longer than calibrated runs take now."""
+        """Float, at least 1: the current run time relative to the measured one."""
         return max(1.0, statistics.median(self._slowdowns.copy()))
 
     def first(self, seconds, times):
-        """Returns the deepest exit that surely answers in time, or 0.
+        """Returns the position of the deepest exit that is certain to meet the deadline, or 0 if there is none.
 
         Args:
-            seconds: float, until the deadline.
+            seconds: float, time until the deadline.
             times: `Times`.
 
         >>> Pace().first(0.010, Times(None, np.array([0.001, 0.004, 0.0099]), np.array([0.001, 0.003, 0.007]), None))
@@ -67,19 +67,19 @@ class Pace:
         return int(np.nonzero(needed <= SHARE * seconds)[0].max(initial=0))
 
     def margin(self, seconds):
-        """Returns the seconds before a deadline at which to stop waiting, since a waiting thread wakes late."""
+        """Returns how many seconds before the deadline to stop waiting, because threads wake up late."""
         return min(max(SHORTEST_MARGIN, CAUTION * max(self._lags.copy())), LONGEST_SHARE * max(seconds, 0.0))
 
     def saw(self, seconds, usual):
-        """Takes how long a run took, and how long it usually does.
+        """Records the time of a run, given its usual time.
 
-        What it took beyond the present slowdown counts as a pause: those last as long in a short run as in a long one.
+        The time beyond the current slowdown is recorded as a pause, whose length does not depend on that of the run.
         """
         if math.isfinite(seconds):
             self._pauses.append(seconds - usual * self.slowdown)
             self._slowdowns.append(seconds / usual)
 
     def overslept(self, seconds):
-        """Takes by how much a thread that slept woke late."""
+        """Records how late a sleeping thread woke up."""
         if math.isfinite(seconds):
             self._lags.append(seconds)

@@ -1,4 +1,4 @@
-"""An EANN's members at once, each in a process of its own: the best that is finished answers."""
+"""`ParallelPredictor`: runs the members of an EANN in parallel processes and returns the best finished answer."""
 
 import contextlib
 import math
@@ -24,24 +24,24 @@ READY_SECONDS = 300
 
 
 class ParallelPredictor:
-    """Runs the members of an EANN in several processes, first in first out, and answers with the best finished.
+    """Runs the members of an EANN in several processes, first in first out, and returns the best finished answer.
 
-    With M processes the next member begins when the M-th before it ends, which lowers the cost inflation as a growth of
-    `base ** M` would (Proposition 4.1). Use it as a context manager, or `close` it: the processes live until then.
-    As with everything that spawns processes, a script needs `if __name__ == "__main__":` around what uses it.
+    With M processes, each member starts when the M-th member before it ends, which reduces the cost inflation to that
+    of base `base ** M` (Proposition 4.1). Use it as a context manager or call `close` to end the processes. They are
+    spawned, so scripts must guard their code with `if __name__ == "__main__":`.
 
     Args:
         eann: `EANN`.
-        example: an input of the batch size to answer, shape `(batch, ...)`.
-        workers: int, how many processes.
-        environments: list of dicts, one for each process: environment variables that it starts with, such as
-            `{"CUDA_VISIBLE_DEVICES": "1"}` to give each a device of its own.
+        example: an input of the batch size to be predicted, shape `(batch, ...)`.
+        workers: int, number of processes.
+        environments: list of dicts, additional environment variables for each process, such as
+            `{"CUDA_VISIBLE_DEVICES": "1"}` to assign a device.
 
     Raises:
-        ValueError: if an argument does not fit.
+        ValueError: if an argument is invalid.
         RuntimeError: if a process cannot start.
 
-    Example, of a script:
+    Example, as a script:
 
         if __name__ == "__main__":
             with ak.inference.ParallelPredictor(eann, images[:1], workers=2) as predictor:
@@ -69,9 +69,9 @@ class ParallelPredictor:
         self._worker = Worker()
 
     def predict(self, x, deadline=None):
-        """Returns the best `Answer` that any member has by the deadline (seconds from now), or the last exit's.
+        """Returns the best `Answer` of any member by the deadline (seconds from now). None waits for the last exit.
 
-        Where there is none by then, the first answer comes late and is marked so.
+        If there is no answer by the deadline, returns the first one with `late=True`.
         """
         begin = time.perf_counter()
         if deadline is not None and (not isinstance(deadline, numbers.Real) or math.isnan(deadline)):
@@ -85,13 +85,13 @@ class ParallelPredictor:
         return answer
 
     def start(self, x):
-        """Computes in the background; returns a `Job` at once."""
+        """Starts a computation in the background and returns its `Job` immediately."""
         self._worker.check_process()
         inputs = [np.asarray(tensor) for tensor in self._stages.start(x)]
         return self._worker.later(Job(self._processes, inputs, self._answer))
 
     def stream(self, x):
-        """Yields an `Answer` whenever a better one is there."""
+        """Yields successively better `Answer`s as they arrive."""
         job = self.start(x)
         try:
             yield from job.answers()
@@ -103,7 +103,7 @@ class ParallelPredictor:
         return Answer(logits, name, position, seconds, temperature=temperature, sigmoid=self._sigmoid[position])
 
     def close(self):
-        """Ends the processes."""
+        """Terminates the processes."""
         self._processes.close()
 
     def __enter__(self):
@@ -114,7 +114,7 @@ class ParallelPredictor:
 
 
 class _Processes:
-    """The processes, as what a `Job` runs on."""
+    """The pool of processes, with the interface of an `Engine` for `Job`."""
 
     def __init__(self, eann, example, environments):
         spawn = multiprocessing.get_context("spawn")  # a forked TensorFlow or JAX hangs
@@ -136,7 +136,7 @@ class _Processes:
         return self._count
 
     def run(self, inputs, run):
-        """Computes one input; blocks until every member is done, or stopped."""
+        """Computes one input; blocks until every member has finished or stopped."""
         self._check_alive()
         self._number += 1
         run.number = self._number
@@ -148,7 +148,7 @@ class _Processes:
         while done < self._members:
             number, position, logits = self._receive()
             if number != self._number:
-                continue  # of a run before, whose error ended it early
+                continue  # left over from an earlier run that failed
             if position is None:
                 done += 1
             else:
@@ -161,7 +161,7 @@ class _Processes:
             self._stopped.value = max(self._stopped.value, number)
 
     def _receive(self, until=None):
-        """Returns what a process has to say next; raises what one raised, or that one died."""
+        """Returns the next message of any process; raises a RuntimeError if a process failed or died."""
         while True:
             try:
                 said = self._results.get(timeout=0.2)
@@ -184,7 +184,7 @@ class _Processes:
 
 
 def _exits(eann):
-    """The names of the exits that answer: those that `Predictor.calibrate` left, if it was called."""
+    """Returns the names of the exits in use: those selected by `Predictor.calibrate`, else all used exits."""
     return (eann.inference or {}).get("exits") or eann.exit_names
 
 
@@ -197,7 +197,7 @@ def _end(processes, tasks):
 
 
 def _serve(folder, example, tasks, results, stopped):
-    """What a process does: loads all members, then computes those that it is given."""
+    """The main function of a process: loads all members, then runs those assigned by tasks."""
     try:
         eann = EANN.load(folder)
         names, members = _exits(eann), {}
@@ -228,13 +228,13 @@ def _serve(folder, example, tasks, results, stopped):
             results.put((number, None, None))
     except KeyboardInterrupt:
         pass
-    except BaseException:  # whoever asked learns of it
+    except BaseException:  # reported to the parent process
         results.put(traceback.format_exc())
 
 
 @contextlib.contextmanager
 def _environment(settings):
-    """Sets environment variables for processes that start meanwhile: they read them before any code of ours runs."""
+    """Sets environment variables for processes started within, which read them before any of our code runs."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:

@@ -1,4 +1,4 @@
-"""What an export is made of: the whole network and its stages as functions between tensors of fixed names."""
+"""The parts of an export: the whole network and its stages, as functions of named tensors."""
 
 import re
 
@@ -9,16 +9,16 @@ from anytime_keras.inference import unchanging
 
 
 class Part:
-    """The whole network, or one stage of it.
+    """The whole network or one of its stages.
 
-    A stage takes tensors by the names under which earlier stages, or the network's input, gave them, and gives only
-    what is new: nothing is handed through.
+    A stage takes named tensors, from the network's inputs or from outputs of earlier stages, and returns new tensors
+    only: its inputs are not passed through.
 
     Args:
-        name: str, `"whole"` or `"stage_3"`.
+        name: str, such as `"whole"` or `"stage_3"`.
         inputs: dict from name to Keras tensor, in order.
-        outputs: dict likewise.
-        exits: dict from the name of an output to the exit whose logits it is.
+        outputs: dict from name to Keras tensor, in order.
+        exits: dict from the name of each logits output to the name of its exit.
     """
 
     def __init__(self, name, inputs, outputs, exits):
@@ -26,7 +26,7 @@ class Part:
         self.model = keras.Model(list(inputs.values()), dict(outputs))
 
     def function(self, batch_size=None):
-        """Returns the part as a `tf.function` of its inputs, in order, to a dict of its outputs."""
+        """Returns a `tf.function` that takes the part's inputs in order and returns a dict of its outputs."""
         import tensorflow as tf
 
         def call(*tensors):
@@ -39,7 +39,7 @@ class Part:
         return tf.function(call, signature, autograph=False)
 
     def describe(self, batch_size=None):
-        """Returns the part's inputs and outputs, with shapes and types, as plain data."""
+        """Returns the names, shapes and dtypes of the part's inputs and outputs as JSON-compatible data."""
 
         def tensors(named):
             return [
@@ -52,14 +52,14 @@ class Part:
 
 
 class Parts:
-    """Names the tensors of a network cut into stages, and makes the parts to be exported.
+    """Names the tensors of a network cut into stages and creates the parts to export.
 
     Args:
         stages: `Stages`.
 
     Attributes:
-        inputs: dict from the name of each of the network's inputs to what its author calls it.
-        model: functional model of the exits that are stopped at, by their own names.
+        inputs: dict from the name of each network input in the export to its key in the model.
+        model: functional model with the exits in use as outputs, under their original names.
         whole: `Part`.
         stages: list of `Part`.
     """
@@ -93,7 +93,7 @@ class Parts:
 
 
 def _read(inputs, outputs):
-    """Returns those of the inputs, a dict of tensors, that the outputs are computed from."""
+    """Filters `inputs`, a dict of tensors, to those that `outputs` depend on."""
     given, wanted = list(inputs.values()), list(outputs.values())
     read = {id(tensor) for call in graph.calls(wanted, given) for tensor in call.input_tensors}
     read.update(id(tensor) for tensor in wanted)
@@ -101,18 +101,18 @@ def _read(inputs, outputs):
 
 
 def _input_keys(model):
-    """Returns what callers name each of the model's inputs by: as its author did, else input_1, input_2, ..."""
+    """Returns the key of each model input: its name in the model, or input_1, input_2, ... if it is unnamed."""
     if isinstance(model.input, dict):
         keys = {id(tensor): key for key, tensor in model.input.items()}
         return [keys[id(tensor)] for tensor in model.inputs]
-    return [  # Keras numbers the inputs of a process that have no name
+    return [  # Keras names unnamed inputs by a counter of the process
         f"input_{number}" if re.fullmatch(r"(input_layer|keras_tensor)(_\d+)?", tensor.name) else tensor.name
         for number, tensor in enumerate(model.inputs, start=1)
     ]
 
 
 def _names(keys, reserved):
-    """Turns each key into a different name of letters, digits and underscores, which all runtimes take."""
+    """Converts keys to unique names of letters, digits and underscores, which all runtimes accept."""
     names = []
     for key in keys:
         name = re.sub(r"\W", "_", key, flags=re.ASCII)

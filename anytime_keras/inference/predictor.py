@@ -1,4 +1,4 @@
-"""`Predictor`: answers by a deadline, within a budget, or better and better until it is stopped."""
+"""`Predictor`: anytime inference by a deadline, within a budget, or until stopped."""
 
 import collections
 import dataclasses
@@ -22,30 +22,29 @@ MOST_EXITS = 8
 
 
 class Predictor(BatchMethods):
-    """Runs an anytime network so that it stops for real: by a deadline, within a budget, or when it is told to.
+    """Runs an anytime network by a deadline, within a budget, or until stopped, without computing unused stages.
 
-    The network is cut at its exits and compiled when the predictor is made; the weights are those of that moment. One
-    computation runs at a time, others wait for their turn: a predictor may be used from several threads, but not from
-    a forked process, where it raises a RuntimeError.
+    The constructor cuts the network at its exits, compiles the stages and reads the current weights. Predictors are
+    thread-safe: one computation runs at a time, and others wait. In a forked process they raise a RuntimeError.
 
-    What `calibrate` and `fit_thresholds` find is kept as the model's `inference` and saved with an `AnytimeModel` (a
-    `.keras` file): a later predictor finds it there. It holds for the weights of that moment.
+    `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with an
+    `AnytimeModel` (a `.keras` file) and used by later predictors. The results apply only to the weights at that time.
 
     Args:
         model: functional Keras model whose outputs are its exits, or an `EANN`.
-        example: an input of the size to answer in time, shape `(batch, ...)`; `prepare` adds other sizes of batch and,
-            where the model leaves them open, of images or sequences.
-        exits: names of the exits to stop at, earliest first; None takes those that `calibrate` left, or chooses, of
-            more than 8, eight evenly by cost.
-        dtype: Keras dtype policy to compute in, such as `"bfloat16"`; None is the model's own.
-        latencies: `LatencyTable`, or the path of one that was saved with `predictor.latencies.to_json(path)`; None
-            measures.
+        example: an input of the size used with deadlines, shape `(batch, ...)`. `prepare` adds other batch sizes and,
+            if these dimensions are dynamic, other image sizes or sequence lengths.
+        exits: names of the exits to use, earliest first. None uses the exits selected by `calibrate`; without those,
+            all exits, or eight spaced evenly by cost if there are more than 8.
+        dtype: Keras dtype policy for the computation, such as `"bfloat16"`; None uses the model's own.
+        latencies: `LatencyTable`, or the path of a table saved with `predictor.latencies.to_json(path)`; None measures
+            the latencies.
 
     Attributes:
-        exit_names: list of str, the exits that are stopped at.
-        costs: list of `ExitCost`, one for each of them; for inputs of the example's size.
-        latencies: `LatencyTable`, of the sizes that are prepared.
-        temperatures: list of float, one for each exit.
+        exit_names: list of str, the exits in use.
+        costs: list of `ExitCost`, one per exit, for inputs of the example's size.
+        latencies: `LatencyTable` of the prepared sizes.
+        temperatures: list of float, one per exit.
 
     Raises:
         ValueError: if the model is not functional or has a single exit, or `example` or `latencies` do not fit it.
@@ -65,8 +64,8 @@ class Predictor(BatchMethods):
 
     def __init__(self, model, example, exits=None, dtype=None, latencies=None):
         self._model, self._worker = model, Worker()
-        self._paces = collections.defaultdict(Pace)  # from a size, see `Stages.size`
-        self._changing = threading.Lock()  # held by what changes the state, not by what uses it
+        self._paces = collections.defaultdict(Pace)  # by size, see `Stages.size`
+        self._changing = threading.Lock()  # held by methods that replace the state, not by its readers
         self._own = {}
         stages, found = _stages(model, dtype), self._found()
         if exits is None:
@@ -100,7 +99,7 @@ class Predictor(BatchMethods):
         return self._state
 
     @property
-    def _stages(self):  # this and the next for `tests/benchmarks`, which time engines by themselves
+    def _stages(self):  # `tests/benchmarks` uses this and `_engine` to time engines alone
         return self._state.stages
 
     @property
@@ -108,18 +107,18 @@ class Predictor(BatchMethods):
         return self._state.engine
 
     def prepare(self, example, seconds=2.0):
-        """Compiles for a size, and measures how long each exit takes unless the table of latencies knows.
+        """Compiles for an input size, and measures the latency of each exit unless `latencies` has that size.
 
         Args:
             example: an input of that size, shape `(batch, ...)`.
-            seconds: float, how long to measure, about; five runs of each at least.
+            seconds: float, approximate measuring time. Each exit is run at least five times.
         """
         self._worker.check_process()
         with self._changing:
             self._state.prepare(example, self._worker, seconds)
 
     def _change(self, exits, temperatures):
-        """Compiles and prepares for some of the exits, aside, and puts that in place at once."""
+        """Compiles and prepares a state for some of the exits, then swaps it in atomically."""
         before = self._state
         if exits == before.stages.exit_names:
             self._state = dataclasses.replace(before, temperatures=[temperatures[name] for name in exits])
@@ -131,23 +130,24 @@ class Predictor(BatchMethods):
         self._state = state
 
     def predict(self, x, deadline=None, budget=None, until=None):
-        """Returns the best `Answer` that can be had; without a limit, the last exit's.
+        """Returns the best `Answer` within one limit; without a limit, the last exit's.
 
         Args:
             x: input of the model, shape `(batch, ...)`.
-            deadline: float, seconds from now. The exit that surely makes it answers first, then later ones as time
-                allows; the latest answer is returned shortly before the deadline (by how late threads have woken here,
-                a fifth of it at most), or as soon as no better one can come. Where not even the first exit makes it,
-                its answer comes late and is marked so.
-            budget: float, MACs for each sample: the deepest exit whose cost, its own head included, keeps to it. Where
-                not even the first exit does, its answer is returned, marked late. TensorFlow compiles an exit when it
-                is first used so.
-            until: function of an `Answer`; stage by stage, the first answer for which it returns true, else the last.
+            deadline: float, seconds from now. Runs straight to the deepest exit that is certain to meet the deadline,
+                then continues while time remains. Returns the latest answer as soon as no better one can follow, or
+                shortly before the deadline; the margin depends on observed wake-up delays and is at most a fifth of
+                the deadline. If even the first exit is too slow, its answer is returned with `late=True`.
+            budget: float, MACs per sample. Runs the deepest exit whose cost, including its own head, is within the
+                budget; if there is none, the first exit, whose answer has `late=True`. TensorFlow compiles each exit
+                on its first use with a budget.
+            until: function of an `Answer`. Runs stage by stage and returns the first answer for which it returns true,
+                or the last answer.
 
         Raises:
-            ValueError: if more than one limit is given, or one is no number, or `x` does not fit the model, or its size
-                is not prepared, as a deadline needs.
-            Exception: what a stage raised, if one did.
+            ValueError: if more than one limit is given, a limit is not a number (or `until` not callable), `x` does
+                not fit the model, or a deadline is given and the size of `x` is not prepared.
+            Exception: any exception raised by a stage.
         """
         begin = time.perf_counter()
         if sum(limit is not None for limit in (deadline, budget, until)) > 1:
@@ -185,13 +185,13 @@ class Predictor(BatchMethods):
         end = begin + deadline - pace.margin(deadline)
         limit = time.time() + end - time.perf_counter()
 
-        def first():  # when its turn has come, which may be late
+        def first():  # evaluated when the job leaves the queue
             return pace.first(begin + deadline - time.perf_counter(), times)
 
         job = self._worker.later(state.job(inputs, first, limit=limit, needed=times.stages, begin=begin))
         sleeps = end > time.perf_counter()
         answer = job.wait(max(end - time.perf_counter(), 0.0))
-        if sleeps and (woke := time.perf_counter()) > end:  # also if the last answer came meanwhile
+        if sleeps and (woke := time.perf_counter()) > end:  # even if the last answer arrived meanwhile
             pace.overslept(woke - end)
         if answer is None:
             answer = job.wait_for_first()
@@ -215,7 +215,7 @@ class Predictor(BatchMethods):
         return dataclasses.replace(answer, seconds=time.perf_counter() - begin, late=late)
 
     def start(self, x):
-        """Computes in the background, stage by stage; returns a `Job` at once.
+        """Starts a computation in the background and returns its `Job` immediately.
 
         Raises:
             ValueError: if `x` does not fit the model.
@@ -224,14 +224,14 @@ class Predictor(BatchMethods):
         return self._worker.later(state.job(state.stages.start(x)))
 
     def stream(self, x):
-        """Yields better and better `Answer`s as they come; closing the generator stops the computation.
+        """Yields successively better `Answer`s; closing the generator stops the computation.
 
-        Of answers that come while nobody takes one, the best alone is yielded: with stages of a millisecond that may be
-        the first and the last exit's. `predict(x, until=answers.append)` collects each exit's in a list.
+        An answer that arrives after a later exit's is dropped. With stages of a millisecond, only the answers of the
+        first and last exits may remain. `predict(x, until=answers.append)` collects all answers in a list.
 
         Raises:
             ValueError: if `x` does not fit the model.
-            Exception: what a stage raised, if one did.
+            Exception: any exception raised by a stage.
         """
         state = self._current()
         inputs = state.stages.start(x)
@@ -248,19 +248,19 @@ class Predictor(BatchMethods):
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """All that hangs on which exits are stopped at. Whoever uses it keeps it, while the predictor may get another."""
+    """Everything that depends on the choice of exits. Calls keep their state even if the predictor replaces it."""
 
     stages: Stages
     engine: engines.Engine
     costs: list
     temperatures: list
     latencies: LatencyTable
-    times: dict  # from a size to its `Times`
-    costs_by_shapes: dict  # from the inputs' shapes, without batch, to costs
+    times: dict  # from size to `Times`
+    costs_by_shapes: dict  # from the inputs' shapes, without the batch axis, to costs
 
     @classmethod
     def of(cls, stages, example, dtype, temperatures):
-        """Compiles stages; `temperatures` is a dict by exits' names, with 1 for others."""
+        """Creates the state for `stages`; `temperatures` is a dict by exit name, with default 1."""
         inputs = stages.start(example)
         costs = stages.costs(inputs)
         table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs], dtype)
@@ -268,7 +268,7 @@ class _State:
         return cls(stages, engines.engine(stages), costs, ordered, table, {}, {_shapes(inputs): costs})
 
     def costs_of(self, inputs):
-        """Returns the exits' costs for inputs of such a size."""
+        """Returns the exits' costs for the shapes of `inputs`."""
         shapes = _shapes(inputs)
         if shapes not in self.costs_by_shapes:
             self.costs_by_shapes[shapes] = self.stages.costs(inputs)
@@ -286,7 +286,7 @@ class _State:
         """See `Predictor.prepare`."""
 
         def timed(first, limit=engines.NEVER):
-            """Returns the seconds to each answer, by position, not counting what others made it wait."""
+            """Returns a dict from position to the seconds until its answer, excluding time in the queue."""
             job = worker.later(self.job(inputs, first, limit=limit))
             return {answer.position: answer.seconds - job.waited for answer in job.answers()}
 
@@ -294,7 +294,7 @@ class _State:
         exits, size = range(len(self.costs)), self.stages.size(inputs)
         for first in exits:
             timed(first)
-        timed(0, limit=engines.ALWAYS)  # where each stage is a program of its own, this compiles them
+        timed(0, limit=engines.ALWAYS)  # compiles the stages on backends with one program per stage
         if size not in self.latencies.direct:
             direct, stages = [[] for _ in exits], [[] for _ in exits]
             begin = time.perf_counter()
@@ -302,7 +302,7 @@ class _State:
                 for first in exits:
                     direct[first].append(timed(first)[first])
                 told = timed(0, limit=engines.ALWAYS)
-                # An answer that a later one overtook was not told: it was there when the later one was.
+                # A missing answer arrived after a later exit's, so it gets the time of that one.
                 ends = [min(told[later] for later in told if later >= position) for position in exits]
                 for times, start, end in zip(stages, [0.0, *ends], ends):
                     times.append(end - start)
@@ -328,7 +328,7 @@ def _stages(model, dtype):
 
 
 def _evenly(costs, most):
-    """Chooses exits at even steps of cost, the first and the last among them, or all if there are few."""
+    """Chooses at most `most` exits, evenly spaced by cost, including the first and the last."""
     if len(costs) <= most:
         return [cost.exit for cost in costs]
     macs = np.array([cost.with_head for cost in costs], float)

@@ -1,4 +1,4 @@
-"""A model cut at its exits into stages that share its weights: each computes what its exit needs beyond the last."""
+"""`Stages`: a model cut at its exits into stages that share its weights, without repeated computation."""
 
 import keras
 import numpy as np
@@ -8,19 +8,19 @@ from anytime_keras.cost import exit_costs
 
 
 class Stages:
-    """The stages of a functional model with several outputs.
+    """Cuts a functional model with several outputs into stages, one per exit.
 
-    Stage k takes what earlier stages leave it, and gives the logits of exit k and what later stages need. Run one after
-    the other they compute every call of the graph once, and the same numbers as the whole model. The graph may have any
-    form: what crosses from one stage to the next is found by walking it.
+    Stage k takes tensors from earlier stages, and returns the logits of exit k and the tensors that later stages need.
+    Run in order, the stages compute each call of the graph once and give the same results as the whole model. Any graph
+    is supported, because the tensors that cross from one stage to the next are found by walking it.
 
     Args:
-        model: functional Keras model; its outputs are the exits. A snapshot is not taken: later changes of its weights
-            are seen.
-        exits: names of the exits to stop at, earliest first; None stops at all.
+        model: functional Keras model whose outputs are the exits. The stages share its weights, so later changes of
+            the weights take effect.
+        exits: names of the exits to use, earliest first; None uses all.
 
     Attributes:
-        exit_names: the exits that are stopped at, a list of str.
+        exit_names: list of str, the exits in use.
 
     Example:
     >>> import anytime_keras as ak
@@ -51,11 +51,11 @@ class Stages:
         return self.model.inputs
 
     def at(self, exits):
-        """Returns the stages of the same network, stopped at other exits."""
+        """Returns the stages of the same network for other exits."""
         return type(self)(self.model, exits)
 
     def _cut(self):
-        """Finds, for each stage, the tensors that it takes, and those that it leaves to later stages."""
+        """Returns the tensors at each cut: item k is what stage k takes, item k + 1 what it passes on."""
         made, cuts = list(self.model.inputs), []
         needs = []
         for name in self.exit_names:
@@ -74,21 +74,21 @@ class Stages:
         return carried
 
     def segment(self, position, head=True):
-        """Returns the model of one stage, from the tensors that it takes (a list) to what it gives.
+        """Returns one stage as a model.
 
         Args:
             position: int, from 0.
-            head: bool; without its head the stage only passes on what later stages need.
+            head: bool, whether to include the exit's head; without it the stage only returns "carried".
 
         Returns:
-            A functional model, sharing the whole one's layers, to a dict with "carried", a list, and, with a head,
-            "logits".
+            A functional model that shares the layers of the whole model. It takes a list of tensors, and returns a dict
+            with "carried", the list of tensors for later stages, and "logits" if `head`.
         """
         outputs = {"carried": self._cuts[position + 1]}
         if head:
             outputs["logits"] = self._outputs[self.exit_names[position]]
-        # Cut by `keras.Model(tensors, outputs)`, a graph comes apart where a tensor is both taken and handed on
-        # (Keras 3.15), so the calls are made once more, on inputs of their own.
+        # `keras.Model(tensors, outputs)` disconnects the graph if a tensor is both an input and an output (Keras 3.15),
+        # so repeat the calls on new inputs.
         given = self._cuts[position]
         inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in given]
         values = {id(tensor): new for tensor, new in zip(given, inputs)}
@@ -102,18 +102,18 @@ class Stages:
         return keras.Model(inputs, keras.tree.map_structure(lambda tensor: values[id(tensor)], outputs))
 
     def ends_in_sigmoid(self, position):
-        """Returns whether an exit ends in a sigmoid, so that each of its outputs is a probability by itself."""
+        """Returns whether an exit ends in a sigmoid, which makes each output an independent probability."""
         return graph.ends_in_sigmoid(self._outputs[self.exit_names[position]])
 
     def starts(self, position):
-        """Tells whether a stage takes the network's input itself, and nothing of the stage before."""
+        """Returns whether a stage takes the network's input and no tensors of earlier stages."""
         return position == 0
 
     def start(self, x):
-        """Returns the tensors that the first stage takes, for an input in the model's own structure.
+        """Converts an input in the model's structure to the list of tensors that the first stage takes.
 
         Raises:
-            ValueError: if it does not fit the model, or is empty.
+            ValueError: if the input does not fit the model, or is empty.
         """
         values = self._in_order(x)
         if len(values) != len(self.inputs):
@@ -122,7 +122,7 @@ class Stages:
         for value, expected in zip(values, self.inputs):
             try:
                 tensor = keras.ops.convert_to_tensor(value, expected.dtype)
-            except Exception as error:  # each backend has errors of its own
+            except Exception as error:  # backends raise different types
                 raise ValueError(
                     f"Input '{expected.name}' must be an array of numbers. Received: {type(value).__name__}; {error}"
                 ) from error
@@ -141,18 +141,17 @@ class Stages:
         return tensors
 
     def size(self, started):
-        """Returns what the time of a run depends on: the size of the batch, or all inputs' shapes if the model leaves
-        more than that open.
+        """Returns the batch size, or the shapes of all inputs if other axes are dynamic too. Latency depends on it.
 
         Args:
-            started: what `start` returned for an input.
+            started: list of tensors, the result of `start` for an input.
         """
         if any(None in tensor.shape[1:] for tensor in self.inputs):
             return tuple(tuple(tensor.shape) for tensor in started)
         return started[0].shape[0]
 
     def _in_order(self, x):
-        """Lists inputs in the order of the model's; a dict may also go by the inputs' names."""
+        """Returns the inputs as a list in the model's order; a dict may also be keyed by input names."""
         if not isinstance(x, dict):
             several = isinstance(x, (list, tuple)) and len(self.inputs) > 1
             return keras.tree.flatten([_whole(value) for value in x] if several else _whole(x))
@@ -164,10 +163,10 @@ class Stages:
         return [_whole(x[name]) for name in in_order]
 
     def costs(self, started):
-        """Counts what it costs to stop at each of the exits, heads of others left out.
+        """Counts the cost of each exit in use, excluding the heads of unused exits.
 
         Args:
-            started: what `start` returned for an input; its sizes count where the model leaves them open.
+            started: list of tensors, the result of `start` for an input. Its shapes replace dynamic dimensions.
 
         Returns:
             A list of `ExitCost`.
@@ -178,14 +177,14 @@ class Stages:
 
 
 def _mask(tensor):
-    """Returns the mask that Keras keeps beside a symbolic tensor, itself a tensor of the graph, or None."""
+    """Returns the mask that Keras attached to a symbolic tensor (itself a tensor of the graph), or None."""
     return getattr(tensor, "_keras_mask", None)
 
 
 class WithMask(keras.Layer):
-    """Puts a mask back beside the tensor that it came with: what is handed from stage to stage has lost it.
+    """Reattaches a mask to a tensor, because tensors lose their masks between stages.
 
-    Most layers are told of a mask by an argument of their call; one of another precision finds it beside the tensor.
+    Most layers receive masks as arguments of their call; a layer of another precision reads it from the tensor.
     """
 
     def __init__(self):
@@ -200,11 +199,11 @@ class WithMask(keras.Layer):
 
 
 def in_dtype(model, dtype):
-    """Copies a functional model, weights included, to compute under another dtype policy.
+    """Copies a functional model, including its weights, to another dtype policy.
 
     Args:
         model: functional model.
-        dtype: policy for all its layers, such as `"bfloat16"`.
+        dtype: dtype policy for all layers, such as `"bfloat16"`.
 
     Returns:
         A functional model with a dict of outputs.
@@ -213,7 +212,7 @@ def in_dtype(model, dtype):
 
     def copy(layer):
         config = layer.get_config()
-        # A plain operation has no precision of its own.
+        # Plain operations have no dtype policy.
         return type(layer).from_config(_under(policy, config) if isinstance(layer, keras.Layer) else config)
 
     plain = keras.Model(model.input, graph.outputs_by_name(model))
@@ -225,9 +224,9 @@ def in_dtype(model, dtype):
 
 
 def _under(policy, config):
-    """Puts a layer's config, and those of layers within it, under a dtype policy.
+    """Sets the dtype policy in the config of a layer and its nested layers.
 
-    Variables start as zeros: they are set later, and not every initializer can be drawn in every precision.
+    Initializers are set to zeros, because the values are assigned later and some initializers lack some dtypes.
     """
     if isinstance(config, (list, tuple)):
         return type(config)(_under(policy, value) for value in config)
@@ -245,7 +244,7 @@ def _under(policy, config):
 
 
 def _whole(value):
-    """Makes an array of nested lists of numbers; leaves others as they are, lists of arrays among them."""
+    """Converts nested lists of numbers to an array; returns other values, such as lists of arrays, unchanged."""
     if not isinstance(value, (list, tuple)) or any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(value)):
         return value
     try:
@@ -255,10 +254,10 @@ def _whole(value):
 
 
 def exits_as_list(exits):
-    """Returns names of exits as a list.
+    """Returns exit names as a list.
 
     Raises:
-        ValueError: if they are not a list or tuple of str.
+        ValueError: if `exits` is not a list or tuple of str.
     """
     if not isinstance(exits, (list, tuple)) or not all(isinstance(name, str) for name in exits):
         raise ValueError(f"`exits` must be a list of names, such as `['exit_1', 'exit_3']`. Received: {exits!r}.")

@@ -1,21 +1,21 @@
-"""Calls of a network that leave it as it is."""
+"""Stateless calls of a network."""
 
 import keras
 
 
 def call(model, inputs, values=()):
-    """Computes a functional model for inference, without a change of its state.
+    """Runs a functional model in inference mode without changing its state.
 
     Args:
         model: functional model.
         inputs: list of tensors.
-        values: pairs of a variable and the tensor to use for it; other variables have their own values.
+        values: pairs (variable, tensor) that override variables; other variables keep their values.
 
     Returns:
         The model's outputs.
 
     Raises:
-        ValueError: if the call would change a variable: the next one would have to see that.
+        ValueError: if the call would update a variable, because that update would be lost.
     """
     with _Recording(values) as scope:
         outputs = model.call(inputs, training=False)
