@@ -112,7 +112,7 @@ def digits():
 
 
 def arrays(arrays, name="arrays"):
-    """Reads arrays `x_train`, `y_train`, optionally `x_validation`, `y_validation`, `x_test`, `y_test`."""
+    """Reads arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`, `x_test`, `y_test`."""
     known = [f"{axis}_{split}" for split in ("train", "validation", "test") for axis in "xy"]
     for key in arrays:
         if key not in (*known, "class_names"):
