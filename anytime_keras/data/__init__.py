@@ -1,4 +1,4 @@
-"""A data set's name, folder or arrays -> batches of (image, label); the home of splits, seeds and augmentation."""
+"""Loads a data set (name, folder or arrays) as batches of (image, label); handles splits, seeds and augmentation."""
 
 from anytime_keras.data.augment import STEPS as AUGMENTATION_STEPS
 from anytime_keras.data.load import DataSet, load

@@ -1,8 +1,8 @@
-"""Augmentation of batches with `keras.ops`, so that it runs in tf.data and on a JAX device alike.
+"""Batch augmentation in `keras.ops`, which runs both in tf.data and on a JAX device.
 
 Every step is a function `(images, seed) -> images` on float images with values from 0 to 1, shape
-`(batch, height, width, channels)`; those in `MIXES` change labels too. Randomness comes from a `StepSeed` alone: the
-same seed, epoch and step give the same images, which is what lets training resume exactly.
+`(batch, height, width, channels)`; steps in `MIXES` also change labels. All randomness comes from a `StepSeed`. The
+same seed, epoch and step give the same images, so training resumes exactly.
 """
 
 import keras
@@ -13,18 +13,18 @@ from anytime_keras.data import keras_cv_steps
 
 
 class StepSeed(keras.random.SeedGenerator):
-    """Random seeds for one training step, also where seed, epoch and step are tensors.
+    """Generates the random seeds of one training step; seed, epoch and step may be tensors.
 
-    Keras's random functions ask a `SeedGenerator` for the next seed; this one counts from the step instead of keeping
-    a variable.
+    Keras's random functions ask a `SeedGenerator` for the next seed. This one counts up from the step instead of
+    storing a variable.
 
     Attributes:
-        epoch: int, or a tensor of one.
-        numbers: ints of shape `(batch,)`, each image's place in the stored data set, or None.
+        epoch: int or scalar int tensor.
+        numbers: ints of shape `(batch,)`, each image's index in the stored data set, or None.
     """
 
     def __init__(self, seed, epoch, step, numbers=None):
-        # No call of the parent's: it makes a variable.
+        # Does not call the parent's `__init__`, which creates a variable.
         self.epoch, self.numbers = epoch, numbers
         self._first = ops.cast(seed, "int32") * 1_000_003 + ops.cast(epoch, "int32")
         self._second = ops.cast(step, "int32") * 64
@@ -36,7 +36,7 @@ class StepSeed(keras.random.SeedGenerator):
 
 
 def pad_crop(images, seed, share=1 / 8):
-    """Pads with zeros by 1/8 of the side (4 of 32 pixels) and cuts the old size out at a random place.
+    """Pads with zeros by 1/8 of the side (4 of 32 pixels) and crops to the original size at a random offset.
 
     Reference: Lee et al., 2015; He et al., 2016.
     """
@@ -53,16 +53,17 @@ def pad_crop(images, seed, share=1 / 8):
 
 
 def flip(images, seed):
-    """Mirrors half of the images left to right."""
+    """Flips each image horizontally with probability 0.5."""
     chosen = ops.cast(keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed) < 0.5, images.dtype)
-    # Just as exact as `where` on a slice with step -1, and five times as fast in TensorFlow on a CPU.
+    # As exact as `where` on a slice with step -1, and five times as fast in TensorFlow on a CPU.
     return chosen * ops.flip(images, axis=2) + (1 - chosen) * images
 
 
 def alternating_flip(images, seed):
-    """Mirrors each image left to right in every second epoch, half of the images in the even ones.
+    """Flips each image horizontally in every other epoch, half of the images in even epochs.
 
-    A network sees both sides of an image in any two epochs, where `flip` shows it the same side twice half of the time.
+    The network sees both orientations of an image in any two consecutive epochs; with `flip` it sees the same one
+    twice half of the time.
     Reference: [Jordan, 2024](https://arxiv.org/abs/2404.00498).
     """
     numbers, epoch = ops.cast(seed.numbers, "int32"), ops.cast(seed.epoch, "int32")
@@ -72,10 +73,11 @@ def alternating_flip(images, seed):
 
 
 def color(images, seed, strength=0.4):
-    """Changes brightness, contrast and saturation by up to 40%, each image by its own amount, in this order.
+    """Jitters brightness, contrast and saturation, in this order, by up to 40% and independently for each image.
 
-    As fb.resnet.torch does for ILSVRC. It draws the order of the three, which changes nothing: each scales differences
-    that the others keep. It does not clip, as we do at the end. Grey images keep their saturation.
+    Follows fb.resnet.torch's augmentation for ILSVRC, which applies the three in random order (the result is the same,
+    since each scales differences that the others preserve) and does not clip the result as we do. Grey images keep
+    their saturation.
     """
 
     _, height, width, channels = ops.shape(images)
@@ -87,7 +89,7 @@ def color(images, seed, strength=0.4):
     weights = [[0.299], [0.587], [0.114]] if channels == 3 else [[1 / channels]] * channels
     to_grey = ops.tile(ops.convert_to_tensor(weights, images.dtype), (1, channels))  # (channels, channels)
     grey_mean = ops.matmul(ops.mean(images, axis=(1, 2)), to_grey)[:, None, :]  # (batch, 1, channels)
-    # The three together are one linear map of an image's colours, and a shift.
+    # The three combine into one linear map of an image's colours and a shift.
     colors = brightness * contrast * (saturation * ops.eye(channels) + (1 - saturation) * to_grey)
     pixels = ops.matmul(ops.reshape(images, (-1, height * width, channels)), colors)
     pixels += brightness * (1 - contrast) * grey_mean
@@ -95,9 +97,9 @@ def color(images, seed, strength=0.4):
 
 
 def lighting(images, seed, strength=0.1):
-    """Shifts colours along the main axes of ImageNet's colours.
+    """Shifts colours along the principal components of ImageNet's colours.
 
-    Reference: Krizhevsky et al., 2012, section 4.1; axes as in fb.resnet.torch.
+    Reference: Krizhevsky et al., 2012, section 4.1; components as in fb.resnet.torch.
     """
     if images.shape[-1] != 3:
         return images
@@ -111,7 +113,7 @@ def lighting(images, seed, strength=0.1):
 
 
 def erase(images, seed):
-    """Sets a random square with sides of a quarter to a half of the image's to grey, as cutout does.
+    """Sets a random square to grey, as in Cutout; its side is a quarter to a half of the image's.
 
     Reference: DeVries & Taylor, 2017.
     """
@@ -129,9 +131,9 @@ def erase(images, seed):
 
 
 def elastic(images, seed, strength=3 / 40):
-    """Bends the images: four anchors pull the pixels around them by up to 3 of 40 pixels.
+    """Deforms images elastically: four anchors displace the pixels around them by up to 3 pixels in 40.
 
-    As GaussianDeform of tensorpack, which the authors' code runs on SVHN with these numbers.
+    Matches tensorpack's GaussianDeform, which the authors' code uses on SVHN with these values.
     """
     batch, height, width, channels = ops.shape(images)
     rows = ops.reshape(ops.arange(height, dtype="float32"), (height, 1))
@@ -159,9 +161,9 @@ def elastic(images, seed, strength=3 / 40):
 
 
 def blur(images, seed, widest=1.0):
-    """Blurs each image by a Gaussian of its own random width, up to 1 pixel down and 1 across.
+    """Applies a Gaussian blur with a random sigma for each image and axis, up to 1 pixel.
 
-    The paper's text has Gaussian blur for SVHN and no numbers. Keras's layer draws one width for the whole batch.
+    The paper's text lists Gaussian blur for SVHN without parameters. Keras's layer draws one sigma for the whole batch.
     """
     batch, height, width, _ = ops.shape(images)
     for axis, length in ((1, height), (2, width)):
@@ -179,9 +181,9 @@ def blur(images, seed, widest=1.0):
 
 
 def mix_up(images, labels, seed, alpha=0.2):
-    """Mixes each image, and its one-hot label, with another of the batch.
+    """Mixes each image and its one-hot label with another of the batch.
 
-    Reference: Zhang et al., 2018. Keras's layer does the same, but asks JAX for 64-bit numbers, which warns.
+    Reference: Zhang et al., 2018. Keras's layer does the same but requests 64-bit numbers, for which JAX warns.
     """
     batch = ops.shape(images)[0]
     others = keras.random.shuffle(ops.arange(batch, dtype="int32"), seed=seed)
@@ -202,20 +204,20 @@ FUNCTIONS = {
     "blur": blur,
 }
 
-# Keras's own layers, made anew for each data set. Its AugMix is not here: it draws its operations in Python, once for
-# the whole training.
+# Keras's layers, created for each data set. AugMix is left out because Keras draws its operations in Python, once for
+# the whole run.
 LAYERS = {
     # The authors' code for SVHN: brightness, contrast, elastic, pad_crop.
     "brightness": lambda: keras.layers.RandomBrightness(10 / 255, value_range=(0, 1), data_format="channels_last"),
-    # A single 0.2 would be 1 to 1.2 times.
+    # A single 0.2 would mean factors from 1 to 1.2.
     "contrast": lambda: keras.layers.RandomContrast((0.2, 0.2), value_range=(0, 1), data_format="channels_last"),
-    # Cubuk et al., 2020. Keras draws the two operations for the whole batch, their strength for each image.
+    # Cubuk et al., 2020. Keras draws the two operations per batch and their strength per image.
     "rand_augment": lambda: keras.layers.RandAugment(value_range=(0, 1), factor=0.15, data_format="channels_last"),
-    # Zhong et al., 2020: half of the images lose a rectangle, to noise.
+    # Zhong et al., 2020. Replaces a rectangle with noise in half of the images.
     "random_erasing": lambda: keras.layers.RandomErasing(value_range=(0, 1), data_format="channels_last"),
 }
 
-# Steps that mix images, and their one-hot labels likewise.
+# Steps that mix images together with their one-hot labels.
 MIXES = {
     "mix_up": lambda: mix_up,
     # Yun et al., 2019.
@@ -232,7 +234,7 @@ def compose(steps):
         steps: list of names from `STEPS`.
 
     Raises:
-        ValueError: if a name is unknown, or stands for a layer of keras-cv, which is not there.
+        ValueError: if a name is unknown, or needs keras-cv and that is not installed.
     """
     for step in steps:
         if step not in STEPS:
@@ -258,7 +260,7 @@ def _function(step):
 
 
 def _from_layer(layer, mixes=False):
-    """Makes a step of a Keras augmentation layer, which takes our seed instead of its own."""
+    """Wraps a Keras augmentation layer as a step that draws from our seed instead of the layer's."""
 
     def step(images, labels, seed):
         for part in layer._flatten_layers():

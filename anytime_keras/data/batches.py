@@ -1,7 +1,7 @@
-"""Examples -> batches: a `tf.data.Dataset` on TensorFlow, arrays with augmentation on the device on JAX.
+"""Batches examples: with `tf.data.Dataset` on TensorFlow, as arrays augmented on the device on JAX.
 
-The order of an epoch and every random choice in it come from (seed, epoch, position) alone, so that a
-training that stopped can go on as if it had not.
+An epoch's order and all of its random choices depend only on (seed, epoch, position), so an interrupted run resumes
+exactly.
 """
 
 import keras
@@ -13,14 +13,14 @@ from anytime_keras.data.examples import StreamExamples, processors
 
 
 class Pipeline:
-    """Turns stored images into what the network sees.
+    """Turns stored images into the network's input batches.
 
     Args:
         examples: `ArrayExamples`, `FileExamples` or `StreamExamples`.
         batch_size: int.
-        mean, std: of each channel, in units of 0 to 1; images become `(image - mean) / std`.
+        mean, std: of each channel, for values from 0 to 1; images become `(image - mean) / std`.
         augment: function `(images, labels, seed) -> (images, labels)` or None.
-        num_classes: int to give labels as one-hot vectors, or None to give them as numbers.
+        num_classes: int for one-hot labels, or None for integer labels.
         seed: int.
     """
 
@@ -34,21 +34,21 @@ class Pipeline:
 
     @property
     def steps(self):
-        """Batches in an epoch; the last may be smaller."""
+        """Number of batches in an epoch; the last may be smaller."""
         return -(-len(self.examples) // self.batch_size)
 
     @property
     def whole_steps(self):
-        """Whole batches in an epoch; one if there are fewer images than a batch holds."""
+        """Number of full batches in an epoch; 1 if there are fewer images than `batch_size`."""
         return max(len(self.examples) // self.batch_size, 1)
 
     def finish(self, images, labels, seed=None, side=None):
-        """Scales, augments if there is a seed, and normalises; also within a traced function.
+        """Scales, augments (if `seed` is given) and normalises a batch; works in traced functions.
 
         Args:
             images, labels: a batch as stored.
-            seed: `StepSeed` in training.
-            side: int, pixels to resize the short side to; None keeps the size.
+            seed: `StepSeed` in training, else None.
+            side: int, short side in pixels to resize to; None keeps the size.
         """
         images = ops.cast(images, "float32")
         if self.num_classes is not None:
@@ -61,7 +61,7 @@ class Pipeline:
         return images if side is None else self.resized(images, side), labels
 
     def resized(self, images, side):
-        """Resizes images so that their short side has `side` pixels."""
+        """Resizes images to a short side of `side` pixels."""
         return ops.image.resize(images, self._size(side), antialias=True, data_format="channels_last")
 
     def _size(self, side):
@@ -70,19 +70,19 @@ class Pipeline:
 
 
 class TensorFlowPipeline(Pipeline):
-    """Gives `tf.data.Dataset`s of (images, labels)."""
+    """Produces `tf.data.Dataset`s of (images, labels)."""
 
     def resized(self, images, side):
         import tensorflow as tf
 
-        return tf.image.resize(images, self._size(side), antialias=True)  # Keras's takes no size that is a tensor
+        return tf.image.resize(images, self._size(side), antialias=True)  # Keras's does not accept a tensor as size
 
     def evaluation(self):
-        """One pass in stored order."""
+        """Returns one pass in stored order."""
         return self._finished(self._stored(), training=False)
 
     def training(self):
-        """One epoch, in another order and augmented anew each time that it is iterated."""
+        """Returns one epoch, which is reshuffled and augmented again on each iteration."""
         import tensorflow as tf
 
         epoch = tf.data.Dataset.random(seed=self.seed, rerandomize_each_iteration=True).take(1)
@@ -90,13 +90,13 @@ class TensorFlowPipeline(Pipeline):
         return batches.apply(tf.data.experimental.assert_cardinality(self.steps))
 
     def training_stream(self, first_epoch=0, first_step=0, whole=False, side=None):
-        """Epochs without end, from the given epoch and step on: for `fit(..., steps_per_epoch=pipeline.steps)`.
+        """Returns endless epochs from the given epoch and step, for `fit(..., steps_per_epoch=pipeline.steps)`.
 
         Args:
             first_epoch, first_step: ints, where to start.
-            whole: bool, whether to leave out each epoch's last batch if it is smaller.
-            side: function from (epoch, step) to the side of the images in pixels, or None to keep their size. On
-                TensorFlow it is given tensors.
+            whole: bool, whether to drop each epoch's last batch if it is smaller.
+            side: function from (epoch, step) to the images' short side in pixels, or None to keep their size. On
+                TensorFlow it receives tensors.
         """
         import tensorflow as tf
 
@@ -118,7 +118,7 @@ class TensorFlowPipeline(Pipeline):
         return batches.prefetch(tf.data.AUTOTUNE).with_options(_untuned())
 
     def _stored(self, epoch=None, whole=False):
-        """The batches of one epoch, or in stored order, as (images, labels, numbers, epoch, step)."""
+        """Returns stored batches (images, labels, numbers, epoch, step), shuffled if `epoch` is given."""
         import tensorflow as tf
 
         whole = whole and len(self.examples) >= self.batch_size
@@ -138,7 +138,7 @@ class TensorFlowPipeline(Pipeline):
     def _fetch_array(self):
         import tensorflow as tf
 
-        if self._on_device is None:  # one copy, whichever datasets read it
+        if self._on_device is None:  # one copy, shared by all datasets
             with tf.device("CPU"), tf.init_scope():
                 self._on_device = tf.constant(self.examples.images), tf.constant(self.examples.labels, tf.int32)
         images, labels = self._on_device
@@ -162,11 +162,11 @@ class TensorFlowPipeline(Pipeline):
 
 
 def _untuned():
-    """Does without the thread that TensorFlow tunes batches by: a stage without a number of its own gets a thread for
-    each processor, sixteen at most.
+    """Returns `tf.data` options without autotuning.
 
-    In TensorFlow 2.21 that thread is at times not woken when its iterator is deleted. The deletion, at the end of an
-    epoch or an evaluation, then waits for its next turn: as long again as the iterator has lived, up to a minute.
+    Stages with no explicit parallelism then get one thread per processor, at most sixteen. In TensorFlow 2.21 the
+    autotuning thread is sometimes not woken when its iterator is deleted. The deletion, at the end of an epoch or an
+    evaluation, then blocks until the thread's next period: as long as the iterator has existed, up to a minute.
     """
     import tensorflow as tf
 
@@ -176,7 +176,7 @@ def _untuned():
 
 
 class ArrayPipeline(Pipeline):
-    """Gives `keras.utils.PyDataset`s of (images, labels), finished by one compiled function on the device."""
+    """Produces `keras.utils.PyDataset`s of (images, labels), finished by one compiled function on the device."""
 
     def evaluation(self):
         return ArrayBatches(self, training=False)
@@ -201,7 +201,7 @@ class ArrayPipeline(Pipeline):
 
 
 class ArrayBatches(keras.utils.PyDataset):
-    """The batches of a pipeline, by number."""
+    """The batches of a pipeline, accessed by index."""
 
     def __init__(self, pipeline, training, first_epoch=0, endless=False, first_step=0, whole=False, side=None):
         super().__init__()
@@ -245,7 +245,7 @@ class ArrayBatches(keras.utils.PyDataset):
 
 
 def epoch_order(seed, epoch, count):
-    """The numbers of `count` images in the order in which an epoch of an `ArrayPipeline` sees them."""
+    """Returns the indices of `count` images in the order of an `ArrayPipeline`'s epoch."""
     return np.random.default_rng([seed, epoch]).permutation(np.arange(count))
 
 

@@ -1,4 +1,4 @@
-"""Decoding and cropping of single images, with Pillow: the same on every backend."""
+"""Decodes and crops single images with Pillow, identically on every backend."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 
-# What Pillow raises of files that are no whole images.
+# What Pillow raises for corrupt or truncated image files.
 NO_IMAGE = (
     OSError,
     SyntaxError,
@@ -24,12 +24,12 @@ NO_IMAGE = (
 
 
 class CorruptImage(ValueError):
-    """An image that cannot be decoded; says which."""
+    """Raised if an image cannot be decoded; the message names it."""
 
 
 @contextlib.contextmanager
 def corruption_told():
-    """Raises the `CorruptImage` itself where TensorFlow raises an error of its own that tells of it within."""
+    """Re-raises the `CorruptImage` that TensorFlow wraps in its own error."""
     try:
         yield
     except CorruptImage:
@@ -42,18 +42,18 @@ def corruption_told():
 
 
 def decode(source, name, channels=3):
-    """Decodes an image file, upright: rotated and mirrored as its Exif orientation says.
+    """Decodes an image file and applies its Exif orientation.
 
     Args:
         source: path, or the file's bytes.
-        name: what to call it in an error.
+        name: the image's name in errors.
         channels: 1 for grey, 3 for RGB.
 
     Returns:
         A `PIL.Image.Image`.
 
     Raises:
-        CorruptImage: if it is not a whole image.
+        CorruptImage: if the image is corrupt or truncated.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -64,8 +64,8 @@ def decode(source, name, channels=3):
 
 
 def _eight_bits(image):
-    """Scales a grey image of 16 bits, whose values Pillow would cut off at 255, and leaves images of 8 bits alone."""
-    of_16_bits = image.mode == "I" and image.format in ("PNG", "PPM")  # Pillow has them as int32
+    """Scales 16-bit grey images to 8 bits (Pillow would clip them at 255) and returns 8-bit images unchanged."""
+    of_16_bits = image.mode == "I" and image.format in ("PNG", "PPM")  # Pillow decodes them as int32
     if image.mode in ("I", "F") and not of_16_bits:
         raise ValueError(
             f"8 or 16 bits are expected, received Pillow's mode '{image.mode}' of 32 bits, which has no fixed range"
@@ -81,10 +81,10 @@ def _eight_bits(image):
 
 
 def size(path):
-    """Returns the (height, width) of an image file as `decode` returns it, in most cases from its header alone."""
+    """Returns the (height, width) of an image as decoded by `decode`, usually from the file's header alone."""
     try:
         with Image.open(path) as image:
-            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # lying on its side
+            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # height and width are swapped
                 ImageOps.exif_transpose(image, in_place=True)
             return image.height, image.width
     except NO_IMAGE as error:
@@ -92,7 +92,7 @@ def size(path):
 
 
 def _corrupt(name, error):
-    if isinstance(error, OSError) and error.errno is not None:  # of the system: the file may well be whole
+    if isinstance(error, OSError) and error.errno is not None:  # a system error; the file may be intact
         return error
     return CorruptImage(f"The image '{name}' cannot be decoded: {error}. Mend it or take it out.")
 
@@ -104,21 +104,21 @@ def to_array(image):
 
 
 def center_crop(image, size, short_side=None):
-    """Scales the shorter side to `short_side` pixels and cuts the middle: the paper's single crop (224 of 256).
+    """Resizes the short side to `short_side` pixels and takes the central crop, the paper's single crop (224 of 256).
 
-    Scales bilinearly and averages pixels where the image shrinks.
+    Resizing is bilinear, with antialiasing when the image shrinks.
 
     Args:
         image: `PIL.Image.Image` of any size.
         size: (height, width) of the crop.
-        short_side: int; None scales as 256 to 224.
+        short_side: int; None is 256/224 of the crop's short side.
 
     Returns:
         uint8 array of shape (height, width, channels).
     """
     height, width = size
     short_side = short_side or round(min(size) * 256 / 224)
-    # Never smaller than the crop, also where that is not square.
+    # Never smaller than the crop, even if that is not square.
     scale = max(short_side / min(image.size), width / image.width, height / image.height)
     image = image.resize(
         (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.BILINEAR
@@ -128,18 +128,18 @@ def center_crop(image, size, short_side=None):
 
 
 def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
-    """Cuts a random part of random area and shape and scales it: the usual training crop of ILSVRC.
+    """Takes a random crop of random area and aspect ratio and resizes it, the usual training crop for ILSVRC.
 
-    Reference: Szegedy et al., 2015; as in fb.resnet.torch, which the authors' code follows, but for two details: the
-    shape's logarithm is uniform, as in torchvision, and pixels are averaged when an image shrinks. Where ten parts do
-    not fit into the image, it is the central one.
+    Reference: Szegedy et al., 2015; as in fb.resnet.torch, which the authors' code follows, except that the logarithm
+    of the aspect ratio is uniform, as in torchvision, and resizing is antialiased. Falls back to the central crop if
+    ten random crops do not fit into the image.
 
     Args:
         image: `PIL.Image.Image` of any size.
         size: (height, width) of the result.
         rng: `numpy.random.Generator`.
-        area: range of the part's share of the image.
-        aspect: range of the part's width / height.
+        area: range of the crop's area as a fraction of the image's.
+        aspect: range of the crop's width / height.
 
     Returns:
         uint8 array of shape (height, width, channels).

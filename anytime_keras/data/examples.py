@@ -1,4 +1,4 @@
-"""Examples that can be fetched by number: arrays, files on disk, or what a tensorflow-datasets split holds."""
+"""Collections of examples: arrays in memory, image files on disk, or a tensorflow-datasets split."""
 
 import itertools
 import os
@@ -10,7 +10,7 @@ from anytime_keras.data import crops
 
 
 def processors():
-    """How many processors this process may use, 32 at most: each works on a batch of its own, which takes memory."""
+    """Returns the number of processors this process may use, at most 32 since each holds a batch in memory."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(here, 32)
 
@@ -38,7 +38,7 @@ class ArrayExamples:
 
     @property
     def scale(self):
-        """What one unit of the stored values is worth: images have values from 0 to 1."""
+        """Factor that scales stored values to the range 0 to 1."""
         return 1 / 255 if self.images.dtype == np.uint8 else 1.0
 
     def subset(self, indices):
@@ -46,11 +46,11 @@ class ArrayExamples:
         return ArrayExamples(self.images[indices], self.labels[indices], paths)
 
     def fetch(self, indices, rngs=None):
-        """Returns the stored images of these numbers, shape (len(indices), height, width, channels), and labels."""
+        """Returns the stored images, shape (len(indices), height, width, channels), and labels at these indices."""
         return self.images[indices], self.labels[indices]
 
     def moments(self, limit=None):
-        """Mean and standard deviation of each channel over all pixels, in units of 0 to 1; two float arrays."""
+        """Returns the mean and standard deviation of each channel as two float arrays, for values from 0 to 1."""
         channels, width = self.image_shape[-1], self.image_shape[-1] * self.image_shape[-2]
         total, squares = np.zeros(width), np.zeros(width)
         for start in range(0, len(self), 100):
@@ -63,13 +63,13 @@ class ArrayExamples:
 
 
 class FileExamples:
-    """Image files of any size, decoded and cropped when they are fetched.
+    """Image files of any size, decoded and cropped when fetched.
 
     Args:
         paths: list of paths.
         labels: int array of shape (n,).
         image_shape: (height, width, channels) to crop to.
-        skipped: `Skipped` to leave out images that cannot be decoded; None to raise `CorruptImage`.
+        skipped: `Skipped` to skip images that cannot be decoded; None to raise `CorruptImage`.
     """
 
     in_memory = False
@@ -87,14 +87,17 @@ class FileExamples:
         return FileExamples(paths, self.labels[indices], self.image_shape, self.skipped)
 
     def fetch_one(self, index, rng=None):
-        """Returns one image, uint8 of `image_shape`: the central crop, or with `rng` a random one for training."""
+        """Returns one image, uint8 of `image_shape`: the central crop, or a random training crop if `rng` is given."""
         image = crops.decode(self.paths[index], self.paths[index], self.image_shape[-1])
         size = self.image_shape[:2]
         return crops.center_crop(image, size) if rng is None else crops.random_resized_crop(image, size, rng)
 
     def fetch(self, indices, rngs=None):
-        """Returns images and labels. If `skipped` is there, those that cannot be decoded are left out; in training the
-        next one that can be stands in, so that batches keep their size."""
+        """Returns images and labels at these indices.
+
+        If `skipped` is set, corrupt images are left out; in training (with `rngs`), each is replaced by the next
+        readable image, so that batches keep their size.
+        """
         images, kept, last = [], [], None
         for index, rng in zip(indices, itertools.repeat(None) if rngs is None else rngs):
             for other in range(index, index + (1 if rng is None else len(self))):
@@ -112,13 +115,13 @@ class FileExamples:
         return np.stack(images), self.labels[kept]
 
     def moments(self, limit=2000):
-        """As `ArrayExamples.moments`, over at most `limit` images spread over the whole."""
+        """As `ArrayExamples.moments`, over at most `limit` evenly spaced images."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).astype(int))
         return ArrayExamples(*self.fetch(chosen)).moments()
 
 
 class Skipped:
-    """The images that could not be decoded and were left out; tells each once, in a warning."""
+    """Records the images skipped because they cannot be decoded, and warns once about each."""
 
     def __init__(self):
         self.paths = set()
@@ -133,9 +136,10 @@ class Skipped:
 
 
 class StreamExamples:
-    """A tensorflow-datasets split that is too large for memory or has images of any size, read in sequence.
+    """A tensorflow-datasets split read sequentially, being too large for memory or having images of any size.
 
-    An epoch reads it from another start and shuffles within blocks; tensorflow-datasets itself shuffles when it writes.
+    Each training epoch starts at a random offset and shuffles within blocks; tensorflow-datasets has already shuffled
+    the examples on disk.
 
     Args:
         builder: prepared `tfds.core.DatasetBuilder`.
@@ -157,7 +161,7 @@ class StreamExamples:
         return self.stop - self.start
 
     def divided(self, count):
-        """Returns two parts: all but the last `count` examples, and those."""
+        """Returns two parts: all but the last `count` examples, and the last `count`."""
         middle = self.stop - count
         return tuple(
             StreamExamples(self.builder, self.split, self.image_shape, start, stop)
@@ -165,8 +169,10 @@ class StreamExamples:
         )
 
     def elements(self, epoch=None, seed=0):
-        """Returns a `tf.data.Dataset` of (uint8 image, label, place in the epoch): shuffled and cropped at random if
-        there is an epoch."""
+        """Returns a `tf.data.Dataset` of (uint8 image, label, position in the epoch).
+
+        Examples are shuffled and cropped at random if `epoch` is given.
+        """
         import tensorflow as tf
         import tensorflow_datasets as tfds
 

@@ -1,17 +1,17 @@
-"""Augmentation by keras-cv (the extra `cv`), where Keras has no layer that does the same. TensorFlow only.
+"""Augmentation steps from keras-cv (the extra `cv`) for which Keras has no equivalent layer. TensorFlow only.
 
-keras-cv draws from stateful generators, whose numbers depend on what ran before. Here every image gets its own seed,
-which follows from the `StepSeed` and its place in the batch, and keras-cv draws from that: training resumes exactly
-as with the other steps.
+keras-cv draws from stateful generators, so its random numbers depend on earlier calls. Here each image gets a seed
+derived from the `StepSeed` and its position in the batch, and keras-cv draws from that seed. Training therefore
+resumes exactly, as with the other steps.
 """
 
 import keras
 
-# Names of keras-cv's layers and their arguments; the rest is its default.
+# keras-cv layers and their non-default arguments.
 STEPS = {
-    # Cubuk et al., 2020. Unlike Keras's layer, draws operations for each image; three, of medium strength.
+    # Cubuk et al., 2020. Unlike Keras's layer, draws operations per image: three, of medium strength.
     "keras_cv_rand_augment": ("RandAugment", {"value_range": (0, 1)}),
-    # Hendrycks et al., 2020. Keras's layer draws its operations once for the whole training.
+    # Hendrycks et al., 2020. Keras's layer draws its operations once for the whole run.
     "keras_cv_aug_mix": ("AugMix", {"value_range": (0, 1)}),
     # Chen et al., 2020.
     "keras_cv_grid_mask": ("GridMask", {}),
@@ -20,13 +20,13 @@ STEPS = {
 
 
 def step(name):
-    """Returns the function `(images, seed) -> images` of a step, for RGB images; grey ones go through it as RGB.
+    """Returns a step as a function `(images, seed) -> images`; grey images are processed as RGB.
 
     Args:
         name: str, one of `STEPS`.
 
     Raises:
-        ValueError: if keras-cv is not installed, or Keras does not run on TensorFlow.
+        ValueError: if keras-cv is not installed, or Keras's backend is not TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -44,7 +44,7 @@ def step(name):
 
     try:
         tf.random.get_global_generator()
-    except RuntimeError:  # with deterministic operations TensorFlow makes none; the layers ask, and do not use it here
+    except RuntimeError:  # in deterministic mode TensorFlow creates none; the layers request one but do not use it
         tf.random.set_global_generator(tf.random.Generator.from_seed(0))
     kind, arguments = STEPS[name]
     layer = getattr(keras_cv.layers, kind)(**arguments)
@@ -70,7 +70,7 @@ def step(name):
 
 
 class _Random:
-    """Stands in for a `tf.random.Generator`: each draw follows from the seed and the number of draws before it."""
+    """Replaces a `tf.random.Generator`; each draw depends only on the seed and the number of earlier draws."""
 
     def start(self, seed):
         self._seed, self._count = seed, 0
@@ -98,7 +98,7 @@ class _Random:
 
 
 def _draw_from(layer, random):
-    """Has a keras-cv layer and those in it draw from `random`: their generators and their samplers of factors."""
+    """Replaces the generators and factor samplers of a keras-cv layer and its sublayers with `random`."""
     from keras_cv import core
 
     for part in layer._flatten_layers():
@@ -109,7 +109,7 @@ def _draw_from(layer, random):
 
 
 def _sampler(sampler, random):
-    """Returns keras-cv's sampler as a function `(shape, dtype)` that draws from `random`."""
+    """Converts a keras-cv sampler to a function `(shape, dtype)` that draws from `random`."""
     import tensorflow as tf
 
     if hasattr(sampler, "lower"):
@@ -120,7 +120,7 @@ def _sampler(sampler, random):
 
 
 def _aug_mix(layer, image, random):
-    """What the layer's `augment_image` does; its own TensorFlow loops would draw the same numbers in every turn."""
+    """Reimplements the layer's `augment_image`, whose TensorFlow loops would draw the same numbers every iteration."""
     import tensorflow as tf
 
     fold_in = tf.random.experimental.stateless_fold_in

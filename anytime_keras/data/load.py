@@ -1,4 +1,4 @@
-"""`load`: the one way to a data set, with splits held out, normalised and batched."""
+"""Loads data sets: holds out splits, normalises and batches."""
 
 import functools
 import os
@@ -14,21 +14,21 @@ from anytime_keras.data.examples import StreamExamples
 
 
 class DataSet:
-    """A data set, ready for `fit` and `evaluate`. Made by `load`, from a `source` of examples.
+    """A data set ready for `fit` and `evaluate`, created by `load` from a `source` of examples.
 
-    Iterating gives `train, validation, test`.
+    Iterating yields `train, validation, test`.
 
     Attributes:
         name: str.
         num_classes: int.
         class_names: list of str.
         image_shape: (height, width, channels).
-        sizes: dict from split to its number of images.
+        sizes: dict from split to number of images.
         mean, std: arrays of shape (channels,), of the training images with values from 0 to 1.
         batch_size, seed, split_seed: ints.
-        augment: list of the steps that training images go through.
+        augment: list of the augmentation steps for training images.
         one_hot: bool, whether labels are float vectors.
-        skipped: list of paths, the images left out so far since they cannot be decoded (see `skip_corrupt`).
+        skipped: list of paths, the corrupt images skipped so far (see `skip_corrupt`).
 
     Example:
     >>> import anytime_keras as ak
@@ -57,10 +57,10 @@ class DataSet:
         self.normalize(*self.examples["train"].moments())
 
     def normalize(self, mean, std):
-        """Has images normalised by other numbers than those of the training images; before any batch is taken.
+        """Normalises images by these statistics instead of the training images'. Call it before taking any batch.
 
         Args:
-            mean, std: arrays of shape (channels,), of values from 0 to 1.
+            mean, std: arrays of shape (channels,), for values from 0 to 1.
         """
         self.mean, self.std = np.asarray(mean), np.maximum(std, 1e-6)
         augmented = augmentation.compose(self.augment) if self.augment else None
@@ -79,7 +79,7 @@ class DataSet:
 
     @functools.cached_property
     def train(self):
-        """Training batches of one epoch; shuffled and augmented anew each time that they are iterated."""
+        """Training batches of one epoch, reshuffled and augmented again on each iteration."""
         return self._pipelines["train"].training()
 
     @functools.cached_property
@@ -98,21 +98,22 @@ class DataSet:
 
     @property
     def steps_per_epoch(self):
-        """int, batches of an epoch of training."""
+        """int, training batches per epoch."""
         return self._pipelines["train"].steps
 
     def pipeline(self, split):
-        """Returns what makes a split's batches of its stored examples, a `Pipeline`; None without such a split."""
+        """Returns the `Pipeline` that batches a split's stored examples, or None if there is no such split."""
         return self._pipelines.get(split)
 
     def training_stream(self, first_epoch=0, first_step=0, whole=False, side=None):
-        """Training batches of this epoch and all after it, without end. Each epoch's order and augmentation follow from
-        the seed and the epoch's number alone. For `fit(..., steps_per_epoch=data.steps_per_epoch)`.
+        """Returns endless training batches for `fit(..., steps_per_epoch=data.steps_per_epoch)`.
+
+        Each epoch's order and augmentation depend only on the seed and the epoch's number.
 
         Args:
             first_epoch, first_step: ints, where to start.
-            whole: bool, whether to leave out each epoch's last batch if it is smaller; an epoch then has `whole_steps`.
-            side: function from (epoch, step) to the images' side in pixels; None keeps their size.
+            whole: bool, whether to drop each epoch's last batch if it is smaller; an epoch then has `whole_steps`.
+            side: function from (epoch, step) to the images' short side in pixels; None keeps their size.
         """
         return self._pipelines["train"].training_stream(first_epoch, first_step, whole, side)
 
@@ -120,7 +121,7 @@ class DataSet:
         return iter((self.train, self.validation, self.test))
 
     def describe(self):
-        """Returns what was done to the images and how they were split, as plain data."""
+        """Returns the data set's preprocessing and splits as plain data."""
         return {
             "name": self.name,
             "num_classes": self.num_classes,
@@ -154,43 +155,43 @@ def load(
 ):
     """Loads a data set as batches of (image, label).
 
-    Images come out as float32 of shape `(batch, height, width, channels)`, normalised channel by channel with the
-    mean and standard deviation of the training images; labels as int32 of shape `(batch,)`. On TensorFlow the
-    batches are `tf.data.Dataset`s, elsewhere `keras.utils.PyDataset`s.
+    Images are float32 of shape `(batch, height, width, channels)`, normalised per channel by the mean and standard
+    deviation of the training images; labels are int32 of shape `(batch,)`. Batches are `tf.data.Dataset`s on
+    TensorFlow and `keras.utils.PyDataset`s on other backends.
 
     Args:
         data: a name (`"digits"`, `"cifar10"`, any image classification set of tensorflow-datasets, `"tiny_imagenet"`
-            with its published folder under `data_dir`); a folder that `pack` wrote; a folder of images,
+            with its published folder under `data_dir`); a folder written by `pack`; a folder of images,
             `folder/<split>/<class>/<image>` or `folder/<class>/<image>`, hidden files ignored; an `.npz` file or a dict
-            with arrays `x_train`, `y_train` and perhaps `x_validation`, `y_validation`, `x_test`, `y_test`; or a pair
-            `(x, y)`.
+            with arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`, `x_test`, `y_test`; or a
+            pair `(x, y)`.
         batch_size: int.
-        validation: share or number of training images to hold out, class by class; 0 for none; None for the data set's
-            default (5,000 for CIFAR, a tenth otherwise). Without effect where the data has a validation split.
-        test: likewise, where the data has no test split.
-        augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), in one string with commas
-            between them too; `"default"` for what the paper's text does with the data set; or None. The authors' code
-            for SVHN is `"brightness,contrast,elastic,pad_crop"`. Steps of keras-cv need its extra
+        validation: fraction or number of training images to hold out, stratified by class; 0 for none; None for the
+            data set's default (5,000 for CIFAR, a tenth otherwise). Ignored if the data has a validation split.
+        test: likewise, ignored if the data has a test split.
+        augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), or one string of steps
+            separated by commas; `"default"` for the data set's augmentation in the paper's text; or None. The authors'
+            code uses `"brightness,contrast,elastic,pad_crop"` for SVHN. Steps from keras-cv need its extra
             (`pip install '.[cv]'` in the checkout) and TensorFlow.
-        image_size: (height, width) to crop to, for images of different sizes: the central crop after scaling the short
-            side to 256/224 of the crop's, in training a random part of random size.
-        seed: int, of shuffling and augmentation.
-        split_seed: int, of the hold-outs, so that runs with other seeds share their test images.
-        one_hot: bool, labels as float vectors of shape `(batch, num_classes)`; always so where `augment` mixes images
-            (`mix_up`, `cut_mix`).
-        data_dir: where tensorflow-datasets keeps its data, or Tiny ImageNet lies; None for its default.
+        image_size: (height, width) to crop to, for images of different sizes: the central crop after resizing the short
+            side to 256/224 of the crop's, or in training a random crop of random size.
+        seed: int, for shuffling and augmentation.
+        split_seed: int, for the hold-outs, so that runs with different seeds share their test images.
+        one_hot: bool, whether labels are float vectors of shape `(batch, num_classes)`; always true if `augment` mixes
+            images (`mix_up`, `cut_mix`).
+        data_dir: directory that holds tensorflow-datasets' data or Tiny ImageNet; None is tensorflow-datasets' default.
         download: bool, whether tensorflow-datasets may download.
-        skip_corrupt: bool, for folders of images: whether to leave out those that cannot be decoded, each with a
-            warning, and list them in the data set's `skipped`; otherwise such an image is an error that names it. Where
-            images are read when they are needed, another one stands in while training; a batch for evaluation gets
-            smaller, and one without a whole image is an error still.
+        skip_corrupt: bool, for folders of images: whether to skip images that cannot be decoded, warn about each, and
+            list them in the data set's `skipped`; otherwise such an image raises an error that names it. If images are
+            read on demand, a corrupt training image is replaced by the next readable one; an evaluation batch gets
+            smaller, and still raises if none of its images is readable.
 
     Returns:
         A `DataSet`.
 
     Raises:
-        ValueError: if there is no such data set (near names are listed), a file is not an image (it is named), a label
-            is out of range, or an argument is.
+        ValueError: if the data set is unknown (similar names are listed), a file is not an image (the error names it),
+            or a label or an argument is out of range.
 
     Example:
     >>> import anytime_keras as ak
@@ -266,7 +267,7 @@ def _read(data, image_size, data_dir, download, skip_corrupt):
 
 
 def _check_source(source, image_size):
-    """Raises unless all splits hold images of one shape, the crop's if there is one, of two classes or more."""
+    """Raises unless all splits have images of one shape (`image_size`, if given) and at least two classes."""
     shapes = {split: examples.image_shape for split, examples in source.splits.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"The images of '{source.name}' must have one shape in all splits. Received: {shapes}.")
@@ -306,7 +307,7 @@ def _check_labels(labels, split, source):
 
 def _hold_out(source, split, amount, seed):
     train = source.splits["train"]
-    if train.labels is None:  # read in sequence: the last ones
+    if train.labels is None:  # read sequentially, so hold out the last examples
         count = splits.number(amount, len(train), split)
         source.splits["train"], source.splits[split] = train.divided(count)
         return

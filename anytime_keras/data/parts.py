@@ -1,7 +1,7 @@
-"""A data set as a few files of bounded size, to train on another machine that has Python and little else.
+"""Packs a data set into a few files of bounded size, for training on a machine with little more than Python.
 
-A folder holds `parts.json`, which describes the data set, and `part-1.npz`, `part-2.npz` and so on with its images:
-original files where there are any, PNG files of 8-bit images otherwise, and raw values of other images.
+The folder contains `parts.json`, which describes the data set, and its images in `part-1.npz`, `part-2.npz` and so on:
+the original files if there are any, otherwise PNG files for 8-bit images and raw values for all others.
 """
 
 import concurrent.futures
@@ -22,20 +22,20 @@ INDEX = "parts.json"
 
 
 def pack(data_set, folder, part_mb=58.0):
-    """Writes the training and validation images of a data set as parts, which `ak.data.load(folder)` reads.
+    """Writes a data set's training and validation images as part files for `ak.data.load(folder)`.
 
-    The split that was held out for validation is kept. Test images are left out, since training must not see them.
+    Keeps the held-out validation split. Leaves out test images, which training must not see.
 
     Args:
         data_set: `DataSet` whose images are in memory.
-        folder: where to write; must be new or empty.
-        part_mb: float, the most that a part may take, in units of 10**6 bytes.
+        folder: output directory; must be new or empty.
+        part_mb: float, maximum size of a part in units of 10**6 bytes.
 
     Returns:
-        The list of the files' paths, `parts.json` first.
+        List of the files' paths, `parts.json` first.
 
     Raises:
-        ValueError: if images are not in memory, an image is larger than a part, or the folder holds files.
+        ValueError: if images are not in memory, an image is larger than a part, or the folder is not empty.
 
     Example:
     >>> import tempfile, anytime_keras as ak
@@ -55,7 +55,7 @@ def pack(data_set, folder, part_mb=58.0):
         raise ValueError(f"`pack` needs images in memory. Received: '{data_set.name}', which is read from disk.")
     folder.mkdir(parents=True, exist_ok=True)
     encoding = _encoding(splits["train"])
-    limit, paths, part, size = part_mb * 1e6 - 4096, [], [], 0  # an .npz file's own headers take the rest
+    limit, paths, part, size = part_mb * 1e6 - 4096, [], [], 0  # leaves room for the headers of an .npz file
     records = ((split, label, content) for split in splits for label, content in _contents(splits[split], encoding))
     for record in records:
         if len(record[2]) + 32 > limit:
@@ -119,15 +119,15 @@ def _sha256(content):
 
 
 def is_folder(path):
-    """Tells whether a folder holds the parts of a data set."""
+    """Returns whether a folder contains a packed data set."""
     return (path / INDEX).is_file()
 
 
 def load(path):
-    """Reads the parts of a data set, and decodes images on all processors.
+    """Reads a packed data set, decoding its images on all processors.
 
     Raises:
-        ValueError: if a part is missing, damaged, or of another data set.
+        ValueError: if a part is missing, damaged, or from another data set.
     """
     try:
         index = json.loads((path / INDEX).read_text())

@@ -1,4 +1,4 @@
-"""Which data set to work with on this machine."""
+"""Chooses a data set that this machine can train on."""
 
 import keras
 
@@ -6,17 +6,17 @@ ACCELERATORS = ("gpu", "tpu")
 
 
 def pick(name, otherwise="digits"):
-    """Returns a data set's name if this machine can train on it, and else another one's.
+    """Returns a data set's name if this machine can train on it, otherwise a fallback.
 
-    For examples that shall run anywhere: on a GPU with the real data set, elsewhere with a bundled one. The data set is
-    downloaded and prepared if need be.
+    For examples that must run anywhere: with the real data set on a GPU, with a bundled one elsewhere. Downloads and
+    prepares the data set if necessary.
 
     Args:
         name: str, a data set of tensorflow-datasets.
-        otherwise: str, the name to return where there is no GPU, or the data set can be had from nowhere.
+        otherwise: str, the name to return if there is no GPU, or the data set is neither cached nor downloadable.
 
     Returns:
-        A pair of str: the name, and why it is that one.
+        A pair of str: the name and the reason for it.
 
     Example:
     >>> import anytime_keras as ak
@@ -30,6 +30,6 @@ def pick(name, otherwise="digits"):
         import tensorflow_datasets as tfds
 
         tfds.builder(name).download_and_prepare()
-    except Exception as error:  # every host fails in its own way
+    except Exception as error:  # each download host fails differently
         return otherwise, f"not {name}, which cannot be had here ({type(error).__name__}: {error!s:.100})"
     return name, f"there is a GPU ({devices[0]}), and the data set can be had"

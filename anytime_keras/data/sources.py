@@ -1,4 +1,4 @@
-"""Where examples come from: a name, a folder, arrays or an .npz -> splits of examples and the classes' names."""
+"""Reads splits of examples and class names from a named data set, a folder, arrays or an .npz file."""
 
 import concurrent.futures
 import dataclasses
@@ -14,9 +14,9 @@ from anytime_keras import _errors
 from anytime_keras.data import crops
 from anytime_keras.data.examples import ArrayExamples, FileExamples, Skipped, StreamExamples
 
-# Images that take more bytes than this are read from disk as they are needed.
+# Data sets with more bytes of images than this are read from disk on demand.
 IN_MEMORY_BYTES = 4 * 2**30
-# What systems leave in folders besides hidden files: archives of macOS, recycle bins, thumbnails, settings.
+# Non-hidden leftovers of operating systems: macOS archives, recycle bins, thumbnails, settings.
 LEFTOVERS = ("__macosx", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information", "lost+found")
 LEFTOVERS += ("thumbs.db", "desktop.ini")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".jp2", ".avif")
@@ -25,14 +25,14 @@ EXTENSIONS += (".pbm", ".pgm", ".pnm", ".ppm")
 
 @dataclasses.dataclass
 class Source:
-    """What a data set holds, before splits are held out.
+    """A data set's contents before splits are held out.
 
     Attributes:
         name: str.
-        splits: dict with examples under "train" and, where the data set has them, "validation" and "test".
+        splits: dict with examples under "train" and, if the data set has them, "validation" and "test".
         class_names: list of str.
-        skipped: `Skipped` if images that cannot be decoded are left out, else None.
-        split_seed: int, the seed of the splits if they have been held out already, else None.
+        skipped: `Skipped` if images that cannot be decoded are skipped, else None.
+        split_seed: int, the splits' seed if they are already held out, else None.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """How a named data set is used by default.
+    """Default settings of a named data set.
 
     Attributes:
-        splits: our split -> tensorflow-datasets' one.
-        augment: steps for training.
-        validation: int or float, held out of train.
-        image_size: (height, width) to crop to, where images have any size.
+        splits: dict from our split to tensorflow-datasets'.
+        augment: augmentation steps for training.
+        validation: int or float, number or fraction held out of train.
+        image_size: (height, width) to crop to, if images have any size.
     """
 
     splits: dict
@@ -59,7 +59,7 @@ class Known:
     image_size: tuple = None
 
 
-# The paper's four (section 5.1), and Tiny ImageNet. Validation is ours where the paper names none.
+# The paper's four data sets (section 5.1) and Tiny ImageNet. Validation sizes are ours where the paper gives none.
 KNOWN = {
     "cifar10": Known({"train": "train", "test": "test"}, ("pad_crop", "flip"), 5000),
     "cifar100": Known({"train": "train", "test": "test"}, ("pad_crop", "flip"), 5000),
@@ -72,7 +72,7 @@ KNOWN = {
 
 
 def known_name(data):
-    """Returns the name of the data set with defaults here that a name, version, file or folder stands for, or None.
+    """Returns the key of `KNOWN` that a name, versioned name, file or folder refers to, or None.
 
     >>> known_name("imagenet2012:5.1.0"), known_name("/data/svhn_cropped.npz"), known_name("cifar10_n")
     ('imagenet2012', 'svhn_cropped', None)
@@ -83,8 +83,15 @@ def known_name(data):
 
 
 def defaults(data):
-    """Returns how a data set is used by default: its `splits`, `augment`, `validation` and `image_size`.
+    """Returns how a data set is used by default.
 
+    Args:
+        data: str, a name, with or without a version, or the path of a file or folder of that name.
+
+    Returns:
+        An object with `splits`, `augment`, `validation` and `image_size`.
+
+    Example:
     >>> defaults("cifar10:3.0.2").augment, defaults("flowers").validation
     (('pad_crop', 'flip'), 0.1)
     """
@@ -92,7 +99,7 @@ def defaults(data):
 
 
 def names():
-    """Lists the names that have defaults here; any other name is tensorflow-datasets'.
+    """Lists the data sets with defaults here; any other name refers to tensorflow-datasets.
 
     >>> names()
     ['cifar10', 'cifar100', 'digits', 'imagenet2012', 'svhn_cropped', 'tiny_imagenet']
@@ -101,7 +108,7 @@ def names():
 
 
 def digits():
-    """scikit-learn's bundled handwritten digits: 1,797 grey images of 8x8 pixels, values from 0 to 1."""
+    """Returns scikit-learn's bundled handwritten digits: 1,797 grey 8x8 images, values from 0 to 1."""
     from sklearn.datasets import load_digits
 
     bundle = load_digits()
@@ -112,7 +119,7 @@ def digits():
 
 
 def arrays(arrays, name="arrays"):
-    """Arrays `x_train`, `y_train` and, if there are, `x_validation`, `y_validation`, `x_test`, `y_test`."""
+    """Reads arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`, `x_test`, `y_test`."""
     known = [f"{axis}_{split}" for split in ("train", "validation", "test") for axis in "xy"]
     for key in arrays:
         if key not in (*known, "class_names"):
@@ -170,7 +177,7 @@ def _checked(images, labels, split, name):
 
 
 def npz(path):
-    """An .npz file with the arrays that `arrays` takes."""
+    """Reads an .npz file of the arrays that `arrays` takes."""
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return arrays(dict(file), name=str(path))
@@ -181,11 +188,11 @@ def npz(path):
 
 
 def folder(path, image_size=None, skip_corrupt=False, name=None):
-    """A folder of images in the layout of tfds ImageFolder: `path/<split>/<class>/<image>`, or `path/<class>/<image>`.
+    """Reads a folder of images in tfds ImageFolder's layout: `path/<split>/<class>/<image>`, or `path/<class>/<image>`.
 
     Splits are `train`, `validation` (or `val`) and `test`. Hidden files and folders are ignored. Images of one size
-    that fit into memory are read at once, others are cropped to `image_size` when they are needed. With `skip_corrupt`,
-    those that cannot be decoded are left out.
+    that fit into memory are read at once; others are cropped to `image_size` on demand. With `skip_corrupt`, images
+    that cannot be decoded are skipped.
     """
     path = pathlib.Path(path)
     children = _folders(path)
@@ -240,7 +247,7 @@ def _list_files(place, class_names):
 
 
 def _check_class(folder, images):
-    """Raises if a class has no images, or has some in folders within its own, which are not read."""
+    """Raises if a class has no images, or has images in subfolders, which are not read."""
     inside = [file for inner in _folders(folder) for file in inner.rglob("*")]
     deeper = [file for file in inside if _is_image(file) and not file.name.startswith(".")]
     if deeper:
@@ -270,23 +277,23 @@ def _folders(path):
 
 
 def _entries(folder):
-    """Returns what a folder holds, sorted, without hidden files and other leftovers of systems and tools."""
+    """Returns a folder's entries, sorted, without hidden files and `LEFTOVERS`."""
     children = sorted(folder.iterdir())
     return [child for child in children if not child.name.startswith(".") and child.name.lower() not in LEFTOVERS]
 
 
 def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
-    """Makes a source of image files.
+    """Creates a source from image files.
 
     Args:
         name: str.
         files: dict from split to (paths, labels).
         class_names: list of str.
         image_size: (height, width) to crop to, or None if all images have one size.
-        skip_corrupt: bool, whether to leave out images that cannot be decoded.
+        skip_corrupt: bool, whether to skip images that cannot be decoded.
 
     Raises:
-        ValueError: if sizes differ and `image_size` is None, or a file is no image (it is named).
+        ValueError: if sizes differ and `image_size` is None, or a file is not an image (the error names it).
     """
     skipped = Skipped() if skip_corrupt else None
 
@@ -333,7 +340,7 @@ def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
 
 
 def _whole(paths, labels, skipped):
-    """Returns the (paths, labels) of the images that can be decoded; there must be one."""
+    """Returns the (paths, labels) of the images that can be decoded; raises if there are none."""
 
     def error_of(path):
         try:
@@ -353,13 +360,13 @@ def _whole(paths, labels, skipped):
 
 
 def from_tfds(name, image_size=None, data_dir=None, download=True):
-    """A classification data set of tensorflow-datasets; needs TensorFlow.
+    """Loads a classification data set of tensorflow-datasets; needs TensorFlow.
 
     Args:
-        name: as tensorflow-datasets spells it, also with config and version (`"oxford_flowers102:2.1.1"`).
-        image_size: (height, width) to crop to; None takes images as they are, if they have one size.
-        data_dir: where tensorflow-datasets keeps its data; None is its default.
-        download: bool, whether to download and prepare what is not there yet.
+        name: name in tensorflow-datasets, optionally with config and version (`"oxford_flowers102:2.1.1"`).
+        image_size: (height, width) to crop to; None keeps images as they are, if they have one size.
+        data_dir: directory of tensorflow-datasets' data; None is its default.
+        download: bool, whether to download and prepare missing data.
     """
     import tensorflow_datasets as tfds
 

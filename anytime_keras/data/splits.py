@@ -6,17 +6,17 @@ import numpy as np
 
 
 def hold_out(labels, amount, seed, what):
-    """Chooses examples to hold out, from every class alike.
+    """Selects examples to hold out, stratified by class.
 
     Args:
         labels: int array of shape (n,).
-        amount: float in (0, 1), a share; or int, a number of examples.
+        amount: float in (0, 1), a fraction; or int, a number of examples.
         seed: int or list of ints.
         what: name of the split, for errors.
 
     Returns:
-        Two sorted int arrays: the numbers kept and the numbers held out. Every class keeps an example, so that fewer
-        are held out where classes are tiny.
+        Two sorted int arrays: the indices kept and the indices held out. Every class keeps at least one example, so
+        tiny classes may hold out fewer.
 
     Raises:
         ValueError: if nothing would be kept or held out.
@@ -36,7 +36,7 @@ def hold_out(labels, amount, seed, what):
 
 
 def number(amount, available, what):
-    """Returns how many examples a share or a number stands for, or raises; see `hold_out`."""
+    """Converts a fraction or a number of examples to a number, or raises; see `hold_out`."""
     whole = isinstance(amount, numbers.Integral)
     share = isinstance(amount, numbers.Real) and not whole and 0 < amount < 1
     wanted = int(amount) if whole else round(amount * available) if share else 0

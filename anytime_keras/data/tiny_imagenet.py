@@ -1,7 +1,7 @@
 """Tiny ImageNet 200 from its published folder: 200 classes of ImageNet at 64x64, 500 training images each.
 
-The published test images have no labels; as is usual, the 10,000 published validation images serve as test, and
-validation is held out of train.
+The published test images have no labels. As usual, the 10,000 published validation images serve as the test split, and
+the validation split is held out of train.
 """
 
 import os
@@ -16,19 +16,18 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 def is_folder(path):
-    """Tells whether a folder has Tiny ImageNet's layout."""
+    """Returns whether a folder has Tiny ImageNet's layout."""
     return all((path / part).exists() for part in ("wnids.txt", "train", "val/val_annotations.txt"))
 
 
 def find(data_dir=None):
-    """Returns the folder `tiny-imagenet-200`: `data_dir` itself or in it.
+    """Returns the path of Tiny ImageNet: `data_dir` itself or `tiny-imagenet-200` in it.
 
     Args:
-        data_dir: path; None looks where tensorflow-datasets keeps its data (`TFDS_DATA_DIR` or
-            `~/tensorflow_datasets`).
+        data_dir: path; None is tensorflow-datasets' directory (`TFDS_DATA_DIR` or `~/tensorflow_datasets`).
 
     Raises:
-        ValueError: if it is not there; says where to get it.
+        ValueError: if the folder is missing; the error says where to get it.
     """
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     place = _errors.expanded(place, "Pass the `data_dir` that holds the data set, or set TFDS_DATA_DIR to it.")
@@ -43,21 +42,22 @@ def find(data_dir=None):
 
 
 def load(path, image_size=None, skip_corrupt=False):
-    """Reads the training images and, as test, the published validation images.
+    """Reads the training images and, as the test split, the published validation images.
 
-    Classes are numbered in the order of their WordNet numbers, as folder loaders do, not in that of wnids.txt; their
-    names are the words of words.txt.
+    Classes are numbered in the order of their WordNet IDs, as folder loaders do, not in the order of wnids.txt. Their
+    names come from words.txt.
 
     Args:
-        path: the folder, as `find` returns it.
+        path: the folder, as returned by `find`.
         image_size: (height, width) to crop to; None keeps 64x64.
-        skip_corrupt: bool, whether to leave out images that cannot be decoded (not those that are not there).
+        skip_corrupt: bool, whether to skip images that cannot be decoded; missing files still raise.
 
     Returns:
-        A `Source` of RGB images; grey files become RGB.
+        A `Source` of RGB images; grey files are converted to RGB.
 
     Raises:
-        ValueError: if a class has no images or no words, or a validation image no class or no file; says which.
+        ValueError: if a class has no images or no words, or a validation image has no class or no file; the error
+            names it.
     """
     wnids = sorted((path / "wnids.txt").read_text().split())
     words = dict(line.split("\t", 1) for line in (path / "words.txt").read_text().splitlines() if "\t" in line)
@@ -82,7 +82,7 @@ def _training_files(place, wnids):
 
 
 def _validation_files(place, wnids):
-    """The images that val_annotations.txt lists, one a line: file name, class, box; parted by tabs."""
+    """Returns the images listed in val_annotations.txt, whose lines are file name, class and box, separated by tabs."""
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     images = place / "images"
     there = {path.name for path in images.iterdir()} if images.is_dir() else ()

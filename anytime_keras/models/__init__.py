@@ -1,4 +1,4 @@
-"""Anytime networks: the model with ordered, named exits, and the families that the zoo is made of."""
+"""Anytime networks: the model with ordered, named exits, and the zoo's model families."""
 
 from anytime_keras.models.anytime_model import AnytimeModel, Exit
 from anytime_keras.models.convert import to_anytime

@@ -1,4 +1,4 @@
-"""A functional Keras model with several exits: ordered, named outputs that one label serves."""
+"""A functional Keras model with several exits: ordered, named outputs that share one label."""
 
 import functools
 import inspect
@@ -16,14 +16,14 @@ from anytime_keras.models.metrics import copy_metric
 
 
 class Exit:
-    """A place where the network can answer.
+    """An exit of an anytime model, with its name and cost.
 
     Attributes:
         name: str, the key of its logits in the model's outputs.
-        macs: int, multiply-accumulates of one sample up to here, all heads so far included.
-        params: int, parameters up to here, all heads so far included.
+        macs: int, multiply-accumulates of one sample up to this exit, including all heads so far.
+        params: int, parameters up to this exit, including all heads so far.
 
-    `AnytimeModel` makes them, each of a `model` and the `index` of the exit in it, from 0.
+    `AnytimeModel` creates its exits from the `model` and the `index` of each exit, from 0.
 
     Example:
     >>> import anytime_keras as ak
@@ -52,21 +52,20 @@ class Exit:
 class AnytimeModel(keras.Model):
     """A functional model whose outputs are the logits of its exits, earliest first.
 
-    `compile` takes one loss and one list of metrics for all exits; `fit`, `evaluate` and
-    `train_on_batch` take one label for all exits. Either may also be a dict by exit's name. Sample weights are one
-    array for all exits, a list in the exits' order, or a dict by exit's name, in which those left out weigh 1.
-    Everything else is as in any functional Keras model: saving, mixed precision, distribution, `predict` (a dict).
+    `compile` takes one loss and one list of metrics for all exits; `fit`, `evaluate` and `train_on_batch` take one
+    label for all exits. Each may also be a dict keyed by exit name. Sample weights are one array for all exits, a list
+    in exit order, or a dict keyed by exit name, in which missing exits weigh 1. Saving, mixed precision, distribution
+    and `predict` (which returns a dict) work as in any functional Keras model.
 
     Args:
         inputs: input tensor, or a list or dict of them (`keras.Input`).
-        outputs: dict from an exit's name to its logits, shape `(batch, ...)`, in the order in which
-            the exits are computed.
+        outputs: dict from exit name to logits, shape `(batch, ...)`, in the order in which the exits are computed.
         name: str or None.
 
     Attributes:
         exits: list of `Exit`, earliest first.
-        inference: dict or None: which exits are of use and how sure they are, as `Predictor.calibrate` and
-            `Predictor.fit_thresholds` found. Saved with the model in a `.keras` file, not in its config or weights.
+        inference: dict or None, the useful exits, temperatures and thresholds found by `Predictor.calibrate` and
+            `Predictor.fit_thresholds`. Saved with the model in a `.keras` file, not in its config or weights.
 
     Raises:
         ValueError: if the outputs are not a dict of tensors.
@@ -103,17 +102,17 @@ class AnytimeModel(keras.Model):
 
     @property
     def exit_names(self):
-        """The exits' names, earliest first: a list of str."""
+        """List of str, the exits' names, earliest first."""
         return list(self._exit_names)
 
     @property
     def num_exits(self):
-        """int, how many exits there are."""
+        """int, the number of exits."""
         return len(self._exit_names)
 
     @property
     def exits(self):
-        """The exits, earliest first: a list of `Exit`, each with its name, MACs and parameters."""
+        """List of `Exit`, earliest first, each with its name, MACs and parameters."""
         return [Exit(self, index) for index in range(self.num_exits)]
 
     def _costs(self):
@@ -127,12 +126,11 @@ class AnytimeModel(keras.Model):
 
         Args:
             optimizer: as in Keras.
-            loss: one loss for all exits, or a dict from an exit's name to its loss. Exits that the dict
-                leaves out are not trained.
-            loss_weights: None, one number for each exit in order, or a dict by exit's name. An adaptive
-                weighting multiplies with them.
-            metrics: a list for all exits, each of which gets copies of the metrics; or a list for each exit in order,
-                or a dict from an exit's name to its list.
+            loss: one loss for all exits, or a dict from exit name to loss. Exits missing from the dict are not trained.
+            loss_weights: None, one number per exit in order, or a dict keyed by exit name. An adaptive weighting is
+                multiplied by them.
+            metrics: a list for all exits, each of which gets copies of the metrics; or one list per exit in order, or
+                a dict from exit name to list.
             weighted_metrics: likewise, weighted by the sample weights.
             **kwargs: as in Keras.
         """
@@ -193,7 +191,7 @@ class AnytimeModel(keras.Model):
         losses = self._by_exit("loss", loss, each=lambda value: value) or {}
         return {name: weights.get(name, 1.0) for name in losses}
 
-    # Keras compiles a loaded model again only if a class with its own `compile` says how.
+    # Keras recompiles a loaded model whose class overrides `compile` only if the class also defines these methods.
     def get_compile_config(self):
         return super().get_compile_config()
 
@@ -203,6 +201,10 @@ class AnytimeModel(keras.Model):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
+<<<<<<< HEAD
+=======
+    # If labels are a dict, Keras requires sample weights with the same keys before the model receives a batch.
+>>>>>>> plain_data
     @functools.wraps(keras.Model.fit)
     def fit(self, x=None, y=None, *args, **kwargs):
         return super().fit(x, y, *args, **self._with_sample_weights(y, kwargs))
@@ -248,7 +250,7 @@ class AnytimeModel(keras.Model):
         return {name: outputs[name] for name in self._exit_names}
 
     def _labels(self, y):
-        """Gives every exit its label: the one label, or its own from a dict."""
+        """Returns each exit's label: the common label, or the exit's entry if `y` is a dict."""
         if isinstance(y, (list, tuple)):
             raise ValueError(
                 "`y` must be one label for all exits, or a dict with a label for each. "
@@ -265,7 +267,7 @@ class AnytimeModel(keras.Model):
         return {name: y[name] for name in self._exit_names}
 
     def _sample_weights(self, weights):
-        """Gives every exit its sample weights: the one array, or its own from a list or a dict."""
+        """Returns each exit's sample weights: the common array, or the exit's entry of a list or dict."""
         if not keras.tree.is_nested(weights):  # one array, or None
             return weights
         if isinstance(weights, dict):
@@ -279,15 +281,15 @@ class AnytimeModel(keras.Model):
             )
         return {name: weights.get(name) for name in self._exit_names} if weights else None
 
-    # Keras keeps what these write beside the weights in a `.keras` file.
+    # Keras stores these files next to the weights in a `.keras` file.
     def save_assets(self, folder):
-        """Keras's, when a model is saved: writes `inference`."""
+        """Writes `inference`; Keras calls this when saving a model."""
         if self.inference is not None:
             with open(os.path.join(folder, "inference.json"), "w") as file:
                 json.dump(self.inference, file)
 
     def load_assets(self, folder):
-        """Keras's, when a model is loaded: reads `inference`."""
+        """Reads `inference`; Keras calls this when loading a model."""
         path = os.path.join(folder or "", "inference.json")
         if os.path.exists(path):
             with open(path) as file:
@@ -298,9 +300,9 @@ class AnytimeModel(keras.Model):
 
 
 class BuiltModel(AnytimeModel):
-    """An anytime model whose constructor takes other arguments than inputs and outputs.
+    """An anytime model whose constructor takes arguments other than inputs and outputs.
 
-    `keras.models.clone_model` makes an `AnytimeModel` with the same exits of it.
+    `keras.models.clone_model` turns it into an `AnytimeModel` with the same exits.
     """
 
     def __init_subclass__(cls, **kwargs):
@@ -310,14 +312,19 @@ class BuiltModel(AnytimeModel):
             cls.__init__ = _of_any_arguments(cls.__init__)
 
     def __new__(cls, *args, **kwargs):
-        # So Keras clones a functional model: by its class, if the constructor seems to take the arguments.
+        # Keras clones a functional model by calling its class like this if the constructor seems to take the arguments.
         if len(args) == 2 and all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(args)):
             return AnytimeModel(*args, **kwargs)
         return super().__new__(cls, *args, **kwargs)
 
 
+<<<<<<< HEAD
 class _ClassSignature:
     """The signature of a class, without `self`. Its instances are callable and have another one."""
+=======
+def _of_any_arguments(init):
+    """Hides a constructor's arguments from `inspect.getfullargspec` (used by Keras), not from `inspect.signature`."""
+>>>>>>> plain_data
 
     def __init__(self, init):
         self.parameters = list(inspect.signature(init).parameters.values())[1:]
@@ -338,6 +345,6 @@ def _of_any_arguments(init):
 
 
 def _own_metrics(metrics):
-    """Copies a list of metrics, so that no two exits share one metric's state."""
+    """Copies a list of metrics, so that exits do not share state."""
     metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
     return [copy_metric(metric) if isinstance(metric, keras.metrics.Metric) else metric for metric in metrics]

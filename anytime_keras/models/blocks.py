@@ -1,4 +1,4 @@
-"""Pieces that the families share: convolutions as the paper initialises them, and exit heads."""
+"""Building blocks shared by the families: argument checks, layers and exit heads."""
 
 import operator
 
@@ -45,7 +45,7 @@ def check_positive(**arguments):
 
 
 def _count(value):
-    """Returns a positive int of whatever library as Python's, or None for all else."""
+    """Converts any library's positive int to a Python int; returns None for all other values."""
     try:
         number = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -69,7 +69,7 @@ def check_positive_list(name, values):
 
 
 def kept(channels, reduction):
-    """Returns how many of the channels a transition keeps, or raises if that is none."""
+    """Returns the number of channels that a transition keeps, or raises if it is 0."""
     filters = int(channels * reduction)
     if filters < 1:
         raise ValueError(
@@ -79,15 +79,15 @@ def kept(channels, reduction):
 
 
 class Builder:
-    """Makes layers with one precision and one way of padding.
+    """Creates layers with a given precision and padding convention.
 
-    Convolutions have no bias and are initialised as He et al. (2015) propose, linear layers likewise,
-    as in the authors' code (the paper does not say).
+    Convolutions have no bias. Convolutions and linear layers use the initialisation of He et al. (2015), as in the
+    authors' code (the paper does not say).
 
     Args:
         dtype: dtype or policy of the layers.
-        symmetric: bool, whether layers with a stride pad alike on all sides, as PyTorch's networks do. Otherwise
-            they pad as TensorFlow's do, more below and right where the padding is odd.
+        symmetric: bool, whether strided layers pad equally on all sides, as in PyTorch. Otherwise they pad as in
+            TensorFlow, with more at the bottom and right if the padding is odd.
     """
 
     def __init__(self, dtype=None, symmetric=False):
@@ -109,7 +109,7 @@ class Builder:
         )(x)
 
     def _padded(self, x, size, strides, name):
-        """Returns what a layer with this window reads and the name of the padding that is left to it."""
+        """Returns the input, padded if necessary, and the `padding` argument of a layer with this window."""
         if not self.symmetric or strides == 1 or size == 1:
             return x, "same"
         pad = layers.ZeroPadding2D(size // 2, data_format="channels_last", dtype=self.dtype, name=f"{name}_pad")
@@ -141,9 +141,9 @@ class Builder:
         return layers.AveragePooling2D(2, padding="same", data_format="channels_last", dtype=self.dtype, name=name)(x)
 
     def ilsvrc_stem(self, image, filters, name):
-        """A 7x7 convolution and a 3x3 max pooling, each with stride 2: (height / 4, width / 4, filters)."""
+        """Applies a 7x7 convolution and a 3x3 max pooling, each with stride 2: (height / 4, width / 4, filters)."""
         x = self.conv_bn_relu(image, filters, 7, strides=2, name=name)
-        # The padding zeros of a symmetric pooling never win: what is pooled comes out of a ReLU.
+        # Padding zeros never win the symmetric max pooling, since its input comes from a ReLU.
         x, padding = self._padded(x, 3, 2, f"{name}_pool")
         pool = layers.MaxPooling2D(
             3, 2, padding=padding, data_format="channels_last", dtype=self.dtype, name=f"{name}_pool"
@@ -151,7 +151,7 @@ class Builder:
         return pool(x)
 
     def classify_by_convs(self, x, num_classes, channels, name):
-        """MSDNet's head: two 3x3 convolutions with stride 2, then `classify`.
+        """Applies MSDNet's head: two 3x3 convolutions with stride 2, then `classify`.
 
         Args:
             channels: int, filters of the convolutions, or None for as many as `x` has.
@@ -162,7 +162,7 @@ class Builder:
         return self.classify(x, num_classes, name)
 
     def classify(self, x, num_classes, name):
-        """Global average pooling and a linear layer; the logits are float32 or wider whatever the precision."""
+        """Applies global average pooling and a linear layer; logits are at least float32 in any precision."""
         x = layers.GlobalAveragePooling2D(data_format="channels_last", dtype=self.dtype, name=f"{name}_pool")(x)
         return layers.Dense(num_classes, kernel_initializer=HeNormal(), dtype=logits_dtype(x), name=name)(x)
 

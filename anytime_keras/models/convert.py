@@ -1,4 +1,4 @@
-"""Any functional Keras model as an anytime model: exits on the way, the network's own answer as the last."""
+"""Converts a functional Keras model to an anytime model whose last exit is the original output."""
 
 import keras
 from keras import layers
@@ -21,7 +21,7 @@ _FEATURES = (
     layers.GlobalMaxPooling2D,
     layers.GlobalMaxPooling3D,
 )
-# What stands between layers and not behind an answer, in lower case without underscores.
+# Activations used between layers, not on final outputs; in lower case without underscores.
 _HIDDEN_ACTIVATIONS = {"relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "gelu", "glu", "silu", "hardsilu"}
 _HIDDEN_ACTIVATIONS |= {"mish", "tanh", "hardtanh", "tanhshrink", "softsign", "squareplus"}
 
@@ -29,27 +29,28 @@ _HIDDEN_ACTIVATIONS |= {"mish", "tanh", "hardtanh", "tanhshrink", "softsign", "s
 def to_anytime(model, exits=None, num_exits=None, every=None, head="pool", num_classes=None, input_shape=None):
     """Turns a functional Keras model into an anytime model that shares its layers and weights.
 
-    The model's own answer stays as the last exit, with the same numbers. New heads end as the model's own does: after
-    a softmax (or any other activation of the answer) come new exits with a softmax, so that one loss serves
-    all. Training the anytime model trains the original. Functional models nested in the model, and layers that
-    only chain blocks, such as keras-hub's `ViTEncoder`, are laid open, so that exits can be in them.
+    The model's output becomes the last exit, with unchanged values. New heads end in the same activation as the
+    model's own head, such as a softmax, so that one loss serves all exits. Training the anytime model trains the
+    original. Nested functional models, and layers that only chain blocks, such as keras-hub's `ViTEncoder`, are
+    flattened, so that exits can be placed inside them.
 
-    Say where the exits are by one of `exits`, `num_exits` and `every`. The last two choose among the places where
+    Place the exits with one of `exits`, `num_exits` and `every`. The last two choose among candidate positions where
     the graph is one tensor wide: residual joins, ends of blocks. The exits are named `exit_1`, ... .
 
     Args:
         model: functional `keras.Model` or built `keras.Sequential` with one output.
-        exits: list of names of layers whose result an exit reads. The last exit is not named.
-        num_exits: int, the number of exits with the last; they divide the model's MACs as evenly as places allow.
-        every: int, an exit at every so many possible places, and the last.
+        exits: list of the names of layers whose results exits read. The last exit is not named.
+        num_exits: int, the number of exits including the last; they divide the model's MACs as evenly as the
+            candidates allow.
+        every: int, an exit at every `every`-th candidate, plus the last exit.
         head: `"pool"` (global average pooling and a linear layer; features that do not come from an activation are
-            normalised first, see `anytime_keras.models.heads.PoolHead`), `"msd"` (MSDNet's: two 3x3
-            convolutions of stride 2 before that), or a function `(features, name) -> logits` which gives what the
-            model's own answer is like, activation included.
-        num_classes: int; None takes the model's own. A model without a head (a backbone) needs it, and gets a
+            normalised first, see `anytime_keras.models.heads.PoolHead`), `"msd"` (MSDNet's head: two 3x3
+            convolutions of stride 2 before that), or a function `(features, name) -> logits` whose results match the
+            model's own output, activation included.
+        num_classes: int; None uses the model's own. Required for a model without a head (a backbone), which gets a
             new head on its output as the last exit.
-        input_shape: shape without batch axis, or a list of shapes, at which MACs are counted where the model leaves
-            sizes open. By default open sizes count as 224 in images and 128 in sequences.
+        input_shape: shape without batch axis, or a list of shapes, at which to count MACs if the model leaves sizes
+            open. By default open sizes count as 224 in images and 128 in sequences.
 
     Returns:
         `AnytimeModel`.
@@ -141,7 +142,7 @@ def _checked_model(model):
 
 
 def _one_output(model):
-    """Returns the call that makes a model with one of several outputs: the last of a dict, the first of a list."""
+    """Returns code for a model with one of several outputs: the last of a dict, the first of a list."""
     output = model.output
     if isinstance(output, dict):
         return f"`keras.Model(model.inputs, model.output[{list(output)[-1]!r}])`"
@@ -149,7 +150,7 @@ def _one_output(model):
 
 
 def _keeps_head(model, output, head, num_classes):
-    """Tells whether the model's output is an answer (the last exit) and not features that still need a head."""
+    """Returns whether the model's output is a prediction (the last exit), not features that still need a head."""
     is_answer = len(output.shape) == 2 and not _is_features(graph.producer(output))
     if num_classes is None:
         if not is_answer and not callable(head):
@@ -172,7 +173,7 @@ def _keeps_head(model, output, head, num_classes):
 
 
 def _is_features(call):
-    """Tells whether a vector comes from pooling, flattening, normalisation or a hidden layer, not from a classifier."""
+    """Returns whether a vector comes from pooling, flattening, normalisation or a hidden layer, not a classifier."""
     while not _is_hidden(call.operation):
         weightless = not getattr(call.operation, "weights", None)
         if not weightless or len(call.input_tensors) != 1:

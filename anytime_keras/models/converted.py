@@ -1,4 +1,4 @@
-"""The model that `to_anytime` makes, and how it is saved."""
+"""The model that `to_anytime` returns, and its serialisation."""
 
 import keras
 
@@ -8,11 +8,11 @@ from anytime_keras.models.anytime_model import BuiltModel
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class ConvertedModel(BuiltModel):
-    """What `to_anytime` makes: its config holds the original model's, in the words of the original's own class.
+    """The model that `to_anytime` returns; its config contains the original model, serialised by its own class.
 
     Args:
         original: functional model.
-        output: tensor, the original's result as `graph.flatten` gives it.
+        output: tensor, the original's output as returned by `graph.flatten`.
         answers: dict of the exits' logits.
         name: str or None.
     """
@@ -26,7 +26,7 @@ class ConvertedModel(BuiltModel):
         new = {name: tensor for name, tensor in answers.items() if tensor is not made_of.output}
         heads, reads = _apart(new, _tensors(self, made_of.output))
         original = keras.saving.serialize_keras_object(made_of.original)
-        original.pop("compile_config", None)  # its own training is over
+        original.pop("compile_config", None)  # the original is no longer trained on its own
         config = {
             "original": original,
             "heads": keras.saving.serialize_keras_object(heads),
@@ -57,32 +57,32 @@ class ConvertedModel(BuiltModel):
 
 
 class _MadeOf:
-    """Keeps what a converted model was made of where Keras does not track it: its layers are the model's already."""
+    """Holds a converted model's original, untracked by Keras because the model already tracks its layers."""
 
     def __init__(self, original, output):
         self.original, self.output = original, output
 
 
 def _tensors(model, output):
-    """Lists the model's inputs and all results on the way to `output`, in one order before and after saving."""
+    """Lists the model's inputs and all tensors on the way to `output`, in the same order before and after saving."""
     return list(model.inputs) + [tensor for call in graph.calls(output) for tensor in call.output_tensors]
 
 
 def _apart(answers, known):
-    """Makes the heads a model of their own.
+    """Builds a separate model of the heads.
 
     Args:
-        answers: dict of the tensors that the heads give.
+        answers: dict of the heads' output tensors.
         known: list of the tensors that the original computes.
 
     Returns:
-        The model, and the places in `known` of what it takes: features, and the masks that Keras hands on with them.
+        The model, and the indices of its inputs in `known`: features, and the masks that Keras passes along with them.
     """
     place, calls = {id(tensor): number for number, tensor in enumerate(known)}, graph.calls(answers, known)
     read = [tensor for call in calls for tensor in call.input_tensors] + list(answers.values())
     reads = sorted({place[id(tensor)] for tensor in read if id(tensor) in place})
-    # `keras.Model(tensors, outputs)` loses its way if some of the tensors are inputs and others are not (Keras 3.15),
-    # so the calls are made once more, on inputs of their own.
+    # `keras.Model(tensors, outputs)` breaks if some of the tensors are inputs and others are not (Keras 3.15), so the
+    # calls are repeated on new inputs.
     inputs = [keras.Input(batch_shape=known[number].shape, dtype=known[number].dtype) for number in reads]
     values = {id(known[number]): new for number, new in zip(reads, inputs)}
     for call in calls:

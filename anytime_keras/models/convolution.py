@@ -1,4 +1,4 @@
-"""Convolutions in half precision that TensorFlow need not emulate."""
+"""Half-precision convolution without TensorFlow's emulation on CPUs."""
 
 import keras
 from keras import layers, ops
@@ -8,11 +8,10 @@ from anytime_keras import runtime
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class Conv2D(layers.Conv2D):
-    """Keras's layer, trained many times faster in half precision on a CPU that has no instructions for it.
+    """`keras.layers.Conv2D` that trains many times faster in half precision on CPUs without support for it.
 
-    TensorFlow emulates half precision there, number by number. This layer computes in single precision what is rounded
-    to half before and after: the same products, added up in single precision. Everywhere else, and on other backends,
-    Keras's own code runs.
+    TensorFlow emulates half precision there, number by number. Here inputs and outputs are rounded to half precision,
+    and the same products are summed in single precision. In all other cases, and on other backends, Keras's code runs.
 
     Example:
     >>> import numpy as np

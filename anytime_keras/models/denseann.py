@@ -1,20 +1,20 @@
 """DenseANN: densely connected networks with an exit after every few layers.
 
-Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), appendix B, after DenseNet-BC of Huang et al. (2017): every dense layer
-reads the concatenation of all features of its block so far; between blocks the map and the number of channels are
-halved. Where the paper does not say, we do as the authors' code does
+Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), appendix B, after DenseNet-BC of Huang et al. (2017). Every dense layer
+reads the concatenation of all previous features of its block; between blocks the map and the number of channels are
+halved. Where the paper gives no details, we follow the authors' code
 (https://github.com/EchoWho/AnytimeNeuralNetwork_public):
 
-- the first convolution has twice the growth rate's filters;
+- the first convolution has twice as many filters as the growth rate;
 - He normal initialisation of convolutions and linear layers; batch normalisation with momentum .9.
 
-Where the code departs from the text, `preset` chooses:
+Where the code differs from the text, `preset` selects one:
 
-- exits: the text has a linear layer on the pooled concatenation, `"authors_code"` puts BN-ReLU before the pooling;
-- between blocks: the text has the 1x1 convolution before BN-ReLU, `"authors_code"`, as DenseNet, after it.
+- exits: the text has a linear layer on the pooled concatenation; `"authors_code"` adds BN-ReLU before the pooling;
+- between blocks: the text has the 1x1 convolution before BN-ReLU; `"authors_code"` has it after, as in DenseNet.
 
-The code drops out a fifth after each convolution on small images, the text a tenth in DenseNet's own training;
-`dropout` is off here unless given, as the paper found it harmful on ILSVRC.
+The code uses dropout of a fifth after each convolution on small images, the text a tenth in DenseNet's own training.
+Here `dropout` is off by default, since the paper found it harmful on ILSVRC.
 """
 
 import keras
@@ -37,19 +37,19 @@ from anytime_keras.models.family import Family
 class DenseANN(Family):
     """A DenseNet-BC with exits.
 
-    `ak.models.build` knows `"denseann121"`, `"denseann169"` and `"denseann201"` for ILSVRC, and `"denseann"`, the
-    DenseNet-BC for 32x32 images, by `depth` and `growth_rate`.
+    `ak.models.build` accepts `"denseann121"`, `"denseann169"` and `"denseann201"` for ILSVRC, and `"denseann"` with
+    `depth` and `growth_rate` for the DenseNet-BC for 32x32 images.
 
     Args:
-        depth: int, layers of a network with three equal blocks, 3 x 2 x n + 4 for n dense layers (two convolutions
-            each) in a block; or None if `blocks` is given.
+        depth: int, number of layers of a network with three equal blocks, 3 x 2 x n + 4 for n dense layers (two
+            convolutions each) per block; or None if `blocks` is given.
         blocks: list of int, dense layers in each block, such as (6, 12, 32, 32) for DenseANN169; or None.
         growth_rate: int, channels that each dense layer adds (the paper's k).
-        exit_every: int, an exit after every so many dense layers, counted so that the last one has one.
-        first_exit: int, dense layers before this one (counted from 1) have no exit.
+        exit_every: int, dense layers from one exit to the next, counted back from the last layer, which has an exit.
+        first_exit: int, the first dense layer (counted from 1) that may have an exit.
         stem: `"small"`, a 3x3 convolution, or `"ilsvrc"`, a 7x7 convolution and a max pooling, each with stride 2.
-        reduction: float in (0, 1], the share of the channels that is kept between blocks.
-        dropout: float in [0, 1), the rate of the dropout after each convolution of a block or between blocks.
+        reduction: float in (0, 1], fraction of the channels kept between blocks.
+        dropout: float in [0, 1), dropout rate after each convolution in a block or between blocks.
         input_shape: (height, width, channels) of the images.
         num_classes: int.
         preset: `"paper"` or `"authors_code"`, see above.
@@ -138,11 +138,11 @@ class DenseANN(Family):
 
     def get_config(self):
         config = super().get_config()
-        return config if self.depth is None else {**config, "blocks": None}  # `depth` says it
+        return config if self.depth is None else {**config, "blocks": None}  # `depth` implies them
 
 
 def _block_sizes(depth, blocks):
-    """Returns `depth`, as an int if it is given, and the dense layers in each block."""
+    """Returns `depth`, as an int if given, and the number of dense layers in each block."""
     if (depth is None) == (blocks is None):
         raise ValueError(f"Give either `depth` or `blocks`. Received: depth={depth}, blocks={blocks}.")
     if blocks is not None:
@@ -157,7 +157,7 @@ def _block_sizes(depth, blocks):
 
 
 def _dense_layer(build, x, growth_rate, dropout, name):
-    """Adds `growth_rate` channels, made by a 1x1 convolution to four times as many and a 3x3 convolution."""
+    """Adds `growth_rate` channels by a 1x1 convolution to four times as many and a 3x3 convolution."""
     new = build.conv(build.bn_relu(x, f"{name}_0"), 4 * growth_rate, 1, name=f"{name}_conv_1")
     new = build.dropout(new, dropout, name=f"{name}_dropout_1")
     new = build.conv(build.bn_relu(new, f"{name}_1"), growth_rate, 3, name=f"{name}_conv_2")

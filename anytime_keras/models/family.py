@@ -1,4 +1,4 @@
-"""What the families' classes share: a network's arguments are its config."""
+"""Base class of the families, whose constructor arguments are their config."""
 
 import inspect
 
@@ -8,9 +8,9 @@ from anytime_keras.models.anytime_model import BuiltModel
 
 
 class Family(BuiltModel):
-    """An anytime network that is built from a few arguments, each kept as an attribute of its name.
+    """An anytime network built from a few arguments, each stored as an attribute of the same name.
 
-    `input_shape` is kept as `image_shape`, since Keras has a property of that name.
+    `input_shape` is stored as `image_shape`, since Keras has a property named `input_shape`.
     """
 
     def get_config(self):

@@ -1,4 +1,4 @@
-"""Heads that `to_anytime` puts on a network that was not built with exits, and how the network's own head ends."""
+"""Heads that `to_anytime` adds to a network, and the operations that end the network's own head."""
 
 import keras
 from keras import layers
@@ -20,9 +20,9 @@ _CONVOLUTION = {3: layers.Conv1D, 4: Conv2D, 5: layers.Conv3D}
 class PoolHead:
     """Global average pooling and a linear layer.
 
-    Features that do not come straight from an activation are normalised first, as the next layers of such a
-    network would do: maps by batch normalisation and ReLU, as the paper's exits; sequences, tokens and
-    vectors by layer normalisation, as before a transformer's own head.
+    Features that do not come directly from an activation are normalised first, as the network's next layers would do:
+    maps by batch normalisation and ReLU, as in the paper's exits; sequences, tokens and vectors by layer
+    normalisation, as before a transformer's own head.
 
     Args:
         num_classes: int.
@@ -87,17 +87,17 @@ HEADS = {"pool": PoolHead, "msd": MSDHead}
 
 
 def policy_of(x):
-    """Returns the dtype policy under which layers compute as `x` was computed, with variables of full precision."""
+    """Returns the dtype policy that computes in the dtype of `x`, with full-precision variables."""
     return keras.dtype_policies.get(f"mixed_{x.dtype}" if x.dtype in ("float16", "bfloat16") else x.dtype)
 
 
 def squeezes(call):
-    """Tells whether a call only drops axes of length 1, as after a classifier that is a 1x1 convolution."""
+    """Returns whether a call only drops axes of length 1, as after a 1x1 convolution that classifies."""
     return sum(size != 1 for size in call.input_tensors[0].shape[1:]) <= 1
 
 
 def ending(output):
-    """Lists what the model does to its logits (softmax and the like) as (operation, its other arguments), in order."""
+    """Lists the operations after the model's logits, such as softmax, as (operation, its call or None), in order."""
     found, call = [], graph.producer(output)
     while len(call.input_tensors) == 1 and not getattr(call.operation, "weights", None):
         if call.input_tensors[0].shape == call.output_tensors[0].shape == output.shape:
@@ -112,7 +112,7 @@ def ending(output):
 
 
 def end(logits, ending, name):
-    """Does to `logits` what the model's own head does, with layers of its own."""
+    """Applies the operations of `ending` to `logits`, with new layers."""
     for operation, call in ending:
         config = {**operation.get_config(), "name": f"{name}_{operation.name}"}
         if isinstance(operation, keras.Layer):
@@ -123,7 +123,7 @@ def end(logits, ending, name):
 
 
 def is_activated(x):
-    """Tells whether features come from an activation, so that they need no normalisation before a linear layer."""
+    """Returns whether features come from an activation and so need no normalisation before a linear layer."""
     call = graph.producer(x)
     while isinstance(call.operation, DROPOUT):
         call = graph.producer(call.input_tensors[0])

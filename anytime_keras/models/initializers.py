@@ -1,4 +1,4 @@
-"""He et al.'s initialisation, drawn at once on every backend."""
+"""He normal initialisation that is fast on every backend."""
 
 import math
 
@@ -8,10 +8,10 @@ import numpy as np
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class HeNormal(keras.initializers.HeNormal):
-    """Keras's initializer of the same name and arguments; on JAX the numbers are NumPy's.
+    """Keras's initializer of the same name and arguments, drawn by NumPy on JAX.
 
-    JAX compiles a program for every shape that is drawn, which on a CPU takes nearly all the time that a network takes
-    to build. The distribution is the same: normal, cut at two standard deviations, and the cut made good.
+    JAX compiles a program for every shape, which on a CPU takes nearly all of the time to build a network. The
+    distribution is the same: a normal truncated at two standard deviations and rescaled to compensate.
 
     Example:
     >>> kernel = np.asarray(HeNormal(seed=0)((3, 3, 64, 128)))
@@ -27,6 +27,6 @@ class HeNormal(keras.initializers.HeNormal):
         numbers = rng.standard_normal(shape, "float32")
         while (far := np.abs(numbers) > 2).any():
             numbers[far] = rng.standard_normal(far.sum(), "float32")
-        # The standard deviation of what is cut at 2 is 0.8796.
+        # A standard normal truncated at 2 has standard deviation 0.8796.
         scale = math.sqrt(2 / max(1, math.prod(shape[:-1]))) / 0.87962566103423978
         return keras.ops.convert_to_tensor(numbers * np.float32(scale), dtype or keras.config.floatx())

@@ -1,4 +1,4 @@
-"""Copies of a metric, one for each exit."""
+"""Copies metrics, so that each exit has its own."""
 
 import copy
 
@@ -6,10 +6,10 @@ import keras
 
 
 def copy_metric(metric):
-    """Returns a metric that computes the same, with state of its own.
+    """Returns a copy of a metric with separate state.
 
-    Keras itself copies a metric through `get_config`, which need not hold every argument. Here the attributes are
-    copied: variables and metrics within the metric become new ones, layers and losses are shared.
+    Keras copies a metric through `get_config`, which need not contain every argument. This function copies the
+    attributes instead: it creates new variables and nested metrics and shares layers and losses.
 
     Args:
         metric: `keras.metrics.Metric`.
@@ -41,7 +41,7 @@ def _refusal(metric, reason):
 
 
 def _copy(value, copies):
-    """Copies a value; `copies` holds what has been copied, by the original's `id`, as for `copy.deepcopy`."""
+    """Copies a value; `copies` maps the `id` of each original to its copy, as for `copy.deepcopy`."""
     if id(value) in copies:
         return copies[id(value)]
     if isinstance(value, keras.metrics.Metric):

@@ -1,11 +1,12 @@
-"""MSDNet: multi-scale dense networks with exits on the coarsest scale, as the AdaLoss paper has them.
+"""MSDNet: multi-scale dense networks with exits on the coarsest scale, as in the AdaLoss paper.
 
 Papers: Hu, Dey, Hebert, Bagnell (AAAI 2019), appendix B; Huang, Chen, Li, Wu, van der Maaten, Weinberger (ICLR 2018),
-whose own networks are in `msdnet_published.py`. Where the papers do not say, we do as the authors' code does
+whose own networks are in `msdnet_published.py`. Where the papers give no details, we follow the authors' code
 (https://github.com/EchoWho/AnytimeNeuralNetwork_public):
 
-- a network of depth d has d units: the first layer, dense layers, and between blocks a transition each;
-- a block drops the finest scale: the transition compresses all scales, the next dense layer reads the finest one last;
+- a network of depth d has d units: the first layer, the dense layers, and one transition between consecutive blocks;
+- a block drops the finest scale: the transition compresses all scales, and the next dense layer is the last to read
+  the finest one;
 - an exit's head is two 3x3 convolutions with stride 2 (as wide as the features; 128 on small images), global average
   pooling and a linear layer;
 - He normal initialisation of convolutions and linear layers; batch normalisation with momentum .9.
@@ -13,8 +14,8 @@ whose own networks are in `msdnet_published.py`. Where the papers do not say, we
 MSDNet33 has blocks of 8, 8, 8 and 9 units and exits every 7 units from the 5th in the text; blocks of 9, 8, 8 and 8
 units and exits every 6 from the 9th in the code: `ak.models.build("msdnet33", preset="paper" | "authors_code")`.
 
-Deviations: a 1x1 convolution is never wider than its input, as in Huang et al. (the named networks have none that
-would be), and features that no later exit reads are left out of the network.
+Deviations: a 1x1 convolution is never wider than its input, as in Huang et al. (this affects none of the named
+networks), and features that no later exit reads are left out of the network.
 """
 
 import keras
@@ -36,22 +37,22 @@ from anytime_keras.models.family import Family
 class MSDNet(Family):
     """The MSDNet of the AdaLoss paper.
 
-    `ak.models.build` knows `"msdnet23"`, `"msdnet33"` and `"msdnet38"`.
+    `ak.models.build` accepts `"msdnet23"`, `"msdnet33"` and `"msdnet38"`.
 
     Args:
         blocks: list of int, units in each block, such as (10, 9, 10, 9) for MSDNet38. The first block begins with the
-            first layer, each later one with a transition; all other units are dense layers. Each block but the
+            first layer, each later one with a transition; all other units are dense layers. Each block after the
             first has one scale fewer than the one before.
-        exit_every: int, an exit after every so many units, counted so that the last unit has one.
-        first_exit: int, units before this one (counted from 1) have no exit.
+        exit_every: int, units from one exit to the next, counted back from the last unit, which has an exit.
+        first_exit: int, the first unit (counted from 1) that may have an exit.
         growth_rate: int, channels that a dense layer adds at the finest scale.
-        factors: list of int, one a scale from the finest on: how many times wider that scale's features are, and by
-            how much a 1x1 convolution that reads the scale is wider than the 3x3 convolution after it.
+        factors: list of int, one per scale, finest first: the multiplier of that scale's channels, and of the filters
+            of a 1x1 convolution that reads the scale, relative to the 3x3 convolution after it.
         channels: int, the first layer's filters at the finest scale, or None for twice the growth rate.
-        reduction: float in (0, 1], the share of the channels that a transition keeps.
+        reduction: float in (0, 1], fraction of the channels that a transition keeps.
         stem: `"small"`, a 3x3 convolution, or `"ilsvrc"`, a 7x7 convolution and a max pooling, each with stride 2.
-        head_channels: int, filters of the two convolutions of an exit's head. None for as many as the features have,
-            or 128 with the small stem.
+        head_channels: int, filters of the two convolutions in an exit's head. None uses the features' number of
+            channels, or 128 with the small stem.
         input_shape: (height, width, channels) of the images.
         num_classes: int.
         name: str or None.
@@ -152,7 +153,7 @@ class MSDNet(Family):
 
 
 def check_growth(growth_rate, factors):
-    """Raises unless all coarser scales grow by two channels or more, since they halve what they add."""
+    """Raises unless every coarser scale adds at least two channels, as half of them come from the finer scale."""
     for scale, factor in enumerate(factors[1:], start=1):
         if growth_rate * factor < 2:
             raise ValueError(
@@ -163,8 +164,10 @@ def check_growth(growth_rate, factors):
 
 
 class MultiScaleBuilder(Builder):
-    """Makes the layers of an MSDNet. Features are a dict from a scale, 0 the finest, to its map; each scale is half as
-    wide in space as the one before. Arguments are those of the families.
+    """Creates the layers of an MSDNet.
+
+    Features are a dict from scale (0 is the finest) to map; each scale has half the height and width of the one
+    before. Arguments are those of the families.
     """
 
     def __init__(self, growth_rate, factors, reduction, stem, dtype=None, symmetric=False, head_channels=None):
@@ -190,7 +193,7 @@ class MultiScaleBuilder(Builder):
         return scales
 
     def dense_layer(self, scales, finest, name):
-        """Widens every scale from `finest` on; each reads itself and, half and half, the next finer scale if any."""
+        """Adds channels to each scale from `finest` on, half of them from the next finer scale if there is one."""
         wider = {}
         for scale in range(finest, len(self.factors)):
             new = self.growth_rate * self.factors[scale]
@@ -204,7 +207,7 @@ class MultiScaleBuilder(Builder):
         return wider
 
     def _edge(self, x, filters, factor, strides, name):
-        """A 1x1 and a 3x3 convolution, BN-ReLU after each."""
+        """Applies a 1x1 and a 3x3 convolution, each followed by BN-ReLU."""
         x = self.conv_bn_relu(x, min(factor * filters, x.shape[-1]), 1, name=f"{name}_1")
         return self.conv_bn_relu(x, filters, 3, strides, name=f"{name}_2")
 

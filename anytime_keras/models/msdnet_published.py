@@ -1,16 +1,17 @@
-"""MSDNet as its authors published it.
+"""MSDNet as published by its authors.
 
-Paper: Huang, Chen, Li, Wu, van der Maaten, Weinberger (ICLR 2018), https://arxiv.org/abs/1703.09844; what it leaves
-open is as in the authors' PyTorch code, https://github.com/kalviny/MSDNet-PyTorch: with that network's weights, ours
-gives the same outputs (`tests/models/test_msdnet_published.py`). It differs from `msdnet.py` in this:
+Paper: Huang, Chen, Li, Wu, van der Maaten, Weinberger (ICLR 2018), https://arxiv.org/abs/1703.09844. Details that it
+leaves open follow the authors' PyTorch code, https://github.com/kalviny/MSDNet-PyTorch. With that network's weights,
+ours gives the same outputs (`tests/models/test_msdnet_published.py`). Differences from `msdnet.py`:
 
-- only dense layers count; the finest scale is dropped after each S-th part of them, S the number of scales;
-- the first dense layer without a scale reads that scale uncompressed, and a transition then compresses its results;
-- layers with a stride pad alike on all sides.
+- only dense layers count; with S scales, the finest scale is dropped after each S-th part of them;
+- the first dense layer after a scale is dropped still reads that scale uncompressed, and a transition then compresses
+  its results;
+- strided layers pad equally on all sides.
 
-Deviations: convolutions have no bias (theirs has one in the first convolution for ILSVRC, where the batch
-normalisation after it makes it idle); He normal initialisation (theirs is PyTorch's default, as what it sets never
-reaches the inner layers); the exits pool all of the last map (theirs pools 2x2, the same at 224x224 and 32x32);
+Deviations: convolutions have no bias (theirs has one in the first convolution for ILSVRC, where the following batch
+normalisation cancels it); He normal initialisation (theirs ends up with PyTorch's default, because its own never
+reaches the inner layers); the exits pool the whole last map (theirs pools 2x2, the same at 224x224 and 32x32);
 features that no later exit reads are left out.
 """
 
@@ -36,20 +37,20 @@ STEPS = ("even", "growing")
 class PublishedMSDNet(Family):
     """The MSDNet of Huang et al.
 
-    `ak.models.build` knows `"msdnet_step4"`, `"msdnet_step6"` and `"msdnet_step7"` for ILSVRC, and
+    `ak.models.build` accepts `"msdnet_step4"`, `"msdnet_step6"` and `"msdnet_step7"` for ILSVRC, and
     `"msdnet_cifar_10exits"`, `"msdnet_cifar_7exits"` and `"msdnet_cifar_growing"` for 32x32 images.
 
     Args:
         num_exits: int.
         base: int, dense layers before the first exit.
         step: int, dense layers between two exits.
-        steps: `"even"`, or `"growing"` for one time `step` plus 1 layers before the second exit, two times
-            `step` plus 1 before the third, and so on.
+        steps: `"even"`, or `"growing"` for `step` + 1 layers before the second exit, 2 x `step` + 1 before the third,
+            and so on.
         growth_rate: int, channels that a dense layer adds at the finest scale.
-        factors: list of int, one a scale from the finest on: how many times wider that scale's features are, and by
-            how much a 1x1 convolution that reads the scale is wider than the 3x3 convolution after it.
+        factors: list of int, one per scale, finest first: the multiplier of that scale's channels, and of the filters
+            of a 1x1 convolution that reads the scale, relative to the 3x3 convolution after it.
         channels: int, the first layer's filters at the finest scale.
-        reduction: float in (0, 1], the share of the channels that a transition keeps.
+        reduction: float in (0, 1], fraction of the channels that a transition keeps.
         stem: `"small"`, a 3x3 convolution, or `"ilsvrc"`, a 7x7 convolution and a max pooling, each with stride 2.
         input_shape: (height, width, channels) of the images.
         num_classes: int.
@@ -127,7 +128,7 @@ class PublishedMSDNet(Family):
 
 
 def _exit_layers(num_exits, base, step, steps):
-    """Lists the dense layers, counted from 1, after which there are exits."""
+    """Lists the dense layers, counted from 1, that have an exit."""
     layers = [base]
     for number in range(1, num_exits):
         layers.append(layers[-1] + (step if steps == "even" else step * number + 1))

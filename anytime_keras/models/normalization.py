@@ -1,4 +1,4 @@
-"""Batch normalisation that TensorFlow trains in one operation."""
+"""Batch normalisation with TensorFlow's fused operation in training."""
 
 import keras
 from keras import layers
@@ -8,13 +8,13 @@ from anytime_keras.cost import rules
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class BatchNormalization(layers.BatchNormalization):
-    """Keras's layer with the same weights, numbers and arguments, faster in training on TensorFlow.
+    """`keras.layers.BatchNormalization` with the same weights, results and arguments, faster to train on TensorFlow.
 
-    Keras computes moments, differences and products one after the other, each over the whole batch; on a CPU that takes
-    about as long as the convolutions between. TensorFlow's fused operation, with a fused gradient, does it at once. In
-    half precision it reads half as much, or computes in single precision where a CPU does that faster. Wherever that
-    operation does not fit, Keras's own code runs: on another backend, with other axes, masks or precisions, for
-    synchronised replicas, and under XLA, which fuses by itself and would compute the operation's variance less exactly.
+    Keras computes moments, differences and products in separate passes over the batch; on a CPU these take about as
+    long as the convolutions in between. TensorFlow's fused operation, with a fused gradient, takes one pass. In half
+    precision it reads half as much, or computes in single precision if that is faster on the CPU. Keras's own code runs
+    wherever the operation does not apply: on other backends, with other axes, masks or precisions, for synchronised
+    replicas, and under XLA, which fuses by itself and would compute the operation's variance less exactly.
 
     Example:
     >>> import numpy as np
@@ -33,7 +33,7 @@ class BatchNormalization(layers.BatchNormalization):
         result = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=self.gamma, offset=self.beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
         )
-        # The operation tells the variance of which the batch is a sample; Keras keeps the batch's own.
+        # The operation returns the unbiased variance (divided by n - 1); Keras averages the biased one (divided by n).
         count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32")
         variance = result.batch_variance * ((count - 1) / count)
         for average, new in ((self.moving_mean, result.batch_mean), (self.moving_variance, variance)):
@@ -55,8 +55,7 @@ class BatchNormalization(layers.BatchNormalization):
         )
 
     def _is_slow(self, inputs):
-        """Whether the operation is slower than in single precision: on a CPU oneDNN has it in half precision for
-        multiples of 16 channels alone."""
+        """Returns whether single precision is faster: on CPUs, oneDNN has half only for multiples of 16 channels."""
         import tensorflow as tf
 
         half = inputs.dtype in (tf.bfloat16, tf.float16)
@@ -65,9 +64,9 @@ class BatchNormalization(layers.BatchNormalization):
 
 def _under_xla():
     import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util  # nothing public tells
+    from tensorflow.python.ops import control_flow_util  # there is no public API
 
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
-rules.register_rule(BatchNormalization, lambda layer, inputs, outputs: 0)  # as Keras's
+rules.register_rule(BatchNormalization, lambda layer, inputs, outputs: 0)  # as for Keras's layer

@@ -1,4 +1,4 @@
-"""Places in a network that can carry an exit, and the choice of some of them."""
+"""Finds the positions in a network that can carry an exit, and selects some of them."""
 
 import itertools
 
@@ -9,22 +9,23 @@ from anytime_keras.cost.exit_costs import macs_by_call, tail
 
 
 def possible(model, output, keeps_head, at_least=1, input_shape=None):
-    """Lists the places for exits before the network's own answer, and the cost of the whole.
+    """Lists the candidate positions for exits before the network's own output, and the total cost.
 
-    A place is where the graph is one tensor wide (a residual join, a block's end). Of places between which nothing
-    is multiplied, as a convolution, its normalisation and its activation, the last before the shape changes
-    counts. Where the head begins, the network's own answer costs the same, so that is no place. A network with
-    too few such places (NASNet, whose cells all read the last two) has them where the graph is two tensors wide.
+    A candidate is where the graph is one tensor wide (a residual join, a block's end). Of consecutive candidates with
+    no multiplications in between, such as a convolution, its normalisation and its activation, only the last before
+    the shape changes counts. The start of the head is not a candidate, since the network's own output costs the same.
+    If a network has too few candidates (NASNet, whose cells all read the last two), positions where the graph is two
+    tensors wide are added.
 
     Args:
         model: functional model.
-        output: tensor, the result of the network as `graph.flatten` gives it.
+        output: tensor, the network's output as returned by `graph.flatten`.
         keeps_head: bool, whether the network ends in a head of its own.
-        at_least: int, how many places are wanted.
+        at_least: int, the number of candidates wanted.
         input_shape: as in `anytime_keras.cost.exit_costs`; None counts open sizes as 224 in images and 128 elsewhere.
 
     Returns:
-        A list of (call, MACs) and the MACs of the whole, both for one sample.
+        A list of (call, MACs) and the network's total MACs, both for one sample.
     """
     recorded = graph.calls(output, model.inputs)
     macs = macs_by_call(keras.Model(model.input, output), input_shape=input_shape or _nominal_shapes(model))
@@ -55,7 +56,7 @@ def _nominal_shapes(model):
 
 
 def each(places, every):
-    """Picks each so many of the places."""
+    """Picks every `every`-th of the places."""
     if every > len(places):
         raise ValueError(
             f"`every` is more than the network has places for: at most {len(places)} here. Received: every={every}. "
@@ -65,7 +66,7 @@ def each(places, every):
 
 
 def spread(places, total, num_exits):
-    """Picks `num_exits - 1` of the places so that they and the last exit divide the total cost evenly."""
+    """Picks `num_exits - 1` of the places that, with the last exit, divide the total cost evenly."""
     wanted = num_exits - 1
     if wanted > len(places):
         raise ValueError(
@@ -75,7 +76,7 @@ def spread(places, total, num_exits):
         )
     picked, start = [], 0
     for number in range(1, num_exits):
-        free = places[start : len(places) - (wanted - number)]  # leaves one for each exit still to come
+        free = places[start : len(places) - (wanted - number)]  # leaves one for each remaining exit
         nearest = min(range(len(free)), key=lambda place: abs(free[place][1] - total * number / num_exits))
         picked.append(free[nearest][0])
         start += nearest + 1
@@ -83,7 +84,7 @@ def spread(places, total, num_exits):
 
 
 def named(model, output, opened, names):
-    """Returns the calls whose results the named layers give, in the order in which they are computed."""
+    """Returns the calls that compute the named layers' results, in the order of computation."""
     recorded = graph.calls(output, model.inputs)
     known = {}
     for call in recorded:
@@ -125,7 +126,7 @@ def _why_unknown(name, known, model):
 
 
 def unfit(call):
-    """Returns why a call's result cannot be what an exit reads, or None."""
+    """Returns why an exit cannot read a call's result, or None if it can."""
     if _too_many(call.output_tensors):
         return _too_many(call.output_tensors)
     x = call.output_tensors[0]

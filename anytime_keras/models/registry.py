@@ -1,4 +1,4 @@
-"""A network's name -> the class that builds it and the arguments that the name stands for."""
+"""Maps each network's name to its class and arguments, and builds networks by name."""
 
 import inspect
 
@@ -36,7 +36,7 @@ NETWORKS = {
     ),
 }
 
-# What a name stands for with `preset="authors_code"`, where the family itself has no preset.
+# Arguments that `preset="authors_code"` changes, for families without a `preset` argument.
 AUTHORS_CODE = {
     "msdnet23": {},
     "msdnet33": dict(blocks=(9, 8, 8, 8), exit_every=6, first_exit=9),
@@ -45,7 +45,7 @@ AUTHORS_CODE = {
 
 
 def names():
-    """Lists the names that `build` knows.
+    """Lists the names that `build` accepts.
 
     >>> "resann" in names()
     True
@@ -54,7 +54,7 @@ def names():
 
 
 def check_name(name):
-    """Raises a `ValueError` unless `build` knows the name."""
+    """Raises a `ValueError` unless `build` accepts the name."""
     if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(
             f"`name` must be the name of a network. Received: name={name!r}. {_errors.nearest(name, NETWORKS)}"
@@ -66,8 +66,8 @@ def build(name, **config):
 
     Args:
         name: one of `names()`.
-        **config: arguments of the family's class; they take precedence over what the name stands for. With
-            `preset="authors_code"` that is what the authors' code has instead of what the paper says.
+        **config: arguments of the family's class, which override those of the named network.
+            `preset="authors_code"` selects the network of the authors' code instead of the paper's.
 
     Returns:
         An `AnytimeModel`.

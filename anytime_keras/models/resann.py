@@ -1,15 +1,16 @@
 """ResANN: residual networks with an exit after every few units.
 
-Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), appendix B, after He et al. (2016). Where the paper does not say,
-we do as the authors' code does (https://github.com/EchoWho/AnytimeNeuralNetwork_public):
+Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), appendix B, after He et al. (2016). Where the paper gives no details, we
+follow the authors' code (https://github.com/EchoWho/AnytimeNeuralNetwork_public):
 
-- to halve the map, a basic unit's shortcut is a 2x2 average pooling, and the new channels are zeros, half on each
-  side; a bottleneck unit has the stride in its 3x3 convolution;
-- a block's first bottleneck unit has a 1x1 convolution with batch normalisation as shortcut, from the raw input;
+- a basic unit that halves the map has a 2x2 average pooling as its shortcut and zeros for the new channels, half on
+  each side; a bottleneck unit has the stride in its 3x3 convolution;
+- a block's first bottleneck unit has a 1x1 convolution with batch normalisation as its shortcut, on the unit's raw
+  input;
 - He normal initialisation of convolutions and linear layers; batch normalisation with momentum .9.
 
-Where the code departs from the text, `preset` chooses: `"authors_code"` normalises each unit's result before it
-is added, and its exits have no batch normalisation of their own.
+Where the code differs from the text, `preset` selects one: `"authors_code"` normalises each unit's result before it is
+added, and has no batch normalisation in the exits.
 """
 
 import keras
@@ -21,16 +22,17 @@ from anytime_keras.models.family import Family
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class ResANN(Family):
-    """The ResANN for small images: three blocks of basic pre-activation units, each block half as wide in space and
-    twice as wide in channels as the last.
+    """The ResANN for small images: three blocks of basic pre-activation units.
+
+    Each block has half the height and width and twice the channels of the one before.
 
     Args:
         num_units: int, residual units in each of the three blocks (the paper's n).
         channels: int, filters of the first convolution (the paper's c).
         input_shape: (height, width, channels) of the images.
         num_classes: int.
-        exit_every: int or None, an exit after every so many units, counted so that the last unit has one
-            (the paper's s). None is the paper's choice: 3 for 25 units a block, else 1.
+        exit_every: int or None, units from one exit to the next, counted back from the last unit, which has an exit
+            (the paper's s). None is the paper's choice: 3 for 25 units per block, else 1.
         preset: `"paper"` or `"authors_code"`, see above.
         name: str or None.
         dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
@@ -96,16 +98,16 @@ class ResANN(Family):
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class BottleneckResANN(Family):
-    """The ResANN for ILSVRC: blocks of bottleneck pre-activation units, each block half as wide in space and twice as
-    wide in channels as the last.
+    """The ResANN for ILSVRC: blocks of bottleneck pre-activation units.
 
-    `ak.models.build` knows `"resann26"`, `"resann50"` and `"resann101"`.
+    Each block has half the height and width and twice the channels of the one before. `ak.models.build` accepts
+    `"resann26"`, `"resann50"` and `"resann101"`.
 
     Args:
         blocks: list of int, bottleneck units in each block, such as (3, 4, 6, 3) for ResANN50.
-        exit_every: int, an exit after every so many units, counted so that the last unit has one.
-        channels: int, filters of the first convolution and of the first block's 1x1 and 3x3 convolutions;
-            units give four times as many.
+        exit_every: int, units from one exit to the next, counted back from the last unit, which has an exit.
+        channels: int, filters of the first convolution and of the first block's 1x1 and 3x3 convolutions; units
+            output four times as many.
         input_shape: (height, width, channels) of the images.
         num_classes: int.
         preset: `"paper"` or `"authors_code"`, see above.
@@ -179,7 +181,7 @@ def _exit(build, x, num_classes, preset, name):
 
 
 def _bottleneck_unit(build, x, filters, strides, project, preset, name):
-    """A pre-activation unit of 1x1, 3x3 and 1x1 convolutions; `project` gives its shortcut a convolution."""
+    """Applies a pre-activation unit of 1x1, 3x3 and 1x1 convolutions; `project` adds a convolution to its shortcut."""
     shortcut = x
     if project:
         shortcut = build.conv(x, 4 * filters, 1, strides, name=f"{name}_shortcut")
@@ -194,7 +196,7 @@ def _bottleneck_unit(build, x, filters, strides, project, preset, name):
 
 
 def _unit(build, x, filters, widen, preset, name):
-    """A basic pre-activation residual unit; `widen` halves the map and doubles the channels."""
+    """Applies a basic pre-activation residual unit; `widen` halves the map and doubles the channels."""
     shortcut = _widened(build, x, filters, name) if widen else x
     x = build.bn_relu(x, f"{name}_0")
     x = build.conv(x, filters, 3, strides=2 if widen else 1, name=f"{name}_conv_1")
