@@ -201,10 +201,6 @@ class AnytimeModel(keras.Model):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-<<<<<<< HEAD
-=======
-    # If labels are a dict, Keras requires sample weights with the same keys before the model receives a batch.
->>>>>>> plain_data
     @functools.wraps(keras.Model.fit)
     def fit(self, x=None, y=None, *args, **kwargs):
         return super().fit(x, y, *args, **self._with_sample_weights(y, kwargs))
@@ -318,13 +314,8 @@ class BuiltModel(AnytimeModel):
         return super().__new__(cls, *args, **kwargs)
 
 
-<<<<<<< HEAD
 class _ClassSignature:
     """The signature of a class, without `self`. Its instances are callable and have another one."""
-=======
-def _of_any_arguments(init):
-    """Hides a constructor's arguments from `inspect.getfullargspec` (used by Keras), not from `inspect.signature`."""
->>>>>>> plain_data
 
     def __init__(self, init):
         self.parameters = list(inspect.signature(init).parameters.values())[1:]
