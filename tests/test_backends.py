@@ -9,6 +9,8 @@ import pytest
 
 from tests import checks
 
+pytestmark = pytest.mark.long
+
 # Training is run on JAX by `test_scan.py`, which compares the scan with `fit`; commands and zoo are the same on both.
 PLACES = ["weighting", "models", "cost", "data", "evaluation", "inference", "training/test_scan.py", "zoo/test_load.py"]
 PLACES += ["experiments/test_work.py"]
@@ -18,7 +20,7 @@ PLACES += ["experiments/test_work.py"]
 def test_the_suite_passes_on_jax():
     places = [f"tests/{place}" for place in PLACES]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *places],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *places],
         cwd=pathlib.Path(__file__).parents[1],
         env={**os.environ, **checks.on_jax(), "PYTEST_ADDOPTS": ""},
         stdout=subprocess.PIPE,

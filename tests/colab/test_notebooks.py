@@ -118,6 +118,7 @@ def run(name, folder):
     return notebook
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_start_here_runs_from_a_clean_kernel(tmp_path):
     printed = notebooks.printed(run("1_start_here.ipynb", tmp_path))
@@ -127,6 +128,7 @@ def test_start_here_runs_from_a_clean_kernel(tmp_path):
     assert (tmp_path / "answers.gif").exists()
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_ship_it_runs_from_a_clean_kernel(tmp_path):
     printed = notebooks.printed(run("5_ship_it.ipynb", tmp_path))

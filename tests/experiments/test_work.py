@@ -365,6 +365,8 @@ import sys
 missing = ["tensorflow", "tensorflow_datasets", "matplotlib", "sklearn"]
 sys.modules.update(dict.fromkeys(missing))  # an import of them raises
 from anytime_keras import commands
+
+pytestmark = pytest.mark.long
 flags = "--epochs=1 --seeds=1 --batch_size=60 --networks=1x2 --at_once=2 --time_limit=500 --dataset={images}"
 where = ["--folder={tmp_path}/runs", "--results={tmp_path}"]
 commands.main(["anytime-keras", "reproduce", "table4", *flags.split(), *where])

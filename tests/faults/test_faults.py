@@ -9,6 +9,8 @@ import pytest
 
 from tests.faults import catalog
 
+pytestmark = pytest.mark.long
+
 # Those of trainings take minutes: `tests/training` kills one, `test_trainings.py` has the others.
 QUICK = [name for name, (backend, _) in catalog.FAULTS.items() if backend == "numpy"]
 

@@ -8,6 +8,8 @@ from anytime_keras import commands
 from anytime_keras.data import crops, examples
 from tests.data.test_load import arrays, coloured, write_folder
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def spoilt(tmp_path):

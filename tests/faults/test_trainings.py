@@ -14,7 +14,7 @@ from anytime_keras.training.checkpoint import Checkpoints, FiniteWeights
 from anytime_keras.training.run import Training
 from tests.faults.trainings import write_images
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.long]
 MODEL = {"name": "resann", "num_units": 1, "channels": 4, "exit_every": 2}
 
 

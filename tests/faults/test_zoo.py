@@ -9,6 +9,8 @@ import anytime_keras as ak
 from anytime_keras.zoo import cache, manifest, publishing
 from tests.checks import scramble
 
+pytestmark = pytest.mark.long
+
 ABOUT = dict(weighting={"name": "constant"}, source="random", data_licence="none")
 
 

@@ -13,7 +13,7 @@ import pytest
 import anytime_keras as ak
 
 ROOT = pathlib.Path(__file__).parents[2]
-pytestmark = pytest.mark.tensorflow  # once is enough
+pytestmark = [pytest.mark.tensorflow, pytest.mark.long]  # one backend is enough
 
 
 @pytest.fixture(scope="module")
