@@ -12,8 +12,8 @@ from tests import checks
 pytestmark = pytest.mark.long
 
 # Training is run on JAX by `test_scan.py`, which compares the scan with `fit`; commands and zoo are the same on both.
-PLACES = ["weighting", "models", "cost", "data", "evaluation", "inference", "training/test_scan.py", "zoo/test_load.py"]
-PLACES += ["experiments/test_work.py"]
+PLACES = ["weighting", "models", "cost", "data", "evaluation", "inference", "training/test_scan.py"]
+PLACES += ["training/test_clock.py", "zoo/test_load.py", "experiments/test_work.py"]
 
 
 @pytest.mark.tensorflow
