@@ -62,6 +62,9 @@ class ExitCosts(list):
 
     __str__ = table
 
+    def _repr_markdown_(self):
+        return f"```\n{self}\n```"
+
 
 def exit_costs(model, layers="all", input_shape=None):
     """Counts the multiply-accumulates and parameters at each exit of a model.

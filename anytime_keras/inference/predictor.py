@@ -54,6 +54,8 @@ class Predictor(BatchMethods):
     >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
     >>> image = np.zeros((1, 8, 8, 1), "float32")
     >>> predictor = ak.Predictor(model, example=image)
+    >>> predictor
+    Predictor('res_ann', MACs: exit_1 0.0208M, exit_2 0.0347M, exit_3 0.0487M)
     >>> predictor.predict(image, deadline=60).exit
     'exit_3'
     >>> predictor.predict(image, budget=model.exits[1].macs).exit
@@ -77,6 +79,10 @@ class Predictor(BatchMethods):
             state = dataclasses.replace(state, latencies=given.copy())
         state.prepare(example, self._worker)
         self._state = state
+
+    def __repr__(self):
+        macs = ", ".join(f"{cost.exit} {cost.with_all_heads / 1e6:.3g}M" for cost in self.costs)
+        return f"Predictor({self._model.name!r}, MACs: {macs})"
 
     @property
     def exit_names(self):

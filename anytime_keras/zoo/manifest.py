@@ -171,6 +171,9 @@ class Manifest:
     def __repr__(self):
         return f"Manifest({self.name!r}, weights={[*self.weights]})"
 
+    def _repr_markdown_(self):
+        return f"```\n{self}\n```"
+
     def __str__(self):
         lines = [f"{self.name}: {self.content['description']}", f"architecture {self.architecture}"]
         for label, entry in self.weights.items():
