@@ -445,6 +445,6 @@ def test_other_data_than_it_began_with_is_not_gone_on_with(tmp_path):
         begin(2, callbacks=[StopAfter(3)])
     description = (tmp_path / "run" / "data.json").read_text()
     write(90)
-    with pytest.raises(ValueError, match="not what the training"):
+    with pytest.raises(ValueError, match="The data has changed since the run"):
         begin(2, resume=True)
     assert (tmp_path / "run" / "data.json").read_text() == description
