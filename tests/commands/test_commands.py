@@ -44,6 +44,7 @@ def digit(tmp_path):
     return path
 
 
+@pytest.mark.long
 def test_demo_trains_measures_answers_and_draws(demo):
     folder, text = demo
     for heading in ("MACs", "error (%)", "loss weight", "latency (ms)"):
@@ -59,6 +60,7 @@ def test_demo_trains_measures_answers_and_draws(demo):
     assert again.errors == curve.errors
 
 
+@pytest.mark.long
 def test_demo_replaces_an_earlier_one_but_no_training(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "again")
     run("demo", "--epochs=1", f"--folder={folder}", "--seed=1")
@@ -68,6 +70,7 @@ def test_demo_replaces_an_earlier_one_but_no_training(trained, tmp_path):
         run("demo", "--epochs=1", f"--folder={folder}")
 
 
+@pytest.mark.long
 def test_evaluate_prints_saves_and_draws(trained, tmp_path, capsys):
     curve = ak.Curve.from_json(trained / "curve.json")
     run("evaluate", trained, f"--json={tmp_path / 'again.json'}", f"--plot={tmp_path / 'both.png'}", "--latency")
@@ -89,6 +92,7 @@ def test_predict_gives_the_networks_answer(trained, digit, capsys):
     assert f"{digit}  {logits.argmax()} (" in said and "exit_6" in said
 
 
+@pytest.mark.long
 def test_predict_within_a_budget_by_a_deadline_and_as_a_stream(trained, digit, capsys):
     model = keras.saving.load_model(trained / "model.keras")
     run("predict", trained, digit, f"--budget_macs={model.exits[1].macs}")

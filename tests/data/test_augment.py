@@ -50,6 +50,7 @@ def run(step, images=IMAGES, **seeds):
     return run_both(step, images=images, **seeds)[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_is_repeatable_changes_images_and_differs_by_step_epoch_and_seed(step):
     result = run(step)
@@ -237,6 +238,7 @@ def test_mixing_steps_make_labels_one_hot_and_choose_the_loss():
     assert {loss.name for loss in recipe.build_model(data).loss.values()} == {"categorical_crossentropy"}
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("step", keras_cv_steps.STEPS)

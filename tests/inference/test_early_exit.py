@@ -219,6 +219,7 @@ def test_the_fitted_temperature_is_the_best_of_all():
     assert abs(as_probabilities / fitted - 1) < 1e-2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [lambda: networks.eleven_exits(4), networks.small_resann])
 def test_what_was_found_is_saved_with_the_model(make, tmp_path):
     model = make()
@@ -315,6 +316,7 @@ def leaving(model, count, share):
     return answer, np.array([exit.macs for exit in model.exits])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(1, 6, 4), (6, 4)])
 @pytest.mark.parametrize("first", [True, False])

@@ -24,6 +24,7 @@ class Recorded(engines.Run):
         self._at(self, position)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", networks.GRAPHS)
 def test_runs_equal_the_whole_model_bit_for_bit(make):
     model = make()

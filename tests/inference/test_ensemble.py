@@ -42,6 +42,7 @@ def by_hand(eann, x, name):
     return keras.ops.convert_to_numpy(eann.members[own.member](x, training=False)[own.exit])
 
 
+@pytest.mark.long
 def test_exits_are_used_if_they_err_less_than_all_before(eann, digits):
     errors = [error for model in eann.members for error in ak.evaluate(model, digits.validation).errors]
     assert [own.error for own in eann.exits] == errors and len(errors) == 9
@@ -198,12 +199,14 @@ def test_the_papers_figures():
             inflation.bounds(*arguments)
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # once is enough: what follows runs on both
 def test_the_example_of_parallel_processes_runs(eann, images):
     left = checks.run_example(ak.inference.ParallelPredictor, eann=eann, images=images)
     assert left["answer"].exit in eann.exit_names
 
 
+@pytest.mark.long
 def test_members_run_in_parallel_processes(eann, images):
     with ak.inference.ParallelPredictor(eann, images, workers=2) as predictor:
         answer = predictor.predict(images)

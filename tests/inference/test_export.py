@@ -161,6 +161,7 @@ def test_a_saved_model_holds_the_weights_once(tmp_path):
     assert 4 * model.count_params() <= variables < 4.5 * model.count_params()
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("format", RUNTIMES)
 def test_a_set_runs_elsewhere_without_keras_and_without_this_package(format, tmp_path):
@@ -626,6 +627,7 @@ def test_what_is_no_description_is_refused(content, tmp_path):
         ExportedModel(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("format", RUNTIMES)
 def test_every_runtime_refuses_an_empty_batch_and_tensors_it_does_not_have(format, tmp_path):

@@ -487,6 +487,7 @@ def test_deadlines_long_past_do_not_spoil_later_ones():
     assert predictor._paces[1].margin(1.0) < 0.02 and math.isfinite(predictor._paces[1].slowdown)
 
 
+@pytest.mark.long
 def test_calibrating_beside_other_threads_changes_their_answers_at_once_and_wholly():
     model = networks.residual()
     checks.scramble(model)

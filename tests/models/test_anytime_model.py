@@ -190,6 +190,7 @@ def test_loss_weights_by_exit():
         np.testing.assert_allclose(logs["loss"], 0.5 * logs["b_loss"] + 2 * logs["c_loss"], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_compiled_model_is_compiled_again_when_loaded(tmp_path):
     model = network(eleven())
     model.compile("adam", loss=checks.crossentropy(), metrics=["accuracy"], loss_weights=[float(n) for n in range(11)])

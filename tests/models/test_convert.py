@@ -45,6 +45,7 @@ FAST = ["ConvNeXtTiny", "EfficientNetB0", "MobileNet", "MobileNetV3Small", "ResN
 OTHERS = sorted({name for name, value in vars(keras.applications).items() if inspect.isfunction(value)} - set(FAST))
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # JAX compiles each operation of a network that is built: a minute a network
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_keras_applications_keep_their_answer_as_the_last_exit(name):

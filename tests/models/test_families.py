@@ -39,6 +39,7 @@ def small(kind, **changes):
     return ak.models.build(**{**config, "num_classes": 5, **changes})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind, preset", [(kind, None) for kind in SMALL] + [(kind, "authors_code") for kind in WITH_PRESETS]
 )

@@ -59,6 +59,7 @@ def costs_unit_by_unit(model, units, macs=conv_macs):
 
 # Costs are counted on the graph, alike on every backend, and large networks take a while to build: once is enough.
 # Convolution MACs (M) as shared/facts.md has them: backbone, with own head, with all heads so far.
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "name, preset, units, expected",
@@ -84,6 +85,7 @@ def test_costs_of_the_papers_networks(name, preset, units, expected):
 
 
 # All MACs (M) with heads so far, as the published PyTorch code counts them (shared/facts.md).
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "name, layers, expected",

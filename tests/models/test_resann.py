@@ -18,6 +18,7 @@ def bottleneck(**changes):
 
 
 # (n, c): MACs (M) and parameters (M) of the convolutions, and exits, as shared/facts.md has them.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "num_units, channels, macs, params, num_exits",
     [
@@ -73,6 +74,7 @@ def test_exits_are_counted_so_that_the_last_unit_has_one(num_units, exit_every, 
 
 
 # Convolution MACs (M) as shared/facts.md has them. They are counted on the graph, alike on every backend.
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "name, expected",

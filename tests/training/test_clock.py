@@ -138,6 +138,7 @@ def test_networks_take_other_sizes_with_the_same_weights(name):
         np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (found[exit], expected[exit])), atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_training_starts_from_given_weights(tmp_path):
     first = train(tiny(epochs=1), tmp_path / "first", verbose=False, tensorboard=False)
     second = train(tiny(epochs=1, init=str(tmp_path / "first"), learning_rate=0.0), tmp_path / "second", verbose=False)

@@ -93,6 +93,7 @@ def elsewhere(tmp_path_factory):
 # === In this process ===
 
 
+@pytest.mark.long
 def test_two_replicas_stopped_and_resumed_equal_one_device_never_stopped(elsewhere, two_replicas, tmp_path):
     """Uneven last batches: 5 images in training, 1 in validation. The network has batch normalisation."""
     plan = recipe(write_images(tmp_path / "images.npz", 21, 9))
@@ -225,6 +226,7 @@ def test_workers_that_begin_with_something_else_are_told(two_replicas, monkeypat
 # === With other devices and processes ===
 
 
+@pytest.mark.long
 def test_four_replicas_equal_one_device(elsewhere):
     got = results(elsewhere["mirrored"])
     assert got["replicas"] == DEVICES
@@ -232,6 +234,7 @@ def test_four_replicas_equal_one_device(elsewhere):
     assert_same_numbers(four, one)
 
 
+@pytest.mark.long
 def test_four_devices_of_jax_equal_one(elsewhere):
     got = results(elsewhere["jax"])
     assert got["replicas"] == DEVICES
@@ -242,6 +245,7 @@ def test_four_devices_of_jax_equal_one(elsewhere):
     assert "trains on one device" in scan and not got["left"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_two_processes_one_killed_and_all_started_again_equal_one_device(tmp_path, killed):
     data = write_images(tmp_path / "images.npz", 61, 9)

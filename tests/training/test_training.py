@@ -120,6 +120,7 @@ def never_stopped(tmp_path_factory):
     return get
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "batches, changes",
     [
@@ -146,6 +147,7 @@ def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(tmp_path, never_st
     assert (folder / "history.csv").read_text() == (tmp_path / "stopped" / "history.csv").read_text()
 
 
+@pytest.mark.long
 def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
     """SIGKILL, from outside, to the command itself."""
 
@@ -183,6 +185,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
     assert [point.loss for point in curves[0]] == [point.loss for point in curves[1]]
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, never_stopped):
     recipe = tiny(epochs=3, weighting=ADALOSS)
     whole, _ = never_stopped(recipe)
@@ -245,6 +248,7 @@ def test_training_twice_gives_the_same_and_another_seed_does_not():
     assert runs[0].history == runs[1].history != runs[2].history
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [

@@ -112,6 +112,7 @@ def test_training_differs_from_training_without():
     assert np.abs(trained[0] - trained[1]).max() > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps_per_execution", [2, 6])
 def test_steps_per_execution(steps_per_execution):
     data = batches()
@@ -407,6 +408,7 @@ def test_settings_out_of_range_are_refused(setting):
     assert repr(value) in str(error.value)
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("first_order", [False, True])
 def test_two_replicas_equal_one_on_the_same_global_batch(two_replicas, first_order):

@@ -231,6 +231,7 @@ def test_gradnorm_refuses_exits_that_share_nothing_and_losses_alone():
         weighting.GradNormWeighting()(keras.ops.convert_to_tensor([1.0, 2.0]))
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "make",

@@ -123,6 +123,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme, first", [("adaloss", True), ("adaloss", False), ("uncertainty", True)])
 def test_backup_and_restore_resumes_the_weighting(scheme, first, tmp_path):
     uninterrupted, expected = compiled(), SCHEMES[scheme]()

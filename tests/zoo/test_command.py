@@ -126,6 +126,7 @@ def test_cycles_are_trained_published_and_continued(own, capsys):
     assert weights == sorted(pathlib.Path(file.path).name for file in [*second.files, second.golden])
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_a_cycle_that_is_no_better_is_not_published(own, capsys):
     arguments = ["train", "small_adaloss", f"--zoo={own.path}", "--notensorboard", "--publish"]
@@ -136,6 +137,7 @@ def test_a_cycle_that_is_no_better_is_not_published(own, capsys):
     assert (own.path / "manifests" / "small_adaloss.json").read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_pack_writes_parts_that_train_reads(own, capsys, tmp_path):
     run("pack", "small_adaloss", f"--folder={tmp_path / 'parts'}", "--part_mb=0.05")

@@ -112,6 +112,7 @@ def test_offline_and_never_loaded_is_a_clear_error(site):
         ak.zoo.load(NAME)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["index.json", f"{NAME}.json", WEIGHTS])
 @pytest.mark.parametrize("how", ["stall", "drip", "cut", "empty", "other", "longer", 404, 500])
 def test_a_server_that_fails_leaves_nothing_and_is_asked_again(site, zoo, end, how):

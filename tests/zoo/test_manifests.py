@@ -25,6 +25,7 @@ def test_the_checkouts_zoo_comes_first():
     assert ("resann2x16_adaloss_digits", "digits") in TRAINED
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # counted on the graph, where backends do not differ; once is enough
 @pytest.mark.parametrize("name, label", DEFAULTS_FIRST)
 def test_parameters_and_costs_are_the_networks(name, label):

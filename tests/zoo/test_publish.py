@@ -221,6 +221,7 @@ def test_a_part_of_a_network_is_refused(tiny, digits, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # a matter of names; JAX takes long to build networks
 def test_the_architecture_is_the_nearest_name():
     assert (
