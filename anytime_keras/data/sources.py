@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import math
+import os
 import pathlib
 import warnings
 import zipfile
@@ -376,6 +377,9 @@ def from_tfds(name, image_size=None, data_dir=None, download=True):
     """
     import tensorflow_datasets as tfds
 
+    # Without a home directory tensorflow-datasets would write to a folder named `~`.
+    place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    _errors.expanded(place, "Pass the `data_dir` that holds the data set, or set TFDS_DATA_DIR to it.")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
