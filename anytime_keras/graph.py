@@ -68,7 +68,7 @@ def ends_in_sigmoid(tensor):
     if type(operation) in (keras.layers.Identity, keras.layers.Reshape, keras.layers.Flatten):
         return ends_in_sigmoid(producer(tensor).input_tensors[0])
     activation = getattr(operation, "activation", operation)
-    return getattr(activation, "__name__", type(activation).__name__).lower() == "sigmoid"
+    return getattr(activation, "__name__", type(activation).__name__).lower() in ("sigmoid", "hard_sigmoid")
 
 
 def calls(outputs, inputs=()):
@@ -224,6 +224,7 @@ def flatten(model):
 
 
 _OPENED = weakref.WeakKeyDictionary()  # cache of `opened`, by functional model
+_TOLD = weakref.WeakSet()  # the operations that `opened` has warned about
 
 
 def opened(model):
@@ -242,9 +243,12 @@ def opened(model):
     if model not in _OPENED:
         results = dict(zip(map(id, model.outputs), flatten(model)[0]))
         outputs = {name: results[id(tensor)] for name, tensor in outputs_by_name(model).items()}
-        if closed := _nested(outputs, model.inputs):
+        nested = _nested(outputs, model.inputs)
+        closed = [operation for operation in nested if operation not in _TOLD]
+        if closed:
+            _TOLD.update(closed)
             warnings.warn(
-                f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {len(closed[0].outputs)} outputs: "
+                f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {nested[closed[0]]} outputs: "
                 "each costs all of it. It has a `call` of its own, layers of the same names as others, or inputs of "
                 "another structure than it was built with.",
                 stacklevel=3,
@@ -254,9 +258,33 @@ def opened(model):
 
 
 def _nested(outputs, inputs):
-    """Lists the nested models with several outputs that `outputs` depend on."""
+    """Finds the nested models with several outputs that `outputs` depend on, and layers that compute several `outputs`.
+
+    Weightless operations after such a layer, such as a softmax, make no difference.
+
+    Returns:
+        A dict from each nested model or layer to the number of its outputs.
+    """
     operations = [call.operation for call in calls(outputs, inputs)]
-    return [operation for operation in operations if is_functional(operation) and len(operation.outputs) > 1]
+    nested = {each: len(each.outputs) for each in operations if is_functional(each) and len(each.outputs) > 1}
+    ends = [_last_with_weights(tensor) for tensor in tree.flatten(outputs)]
+    for end in ends:
+        count = sum(other is end for other in ends)
+        if count > 1 and is_composite(end.operation):
+            nested.setdefault(end.operation, count)
+    return nested
+
+
+def _last_with_weights(tensor):
+    """Returns the last call with weights, several inputs or several outputs on the way to `tensor`."""
+    call = producer(tensor)
+    while (
+        not getattr(call.operation, "weights", None)
+        and len(call.input_tensors) == 1
+        and len(call.output_tensors) == 1
+    ):
+        call = producer(call.input_tensors[0])
+    return call
 
 
 def _inputs_of(model, args):

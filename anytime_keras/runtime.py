@@ -7,9 +7,12 @@ import os
 import pathlib
 import platform
 import subprocess
+import threading
 
 import keras
 import numpy as np
+
+_PID = os.getpid()  # of the process that imported this module
 
 
 def compiled(model, jit=None):
@@ -22,7 +25,11 @@ def compiled(model, jit=None):
     Returns:
         A function from the model's inputs to its outputs, both backend tensors. It recompiles for each new input
         shape and uses the model's current weights.
+
+    Raises:
+        RuntimeError: in a fork in which the backend does not compute, see `check_fork`.
     """
+    check_fork()
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -49,6 +56,44 @@ def compiled(model, jit=None):
 
         return run
     return lambda inputs: model(inputs, training=False)
+
+
+def check_fork(seconds=5.0):
+    """Checks that the backend computes in this process, if that is a fork.
+
+    Compiled functions of TensorFlow and JAX need threads, which a fork of a process that has used them lacks.
+
+    Args:
+        seconds: float, how long to wait for a small computation.
+
+    Raises:
+        RuntimeError: if the computation does not end.
+    """
+    if os.getpid() == _PID or keras.backend.backend() not in ("tensorflow", "jax"):
+        return
+    ended = threading.Event()
+
+    def compute():
+        def small(x):
+            return keras.ops.matmul(x, x) + keras.ops.sum(keras.ops.exp(x))
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            finish(tf.function(small, autograph=False)(np.ones((2, 2), "float32")))
+        else:
+            import jax
+
+            finish(jax.jit(small)(np.ones((2, 2), "float32")))
+        ended.set()
+
+    threading.Thread(target=compute, daemon=True).start()
+    if not ended.wait(seconds):
+        raise RuntimeError(
+            f"In this fork {os.getpid()} of process {_PID} nothing can be computed, because the threads of "
+            f"{keras.backend.backend()} stayed behind. Start processes with `multiprocessing.get_context('spawn')`, or "
+            "fork before the first computation."
+        )
 
 
 def finish(outputs):

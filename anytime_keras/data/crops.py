@@ -57,10 +57,18 @@ def decode(source, name, channels=3):
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            _check_unsigned(image)
             ImageOps.exif_transpose(image, in_place=True)
             return _eight_bits(image).convert("L" if channels == 1 else "RGB")
     except NO_IMAGE as error:
         raise _corrupt(name, error) from error
+
+
+def _check_unsigned(image):
+    """Raises for a TIFF of signed integers: Pillow reads those of 8 bits as unsigned."""
+    formats = getattr(image, "tag_v2", {}).get(TiffImagePlugin.SAMPLEFORMAT, ())
+    if 2 in formats and image.mode != "I":  # 16 and 32 bits, see `_eight_bits`
+        raise ValueError(f"unsigned values are expected, received a TIFF of signed integers, mode '{image.mode}'")
 
 
 def _eight_bits(image):

@@ -77,6 +77,14 @@ class DataSet:
             for split, examples in self.examples.items()
         }
 
+    def __getstate__(self):
+        derived = ("_pipelines", "train", "validation", "test")  # hold TensorFlow's data sets and tensors
+        return {name: value for name, value in vars(self).items() if name not in derived}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self.normalize(self.mean, self.std)
+
     @functools.cached_property
     def train(self):
         """Training batches of one epoch, reshuffled and augmented again on each iteration."""

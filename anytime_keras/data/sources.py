@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import math
+import os
 import pathlib
 import warnings
 import zipfile
@@ -16,9 +17,9 @@ from anytime_keras.data.examples import ArrayExamples, FileExamples, Skipped, St
 
 # Data sets with more bytes of images than this are read from disk on demand.
 IN_MEMORY_BYTES = 4 * 2**30
-# Non-hidden leftovers of operating systems: macOS archives, recycle bins, thumbnails, settings.
+# Non-hidden leftovers of tools: macOS archives, recycle bins, thumbnails, settings, Python's bytecode.
 LEFTOVERS = ("__macosx", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information", "lost+found")
-LEFTOVERS += ("thumbs.db", "desktop.ini")
+LEFTOVERS += ("thumbs.db", "desktop.ini", "__pycache__")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".jp2", ".avif")
 EXTENSIONS += (".pbm", ".pgm", ".pnm", ".ppm")
 
@@ -304,7 +305,7 @@ def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
     if image_size is not None:
         return cropped(image_size)
     if skip_corrupt:
-        files = {split: _whole(paths, labels, skipped) for split, (paths, labels) in files.items()}
+        files = {split: _whole(paths, labels, skipped, split, class_names) for split, (paths, labels) in files.items()}
     first = files["train"][0][0]
     size = crops.size(first)
 
@@ -339,8 +340,9 @@ def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
     return Source(name, splits, class_names, skipped)
 
 
-def _whole(paths, labels, skipped):
-    """Returns the (paths, labels) of the images that can be decoded; raises if there are none."""
+def _whole(paths, labels, skipped, split, class_names):
+    """Returns the (paths, labels) of a split's images that can be decoded; raises if there are none, or in training
+    none of a class."""
 
     def error_of(path):
         try:
@@ -352,10 +354,15 @@ def _whole(paths, labels, skipped):
         errors = list(pool.map(error_of, paths))
     if all(errors):
         raise errors[0]
+    kept = [number for number, error in enumerate(errors) if error is None]
+    if split == "train" and (lost := sorted(set(labels) - set(labels[kept]))):
+        raise ValueError(
+            f"Class '{class_names[lost[0]]}' holds no training image that can be decoded, such as "
+            f"'{paths[list(labels).index(lost[0])]}'. Mend its images, or remove the class."
+        )
     for path, error in zip(paths, errors):
         if error is not None:
             skipped.add(path, error)
-    kept = [number for number, error in enumerate(errors) if error is None]
     return [paths[number] for number in kept], labels[kept]
 
 
@@ -370,6 +377,9 @@ def from_tfds(name, image_size=None, data_dir=None, download=True):
     """
     import tensorflow_datasets as tfds
 
+    # Without a home directory tensorflow-datasets would write to a folder named `~`.
+    place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    _errors.expanded(place, "Pass the `data_dir` that holds the data set, or set TFDS_DATA_DIR to it.")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:

@@ -19,7 +19,7 @@ def saved_model(parts, folder, batch_size):
     module = tf.Module()
     weights = {id(variable): variable for part in parts for variable in part.model.variables}
     module.weights = [variable.value for variable in weights.values()]
-    module.held = [value for part in parts for value in held_by_layers(part.model).values()]
+    module.held = [value for part in parts for values in held_by_layers(part.model).values() for value in values]
     signatures = {part.name: part.function(batch_size).get_concrete_function() for part in parts}
     if "whole" in signatures:
         signatures["serving_default"] = signatures["whole"]
@@ -86,18 +86,21 @@ def litert(parts, folder, batch_size, precision, representative):
 
 
 def held_by_layers(model):
-    """Returns the resources of layers other than Keras variables: lookup tables and TensorFlow variables.
+    """Returns the resources of layers other than Keras variables: lookup tables, TensorFlow's variables and modules.
 
     Returns:
-        A dict from pairs (layer name, attribute name) to the resources.
+        A dict from pairs (layer name, attribute name) to lists of the resources.
     """
     import tensorflow as tf
 
-    kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
-    layers = model._flatten_layers(include_self=False)
-    return {
-        (layer.name, name): value for layer in layers for name, value in vars(layer).items() if isinstance(value, kinds)
-    }
+    kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable, tf.Module)
+    held = {}
+    for layer in model._flatten_layers(include_self=False):
+        for name, value in vars(layer).items():
+            values = keras.tree.flatten(value) if isinstance(value, (dict, list, tuple)) else [value]
+            if resources := [each for each in values if isinstance(each, kinds)]:
+                held[layer.name, name] = resources
+    return held
 
 
 def _samples(part, known, batch_size):

@@ -20,6 +20,7 @@ import types
 
 import numpy as np
 
+_PID = os.getpid()  # of the process that imported this module
 DESCRIPTION = "exported.json"
 VERSION = 2
 
@@ -81,6 +82,11 @@ class Answer:
         are converted to logits by taking their logarithm. Sigmoid outputs are used unchanged.
         """
         logits = np.asarray(self.logits, "float32")
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise ValueError(
+                "Confidence needs one output for each of two classes or more, shape (batch, classes). Received: shape "
+                f"{logits.shape} from '{self.exit}'. Use `logits`."
+            )
         if self.sigmoid:
             return logits.max(axis=-1)
         if (logits >= 0).all() and np.abs(logits.sum(axis=-1) - 1).max() < 1e-3:
@@ -129,6 +135,12 @@ class ExportedModel:
         self._lock = threading.Lock()
         self._whole = None
         self._stages = [_Part(spec, self._runtime) for spec in self.description["stages"] or []]
+
+    def __reduce__(self):
+        raise TypeError(
+            "An `ExportedModel` holds its runtime's programs, so it cannot be copied or pickled. Open the folder "
+            f"'{self.path}' again."
+        )
 
     def whole(self, x):
         """Runs the whole network and returns the logits of all exits.
@@ -335,6 +347,8 @@ class _SavedModel:
         if num_threads is not None:
             raise ValueError("TensorFlow's threads are set for the whole process: `tf.config.threading`.")
         self._tf = _installed("tensorflow", "tensorflow")
+        if os.getpid() != _PID:
+            self._check_fork()
         self._loaded = self._tf.saved_model.load(str(folder / "saved_model"))
 
     def load(self, spec):
@@ -343,6 +357,22 @@ class _SavedModel:
             raise ValueError(f"The SavedModel has no signature '{spec['signature']}'. Export the set again.")
         _check_names(spec, signature.structured_input_signature[1], signature.structured_outputs)
         return lambda tensors: signature(**{name: tensor(value) for name, value in tensors.items()})
+
+    def _check_fork(self, seconds=5.0):
+        """Raises if TensorFlow computes nothing here, as in a fork of a process that has used it."""
+        tf, ended = self._tf, threading.Event()
+
+        def compute():
+            tf.function(lambda x: tf.matmul(x, x) + tf.reduce_sum(tf.exp(x)), autograph=False)(tf.ones((2, 2)))
+            ended.set()
+
+        threading.Thread(target=compute, daemon=True).start()
+        if not ended.wait(seconds):
+            raise RuntimeError(
+                f"In this fork {os.getpid()} of process {_PID} nothing can be computed, because TensorFlow's threads "
+                "stayed behind. Start processes with `multiprocessing.get_context('spawn')`, or fork before the first "
+                "computation."
+            )
 
 
 class _LiteRT:

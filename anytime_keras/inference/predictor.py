@@ -10,6 +10,7 @@ import time
 import keras
 import numpy as np
 
+from anytime_keras import runtime
 from anytime_keras.inference import engines
 from anytime_keras.inference.answers import Answer, as_array
 from anytime_keras.inference.batches import BatchMethods
@@ -65,6 +66,7 @@ class Predictor(BatchMethods):
     """
 
     def __init__(self, model, example, exits=None, dtype=None, latencies=None):
+        runtime.check_fork()
         self._model, self._worker = model, Worker()
         self._paces = collections.defaultdict(Pace)  # by size, see `Stages.size`
         self._changing = threading.Lock()  # held by methods that replace the state, not by its readers
@@ -83,6 +85,12 @@ class Predictor(BatchMethods):
     def __repr__(self):
         macs = ", ".join(f"{cost.exit} {cost.with_all_heads / 1e6:.3g}M" for cost in self.costs)
         return f"Predictor({self._model.name!r}, MACs: {macs})"
+
+    def __reduce__(self):
+        raise TypeError(
+            "A `Predictor` holds compiled programs and threads, so it cannot be copied or pickled. Copy or save its "
+            "model, and make a predictor of that."
+        )
 
     @property
     def exit_names(self):

@@ -212,15 +212,33 @@ def in_dtype(model, dtype):
 
     def copy(layer):
         config = layer.get_config()
+        if isinstance(layer, keras.layers.Lambda):  # Keras refuses functions from files, but this is the user's own
+            return type(layer).from_config(_under(policy, config), safe_mode=False)
         # Plain operations have no dtype policy.
         return type(layer).from_config(_under(policy, config) if isinstance(layer, keras.Layer) else config)
 
     plain = keras.Model(model.input, graph.outputs_by_name(model))
     clone = keras.models.clone_model(plain, clone_function=copy, recursive=True)
+    for layer, original in zip(clone._flatten_layers(), plain._flatten_layers()):
+        _check_copy(layer, original)
     for layer, original in zip(clone.layers, plain.layers, strict=True):
         for variable, value in zip(layer.variables, original.variables, strict=True):
             variable.assign(keras.ops.cast(value, variable.dtype))
     return clone
+
+
+def _check_copy(copied, original):
+    """Raises if the config of a third-party layer left out a number, which its copy then has by default."""
+    if not graph.is_foreign(original):
+        return
+    for name, value in vars(original).items():
+        plain = isinstance(value, (bool, int, float)) and not name.startswith("_")
+        if plain and getattr(copied, name, value) != value:
+            raise ValueError(
+                f"`dtype` copies each layer through its config. Expected: {name}={value} in the copy of "
+                f"'{original.name}', a {type(original).__name__}. Received: {name}={getattr(copied, name)}. Return "
+                f"`{name}` from the layer's `get_config`, or leave `dtype` out."
+            )
 
 
 def _under(policy, config):

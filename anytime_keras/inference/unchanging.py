@@ -17,15 +17,24 @@ def call(model, inputs, values=()):
     Raises:
         ValueError: if the call would update a variable, because that update would be lost.
     """
+    # A stateful recurrent layer has a fixed batch size, so other sizes would raise an error of its own.
+    stateful = _states(model)
     with _Recording(values) as scope:
-        outputs = model.call(inputs, training=False)
-    if scope.changed:
+        outputs = None if stateful else model.call(inputs, training=False)
+    if changed := scope.changed | stateful:
         raise ValueError(
             "A network that is cut at its exits must not keep a state from one call to the next. Received: layers that "
-            f"change {sorted(scope.changed)} when called, as a stateful recurrent layer or a random one does. Build "
+            f"change {sorted(changed)} when called, as a stateful recurrent layer or a random one does. Build "
             "the network without them (`stateful=False`)."
         )
     return outputs
+
+
+def _states(model):
+    """Returns the paths of the states of stateful recurrent layers."""
+    layers = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False) is True]
+    states = [state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))]
+    return {state.path for state in states if state is not None}
 
 
 class _Recording(keras.StatelessScope):

@@ -34,12 +34,16 @@ class ProgressBar(keras.callbacks.Callback):
         super().__init__()
         self.images, self.title, self.bar, self.minutes = images, title, bar, minutes
         self._steps, self._seconds, self._share = 0, 0.0, 0.0  # since the last line; at it
+        self._made_of = file, images, title, bar, minutes
         self.console = Console(file=file, highlight=False, soft_wrap=True)
         if self.console.is_jupyter:  # rich would print HTML, and a widget that is not saved with the notebook
             self.console = Console(
                 file=file, highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=False
             )
         self._bar = None
+
+    def __reduce__(self):
+        return type(self), self._made_of  # without the console, which holds locks, and the model
 
     def set_model(self, model):
         super().set_model(model)

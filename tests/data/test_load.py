@@ -1,12 +1,14 @@
 """Data sets from every source: splits, normalisation, batches, and what is refused."""
 
+import copy
+import pickle
 import shutil
 import struct
 
 import keras
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 import anytime_keras as ak
 from anytime_keras.data import crops, splits
@@ -203,7 +205,7 @@ def test_what_systems_and_tools_leave_in_folders_is_ignored(tmp_path, layout):
     expected = ak.data.load(tmp_path)
     places = [tmp_path, tmp_path / "cat"] if layout == "flat" else [tmp_path, tmp_path / "test", tmp_path / "train/cat"]
     for place in places:
-        for name in (".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "$RECYCLE.BIN"):
+        for name in (".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "__pycache__"):
             write_folder(place / name, images[:3], labels[:3])
         for name in (".DS_Store", "._0000.png", ".0000.png", "Thumbs.db"):
             (place / name).write_bytes(b"no image")
@@ -239,6 +241,25 @@ def test_a_class_whose_images_would_be_left_out_is_named(tmp_path, split, file, 
     (tmp_path / split / file).write_bytes((tmp_path / "train" / "cat" / "0000.png").read_bytes())
     with pytest.raises(ValueError, match=message):
         ak.data.load(tmp_path)
+
+
+def test_a_class_without_an_image_that_can_be_decoded_is_named(tmp_path):
+    write_folder(tmp_path, *coloured(24))
+    for path in (tmp_path / "dog").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="Class 'dog' holds no training image that .* such as '.*dog/0001.png'"):
+        ak.data.load(tmp_path, skip_corrupt=True)
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda data: pickle.loads(pickle.dumps(data))])
+def test_a_data_set_that_was_read_can_be_copied(copy_of):
+    images, labels = coloured()
+    data = ak.data.load({"x_train": images, "y_train": labels}, augment="pad_crop,flip")
+    expected = arrays(data.train), arrays(data.test)
+    copied = copy_of(data)
+    for found, wanted in zip((arrays(copied.train), arrays(copied.test)), expected):
+        assert found[0].shape == wanted[0].shape and found[1].shape == wanted[1].shape
+    np.testing.assert_array_equal(arrays(copied.test)[0], expected[1][0])
 
 
 @pytest.mark.parametrize("file", ["cat/1.heic", "1.png"])
@@ -463,6 +484,16 @@ def test_images_of_32_bits_are_refused_with_their_name_and_mode(tmp_path, dtype,
     write_folder(tmp_path, [np.full((8, 8), 1, dtype)] * 4, [0, 0, 1, 1], ending="tif")
     with pytest.raises(ValueError, match=rf"000\d.tif' cannot be decoded: .*mode '{mode}' of 32 bits"):
         ak.data.load(tmp_path, validation=0, test=0, image_size=size)
+
+
+def test_a_tiff_of_signed_integers_is_refused(tmp_path):
+    pixels = np.zeros((2, 2), "uint8")
+    for number in range(4):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        place = tmp_path / "ab"[number % 2] / f"{number}.tif"
+        Image.fromarray(pixels).save(place, tiffinfo={TiffImagePlugin.SAMPLEFORMAT: 2})
+    with pytest.raises(ValueError, match=r"\d.tif' cannot be decoded: .*received a TIFF of signed integers, mode 'L'"):
+        ak.data.load(tmp_path, validation=0, test=0)
 
 
 def test_every_class_keeps_an_image_for_training():

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -310,7 +311,46 @@ def test_a_state_that_calls_change_is_not_exported(tmp_path):
         needs(format)
         with pytest.raises(ValueError, match="^A network.* must not keep a state.*'gru.*/rnn_state'"):
             ak.export(model, tmp_path / "set", format=format, batch_size=2)
+    with pytest.raises(ValueError, match="^A network.* must not keep a state.*'gru.*/rnn_state'"):
+        ak.export(model, tmp_path / "set")
     assert not (tmp_path / "set").exists()
+
+
+class Holder(keras.Layer):
+    """Scales by TensorFlow variables in a dict and in a module."""
+
+    def __init__(self):
+        import tensorflow as tf
+
+        super().__init__()
+        self.held, self.module = {"factor": [tf.Variable(2.0)]}, tf.Module()
+        self.module.factor = tf.Variable(3.0)
+
+    def call(self, x):
+        return x * self.held["factor"][0] * self.module.factor
+
+
+@pytest.mark.tensorflow
+def test_what_layers_hold_in_a_dict_or_a_module_is_exported(tmp_path):
+    features = keras.Input((4,))
+    model = networks.two_exits(features, Holder()(features))
+    x = checks.some_input(model, batch=2)
+    assert_answers_are(ExportedModel(ak.export(model, tmp_path / "set")), x, checks.outputs(model, x), rtol=1e-6)
+    with pytest.raises(ValueError, match="Format 'onnx' has no form for what layers hold.*'holder"):
+        ak.export(model, tmp_path / "other", format="onnx")
+
+
+@pytest.mark.tensorflow
+def test_confidence_of_a_regression_is_refused(tmp_path):
+    features = keras.Input((4,))
+    model = ak.AnytimeModel(features, {"a": keras.layers.Dense(1)(features), "b": keras.layers.Dense(1)(features)})
+    exported = ExportedModel(ak.export(model, tmp_path / "set"))
+    answer = exported.predict(np.zeros((2, 4), "float32"))
+    assert answer.logits.shape == (2, 1)
+    with pytest.raises(ValueError, match=r"Confidence needs .*two classes or more.* Received: shape \(2, 1\) from 'b'"):
+        answer.confidence
+    with pytest.raises(TypeError, match="An `ExportedModel` .* cannot be copied or pickled"):
+        pickle.dumps(exported)
 
 
 @pytest.mark.tensorflow

@@ -1,5 +1,7 @@
+import copy
 import math
 import os
+import pickle
 import random
 import threading
 import time
@@ -615,3 +617,27 @@ def test_a_fork_is_told_at_once_to_spawn():
         assert f"Expected: process {os.getpid()}. Received: a call in its fork" in text
         assert "Start processes with `multiprocessing.get_context('spawn')`" in text
     assert predictor.predict(x, deadline=60).exit == "exit_2"
+
+
+@pytest.mark.tensorflow
+def test_a_new_predictor_in_a_fork_is_told_to_spawn():
+    model = networks.eleven_exits(2)
+    x = networks.inputs_for(model, batch=1)
+    quick(model).predict(x)  # starts TensorFlow's threads
+
+    def told():
+        texts = []
+        for call in (lambda: quick(model), lambda: ak.evaluate(model, (x, np.array([0])))):
+            with pytest.raises(RuntimeError) as error:
+                call()
+            texts.append(str(error.value))
+        return texts
+
+    for text in in_child(told, most=60):
+        assert "nothing can be computed" in text and "`multiprocessing.get_context('spawn')`" in text
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_copy_of_a_predictor_is_refused(copied):
+    with pytest.raises(TypeError, match="A `Predictor` holds compiled programs .* cannot be copied or pickled"):
+        copied(quick(networks.eleven_exits(2)))

@@ -80,6 +80,26 @@ def test_a_nested_network_that_stays_closed_is_told():
         assert [cost.params for cost in exit_costs(model)] == [51, 51 + two.count_params()]
 
 
+class Wrapper(keras.Layer):
+    def __init__(self, net):
+        super().__init__(name="wrapper")
+        self.net = net
+
+    def call(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize("ending", [lambda x: x, keras.ops.softmax])
+def test_a_network_within_a_layer_is_told_once(ending):
+    image = keras.Input((4,))
+    exits = Wrapper(networks.eleven_exits(2))(image)
+    model = AnytimeModel(image, {name: ending(x) for name, x in exits.items()})
+    with pytest.warns(UserWarning, match="'wrapper' in model '.*' cannot be cut at its 2 outputs") as told:
+        stages = Stages(model)
+        stages.costs(stages.start(np.zeros((1, 4))))
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize("make", networks.GRAPHS)
 def test_nothing_is_computed_twice(make):
     model = make()
@@ -191,3 +211,33 @@ def test_another_precision_reaches_layers_within_layers():
         assert keras.backend.standardize_dtype(answers[name].dtype) == "bfloat16"
         got = keras.ops.convert_to_numpy(keras.ops.cast(answers[name], "float32"))
         assert 0 < np.abs(got - logits).max() < 0.1 * np.abs(logits).max()
+
+
+class Scale(keras.Layer):
+    def __init__(self, factor=1.0, told=True, **kwargs):
+        super().__init__(**kwargs)
+        self.factor, self.told = factor, told
+
+    def call(self, x):
+        return self.factor * x
+
+    def get_config(self):
+        return {**super().get_config(), **({"factor": self.factor} if self.told else {})}
+
+
+def scaled(layer):
+    features = keras.Input((4,))
+    return networks.two_exits(features, layer(features))
+
+
+@pytest.mark.parametrize("layer", [Scale(3.0), keras.layers.Lambda(lambda x: 3.0 * x, output_shape=(4,))])
+def test_another_precision_keeps_what_layers_compute(layer):
+    model, x = scaled(layer), np.ones((2, 4), "float32")
+    low = in_dtype(model, "float16")
+    for name, logits in checks.outputs(model, x).items():
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(low(x)[name]), logits, atol=0.02)
+
+
+def test_another_precision_is_refused_if_a_config_leaves_a_number_out():
+    with pytest.raises(ValueError, match="Expected: factor=3.0 in the copy of '.*', a Scale. Received: factor=1.0"):
+        in_dtype(scaled(Scale(3.0, told=False)), "float16")

@@ -1,6 +1,8 @@
 """What `ProgressBar` writes to a terminal, a file and a notebook."""
 
+import copy
 import io
+import pickle
 
 import keras
 import numpy as np
@@ -30,6 +32,16 @@ def check_lines(lines):
         assert line.startswith(f"small   epoch {number}/2   loss ")
         assert line.count("exit_1 ") == line.count("exit_2 ") == line.count("exit_3 ") == 2, "train and validation"
         assert "images/s" in line and "ms a step" in line
+
+
+def test_a_bar_that_was_used_can_be_copied():
+    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    bar, (x, y) = ak.training.ProgressBar(title="small", images=2), (np.zeros((2, 8, 8, 1)), np.zeros(2, int))
+    model.fit(x, y, callbacks=[bar], verbose=0)
+    for copied in (copy.deepcopy(bar), pickle.loads(pickle.dumps(bar))):
+        assert (copied.title, copied.images) == ("small", 2)
+        model.fit(x, y, callbacks=[copied], verbose=0)
 
 
 def test_a_file_gets_a_line_an_epoch():

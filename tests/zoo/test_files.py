@@ -64,8 +64,9 @@ def test_without_a_home_directory_errors_say_what_to_set(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(OSError, match="'~/.cache' lies in a home directory.* Set ANYTIME_KERAS_CACHE to a folder"):
         cache.content("https://example.com/file", "0" * 64, 1)
-    with pytest.raises(OSError, match="home directory.*Pass the `data_dir`.*or set TFDS_DATA_DIR"):
-        ak.data.load("tiny_imagenet")
+    for name in ("tiny_imagenet", "cifar10"):
+        with pytest.raises(OSError, match="home directory.*Pass the `data_dir`.*or set TFDS_DATA_DIR"):
+            ak.data.load(name, download=False)
     with pytest.raises(OSError, match="'~/zoo' lies in a home directory.* Pass the zoo's absolute path"):
         ak.zoo.add("~/zoo")
     monkeypatch.setenv("ANYTIME_KERAS_CACHE", "/tmp/cache")
