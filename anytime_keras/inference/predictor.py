@@ -56,7 +56,7 @@ class Predictor(BatchMethods):
     >>> image = np.zeros((1, 8, 8, 1), "float32")
     >>> predictor = ak.Predictor(model, example=image)
     >>> predictor
-    Predictor('res_ann', MACs: exit_1 0.0208M, exit_2 0.0347M, exit_3 0.0487M)
+    Predictor(ResANN, MACs: exit_1 0.0208M, exit_2 0.0347M, exit_3 0.0487M)
     >>> predictor.predict(image, deadline=60).exit
     'exit_3'
     >>> predictor.predict(image, budget=model.exits[1].macs).exit
@@ -84,7 +84,7 @@ class Predictor(BatchMethods):
 
     def __repr__(self):
         macs = ", ".join(f"{cost.exit} {cost.with_all_heads / 1e6:.3g}M" for cost in self.costs)
-        return f"Predictor({self._model.name!r}, MACs: {macs})"
+        return f"Predictor({type(self._model).__name__}, MACs: {macs})"
 
     def __reduce__(self):
         raise TypeError(

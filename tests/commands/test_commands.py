@@ -220,6 +220,7 @@ def test_help_lists_commands_and_their_flags(capsys):
         assert "--" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_module_and_version():
     done = subprocess.run([sys.executable, "-m", "anytime_keras", "--version"], capture_output=True, text=True)
     assert done.stdout.strip() == ak.__version__ and done.returncode == 0, done.stderr

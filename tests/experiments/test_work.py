@@ -15,6 +15,8 @@ from anytime_keras.experiments import report, work
 from anytime_keras.training import Recipe
 from tests import checks
 
+pytestmark = pytest.mark.long
+
 # A matter of files and names, for which JAX takes longest to compile.
 BOOKKEEPING = pytest.mark.tensorflow
 
@@ -365,8 +367,6 @@ import sys
 missing = ["tensorflow", "tensorflow_datasets", "matplotlib", "sklearn"]
 sys.modules.update(dict.fromkeys(missing))  # an import of them raises
 from anytime_keras import commands
-
-pytestmark = pytest.mark.long
 flags = "--epochs=1 --seeds=1 --batch_size=60 --networks=1x2 --at_once=2 --time_limit=500 --dataset={images}"
 where = ["--folder={tmp_path}/runs", "--results={tmp_path}"]
 commands.main(["anytime-keras", "reproduce", "table4", *flags.split(), *where])

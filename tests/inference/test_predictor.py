@@ -619,6 +619,7 @@ def test_a_fork_is_told_at_once_to_spawn():
     assert predictor.predict(x, deadline=60).exit == "exit_2"
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_a_new_predictor_in_a_fork_is_told_to_spawn():
     model = networks.eleven_exits(2)

@@ -63,6 +63,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.keras")):
 """
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_both_backends_give_equal_outputs_from_the_same_weights(tmp_path):
     expected = []

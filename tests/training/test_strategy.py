@@ -113,6 +113,7 @@ def test_two_replicas_stopped_and_resumed_equal_one_device_never_stopped(elsewhe
     assert two.model.distribute_strategy.num_replicas_in_sync == 1
 
 
+@pytest.mark.long
 def test_what_acts_on_the_whole_batch_does_so_on_two_replicas(two_replicas, tmp_path):
     plan = recipe(
         write_images(tmp_path / "images.npz", 27, 0),
