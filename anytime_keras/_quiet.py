@@ -1,7 +1,7 @@
 """What the command line does before Keras is imported.
 
-TensorFlow prints messages to standard error at any log level, and leaves oneDNN off on CPUs without AVX512, where it
-nearly halves the time of a training step.
+TensorFlow prints messages to standard error at any log level, and leaves oneDNN off on CPUs without AVX512, where
+training is faster with it.
 """
 
 import contextlib

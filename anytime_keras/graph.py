@@ -248,9 +248,9 @@ def opened(model):
         if closed:
             _TOLD.update(closed)
             warnings.warn(
-                f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {nested[closed[0]]} outputs: "
-                "each costs all of it. It has a `call` of its own, layers of the same names as others, or inputs of "
-                "another structure than it was built with.",
+                f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {nested[closed[0]]} outputs, "
+                "so each of them costs the whole of it. Its class overrides `call`, its layer names are already used, "
+                "or its inputs differ in structure from those it was built with.",
                 stacklevel=3,
             )
         _OPENED[model] = keras.Model(model.input, outputs, name=model.name)

@@ -90,8 +90,8 @@ def check_fork(seconds=5.0):
     threading.Thread(target=compute, daemon=True).start()
     if not ended.wait(seconds):
         raise RuntimeError(
-            f"In this fork {os.getpid()} of process {_PID} nothing can be computed, because the threads of "
-            f"{keras.backend.backend()} stayed behind. Start processes with `multiprocessing.get_context('spawn')`, or "
+            f"In this fork {os.getpid()} of process {_PID} nothing can be computed, because a fork lacks the threads "
+            f"of {keras.backend.backend()}. Start processes with `multiprocessing.get_context('spawn')`, or "
             "fork before the first computation."
         )
 

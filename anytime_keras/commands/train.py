@@ -177,7 +177,7 @@ def _changes(flags, recipe):
     if flags["sizes"].present:
         content["sizes"] = _sizes(flags.sizes)
     recipe = type(recipe).from_dict(content)
-    return recipe if flags.minutes is None else recipe.lasting(flags.minutes)
+    return recipe if flags.minutes is None else recipe.with_minutes(flags.minutes)
 
 
 def _sizes(text):

@@ -49,7 +49,7 @@ class DataSet:
         self.examples, self._skipped = source.splits, source.skipped
         if "alternating_flip" in self.augment and isinstance(self.examples["train"], StreamExamples):
             raise ValueError(
-                "`alternating_flip` needs images that can be told apart, so in memory or in a folder. "
+                "`alternating_flip` must recognize each image, so it needs images in memory or in a folder. "
                 f"Received: '{self.name}', which is read in sequence. Use `flip`."
             )
         self.sizes = {split: len(examples) for split, examples in self.examples.items()}
@@ -175,7 +175,7 @@ def load(
             pair `(x, y)`.
         batch_size: int.
         validation: fraction or number of training images to hold out, stratified by class; 0 for none; None for the
-            data set's default (5,000 for CIFAR, a tenth otherwise). Ignored if the data has a validation split.
+            data set's default, see `anytime_keras.data.defaults`. Ignored if the data has a validation split.
         test: likewise, ignored if the data has a test split.
         augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), or one string of steps
             separated by commas; `"default"` for the data set's augmentation in the paper's text; or None. The authors'

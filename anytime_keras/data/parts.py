@@ -1,7 +1,7 @@
 """Packs a data set into a few files of bounded size, for training on a machine with little more than Python.
 
 The folder contains `parts.json`, which describes the data set, and its images in `part-1.npz`, `part-2.npz` and so on:
-the original files if there are any, otherwise PNG files for 8-bit images and raw values for all others.
+the original files if there are any, otherwise PNG files for 8-bit grey and RGB images and raw values for all others.
 """
 
 import concurrent.futures

@@ -72,6 +72,16 @@ KNOWN = {
 }
 
 
+def tfds_directory(data_dir=None):
+    """Returns the directory of tensorflow-datasets' data.
+
+    Raises:
+        OSError: if it lies in a home directory and there is none.
+    """
+    path = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return _errors.expanded(path, "Pass the `data_dir` that holds the data set, or set TFDS_DATA_DIR to it.")
+
+
 def known_name(data):
     """Returns the key of `KNOWN` that a name, versioned name, file or folder refers to, or None.
 
@@ -79,7 +89,8 @@ def known_name(data):
     ('imagenet2012', 'svhn_cropped', None)
     """
     text = str(data)
-    candidates = (text.split(":")[0].split("/")[0], pathlib.PurePath(text.removesuffix(".npz")).name)
+    file = pathlib.PurePath(text.removesuffix(".npz")).name
+    candidates = (file,) if text.endswith(".npz") else (text.split(":")[0].split("/")[0], file)
     return next((name for name in candidates if name in KNOWN), None)
 
 
@@ -377,9 +388,7 @@ def from_tfds(name, image_size=None, data_dir=None, download=True):
     """
     import tensorflow_datasets as tfds
 
-    # Without a home directory tensorflow-datasets would write to a folder named `~`.
-    place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    _errors.expanded(place, "Pass the `data_dir` that holds the data set, or set TFDS_DATA_DIR to it.")
+    tfds_directory(data_dir)  # without a home directory, tensorflow-datasets would write to a folder named `~`
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:

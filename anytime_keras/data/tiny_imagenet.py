@@ -4,12 +4,10 @@ The published test images have no labels. As usual, the 10,000 published validat
 the validation split is held out of train.
 """
 
-import os
 
 import numpy as np
 
-from anytime_keras import _errors
-from anytime_keras.data.sources import Source, from_files, list_images
+from anytime_keras.data.sources import Source, from_files, list_images, tfds_directory
 
 FOLDER = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -29,8 +27,7 @@ def find(data_dir=None):
     Raises:
         ValueError: if the folder is missing; the error says where to get it.
     """
-    place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    place = _errors.expanded(place, "Pass the `data_dir` that holds the data set, or set TFDS_DATA_DIR to it.")
+    place = tfds_directory(data_dir)
     for path in (place, place / FOLDER):
         if is_folder(path):
             return path

@@ -137,7 +137,7 @@ def label(dataset):
 def recipe(settings, network, dataset, seed, **changes):
     """Returns the paper's recipe (section 5.1) at the scale of the settings."""
     data = {"data": str(dataset)}
-    known = sources.KNOWN.get(label(dataset))
+    known = sources.KNOWN.get(sources.known_name(dataset))
     if known is not None:  # a file named after a known data set is augmented and split like it
         data.update(augment=list(known.augment), validation=known.validation)
     num_units, channels = network

@@ -369,9 +369,9 @@ class _SavedModel:
         threading.Thread(target=compute, daemon=True).start()
         if not ended.wait(seconds):
             raise RuntimeError(
-                f"In this fork {os.getpid()} of process {_PID} nothing can be computed, because TensorFlow's threads "
-                "stayed behind. Start processes with `multiprocessing.get_context('spawn')`, or fork before the first "
-                "computation."
+                f"In this fork {os.getpid()} of process {_PID} nothing can be computed, because a fork lacks "
+                "TensorFlow's threads. Start processes with `multiprocessing.get_context('spawn')`, or fork before the "
+                "first computation."
             )
 
 

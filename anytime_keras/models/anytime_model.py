@@ -225,7 +225,7 @@ class AnytimeModel(keras.Model):
         if not isinstance(weights, dict):
             return weights
         given = {name: value for name, value in weights.items() if value is not None}
-        if isinstance(y, dict):  # Keras wants the same keys in both
+        if isinstance(y, dict):  # Keras requires the same keys in both
             return {name: given[name] if name in given else np.ones(len(y[name]), "float32") for name in y}
         return given  # without None, which `tf.distribute` does not take
 

@@ -248,14 +248,14 @@ class Recipe:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"'{path}' is no recipe: {error}. Expected what `Recipe.to_json` writes.") from error
 
-    def lasting(self, minutes):
-        """Returns the recipe by the clock; a warm-up keeps its share of the training.
+    def with_minutes(self, minutes):
+        """Returns a copy of the recipe that trains for a given time. The warm-up keeps its share of the run.
 
         Args:
             minutes: float.
 
         Example:
-        >>> Recipe.modern("resann", "digits", epochs=100).lasting(20).schedule
+        >>> Recipe.modern("resann", "digits", epochs=100).with_minutes(20).schedule
         {'name': 'cosine', 'warmup': 0.05}
         """
         schedule = dict(self.schedule)

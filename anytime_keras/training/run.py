@@ -109,6 +109,7 @@ class Training:
         data: the recipe's `DataSet` if it is already loaded.
         adapt: function that maps the recipe's `Weighting` to the one used in training.
         strategy: the result of `choose`; None is one device.
+        begin: float, the start of the recipe's `minutes`, in seconds of `time.monotonic`; None for now.
 
     Raises:
         ValueError: see `train`.

@@ -23,9 +23,9 @@ class AdaptiveWeighting(Weighting):
         """Returns what a batch makes of the state: a dict of tensors of shape `(num_exits,)`, for what changes.
 
         Args:
-            state: dict of tensors: `starts`, `weights`; `steps`, the number of batches with this one; `present`,
-                whether each exit has samples in this batch; `empty`, the number of batches in which it had none. What
-                is returned for an exit that is not present is ignored.
+            state: dict of tensors: `starts`, `weights`; `steps`, the number of batches including this one; `present`,
+                whether each exit has samples in this batch; `empty`, the number of batches in which it had none. The
+                result is ignored for exits that are not present.
             losses: the batch's losses, shape `(num_exits,)`.
             measured: what `measure` gave, or None; says nothing of a batch that is not due.
         """
@@ -64,7 +64,7 @@ class AdaptiveWeighting(Weighting):
 
     @property
     def empty(self):
-        """In how many batches each exit had no sample with a weight other than 0, an int array."""
+        """Int array, the number of batches in which each exit had no sample with nonzero weight."""
         return self._read("empty")
 
     def current(self):

@@ -32,7 +32,7 @@ class LossWeighting(keras.callbacks.Callback):
     `evaluate` give the compiled loss. `loss_weights` given to `compile` multiply in. At an epoch's end the log gets
     each exit's weight as `<exit>_weight`: put this callback before those that should see it (`CSVLogger`,
     `TensorBoard`). Another `fit` of the model with the same object continues from its state; a new object starts
-    anew. A copied or unpickled object continues from the state that was copied, with any model of the same exits.
+    from scratch. A copied or unpickled object continues from the copied state, with any model that has the same exits.
     `keras.callbacks.BackupAndRestore` saves and restores the state together with the model's weights.
 
     Args:
@@ -144,7 +144,7 @@ class LossWeighting(keras.callbacks.Callback):
             )
 
     def __getstate__(self):
-        # Copies and pickles keep the weighting with what it learnt, but not the model and what is compiled for it.
+        # Copies and pickles keep the weighting and its state, but not the model and its compiled functions.
         keras_own = vars(keras.callbacks.Callback())
         own = {name: value for name, value in vars(self).items() if name not in keras_own}
         return {**own, "_loss": None, "_fitting": False}
@@ -171,7 +171,7 @@ class LossWeighting(keras.callbacks.Callback):
         batches = {name: int(count) for name, count in zip(self.weighting.exit_names, empty) if count}
         warnings.warn(
             f"In some batches all samples of an exit had weight 0. Batches by exit: {batches}. In these batches the "
-            "exit keeps its weight in the loss. If it is never to be trained, leave it out of `loss` in `compile`.",
+            "exit's weight in the loss did not change. To never train it, leave it out of `loss` in `compile`.",
             stacklevel=2,
         )
 

@@ -26,9 +26,9 @@ class Weighting(keras.callbacks.Callback):
     by_batch = False
     # What else `update` learns from: None, or a function of `gradients`, whose result it gets besides the losses.
     measure = None
-    # How many batches it learnt nothing from, because a loss was not finite.
+    # Number of batches skipped because a loss was not finite.
     skipped = 0
-    # In how many batches each exit had no sample with a weight other than 0, an array; None if that is not counted.
+    # Number of batches in which each exit had no sample with nonzero weight, an array; None if not counted.
     empty = None
 
     def __init__(self):
@@ -83,8 +83,8 @@ class Weighting(keras.callbacks.Callback):
         Args:
             losses: the batch's losses, of all replicas, shape `(num_exits,)`.
             measured: what `measure` gave, or None.
-            present: bool tensor of shape `(num_exits,)`: which exits have samples with a weight other than 0 in this
-                batch. An exit without any has a loss of 0 that says nothing. None if all have.
+            present: bool tensor of shape `(num_exits,)`, whether each exit has samples with nonzero weight in this
+                batch. Without such samples, its loss of 0 carries no information. None if all exits have some.
         """
 
     def __call__(self, losses, present=None):
@@ -99,14 +99,14 @@ class Weighting(keras.callbacks.Callback):
         """Raises a `ValueError` if what was learnt shows losses that it cannot weigh."""
 
     def restart(self):
-        """Forgets what was learnt."""
+        """Resets the learned state."""
 
     def get_state(self):
-        """Returns what was learnt as a dict of numbers and lists that JSON can hold exactly."""
+        """Returns the learned state as a dict of numbers and lists, which JSON represents exactly."""
         return {}
 
     def set_state(self, state):
-        """Takes up what `get_state` returned."""
+        """Restores a state that `get_state` returned."""
 
     def get_config(self):
         """Returns the arguments as plain data, as Keras saves them."""
@@ -141,7 +141,7 @@ class Weighting(keras.callbacks.Callback):
         self._callback.on_epoch_end(epoch, logs)
 
     def __getstate__(self):
-        # Copies and pickles keep what was learnt, but not the model that it was learnt with.
+        # Copies and pickles keep the learned state, but not the model.
         return {**vars(self), "_synchronize": None, "_owner": None, "_callback": None}
 
     def _check_built(self):

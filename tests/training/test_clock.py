@@ -1,12 +1,14 @@
 """Training by the clock. Time is made up: a step takes as long as the test says."""
 
 import functools
+import types
 
 import keras
 import numpy as np
 import pytest
 
 import anytime_keras as ak
+from anytime_keras import commands
 from anytime_keras.training import Recipe, clock, run, train
 from tests import checks
 
@@ -82,6 +84,29 @@ def test_image_sizes_follow_the_time(by_the_clock):
     sides = {row["side"] for row in trained.history}
     assert [row["side"] for row in trained.history] == sorted(row["side"] for row in trained.history)
     assert sides == {4, 8}
+
+
+def test_the_size_changes_while_a_pipeline_is_read():
+    side, data = ak.training.schedules.Side(4), ak.data.load("digits", batch_size=8)
+    stream = iter(data.training_stream(side=side))
+    assert next(stream)[0].shape[1:3] == (4, 4)
+    side.assign(8)
+    later = [next(stream)[0].shape[1:3] for _ in range(50)]  # some batches were prepared before
+    assert later[-1] == (8, 8)
+
+
+def test_the_command_hands_minutes_sizes_and_init_on(monkeypatch):
+    recipes = []
+    run = types.SimpleNamespace(curve=None)
+    monkeypatch.setattr(ak.training, "train", lambda recipe, folder, **options: recipes.append(recipe) or run)
+    flags = "--recipe=modern --minutes=30 --sizes=4:0.5,8:0.5 --init=resann2x16_adaloss_digits"
+    commands.main(["anytime-keras", "train", *flags.split()])
+    (recipe,) = recipes
+    assert (recipe.minutes, recipe.epochs, recipe.sizes) == (30, None, [[4, 0.5], [8, 0.5]])
+    assert recipe.init == "resann2x16_adaloss_digits" and recipe.schedule == {"name": "cosine", "warmup": 0.025}
+    for bad, message in (("--sizes=4", "--sizes must look like"), ("--minutes=-1", "minutes=-1")):
+        with pytest.raises(SystemExit, match=message):
+            commands.main(["anytime-keras", "train", bad])
 
 
 def test_minutes_exclude_what_counts_epochs():
