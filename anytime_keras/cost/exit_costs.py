@@ -66,7 +66,7 @@ class ExitCosts(list):
         return f"```\n{self}\n```"
 
 
-def exit_costs(model, layers="all", input_shape=None):
+def exit_costs(model, layers="all", input_shape=None, lazy=True):
     """Counts the multiply-accumulates and parameters at each exit of a model.
 
     An exit's head consists of the layers that only this exit needs. For the last exit, which no later exit
@@ -78,6 +78,9 @@ def exit_costs(model, layers="all", input_shape=None):
         layers: `"all"` counts every layer with weights and the products within attention;
             `"conv"` counts convolutions only, as the paper does.
         input_shape: shape without batch axis, or a list of shapes, if the model's input has unknown sizes.
+        lazy: bool. True counts only the layers that an exit needs. False counts every layer up to the exit, as
+            published tables of MSDNet do: layers that only later exits need also count if at least as many layers with
+            MACs follow them, on the longest path to the last exit, as follow the features that the exit reads.
 
     Returns:
         `ExitCosts`, a list of `ExitCost`.
@@ -107,6 +110,8 @@ def exit_costs(model, layers="all", input_shape=None):
     needed = {name: graph.calls(tensor, model.inputs) for name, tensor in exits.items()}
     heads = _heads(needed)
     macs = macs_by_call(model, only, input_shape)
+    if not lazy:
+        needed = _every_layer(needed, heads, macs)
 
     costs, paid, params = ExitCosts(), {}, {}
     for name, calls in needed.items():
@@ -123,6 +128,26 @@ def exit_costs(model, layers="all", input_shape=None):
             )
         )
     return costs
+
+
+def _every_layer(needed, heads, macs):
+    """Adds to the calls that each exit needs those of the last exit's backbone that precede the end of its features."""
+    *_, (last, calls) = needed.items()
+    maker = {id(tensor): id(call) for call in calls for tensor in call.output_tensors}
+    after = {id(call): 0 for call in calls}  # the number of calls with MACs that follow, on the longest path
+    for call in reversed(calls):
+        for tensor in call.input_tensors:
+            if (before := maker.get(id(tensor))) is not None:
+                after[before] = max(after[before], after[id(call)] + (macs[id(call)] > 0))
+    every = {}
+    for name, own in needed.items():
+        own_ids = {id(call) for call in own}
+        end = min((after[key] for key in own_ids - heads[name] if key in after), default=math.inf)
+        earlier = [
+            call for call in calls if after[id(call)] >= end and id(call) not in own_ids and id(call) not in heads[last]
+        ]
+        every[name] = [*own, *earlier]
+    return every
 
 
 def _weights(operation, only):

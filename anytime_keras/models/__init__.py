@@ -3,6 +3,7 @@
 from anytime_keras.models.anytime_model import AnytimeModel, Exit
 from anytime_keras.models.convert import to_anytime
 from anytime_keras.models.denseann import DenseANN
+from anytime_keras.models.equilibrium import GradientScale, gradient_equilibrium
 from anytime_keras.models.msdnet import MSDNet
 from anytime_keras.models.msdnet_published import PublishedMSDNet
 from anytime_keras.models.registry import build, names
@@ -13,10 +14,12 @@ __all__ = [
     "BottleneckResANN",
     "DenseANN",
     "Exit",
+    "GradientScale",
     "MSDNet",
     "PublishedMSDNet",
     "ResANN",
     "build",
+    "gradient_equilibrium",
     "names",
     "to_anytime",
 ]

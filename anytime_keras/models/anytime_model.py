@@ -134,14 +134,16 @@ class AnytimeModel(keras.Model):
             weighted_metrics: likewise, weighted by the sample weights.
             **kwargs: as in Keras.
         """
+        weights = self._weights_by_exit(loss, loss_weights)
         super().compile(
             optimizer,
             loss=self._by_exit("loss", loss, each=lambda value: value),
-            loss_weights=self._weights_by_exit(loss, loss_weights),
+            loss_weights=weights,
             metrics=self._by_exit("metrics", metrics, each=_own_metrics),
             weighted_metrics=self._by_exit("weighted_metrics", weighted_metrics, each=_own_metrics),
             **kwargs,
         )
+        vars(self)["loss_weights"] = weights  # not tracked by Keras, where a weight is a variable
 
     def _by_exit(self, argument, value, each):
         if value is None:
@@ -230,7 +232,24 @@ class AnytimeModel(keras.Model):
         return given  # without None, which `tf.distribute` does not take
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return super().compute_loss(x, self._labels(y), y_pred, self._sample_weights(sample_weight), training)
+        y, sample_weight = self._labels(y), self._sample_weights(sample_weight)
+        if training and self._training_loss is not None:
+            return self._training_loss.compute_loss(super().compute_loss, x, y, y_pred, sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    # The `TrainingLoss` of the weighting that the model trains with during `fit`.
+    _training_loss = None
+
+    @property
+    def metrics(self):
+        """List of metrics; during `fit` with a weighting, with its state."""
+        return super().metrics if self._training_loss is None else [*super().metrics, self._training_loss.state]
+
+    def make_train_function(self, force=False):
+        """Compiles the training step, as in Keras. Ends a weighting whose `fit` was interrupted, unless `force`."""
+        if self._training_loss is not None and not force:
+            self._training_loss.abandon()
+        return super().make_train_function(force)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return super().compute_metrics(x, self._labels(y), y_pred, self._sample_weights(sample_weight))

@@ -9,7 +9,7 @@ from anytime_keras.training import strategy as strategies
 from anytime_keras.training.progress import ProgressBar
 from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.run import Run, Training
-from anytime_keras.weighting import LossWeighting, Weighting
+from anytime_keras.weighting import Weighting
 
 __all__ = ["ENGINES", "Run", "train"]
 
@@ -112,7 +112,7 @@ def _check(recipe, callbacks, engine, time_limit, checkpoint_every):
     if not isinstance(recipe, Recipe):
         raise ValueError(f"`recipe` must be a `Recipe`. Received: {type(recipe).__name__}.")
     for callback in callbacks:
-        if not isinstance(callback, keras.callbacks.Callback) or isinstance(callback, (LossWeighting, Weighting)):
+        if not isinstance(callback, keras.callbacks.Callback) or isinstance(callback, Weighting):
             raise ValueError(
                 "`callbacks` must be Keras callbacks, and no weighting, which the recipe names. "
                 f"Received: {type(callback).__name__}."

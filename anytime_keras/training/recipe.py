@@ -54,7 +54,7 @@ class Recipe:
             themselves (`Run.average`); None for none.
         distillation: dict with `weight` and `temperature` of what the exits learn from the last one, see
             `anytime_keras.training.distillation`; None for nothing. With AdaLoss, losses are weighed with that in.
-        gradient_equilibrium: bool, scale gradients between the stages, see `anytime_keras.weighting.equilibrium`.
+        gradient_equilibrium: bool, scale gradients between the stages, see `anytime_keras.models.gradient_equilibrium`.
         last_exit: str, the exit with which the network is to end: what only later ones need is not trained, as if it
             had never been there. None for all exits.
 
@@ -90,7 +90,10 @@ class Recipe:
 
     @classmethod
     def paper(cls, model, data, **changes):
-        """The paper's recipe for a data set (section 5.1), with the batch of the authors' code for AdaLoss, 64.
+        """The paper's recipe for a data set (section 5.1), with the batch size of the authors' code for AdaLoss, 64.
+
+        As in the paper, the last 5000 training images of CIFAR are held out for validation, unless `data` has a
+        `validation`.
 
         Args:
             model, data: as the attributes, or just the name.
@@ -104,6 +107,8 @@ class Recipe:
         data = _named(data, "data")
         name = sources.known_name(data["data"])
         defaults = {} if "minutes" in changes else {"epochs": EPOCHS.get(name, DEFAULT_EPOCHS)}
+        if name in ("cifar10", "cifar100"):
+            data.setdefault("validation", "last")
         if name == "imagenet2012":
             defaults.update(batch_size=256, schedule={"name": "step", "boundaries": [1 / 3, 2 / 3]})
         return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
@@ -286,7 +291,7 @@ class Recipe:
         if self.last_exit is not None:
             model = _ending_with(model, self.last_exit)
         if self.gradient_equilibrium:
-            model = weighting.gradient_equilibrium(model)
+            model = models.gradient_equilibrium(model)
         if self.weight_decay:
             decay_kernels(model, self.weight_decay)
         if data_set.one_hot:
@@ -385,7 +390,7 @@ def build_weighting(config, steps=1):
     """
     arguments = dict(config)
     name = arguments.pop("name")
-    schemes = {**weighting.callback.SCHEMES, "single_exit": weighting.SingleExit}
+    schemes = {**weighting.SCHEMES, "single_exit": weighting.SingleExit}
     if name not in schemes:
         raise ValueError(f"`weighting` is unknown. Received: {name!r}. {_errors.nearest(name, schemes)}")
     if isinstance(gamma := arguments.get("gamma"), (list, tuple)):

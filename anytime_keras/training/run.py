@@ -24,7 +24,6 @@ from anytime_keras.training.checkpoint import (
 )
 from anytime_keras.training.devices import OneDevice
 from anytime_keras.training.recipe import Recipe
-from anytime_keras.weighting import LossWeighting
 
 try:
     import fcntl
@@ -144,15 +143,10 @@ class Training:
             # Fails if it names an exit that does not exist, before anything is written.
             weighting.build(self.model.exit_names)
             if self.model.num_exits > 1:
-                self.weighting = LossWeighting(weighting)
+                self.weighting = weighting
         self.history, self.epoch, self._lock = [], 0, None
         self.before, self._forward = None, runtime.compiled(self.model)
         self.checkpoints = None if self.folder is None else Checkpoints(self.folder / "checkpoints")
-
-    @property
-    def state(self):
-        """The `Weighting` in training, or None."""
-        return None if self.weighting is None else self.weighting.weighting
 
     def begin(self, callbacks, time_limit=None, checkpoint_every=None, tensorboard=False, latest=None):
         """Writes the description of the run, restores the last checkpoint, and returns the callbacks and the `Plan`."""
@@ -169,7 +163,7 @@ class Training:
                 self._take_folder()
             if self.resume:
                 with self.strategy.scope():
-                    self.epoch, self.history = self.checkpoints.restore(self.model, self.state, latest)
+                    self.epoch, self.history = self.checkpoints.restore(self.model, self.weighting, latest)
                 if self.epoch:
                     self._check_data()
             csv = self.folder / "history.csv"
@@ -183,7 +177,7 @@ class Training:
             by_time = self.recipe.minutes is not None and checkpoint_every is None
             seconds = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * 60 * self.recipe.minutes) if by_time else 0.0
             every = checkpoint_every or 1
-            own.append(Checkpointing(self.checkpoints, self.state, self.history, csv, every, seconds, writes))
+            own.append(Checkpointing(self.checkpoints, self.weighting, self.history, csv, every, seconds, writes))
         self.strategy.agree({"recipe": self.recipe.to_dict(), "data": self.data.describe(), "epoch": self.epoch})
         self._evaluate_before()
         plan = self._plan()
@@ -320,7 +314,7 @@ class Training:
         if self.folder is None:
             history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
         model = self.strategy.alone(self.model, lambda: self.recipe.build_model(self.data))
-        run = Run(self.recipe, model, self.data, weighting or self.state, history, None, before=self.before)
+        run = Run(self.recipe, model, self.data, weighting or self.weighting, history, None, before=self.before)
         if stopped:
             if verbose:
                 print(f"stopped by the time limit after epoch {len(history)}; resume to continue")

@@ -199,7 +199,7 @@ def test_folders_keep_their_names(tmp_path):
     """Or all that users have trained would be trained again."""
     network = {"name": "resann", "num_units": 5, "channels": 16}
     own = experiments.Work(tmp_path)
-    made = own.place(Recipe.paper(network, "cifar10", epochs=60, seed=1))
+    made = own.place(Recipe(network, "cifar10", epochs=60, seed=1))
     assert made.name == "resann5x16_adaloss_cifar10_seed1_e98e5763a6"
 
 

@@ -320,6 +320,8 @@ def test_recipes_of_the_paper():
         1e-4,
     )
     assert cifar.schedule == {"name": "step", "boundaries": [0.5, 0.75]}
+    assert cifar.data == {"data": "cifar10", "validation": "last"}
+    assert Recipe.paper("resann", {"data": "cifar10.npz", "validation": 500}).data["validation"] == 500
     assert Recipe.paper("resann", "svhn_cropped").epochs == 60
     for name in ("imagenet2012", "imagenet2012:5.1.0", "/data/imagenet2012.npz"):
         imagenet = Recipe.paper("resann", name)

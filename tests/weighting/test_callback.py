@@ -112,7 +112,7 @@ def test_outputs_without_a_loss_are_left_alone():
     model.compile("sgd", loss=[crossentropy(), None, "mse"])
     adaloss = ak.AdaLoss()
     model.fit(X, [LABELS, TARGETS, TARGETS], verbose=0, callbacks=[adaloss])
-    assert adaloss.weighting.exit_names == ["classes", "more"]
+    assert adaloss.exit_names == ["classes", "more"]
     assert adaloss.weights.shape == (2,)
 
 
@@ -246,14 +246,28 @@ def test_weights_saved_and_loaded_do_not_know_the_weighting(tmp_path):
     plain.load_weights(tmp_path / "after.weights.h5")
 
 
-def test_keras_still_has_the_private_parts_that_we_touch():
+def test_keras_still_has_the_private_attribute_that_we_use():
     model = list_model()
-    model.compile("sgd", loss=[crossentropy(), "mse"])
-    model.fit(X, [LABELS, TARGETS], verbose=0)
-    record, _ = model._compile_loss._flat_losses
-    assert {"path", "loss", "loss_weights"} <= set(record._fields)
-    assert record.path == (0,)
     assert isinstance(model._metrics, list)
+    model._metrics.append(metric := keras.metrics.Mean(name="another"))
+    assert metric in model.metrics
+
+
+@pytest.mark.parametrize("make", [list_model, lambda: ak.AnytimeModel(*(lambda m: (m.input, m.output))(dict_model()))])
+def test_a_model_is_the_same_after_fit(make):
+    model = make()
+    model.compile("sgd", loss="mse", metrics=["mae", "mae"] if isinstance(model.output, list) else None)
+    model.fit(X, [TARGETS, TARGETS] if isinstance(model.output, list) else TARGETS, verbose=0)
+    before = dict(vars(model)), list(model.metrics), [dict(vars(metric)) for metric in model.metrics]
+    model.fit(
+        X,
+        [TARGETS, TARGETS] if isinstance(model.output, list) else TARGETS,
+        verbose=0,
+        callbacks=[ak.AdaLoss()],
+    )
+    assert vars(model).keys() == before[0].keys() and model.metrics == before[1]
+    assert [vars(metric).keys() for metric in model.metrics] == [metric.keys() for metric in before[2]]
+    assert {name for name in ("compute_loss", "train_step", "_metrics") if vars(model).get(name) is not before[0].get(name)} == set()
 
 
 @pytest.mark.tensorflow
@@ -329,9 +343,14 @@ def test_an_interrupted_step_is_traced_anew():
     targets = {"value": TARGETS, "classes": LABELS}
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, targets, verbose=0, callbacks=[adaloss, Stop()])
-    interrupted = model.train_function
-    model.fit(X, targets, verbose=0, callbacks=[adaloss])
-    again = model.train_function
+    functions = [model.train_function]
+
+    class Note(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            functions.append(model.train_function)
+
+    for _ in range(2):
+        model.fit(X, targets, batch_size=48, verbose=0, callbacks=[adaloss, Note()])
+    interrupted, again, third = functions
     assert again is not interrupted
-    model.fit(X, targets, verbose=0, callbacks=[adaloss])
-    assert model.train_function is again, "one that ended is used again"
+    assert third is again, "the step of a fit that ended is used again"
