@@ -6,7 +6,7 @@ import math
 import keras
 
 from anytime_keras import graph
-from anytime_keras.cost import rules
+from anytime_keras.cost import counting, rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +186,7 @@ def macs_by_call(model, only=None, input_shape=None):
     counted = []
 
     def apply(operation, args, kwargs):
-        counted.append(rules.macs(operation, *args, only=only, **kwargs))
+        counted.append(counting.macs(operation, *args, only=only, **kwargs))
         return graph.spec(operation, args, kwargs)
 
     inputs = [keras.KerasTensor((1, *shape), tensor.dtype) for shape, tensor in zip(shapes, model.inputs)]

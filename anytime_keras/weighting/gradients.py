@@ -57,7 +57,7 @@ def shared_norms(model, exit_names, losses_of, x):
 
 
 def _squares(model, losses_of, x, chosen=None):
-    """Sums the squares of each loss's gradient over the trainable variables, or over those at the positions `chosen`."""
+    """Sums the squares of each loss's gradient over the trainable variables, or those at the positions `chosen`."""
     chosen = range(len(model.trainable_variables)) if chosen is None else chosen
     trainable = [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in model.trainable_variables]
     others = [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in model.non_trainable_variables]
