@@ -8,7 +8,7 @@ import numpy as np
 
 from anytime_keras import _errors
 from anytime_keras.data import augment as augmentation
-from anytime_keras.data import parts, sources, splits, tiny_imagenet
+from anytime_keras.data import folder, parts, sources, splits, tiny_imagenet
 from anytime_keras.data.batches import pipeline
 from anytime_keras.data.examples import StreamExamples
 
@@ -261,7 +261,7 @@ def _read(data, image_size, data_dir, download, skip_corrupt):
     if path.is_dir():
         if parts.is_folder(path):
             return parts.load(path)
-        read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else sources.folder
+        read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else folder.load
         return read(path, image_size, skip_corrupt)
     if path.is_file():
         if path.suffix != ".npz":

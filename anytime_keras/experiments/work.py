@@ -20,7 +20,7 @@ from anytime_keras.experiments import report
 from anytime_keras.inference import EANN
 from anytime_keras.training import Recipe, train, train_side_by_side
 from anytime_keras.training.checkpoint import write
-from anytime_keras.training.run import title
+from anytime_keras.training.result import title
 
 COLUMNS = ("exit", "error", "loss", "backbone", "with_head", "with_all_heads", "params")
 MEASURED = ("exits", "train_loss", "weight", "validation_error", "split", "sizes", "machine")
