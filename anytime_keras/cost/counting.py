@@ -8,6 +8,8 @@ compare with.
 
 import contextlib
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import layers, ops, tree
@@ -16,10 +18,10 @@ from anytime_keras import graph
 
 WRAPPERS = (layers.Bidirectional, layers.TimeDistributed, layers.SpectralNormalization)
 
-RULES = {}  # by class, or by the name of an operation's class, which Keras does not export
+RULES: dict[type | str, Callable] = {}  # by class, or by the name of an operation's class, which Keras does not export
 
 
-def register_rule(kind, rule=None):
+def register_rule(kind: type, rule: Callable[[Any, list, list], int] | None = None):
     """Registers how to count the MACs of a custom layer; also usable as a decorator.
 
     Args:
@@ -50,7 +52,7 @@ def register_rule(kind, rule=None):
     RULES[kind] = rule
 
 
-def macs(layer, *args, only=None, **kwargs):
+def macs(layer: keras.Operation, *args, only: type | tuple[type, ...] | None = None, **kwargs) -> int:
     """Counts the multiply-accumulates of one call of `layer` on one sample.
 
     Args:
@@ -75,7 +77,7 @@ def macs(layer, *args, only=None, **kwargs):
     return _count(layer, args, kwargs, only)
 
 
-def rule_of(layer):
+def rule_of(layer: keras.Operation) -> Callable | None:
     """Returns the rule that counts a layer or operation, or None."""
     kinds = _kinds(layer)
     if not isinstance(layer, keras.Layer):

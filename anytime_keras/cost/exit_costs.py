@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -50,7 +52,7 @@ class ExitCosts(list):
     exit_3             0.048       0.049       0.049       0.097       0.005
     """
 
-    def table(self):
+    def table(self) -> str:
         """Returns the costs as a text table, in millions. 2 x MACs ("FLOPs") include all heads so far."""
         lines = [
             f"{'exit':<12}{'backbone':>12}{'with head':>12}{'all heads':>12}{'2 x MACs':>12}{'params':>12}   (millions)"
@@ -66,7 +68,9 @@ class ExitCosts(list):
         return f"```\n{self}\n```"
 
 
-def exit_costs(model, layers="all", input_shape=None, lazy=True):
+def exit_costs(
+    model: keras.Model, layers: str = "all", input_shape: Sequence | None = None, lazy: bool = True
+) -> ExitCosts:
     """Counts the multiply-accumulates and parameters at each exit of a model.
 
     An exit's head consists of the layers that only this exit needs. For the last exit, which no later exit
@@ -113,7 +117,9 @@ def exit_costs(model, layers="all", input_shape=None, lazy=True):
     if not lazy:
         needed = _every_layer(needed, heads, macs)
 
-    costs, paid, params = ExitCosts(), {}, {}
+    costs = ExitCosts()
+    paid: dict[int, int] = {}  # the MACs of each call so far
+    params: dict[int, Any] = {}
     for name, calls in needed.items():
         backbone = sum(macs[id(call)] for call in calls if id(call) not in heads[name])
         paid.update((id(call), macs[id(call)]) for call in calls)
@@ -163,7 +169,9 @@ def _weights(operation, only):
     ]
 
 
-def macs_by_call(model, only=None, input_shape=None):
+def macs_by_call(
+    model: keras.Model, only: type | tuple[type, ...] | None = None, input_shape: Sequence | None = None
+) -> dict[int, int]:
     """Counts the multiply-accumulates of each call in a functional model's graph.
 
     Args:
@@ -209,7 +217,7 @@ def _heads(needed):
     return heads
 
 
-def tail(calls):
+def tail(calls: list) -> set[int]:
     """Returns the ids of the calls from the last pooling or flattening on, or from the last call with weights."""
     start = next((place for place in reversed(range(len(calls))) if getattr(calls[place].operation, "weights", 0)), -1)
     for place in reversed(range(len(calls))):

@@ -182,13 +182,13 @@ def _convolution_recurrent_macs(layer, inputs, outputs):
     return steps * math.prod(spatial) * math.prod(cell.kernel_size) * 4 * cell.filters * (channels + cell.filters)
 
 
-def einsum_macs(equation, *shapes):
+def einsum_macs(equation: str, *shapes: tuple[int, ...]) -> int:
     """Counts the MACs of an einsum, the product of the sizes of all its indices.
 
     >>> einsum_macs("ab,bc->ac", (2, 3), (3, 4))
     24
     """
-    sizes = {}
+    sizes: dict[str, int] = {}
     for term, shape in zip(equation.replace(" ", "").split("->")[0].split(","), shapes):
         if "..." in term:
             before, after = term.split("...")

@@ -142,7 +142,7 @@ class Recipe:
         self._check_length()
         for name, low in (("batch_size", 1), ("steps_per_execution", 1), ("seed", 0)):
             check_int(name, getattr(self, name), low)
-        for name, end in (("learning_rate", 2**31), ("weight_decay", 2**31), ("label_smoothing", 1), ("ema_momentum", 1)):
+        for name, end in dict(learning_rate=2**31, weight_decay=2**31, label_smoothing=1, ema_momentum=1).items():
             if name != "ema_momentum" or self.ema_momentum is not None:
                 check_number(name, getattr(self, name), f"of 0 or more, below {end}", lambda value: 0 <= value < end)
         if self.precision not in PRECISIONS:

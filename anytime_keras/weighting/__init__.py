@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 
-def LossWeighting(weighting="constant"):
+def LossWeighting(weighting: str | Weighting = "constant") -> Weighting:
     """Returns the weighting with a given name, a Keras callback for `fit`.
 
     Args:

@@ -3,6 +3,8 @@
 Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), sections 3 and C.1, equation 7.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -24,7 +26,7 @@ FIRST_ORDER = {"norm": gradients.norms, "squared": gradients.mean_squares}
 SMALLEST_AVERAGE = 1e-30
 
 
-def adaloss_weights(averages, gamma=0.05, final_extra=0.0, present=None):
+def adaloss_weights(averages: Any, gamma: float = 0.05, final_extra: float = 0.0, present: Any = None) -> Any:
     """Computes the AdaLoss weights from the running means of the exits' losses.
 
     `B_i = (1 - gamma) * min_j(averages_j) / averages_i + gamma` (equation 7 with alpha = min). The largest weight is
@@ -58,7 +60,7 @@ def adaloss_weights(averages, gamma=0.05, final_extra=0.0, present=None):
     return (1.0 - gamma) * weights + gamma
 
 
-def moved_averages(averages, losses, momentum, mean="arithmetic"):
+def moved_averages(averages: Any, losses: Any, momentum: float, mean: str = "arithmetic") -> Any:
     """Updates the running means of the exits' losses with a batch.
 
     Args:

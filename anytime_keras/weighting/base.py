@@ -3,6 +3,8 @@
 import contextlib
 import inspect
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -41,9 +43,9 @@ class Weighting(keras.callbacks.Callback):
     # Whether the weights of a batch depend on that batch's losses; then `weights_for_batch` computes them.
     uses_batch_losses = False
     # A function of `gradients` whose result `update` needs besides the losses, or None.
-    gradient_statistics = None
+    gradient_statistics: Callable | None = None
     # Number of batches skipped because a loss was not finite.
-    skipped = 0
+    skipped: int = 0
     # Number of batches in which each exit had no sample with nonzero weight, an array; None if not counted.
     empty = None
 
@@ -55,11 +57,11 @@ class Weighting(keras.callbacks.Callback):
         self._warnings = set()  # what has been warned of
 
     @property
-    def built(self):
+    def built(self) -> bool:
         """Whether the weighting is prepared for a network, so that it knows the names of the exits."""
         return self.exit_names is not None
 
-    def build(self, exits):
+    def build(self, exits: int | list[str]) -> None:
         """Prepares the weighting for a network.
 
         Args:
@@ -71,29 +73,29 @@ class Weighting(keras.callbacks.Callback):
         self.exit_names = names
 
     @property
-    def num_exits(self):
+    def num_exits(self) -> int:
         """int, the number of exits; 0 before `build`."""
         return len(self.exit_names or ())
 
     @property
-    def weights(self):
+    def weights(self) -> np.ndarray:
         """The current weights, a float32 array of shape `(num_exits,)`, earliest exit first."""
         raise NotImplementedError
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         """The state, a list of `keras.Variable`; empty for a static scheme."""
         return []
 
-    def weights_tensor(self):
+    def weights_tensor(self) -> Any:
         """Returns the current weights within a training step, a tensor of shape `(num_exits,)`."""
         raise NotImplementedError
 
-    def weights_for_batch(self, losses, present=None):
+    def weights_for_batch(self, losses: Any, present: Any = None) -> Any:
         """Returns the weights for the batch with these losses, over all replicas. For the arguments, see `update`."""
         return self.weights_tensor()
 
-    def update(self, losses, statistics=None, present=None):
+    def update(self, losses: Any, statistics: Any = None, present: Any = None) -> None:
         """Updates the state with a batch, within a training step.
 
         Args:
@@ -117,14 +119,14 @@ class Weighting(keras.callbacks.Callback):
     def reset(self):
         """Resets the learned state."""
 
-    def get_state(self):
+    def get_state(self) -> dict:
         """Returns the learned state as a dict of numbers and lists, which JSON represents exactly."""
         return {}
 
-    def set_state(self, state):
+    def set_state(self, state: dict) -> None:
         """Restores a state that `get_state` returned."""
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """Returns the constructor's arguments as plain data."""
         return {}
 
@@ -226,7 +228,7 @@ class AdaptiveWeighting(Weighting):
     samples all have weight 0 in a batch keeps its numbers; `empty` counts such batches.
     """
 
-    initial_state = {}  # the name of each number that is kept for each exit -> its initial value
+    initial_state: dict[str, float] = {}  # the name of each number that is kept for each exit -> its initial value
     update_period = 1  # batches between two updates of the weights, and between two computations of gradient statistics
 
     def next_state(self, state, losses, statistics):

@@ -1,6 +1,8 @@
 """The size of the gradient of each exit's loss, for weightings that depend on it."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -9,7 +11,7 @@ from anytime_keras import graph
 from anytime_keras.weighting import replicas
 
 
-def mean_squares(model, exit_names, losses_of, x):
+def mean_squares(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x: Any) -> Any:
     """Computes half the mean square of each loss's gradient over the parameters that the exit depends on.
 
     It takes one more forward pass with the same batch, whose updates are discarded (layers with random masks draw new
@@ -32,12 +34,12 @@ def mean_squares(model, exit_names, losses_of, x):
     return 0.5 * _squares(model, losses_of, x) / ops.convert_to_tensor(sizes, "float32")
 
 
-def norms(model, exit_names, losses_of, x):
+def norms(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x: Any) -> Any:
     """Computes the L2 norm of each loss's gradient. For arguments, result and cost, see `mean_squares`."""
     return ops.sqrt(_squares(model, losses_of, x))
 
 
-def shared_norms(model, exit_names, losses_of, x):
+def shared_norms(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x: Any) -> Any:
     """Computes the L2 norm of each loss's gradient with respect to the parameters that every exit depends on.
 
     For arguments, result and cost, see `mean_squares`.

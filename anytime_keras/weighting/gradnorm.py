@@ -4,6 +4,7 @@ Reference: [Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018](https://arxiv.org/
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -13,7 +14,15 @@ from anytime_keras.weighting import gradients
 from anytime_keras.weighting.base import AdaptiveWeighting
 
 
-def gradnorm_step(weights, losses, first_losses, norms, alpha=1.5, rate=0.025, present=None):
+def gradnorm_step(
+    weights: Any,
+    losses: Any,
+    first_losses: Any,
+    norms: Any,
+    alpha: float = 1.5,
+    rate: float = 0.025,
+    present: Any = None,
+) -> Any:
     """Returns the weights after one step of GradNorm (algorithm 1 of Chen et al.).
 
     The weighted gradient of exit i has norm `G_i = weights_i * norms_i`. Its target is `mean(G) * r_i^alpha`, where

@@ -1,10 +1,12 @@
 """Sums over the replicas of a `tf.distribute` strategy, from within a training step."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 
-def total(values):
+def total(values: Any) -> Any:
     """Returns the sum of `values`, a tensor or a list of them, over all replicas, or `values` if there is only one.
 
     Keras divides each replica's mean loss by the number of replicas, so their sum is the loss of the global batch.
@@ -17,13 +19,13 @@ def total(values):
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def count():
+def count() -> int:
     """Returns the number of replicas that compute this training step, an int."""
     replica = _replica()
     return 1 if replica is None else replica.num_replicas_in_sync
 
 
-def share(outputs, dtype="float32"):
+def share(outputs: Any, dtype: str = "float32") -> Any:
     """Returns this replica's share of the global batch, relative to the `1 / num_replicas` that Keras assumes.
 
     It is 1 if the batch is split evenly.

@@ -12,7 +12,7 @@ class StaticWeighting(Weighting):
 
     Example:
     >>> class SquareWeighting(StaticWeighting):
-    ...     def values(self, num_exits):
+    ...     def values(self, num_exits: int) -> list[float]:
     ...         return [(number / num_exits) ** 2 for number in range(1, num_exits + 1)]
     >>> weighting = SquareWeighting()
     >>> weighting.build(2)

@@ -231,7 +231,7 @@ def withdraw(model):
     vars(model).pop(STATE, None)
 
 
-def exit_names(model):
+def exit_names(model: keras.Model) -> list[str]:
     """Lists the names of the outputs that the model is compiled to train, in the order of the exits."""
     return [name for name, loss in _by_output(model, model.loss).items() if loss is not None]
 

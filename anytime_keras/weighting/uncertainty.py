@@ -4,6 +4,7 @@ Reference: [Kendall, Gal, Cipolla, CVPR 2018](https://arxiv.org/abs/1705.07115).
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -12,7 +13,7 @@ from anytime_keras._checks import check_number
 from anytime_keras.weighting.base import AdaptiveWeighting
 
 
-def uncertainty_step(log_variances, losses, rate=0.01):
+def uncertainty_step(log_variances: Any, losses: Any, rate: float = 0.01) -> Any:
     """Returns the log variances after one step of gradient descent on `sum(exp(-s_i) * losses_i + s_i / 2)`.
 
     This is the negative log likelihood of Kendall et al. for classification, with `s = ln sigma^2`. Its minimum is at
