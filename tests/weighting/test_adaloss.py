@@ -340,9 +340,10 @@ def test_negative_losses_are_refused():
         model.fit(x, y, batch_size=8, verbose=0, callbacks=[ak.AdaLoss()])
 
 
-def test_first_order_goes_by_the_mean_squared_gradient():
+@pytest.mark.parametrize("first_order", ["squared", "norm"])
+def test_first_order_goes_by_the_size_of_the_gradient(first_order):
     ((x, y),) = batches(1)
-    model, adaloss = network(3), ak.AdaLoss(gamma=0.0, first_order=True)
+    model, adaloss = network(3), ak.AdaLoss(gamma=0.0, first_order=first_order)
     start = parameters(model)
     expected = []
     for name in model.exit_names:  # by hand: one step of rate 1 on this exit alone moves by the gradient
@@ -354,7 +355,8 @@ def test_first_order_goes_by_the_mean_squared_gradient():
         moved = [after - before for after, before in zip(parameters(alone), start)]
         depth = int(name[-1])
         hidden, heads = 30 + (depth - 1) * 42, 21  # parameters that the exit depends on
-        expected.append(0.5 * sum((array**2).sum() for array in moved) / (hidden + heads))
+        squares = sum((array**2).sum() for array in moved)
+        expected.append(0.5 * squares / (hidden + heads) if first_order == "squared" else np.sqrt(squares))
     model.compile(keras.optimizers.SGD(LEARNING_RATE), loss=crossentropy(), metrics=["accuracy"])
     logs = model.fit(x, y, batch_size=8, verbose=0, callbacks=[adaloss]).history
     np.testing.assert_allclose(adaloss.averages, expected, rtol=1e-4)
@@ -406,6 +408,7 @@ def test_state_goes_through_json():
         dict(update_period=1.5),
         dict(final_extra=-1),
         dict(preset="paper2"),
+        dict(first_order="squares"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting):
