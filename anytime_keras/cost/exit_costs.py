@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -117,9 +116,12 @@ def exit_costs(
     if not lazy:
         needed = _every_layer(needed, heads, macs)
 
-    costs = ExitCosts()
-    paid: dict[int, int] = {}  # the MACs of each call so far
-    params: dict[int, Any] = {}
+    return _costs(needed, heads, macs, only)
+
+
+def _costs(needed, heads, macs, only):
+    """Adds up the MACs and parameters of the calls of each exit."""
+    costs, paid, params = ExitCosts(), {}, {}
     for name, calls in needed.items():
         backbone = sum(macs[id(call)] for call in calls if id(call) not in heads[name])
         paid.update((id(call), macs[id(call)]) for call in calls)

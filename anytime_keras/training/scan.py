@@ -265,16 +265,7 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
         for each in lists:
             getattr(each, hook)(*arguments)
 
-    program.prepare()
-    for callback in sum(map(list, callbacks), []):
-        if isinstance(callback, Weighting):
-            callback.on_train_begin()  # the program is compiled for it
-    start = time.perf_counter()
-    program.compile(batches(plan.first), side(plan.first), plan.validation is not None)
-    if verbose:
-        print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)
-    for model in models:
-        model.stop_training = False
+    _compile(program, lists, (batches(plan.first), side(plan.first), plan.validation is not None), verbose)
     call("on_train_begin")
     for number in range(plan.first, plan.end):
         call("on_epoch_begin", number)
@@ -294,3 +285,17 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
             break
     call("on_train_end")
     return histories
+
+
+def _compile(program, callbacks, arguments, verbose):
+    """Compiles the programs of an epoch for the weightings among the callbacks."""
+    program.prepare()
+    for model, each in zip(program.models, callbacks):
+        model.stop_training = False
+        for callback in each.callbacks:
+            if isinstance(callback, Weighting):
+                callback.on_train_begin()
+    start = time.perf_counter()
+    program.compile(*arguments)
+    if verbose:
+        print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)

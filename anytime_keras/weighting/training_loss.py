@@ -124,15 +124,17 @@ class TrainingLoss:
             self._without_updates(plain, x, y, y_pred, sample_weight)
             self._note_losses()
         self._noted.losses = losses = {}
-        total = plain(x, y, y_pred, sample_weight, training=True)
-        self._noted.losses = None
+        try:
+            total = plain(x, y, y_pred, sample_weight, training=True)
+        finally:
+            self._noted.losses = None
         if missing := [name for name in self._loss_weights if name not in losses]:
             raise RuntimeError(
                 f"A weighting needs the loss of each exit. Received none for {missing}: the `compute_loss` of "
                 f"{type(self.model).__name__} did not compute it. Call `super().compute_loss` in it."
             )
         # Keras multiplies what it passes to metrics by the number of replicas.
-        return total, ops.stack(list(losses[name] for name in self._loss_weights)) / replicas.count()
+        return total, ops.stack([losses[name] for name in self._loss_weights]) / replicas.count()
 
     def _note_losses(self):
         """Notes the losses that the metrics `<exit>_loss` receive from now on. Returns whether they exist."""
