@@ -202,10 +202,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, content):
-        """Makes a recipe of a dict of its fields.
+        """Creates a recipe from a dict of its fields.
 
         Raises:
-            ValueError: if there is a field that it does not know, or a value is not valid.
+            ValueError: if a field is unknown or a value is not valid.
         """
         if not isinstance(content, dict):
             raise ValueError(f"A recipe is a dict of its fields. Received: {content!r:.60}.")
@@ -227,7 +227,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, path):
-        """Reads a file that `to_json` wrote."""
+        """Reads a recipe from a file that `to_json` wrote."""
         try:
             return cls.from_dict(json.loads(pathlib.Path(path).read_text()))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -292,13 +292,13 @@ class Recipe:
         return model
 
     def _check_fit(self, model, data_set):
-        """Raises unless the model takes the data's images and tells its classes."""
-        takes, tells = tuple(model.inputs[0].shape[1:]), model.outputs[0].shape[-1]
-        if takes != tuple(data_set.image_shape) or tells != data_set.num_classes:
+        """Raises ValueError unless the model fits the data's images and classes."""
+        shape, classes = tuple(model.inputs[0].shape[1:]), model.outputs[0].shape[-1]
+        if shape != tuple(data_set.image_shape) or classes != data_set.num_classes:
             raise ValueError(
-                f"The model must take the images of '{data_set.name}', shape {tuple(data_set.image_shape)}, and tell "
-                f"{data_set.num_classes} classes. Received: a model for {takes} and {tells} classes, by "
-                f"model={self.model}. Leave `input_shape` and `num_classes` out: they come from the data."
+                f"The model must take the images of '{data_set.name}', shape {tuple(data_set.image_shape)}, and have "
+                f"{data_set.num_classes} classes. Received: a model for {shape} and {classes} classes, from "
+                f"model={self.model}. Leave out `input_shape` and `num_classes`, because they come from the data."
             )
 
     def rate_at(self, share):

@@ -226,6 +226,19 @@ class AdaptiveWeighting(Weighting):
     weights of a batch come from the batches before it, and are all 1 at first. A batch in which a loss is not finite
     changes nothing but the count of skipped batches, because one NaN would stay in the state forever. An exit whose
     samples all have weight 0 in a batch keeps its numbers; `empty` counts such batches.
+
+    Example: weights by the inverse of the largest loss so far.
+    >>> import keras
+    >>> class InverseMaximum(AdaptiveWeighting):
+    ...     initial_state = {"largest": 0.0}
+    ...     def next_state(self, state, losses, statistics):
+    ...         largest = keras.ops.maximum(state["largest"], losses)
+    ...         return {"largest": largest, "weights": 1.0 / largest}
+    >>> weighting = InverseMaximum()
+    >>> float(weighting(keras.ops.convert_to_tensor([4.0, 2.0])))  # the first batch: weights are 1
+    6.0
+    >>> weighting.weights.tolist()
+    [0.25, 0.5]
     """
 
     initial_state: dict[str, float] = {}  # the name of each number that is kept for each exit -> its initial value

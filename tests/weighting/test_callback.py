@@ -354,3 +354,31 @@ def test_an_interrupted_step_is_traced_anew():
     interrupted, again, third = functions
     assert again is not interrupted
     assert third is again, "the step of a fit that ended is used again"
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("make", [list_model, dict_model])
+def test_any_functional_model_on_two_replicas(make, two_replicas):
+    import tensorflow as tf
+
+    results = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = make()
+            model.compile(
+                keras.optimizers.SGD(0.1),
+                loss={"classes": crossentropy(), "value": "mse"},
+                loss_weights={"classes": 2.0, "value": 0.5},
+            )
+        y = {"classes": LABELS, "value": TARGETS} if make is dict_model else [LABELS, TARGETS]
+        adaloss = ak.AdaLoss(gamma=0.2)
+        logs = model.fit(X, y, batch_size=8, shuffle=False, verbose=0, callbacks=[adaloss]).history
+        results.append((logs, adaloss.averages, model.get_weights()))
+    (one, averages, weights), (two, averages_two, weights_two) = results
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-4)
+    np.testing.assert_allclose(averages_two, averages, rtol=1e-4)
+    for ours, theirs in zip(weights_two, weights):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
