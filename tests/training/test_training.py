@@ -387,8 +387,8 @@ def test_recipe_files_that_are_none_are_refused(tmp_path):
     "model, data, message",
     [
         ({"name": "resnt"}, {"data": "/nowhere"}, "Did you mean 'resann'"),
-        ({"num_classes": 3}, {}, "tell 10 classes"),
-        ({"num_classes": 30}, {}, "tell 10 classes"),
+        ({"num_classes": 3}, {}, "have 10 classes"),
+        ({"num_classes": 30}, {}, "have 10 classes"),
         ({"input_shape": (16, 16, 1)}, {}, "shape .8, 8, 1."),
         ({}, {"validaton": 0.2}, "validaton"),
         ({}, {"validation": "0.1"}, "validation"),
