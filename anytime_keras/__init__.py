@@ -13,6 +13,7 @@ from anytime_keras import cost, data, evaluation, inference, models, training, w
 from anytime_keras.evaluation import Curve, evaluate  # noqa: E402
 from anytime_keras.inference import EANN, Predictor  # noqa: E402
 from anytime_keras.inference.export import export  # noqa: E402
+from anytime_keras.inference.monotone import monotone  # noqa: E402
 from anytime_keras.models import AnytimeModel, to_anytime  # noqa: E402
 from anytime_keras.version import __version__  # noqa: E402
 from anytime_keras.weighting import AdaLoss, AdaLossWeighting, LossWeighting, SingleExit  # noqa: E402
@@ -34,6 +35,7 @@ __all__ = [
     "export",
     "inference",
     "models",
+    "monotone",
     "to_anytime",
     "training",
     "weighting",
