@@ -9,7 +9,7 @@ class Monotonicity:
     """Counts the samples whose answer gets worse from an exit to a later one, as returned by `Curve.monotonicity`.
 
     The measure is that of [Jazbec et al., NeurIPS 2023](https://arxiv.org/abs/2306.02652): the probability of the true
-    class should not fall.
+    class should not fall. Probabilities are those after temperatures, if there are any, as `Predictor` returns them.
 
     Args:
         samples: `Samples`.
@@ -31,8 +31,8 @@ class Monotonicity:
     """
 
     def __init__(self, samples, name=""):
-        best = np.maximum.accumulate(samples.true, axis=0)
-        largest = (best - samples.true).max(axis=0)
+        best = np.maximum.accumulate(samples.best_true, axis=0)
+        largest = (best - samples.best_true).max(axis=0)
         self.name = name
         self.falls = {share: float((largest > share).mean()) for share in FALLS}
         ever = np.logical_or.accumulate(samples.correct, axis=0)

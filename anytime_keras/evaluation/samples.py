@@ -64,6 +64,11 @@ class Samples:
         """The calibrated confidences if there are temperatures, otherwise the exits' own."""
         return self.confidences if self.calibrated is None else self.calibrated
 
+    @property
+    def best_true(self):
+        """The calibrated probabilities of the true class if there are temperatures, otherwise the exits' own."""
+        return self.true if self.calibrated_true is None else self.calibrated_true
+
 
 class SamplesBuilder:
     """Collects `Samples` batch by batch.

@@ -1,0 +1,204 @@
+"""Measures what a report shows. All results are plain numbers, `Curve`s or `Samples`."""
+
+import keras
+import numpy as np
+
+from anytime_keras import graph, runtime
+from anytime_keras.evaluation import Monotonicity, Samples, evaluate
+from anytime_keras.evaluation.latency import medians
+from anytime_keras.inference import calibration, early_exit, risk
+from anytime_keras.inference.answers import as_logits
+from anytime_keras.inference.monotone import METHODS, monotone
+from anytime_keras.models import AnytimeModel
+
+BUDGETS = 13  # of the curve of average cost against accuracy
+SHARES = (0.25, 0.5, 0.75)  # of the last exit's cost, in the table of thresholds
+RISKS = (0.005, 0.01, 0.02, 0.05)
+FOR_TEMPERATURES = 0.2  # of the validation samples, so that thresholds are fitted on others
+
+
+def outputs(model, data, temperatures=None, name=None):
+    """Evaluates a model in one pass and keeps its outputs.
+
+    Returns:
+        A `Curve`, and an array of shape `(exits, samples, classes)`.
+    """
+    names, forward, parts = list(graph.outputs_by_name(model)), runtime.compiled(model), []
+
+    def recorded(x):
+        found = runtime.finish(forward(x))
+        if isinstance(found, dict):
+            parts.append(np.stack([found[name] for name in names]))
+        else:
+            parts.append(np.stack(found if isinstance(found, (list, tuple)) else [found]))
+        return found
+
+    curve = evaluate(model, data, name=name, forward=recorded, temperatures=temperatures)
+    if curve.samples is None:
+        raise ValueError(
+            "A report needs exits that predict one class for each sample, and samples of equal weight. Received: model "
+            f"'{model.name}' with exits that end in a sigmoid, or data with sample weights."
+        )
+    return curve, np.concatenate(parts, axis=1)
+
+
+class Thresholds:
+    """Validation answers, on which temperatures and thresholds are fitted.
+
+    Args:
+        model: the network.
+        validation: data as in `evaluate`.
+
+    Attributes:
+        temperatures: dict from exit name to temperature: the model's own, or fitted on a fifth of the samples.
+        fitted: bool, whether they were fitted here.
+        count: int, number of samples for thresholds.
+        confidences, losses: arrays of shape `(exits, samples)`, on the samples for thresholds.
+    """
+
+    def __init__(self, model, validation):
+        curve, logits = outputs(model, validation)
+        names, labels = curve.samples.exit_names, curve.samples.labels
+        self.temperatures = dict((getattr(model, "inference", None) or {}).get("temperatures", {}))
+        self.fitted = not self.temperatures
+        kept = np.random.default_rng(0).permutation(len(labels))
+        if self.fitted:
+            split = max(1, round(FOR_TEMPERATURES * len(labels)))
+            first, kept = kept[:split], kept[split:]
+            self.temperatures = {
+                name: calibration.fit_temperature(own[first], labels[first]) for name, own in zip(names, logits)
+            }
+        samples = Samples.of(names, logits[:, kept], labels[kept], self.temperatures)
+        self.count = len(kept)
+        self.confidences, self.losses = samples.calibrated, (~samples.correct).astype(float)
+
+
+def early_exits(samples, macs, confidences, shares=None):
+    """Fits a threshold for each average cost on validation confidences and applies it to test samples.
+
+    Args:
+        samples: `Samples` of the test set, with temperatures.
+        macs: list of int, the cost of each exit.
+        confidences: array of shape `(exits, samples)`, on validation samples.
+        shares: fractions of the last exit's cost; None spaces budgets evenly on a logarithmic scale.
+
+    Returns:
+        A list of dicts: `budget`, `threshold`, and the test set's `macs` and `accuracy`.
+    """
+    budgets = np.geomspace(macs[0], macs[-1], BUDGETS) if shares is None else np.asarray(shares) * macs[-1]
+    budgets[-1] = macs[-1] if shares is None else budgets[-1]
+    found = []
+    for budget in budgets[budgets >= macs[0]]:
+        threshold = early_exit.fit_threshold(confidences, macs, budget)
+        found.append({"budget": float(budget), "threshold": threshold, **applied(samples, macs, threshold)})
+    return found
+
+
+def applied(samples, macs, threshold):
+    """Returns the average cost and the accuracy of early exit on test samples."""
+    positions = risk.exit_positions(samples.best_confidences, threshold)
+    right = samples.correct[positions, np.arange(len(positions))]
+    return {"macs": float(np.asarray(macs, float)[positions].mean()), "accuracy": float(right.mean())}
+
+
+def promises(samples, macs, thresholds, confidence):
+    """Fits a threshold for each tolerated risk, and measures on test samples what it costs and loses.
+
+    Returns:
+        A list of dicts: `risk`; and either `needed`, the samples that validation would need, or `threshold`, `macs`,
+        `accuracy` and `excess`, the test error minus the last exit's.
+    """
+    found = []
+    for tolerated in RISKS:
+        needed = risk.least_samples(tolerated, confidence)
+        if needed > thresholds.count:
+            found.append({"risk": tolerated, "needed": needed})
+            continue
+        threshold = risk.safe_threshold(thresholds.confidences, thresholds.losses, tolerated, confidence)
+        test = applied(samples, macs, threshold)
+        excess = float(samples.correct[-1].mean()) - test["accuracy"]
+        found.append({"risk": tolerated, "threshold": threshold, **test, "excess": excess})
+    return found
+
+
+def combined(logits, samples, temperatures):
+    """Applies both methods of `monotone` to outputs.
+
+    Returns:
+        A dict from `"as trained"`, `"product"` and `"caching"` to `Monotonicity`.
+    """
+    names, given = samples.exit_names, as_logits(logits)
+    if given is not logits:  # of probabilities
+        given = given - given.mean(axis=-1, keepdims=True)
+    found = {"as trained": Monotonicity(samples)}
+    for method in METHODS:
+        inputs = {name: keras.Input((logits.shape[-1],), name=name.replace("/", "_")) for name in names}
+        network = AnytimeModel(list(inputs.values()), {name: keras.layers.Identity()(inputs[name]) for name in names})
+        network.inference = {"temperatures": temperatures}
+        answers = monotone(network, method).predict(list(given), batch_size=1024, verbose=0)
+        found[method] = Monotonicity(Samples.of(names, np.stack(list(answers.values())), samples.labels))
+    return found
+
+
+def latencies(model, smaller, example, seconds=2.0):
+    """Measures one sample's time to each exit, to all exits at once, to the last exit of `monotone`, and of each
+    smaller network's exits, all in turns.
+
+    Returns:
+        A dict from exit name to seconds; a dict with `"all exits"`, `"product"` and `"caching"`; and for each smaller
+        network a dict from exit name to seconds.
+    """
+    example = keras.tree.map_structure(keras.ops.convert_to_tensor, example)
+
+    def direct(network, names=None):
+        opened = graph.opened(network)
+        return {
+            name: keras.Model(opened.input, tensor)
+            for name, tensor in graph.outputs_by_name(opened).items()
+            if names is None or name in names
+        }
+
+    last = list(graph.outputs_by_name(model))[-1]
+    models = {("", name): each for name, each in direct(model).items()}
+    models["whole", "all exits"] = model
+    for method in METHODS:
+        models["whole", method] = direct(monotone(model, method), [last])[last]
+    for number, network in enumerate(smaller.values()):
+        models.update(((number, name), each) for name, each in direct(network).items())
+    runs = {}
+    for key, each in models.items():
+        compiled = runtime.compiled(each)
+        runs[key] = lambda compiled=compiled: runtime.finish(compiled(example))
+    times = medians(runs, seconds=seconds)
+
+    def group(first):
+        return {name: value for (owner, name), value in times.items() if owner == first}
+
+    return group(""), group("whole"), [group(number) for number in range(len(smaller))]
+
+
+def compared(curve, others):
+    """Compares each exit of smaller networks with the latest exit that is as fast, sample by sample.
+
+    Args:
+        curve: `Curve` with latencies and samples.
+        others: dict from a name to such a curve, measured on the same samples.
+
+    Returns:
+        A list of dicts: `name`, `accuracy`, `macs`, `seconds`; and, unless no exit is as fast, `exit`,
+        `exit_accuracy`, `exit_seconds`, `gain` of the smaller network, and its `standard_error`.
+    """
+    found = []
+    for name, other in others.items():
+        for row, point in enumerate(other):
+            label = name if len(other) == 1 else f"{name}, {point.exit}"
+            entry = {"name": label, "accuracy": 1 - point.error, "macs": point.with_all_heads, "seconds": point.latency}
+            fast = [position for position, own in enumerate(curve) if own.latency <= point.latency]
+            if fast:
+                best = max(fast, key=lambda position: (curve[position].latency, position))
+                difference = other.samples.correct[row].astype(float) - curve.samples.correct[best]
+                entry["exit"], entry["exit_accuracy"] = curve[best].exit, 1 - curve[best].error
+                entry["exit_seconds"], entry["gain"] = curve[best].latency, float(difference.mean())
+                entry["standard_error"] = float(difference.std() / np.sqrt(len(difference)))
+            found.append(entry)
+    return found

@@ -1,0 +1,205 @@
+"""`report`: one page about a trained network, measured on this machine."""
+
+import dataclasses
+import json
+import pathlib
+
+import keras
+
+from anytime_keras import graph
+from anytime_keras.evaluation import evaluate
+from anytime_keras.evaluation.evaluate import weighted_batches
+from anytime_keras.reporting import figures, measure, page, sections
+
+
+def report(model, data, validation=None, smaller=None, confidence=0.95, name=None, seconds=2.0):
+    """Measures a trained network and describes what its exits cost and are worth, and what to use when.
+
+    The report contains the error at each exit against multiply-accumulates and against time on this machine,
+    calibration, monotonicity with and without `monotone`, early exit at each average cost beside one exit for all
+    samples, thresholds with a promise, and a comparison with smaller networks at equal time. Temperatures and
+    thresholds are fitted on the validation data and measured on the test data. The model is not changed.
+
+    All logits of both data sets are held in memory, as float32.
+
+    Args:
+        model: functional Keras model whose outputs are its exits.
+        data: `ak.data.DataSet`, or test data as in `evaluate`.
+        validation: validation data as in `evaluate`, held out from training; None uses the data set's.
+        smaller: dict from a name to a functional Keras model for the same data, with one or more outputs.
+        confidence: float from 0 to 1, of the promises; see `Predictor.fit_thresholds`.
+        name: str, the network's name; defaults to the model's.
+        seconds: float, least time for measuring latencies.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        ValueError: if there are no validation data, or the exits do not predict one class for each sample.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model, data = ak.zoo.load("resann2x16_adaloss_digits"), ak.data.load("digits")
+    >>> found = ak.report(model, data, seconds=0)
+    >>> len(found.curve), found.monotonicity["product"].falls[0.05] < found.monotonicity["as trained"].falls[0.05]
+    (6, True)
+    >>> found.to_markdown().splitlines()[0]
+    '# resann2x16_adaloss_digits'
+    """
+    test, validation, facts = _splits(data, validation)
+    smaller = _checked(model, smaller)
+    name = model.name if name is None else name
+    thresholds = measure.Thresholds(model, validation)
+    curve, logits = measure.outputs(model, test, thresholds.temperatures, name)
+    others = {label: evaluate(network, test, name=label) for label, network in smaller.items()}
+    for label, other in others.items():
+        if other.samples is None or (other.samples.labels != curve.samples.labels).any():
+            raise ValueError(f"`smaller` must hold classifiers of the same samples. Received: other ones by '{label}'.")
+    example = keras.tree.map_structure(lambda value: value[:1], next(weighted_batches(test))[0])
+    direct, whole, of_others = measure.latencies(model, smaller, example, seconds)
+    curve = _with_latency(curve, direct)
+    others = {label: _with_latency(other, own) for (label, other), own in zip(others.items(), of_others)}
+    macs = curve.costs()
+    return Report(
+        curve=curve,
+        smaller=others,
+        calibration=curve.calibration(),
+        monotonicity=measure.combined(logits, curve.samples, thresholds.temperatures),
+        early_exit=measure.early_exits(curve.samples, macs, thresholds.confidences),
+        budgets=measure.early_exits(curve.samples, macs, thresholds.confidences, measure.SHARES),
+        promises=measure.promises(curve.samples, macs, thresholds, confidence),
+        comparison=measure.compared(curve, others),
+        seconds=whole,
+        about={
+            **facts,
+            **curve.about,
+            "validation images": thresholds.count,
+            "temperatures": "fitted for this report" if thresholds.fitted else "of the model",
+            "confidence": confidence,
+        },
+    )
+
+
+@dataclasses.dataclass
+class Report:
+    """What `report` measured. `save` writes it; a notebook displays it.
+
+    Attributes:
+        curve: `Curve` with latencies.
+        smaller: dict from a name to the curve of a smaller network.
+        calibration: `Calibration`.
+        monotonicity: dict from `"as trained"`, `"product"` and `"caching"` to `Monotonicity`.
+        early_exit: list of dicts, early exit at average costs from the first exit's to the last's: `budget`,
+            `threshold`, and on test data `macs` and `accuracy`.
+        budgets: list of such dicts, for a quarter, a half and three quarters of the last exit's cost.
+        promises: list of dicts by `risk`: `threshold`, `macs`, `accuracy` and `excess`, the test error above the last
+            exit's; or `needed`, the number of validation samples, if there are too few.
+        comparison: list of dicts, each output of the smaller networks beside the latest exit that is as fast: `name`,
+            `accuracy`, `macs`, `seconds`, `exit`, `exit_accuracy`, `exit_seconds`, `gain` and `standard_error` of the
+            difference.
+        seconds: dict, the time to all exits in one pass (`"all exits"`) and to the last exit of `monotone` by method.
+        about: dict of plain data: images, machine, versions.
+
+    Example:
+    >>> import tempfile, pathlib, anytime_keras as ak
+    >>> model, data = ak.zoo.load("resann2x16_adaloss_digits"), ak.data.load("digits")
+    >>> folder = ak.report(model, data, seconds=0).save(tempfile.mkdtemp())
+    >>> sorted(path.name for path in folder.iterdir() if path.suffix != ".pdf")
+    ['report.html', 'report.json', 'report.md']
+    """
+
+    curve: object
+    smaller: dict
+    calibration: object
+    monotonicity: dict
+    early_exit: list
+    budgets: list
+    promises: list
+    comparison: list
+    seconds: dict
+    about: dict
+
+    def figures(self):
+        """Returns a dict from a name to each plot, a `matplotlib.figure.Figure`."""
+        return {
+            "curve": figures.curves(self.curve, self.smaller),
+            "early_exit": figures.early_exit(self.curve, self.early_exit, self.promises, self.smaller),
+            "reliability": self.calibration.plot(),
+            "risk_coverage": self.calibration.plot_risk_coverage(),
+            "monotonicity": figures.monotonicity(self.monotonicity),
+        }
+
+    def to_markdown(self):
+        """Returns the page as Markdown with embedded plots, a str."""
+        return page.markdown(sections.blocks(self, self.figures())) + "\n"
+
+    def to_html(self):
+        """Returns the page as HTML with embedded plots, a str."""
+        return page.page(sections.blocks(self, self.figures()), self.curve.name)
+
+    def _repr_html_(self):
+        return self.to_html()
+
+    def to_dict(self):
+        """Returns the numbers as plain data."""
+        plain = ("early_exit", "budgets", "promises", "comparison", "seconds", "about")
+        return {
+            "curve": self.curve.to_dict(),
+            "smaller": {name: curve.to_dict() for name, curve in self.smaller.items()},
+            "calibration": {"before": self.calibration.errors, "after": self.calibration.calibrated_errors},
+            "monotonicity": {
+                method: {"falls": found.falls, "lost": found.lost, "flips": found.flips, "accuracies": found.accuracies}
+                for method, found in self.monotonicity.items()
+            },
+            **{field: getattr(self, field) for field in plain},
+        }
+
+    def save(self, folder):
+        """Writes `report.html`, `report.md`, `report.json` and each plot as PDF to a folder, and returns its path."""
+        folder, drawn = pathlib.Path(folder), self.figures()
+        blocks = sections.blocks(self, drawn)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.html").write_text(page.page(blocks, self.curve.name))
+        (folder / "report.md").write_text(page.markdown(blocks) + "\n")
+        (folder / "report.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        for name, figure in drawn.items():
+            figure.savefig(folder / f"{name}.pdf")
+        return folder
+
+
+def _splits(data, validation):
+    """Returns test and validation data that can be read repeatedly, and a dict that describes them."""
+    facts = {}
+    if hasattr(data, "test") and hasattr(data, "validation"):
+        validation = data.validation if validation is None else validation
+        data, facts = data.test, {"data": data.name}
+        if data is None:
+            raise ValueError(f"`data` must have test images. Received: data set '{facts['data']}' without any.")
+    if validation is None:
+        raise ValueError(
+            "`validation` must be given, or be part of the data set: temperatures and thresholds must not be fitted on "
+            "test data. Received: validation=None. For example, pass `data=ak.data.load('cifar10')`."
+        )
+    data, validation = (list(each) if hasattr(each, "__next__") else each for each in (data, validation))
+    return data, validation, facts
+
+
+def _checked(model, smaller):
+    if not graph.is_functional(model) or len(graph.outputs_by_name(model)) < 2:
+        raise ValueError(
+            "`model` must be a functional Keras model with two exits or more. "
+            f"Received: {type(model).__name__}."
+        )
+    if smaller is not None and not isinstance(smaller, dict):
+        raise ValueError(f"`smaller` must be a dict from a name to a model. Received: {type(smaller).__name__}.")
+    for name, network in (smaller or {}).items():
+        if not graph.is_functional(network):
+            raise ValueError(
+                f"`smaller` must hold functional Keras models. Received: {type(network).__name__} for '{name}'."
+            )
+    return smaller or {}
+
+
+def _with_latency(curve, seconds):
+    curve.points = [dataclasses.replace(point, latency=seconds[point.exit]) for point in curve]
+    return curve
