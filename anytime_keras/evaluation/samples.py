@@ -12,7 +12,7 @@ from anytime_keras.evaluation.labels import class_numbers
 class Samples:
     """The answers of all exits for each sample of a data set, without the logits.
 
-    Takes 13 to 21 bytes per sample and exit.
+    Takes 20 to 36 bytes per sample and exit.
 
     Attributes:
         exit_names: list of str, earliest first.
@@ -26,7 +26,7 @@ class Samples:
     Example:
     >>> logits = np.log([[[0.75, 0.25], [0.5, 0.5]], [[0.1, 0.9], [0.2, 0.8]]])
     >>> samples = Samples.of(["exit_1", "exit_2"], logits, labels=np.array([0, 1]))
-    >>> samples.classes.tolist(), samples.true.round(2).astype(float).round(2).tolist()
+    >>> samples.classes.tolist(), samples.true.round(2).tolist()
     ([[0, 0], [1, 1]], [[0.75, 0.5], [0.1, 0.8]])
     >>> samples.correct.tolist()
     [[True, False], [False, True]]
@@ -101,10 +101,13 @@ class SamplesBuilder:
 
 
 def _probabilities(logs, labels):
-    """Returns the largest and the true class's probabilities at each exit, float32 arrays `(exits, samples)`."""
+    """Returns the largest and the true class's probabilities at each exit, two arrays of shape `(exits, samples)`.
+
+    In float64, because float32 cannot order confidences within 1e-7 of 1.
+    """
     largest = np.stack([np.exp(log.max(axis=-1)) for log in logs])
     true = np.stack([np.exp(log[np.arange(len(labels)), labels]) for log in logs])
-    return largest.astype("float32"), true.astype("float32")
+    return largest, true
 
 
 def log_probabilities(outputs):

@@ -11,14 +11,15 @@ def curves(curve, others):
     for axes, cost, label in zip(
         figure.subplots(1, 2, sharey=True),
         ("with_all_heads", "latency"),
-        ("multiply-accumulates, all heads so far", "time to the answer, one sample"),
+        ("multiply-accumulates, all heads so far", "time to the answer, one sample (ms)"),
     ):
         for number, each in enumerate([curve, *others.values()]):
             name = curve.name if number == 0 else list(others)[number - 1]
             look = style.look(number)
-            axes.plot(each.costs(cost), [100 * error for error in each.errors], label=name, **look)
+            costs = [1e3 * own if cost == "latency" else own for own in each.costs(cost)]
+            axes.plot(costs, [100 * error for error in each.errors], label=name, **look)
         axes.set_xscale("log")
-        style.logarithmic(axes.xaxis, "s" if cost == "latency" else "")
+        style.logarithmic(axes.xaxis, None if cost == "latency" else "")
         axes.set_xlabel(label)
         axes.set_ylim(bottom=0)
         style.plain(axes)
@@ -42,7 +43,7 @@ def monotonicity(methods):
     left.set_ylabel("accuracy (%)")
     left.legend(frameon=False, fontsize=8)
     right.set_xticks(range(len(found.falls)), [f"> {100 * share:g}" for share in found.falls])
-    right.set_xlabel("fall of the true class's probability (points)")
+    right.set_xlabel("fall of the true class (points)")
     right.set_ylabel("share of samples (%)")
     for axes in (left, right):
         style.plain(axes)

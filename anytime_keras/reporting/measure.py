@@ -15,6 +15,7 @@ BUDGETS = 13  # of the curve of average cost against accuracy
 SHARES = (0.25, 0.5, 0.75)  # of the last exit's cost, in the table of thresholds
 RISKS = (0.005, 0.01, 0.02, 0.05)
 FOR_TEMPERATURES = 0.2  # of the validation samples, so that thresholds are fitted on others
+LEAST = 200  # samples; with fewer, temperatures would be too uncertain
 
 
 def outputs(model, data, temperatures=None, name=None):
@@ -50,8 +51,9 @@ class Thresholds:
         validation: data as in `evaluate`.
 
     Attributes:
-        temperatures: dict from exit name to temperature: the model's own, or fitted on a fifth of the samples.
-        fitted: bool, whether they were fitted here.
+        temperatures: dict from exit name to temperature: the model's own, or fitted on a fifth of the samples; empty if
+            these are fewer than `LEAST`.
+        source: str, where the temperatures come from.
         count: int, number of samples for thresholds.
         confidences, losses: arrays of shape `(exits, samples)`, on the samples for thresholds.
     """
@@ -60,17 +62,20 @@ class Thresholds:
         curve, logits = outputs(model, validation)
         names, labels = curve.samples.exit_names, curve.samples.labels
         self.temperatures = dict((getattr(model, "inference", None) or {}).get("temperatures", {}))
-        self.fitted = not self.temperatures
         kept = np.random.default_rng(0).permutation(len(labels))
-        if self.fitted:
-            split = max(1, round(FOR_TEMPERATURES * len(labels)))
+        split = round(FOR_TEMPERATURES * len(labels))
+        self.source = "those of the model"
+        if not self.temperatures and split < LEAST:
+            self.source = f"none, since {len(labels)} validation images are too few to fit them"
+        elif not self.temperatures:
             first, kept = kept[:split], kept[split:]
+            self.source = f"fitted on {split} validation images that are not used for thresholds"
             self.temperatures = {
                 name: calibration.fit_temperature(own[first], labels[first]) for name, own in zip(names, logits)
             }
         samples = Samples.of(names, logits[:, kept], labels[kept], self.temperatures)
         self.count = len(kept)
-        self.confidences, self.losses = samples.calibrated, (~samples.correct).astype(float)
+        self.confidences, self.losses = samples.best_confidences, (~samples.correct).astype(float)
 
 
 def early_exits(samples, macs, confidences, shares=None):

@@ -38,13 +38,16 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
         ValueError: if there are no validation data, or the exits do not predict one class for each sample.
 
     Example:
-    >>> import anytime_keras as ak
-    >>> model, data = ak.zoo.load("resann2x16_adaloss_digits"), ak.data.load("digits")
-    >>> found = ak.report(model, data, seconds=0)
-    >>> len(found.curve), found.monotonicity["product"].falls[0.05] < found.monotonicity["as trained"].falls[0.05]
-    (6, True)
-    >>> found.to_markdown().splitlines()[0]
-    '# resann2x16_adaloss_digits'
+    >>> import keras, numpy as np, anytime_keras as ak
+    >>> features = keras.Input((3,))
+    >>> early, late = keras.layers.Dense(3)(features), keras.layers.Identity()(features)
+    >>> model = ak.AnytimeModel(features, {"early": early, "late": late}, name="small")
+    >>> x = np.random.default_rng(0).normal(size=(300, 3)).astype("float32")
+    >>> found = ak.report(model, (x[:100], x[:100].argmax(axis=1)), validation=(x, x.argmax(axis=1)), seconds=0)
+    >>> found.curve[-1].error, found.monotonicity["product"].lost
+    (0.0, 0.0)
+    >>> found.advice()[0][:26]
+    'One answer by a deadline: '
     """
     test, validation, facts = _splits(data, validation)
     smaller = _checked(model, smaller)
@@ -74,7 +77,7 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
             **facts,
             **curve.about,
             "validation images": thresholds.count,
-            "temperatures": "fitted for this report" if thresholds.fitted else "of the model",
+            "temperatures": thresholds.source,
             "confidence": confidence,
         },
     )
@@ -101,11 +104,13 @@ class Report:
         about: dict of plain data: images, machine, versions.
 
     Example:
-    >>> import tempfile, pathlib, anytime_keras as ak
-    >>> model, data = ak.zoo.load("resann2x16_adaloss_digits"), ak.data.load("digits")
-    >>> folder = ak.report(model, data, seconds=0).save(tempfile.mkdtemp())
-    >>> sorted(path.name for path in folder.iterdir() if path.suffix != ".pdf")
-    ['report.html', 'report.json', 'report.md']
+    >>> import keras, numpy as np, anytime_keras as ak
+    >>> features = keras.Input((3,))
+    >>> exits = {name: keras.layers.Dense(3, name=name)(features) for name in ("early", "late")}
+    >>> data = np.random.default_rng(0).normal(size=(50, 3)).astype("float32"), np.zeros(50, int)
+    >>> found = ak.report(ak.AnytimeModel(features, exits, name="small"), data, validation=data, seconds=0)
+    >>> found.to_markdown().splitlines()[0], list(found.figures())
+    ('# small', ['curve', 'early_exit', 'reliability', 'risk_coverage', 'monotonicity'])
     """
 
     curve: object
@@ -118,6 +123,10 @@ class Report:
     comparison: list
     seconds: dict
     about: dict
+
+    def advice(self):
+        """Returns what to use when, a list of sentences made from the numbers."""
+        return sections.advice(self)
 
     def figures(self):
         """Returns a dict from a name to each plot, a `matplotlib.figure.Figure`."""

@@ -77,8 +77,11 @@ def advice(report):
         why = f"at least {needed:,} validation images are needed" if needed else "no threshold keeps one"
         texts.append(f"Batches with a promise: none; {why}.")
     texts.append(_monotone_advice(report.monotonicity))
-    before, after = (_mean(each) for each in (report.calibration.errors, report.calibration.calibrated_errors))
-    if after < before:
+    before = _mean(report.calibration.errors)
+    after = _mean(report.calibration.calibrated_errors or report.calibration.errors)
+    if report.calibration.calibrated_errors is None:
+        texts.append(f"Confidence that is read as a probability: its mean calibration error is {_percent(before)}.")
+    elif after < before:
         texts.append(
             "Confidence that is read as a probability: `predictor.calibrate(validation)`. Temperatures lower the mean "
             f"calibration error from {_percent(before)} to {_percent(after)}."
@@ -141,8 +144,9 @@ def _about(about):
     machine = about["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"{about.get('data', 'Given data')}: {about['images']:,} test images, {about['validation images']:,} validation "
-        f"images for thresholds. {machine['processor']}, {machine['backend']}, {versions}. {machine['date']}."
+        f"{about.get('data', 'Given data')}: {about['images']:,} test images, {about['validation images']:,} "
+        "validation images for thresholds. "
+        f"{machine['processor']}, {machine['backend']}, {versions}. {machine['date']}."
     )
 
 
@@ -157,7 +161,7 @@ def _exits(report):
             _ms(point.latency),
             _percent(1 - point.error),
             _percent(report.calibration.errors[point.exit]),
-            _percent(after[point.exit]),
+            _percent(after[point.exit]) if after else "-",
         ]
         for point in report.curve
     ]

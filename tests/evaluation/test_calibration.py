@@ -58,7 +58,7 @@ def test_risk_and_coverage_equal_those_of_each_threshold():
     found = Calibration(Samples.of(NAMES, logits, labels))
     for name, own in zip(NAMES, logits):
         coverage, risk = found.risk_coverage(name)
-        sure, wrong = softmax(own).max(axis=1).astype("float32"), own.argmax(axis=1) != labels
+        sure, wrong = softmax(own).max(axis=1), own.argmax(axis=1) != labels
         for threshold in np.quantile(sure, [0.1, 0.5, 0.9], method="lower"):
             answered = sure >= threshold
             at = np.searchsorted(coverage, answered.mean() - 1e-9)
