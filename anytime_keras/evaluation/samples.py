@@ -54,6 +54,30 @@ class Samples:
         builder.add(logits, labels)
         return builder.finish(len(labels))
 
+    @classmethod
+    def joined(cls, parts):
+        """Joins exits of several networks, measured on the same data, into one.
+
+        Args:
+            parts: list of pairs: `Samples`, and a dict from the names of its exits to keep to their new names.
+
+        Returns:
+            The `Samples` of all kept exits, in order, or None if some of the parts are None.
+        """
+        if any(samples is None for samples, _ in parts):
+            return None
+        rows = [[samples.exit_names.index(name) for name in names] for samples, names in parts]
+
+        def stacked(field):
+            arrays = [getattr(samples, field) for samples, _ in parts]
+            if any(array is None for array in arrays):
+                return None
+            return np.concatenate([array[chosen] for array, chosen in zip(arrays, rows)])
+
+        fields = ("classes", "confidences", "true", "calibrated", "calibrated_true")
+        names = [new for _, kept in parts for new in kept.values()]
+        return cls(names, parts[0][0].labels, *map(stacked, fields))
+
     @property
     def correct(self):
         """Bool array of shape `(exits, samples)`, whether the likeliest class is the true one."""

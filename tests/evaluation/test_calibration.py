@@ -126,3 +126,22 @@ def test_plots_and_the_table_show_every_exit(tmp_path):
     figure = found.plot_risk_coverage(tmp_path / "risk.svg")
     assert [line.get_label() for line in figure.axes[0].lines] == NAMES
     assert (tmp_path / "reliability.png").stat().st_size and (tmp_path / "risk.svg").stat().st_size
+
+
+def test_exits_of_several_networks_are_joined_in_order():
+    first, labels = answers(seed=1)
+    second, _ = answers(seed=2)
+    parts = [
+        (Samples.of(NAMES, first, labels, {"exit_1": 2.0}), {"exit_1": "a/exit_1", "exit_3": "a/exit_3"}),
+        (Samples.of(NAMES, second, labels, {"exit_2": 3.0}), {"exit_2": "b/exit_2"}),
+    ]
+    found = Samples.joined(parts)
+    logits = np.stack([first[0], first[2], second[1]])
+    names = ["a/exit_1", "a/exit_3", "b/exit_2"]
+    expected = Samples.of(names, logits, labels, {"a/exit_1": 2.0, "b/exit_2": 3.0})
+    assert found.exit_names == names
+    for field in ("labels", "classes", "confidences", "true", "calibrated", "calibrated_true"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
+    plain = Samples.of(NAMES, second, labels)
+    assert Samples.joined([parts[0], (plain, {"exit_2": "b/exit_2"})]).calibrated is None
+    assert Samples.joined([parts[0], (None, {})]) is None
