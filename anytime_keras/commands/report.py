@@ -32,14 +32,18 @@ def run(flags, arguments):
     import anytime_keras as ak
     from anytime_keras.commands import loading
 
-    name = arguments[0]
+    name, validation = arguments[0], None
     if pathlib.Path(name).exists():
         model, data = loading.model_and_data(name, flags)
     else:
         model = ak.zoo.load(name, flags.weights)
         data = ak.zoo.loading.data_set(name, flags.weights, flags.dataset, flags.data_dir)
+        if not ak.zoo.loading.holds_out(name, flags.weights, data):
+            print(f"The network was trained on other images of {data.name} than this split's: thresholds are fitted on")
+            print("half of the test images, and measured on the others.")
+            validation = 0.5
     smaller = {pathlib.Path(other).stem: _load(other) for other in flags.smaller}
-    found = ak.report(model, data, smaller=smaller, confidence=flags.confidence, name=pathlib.Path(name).stem)
+    found = ak.report(model, data, validation, smaller, flags.confidence, name=pathlib.Path(name).stem)
     folder = found.save(flags.folder)
     print("\n".join(f"- {text}" for text in found.advice()))
     print(f"report in {folder / 'report.html'}")

@@ -78,6 +78,12 @@ class Samples:
         names = [new for _, kept in parts for new in kept.values()]
         return cls(names, parts[0][0].labels, *map(stacked, fields))
 
+    def take(self, rows):
+        """Returns the `Samples` with the given indices, an int array."""
+        arrays = (self.classes, self.confidences, self.true, self.calibrated, self.calibrated_true)
+        chosen = [None if array is None else array[:, rows] for array in arrays]
+        return Samples(self.exit_names, self.labels[rows], *chosen)
+
     @property
     def correct(self):
         """Bool array of shape `(exits, samples)`, whether the likeliest class is the true one."""

@@ -1,10 +1,12 @@
 """Measures what a report shows. All results are plain numbers, `Curve`s or `Samples`."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
 from anytime_keras import graph, runtime
-from anytime_keras.evaluation import Monotonicity, Samples, evaluate
+from anytime_keras.evaluation import Curve, Monotonicity, Samples, evaluate
 from anytime_keras.evaluation.latency import medians
 from anytime_keras.inference import calibration, early_exit, risk
 from anytime_keras.inference.answers import as_logits
@@ -43,12 +45,51 @@ def outputs(model, data, temperatures=None, name=None):
     return curve, np.concatenate(parts, axis=1)
 
 
+def held_out(curve, logits, share):
+    """Splits test samples at random into validation and test samples.
+
+    Args:
+        curve: `Curve` of all samples.
+        logits: array of shape `(exits, samples, classes)`.
+        share: float from 0 to 1, the validation samples' share.
+
+    Returns:
+        Two int arrays: the rows for validation and the rows for test.
+    """
+    order = np.random.default_rng(0).permutation(logits.shape[1])
+    split = round(share * len(order))
+    return np.sort(order[:split]), np.sort(order[split:])
+
+
+def restricted(curve, samples):
+    """Returns a curve with the errors and losses of some of its samples."""
+    losses = -np.log(np.maximum(samples.true, 1e-300)).mean(axis=1)
+    points = [
+        dataclasses.replace(point, error=float(1 - right), loss=float(loss))
+        for point, right, loss in zip(curve, samples.correct.mean(axis=1), losses)
+    ]
+    return Curve(points, curve.name, {**curve.about, "images": len(samples.labels)}, samples)
+
+
+def leak(thresholds, samples):
+    """Returns the last exit's errors on validation and test samples if validation's is lower beyond chance, or None.
+
+    Four standard errors: then the validation samples may have been trained on, or the test samples are harder.
+    """
+    errors, test = thresholds.errors, ~samples.correct[-1]
+    deviation = np.sqrt(errors.var() / len(errors) + test.var() / len(test))
+    found = float(errors.mean()), float(test.mean())
+    return found if found[1] - found[0] > 4 * deviation else None
+
+
 class Thresholds:
     """Validation answers, on which temperatures and thresholds are fitted.
 
     Args:
-        model: the network.
-        validation: data as in `evaluate`.
+        temperatures: dict from exit name to temperature, those of the model; empty to fit them.
+        names: list of str, the exits.
+        logits: array of shape `(exits, samples, classes)`.
+        labels: int array of shape `(samples,)`.
 
     Attributes:
         temperatures: dict from exit name to temperature: the model's own, or fitted on a fifth of the samples; empty if
@@ -56,12 +97,12 @@ class Thresholds:
         source: str, where the temperatures come from.
         count: int, number of samples for thresholds.
         confidences, losses: arrays of shape `(exits, samples)`, on the samples for thresholds.
+        errors: float array of shape `(samples,)`, whether the last exit is wrong on each validation sample.
     """
 
-    def __init__(self, model, validation):
-        curve, logits = outputs(model, validation)
-        names, labels = curve.samples.exit_names, curve.samples.labels
-        self.temperatures = dict((getattr(model, "inference", None) or {}).get("temperatures", {}))
+    def __init__(self, temperatures, names, logits, labels):
+        self.temperatures = dict(temperatures)
+        self.errors = (logits[-1].argmax(axis=-1) != labels).astype(float)
         kept = np.random.default_rng(0).permutation(len(labels))
         split = round(FOR_TEMPERATURES * len(labels))
         self.source = "those of the model"

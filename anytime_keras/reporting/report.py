@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import numbers
 import pathlib
 
 import keras
 
 from anytime_keras import graph
-from anytime_keras.evaluation import evaluate
+from anytime_keras.evaluation import Samples, evaluate
 from anytime_keras.evaluation.evaluate import weighted_batches
 from anytime_keras.reporting import figures, measure, page, sections
 
@@ -25,7 +26,8 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
     Args:
         model: functional Keras model whose outputs are its exits.
         data: `ak.data.DataSet`, or test data as in `evaluate`.
-        validation: validation data as in `evaluate`, held out from training; None uses the data set's.
+        validation: validation data as in `evaluate`, held out from training; None uses the data set's. A float is the
+            share of the test samples to use instead, chosen at random; the others are then measured.
         smaller: dict from a name to a functional Keras model for the same data, with one or more outputs.
         confidence: float from 0 to 1, of the promises; see `Predictor.fit_thresholds`.
         name: str, the network's name; defaults to the model's.
@@ -52,12 +54,13 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
     test, validation, facts = _splits(data, validation)
     smaller = _checked(model, smaller)
     name = model.name if name is None else name
-    thresholds = measure.Thresholds(model, validation)
-    curve, logits = measure.outputs(model, test, thresholds.temperatures, name)
+    curve, logits, thresholds, rows = _measured(model, test, validation, name)
     others = {label: evaluate(network, test, name=label) for label, network in smaller.items()}
     for label, other in others.items():
-        if other.samples is None or (other.samples.labels != curve.samples.labels).any():
-            raise ValueError(f"`smaller` must hold classifiers of the same samples. Received: other ones by '{label}'.")
+        if other.samples is None:
+            raise ValueError(f"`smaller` must hold classifiers. Received: '{label}', whose exits end in a sigmoid.")
+    if rows is not None:
+        others = {label: measure.restricted(other, other.samples.take(rows)) for label, other in others.items()}
     example = keras.tree.map_structure(lambda value: value[:1], next(weighted_batches(test))[0])
     direct, whole, of_others = measure.latencies(model, smaller, example, seconds)
     curve = _with_latency(curve, direct)
@@ -78,6 +81,7 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
             **curve.about,
             "validation images": thresholds.count,
             "temperatures": thresholds.source,
+            "lower validation error": measure.leak(thresholds, curve.samples),
             "confidence": confidence,
         },
     )
@@ -176,6 +180,26 @@ class Report:
         return folder
 
 
+def _measured(model, test, validation, name):
+    """Evaluates the model on test data, and fits temperatures on validation data.
+
+    Returns:
+        A `Curve`, its logits, the `Thresholds`, and the rows of the test data that were measured; None for all.
+    """
+    temperatures = (getattr(model, "inference", None) or {}).get("temperatures", {})
+    if not isinstance(validation, numbers.Real):
+        held, answers = measure.outputs(model, validation)
+        thresholds = measure.Thresholds(temperatures, held.samples.exit_names, answers, held.samples.labels)
+        return *measure.outputs(model, test, thresholds.temperatures, name), thresholds, None
+    curve, logits = measure.outputs(model, test, name=name)
+    names, labels = curve.samples.exit_names, curve.samples.labels
+    first, rows = measure.held_out(curve, logits, validation)
+    thresholds = measure.Thresholds(temperatures, names, logits[:, first], labels[first])
+    logits = logits[:, rows]
+    curve = measure.restricted(curve, Samples.of(names, logits, labels[rows], thresholds.temperatures))
+    return curve, logits, thresholds, rows
+
+
 def _splits(data, validation):
     """Returns test and validation data that can be read repeatedly, and a dict that describes them."""
     facts = {}
@@ -189,6 +213,8 @@ def _splits(data, validation):
             "`validation` must be given, or be part of the data set: temperatures and thresholds must not be fitted on "
             "test data. Received: validation=None. For example, pass `data=ak.data.load('cifar10')`."
         )
+    if isinstance(validation, numbers.Real) and not 0 < validation < 1:
+        raise ValueError(f"`validation` as a share of the test samples must be from 0 to 1. Received: {validation}.")
     data, validation = (list(each) if hasattr(each, "__next__") else each for each in (data, validation))
     return data, validation, facts
 

@@ -16,6 +16,7 @@ def blocks(report, figures):
     return [
         Heading(report.curve.name, 1),
         Text(_about(report.about)),
+        *_warning(report.about),
         Heading("What to use when"),
         Items(advice(report)),
         Heading("Exits"),
@@ -148,6 +149,19 @@ def _about(about):
         "validation images for thresholds. "
         f"{machine['processor']}, {machine['backend']}, {versions}. {machine['date']}."
     )
+
+
+def _warning(about):
+    if about["lower validation error"] is None:
+        return []
+    validation, test = about["lower validation error"]
+    return [
+        Text(
+            f"Caution: the last exit's error is {_percent(validation)} on the validation images and {_percent(test)} "
+            "on the test images. The network may have been trained on the validation images; then no promise below "
+            "holds."
+        )
+    ]
 
 
 def _exits(report):

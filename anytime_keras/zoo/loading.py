@@ -198,6 +198,16 @@ def data_set(name, weights="default", data=None, data_dir=None, download=True):
     return found
 
 
+def holds_out(name, weights, data):
+    """Returns whether a data set's validation images were held out when a network of the zoo was trained.
+
+    Another order of the same images holds out others. The training images' mean shows which were held out.
+    """
+    manifest, _ = catalog.find(name)
+    known = manifest.pick(weights).content["data"]
+    return known["sizes"] == data.sizes and np.allclose(data.mean, known["mean"], rtol=0, atol=1e-6)
+
+
 def _load_data(entry, data_dir, download, data=None):
     known, recipe = entry.content["data"], entry.content["lineage"][-1]["recipe"].get("data")
     recipe = recipe if isinstance(recipe, dict) else {}

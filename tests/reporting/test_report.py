@@ -33,6 +33,11 @@ def trained():
     return model, (x[600:3600], y[600:3600]), (x[3600:], y[3600:])
 
 
+def thresholds_of(model, data, temperatures=None):
+    curve, logits = measure.outputs(model, data)
+    return measure.Thresholds(temperatures or {}, NAMES, logits, curve.samples.labels)
+
+
 @pytest.fixture(scope="module")
 def report(trained):
     model, validation, test = trained
@@ -42,7 +47,7 @@ def report(trained):
 
 def test_the_numbers_are_those_of_the_predictor(trained, report):
     model, validation, (x, y) = trained
-    temperatures = measure.Thresholds(model, validation).temperatures
+    temperatures = thresholds_of(model, validation).temperatures
     curve = ak.evaluate(model, (x, y), temperatures=temperatures)
     assert report.curve.errors == curve.errors and min(report.curve.costs("latency")) > 0
     assert report.calibration.calibrated_errors == curve.calibration().calibrated_errors
@@ -63,21 +68,46 @@ def test_the_numbers_are_those_of_the_predictor(trained, report):
 
 def test_thresholds_are_fitted_on_validation_samples_that_temperatures_did_not_see(trained, report):
     model, (x, y), _ = trained
-    thresholds = measure.Thresholds(model, (x, y))
+    thresholds = thresholds_of(model, (x, y))
     assert thresholds.count == 2400 == report.about["validation images"]
     assert "fitted on 600" in report.about["temperatures"]
-    few = measure.Thresholds(model, (x[:300], y[:300]))
+    few = thresholds_of(model, (x[:300], y[:300]))
     assert few.temperatures == {} and few.count == 300 and "too few" in few.source
-    model.inference = {"temperatures": {"exit_1": 2.0}}
-    given = measure.Thresholds(model, (x, y))
+    given = thresholds_of(model, (x, y), {"exit_1": 2.0})
     assert given.temperatures == {"exit_1": 2.0} and given.count == 3000 and given.source == "those of the model"
-    model.inference = None
+
+
+def test_a_share_of_the_test_samples_can_serve_for_validation(trained):
+    model, _, (x, y) = trained
+    curve, logits = measure.outputs(model, (x, y), name="tiny")
+    first, rest = measure.held_out(curve, logits, 0.4)
+    assert sorted([*first, *rest]) == list(range(len(y))) and len(first) == round(0.4 * len(y))
+    found = ak.report(model, (x, y), validation=0.4, smaller={"same": model}, seconds=0)
+    only = ak.evaluate(model, (x[rest], y[rest]))
+    for curve in (found.curve, found.smaller["same"]):
+        assert curve.errors == pytest.approx(only.errors) and curve.about["images"] == len(rest)
+        assert [point.loss for point in curve] == pytest.approx([point.loss for point in only])
+        np.testing.assert_array_equal(curve.samples.labels, y[rest])
+    assert found.comparison[0]["accuracy"] == pytest.approx(1 - only.errors[0])
+
+
+def test_validation_images_that_were_trained_on_are_noticed(trained, report):
+    model, (x, y), test = trained
+    samples = ak.evaluate(model, test).samples
+    assert report.about["lower validation error"] is None
+    assert measure.leak(thresholds_of(model, (x, y)), samples) is None
+    learnt = x, model.predict(x, verbose=0)["exit_3"].argmax(axis=-1)  # as if it knew these by heart
+    found = measure.leak(thresholds_of(model, learnt), samples)
+    assert found == (0.0, pytest.approx((~samples.correct[-1]).mean()))
+    about = {**report.about, "lower validation error": found}
+    said = [block.text for block in sections.blocks(dataclasses.replace(report, about=about), report.figures())[:3]]
+    assert "may have been trained on the validation images" in said[-1] and "0.0%" in said[-1]
 
 
 @pytest.mark.parametrize("method", BY_HAND)
 def test_methods_are_compared_on_the_same_outputs(trained, report, method):
     model, validation, (x, y) = trained
-    temperatures = measure.Thresholds(model, validation).temperatures
+    temperatures = thresholds_of(model, validation).temperatures
     logits = np.stack(list(model.predict(x, verbose=0).values()))
     logits /= np.array([temperatures[name] for name in NAMES])[:, None, None]
     for name, shares in ((method, BY_HAND[method](logits)), ("as trained", softmax(logits))):
@@ -134,7 +164,7 @@ def test_a_smaller_network_is_compared_with_the_latest_exit_that_is_as_fast(repo
 
 def test_too_few_validation_samples_for_a_promise_are_counted(trained):
     model, (x, y), test = trained
-    thresholds = measure.Thresholds(model, (x[:300], y[:300]))
+    thresholds = thresholds_of(model, (x[:300], y[:300]))
     samples = ak.evaluate(model, test).samples
     found = measure.promises(samples, [1, 2, 3], thresholds, confidence=0.95)
     needed = {entry["risk"]: entry.get("needed") for entry in found}
@@ -188,6 +218,7 @@ def test_what_cannot_be_reported_is_refused_before_any_work(trained):
     sigmoid = ak.AnytimeModel(sigmoid.input, {name: keras.activations.sigmoid(x) for name, x in sigmoid.output.items()})
     for arguments, message in [
         ((model, test), "`validation` must be given.*Received: validation=None"),
+        ((model, test, 1.5), "from 0 to 1. Received: 1.5"),
         ((keras.Sequential([features, keras.layers.Dense(3)]), test, validation), "two exits or more"),
         ((model, test, validation, [model]), "`smaller` must be a dict.*Received: list"),
         ((model, test, validation, {"small": "small.keras"}), "`smaller` must hold functional.*str for 'small'"),
