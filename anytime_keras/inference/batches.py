@@ -67,9 +67,7 @@ class BatchMethods:
         exits = [state.stages.exit_names[position] for position in positions]
         return BatchAnswer(logits, exits, positions, sure, float(np.array(macs)[deepest].mean()))
 
-    def fit_thresholds(
-        self, validation, average_budget=None, risk=None, max_drop=None, confidence=0.95, loss="error"
-    ):
+    def fit_thresholds(self, validation, average_budget=None, risk=None, max_drop=None, confidence=0.95, loss="error"):
         """Fits the confidence threshold that meets each target, and stores it with the model.
 
         One kind of target must be given; `predict_batch` takes the same target to use the threshold.

@@ -27,7 +27,8 @@ def monotone(model, method="product"):
     - `"product"` multiplies the exits' probabilities, of which exit `i` of `n` is proportional to
       `max(logits, 0) ** (i / n)`, as in the authors' code. A class is excluded for good once its logit is below 0. If
       the exits exclude all classes, the answer is the current exit's softmax. Early answers are less confident than the
-      network's, since an exit spreads its probability over all classes with a positive logit.
+      network's, since an exit spreads its probability over all classes with a positive logit. Weak early exits exclude
+      true classes and so lower the accuracy of later ones; leave them out with `Predictor(exits=...)`.
     - `"caching"` returns the most confident answer so far.
 
     The returned model shares the layers and weights of `model`. It works wherever an anytime model does: `Predictor`,

@@ -232,7 +232,8 @@ def compared(curve, others):
 
     Returns:
         A list of dicts: `name`, `accuracy`, `macs`, `seconds`; and, unless no exit is as fast, `exit`,
-        `exit_accuracy`, `exit_seconds`, `gain` of the smaller network, and its `standard_error`.
+        `exit_accuracy`, `exit_seconds`, `gain` of the smaller network, and its `standard_error`. If no exit is as fast
+        and some exit is as accurate, `exit_as_accurate` and `exit_seconds` of the fastest of these.
     """
     found = []
     for name, other in others.items():
@@ -246,5 +247,8 @@ def compared(curve, others):
                 entry["exit"], entry["exit_accuracy"] = curve[best].exit, 1 - curve[best].error
                 entry["exit_seconds"], entry["gain"] = curve[best].latency, float(difference.mean())
                 entry["standard_error"] = float(difference.std() / np.sqrt(len(difference)))
+            elif good := [own for own in curve if own.error <= point.error]:
+                fastest = min(good, key=lambda own: own.latency)
+                entry["exit_as_accurate"], entry["exit_seconds"] = fastest.exit, fastest.latency
             found.append(entry)
     return found

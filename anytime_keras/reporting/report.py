@@ -79,6 +79,7 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
         about={
             **facts,
             **curve.about,
+            "validation": "held out" if rows is None else f"a random {validation:.0%} of the test images",
             "validation images": thresholds.count,
             "temperatures": thresholds.source,
             "lower validation error": measure.leak(thresholds, curve.samples),

@@ -114,19 +114,26 @@ def _monotone_advice(methods):
     change = _mean(best.accuracies) - _mean(trained.accuracies)
     if best.falls[0.05] >= trained.falls[0.05]:
         return "Answers that are shown as they improve: `monotone` makes them no steadier."
+    last = _final(best) - _final(trained)
+    price = " Use it only where steady answers are worth this." if last < -WITHIN else ""
     return (
         f'Answers that are shown as they improve: `ak.monotone(model, "{name}")`. The true class falls by more than 5 '
         f"points for {_percent(best.falls[0.05])} of the images instead of {_percent(trained.falls[0.05])}; the mean "
-        f"accuracy of the exits changes by {_points(change)}, the last exit's by "
-        f"{_points(_final(best) - _final(trained))}."
+        f"accuracy of the exits changes by {_points(change)}, the last exit's by {_points(last)}.{price}"
     )
 
 
 def _verdict(entry):
     if "exit" not in entry:
+        beside = "no exit is as fast or as accurate"
+        if "exit_as_accurate" in entry:
+            beside = (
+                "no exit is as fast, and the fastest that is as accurate, "
+                f"{entry['exit_as_accurate']}, takes {_ms(entry['exit_seconds'])}"
+            )
         return (
-            f"At a fixed deadline of {_ms(entry['seconds'])}, {entry['name']} ({_percent(entry['accuracy'])}): no exit "
-            "is as fast."
+            f"At a fixed deadline of {_ms(entry['seconds'])}, the smaller network is better: {entry['name']} has "
+            f"{_percent(entry['accuracy'])}; {beside}."
         )
     gain, error = entry["gain"], entry["standard_error"]
     pair = (
@@ -146,7 +153,7 @@ def _about(about):
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"{about.get('data', 'Given data')}: {about['images']:,} test images, {about['validation images']:,} "
-        "validation images for thresholds. "
+        f"validation images for thresholds ({about['validation']}). "
         f"{machine['processor']}, {machine['backend']}, {versions}. {machine['date']}."
     )
 

@@ -89,6 +89,7 @@ def test_a_share_of_the_test_samples_can_serve_for_validation(trained):
         assert [point.loss for point in curve] == pytest.approx([point.loss for point in only])
         np.testing.assert_array_equal(curve.samples.labels, y[rest])
     assert found.comparison[0]["accuracy"] == pytest.approx(1 - only.errors[0])
+    assert "a random 40% of the test images" in found.to_markdown()
 
 
 def test_validation_images_that_were_trained_on_are_noticed(trained, report):
@@ -159,7 +160,8 @@ def test_a_smaller_network_is_compared_with_the_latest_exit_that_is_as_fast(repo
     verdicts = [text for text in texts if text.startswith("At a fixed deadline")]
     assert "the smaller network is better: better has 100.0%" in verdicts[0]
     assert "this network is better: worse has 50.0%" in verdicts[1]
-    assert "within noise" in verdicts[2] and "no exit is as fast" in verdicts[3]
+    assert "within noise" in verdicts[2]
+    assert "smaller network is better: fast has 50.0%" in verdicts[3] and "exit_1, takes 1e+03 ms" in verdicts[3]
 
 
 def test_too_few_validation_samples_for_a_promise_are_counted(trained):
