@@ -9,11 +9,13 @@ import sys
 if os.path.basename(sys.argv[0]) in ("anytime-keras", "-m"):  # at the command line, TensorFlow's greeting is noise
     from anytime_keras import _quiet  # noqa: F401
 
-from anytime_keras import cost, data, evaluation, inference, models, training, weighting, zoo  # noqa: E402
+from anytime_keras import cost, data, evaluation, inference, models, reporting, training, weighting, zoo  # noqa: E402
 from anytime_keras.evaluation import Curve, evaluate  # noqa: E402
 from anytime_keras.inference import EANN, Predictor  # noqa: E402
 from anytime_keras.inference.export import export  # noqa: E402
+from anytime_keras.inference.monotone import monotone  # noqa: E402
 from anytime_keras.models import AnytimeModel, to_anytime  # noqa: E402
+from anytime_keras.reporting import report  # noqa: E402
 from anytime_keras.version import __version__  # noqa: E402
 from anytime_keras.weighting import AdaLoss, AdaLossWeighting, LossWeighting, SingleExit  # noqa: E402
 
@@ -34,6 +36,9 @@ __all__ = [
     "export",
     "inference",
     "models",
+    "monotone",
+    "report",
+    "reporting",
     "to_anytime",
     "training",
     "weighting",

@@ -47,6 +47,7 @@ class Curve:
         points: list of `CurvePoint`, in the order of the exits.
         name: str, for tables and legends.
         about: dict of plain data, such as the data set, number of images and machine.
+        samples: `Samples` that were measured, or None. Not part of `to_dict`.
 
     Example:
     >>> macs = 1_000_000
@@ -63,10 +64,10 @@ class Curve:
     0.3
     """
 
-    def __init__(self, points, name="", about=None):
+    def __init__(self, points, name="", about=None, samples=None):
         if not points or not all(isinstance(point, CurvePoint) for point in points):
             raise ValueError(f"A curve needs at least one `CurvePoint`. Received: {points!r:.60}.")
-        self.points, self.name, self.about = list(points), name, dict(about or {})
+        self.points, self.name, self.about, self.samples = list(points), name, dict(about or {}), samples
 
     def __len__(self):
         return len(self.points)
@@ -196,6 +197,45 @@ class Curve:
             for line in [headings, *rows]
         ]
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def calibration(self, bins=15):
+        """Compares the exits' confidence with their accuracy, before and after temperatures.
+
+        Args:
+            bins: int, number of intervals of confidence of equal width.
+
+        Returns:
+            A `anytime_keras.evaluation.Calibration`.
+
+        Raises:
+            ValueError: if the curve has no `samples`: it was read from a file, samples were weighted, or exits end in a
+                sigmoid.
+        """
+        from anytime_keras.evaluation.calibration import Calibration
+
+        return Calibration(self._samples(), bins, self.name)
+
+    def monotonicity(self):
+        """Counts the samples whose answer gets worse from an exit to a later one.
+
+        Returns:
+            A `anytime_keras.evaluation.Monotonicity`.
+
+        Raises:
+            ValueError: as for `calibration`.
+        """
+        from anytime_keras.evaluation.monotonicity import Monotonicity
+
+        return Monotonicity(self._samples(), self.name)
+
+    def _samples(self):
+        if self.samples is None:
+            raise ValueError(
+                f"The curve '{self.name}' has no samples: it was read from a file, or measured with sample weights, "
+                "labels for each exit, or exits that end in a sigmoid. Measure it with "
+                "`anytime_keras.evaluate(model, data)`."
+            )
+        return self.samples
 
     def plot(self, path=None, cost="with_all_heads", **kwargs):
         """Plots error against cost; see `anytime_keras.evaluation.plot_curves`."""

@@ -8,9 +8,10 @@ from anytime_keras.cost import exit_costs
 from anytime_keras.evaluation.curve import Curve, CurvePoint
 from anytime_keras.evaluation.labels import class_numbers
 from anytime_keras.evaluation.latency import latencies
+from anytime_keras.evaluation.samples import SamplesBuilder, log_probabilities
 
 
-def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256, forward=None):
+def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256, forward=None, temperatures=None):
     """Measures a classifier's error, loss and cost at each exit.
 
     The model does not need to be compiled and is not changed. All exits are computed in one forward pass. For exits
@@ -28,9 +29,12 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         name: str, the curve's name; defaults to the model's.
         batch_size: int, used for arrays only.
         forward: the model's forward pass compiled by `anytime_keras.runtime.compiled`, to avoid compiling it again.
+        temperatures: dict from exit name to temperature, for `Curve.calibration`; None uses those that
+            `Predictor.calibrate` stored with the model. Errors and losses are those of the outputs as they are.
 
     Returns:
-        A `Curve`.
+        A `Curve`. Unless samples are weighted or exits end in a sigmoid, it also has `samples`, from which
+        `Curve.calibration` and `Curve.monotonicity` are computed.
 
     Raises:
         ValueError: if there is no data, or the labels do not match the outputs, as in a regression.
@@ -52,6 +56,9 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     names = [cost.exit for cost in costs]
     exits = graph.outputs_by_name(model)
     tallies = {exit_name: _Tally(exit_name, graph.ends_in_sigmoid(exits[exit_name])) for exit_name in names}
+    if temperatures is None:
+        temperatures = (getattr(model, "inference", None) or {}).get("temperatures", {})
+    samples = SamplesBuilder(names, temperatures)
     forward = runtime.compiled(model) if forward is None else forward
     example, count = None, 0
     for x, y, sample_weight in weighted_batches(data, batch_size):
@@ -64,6 +71,8 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
                     f"A dict of labels must have an entry for each exit. Received: {list(y)}, without '{exit_name}'."
                 )
             tallies[exit_name].add(output, y[exit_name] if isinstance(y, dict) else y, weights)
+        if not (isinstance(y, dict) or sample_weight is not None or any(tally.sigmoid for tally in tallies.values())):
+            samples.add(outputs, y)
     if example is None:
         raise ValueError("`data` must contain at least one batch. Received: none.")
     for exit_name, tally in tallies.items():
@@ -84,7 +93,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         for cost in costs
     ]
     about = {"images": count, "macs": layers, "machine": runtime.machine()}
-    return Curve(points, name or model.name, about)
+    return Curve(points, name or model.name, about, samples.finish(count))
 
 
 def _in_order(outputs, names):
@@ -185,12 +194,7 @@ class _Tally:
 def _of_classes(output, labels, name):
     """Returns, for each sample, whether the likeliest class is wrong, and the cross entropy in nats."""
     labels = class_numbers(labels, output.shape, name)
-    chosen = output[np.arange(len(labels)), labels]
-    if (output >= 0).all() and np.abs(output.sum(axis=1) - 1).max() < 1e-2:  # probabilities
-        losses = -np.log(np.maximum(chosen, 1e-12))
-    else:
-        top = output.max(axis=1)
-        losses = top + np.log(np.exp(output - top[:, None]).sum(axis=1)) - chosen
+    losses = -log_probabilities(output)[np.arange(len(labels)), labels]
     return output.argmax(axis=1) != labels, losses
 
 

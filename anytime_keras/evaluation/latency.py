@@ -36,14 +36,31 @@ def latencies(model, example, repeats=30, seconds=2.0):
         for name, tensor in graph.outputs_by_name(model).items()
     }
     example = keras.tree.map_structure(keras.ops.convert_to_tensor, example)
+    calls = {name: (lambda run=run: runtime.finish(run(example))) for name, run in runs.items()}
+    return medians(calls, repeats, seconds)
+
+
+def medians(runs, repeats=30, seconds=2.0):
+    """Measures the median time of several functions, in turns.
+
+    Args:
+        runs: dict from a name to a function without arguments. Each is first called once to compile.
+        repeats, seconds: as in `latencies`.
+
+    Returns:
+        A dict from each name to its median time in seconds.
+
+    >>> list(medians({"nothing": lambda: None}, repeats=1, seconds=0))
+    ['nothing']
+    """
     times = {name: [] for name in runs}
-    for run in runs.values():  # compile
-        runtime.finish(run(example))
+    for run in runs.values():
+        run()
     start, rounds = time.perf_counter(), 0
     while rounds < repeats or time.perf_counter() - start < min(seconds, 60.0):
         for name, run in runs.items():
             begin = time.perf_counter()
-            runtime.finish(run(example))
+            run()
             times[name].append(time.perf_counter() - begin)
         rounds += 1
     return {name: float(np.median(measured)) for name, measured in times.items()}

@@ -8,14 +8,14 @@ import numpy as np
 
 from anytime_keras.evaluation.evaluate import weighted_batches
 from anytime_keras.evaluation.labels import class_numbers
-from anytime_keras.inference import calibration, early_exit
+from anytime_keras.inference import calibration, early_exit, risk as risks
 from anytime_keras.inference.answers import BatchAnswer, check_classes, probabilities
 
 
 class BatchMethods:
     """The batch methods of `Predictor`."""
 
-    def predict_batch(self, x, confidence=None, average_budget=None, batch_size=256):
+    def predict_batch(self, x, confidence=None, average_budget=None, batch_size=256, risk=None, max_drop=None):
         """Classifies each sample with the first exit that is confident enough (early exit).
 
         Confident samples are removed from the batch at each exit, so easy samples cost less than hard ones. If the
@@ -30,24 +30,35 @@ class BatchMethods:
             average_budget: float, average MACs per sample, including all heads computed. Requires an earlier call of
                 `fit_thresholds` with this budget, the current exits and temperatures, and inputs of this size.
             batch_size: int, initial batch size.
+            risk: float, the tolerated loss by early exit. Requires an earlier call of `fit_thresholds` with this risk,
+                the current exits and temperatures; the confidence and loss are those of the latest such call.
+            max_drop: float, as a fraction. Requires an earlier call of `fit_thresholds` with it, as for `risk`.
 
         Returns:
             A `BatchAnswer`.
 
         Raises:
-            ValueError: if not exactly one of `confidence` and `average_budget` is given, no threshold is fitted for
-                `average_budget`, `x` does not fit the model, or the exits do not predict at least two classes.
+            ValueError: if not exactly one of `confidence`, `average_budget`, `risk` and `max_drop` is given, no
+                threshold is fitted for it, `x` does not fit the model, or the exits do not predict at least two
+                classes.
         """
-        if (confidence is None) == (average_budget is None):
+        goals = {"confidence": confidence, "average_budget": average_budget, "risk": risk, "max_drop": max_drop}
+        if sum(goal is not None for goal in goals.values()) != 1:
             raise ValueError(
-                "One of `confidence` and `average_budget` must be given. "
-                f"Received: confidence={confidence}, average_budget={average_budget}."
+                "One of `confidence`, `average_budget`, `risk` and `max_drop` must be given. "
+                f"Received: {', '.join(f'{name}={goal}' for name, goal in goals.items())}."
             )
         state = self._current()
         _check_heads(state)
         batches = _parts(state, x, batch_size)
         macs = _macs(state, batches[0])
-        thresholds = self._fitted(state, average_budget, macs) if confidence is None else _thresholds(confidence, state)
+        if confidence is not None:
+            thresholds = _thresholds(confidence, state)
+        elif average_budget is not None:
+            thresholds = self._fitted(state, average_budget, macs)
+        else:
+            target = {name: goals[name] for name in ("risk", "max_drop") if goals[name] is not None}
+            thresholds = [risks.stored(self._found(), state, **target)] * len(state.costs)
         parts = [
             early_exit.classify(state.engine, inputs, thresholds, state.temperatures, self._worker.lock)
             for inputs in batches
@@ -56,19 +67,44 @@ class BatchMethods:
         exits = [state.stages.exit_names[position] for position in positions]
         return BatchAnswer(logits, exits, positions, sure, float(np.array(macs)[deepest].mean()))
 
-    def fit_thresholds(self, validation, average_budget):
-        """Fits the confidence threshold that meets each average budget, and stores it with the model.
+    def fit_thresholds(self, validation, average_budget=None, risk=None, max_drop=None, confidence=0.95, loss="error"):
+        """Fits the confidence threshold that meets each target, and stores it with the model.
+
+        One kind of target must be given; `predict_batch` takes the same target to use the threshold.
+
+        - `average_budget` limits the average cost, as measured on the validation data.
+        - `risk` gives a guarantee: if samples to come are drawn as the validation samples were, then with probability
+          `confidence` the mean loss of early answers is at most `risk` above that of the last exit's answers. Each
+          threshold is the lowest for which this can be shown. If that is above 1, no sample exits early. The guarantee
+          is for the exits, temperatures and weights of now, and holds for each risk by itself. Reference: [Jazbec et
+          al., NeurIPS 2024](https://arxiv.org/abs/2405.20915); see `anytime_keras.inference.risk` for the test.
+        - `max_drop` limits the drop in accuracy below the last exit's on the validation data, without a guarantee.
 
         Args:
-            validation: pair `(x, y)` of arrays, or batches of such pairs, held out from training; `y` is not used.
+            validation: pair `(x, y)` of arrays, or batches of such pairs, held out from training. `average_budget` does
+                not use `y`. Use other samples for `risk` than `calibrate` was given, or the guarantee is approximate.
             average_budget: float or list of floats, average MACs per sample.
+            risk: float or list of floats, from 0 to 1; 0.01 tolerates one more error per hundred samples.
+            max_drop: float or list of floats, from 0 to 1; 0.01 is one point of accuracy.
+            confidence: float from 0 to 1, for `risk`.
+            loss: for `risk`: `"error"`; `"consistency"`, whether the class differs from the last exit's; or a function
+                of probabilities, shape `(samples, classes)`, and labels, shape `(samples,)`, that returns a number from
+                0 to 1 for each sample.
 
         Returns:
-            A dict from each budget to its confidence threshold, which applies to all exits.
+            A dict from each target to its confidence threshold, which applies to all exits.
 
         Raises:
-            ValueError: if a budget is below the cost of the first exit.
+            ValueError: if not exactly one kind of target is given, a budget is below the cost of the first exit, or
+                there are too few samples for a risk at this confidence.
         """
+        if sum(target is not None for target in (average_budget, risk, max_drop)) != 1:
+            raise ValueError(
+                "One of `average_budget`, `risk` and `max_drop` must be given. Received: "
+                f"average_budget={average_budget}, risk={risk}, max_drop={max_drop}."
+            )
+        if average_budget is None:
+            return self._fit_risks(validation, risk, max_drop, confidence, loss)
         budgets = [_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
         state = self._current()
         logits, _, _, macs = self._outputs(state, validation)
@@ -86,6 +122,17 @@ class BatchMethods:
             of_state = [state.stages.exit_names, state.temperatures, list(macs)]
             known += [[budget, threshold, *of_state] for budget, threshold in fitted.items()]
             self._keep(thresholds=sorted(known))
+        return fitted
+
+    def _fit_risks(self, validation, risk, max_drop, confidence, loss):
+        kind, targets = ("risk", risk) if max_drop is None else ("max_drop", max_drop)
+        risks.check_targets(kind, targets, confidence, loss)
+        state = self._current()
+        logits, labels, weights, _ = self._outputs(state, validation)
+        fitted, entries = risks.fit(state, logits, labels, weights, kind, targets, confidence, loss)
+        with self._changing:
+            known = [entry for entry in self._found().get("risk_thresholds", []) if not risks.replaced(entry, entries)]
+            self._keep(risk_thresholds=known + entries)
         return fitted
 
     def calibrate(self, validation):

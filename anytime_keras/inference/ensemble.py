@@ -13,7 +13,7 @@ import keras
 
 from anytime_keras import _errors, graph
 from anytime_keras.cost import ExitCost, exit_costs
-from anytime_keras.evaluation import Curve, evaluate
+from anytime_keras.evaluation import Curve, Samples, evaluate
 from anytime_keras.inference.stages import Stages, in_dtype
 
 DESCRIPTION = "eann.json"
@@ -181,13 +181,17 @@ class EANN:
         Returns:
             A `Curve`.
         """
-        points, costs = [], self._costs(layers)
+        points, parts, costs = [], [], self._costs(layers)
+        temperatures = (self.inference or {}).get("temperatures", {})
         for number, used in self._used.items():
-            measured = evaluate(self.members[number], data, layers)
+            names = {own: f"member_{number + 1}/{own}" for own in used}
+            of_member = {own: temperatures.get(name, 1.0) for own, name in names.items()} if temperatures else {}
+            measured = evaluate(self.members[number], data, layers, temperatures=of_member)
+            parts.append((measured.samples, names))
             for point in measured:
                 if point.exit in used:
                     points.append(dataclasses.replace(point, **dataclasses.asdict(costs[number][point.exit])))
-        return Curve(points, name, measured.about)
+        return Curve(points, name, measured.about, Samples.joined(parts))
 
     def save(self, folder):
         """Saves the members, their errors and the calibration to a new or empty folder.

@@ -176,11 +176,43 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
     return curve
 
 
-def _load_data(entry, data_dir, download):
+def data_set(name, weights="default", data=None, data_dir=None, download=True):
+    """Loads the data set of a network of the zoo, with the splits of its training and without augmentation.
+
+    Args:
+        name, weights: as in `evaluate`.
+        data: another place of the same images, such as an `.npz` file; None uses the data set named in the manifest.
+        data_dir, download: as in `ak.data.load`.
+
+    Returns:
+        An `ak.data.DataSet`.
+
+    Raises:
+        ValueError: if the data set's classes or statistics differ from those of the training.
+    """
+    manifest, _ = catalog.find(name)
+    entry = manifest.pick(weights)
+    found = _load_data(entry, data_dir, download, data)
+    if data is None:
+        _check_data(entry, found)
+    return found
+
+
+def holds_out(name, weights, data):
+    """Returns whether a data set's validation images were held out when a network of the zoo was trained.
+
+    Another order of the same images holds out others. The training images' mean shows which were held out.
+    """
+    manifest, _ = catalog.find(name)
+    known = manifest.pick(weights).content["data"]
+    return known["sizes"] == data.sizes and np.allclose(data.mean, known["mean"], rtol=0, atol=1e-6)
+
+
+def _load_data(entry, data_dir, download, data=None):
     known, recipe = entry.content["data"], entry.content["lineage"][-1]["recipe"].get("data")
     recipe = recipe if isinstance(recipe, dict) else {}
     arguments = {key: value for key, value in recipe.items() if key in DATA_ARGUMENTS}
-    arguments.update(data=known["name"], split_seed=known["split_seed"])
+    arguments.update(data=data or known["name"], split_seed=known["split_seed"])
     return data_sets.load(**arguments, augment=None, data_dir=data_dir, download=download)
 
 

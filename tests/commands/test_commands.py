@@ -224,3 +224,31 @@ def test_help_lists_commands_and_their_flags(capsys):
 def test_module_and_version():
     done = subprocess.run([sys.executable, "-m", "anytime_keras", "--version"], capture_output=True, text=True)
     assert done.stdout.strip() == ak.__version__ and done.returncode == 0, done.stderr
+
+
+@pytest.mark.long
+def test_report_writes_a_page_about_a_run_or_a_network_of_the_zoo(trained, tmp_path, capsys):
+    folder = tmp_path / "report"
+    run("report", "resann2x16_adaloss_digits", f"--smaller={trained}", f"--folder={folder}")
+    said = capsys.readouterr().out
+    assert f"report in {folder / 'report.html'}" in said and "At a fixed deadline" in said
+    assert "exit_6" in (folder / "report.md").read_text()
+    run("report", trained / "model.keras", f"--folder={folder}")
+    assert "At a fixed deadline" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "Name one network"),
+        (["a", "b"], "Name one network"),
+        (["resann2x16_adaloss_digits", "--confidence=95"], "--confidence must be between 0 and 1. Received: 95"),
+        (["no_such_network"], "no_such_network"),
+        (["resann2x16_adaloss_digits", "--smaller=no_such_network"], "no_such_network"),
+    ],
+)
+def test_report_refuses_what_it_cannot_measure(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        run("report", *arguments)
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.inference import inflation
 from anytime_keras.inference.ensemble import depths
 from tests import checks
+from tests.inference import networks
 
 
 def member(num_units, seed=0, channels=4):
@@ -229,3 +230,19 @@ def test_members_run_in_parallel_processes(eann, images):
         ak.inference.ParallelPredictor(eann.members[0], images)
     with pytest.raises(ValueError, match="workers"):
         ak.inference.ParallelPredictor(eann, images, workers=0)
+
+
+def test_the_curve_of_an_ensemble_shows_its_calibration_after_temperatures():
+    first, second = (networks.eleven_exits(count) for count in (2, 4))
+    checks.scramble(second)
+    x = networks.inputs_for(first, batch=60)
+    y = np.argmax(checks.answers(second, x)["exit_4"], axis=-1)
+    eann = ak.EANN([first, second], validation=(x, y))
+    assert eann.curve((x, y)).calibration().calibrated_errors is None
+    eann.inference = {"temperatures": {eann.exit_names[-1]: 4.0}}
+    curve = eann.curve((x, y))
+    found = curve.calibration()
+    assert list(found.errors) == list(found.calibrated_errors) == eann.exit_names
+    differing = [name for name in eann.exit_names if found.errors[name] != found.calibrated_errors[name]]
+    assert differing == [eann.exit_names[-1]]
+    assert (1 - curve.samples.correct.mean(axis=1)).tolist() == pytest.approx(curve.errors)

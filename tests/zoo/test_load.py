@@ -203,3 +203,13 @@ def test_add_never_changes_what_a_name_means(zoo, published):
     for nothing in (zoo / "nowhere", zoo / "weights", __file__):
         with pytest.raises(ValueError, match="There is no zoo at"):
             ak.zoo.add(nothing)
+
+
+def test_the_data_set_of_a_network_holds_out_what_its_training_did():
+    name = "resann2x16_adaloss_digits"
+    data = ak.zoo.loading.data_set(name)
+    assert ak.zoo.loading.holds_out(name, "default", data) and data.augment == []
+    assert not ak.zoo.loading.holds_out(name, "default", ak.data.load("digits", split_seed=1))
+    assert not ak.zoo.loading.holds_out(name, "default", ak.data.load("digits", validation=200))
+    with pytest.raises(ValueError, match="nothing_by_that_name"):
+        ak.zoo.loading.data_set(name, data="nothing_by_that_name")

@@ -1,0 +1,205 @@
+"""Calibration of the exits: whether an answer that is 92% confident is right in 92% of cases."""
+
+import math
+
+import numpy as np
+
+MOST_PANELS = 4  # per row of a reliability plot
+
+
+class Calibration:
+    """Compares the exits' confidence with their accuracy, as returned by `Curve.calibration`.
+
+    References: [Guo et al., 2017](https://arxiv.org/abs/1706.04599) for the expected calibration error and
+    temperatures; [Geifman and El-Yaniv, 2017](https://arxiv.org/abs/1705.08500) for the risk-coverage curve.
+
+    Args:
+        samples: `Samples`.
+        bins: int, number of intervals of confidence of equal width.
+        name: str, the network's name.
+
+    Attributes:
+        errors: dict from exit name to its expected calibration error, from 0 to 1: the mean distance between confidence
+            and accuracy over the intervals of confidence, weighted by their samples.
+        calibrated_errors: the same after temperatures, or None if the network has none.
+
+    Example:
+    >>> from anytime_keras.evaluation import Samples
+    >>> logits = np.log([[[0.9, 0.1]] * 4, [[0.2, 0.8], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2]]])
+    >>> found = Calibration(Samples.of(["exit_1", "exit_2"], logits, labels=np.array([1, 0, 0, 0])))
+    >>> {name: round(error, 3) for name, error in found.errors.items()}
+    {'exit_1': 0.15, 'exit_2': 0.2}
+    >>> [values.tolist() for values in found.risk_coverage("exit_1")]
+    [[0.25, 0.5, 0.75, 1.0], [0.25, 0.25, 0.25, 0.25]]
+    """
+
+    def __init__(self, samples, bins=15, name=""):
+        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+            raise ValueError(f"`bins` must be a positive int. Received: bins={bins!r}.")
+        self._samples, self._bins, self.name = samples, bins, name
+        self.errors = self._errors(samples.confidences)
+        self.calibrated_errors = None if samples.calibrated is None else self._errors(samples.calibrated)
+
+    def __repr__(self):
+        first, last = list(self.errors.values())[0], list(self.errors.values())[-1]
+        return f"Calibration({self.name!r}, expected calibration error {first:.2%} to {last:.2%})"
+
+    def _errors(self, confidences):
+        pairs = zip(self._samples.exit_names, confidences, self._samples.correct)
+        return {name: expected_error(own, correct, self._bins) for name, own, correct in pairs}
+
+    def _row(self, exit_name):
+        names = self._samples.exit_names
+        if exit_name not in names:
+            raise ValueError(f"`exit_name` must be one of {names}. Received: {exit_name!r}.")
+        return names.index(exit_name)
+
+    def risk_coverage(self, exit_name):
+        """Returns the selective-prediction curve of an exit.
+
+        If the network answers only for the most confident share of the samples (the coverage), the risk is the error
+        rate among those. Confidence is that after temperatures, if there are any. Samples of equal confidence are
+        answered together, and have the risk of all of them.
+
+        Args:
+            exit_name: str.
+
+        Returns:
+            Two arrays of shape `(samples,)`: coverage, ascending to 1, and risk, from 0 to 1.
+        """
+        row = self._row(exit_name)
+        sure, wrong = self._samples.best_confidences[row], ~self._samples.correct[row]
+        order = np.argsort(-sure, kind="stable")
+        counts = np.arange(1, len(order) + 1)
+        risks = np.cumsum(wrong[order]) / counts
+        last = np.searchsorted(-sure[order], -sure[order], side="right") - 1  # of equal confidence
+        return counts / len(order), risks[last]
+
+    def table(self):
+        """Returns the calibration as a text table, in percent: area under risk-coverage is the mean selective risk."""
+        headings = ["exit", "accuracy", "confidence", "calibration error", "with temperature", "mean selective risk"]
+        after = self.calibrated_errors or {}
+        rows = [
+            [
+                name,
+                f"{100 * self._samples.correct[row].mean():.2f}",
+                f"{100 * self._samples.confidences[row].mean():.2f}",
+                f"{100 * error:.2f}",
+                f"{100 * after[name]:.2f}" if after else "-",
+                f"{100 * self.risk_coverage(name)[1].mean():.2f}",
+            ]
+            for row, (name, error) in enumerate(self.errors.items())
+        ]
+        widths = [max(map(len, column)) for column in zip(headings, *rows)]
+        lines = [
+            "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
+            for line in [headings, *rows]
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def plot(self, path=None, title=None):
+        """Plots reliability: accuracy against confidence at each exit, before and after temperatures.
+
+        Args:
+            path: file for the plot; its suffix sets the format. None does not save it.
+            title: str or None.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+        """
+        from anytime_keras.evaluation import style  # only plots need Matplotlib
+
+        style.checked(path)
+        names = self._samples.exit_names
+        columns = min(len(names), MOST_PANELS)
+        rows = math.ceil(len(names) / columns)
+        figure = style.picture(width=1.2 + 1.55 * columns, height=0.9 + 1.55 * rows)
+        panels = np.ravel(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False))
+        for row, (axes, name) in enumerate(zip(panels, names)):
+            axes.plot([0, 100], [0, 100], color="0.6", linewidth=0.8, linestyle="--", zorder=1)
+            for number, (label, own) in enumerate(self._kinds()):
+                sure, right, _ = reliability(own[row], self._samples.correct[row], self._bins)
+                look = {**style.look(number), "markersize": 3}
+                axes.plot(100 * sure, 100 * right, label=label if row == 0 else None, **look)
+            axes.set_title(name, fontsize=8)
+            axes.set_xlim(0, 100)
+            axes.set_ylim(0, 100)
+            axes.set_xticks([0, 50, 100])
+            axes.set_yticks([0, 50, 100])
+            axes.tick_params(labelsize=7)
+            style.plain(axes)
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+        figure.supxlabel("confidence (%)", fontsize=9)
+        figure.supylabel("accuracy (%)", fontsize=9)
+        if self.calibrated_errors:
+            figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
+        if title:
+            figure.suptitle(title, fontsize=10)
+        return style.save(figure, path)
+
+    def _kinds(self):
+        yield "as trained", self._samples.confidences
+        if self._samples.calibrated is not None:
+            yield "with temperature", self._samples.calibrated
+
+    def plot_risk_coverage(self, path=None, title=None):
+        """Plots the selective-prediction curve of each exit: error among the most confident share of the samples.
+
+        Args:
+            path, title: as in `plot`.
+
+        Returns:
+            A `matplotlib.figure.Figure`. Exits go from dark (earliest) to light.
+        """
+        from anytime_keras.evaluation import style
+
+        style.checked(path)
+        figure = style.picture(height=3.6)
+        axes = figure.add_subplot()
+        names = self._samples.exit_names
+        for color, name in zip(style.shades(len(names)), names):
+            coverage, risk = self.risk_coverage(name)
+            kept = np.unique(np.linspace(0, len(risk) - 1, 400).astype(int))
+            axes.plot(100 * coverage[kept], 100 * risk[kept], color=color, linewidth=1.4, label=name)
+        axes.set_xlabel("coverage: share of the samples that are answered (%)")
+        axes.set_ylabel("risk: error among these (%)")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(bottom=0)
+        style.plain(axes)
+        figure.legend(loc="outside right center", frameon=False, fontsize=8)
+        if title:
+            axes.set_title(title)
+        return style.save(figure, path)
+
+
+def reliability(confidences, correct, bins=15):
+    """Groups samples by confidence into intervals of equal width.
+
+    Args:
+        confidences: array of shape `(samples,)`, from 0 to 1.
+        correct: bool array of shape `(samples,)`.
+        bins: int.
+
+    Returns:
+        Three arrays, one value for each interval that has samples: mean confidence, accuracy, and share of the samples.
+
+    >>> [values.tolist() for values in reliability(np.array([0.5, 0.75, 1.0]), np.array([False, True, True]), bins=2)]
+    [[0.5, 0.875], [0.0, 1.0], [0.3333333333333333, 0.6666666666666666]]
+    """
+    confidences = np.asarray(confidences, "float64")
+    interval = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)  # (low, high], as in Guo et al.
+    counts = np.bincount(interval, minlength=bins)
+    used = counts > 0
+    sums = [np.bincount(interval, weights=values, minlength=bins)[used] for values in (confidences, correct)]
+    return sums[0] / counts[used], sums[1] / counts[used], counts[used] / len(confidences)
+
+
+def expected_error(confidences, correct, bins=15):
+    """Returns the expected calibration error, from 0 to 1; arguments as in `reliability`.
+
+    >>> expected_error(np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, False, False]))
+    0.25
+    """
+    sure, right, share = reliability(confidences, correct, bins)
+    return float((share * np.abs(sure - right)).sum())
