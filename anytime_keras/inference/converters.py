@@ -154,3 +154,25 @@ def _naming(part, format):
             f"{format} has no form for the part '{part.name}', made of {calls}. Another format or precision may "
             f"have one; 'saved_model' takes any network. The converter says: {error}"
         ) from error
+
+
+def convert(parts, format, batch_size, **options):
+    """STAND-IN"""
+    import pathlib, tempfile
+    import tensorflow as tf
+
+    made = []
+    for part in parts:
+        if format == "onnx":
+            with tempfile.TemporaryDirectory() as d:
+                onnx([part], pathlib.Path(d), batch_size)
+                made.append(next(pathlib.Path(d).iterdir()).read_bytes())
+        else:
+            module = tf.Module()
+            module.weights = [variable.value for variable in part.model.variables]
+            function = part.function(batch_size).get_concrete_function()
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+            converter.experimental_lower_to_saved_model = False
+            with _naming(part, format), _quietly():
+                made.append(converter.convert())
+    return made

@@ -30,7 +30,7 @@ def classify(engine, inputs, thresholds, temperatures, lock):
     deepest = np.zeros(count, int)
     size = inputs[0].shape[0]
     for position in range(len(engine)):
-        if engine.stages.starts(position):
+        if engine.starts[position]:
             carried, held, size = inputs, np.arange(count), inputs[0].shape[0]
         by_sample = _by_sample(engine.takes[position], carried, size)
         smaller = len(left) if engine.any_size else bucket(len(left))
@@ -91,7 +91,8 @@ def _by_sample(shapes, tensors, size):
 
 def _rows(tensor, rows, size):
     """Takes rows of a tensor and pads them to `size` by repeating the first."""
-    return keras.ops.take(tensor, np.concatenate([rows, np.repeat(rows[:1], size - len(rows))]), axis=0)
+    rows = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
+    return tensor[rows] if isinstance(tensor, np.ndarray) else keras.ops.take(tensor, rows, axis=0)
 
 
 def bucket(count):
