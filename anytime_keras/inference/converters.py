@@ -158,21 +158,15 @@ def _naming(part, format):
 
 def convert(parts, format, batch_size, **options):
     """STAND-IN"""
-    import pathlib, tempfile
-    import tensorflow as tf
+    import pathlib
+    import tempfile
 
     made = []
     for part in parts:
-        if format == "onnx":
-            with tempfile.TemporaryDirectory() as d:
+        with tempfile.TemporaryDirectory() as d:
+            if format == "onnx":
                 onnx([part], pathlib.Path(d), batch_size)
-                made.append(next(pathlib.Path(d).iterdir()).read_bytes())
-        else:
-            module = tf.Module()
-            module.weights = [variable.value for variable in part.model.variables]
-            function = part.function(batch_size).get_concrete_function()
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-            converter.experimental_lower_to_saved_model = False
-            with _naming(part, format), _quietly():
-                made.append(converter.convert())
+            else:
+                litert([part], pathlib.Path(d), batch_size, "float32", None)
+            made.append(next(pathlib.Path(d).iterdir()).read_bytes())
     return made

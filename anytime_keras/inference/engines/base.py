@@ -2,6 +2,7 @@
 
 import time
 
+import keras
 import numpy as np
 
 from anytime_keras.inference.answers import as_array
@@ -89,6 +90,14 @@ class Engine:
     def stage(self, position, carried, inputs):
         """Runs one stage and returns its logits and the tensors for later stages, as the engine's tensors."""
         raise NotImplementedError
+
+    def take(self, tensor, rows):
+        """Returns rows of one of the engine's tensors."""
+        return keras.ops.take(tensor, rows, axis=0)
+
+    def array(self, tensor):
+        """Returns one of the engine's tensors as a NumPy array."""
+        return as_array(tensor)
 
     def _continue(self, carried, inputs, run):
         """Runs the stages after `run.first` one by one, while they are expected to end in time."""

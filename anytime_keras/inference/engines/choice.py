@@ -17,7 +17,6 @@ from anytime_keras.inference.engines.files import FileEngine, Plan
 FILE_ENGINES = ("litert", "onnx", "openvino")
 ENGINES = ("auto", "tensorflow", "jax", *FILE_ENGINES)
 COMPARED = FILE_ENGINES  # by "auto"; tests leave it empty
-TOLERANCE = 1e-5  # largest difference to the model's float32 outputs, relative to the largest output or 1
 BLOCK_SECONDS = 0.3  # measuring time of each runtime
 
 
@@ -42,19 +41,11 @@ def create(stages, inputs, name="auto", num_threads=None, progress=lambda text: 
     if name not in FILE_ENGINES:
         return _backend(stages, inputs)
     try:
-        engine = _prepared(stages, inputs, name, num_threads, progress)
-        differs = _differs(engine, inputs)
+        return _prepared(stages, inputs, name, num_threads, progress)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"`engine='{name}'` cannot run this network: {error} Use `engine='auto'` or "
-            f"`engine='{keras.backend.backend()}'`."
+            f"`engine='{name}'` cannot run this network: {str(error).rstrip('.')}. Use `engine='auto'`."
         ) from error
-    if differs:
-        raise ValueError(
-            f"`engine='{name}'` must equal the network to {TOLERANCE:g} in float32. Received: {differs}. Use "
-            f"`engine='{keras.backend.backend()}'`."
-        )
-    return engine
 
 
 def check(name, num_threads):
@@ -101,19 +92,17 @@ def _fastest(stages, inputs, num_threads, progress):
         key = _verdict_key(stages, inputs, num_threads)
     except ValueError:  # dynamic sizes, which no file engine runs
         return _backend(stages, inputs)
-    if (verdict := part_cache.read(key)) is not None:
-        name = json.loads(verdict)["engine"]
-        return _backend(stages, inputs) if name == "tensorflow" else _prepared(stages, inputs, name, num_threads, progress)
-    seconds = _compare(stages, inputs, num_threads, progress)
+    known = part_cache.read(key)
+    seconds = json.loads(known) if known else _compare(stages, inputs, num_threads, progress)
+    part_cache.write(key, json.dumps(seconds).encode())
     for name in sorted(seconds, key=seconds.get):
         if name == "tensorflow":
-            engine = _backend(stages, inputs)
             break
-        engine = _prepared(stages, inputs, name, num_threads, progress)
-        if not _differs(engine, inputs):
-            break
-    part_cache.write(key, json.dumps({"engine": engine.name, "seconds": seconds}).encode())
-    return engine
+        try:
+            return _prepared(stages, inputs, name, num_threads, progress)
+        except (ImportError, RuntimeError, ValueError):  # it cannot run a stage, or not exactly
+            continue
+    return _backend(stages, inputs)
 
 
 def _prepared(stages, inputs, name, num_threads, progress):
@@ -131,13 +120,11 @@ def _compare(stages, inputs, num_threads, progress):
     last, arrays = len(stages) - 1, [as_array(tensor) for tensor in inputs]
     progress("tensorflow: last exit")
     whole = runtime.compiled(stages.at(stages.exit_names[-1:]).segment(0))
-    expected = as_array(whole(inputs)["logits"])
     seconds = {"tensorflow": _block(lambda: as_array(whole(inputs)["logits"]))}
     for name in COMPARED:
         try:
             part = FileEngine(stages, name, num_threads, progress=progress).direct(last, len(arrays[0]))
-            if _difference(part(arrays)[0], expected) <= TOLERANCE:
-                seconds[name] = _block(lambda: part(arrays))
+            seconds[name] = _block(lambda: part(arrays))
         except (ImportError, RuntimeError, ValueError):  # not installed, or it has no form for a layer
             continue
     return seconds
@@ -153,27 +140,6 @@ def _block(call):
         call()
         measured.append(time.perf_counter() - begin)
     return float(np.quantile(measured, 0.25))
-
-
-def _differs(engine, inputs):
-    """Returns which exit differs from the network's by more than `TOLERANCE`, as text, or None."""
-    theirs, given, arrays = inputs, [as_array(tensor) for tensor in inputs], [as_array(tensor) for tensor in inputs]
-    for position, name in enumerate(engine.stages.exit_names):
-        result = engine.stages.segment(position)(inputs if engine.starts[position] else theirs, training=False)
-        theirs = result["carried"]
-        logits, given = engine.stage(position, given, arrays)
-        difference = _difference(logits, as_array(result["logits"]))
-        if not difference <= TOLERANCE:
-            return f"a difference of {difference:.2g} at '{name}'"
-    return None
-
-
-def _difference(ours, theirs):
-    """Returns the largest difference of outputs, relative to the largest output or 1."""
-    if ours.shape != theirs.shape:
-        return float("inf")
-    ours, theirs = ours.astype("float64"), theirs.astype("float64")
-    return float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
 
 
 def _verdict_key(stages, inputs, num_threads):

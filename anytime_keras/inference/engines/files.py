@@ -4,13 +4,19 @@ Each stage is converted into one part per batch size. These runtimes enter a par
 stage by stage in the caller's thread. A direct run to one exit is a part of its own, without the heads in between.
 """
 
+import hashlib
+
 import keras
 import numpy as np
 
 from anytime_keras import graph
 from anytime_keras.inference import converters, part_cache, runtimes
+from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.base import Engine, padded
 from anytime_keras.inference.parts import Part
+
+TOLERANCE = 1e-5  # largest difference to the network's float32 outputs, relative to the largest output or 1
+_SIGNATURES = {"litert": "serving_default"}
 
 
 class FileEngine(Engine):
@@ -36,9 +42,10 @@ class FileEngine(Engine):
         super().__init__(stages)
         self.name = name
         self._num_threads, self._options, self._progress = num_threads, options or {}, progress
-        self._runtime = runtimes.get(name)(num_threads)
+        self._runtime = runtimes.RUNTIMES[name](num_threads)
         self._plans = [Plan(f"stage_{position + 1}", segment) for position, segment in enumerate(self._segments)]
         self._direct_plans = {}
+        self._of_any_size = {}  # from plan to loaded part, of runtimes whose parts run any batch size
         self._loaded = {}  # from batch size to the list of loaded stages
         self._direct = {}  # from (batch size, position) to a loaded part
         self._sizes = []
@@ -52,12 +59,19 @@ class FileEngine(Engine):
         return [np.ascontiguousarray(keras.ops.convert_to_numpy(tensor)) for tensor in self.stages.start(x)]
 
     def prepare(self, inputs):
-        """Converts and loads the stages, and the direct run to the last exit, for one batch size."""
+        """Converts and loads the stages, and the direct run to the last exit, for one batch size.
+
+        Raises:
+            ValueError: if the runtime cannot run the network, or its outputs differ from the network's.
+        """
         size = len(inputs[0])
-        if size not in self._loaded:
-            self._loaded[size] = self._load(self._plans, size)
-            self._sizes = sorted(self._loaded, reverse=True)
+        if size in self._loaded:
+            return
+        stages = [self._load(plan, size) for plan in self._plans]
         self.direct(len(self) - 1, size)
+        self._check(stages, size, inputs)
+        self._loaded[size] = stages
+        self._sizes = sorted(self._loaded, reverse=True)
 
     def pieces(self, count):
         if count in self._loaded:
@@ -84,15 +98,16 @@ class FileEngine(Engine):
             return loaded[position](given)
         return self._run_pieces(given, lambda size: self._loaded[size][position])
 
+    def take(self, tensor, rows):
+        return tensor[rows]
+
     def direct(self, position, size):
         """Returns the part that runs straight to one exit, made when first used."""
-        if position == 0:
-            return self._loaded[size][0]
         if (size, position) not in self._direct:
             if position not in self._direct_plans:
                 segment = self.stages.at([self.stages.exit_names[position]]).segment(0)
                 self._direct_plans[position] = Plan(f"direct_{position + 1}", segment)
-            self._direct[size, position], = self._load([self._direct_plans[position]], size)
+            self._direct[size, position] = self._load(self._direct_plans[position], size)
         return self._direct[size, position]
 
     def _run_pieces(self, given, part):
@@ -108,25 +123,67 @@ class FileEngine(Engine):
         logits = np.concatenate([logits for logits, _ in results])[:count]
         return logits, [np.concatenate(tensors)[:count] for tensors in zip(*(carried for _, carried in results))]
 
-    def _load(self, plans, size):
-        """Converts the parts of some plans, unless they are cached, and loads them."""
-        return [
-            _Loaded(plan, plan.part and self._runtime.load(self._content(plan.part, size), plan.part.describe(size)))
-            for plan in plans
-        ]
+    def _load(self, plan, size):
+        """Loads a part for a batch size, and converts it unless that is cached."""
+        if plan.part is None:
+            return _Loaded(plan, None)
+        if self.name != "litert":  # these run any batch size
+            if plan not in self._of_any_size:
+                self._of_any_size[plan] = self._load_converted(plan, None)
+            return self._of_any_size[plan]
+        try:
+            return self._load_converted(plan, 1, size)
+        except (ValueError, RuntimeError):  # LiteRT cannot resize every part
+            if size == 1:
+                raise
+            return self._load_converted(plan, size)
 
-    def identity(self, size):
-        return " ".join([f"{self.name} {self._num_threads}", *(self._key(plan.part, size) for plan in self._plans if plan.part)])
+    def _load_converted(self, plan, converted_size, size=None):
+        spec = {**plan.part.describe(converted_size), "signature": _SIGNATURES.get(self.name)}
+        resized = None if size == converted_size else size
+        return _Loaded(plan, self._runtime.load(self._content(plan.part, converted_size), spec, resized))
+
+    def _content(self, part, size):
+        def make():
+            self._progress(f"{self.name}: {part.name}")
+            return converters.convert([part], self.name, size, **self._options)[0]
+
+        return part_cache.cached(self._key(part, size), make)
 
     def _key(self, part, size):
         return part_cache.key(part, self.name, size, **self._options)
 
-    def _content(self, part, size):
-        def make():
-            self._progress(f"{self.name}: {part.name}, batch {size}")
-            return converters.convert([part], self.name, size, **self._options)[0]
+    def identity(self, size):
+        keys = [self._key(plan.part, 1) for plan in self._plans if plan.part]
+        return " ".join([self.name, str(self._num_threads), str(size), *keys])
 
-        return part_cache.cached(self._key(part, size), make)
+    def _check(self, stages, size, inputs):
+        """Compares the outputs of all exits with the network's, unless this was done before."""
+        key = hashlib.sha256(f"checked {self.identity(size)}".encode()).hexdigest()
+        if part_cache.read(key) is not None:
+            return
+        ours = theirs = inputs
+        for position, stage in enumerate(stages):
+            expected = self._segments[position](inputs if self.starts[position] else theirs, training=False)
+            logits, ours = stage(inputs if self.starts[position] else ours)
+            found, theirs = [logits], expected["carried"]
+            if position + 1 == len(stages):
+                found.append(self.direct(position, size)(inputs)[0])
+            for each in found:
+                if not (difference := _difference(each, as_array(expected["logits"]))) <= TOLERANCE:
+                    raise ValueError(
+                        f"its outputs must equal the network's to {TOLERANCE:g}. Received: a difference of "
+                        f"{difference:.2g} at '{self.stages.exit_names[position]}'"
+                    )
+        part_cache.write(key, b"")
+
+
+def _difference(ours, theirs):
+    """Returns the largest difference of two outputs, relative to the largest output or 1."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    ours, theirs = ours.astype("float64"), theirs.astype("float64")
+    return float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
 
 
 class Plan:
