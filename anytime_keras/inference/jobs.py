@@ -42,7 +42,7 @@ class Latest(engines.Run):
 
     def emit(self, position, logits):
         self.seconds = time.perf_counter() - self.began
-        self.position, self.logits = position, np.array(logits)
+        self.position, self.logits = position, as_array(logits).copy()
 
 
 class Job(engines.Run):

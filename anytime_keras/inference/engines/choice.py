@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from anytime_keras import _errors, runtime
-from anytime_keras.inference import part_cache
+from anytime_keras.inference import part_cache, runtimes
 from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.files import FileEngine, Plan
 
@@ -18,6 +18,7 @@ FILE_ENGINES = ("litert", "onnx", "openvino")
 ENGINES = ("auto", "tensorflow", "jax", *FILE_ENGINES)
 COMPARED = FILE_ENGINES  # by "auto"; tests leave it empty
 BLOCK_SECONDS = 0.3  # measuring time of each runtime
+GAIN = 0.15  # that several threads must bring over one, which meets deadlines more steadily beside other processes
 
 
 def create(stages, inputs, name="auto", num_threads=None, progress=lambda text: None):
@@ -27,7 +28,7 @@ def create(stages, inputs, name="auto", num_threads=None, progress=lambda text: 
         stages: `Stages`.
         inputs: list of tensors, the result of `stages.start` for an example.
         name: str, one of `ENGINES`.
-        num_threads: int, the threads of a file engine; None uses all cores.
+        num_threads: int, the threads of a file engine; None measures one thread and one per core.
         progress: function of a str, called before each step that takes long.
 
     Raises:
@@ -35,17 +36,19 @@ def create(stages, inputs, name="auto", num_threads=None, progress=lambda text: 
         ImportError: if the engine's package is not installed.
     """
     check(name, num_threads)
-    num_threads = num_threads or _cores()
-    if name == "auto":
-        return _fastest(stages, inputs, num_threads, progress)
-    if name not in FILE_ENGINES:
-        return _backend(stages, inputs)
-    try:
-        return _prepared(stages, inputs, name, num_threads, progress)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"`engine='{name}'` cannot run this network: {str(error).rstrip('.')}. Use `engine='auto'`."
-        ) from error
+    if name in FILE_ENGINES:
+        runtimes.RUNTIMES[name]()  # raises if the package is missing
+        engine, reason = _fastest(stages, inputs, (name,), num_threads, progress)
+        if engine is None:
+            raise ValueError(
+                f"`engine='{name}'` cannot run this network: {str(reason).rstrip('.')}. Use `engine='auto'`."
+            ) from reason
+        return engine
+    if name == "auto" and keras.backend.backend() == "tensorflow" and runtime.on_cpu() and COMPARED:
+        engine, _ = _fastest(stages, inputs, COMPARED, num_threads, progress)
+        if engine is not None:
+            return engine
+    return _backend(stages, inputs)
 
 
 def check(name, num_threads):
@@ -84,50 +87,67 @@ def _backend(stages, inputs):
     return engine
 
 
-def _fastest(stages, inputs, num_threads, progress):
-    """Returns the engine that is measured fastest to the last exit, among those that equal the network."""
-    if keras.backend.backend() != "tensorflow" or not runtime.on_cpu() or not COMPARED:
-        return _backend(stages, inputs)
-    try:
-        key = _verdict_key(stages, inputs, num_threads)
-    except ValueError:  # dynamic sizes, which no file engine runs
-        return _backend(stages, inputs)
-    known = part_cache.read(key)
-    seconds = json.loads(known) if known else _compare(stages, inputs, num_threads, progress)
-    part_cache.write(key, json.dumps(seconds).encode())
-    for name in sorted(seconds, key=seconds.get):
-        if name == "tensorflow":
-            break
-        try:
-            return _prepared(stages, inputs, name, num_threads, progress)
-        except (ImportError, RuntimeError, ValueError):  # it cannot run a stage, or not exactly
-            continue
-    return _backend(stages, inputs)
-
-
-def _prepared(stages, inputs, name, num_threads, progress):
-    engine = FileEngine(stages, name, num_threads, progress=progress)
-    engine.prepare([as_array(tensor) for tensor in inputs])
-    return engine
-
-
-def _compare(stages, inputs, num_threads, progress):
-    """Measures the last exit of each runtime that can run it, one after the other.
+def _fastest(stages, inputs, names, num_threads, progress):
+    """Returns the fastest engine of some names that equals the network.
 
     Returns:
-        A dict from the engine's name to seconds, which includes `"tensorflow"`.
+        A pair: the `Engine`, or None if TensorFlow is faster or no engine can run the network; and the last reason why
+        an engine could not run it, an exception or None.
     """
-    last, arrays = len(stages) - 1, [as_array(tensor) for tensor in inputs]
-    progress("tensorflow: last exit")
-    whole = runtime.compiled(stages.at(stages.exit_names[-1:]).segment(0))
-    seconds = {"tensorflow": _block(lambda: as_array(whole(inputs)["logits"]))}
-    for name in COMPARED:
+    reason, arrays = None, [as_array(tensor) for tensor in inputs]
+    try:
+        for _, name, threads in _measured(stages, inputs, names, num_threads, progress):
+            if name == "tensorflow":
+                break
+            try:
+                engine = FileEngine(stages, name, threads, progress=progress)
+                engine.prepare(arrays)
+                return engine, None
+            except (ImportError, RuntimeError, ValueError) as error:  # it cannot run a stage, or not exactly
+                reason = error
+    except (RuntimeError, ValueError) as error:  # of a single engine, or dynamic sizes
+        reason = error
+    return None, reason
+
+
+def _measured(stages, inputs, names, num_threads, progress):
+    """Measures the time to the last exit on each runtime, one after the other, or reads what was measured before.
+
+    Returns:
+        A list of [seconds, engine, threads], best first, without the runtimes that cannot run the network.
+
+    Raises:
+        ValueError, RuntimeError: if the network has dynamic sizes, or the single runtime cannot run it.
+    """
+    threads = [num_threads] if num_threads else sorted({1, _cores()})
+    key = _key(stages, inputs, names, threads)
+    if (known := part_cache.read(key)) is not None:
+        return json.loads(known)
+    last, arrays, found = len(stages) - 1, [as_array(tensor) for tensor in inputs], []
+    for name in names:
         try:
-            part = FileEngine(stages, name, num_threads, progress=progress).direct(last, len(arrays[0]))
-            seconds[name] = _block(lambda: part(arrays))
+            for count in threads:
+                part = FileEngine(stages, name, count, progress=progress).direct(last, len(arrays[0]))
+                found.append([_block(lambda: part(arrays)), name, count])
         except (ImportError, RuntimeError, ValueError):  # not installed, or it has no form for a layer
-            continue
-    return seconds
+            if len(names) == 1:
+                raise
+    if len(names) > 1:
+        progress("tensorflow")
+        whole = runtime.compiled(stages.at(stages.exit_names[-1:]).segment(0))
+        found.append([_block(lambda: as_array(whole(inputs)["logits"])), "tensorflow", None])
+    found.sort(key=lambda row: row[0] * (1 if row[2] == 1 else 1 + GAIN))
+    part_cache.write(key, json.dumps(found).encode())
+    return found
+
+
+def _key(stages, inputs, names, threads):
+    """Returns the key under which the measured times of a network, a size and this machine are cached."""
+    plan = Plan("direct", stages.at(stages.exit_names[-1:]).segment(0))
+    versions = [_version(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")]
+    network = part_cache.key(plan.part, "litert", 1)
+    about = ["engines", network, inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def _block(call):
@@ -140,20 +160,6 @@ def _block(call):
         call()
         measured.append(time.perf_counter() - begin)
     return float(np.quantile(measured, 0.25))
-
-
-def _verdict_key(stages, inputs, num_threads):
-    """Returns the key under which the fastest engine for a network, a size and this machine is cached.
-
-    Raises:
-        ValueError: if the network has dynamic sizes, which no file engine runs.
-    """
-    plan = Plan("direct", stages.at(stages.exit_names[-1:]).segment(0))
-    machine = runtime.machine()
-    versions = {name: _version(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")}
-    network = part_cache.key(plan.part, "litert", inputs[0].shape[0])
-    about = [network, list(stages.exit_names), num_threads, versions, machine["processor"], list(COMPARED)]
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def _version(package):
