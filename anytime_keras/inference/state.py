@@ -74,8 +74,7 @@ class State:
             self.engine.prepare(inputs)
         if size not in self.latencies.direct:
             key = self._latency_key(size)
-            found = key and part_cache.read(key)
-            if found:
+            if key and (found := part_cache.read(key)):
                 self.latencies.add_quantiles(size, **json.loads(found))
             else:
                 progress("measuring latencies")

@@ -121,7 +121,7 @@ def _measured(stages, inputs, names, num_threads, progress):
     """
     threads = [num_threads] if num_threads else sorted({1, _cores()})
     key = _key(stages, inputs, names, threads)
-    if (known := part_cache.read(key)) is not None:
+    if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
     last, arrays, found = len(stages) - 1, [as_array(tensor) for tensor in inputs], []
     for name in names:
@@ -137,15 +137,17 @@ def _measured(stages, inputs, names, num_threads, progress):
         whole = runtime.compiled(stages.at(stages.exit_names[-1:]).segment(0))
         found.append([_block(lambda: as_array(whole(inputs)["logits"])), "tensorflow", None])
     found.sort(key=lambda row: row[0] * (1 if row[2] == 1 else 1 + GAIN))
-    part_cache.write(key, json.dumps(found).encode())
+    if key:
+        part_cache.write(key, json.dumps(found).encode())
     return found
 
 
 def _key(stages, inputs, names, threads):
-    """Returns the key under which the measured times of a network, a size and this machine are cached."""
+    """Returns the key under which the measured times of a network, a size and this machine are cached, or None."""
     plan = Plan("direct", stages.at(stages.exit_names[-1:]).segment(0))
     versions = [_version(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")]
-    network = part_cache.key(plan.part, "litert", 1)
+    if (network := part_cache.key(plan.part, "litert", 1)) is None:
+        return None
     about = ["engines", network, inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 

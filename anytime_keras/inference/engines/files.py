@@ -16,7 +16,6 @@ from anytime_keras.inference.engines.base import Engine, padded
 from anytime_keras.inference.parts import Part
 
 TOLERANCE = 1e-5  # largest difference to the network's float32 outputs, relative to the largest output or 1
-_SIGNATURES = {"litert": "serving_default"}
 
 
 class FileEngine(Engine):
@@ -44,7 +43,7 @@ class FileEngine(Engine):
         self._num_threads, self._options, self._progress = num_threads, options or {}, progress
         self._runtime = runtimes.RUNTIMES[name](num_threads)
         self._plans = [Plan(f"stage_{position + 1}", segment) for position, segment in enumerate(self._segments)]
-        self._direct_plans = {}
+        self._direct_plans, self._keys = {}, {}
         self._of_any_size = {}  # from plan to loaded part, of runtimes whose parts run any batch size
         self._loaded = {}  # from batch size to the list of loaded stages
         self._direct = {}  # from (batch size, position) to a loaded part
@@ -139,28 +138,29 @@ class FileEngine(Engine):
             return self._load_converted(plan, size)
 
     def _load_converted(self, plan, converted_size, size=None):
-        spec = {**plan.part.describe(converted_size), "signature": _SIGNATURES.get(self.name)}
-        resized = None if size == converted_size else size
-        return _Loaded(plan, self._runtime.load(self._content(plan.part, converted_size), spec, resized))
-
-    def _content(self, part, size):
         def make():
-            self._progress(f"{self.name}: {part.name}")
-            return converters.convert([part], self.name, size, **self._options)[0]
+            self._progress(f"{self.name}: {plan.part.name}")
+            return converters.convert([plan.part], self.name, converted_size, **self._options)[0]
 
-        return part_cache.cached(self._key(part, size), make)
+        spec = {**plan.part.describe(converted_size), "signature": None}
+        content = part_cache.cached(self._key(plan, converted_size), make)
+        return _Loaded(plan, self._runtime.load(content, spec, None if size == converted_size else size))
 
-    def _key(self, part, size):
-        return part_cache.key(part, self.name, size, **self._options)
+    def _key(self, plan, size):
+        """Returns the key of a converted part in the cache, or None; see `part_cache.key`."""
+        if (plan, size) not in self._keys:  # it hashes the weights
+            self._keys[plan, size] = part_cache.key(plan.part, self.name, size, **self._options)
+        return self._keys[plan, size]
 
     def identity(self, size):
-        keys = [self._key(plan.part, 1) for plan in self._plans if plan.part]
-        return " ".join([self.name, str(self._num_threads), str(size), *keys])
+        keys = [self._key(plan, 1 if self.name == "litert" else None) for plan in self._plans if plan.part]
+        return None if None in keys else " ".join([self.name, str(self._num_threads), str(size), *keys])
 
     def _check(self, stages, size, inputs):
         """Compares the outputs of all exits with the network's, unless this was done before."""
-        key = hashlib.sha256(f"checked {self.identity(size)}".encode()).hexdigest()
-        if part_cache.read(key) is not None:
+        identity = self.identity(size)
+        key = identity and hashlib.sha256(f"checked {identity}".encode()).hexdigest()
+        if key and part_cache.read(key) is not None:
             return
         ours = theirs = inputs
         for position, stage in enumerate(stages):
@@ -175,7 +175,8 @@ class FileEngine(Engine):
                         f"its outputs must equal the network's to {TOLERANCE:g}. Received: a difference of "
                         f"{difference:.2g} at '{self.stages.exit_names[position]}'"
                     )
-        part_cache.write(key, b"")
+        if key:
+            part_cache.write(key, b"")
 
 
 def _difference(ours, theirs):
