@@ -5,15 +5,17 @@ import importlib
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 
 import keras
 
 from anytime_keras import _errors, graph, runtime
 from anytime_keras.cost import exit_costs
-from anytime_keras.inference import converters, exported
+from anytime_keras.inference import converters
 from anytime_keras.inference.parts import Parts
+from anytime_keras.inference.reader import description as descriptions
+from anytime_keras.inference.reader.assemble import assemble
+from anytime_keras.inference.reader.inputs import by_name
 from anytime_keras.inference.stages import Stages
 from anytime_keras.models import AnytimeModel
 
@@ -101,14 +103,14 @@ def export(
             if "stages" in parts
             else None
         )
-        shutil.copyfile(exported.__file__, folder / "run_exported.py")
+        (folder / "run_exported.py").write_text(assemble(), encoding="utf-8")
         description["files"] = {
-            file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": exported.sha256(file)}
+            file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": descriptions.sha256(file)}
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
-        description["sha256"] = exported.fingerprint(description)
-        (folder / exported.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        description["sha256"] = descriptions.fingerprint(description)
+        (folder / descriptions.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
         _move(folder, path, pathlib.Path(scratch, "old"))
     return path
 
@@ -116,7 +118,7 @@ def export(
 def _describe(named, model, format, precision, batch_size):
     """Returns the general fields of the description, without parts, files and hash."""
     return {
-        "version": exported.VERSION,
+        "version": descriptions.VERSION,
         "model": model.name,
         "format": format,
         "precision": precision,
@@ -172,7 +174,7 @@ def _check(model, format, parts, precision, representative, batch_size):
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):  # True is an int
         raise ValueError(f"`batch_size` must be a positive int or None. Received: {batch_size!r}.")
     try:
-        exported.check_inference(getattr(model, "inference", None))
+        descriptions.check_inference(getattr(model, "inference", None))
     except ValueError as error:
         raise ValueError(f"The model's `inference` is not what `Predictor.calibrate` leaves. {error}") from error
     if keras.backend.backend() != "tensorflow":
@@ -215,7 +217,7 @@ def _check_place(path, overwrite):
         raise FileExistsError(
             f"There is something at '{path}' already. Pass `overwrite=True` to replace an exported set."
         )
-    if path.is_symlink() or not (path / exported.DESCRIPTION).is_file():
+    if path.is_symlink() or not (path / descriptions.DESCRIPTION).is_file():
         raise FileExistsError(
             f"What is at '{path}' is not an exported set, and is not replaced. Remove it or choose another path."
         )
@@ -224,7 +226,7 @@ def _check_place(path, overwrite):
 def _samples(representative, specs, batch_size):
     """Validates the representative inputs and returns them as a dict of arrays by tensor name."""
     try:
-        samples = exported.by_name(representative, specs)
+        samples = by_name(representative, specs)
     except ValueError as error:
         raise ValueError(f"`representative` does not fit the network. {error}") from error
     count = len(next(iter(samples.values())))

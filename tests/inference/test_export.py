@@ -13,8 +13,10 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras.inference import converters
-from anytime_keras.inference.answers import probabilities
-from anytime_keras.inference.exported import Answer, ExportedModel, by_name, fingerprint
+from anytime_keras.inference.answers import Answer, probabilities
+from anytime_keras.inference.reader import ExportedModel
+from anytime_keras.inference.reader.description import fingerprint
+from anytime_keras.inference.reader.inputs import by_name
 from tests import checks
 from tests.faults.dying import in_child
 from tests.inference import networks
@@ -255,13 +257,14 @@ def slow_set(tmp_path_factory):
         pytest.skip("needs the TensorFlow backend")
     exported = ExportedModel(ak.export(resann(), tmp_path_factory.mktemp("slow") / "set", parts=["stages"]))
 
-    exported.calls = []
+    exported.calls, run = [], exported._stages.stage
 
-    def slowed(position, run):
-        return lambda tensors: exported.calls.append(position) or time.sleep(0.02) or run(tensors)
+    def slowed(position, carried):
+        exported.calls.append(position)
+        time.sleep(0.02)
+        return run(position, carried)
 
-    for position, stage in enumerate(exported._stages):
-        stage._run = slowed(position, stage._run)
+    exported._stages.stage = slowed
     return exported
 
 
@@ -347,7 +350,7 @@ def test_confidence_of_a_regression_is_refused(tmp_path):
     exported = ExportedModel(ak.export(model, tmp_path / "set"))
     answer = exported.predict(np.zeros((2, 4), "float32"))
     assert answer.logits.shape == (2, 1)
-    with pytest.raises(ValueError, match=r"Confidence needs .*two classes or more.* Received: shape \(2, 1\) from 'b'"):
+    with pytest.raises(ValueError, match=r"Confidence and classes need .*two classes or more.* Received: shape \(2, 1\)"):
         answer.confidence
     with pytest.raises(TypeError, match="An `ExportedModel` .* cannot be copied or pickled"):
         pickle.dumps(exported)
