@@ -115,7 +115,8 @@ def _check_part(part, where, known, exits, description):
     single = description["format"] == "saved_model"
     file = "saved_model/saved_model.pb" if single else part["file"]
     _expect(file in description["files"] and (not single or part["file"] == "saved_model"), f"{where} has no file.")
-    _expect(part["signature"] is not None or description["format"] == "onnx", f"{where} has no signature.")
+    named = part["signature"] is not None or description["format"] in ("onnx", "openvino")
+    _expect(named, f"{where} has no signature.")
     for tensor in part["inputs"]:
         given = known.get(tensor["name"], {})
         same = all(tensor[key] == given.get(key) for key in _TENSOR)
