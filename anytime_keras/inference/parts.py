@@ -25,13 +25,17 @@ class Part:
         self.name, self.inputs, self.outputs, self.exits = name, inputs, outputs, exits
         self.model = keras.Model(list(inputs.values()), dict(outputs))
 
-    def function(self, batch_size=None):
-        """Returns a `tf.function` that takes the part's inputs in order and returns a dict of its outputs."""
+    def function(self, batch_size=None, named=True):
+        """Returns a `tf.function` that takes the part's inputs in order.
+
+        It returns a dict of the part's outputs, or the list of them if not `named`.
+        """
         import tensorflow as tf
 
         def call(*tensors):
             outputs = unchanging.call(self.model, list(tensors))
-            return {name: tf.identity(outputs[name]) for name in self.outputs}
+            outputs = {name: tf.identity(outputs[name]) for name in self.outputs}
+            return outputs if named else list(outputs.values())
 
         signature = [
             tf.TensorSpec((batch_size, *tensor.shape[1:]), tensor.dtype, name) for name, tensor in self.inputs.items()

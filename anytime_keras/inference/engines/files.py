@@ -5,6 +5,7 @@ stage by stage in the caller's thread. A direct run to one exit is a part of its
 """
 
 import hashlib
+import threading
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from anytime_keras import graph
 from anytime_keras.inference import converters, part_cache, runtimes
 from anytime_keras.inference.answers import as_array
-from anytime_keras.inference.engines.base import Engine, padded
+from anytime_keras.inference.engines.base import NEVER, Engine, padded
 from anytime_keras.inference.parts import Part
 
 TOLERANCE = 1e-5  # largest difference to the network's float32 outputs, relative to the largest output or 1
@@ -27,7 +28,8 @@ class FileEngine(Engine):
         stages: `Stages`.
         name: str, the runtime: `"litert"`, `"onnx"` or `"openvino"`.
         num_threads: int, the threads that compute a part.
-        options: dict, options of `converters.convert`, such as the dtype.
+        dtype: str, see `converters.convert`.
+        representative: list of arrays, typical inputs of the network, from which `"int8"` takes the ranges of values.
         progress: function of a str, called before each conversion.
 
     Raises:
@@ -37,10 +39,13 @@ class FileEngine(Engine):
 
     steps = True
 
-    def __init__(self, stages, name, num_threads, options=None, progress=lambda text: None):
+    def __init__(
+        self, stages, name, num_threads, dtype="float32", representative=None, progress=lambda text: None
+    ):
         super().__init__(stages)
         self.name = name
-        self._num_threads, self._options, self._progress = num_threads, options or {}, progress
+        self._num_threads, self._dtype, self._progress = num_threads, dtype, progress
+        self._representative = representative
         self._runtime = runtimes.RUNTIMES[name](num_threads)
         self._plans = [Plan(f"stage_{position + 1}", segment) for position, segment in enumerate(self._segments)]
         self._direct_plans, self._keys = {}, {}
@@ -48,6 +53,7 @@ class FileEngine(Engine):
         self._loaded = {}  # from batch size to the list of loaded stages
         self._direct = {}  # from (batch size, position) to a loaded part
         self._sizes = []
+        self._run, self._running, self._changing = None, None, threading.Lock()
         inputs = stages.inputs
         self._form = (np.dtype(inputs[0].dtype), tuple(inputs[0].shape[1:])) if len(inputs) == 1 else None
 
@@ -82,19 +88,36 @@ class FileEngine(Engine):
         return sizes + [self._sizes[-1]] * (count > 0)
 
     def run(self, inputs, run):
-        if run.first == run.last:
-            run.emit(run.first, self._run_pieces(inputs, lambda size: self.direct(run.first, size))[0])
-            return
-        carried = inputs
-        for position in range(self.start_of(run.first), run.first + 1):
-            logits, carried = self.stage(position, carried, inputs)
-        run.emit(run.first, logits)
-        self._continue(carried, inputs, run)
+        with self._changing:
+            self._run = run
+        try:
+            if run.first == run.last:
+                run.emit(run.first, self._run_pieces(inputs, lambda size: self.direct(run.first, size))[0])
+                return
+            carried = inputs
+            for position in range(self.start_of(run.first), run.first + 1):
+                logits, carried = self.stage(position, carried, inputs)
+            run.emit(run.first, logits)
+            self._continue(carried, inputs, run)
+        except runtimes.Terminated:
+            if run.limit != NEVER:
+                raise
+        finally:
+            with self._changing:
+                self._run = None
+
+    def stop(self, run):
+        """Stops a run after its current stage, or within it on runtimes that can. Thread-safe."""
+        super().stop(run)
+        with self._changing:  # the next run must not begin meanwhile
+            if self._run is run and self._running is not None:
+                self._running.terminate()
 
     def stage(self, position, carried, inputs):
         given = inputs if self.starts[position] else carried
         if (loaded := self._loaded.get(len(given[0]))) is not None:
-            return loaded[position](given)
+            self._running = loaded[position]
+            return self._running(given)
         return self._run_pieces(given, lambda size: self._loaded[size][position])
 
     def take(self, tensor, rows):
@@ -114,7 +137,8 @@ class FileEngine(Engine):
         results, begin, count = [], 0, len(given[0])
         for size in self.pieces(count):
             rows = padded([tensor[begin : begin + size] for tensor in given], size)
-            results.append(part(size)(rows))
+            self._running = part(size)
+            results.append(self._running(rows))
             begin += size
         if len(results) == 1:
             logits, carried = results[0]
@@ -140,7 +164,8 @@ class FileEngine(Engine):
     def _load_converted(self, plan, converted_size, size=None):
         def make():
             self._progress(f"{self.name}: {plan.part.name}")
-            return converters.convert([plan.part], self.name, converted_size, **self._options)[0]
+            samples = None if self._representative is None else [self._samples(plan)]
+            return converters.convert([plan.part], self.name, converted_size, self._dtype, samples)[0]
 
         spec = {**plan.part.describe(converted_size), "signature": None}
         content = part_cache.cached(self._key(plan, converted_size), make)
@@ -149,15 +174,29 @@ class FileEngine(Engine):
     def _key(self, plan, size):
         """Returns the key of a converted part in the cache, or None; see `part_cache.key`."""
         if (plan, size) not in self._keys:  # it hashes the weights
-            self._keys[plan, size] = part_cache.key(plan.part, self.name, size, **self._options)
+            samples = None if self._representative is None else self._samples(plan)
+            self._keys[plan, size] = part_cache.key(plan.part, self.name, size, self._dtype, samples)
         return self._keys[plan, size]
+
+    def _samples(self, plan):
+        """Returns the representative inputs of a part, which the network's own stages compute for each stage."""
+        if plan not in self._plans:
+            return [self._representative[at] for at in plan.reads]
+        given = inputs = self._representative
+        for position in range(self._plans.index(plan)):
+            model = self._segments[position]
+            given = in_batches(model, inputs if self.starts[position] else given)
+        given = inputs if self.starts[self._plans.index(plan)] else given
+        return [given[at] for at in plan.reads]
 
     def identity(self, size):
         keys = [self._key(plan, 1 if self.name == "litert" else None) for plan in self._plans if plan.part]
         return None if None in keys else " ".join([self.name, str(self._num_threads), str(size), *keys])
 
     def _check(self, stages, size, inputs):
-        """Compares the outputs of all exits with the network's, unless this was done before."""
+        """Compares the outputs of all exits with the network's in float32, unless this was done before."""
+        if self._dtype != "float32":
+            return
         identity = self.identity(size)
         key = identity and hashlib.sha256(f"checked {identity}".encode()).hexdigest()
         if key and part_cache.read(key) is not None:
@@ -177,6 +216,15 @@ class FileEngine(Engine):
                     )
         if key:
             part_cache.write(key, b"")
+
+
+def in_batches(segment, arrays, size=32):
+    """Returns the "carried" outputs of a stage for many samples, a list of arrays."""
+    results = [
+        segment([array[begin : begin + size] for array in arrays], training=False)["carried"]
+        for begin in range(0, len(arrays[0]), size)
+    ]
+    return [np.concatenate([as_array(tensor) for tensor in tensors]) for tensors in zip(*results)]
 
 
 def _difference(ours, theirs):
@@ -201,6 +249,11 @@ class Plan:
         given, logits, carried = list(segment.inputs), segment.output["logits"], segment.output["carried"]
         known = {id(tensor) for tensor in given}
         new = list({id(tensor): tensor for tensor in [logits, *carried] if id(tensor) not in known}.values())
+        if held := converters.held_by_layers(segment):
+            raise ValueError(
+                "it needs layers that hold nothing but Keras's variables. Received: lookup tables or the like in "
+                f"{sorted({layer for layer, _ in held})}"
+            )
         for tensor in [*given, *new]:
             if not tensor.shape or tensor.shape[0] is not None or None in tensor.shape[1:]:
                 raise ValueError(
@@ -223,6 +276,9 @@ class _Loaded:
         self._reads, self._logits, self._carried, self._part = plan.reads, plan.logits, plan.carried, part
 
     def __call__(self, given):
-        values = [*given, *self._part([given[at] for at in self._reads])] if self._part else given
+        values = [*given, *self._part([given[at] for at in self._reads])] if self._part is not None else given
         return values[self._logits], [values[at] for at in self._carried]
 
+    def terminate(self):
+        if self._part is not None:
+            self._part.terminate()
