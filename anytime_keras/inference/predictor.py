@@ -321,7 +321,7 @@ def _representative(stages, dtype, representative):
             "`representative`, samples of typical inputs, is needed for `dtype='int8'` and for no other. Received: "
             f"dtype={dtype!r}, representative of type {type(representative).__name__}."
         )
-    return None if representative is None else [as_array(tensor) for tensor in stages.start(representative)]
+    return None if representative is None else engines.base.arrays(stages.start(representative))
 
 
 def _evenly(costs, most):

@@ -12,6 +12,7 @@ import numpy as np
 from anytime_keras import _errors, runtime
 from anytime_keras.inference import converters, part_cache, runtimes
 from anytime_keras.inference.answers import as_array
+from anytime_keras.inference.engines.base import arrays
 from anytime_keras.inference.engines.files import FileEngine, Plan
 
 FILE_ENGINES = ("litert", "onnx", "openvino")
@@ -97,14 +98,14 @@ def _fastest(stages, inputs, names, num_threads, options):
         A pair: the `Engine`, or None if TensorFlow is faster or no engine can run the network; and the last reason why
         an engine could not run it, an exception or None.
     """
-    reason, arrays = None, [as_array(tensor) for tensor in inputs]
+    reason = None
     try:
         for _, name, threads in _measured(stages, inputs, names, num_threads, options):
             if name == "tensorflow":
                 break
             try:
                 engine = FileEngine(stages, name, threads, **options)
-                engine.prepare(arrays)
+                engine.prepare(arrays(inputs))
                 return engine, None
             except Exception as error:  # it cannot run a stage, or not exactly; runtimes raise several types
                 reason = error
@@ -126,12 +127,12 @@ def _measured(stages, inputs, names, num_threads, options):
     key = _key(stages, inputs, names, threads, options["dtype"])
     if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
-    last, arrays, found = len(stages) - 1, [as_array(tensor) for tensor in inputs], []
+    last, given, found = len(stages) - 1, arrays(inputs), []
     for name in names:
         try:
             for count in threads:
-                part = FileEngine(stages, name, count, **options).direct(last, len(arrays[0]))
-                found.append([_block(lambda: part(arrays)), name, count])
+                part = FileEngine(stages, name, count, **options).direct(last, len(given[0]))
+                found.append([_block(lambda: part(given)), name, count])
         except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
             if len(names) == 1:
                 raise

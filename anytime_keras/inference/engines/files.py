@@ -7,13 +7,12 @@ stage by stage in the caller's thread. A direct run to one exit is a part of its
 import hashlib
 import threading
 
-import keras
 import numpy as np
 
 from anytime_keras import graph
 from anytime_keras.inference import converters, part_cache, runtimes
 from anytime_keras.inference.answers import as_array
-from anytime_keras.inference.engines.base import NEVER, Engine, padded
+from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
 from anytime_keras.inference.parts import Part
 
 TOLERANCE = 1e-5  # largest difference to the network's float32 outputs, relative to the largest output or 1
@@ -61,7 +60,7 @@ class FileEngine(Engine):
         if self._form is not None and type(x) is np.ndarray and len(x):
             if x.dtype == self._form[0] and x.shape[1:] == self._form[1]:  # the fast path needs no conversion
                 return [np.ascontiguousarray(x)]
-        return [np.ascontiguousarray(keras.ops.convert_to_numpy(tensor)) for tensor in self.stages.start(x)]
+        return arrays(self.stages.start(x))
 
     def prepare(self, inputs):
         """Converts and loads the stages, and the direct run to the last exit, for one batch size.
@@ -218,13 +217,13 @@ class FileEngine(Engine):
             part_cache.write(key, b"")
 
 
-def in_batches(segment, arrays, size=32):
+def in_batches(segment, samples, size=32):
     """Returns the "carried" outputs of a stage for many samples, a list of arrays."""
     results = [
-        segment([array[begin : begin + size] for array in arrays], training=False)["carried"]
-        for begin in range(0, len(arrays[0]), size)
+        segment([array[begin : begin + size] for array in samples], training=False)["carried"]
+        for begin in range(0, len(samples[0]), size)
     ]
-    return [np.concatenate([as_array(tensor) for tensor in tensors]) for tensors in zip(*results)]
+    return [np.concatenate(arrays(tensors)) for tensors in zip(*results)]
 
 
 def _difference(ours, theirs):
