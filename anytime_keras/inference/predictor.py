@@ -88,7 +88,7 @@ class Predictor(BatchMethods):
         self._own = {}
         stages, found = _stages(model, None if by_runtime else dtype), self._found()
         if exits is None:
-            exits = found.get("exits") or _evenly(stages.costs(stages.start(example)), MOST_EXITS)
+            exits = found.get("exits") or _evenly(stages, example, MOST_EXITS)
         stages, temperatures = stages.at(exits_as_list(exits)), found.get("temperatures", {})
         if latencies is not None and not isinstance(latencies, LatencyTable):
             latencies = LatencyTable.from_json(latencies)
@@ -324,10 +324,10 @@ def _representative(stages, dtype, representative):
     return None if representative is None else engines.base.arrays(stages.start(representative))
 
 
-def _evenly(costs, most):
+def _evenly(stages, example, most):
     """Chooses at most `most` exits, evenly spaced by cost, including the first and the last."""
-    if len(costs) <= most:
-        return [cost.exit for cost in costs]
-    macs = np.array([cost.with_head for cost in costs], float)
+    if len(stages) <= most:
+        return list(stages.exit_names)
+    macs = np.array([cost.with_head for cost in stages.costs(stages.start(example))], float)
     nearest = {int(np.abs(macs - target).argmin()) for target in np.linspace(macs[0], macs[-1], most)}
-    return [costs[position].exit for position in sorted(nearest | {0, len(costs) - 1})]
+    return [stages.exit_names[position] for position in sorted(nearest | {0, len(macs) - 1})]

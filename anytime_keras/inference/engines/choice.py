@@ -11,9 +11,9 @@ import numpy as np
 
 from anytime_keras import _errors, runtime
 from anytime_keras.inference import converters, part_cache, runtimes
-from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.base import arrays
-from anytime_keras.inference.engines.files import FileEngine, Plan
+from anytime_keras.inference.engines.files import FileEngine
+from anytime_keras.inference.engines.loading import Loader, Plan
 
 FILE_ENGINES = ("litert", "onnx", "openvino")
 ENGINES = ("auto", "tensorflow", "jax", *FILE_ENGINES)
@@ -45,7 +45,7 @@ def create(
         names = ()
     if name != "auto":
         for own in names:
-            runtimes.RUNTIMES[own]()  # raises if the package is missing
+            runtimes.get(own)()  # raises if the package is missing
             converters.check_dtype(own, dtype or "float32")
     options = {"dtype": dtype or "float32", "representative": representative, "progress": progress}
     engine, reason = _fastest(stages, inputs, names, num_threads, options) if names else (None, None)
@@ -100,6 +100,7 @@ def _fastest(stages, inputs, names, num_threads, options):
     """
     reason = None
     try:
+        options["last"] = Plan.direct(stages, len(stages) - 1)
         for _, name, threads in _measured(stages, inputs, names, num_threads, options):
             if name == "tensorflow":
                 break
@@ -124,35 +125,36 @@ def _measured(stages, inputs, names, num_threads, options):
         Exception: if the network has dynamic sizes, or the single runtime cannot run it.
     """
     threads = [num_threads] if num_threads else sorted({1, _cores()})
-    key = _key(stages, inputs, names, threads, options["dtype"])
+    key = _key(options, inputs, names, threads)
     if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
-    last, given, found = len(stages) - 1, arrays(inputs), []
+    given, found, last = arrays(inputs), [], options["last"]
+    samples = options["representative"] and (lambda plan: [options["representative"][at] for at in plan.reads])
     for name in names:
         try:
             for count in threads:
-                part = FileEngine(stages, name, count, **options).direct(last, len(given[0]))
+                loader = Loader(name, count, options["dtype"], samples, options["progress"])
+                part = loader.load(last, len(given[0]))
                 found.append([_block(lambda: part(given)), name, count])
         except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
             if len(names) == 1:
                 raise
     if len(names) > 1 and options["dtype"] == "float32":
         options["progress"]("tensorflow")
-        whole = runtime.compiled(stages.at(stages.exit_names[-1:]).segment(0))
-        found.append([_block(lambda: as_array(whole(inputs)["logits"])), "tensorflow", None])
+        whole = runtime.compiled(last.part.model)
+        found.append([_block(lambda: runtime.finish(whole(inputs))), "tensorflow", None])
     found.sort(key=lambda row: row[0] * (1 if row[2] == 1 else 1 + GAIN))
     if key:
         part_cache.write(key, json.dumps(found).encode())
     return found
 
 
-def _key(stages, inputs, names, threads, dtype):
+def _key(options, inputs, names, threads):
     """Returns the key under which the measured times of a network, a size and this machine are cached, or None."""
-    plan = Plan("direct", stages.at(stages.exit_names[-1:]).segment(0))
     versions = [_version(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")]
-    if (network := part_cache.key(plan.part, "litert", 1)) is None:
+    if (network := part_cache.key(options["last"].part, "litert", 1)) is None:
         return None
-    about = ["engines", network, dtype, inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
+    about = [network, options["dtype"], inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
