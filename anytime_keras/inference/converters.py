@@ -1,4 +1,8 @@
-"""Converters to the export formats. Each returns the file and signature of every part."""
+"""Converters of parts to the formats of the runtimes.
+
+The functions that are named like a format write the files of an export, and return the file and signature of every
+part. Their arguments are those of `convert`.
+"""
 
 import contextlib
 import importlib
@@ -14,7 +18,7 @@ import numpy as np
 from anytime_keras.inference import quantization
 
 
-def saved_model(parts, folder, batch_size):
+def saved_model(parts, folder, batch_size, precision="float32", calibration=None):
     """Writes one TensorFlow SavedModel with a signature per part and a single copy of the weights.
 
     The whole network is also the signature `serving_default`, which SavedModel servers run by default.
@@ -33,36 +37,24 @@ def saved_model(parts, folder, batch_size):
     return [{"file": "saved_model", "signature": part.name} for part in parts]
 
 
-def onnx(parts, folder, batch_size):
+def onnx(parts, folder, batch_size, precision="float32", calibration=None):
     """Writes one ONNX file per part."""
-    for part in parts:
-        (folder / f"{part.name}.onnx").write_bytes(_onnx(part, batch_size))
+    for part, content in zip(parts, convert(parts, "onnx", batch_size, precision, calibration)):
+        (folder / f"{part.name}.onnx").write_bytes(content)
     return [{"file": f"{part.name}.onnx", "signature": None} for part in parts]
 
 
-def openvino(parts, folder, batch_size):
-    """Writes two OpenVINO files per part, an `.xml` with the graph and a `.bin` with the weights."""
-    ov = importlib.import_module("openvino")
+def openvino(parts, folder, batch_size, precision="float32", calibration=None):
+    """Writes two OpenVINO files per part, an `.xml` file with the graph and a `.bin` file with the weights."""
     for part in parts:
-        ov.save_model(_openvino(part, batch_size), folder / f"{part.name}.xml", compress_to_fp16=False)
+        _save_openvino(_openvino(part, batch_size), folder / f"{part.name}.xml", precision)
     return [{"file": f"{part.name}.xml", "signature": None} for part in parts]
 
 
-def litert(parts, folder, batch_size, precision, representative):
-    """Writes one LiteRT file per part.
-
-    Args:
-        precision: str, see `anytime_keras.export`.
-        representative: dict from the name of each input of the network to an array of samples; for `"int8"`.
-    """
-    known = representative
-    for position, part in enumerate(parts):
-        samples = [known[name] for name in part.inputs] if precision == "int8" else None
+def litert(parts, folder, batch_size, precision="float32", calibration=None):
+    """Writes one LiteRT file per part."""
+    for part, samples in zip(parts, calibration or [None] * len(parts)):
         (folder / f"{part.name}.tflite").write_bytes(_litert(part, batch_size, precision, samples, named=True))
-        if precision == "int8":
-            known = _after(
-                part, known, batch_size, needed={name for later in parts[position + 1 :] for name in later.inputs}
-            )
     return [{"file": f"{part.name}.tflite", "signature": "serving_default"} for part in parts]
 
 
@@ -123,7 +115,9 @@ def convert(parts, format, batch_size=None, dtype="float32", calibration=None):
             contents.append(_litert(part, batch_size, dtype, samples, named=False))
         elif format == "onnx":
             content = _onnx(part, batch_size)
-            contents.append(content if samples is None else quantization.of_onnx(content, part, samples, batch_size))
+            if samples is not None:
+                content = quantization.of_onnx(content, part, batches(samples, batch_size))
+            contents.append(content)
         else:
             contents.append(_packed(_openvino(part, batch_size), dtype))
     return contents
@@ -187,14 +181,17 @@ def _openvino(part, batch_size):
         return ov.convert_model(part.function(batch_size))
 
 
-def _packed(model, dtype):
-    """Returns an OpenVINO model as the bytes of a zip file."""
-    ov = importlib.import_module("openvino")
+def _save_openvino(model, path, dtype):
     if dtype == "bfloat16":
         model.set_rt_info("bf16", "anytime_keras_precision")  # read by `runtimes.openvino`
+    importlib.import_module("openvino").save_model(model, path, compress_to_fp16=dtype == "float16")
+
+
+def _packed(model, dtype):
+    """Returns an OpenVINO model as the bytes of a zip file."""
     content = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(content, "w") as files:
-        ov.save_model(model, f"{folder}/model.xml", compress_to_fp16=dtype == "float16")
+        _save_openvino(model, f"{folder}/model.xml", dtype)
         for name in ("model.xml", "model.bin"):
             files.write(f"{folder}/{name}", name)
     return content.getvalue()
@@ -218,20 +215,34 @@ def held_by_layers(model):
     return held
 
 
-def _after(part, known, batch_size, needed):
-    """Runs a part on the known tensors and returns the tensors that later parts need, a dict of arrays."""
-    made = {name: [] for name in part.outputs if name in needed}
-    if made:
-        for inputs in batches([known[name] for name in part.inputs], batch_size):
+def samples_of(parts, known, batch_size):
+    """Computes samples of the inputs of parts that run one after the other, for `calibration`.
+
+    Args:
+        parts: list of `Part`, in order.
+        known: dict from the name of each input of the network to an array of samples.
+        batch_size: int, or None.
+
+    Returns:
+        A list with one entry per part: a list of arrays, one for each input.
+    """
+    found = []
+    for position, part in enumerate(parts):
+        found.append([known[name] for name in part.inputs])
+        needed = {name for later in parts[position + 1 :] for name in later.inputs}
+        made = {name: [] for name in part.outputs if name in needed and name not in known}
+        for inputs in batches(found[-1], batch_size) if made else ():
             outputs = part.model(inputs, training=False)
             for name, arrays in made.items():
                 arrays.append(keras.ops.convert_to_numpy(outputs[name]))
-    made = {name: np.concatenate(arrays) for name, arrays in made.items()}
-    return {name: array for name, array in {**known, **made}.items() if name in needed}
+        known = {**known, **{name: np.concatenate(arrays) for name, arrays in made.items()}}
+        known = {name: array for name, array in known.items() if name in needed}
+    return found
 
 
 def batches(samples, batch_size):
-    """Cuts a list of arrays into full batches, a list of lists of arrays."""
+    """Cuts a list of arrays into full batches, a list of lists of arrays. Without a size, a batch has up to 64 rows."""
+    batch_size = batch_size or min(len(samples[0]), 64)
     starts = range(0, len(samples[0]) - batch_size + 1, batch_size)
     return [[array[start : start + batch_size] for array in samples] for start in starts]
 

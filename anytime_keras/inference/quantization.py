@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 
 
-def of_onnx(content, part, samples, batch_size):
+def of_onnx(content, part, batches):
     """Quantizes weights and activations, with activation ranges calibrated on samples.
 
     Weights have one scale per channel. Inputs and outputs remain floats.
@@ -13,22 +13,17 @@ def of_onnx(content, part, samples, batch_size):
     Args:
         content: bytes, an ONNX file.
         part: `Part` of which the file was made.
-        samples: list of arrays, samples of each of the part's inputs.
-        batch_size: int, the part's fixed batch size, or None.
+        batches: list of batches, each a list of arrays for the part's inputs.
 
     Returns:
         An ONNX file, bytes.
     """
     tools = importlib.import_module("onnxruntime.quantization")
-    rows = batch_size or len(samples[0])
-    starts = range(0, len(samples[0]) - rows + 1, rows)
+    left = iter(batches)
 
     class Reader(tools.CalibrationDataReader):
-        def __init__(self):
-            self._batches = iter([[array[start : start + rows] for array in samples] for start in starts])
-
         def get_next(self):
-            inputs = next(self._batches, None)
+            inputs = next(left, None)
             return None if inputs is None else dict(zip(part.inputs, inputs))
 
     with tempfile.TemporaryDirectory() as folder:
