@@ -16,7 +16,7 @@ from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.batches import BatchMethods
 from anytime_keras.inference.jobs import Latest, Worker
 from anytime_keras.inference.latency import LatencyTable
-from anytime_keras.inference.pace import Pace
+from anytime_keras.inference.pace import Pace, StepPace
 from anytime_keras.inference.progress import Progress
 from anytime_keras.inference.stages import Stages, exits_as_list, in_dtype
 from anytime_keras.inference.state import State
@@ -26,32 +26,51 @@ RETURN_SECONDS = 50e-6  # from the last answer to the return of `predict`
 
 
 class Predictor(BatchMethods):
-    """Runs an anytime network by a deadline, within a budget, or until stopped, without computing unused stages.
+    """Answers by a deadline, within a budget, or until stopped, without computing unused stages of a network.
 
-    The constructor cuts the network at its exits, compiles the stages and reads the current weights. Predictors are
-    thread-safe: one computation runs at a time, and others wait. In a forked process they raise a RuntimeError.
+    The constructor cuts the network at its exits, compiles the stages for an engine and reads the current weights:
 
-    `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with an
+    - `"litert"`, `"onnx"` and `"openvino"` convert the stages for LiteRT, ONNX Runtime or OpenVINO, which are faster than
+      Keras on a CPU. They need the TensorFlow backend, layers that the runtime has, and image sizes that are fixed.
+    - `"tensorflow"` and `"jax"` compile them for Keras's backend, on its default device. They run any network.
+    - `"auto"` measures the installed runtimes and TensorFlow on a CPU and takes the fastest; on other devices and
+      backends, it takes the backend's.
+
+    A file engine is used only if its outputs for `example` equal the network's to 1e-5, relative to the largest output
+    or 1. Converted stages, and what was measured on this machine, are cached in the folder `ANYTIME_KERAS_CACHE`, by
+    default `~/.cache/anytime_keras`. Networks with layers of other packages are converted each time.
+
+    Predictors are thread-safe: one computation runs at a time, and others wait. In a forked process they raise a
+    RuntimeError. `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with an
     `AnytimeModel` (a `.keras` file) and used by later predictors. The results apply only to the weights at that time.
 
     Args:
         model: functional Keras model whose outputs are its exits, or an `EANN`.
-        example: an input of the size used with deadlines, shape `(batch, ...)`. `prepare` adds other batch sizes and,
-            if these dimensions are dynamic, other image sizes or sequence lengths.
+        example: an input of the size used most, shape `(batch, ...)`. `prepare` adds other batch sizes and, if these
+            dimensions are dynamic, other image sizes or sequence lengths.
         exits: names of the exits to use, earliest first. None uses the exits selected by `calibrate`; without those,
             all exits, or eight spaced evenly by cost if there are more than 8.
-        dtype: Keras dtype policy for the computation, such as `"bfloat16"`; None uses the model's own.
+        dtype: str; None computes like the model. A Keras dtype policy, such as `"bfloat16"`, for the backend's engine.
+            With a file engine, `"float16"` (LiteRT, OpenVINO), `"bfloat16"` (OpenVINO) or `"int8"` (LiteRT, ONNX);
+            evaluate the predictor then, because outputs are not compared with the network's.
         latencies: `LatencyTable`, or the path of a table saved with `predictor.latencies.to_json(path)`; None measures
             the latencies.
+        engine: str, `"auto"`, `"tensorflow"`, `"jax"`, `"litert"`, `"onnx"` or `"openvino"`.
+        num_threads: int, the threads of a file engine; None measures one thread and one per core, and takes one unless
+            more are at least 15% faster. TensorFlow's and JAX's threads are set for the whole process.
+        representative: for `dtype="int8"`, a few hundred typical inputs, shape `(samples, ...)`.
 
     Attributes:
+        engine: str, the name of the engine in use.
         exit_names: list of str, the exits in use.
         costs: list of `ExitCost`, one per exit, for inputs of the example's size.
         latencies: `LatencyTable` of the prepared sizes.
         temperatures: list of float, one per exit.
 
     Raises:
-        ValueError: if the model is not functional or has a single exit, or `example` or `latencies` do not fit it.
+        ValueError: if the model is not functional or has a single exit, `example` or `latencies` do not fit it, or the
+            chosen engine cannot run it.
+        ImportError: if the chosen engine's package is not installed.
 
     Example:
     >>> import numpy as np, anytime_keras as ak
@@ -83,7 +102,6 @@ class Predictor(BatchMethods):
         engines.choice.check(engine, num_threads)
         by_runtime = dtype is not None and (engine in engines.FILE_ENGINES or dtype == "int8")
         self._model, self._worker = model, Worker()
-        self._paces = collections.defaultdict(Pace)  # by size, see `Stages.size`
         self._changing = threading.Lock()  # held by methods that replace the state, not by its readers
         self._own = {}
         stages, found = _stages(model, None if by_runtime else dtype), self._found()
@@ -106,6 +124,7 @@ class Predictor(BatchMethods):
                 latencies.check(state.latencies)
                 state = dataclasses.replace(state, latencies=latencies.copy())
             state.prepare(example, self._worker, progress=progress)
+        self._paces = collections.defaultdict(StepPace if state.engine.steps else Pace)  # by size, see `Stages.size`
         self._state = state
 
     def __repr__(self):
@@ -184,19 +203,23 @@ class Predictor(BatchMethods):
 
         Args:
             x: input of the model, shape `(batch, ...)`.
-            deadline: float, seconds from now. Runs straight to the deepest exit that is certain to meet the deadline,
-                then continues while time remains. Returns the latest answer as soon as no better one can follow, or
-                shortly before the deadline; the margin depends on observed wake-up delays and is at most a fifth of
-                the deadline. If even the first exit is too slow, its answer is returned with `late=True`.
+            deadline: float, seconds from now. Returns the answer of the deepest exit that can be expected in time. If
+                even the first exit is too slow, its answer is returned with `late=True`. File engines run stage by
+                stage in the calling thread, while the next stage's time, measured by `prepare` and scaled by the pace
+                of the last calls, fits. TensorFlow and JAX run straight to an exit that is certain to meet the
+                deadline, continue in another thread, and return shortly before the deadline at the latest. A batch of
+                a size that was not prepared is computed in batches of prepared sizes, the last one padded; TensorFlow
+                needs no padding, and JAX needs a larger size to be prepared.
             budget: float, MACs per sample. Runs the deepest exit whose cost, including its own head, is within the
-                budget; if there is none, the first exit, whose answer has `late=True`. TensorFlow compiles each exit
-                on its first use with a budget.
+                budget; if there is none, the first exit, whose answer has `late=True`. Each exit is compiled on its
+                first use with a budget, or all by `prepare(example, budgets=True)`.
             until: function of an `Answer`. Runs stage by stage and returns the first answer for which it returns true,
                 or the last answer.
 
         Raises:
             ValueError: if more than one limit is given, a limit is not a number (or `until` not callable), `x` does
-                not fit the model, or a deadline is given and the size of `x` is not prepared.
+                not fit the model, or a deadline is given and the image size of `x`, or on JAX no batch size as large,
+                is prepared.
             Exception: any exception raised by a stage.
         """
         begin = time.perf_counter()
