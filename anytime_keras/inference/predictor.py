@@ -30,8 +30,8 @@ class Predictor(BatchMethods):
 
     The constructor cuts the network at its exits, compiles the stages for an engine and reads the current weights:
 
-    - `"litert"`, `"onnx"` and `"openvino"` convert the stages for LiteRT, ONNX Runtime or OpenVINO, which are faster than
-      Keras on a CPU. They need the TensorFlow backend, layers that the runtime has, and image sizes that are fixed.
+    - `"litert"`, `"onnx"` and `"openvino"` convert the stages for LiteRT, ONNX Runtime or OpenVINO, which are faster
+      than Keras on a CPU. They need the TensorFlow backend, layers that the runtime has, and fixed image sizes.
     - `"tensorflow"` and `"jax"` compile them for Keras's backend, on its default device. They run any network.
     - `"auto"` measures the installed runtimes and TensorFlow on a CPU and takes the fastest; on other devices and
       backends, it takes the backend's.
@@ -41,8 +41,9 @@ class Predictor(BatchMethods):
     default `~/.cache/anytime_keras`. Networks with layers of other packages are converted each time.
 
     Predictors are thread-safe: one computation runs at a time, and others wait. In a forked process they raise a
-    RuntimeError. `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with an
-    `AnytimeModel` (a `.keras` file) and used by later predictors. The results apply only to the weights at that time.
+    RuntimeError. `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with
+    an `AnytimeModel` (a `.keras` file) and used by later predictors. The results apply only to the weights at that
+    time.
 
     Args:
         model: functional Keras model whose outputs are its exits, or an `EANN`.
