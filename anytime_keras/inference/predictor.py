@@ -147,6 +147,18 @@ class Predictor(BatchMethods):
         return self._state.engine.name
 
     @property
+    def name(self):
+        return getattr(self._model, "name", type(self._model).__name__.lower())
+
+    @property
+    def dtype(self):
+        return self._state.latencies.dtype or _own_dtype(self._model)
+
+    @property
+    def sigmoid(self):
+        return list(self._state.engine.sigmoid)
+
+    @property
     def costs(self):
         return list(self._state.costs)
 
@@ -336,6 +348,11 @@ def _stages(model, dtype):
             "Give it exits with `anytime_keras.to_anytime`."
         )
     return stages if dtype is None else Stages(in_dtype(stages.model, dtype))
+
+
+def _own_dtype(model):
+    """Returns the name of the dtype policy of a model, or of an ensemble's first member."""
+    return getattr(model, "members", [model])[0].dtype_policy.name
 
 
 def _representative(stages, dtype, representative):

@@ -380,7 +380,7 @@ def test_confidence_of_a_regression_is_refused(tmp_path):
     exported = ExportedModel(ak.export(model, tmp_path / "set"))
     answer = exported.predict(np.zeros((2, 4), "float32"))
     assert answer.logits.shape == (2, 1)
-    with pytest.raises(ValueError, match=r"Confidence and classes need .*two classes or more.* Received: shape \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"need one output for each of two classes or more.* Received: shape \(2, 1\)"):
         answer.confidence
     with pytest.raises(TypeError, match="An `ExportedModel` .* cannot be copied or pickled"):
         pickle.dumps(exported)
