@@ -13,9 +13,9 @@ LATELY = 20  # calls over which the median slowdown is taken
 CAUTION = 1.5  # factor on the worst wake-up lag
 FIRST_LAG = 0.001  # seconds, initial wake-up lag
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
-# Of engines that run stage by stage: the calls over which the median slowdown is taken, its least value, and what a
-# stage may take beyond its median, a factor and seconds. A wider tail is another process's, seen while measuring.
-STEP_CALLS, LEAST_SLOWDOWN = 9, 0.5
+# Of engines that run stage by stage: the calls over which the median slowdown is taken, and what a stage may take
+# beyond its median, a factor and seconds. A wider tail is another process's, seen while measuring.
+STEP_CALLS = 9
 WIDEST_FACTOR, WIDEST_SECONDS = 1.5, 50e-6
 
 
@@ -40,9 +40,7 @@ class Times:
         """Reads the latencies from a `LatencyTable`; `steps` is that of the engine."""
         if steps:
             usual = table.quantile(size, 0.5, stages=True)
-            stages = np.minimum(
-                table.quantile(size, 0.99, stages=True), WIDEST_FACTOR * usual + WIDEST_SECONDS
-            )
+            stages = np.minimum(table.quantile(size, 0.99, stages=True), WIDEST_FACTOR * usual + WIDEST_SECONDS)
         else:  # another thread waits for the deadline, so a stage that misses it only takes the processor from that
             stages = table.quantile(size, 0.9, stages=True)
         return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages)
@@ -78,7 +76,7 @@ class StepPace:
     def saw(self, seconds, usual):
         """Records the time of a run, given its usual time."""
         self._ratios.append(seconds / usual)
-        self.slowdown = max(statistics.median(self._ratios.copy()), LEAST_SLOWDOWN)
+        self.slowdown = statistics.median(self._ratios.copy())
 
 
 class Pace:

@@ -22,7 +22,7 @@ from anytime_keras.inference.stages import Stages, exits_as_list, in_dtype
 from anytime_keras.inference.state import State
 
 MOST_EXITS = 8
-RETURN_SECONDS = 50e-6  # from the last answer to the return of `predict`
+RETURN_SECONDS = 25e-6  # from the last answer to the return of `predict`
 
 
 class Predictor(BatchMethods):
@@ -249,7 +249,10 @@ class Predictor(BatchMethods):
         state = self._current()
         inputs = state.engine.start(x)
         if until is not None:
-            return self._predict_until(state, inputs, until, begin)
+            for answer in self._stage_by_stage(state, inputs, begin):
+                if until(answer):
+                    break
+            return answer
         if deadline is not None and deadline != math.inf:
             return self._predict_by(state, inputs, float(deadline), begin)
         position, late = len(state.costs) - 1, False
@@ -294,16 +297,14 @@ class Predictor(BatchMethods):
         logits = answer.logits[: len(inputs[0])]
         return dataclasses.replace(answer, logits=logits, seconds=seconds, late=seconds > deadline)
 
-    def _predict_until(self, state, inputs, until, begin):
+    def _stage_by_stage(self, state, inputs, begin):
+        """Yields the answer of each exit; runs a stage in this thread when its answer is requested."""
         carried = inputs
         for position in range(len(state.engine)):
             with self._worker.lock:
                 logits, carried = state.engine.stage(position, carried, inputs)
                 logits = as_array(logits)
-            answer = state.answer(position, logits, time.perf_counter() - begin)
-            if until(answer):
-                break
-        return answer
+            yield state.answer(position, logits, time.perf_counter() - begin)
 
     def start(self, x):
         """Starts a computation in the background and returns its `Job` immediately.
@@ -317,8 +318,9 @@ class Predictor(BatchMethods):
     def stream(self, x):
         """Yields successively better `Answer`s; closing the generator stops the computation.
 
-        An answer that arrives after a later exit's is dropped. With stages of a millisecond, only the answers of the
-        first and last exits may remain. `predict(x, until=answers.append)` collects all answers in a list.
+        File engines compute each answer when it is requested. TensorFlow and JAX compute in the background, and an
+        answer that arrives after a later exit's is dropped: with stages of a millisecond, only the answers of the first
+        and last exits may remain. `predict(x, until=answers.append)` collects all answers in a list.
 
         Raises:
             ValueError: if `x` does not fit the model.
@@ -328,6 +330,9 @@ class Predictor(BatchMethods):
         inputs = state.engine.start(x)
 
         def answers():
+            if state.engine.steps:
+                yield from self._stage_by_stage(state, inputs, time.perf_counter())
+                return
             job = self._worker.later(state.job(inputs))
             try:
                 yield from job.answers()
