@@ -47,7 +47,7 @@ def test_stages_are_calibrated_on_what_earlier_stages_return(model, images):
     samples = converters.samples_of(stages, {"image": images}, 64)
     assert [len(arrays) for arrays in samples] == [len(stage.inputs) for stage in stages]
     (carried,) = samples[1]
-    expected = stages[0].model(images[:64], training=False)[list(stages[1].inputs)[0]]
+    expected = stages[0].model([images[:64]], training=False)[list(stages[1].inputs)[0]]
     np.testing.assert_allclose(carried[:64], expected, rtol=1e-5, atol=1e-5)
     assert len(carried) == len(images) // 64 * 64, "full batches only"
 

@@ -19,10 +19,10 @@ PACKAGES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "open
 pytestmark = pytest.mark.tensorflow
 
 
-def loaded(format, part, batch_size=1, **options):
+def loaded(format, part, batch_size=1, num_threads=1):
     pytest.importorskip(PACKAGES[format])
-    (content,) = converters.convert([part], format, batch_size, **options)
-    return runtimes.get(format)(num_threads=1).load(content, part.describe(batch_size))
+    (content,) = converters.convert([part], format, batch_size)
+    return runtimes.get(format)(num_threads).load(content, part.describe(batch_size))
 
 
 def whole(model):
@@ -94,8 +94,8 @@ def test_litert_changes_the_batch_size_of_a_part():
 def test_litert_refuses_a_batch_size_that_a_part_cannot_have():
     pytest.importorskip("ai_edge_litert")
     features = keras.Input((4,))
-    fixed = keras.ops.reshape(keras.layers.Dense(4)(features), (1, 4))
-    part = whole(networks.two_exits(features, fixed))
+    fixed = keras.ops.reshape(keras.layers.Dense(4)(features), (1, 2, 2))
+    part = whole(networks.two_exits(features, keras.ops.sum(fixed, axis=2)))
     (content,) = converters.convert([part], "litert", 1)
     with pytest.raises((ValueError, RuntimeError)):  # LiteRT itself refuses the reshape
         runtimes.LiteRT().load(content, part.describe(1), batch_size=5)
@@ -107,7 +107,7 @@ def test_a_run_can_be_terminated_and_the_part_still_works(format):
     for _ in range(30):
         x = keras.layers.Conv2D(64, 3, padding="same", activation="relu")(x)
     part = whole(networks.two_exits(image, keras.layers.GlobalAveragePooling2D()(x)))
-    run = loaded(format, part, batch_size=4)
+    run = loaded(format, part, batch_size=4, num_threads=2)
     x = np.zeros((4, 64, 64, 16), "float32")
     expected, stop = run([x]), threading.Event()
 
