@@ -22,7 +22,7 @@ from anytime_keras.inference.stages import Stages, exits_as_list, in_dtype
 from anytime_keras.inference.state import State
 
 MOST_EXITS = 8
-RETURN_SECONDS = 25e-6  # from the last answer to the return of `predict`
+RETURN_SECONDS = 20e-6  # from the last answer to the return of `predict`
 
 
 class Predictor(BatchMethods):

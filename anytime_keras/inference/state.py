@@ -41,20 +41,20 @@ class State:
     costs_by_shapes: dict  # from the inputs' shapes, without the batch axis, to costs
 
     @classmethod
-    def of(cls, stages, example, dtype, temperatures, **options):
+    def of(cls, stages, example, policy, temperatures, **options):
         """Creates the state for `stages`.
 
         Args:
             stages: `Stages`.
             example: see `Predictor`.
-            dtype: str or None, recorded in the latency table.
+            policy: str or None, the dtype in the latency table.
             temperatures: dict by exit name, with default 1.
             options: see `engines.create`.
         """
         inputs = stages.start(example)
         costs = stages.costs(inputs)
         made = engines.create(stages, inputs, **options)
-        table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs], dtype, made.name)
+        table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs], policy, made.name)
         ordered = [temperatures.get(name, 1.0) for name in stages.exit_names]
         shapes = {_shapes(inputs): costs}
         return cls(stages, made, costs, ordered, table, np.zeros(len(costs)), {}, {}, shapes)

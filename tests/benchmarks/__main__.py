@@ -20,6 +20,7 @@ BENCHMARKS = {
     "memory": ("tensorflow", "jax"),
     "inference": ("tensorflow", "jax"),
     "engines": ("tensorflow",),
+    "deadlines": ("tensorflow",),
 }
 
 

@@ -49,8 +49,7 @@ class OpenVINOPart(Part):
 
     def __init__(self, compiled, spec):
         super().__init__(spec)
-        inputs = {tensor.get_any_name(): position for position, tensor in enumerate(compiled.inputs)}
-        outputs = {tensor.get_any_name(): position for position, tensor in enumerate(compiled.outputs)}
+        inputs, outputs = _positions(compiled.inputs, self.inputs), _positions(compiled.outputs, self.outputs)
         self._check_names(inputs, outputs)
         self._positions = [inputs[name] for name in self.inputs]
         self._outputs = [outputs[name] for name in self.outputs]
@@ -70,3 +69,9 @@ class OpenVINOPart(Part):
     def terminate(self):
         self._stopped = True
         self._request.cancel()
+
+
+def _positions(tensors, names):
+    """Returns the position of each tensor by its name; of several names, the one in `names`."""
+    known = [set(tensor.get_names()) for tensor in tensors]
+    return {next(iter(own & set(names) or own)): position for position, own in enumerate(known)}
