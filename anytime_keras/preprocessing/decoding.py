@@ -31,7 +31,7 @@ def decoded(images, channels):
 
     Args:
         images: see `Preprocessor`.
-        channels: 1 for grey or 3 for RGB.
+        channels: int, 1 for grey, 3 for RGB. Other numbers are possible for arrays with as many channels.
 
     Returns:
         A list of arrays of shape `(height, width, channels)`, or one array of shape `(batch, height, width, channels)`;
@@ -53,6 +53,11 @@ def decoded(images, channels):
 
 
 def _decoded(image, name, channels):
+    if channels not in (1, 3) and isinstance(image, (str, os.PathLike, bytes, Image.Image)):
+        raise ValueError(
+            f"The network takes arrays of {channels} channels. Received: {_described(image)}, but image files are "
+            "decoded to grey or RGB."
+        )
     if isinstance(image, (str, os.PathLike)):
         check_file(image)
         found = crops.to_array(crops.decode(os.fspath(image), image, channels))
@@ -95,12 +100,12 @@ def _array(array, name, channels):
     """Returns an array of images as uint8 or float32 with the given number of channels."""
     if array.ndim == 2:
         array = array[..., np.newaxis]
-    if array.ndim not in (3, 4) or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
+    if array.ndim not in (3, 4) or array.shape[-1] not in (1, 2, 3, 4, channels) or 0 in array.shape:
         raise ValueError(
             "An array must have shape (height, width), (height, width, channels) or (batch, height, width, channels) "
             f"with 1 to 4 channels. Received: shape {array.shape} for {name}."
         )
-    return _with_channels(_plain(array, name), channels)
+    return _with_channels(_plain(array, name), channels, name)
 
 
 def _plain(array, name):
@@ -122,12 +127,15 @@ def _plain(array, name):
     return array
 
 
-def _with_channels(array, channels):
+def _with_channels(array, channels, name):
     """Converts between grey and RGB, and removes transparency."""
-    found = array.shape[-1]
-    if found in (2, 4):  # the last channel is opacity
-        array, found = array[..., :-1], found - 1
-    if found == channels:
+    if array.shape[-1] == channels:
+        return array
+    if channels not in (1, 3):
+        raise ValueError(f"The network takes arrays of {channels} channels. Received: shape {array.shape} for {name}.")
+    if array.shape[-1] in (2, 4):  # the last channel is opacity
+        array = array[..., :-1]
+    if array.shape[-1] == channels:
         return array
     if channels == 3:
         return np.repeat(array, 3, axis=-1)

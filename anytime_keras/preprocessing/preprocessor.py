@@ -25,7 +25,8 @@ class Preprocessor:
     by one of 255 levels for a few pixels of resized images.
 
     Args:
-        image_shape: (height, width, channels) of the network's input, with 1 channel for grey or 3 for RGB.
+        image_shape: (height, width, channels) of the network's input, with 1 channel for grey or 3 for RGB. Networks
+            with other numbers of channels take arrays only.
         mean, std: number or list of a number for each channel, in the channel order of the network, for values from
             0 to 1.
         short_side: int, pixels of the short side before cropping, such as 256 for a crop of 224. None is that of the
@@ -50,7 +51,7 @@ class Preprocessor:
         ValueError: if an argument or an image is not valid; the error names the image.
 
     Example:
-    >>> preprocessor = Preprocessor((224, 224, 3), mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], short_side=256)
+    >>> preprocessor = Preprocessor((224, 224, 3), mean=[0.485, 0.456, 0.406], std=0.226, short_side=256)
     >>> preprocessor(np.zeros((480, 640, 3), "uint8")).shape
     (1, 224, 224, 3)
     >>> [type(layer).__name__ for layer in preprocessor.layers]
@@ -122,8 +123,8 @@ class Preprocessor:
                 f"An image must not be that narrow. Received: {image.shape[0]} x {image.shape[1]} pixels, which the "
                 f"network's input would enlarge to {resized[0]} x {resized[1]}. Crop it."
             )
-        if image.dtype == np.uint8:
-            return crops.center_crop(_pillow(image), size, self.short_side)
+        if image.dtype == np.uint8 and image.shape[-1] == 3:
+            return crops.center_crop(Image.fromarray(image), size, self.short_side)
         parts = [crops.center_crop(Image.fromarray(part), size, self.short_side) for part in np.moveaxis(image, -1, 0)]
         return np.concatenate(parts, axis=-1)
 
@@ -186,20 +187,15 @@ class Preprocessor:
         )
 
 
-def _pillow(image):
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
 def _is_int(value):
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _image_shape(shape):
     shape = tuple(shape) if isinstance(shape, (list, tuple)) else ()
-    if len(shape) != 3 or not all(_is_int(side) and side > 0 for side in shape) or shape[-1] not in (1, 3):
+    if len(shape) != 3 or not all(_is_int(side) and side > 0 for side in shape):
         raise ValueError(
-            "`image_shape` must be (height, width, channels), three positive ints, with 1 or 3 channels. "
-            f"Received: image_shape={shape!r}."
+            f"`image_shape` must be (height, width, channels), three positive ints. Received: image_shape={shape!r}."
         )
     return tuple(map(int, shape))
 
