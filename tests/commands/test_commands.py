@@ -227,7 +227,7 @@ def test_predict_takes_names_folders_and_patterns_and_names_several_classes(digi
         (["resann5x16_adaloss", "cat.png", "--weights=svhn"], "Known: 'cifar10', 'cifar100'"),
         (["hf://nobody", "cat.png"], "hf://user/model"),
         (["DIGITS", "cat.png"], "no image 'cat.png'"),
-        (["DIGITS", "*.jpg"], "No file matches"),
+        (["DIGITS", "*.bmp"], "No file matches"),
         (["DIGITS", "empty"], "folder 'empty' contains no images"),
         (["DIGITS", "empty.jpg"], "must not be empty"),
         (["DIGITS", "text.jpg"], "'text.jpg' cannot be decoded"),
