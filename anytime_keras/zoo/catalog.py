@@ -75,6 +75,13 @@ def entries(**filters):
     return sorted(found, key=lambda each: (each[0].name, each[1].label != each[0].default, each[1].label))
 
 
+def is_here(name):
+    """Returns whether the default weights of a network are here or can be downloaded."""
+    manifest, home = find(name)
+    entry = manifest.pick()
+    return entry.trained and all(places.has_file(file, home) for file in entry.files)
+
+
 def table(found):
     """Returns a text table of a list that `entries` returned."""
     headings = ["network", "weights", "loads", "size", "parameters", "exits", "last exit's accuracy"]
