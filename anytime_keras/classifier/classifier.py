@@ -10,7 +10,7 @@ from anytime_keras.classifier import card, presets, sets
 from anytime_keras.classifier.answers import LabeledAnswer
 from anytime_keras.cost import exit_costs
 from anytime_keras.inference import Predictor
-from anytime_keras.inference.exported import ExportedModel
+from anytime_keras.inference.reader import ExportedModel
 from anytime_keras.preprocessing import decoding
 
 
@@ -53,10 +53,9 @@ class Classifier:
     """
 
     def __init__(self, model, preprocessor=None, class_names=None, about=None, **options):
-        own = sets.described(model) if isinstance(model, ExportedModel) else model
         self.model, self.about, self._options = model, dict(about or {}), options
-        self.preprocessor = getattr(own, "preprocessor", None) if preprocessor is None else preprocessor
-        self.class_names = getattr(own, "class_names", None) if class_names is None else class_names
+        self.preprocessor = getattr(model, "preprocessor", None) if preprocessor is None else preprocessor
+        self.class_names = getattr(model, "class_names", None) if class_names is None else class_names
         name = self.about.get("name") or getattr(model, "name", "the model")
         for what in ("preprocessor", "class_names"):
             if getattr(self, what) is None:
