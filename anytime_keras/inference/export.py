@@ -55,9 +55,9 @@ def export(
     `inference`, which is the result of `Predictor.calibrate` and `Predictor.fit_thresholds`. If the model has a
     `preprocessor`, it and the class names are part of the export: the reader takes raw images (uint8 arrays, files),
     and a SavedModel has a signature `serving_raw`, from uint8 `images` of any size to the logits. `run_exported.py`
-    defines `ExportedModel`, which runs the export until a deadline and requires only NumPy and the format's runtime. Stages
-    duplicate weights only if they share a layer. The whole network has a second copy of all weights, except in a
-    SavedModel, where it is the default signature.
+    defines `ExportedModel`, which runs the export until a deadline and requires only NumPy and the format's runtime.
+    Stages duplicate weights only if they share a layer. The whole network has a second copy of all weights, except in
+    a SavedModel, where it is the default signature.
 
     Args:
         model: functional Keras model whose outputs are its exits, or an `EANN`.
