@@ -190,7 +190,13 @@ def _openvino(part, batch_size):
     """Converts a part to an OpenVINO model."""
     ov = importlib.import_module("openvino")
     with _naming(part, "OpenVINO"), _quietly():
-        return ov.convert_model(part.function(batch_size))
+        model = ov.convert_model(part.function(batch_size))
+    for ports, expected in ((model.inputs, part.inputs), (model.outputs, part.outputs)):
+        missing = set(expected).difference(*(port.get_names() for port in ports))
+        for port in ports:
+            known = port.get_names().intersection(expected)  # other names are TensorFlow's
+            port.get_tensor().set_names(known or {missing.pop()})  # a single tensor has TensorFlow's name alone
+    return model
 
 
 def _save_openvino(model, path, dtype):

@@ -54,9 +54,9 @@ def lines(content):
     yield "![Milliseconds to the last exit](engines.png)"
     yield ""
     yield "Ratios of medians, measured in turns. `last`: `Predictor` to the last exit over the bare runtime's whole"
-    yield "network (target: at most 1.10 for one image). `stages`: every exit's answer over the same (1.25). `first`: time"
-    yield "to the first exit over a network with this exit only (1.15). `early`: speed-up by early exit over the speed-up"
-    yield "in MACs (at least 0.85). `auto_over_fastest`: `engine='auto'` over the fastest bare runtime."
+    yield "network (target: at most 1.10 for one image). `stages`: every exit's answer over the same (1.25). `first`:"
+    yield "time to the first exit over a network with this exit only (1.15). `early`: speed-up by early exit over the"
+    yield "speed-up in MACs (at least 0.85). `auto_over_fastest`: `engine='auto'` over the fastest bare runtime."
     yield ""
     names = sorted({name for _, table in found for name in table["ratios"]})
     yield f"| network | {' | '.join(names)} |"

@@ -101,6 +101,16 @@ ROWS = [
         )
     ],
     *[
+        ("engines", ("networks", network, "batch_1", "ratios", key), f"{what}, {network}", (MOST, limit))
+        for network in ("resann5x16", "msdnet_cifar_10exits", "msdnet33_small_stem", "resann50")
+        for key, what, limit in (
+            ("last_litert", "time of `Predictor` to the last exit on LiteRT / of bare LiteRT", 1.10),
+            ("stages_litert", "time of all exits, stage by stage, on LiteRT / of bare LiteRT", 1.25),
+            ("first_litert", "time to the first exit on LiteRT / of a network with this exit only", 1.15),
+            ("auto_over_fastest", "time of `Predictor` to the last exit / of the fastest bare runtime", 1.10),
+        )
+    ],
+    *[
         (
             f"inference_{backend}",
             ("early_exit", "ratio"),

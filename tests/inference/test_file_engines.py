@@ -34,16 +34,19 @@ def all_compared(monkeypatch):
 
 
 def msdnet():
-    return ak.models.build("msdnet_step4", input_shape=(32, 32, 3), num_classes=3)
+    return ak.models.build(
+        "msdnet38", blocks=(3, 2), exit_every=2, first_exit=2, growth_rate=4, factors=(1, 2), stem="small",
+        input_shape=(8, 8, 3), num_classes=3,
+    )
 
 
 def densenet():
-    return ak.models.build("denseann", blocks=(2, 2), input_shape=(16, 16, 3), num_classes=3)
+    return ak.models.DenseANN(blocks=(2, 2), growth_rate=4, exit_every=2, input_shape=(8, 8, 3), num_classes=3)
 
 
 def mobilenet():
     base = keras.applications.MobileNet(input_shape=(32, 32, 3), alpha=0.25, weights=None, classes=3)
-    return ak.to_anytime(base, num_exits=3)
+    return ak.to_anytime(base, num_exits=2)
 
 
 def made_up(stages, batch):
@@ -77,7 +80,7 @@ def chain():
 @pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("engine", FILES)
-@pytest.mark.parametrize("make", [networks.residual, msdnet, densenet, mobilenet, networks.several_inputs])
+@pytest.mark.parametrize("make", [networks.small_resann, msdnet, densenet, mobilenet, networks.several_inputs])
 def test_answers_equal_the_network_on_each_engine(make, engine):
     model = make()
     checks.scramble(model)
@@ -278,6 +281,51 @@ def test_networks_that_no_runtime_can_run_stay_on_the_backend(all_compared):
         assert ak.Predictor(model, x).engine == "tensorflow"
         with pytest.raises(ValueError, match="^`engine='litert'` cannot run this network: .*Use `engine='auto'`.$"):
             ak.Predictor(model, x, engine="litert")
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+def test_an_ensemble_runs_on_converted_stages():
+    data = networks.inputs_for(networks.eleven_exits(2), 64), np.arange(64) % 3
+    members = [networks.eleven_exits(2), networks.eleven_exits(4)]
+    for member in members:
+        checks.scramble(member)
+    eann = ak.EANN(members, data)
+    x = data[0][:1]
+    ours = ak.Predictor(eann, x, engine="litert", num_threads=1)
+    theirs = ak.Predictor(eann, x, engine="tensorflow")
+    assert ours.exit_names == theirs.exit_names
+    for position, cost in enumerate(theirs.costs):
+        own, other = (predictor.predict(x, until=lambda a: a.position == position) for predictor in (ours, theirs))
+        assert_close(own.logits, other.logits)
+        assert_close(ours.predict(x, budget=cost.with_head).logits, theirs.predict(x, budget=cost.with_head).logits)
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+def test_8_bit_stages_are_near_the_network(chain):
+    samples = networks.inputs_for(chain, 64, seed=7)
+    predictor = predictor_for(chain, dtype="int8", representative=samples, latencies=None)
+    expected = checks.outputs(chain, samples)
+    for position, name in enumerate(chain.exit_names):
+        logits = predictor.predict(samples, until=lambda answer: answer.position == position).logits
+        error = np.abs(logits - expected[name]).mean() / np.abs(expected[name]).mean()
+        assert 1e-6 < error < 0.1
+    logits = predictor.predict(samples).logits
+    assert np.abs(logits - expected["exit_3"]).mean() < 0.1 * np.abs(expected["exit_3"]).mean()
+    assert predictor.latencies.dtype == "int8"
+
+
+@pytest.mark.tensorflow
+def test_dtypes_that_a_runtime_lacks_are_refused(chain):
+    samples = networks.inputs_for(chain, 64)
+    for options, message in [
+        (dict(engine="onnx", dtype="float16"), "`dtype` must be one of .*'onnx'. Received: 'float16'"),
+        (dict(dtype="int8"), "`representative`, samples of typical inputs, is needed for `dtype='int8'`"),
+        (dict(dtype="float16", representative=samples), "is needed for `dtype='int8'` and for no other"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            predictor_for(chain, **options)
 
 
 def cpu_seconds():

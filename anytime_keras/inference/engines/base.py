@@ -110,7 +110,10 @@ class Engine:
 
 def arrays(tensors):
     """Converts tensors of the backend to contiguous arrays of their dtype."""
-    return [np.ascontiguousarray(keras.ops.convert_to_numpy(tensor)) for tensor in tensors]
+    return [
+        np.ascontiguousarray(tensor if isinstance(tensor, np.ndarray) else keras.ops.convert_to_numpy(tensor))
+        for tensor in tensors
+    ]
 
 
 def padded(tensors, size):

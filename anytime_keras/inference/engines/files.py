@@ -115,9 +115,6 @@ class FileEngine(Engine):
 
     def stage(self, position, carried, inputs):
         given = inputs if self.starts[position] else carried
-        if (loaded := self._loaded.get(len(given[0]))) is not None:
-            self._running = loaded[position]
-            return self._running(given)
         return self._run_pieces(given, lambda size: self._loaded[size][position])
 
     def take(self, tensor, rows):
@@ -133,7 +130,11 @@ class FileEngine(Engine):
 
     def _run_pieces(self, given, part):
         """Runs a batch in prepared sizes and joins the results."""
-        results, begin, count = [], 0, len(given[0])
+        count = len(given[0])
+        if count in self._loaded:
+            self._running = part(count)
+            return self._running(given)
+        results, begin = [], 0
         for size in self.pieces(count):
             rows = padded([tensor[begin : begin + size] for tensor in given], size)
             self._running = part(size)
