@@ -18,10 +18,11 @@ import numpy as np
 from anytime_keras.inference import quantization
 
 
-def saved_model(parts, folder, batch_size, precision="float32", calibration=None):
+def saved_model(parts, folder, batch_size, precision="float32", calibration=None, preprocessor=None):
     """Writes one TensorFlow SavedModel with a signature per part and a single copy of the weights.
 
-    The whole network is also the signature `serving_default`, which SavedModel servers run by default.
+    The whole network is also the signature `serving_default`, which SavedModel servers run by default, and with a
+    `Preprocessor` `serving_raw`, which takes uint8 images of shape `(batch, height, width, channels)`.
     """
     import tensorflow as tf
 
@@ -32,9 +33,20 @@ def saved_model(parts, folder, batch_size, precision="float32", calibration=None
     signatures = {part.name: part.function(batch_size).get_concrete_function() for part in parts}
     if "whole" in signatures:
         signatures["serving_default"] = signatures["whole"]
+        if preprocessor is not None:
+            signatures["serving_raw"] = _of_raw_images(parts[0], preprocessor, batch_size)
     with _quietly():
         tf.saved_model.save(module, str(folder / "saved_model"), signatures)
     return [{"file": "saved_model", "signature": part.name} for part in parts]
+
+
+def _of_raw_images(whole, preprocessor, batch_size):
+    """Returns the whole network as a concrete function of uint8 images of any size."""
+    import tensorflow as tf
+
+    forward, channels = whole.function(batch_size), preprocessor.image_shape[-1]
+    spec = tf.TensorSpec((batch_size, None, None, channels), tf.uint8, "images")
+    return tf.function(lambda images: forward(preprocessor(images)), [spec], autograph=False).get_concrete_function()
 
 
 def onnx(parts, folder, batch_size, precision="float32", calibration=None):

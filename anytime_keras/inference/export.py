@@ -52,10 +52,12 @@ def export(
     The folder contains the parts, `exported.json` and `run_exported.py`. The JSON file describes how stages connect:
     each takes named tensors, from the network's inputs or earlier stages, and returns an exit's logits and new tensors
     for later stages. It lists all names, shapes and dtypes in order, the costs, file hashes, and the model's
-    `inference`, which is the result of `Predictor.calibrate` and `Predictor.fit_thresholds`. `run_exported.py` defines
-    `ExportedModel`, which runs the export until a deadline and requires only NumPy and the format's runtime. Stages
-    duplicate weights only if they share a layer. The whole network has a second copy of all weights, except in a
-    SavedModel, where it is the default signature.
+    `inference`, which is the result of `Predictor.calibrate` and `Predictor.fit_thresholds`. If the model has a
+    `preprocessor`, it and the class names are part of the export: the reader takes raw images (uint8 arrays, files),
+    and a SavedModel has a signature `serving_raw`, from uint8 `images` of any size to the logits. `run_exported.py`
+    defines `ExportedModel`, which runs the export until a deadline and requires only NumPy and the format's runtime.
+    Stages duplicate weights only if they share a layer. The whole network has a second copy of all weights, except in
+    a SavedModel, where it is the default signature.
 
     Args:
         model: functional Keras model whose outputs are its exits, or an `EANN`.
@@ -101,6 +103,8 @@ def export(
     named = Parts(stages)
     chosen = [named.whole] * ("whole" in parts) + named.stages * ("stages" in parts)
     description = _describe(stages, named, model, format, precision, batch_size)
+    if (preprocessor := _preprocessor(model, named)) is not None:
+        description.update(preprocessing=preprocessor.get_config(), class_names=model.class_names)
     calibration = None
     if precision == "int8":
         samples = _samples(representative, description["inputs"], batch_size or 1)
@@ -109,7 +113,8 @@ def export(
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
         folder = pathlib.Path(scratch, "new")
         folder.mkdir()
-        places = getattr(converters, format)(chosen, folder, batch_size, precision, calibration)
+        options = {} if format != "saved_model" else {"preprocessor": _preprocessor(model, named)}
+        places = getattr(converters, format)(chosen, folder, batch_size, precision, calibration, **options)
         described = [{**part.describe(batch_size), **place} for part, place in zip(chosen, places)]
         description["whole"] = described.pop(0) if "whole" in parts else None
         description["stages"] = (
@@ -151,6 +156,16 @@ def _describe(stages, named, model, format, precision, batch_size):
         "inference": getattr(model, "inference", None),
         "made_with": runtime.machine()["versions"],
     }
+
+
+def _preprocessor(model, named):
+    """Returns a model's preprocessor of raw images if it gives the model's only input, or None."""
+    preprocessor = getattr(model, "preprocessor", None)
+    if preprocessor is None or len(named.inputs) != 1:
+        return None
+    (tensor,) = named.whole.inputs.values()
+    fits = len(tensor.shape) == 4 and all(a in (None, b) for a, b in zip(tensor.shape[1:], preprocessor.image_shape))
+    return preprocessor if fits else None
 
 
 def _stage_costs(costs):

@@ -1,7 +1,8 @@
 """The reader of exported networks, which runs them without Keras.
 
-`export` assembles these modules, `runtimes`, `answers` and `early_exit` into one file, `run_exported.py`, and ships it
-with each export. They need NumPy only. `assemble` is not shipped.
+`export` assembles these modules, `runtimes`, `answers`, `early_exit` and the decoding of images into one file,
+`run_exported.py`, and ships it with each export. They need NumPy and, for image files, Pillow. `assemble` is not
+shipped.
 
 Example:
 >>> import pathlib, tempfile, numpy as np, anytime_keras as ak

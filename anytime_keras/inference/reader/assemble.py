@@ -7,6 +7,9 @@ from anytime_keras.inference import reader
 
 FOLDER = pathlib.Path(reader.__file__).parent.parent
 MODULES = (
+    "../data/crops",
+    "../preprocessing/decoding",
+    "../preprocessing/host",
     "answers",
     "early_exit",
     "runtimes/base",
@@ -23,10 +26,25 @@ MODULES = (
 )
 HEAD = '''"""Runs an exported anytime network, whole or stage by stage until a deadline, or with early exit.
 
-It requires NumPy and the runtime of the export's format, but neither Keras nor `anytime_keras`, whose modules it was
-assembled from, so the folder can be copied to other machines. On the command line, it measures the latency of each
-exit: `python run_exported.py --deadline=0.01`.
+It requires NumPy, the runtime of the export's format and, for image files, Pillow, but neither Keras nor
+`anytime_keras`, whose modules it was assembled from, so the folder can be copied to other machines. On the command
+line, it measures the latency of each exit: `python run_exported.py --deadline=0.01`.
 """
+'''
+
+
+# Pillow is needed for raw images only: the network's inputs can be given as arrays.
+PILLOW = '''try:
+    from PIL import {names}
+except ImportError:
+
+    class _NoPillow:
+        Image, DecompressionBombError = (), OSError  # no object is an instance of ()
+
+        def __getattr__(self, name):
+            raise ImportError("Image files, and images of another size than the network's, need: `pip install pillow`.")
+
+    {missing} = _NoPillow()
 '''
 
 
@@ -35,7 +53,7 @@ def assemble():
 
     Example:
     >>> source = assemble()
-    >>> "import keras" in source.split("def as_array")[0], "import anytime_keras" in source
+    >>> "import keras" in source.split("def as_array")[0], "from anytime_keras" in source
     (False, False)
     """
     imports, bodies = set(), []
@@ -52,8 +70,12 @@ def assemble():
                 left_out.append(node)
         for node in left_out:
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
-        bodies.append(f"# {module.removesuffix('/__init__')}\n\n" + "".join(lines).strip())
+        bodies.append(f"# {module.removesuffix('/__init__').removeprefix('../')}\n\n" + "".join(lines).strip())
+    pillow = {line for line in imports if line.startswith("from PIL import ")}
     third_party = [line for line in imports if "numpy" in line]
-    standard = sorted(imports.difference(third_party))
-    parts = [HEAD, "\n".join(standard) + "\n\n" + "\n".join(third_party) + "\n", *(body + "\n" for body in bodies)]
+    standard = sorted(imports.difference(third_party, pillow))
+    names = sorted({name for line in pillow for name in line.removeprefix("from PIL import ").split(", ")})
+    optional = PILLOW.format(names=", ".join(names), missing=" = ".join(names))
+    parts = [HEAD, "\n".join(standard) + "\n\n" + "\n".join(third_party) + f"\n\n{optional}"]
+    parts += [body + "\n" for body in bodies]
     return "\n\n".join(parts) + '\n\nif __name__ == "__main__":\n    main()\n'

@@ -6,6 +6,7 @@ import math
 import pathlib
 
 from anytime_keras.inference.runtimes import RUNTIMES
+from anytime_keras.preprocessing.host import HostPreprocessor
 
 DESCRIPTION = "exported.json"
 VERSION = 2
@@ -28,6 +29,8 @@ _FORM = {
     "exits": [{"exit": str, "backbone": int, "with_head": int, "with_all_heads": int, "params": int}],
     "sigmoid": [str],
     "inference": ({}, None),
+    "preprocessing": ({}, None),
+    "class_names": ([str], None),
     "whole": (_PART, None),
     "stages": ([{**_PART, "exit": str, "macs": int}], None),
     "files": {str: {"bytes": int, "sha256": str}},
@@ -54,6 +57,7 @@ def read_description(folder):
         )
     try:
         _expect(description.get("sha256") == fingerprint(description), "its own hash is another.")
+        description = {"preprocessing": None, "class_names": None, **description}  # earlier sets have none
         _match(description, _FORM, "it")
         _check_description(description)
     except (ValueError, RecursionError) as error:
@@ -95,6 +99,7 @@ def _check_description(description):
     for tensor in inputs:
         _check_tensor(tensor, description["batch_size"])
     check_inference(description["inference"])
+    _check_preprocessing(description)
     whole, stages = description["whole"], description["stages"]
     _expect(whole is not None or stages is not None, "it has neither the whole network nor stages.")
     if whole is not None:
@@ -108,6 +113,16 @@ def _check_description(description):
             _expect(stage["macs"] == cost["with_all_heads"] - paid, f"{where} and its exit disagree on MACs.")
             paid = cost["with_all_heads"]
             known = {**known, **{tensor["name"]: tensor for tensor in stage["outputs"]}}
+
+
+def _check_preprocessing(description):
+    """Checks that the preprocessing of raw images gives the network's input."""
+    if description["preprocessing"] is None:
+        return
+    shape = list(HostPreprocessor.from_config(description["preprocessing"]).image_shape)
+    shapes = [tensor["shape"][1:] for tensor in description["inputs"]]
+    fits = len(shapes) == 1 and len(shapes[0]) == 3 and all(a in (None, b) for a, b in zip(shapes[0], shape))
+    _expect(fits, f"its preprocessing gives images of shape {shape}, and the network takes {shapes}.")
 
 
 def _check_part(part, where, known, exits, description):

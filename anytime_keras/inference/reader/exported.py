@@ -16,6 +16,8 @@ from anytime_keras.inference.reader.description import read_description
 from anytime_keras.inference.reader.inputs import batch_size_of, by_name
 from anytime_keras.inference.reader.stages import ExportedStages
 from anytime_keras.inference.runtimes import RUNTIMES
+from anytime_keras.preprocessing.decoding import is_raw
+from anytime_keras.preprocessing.host import HostPreprocessor
 
 
 class ExportedModel:
@@ -23,6 +25,9 @@ class ExportedModel:
 
     The constructor verifies the description and the hashes of all files. Instances are thread-safe, but cannot be used
     in a forked process.
+
+    If the exported model had a preprocessor, all methods take raw images in place of the network's inputs: uint8 arrays
+    of any size, and paths, Pillow images or lists of these. Files and resizing need Pillow.
 
     Args:
         path: the export's folder; None is the folder of this file.
@@ -34,6 +39,8 @@ class ExportedModel:
             (MACs of one sample); `.params`.
         batch_size: int, or None if the batch size is dynamic.
         description: dict, the content of `exported.json`.
+        preprocessor: function from raw images to the network's inputs, or None.
+        class_names: list of str, or None.
         temperatures: list of float, one per exit, fitted by `Predictor.calibrate`, or 1.
         times: dict from batch size, or from the shapes of all inputs if other axes are dynamic too, to the expected
             seconds of each stage; see `calibrate`.
@@ -47,6 +54,8 @@ class ExportedModel:
         self.path = pathlib.Path(__file__).parent if path is None else pathlib.Path(path)
         self.description = read_description(self.path)
         self.batch_size = self.description["batch_size"]
+        config, self.class_names = self.description["preprocessing"], self.description["class_names"]
+        self.preprocessor = None if config is None else HostPreprocessor.from_config(config)
         self.costs = [types.SimpleNamespace(**cost) for cost in self.description["exits"]]
         self.exit_names = [cost.exit for cost in self.costs]
         found = (self.description["inference"] or {}).get("temperatures", {})
@@ -263,4 +272,9 @@ class ExportedModel:
                 f"fork {os.getpid()}, where the runtime's threads are missing. Start processes with "
                 "`multiprocessing.get_context('spawn')`, and open the set in each."
             )
+        if self.preprocessor is not None:
+            alone = [*x.values()] if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else []
+            if len(alone) == 1 and np.ndim(alone[0]) == 4:  # the input by its name, or in a list
+                x = alone[0]
+            x = self.preprocessor(x) if is_raw(x) else x
         return by_name(x, self._inputs, None if any_size else self.batch_size)
