@@ -18,6 +18,7 @@ ROOMS.append("anytime_keras.experiments")  # not imported with the library: it i
 RUN_ELSEWHERE = {
     "ParallelPredictor": "inference/test_ensemble.py",
     "add": "zoo/test_files.py",
+    "from_pytorch": "models/test_from_pytorch.py",
     "train_side_by_side": "training/test_scan.py",
 }
 

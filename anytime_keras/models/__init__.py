@@ -3,6 +3,7 @@
 from anytime_keras.models.anytime_model import AnytimeModel, Exit
 from anytime_keras.models.convert import to_anytime
 from anytime_keras.models.denseann import DenseANN
+from anytime_keras.models.from_pytorch import from_pytorch
 from anytime_keras.models.msdnet import MSDNet
 from anytime_keras.models.msdnet_published import PublishedMSDNet
 from anytime_keras.models.registry import build, names
@@ -17,6 +18,7 @@ __all__ = [
     "PublishedMSDNet",
     "ResANN",
     "build",
+    "from_pytorch",
     "names",
     "to_anytime",
 ]
