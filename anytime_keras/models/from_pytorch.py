@@ -24,7 +24,7 @@ def from_pytorch(name, checkpoint, **config):
     rounding. The file is read with `torch.load(weights_only=True)`, which runs none of its code. Needs PyTorch.
 
     The networks for ImageNet have `--nBlocks 5 --stepmode even --nChannels 32 --growthRate 16 --grFactor 1-2-4-4
-    --bnFactor 1-2-4-4`, and `"msdnet_step4"` has `--base 4 --step 4`, `"msdnet_step6"` has 6 and `"msdnet_step7"` has 7.
+    --bnFactor 1-2-4-4`; `"msdnet_step4"` has `--base 4 --step 4`, the other two have 6 and 7 in place of 4.
     For other networks, pass the arguments of `PublishedMSDNet` in place of the flags of `main.py`:
 
     | flag | argument |
