@@ -6,6 +6,7 @@ from anytime_keras.models.denseann import DenseANN
 from anytime_keras.models.from_pytorch import from_pytorch
 from anytime_keras.models.msdnet import MSDNet
 from anytime_keras.models.msdnet_published import PublishedMSDNet
+from anytime_keras.models.new_classes import with_classes
 from anytime_keras.models.registry import build, names
 from anytime_keras.models.resann import BottleneckResANN, ResANN
 
@@ -21,4 +22,5 @@ __all__ = [
     "from_pytorch",
     "names",
     "to_anytime",
+    "with_classes",
 ]
