@@ -1,9 +1,9 @@
 """`finetune`: trains a network on a folder of images with other classes, starting from its weights."""
 
-import dataclasses
 import pathlib
 import time
 
+import keras
 import numpy as np
 
 from anytime_keras import data as data_sets
@@ -11,10 +11,10 @@ from anytime_keras import models, zoo
 from anytime_keras.data import sources
 from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.training.fit import train
+from anytime_keras.training.heads import train_heads
 from anytime_keras.training.recipe import GIVEN, Recipe
-from anytime_keras.zoo.loading import freeze
 
-# Share of the time in which only the heads are trained.
+# Largest share of the time in which only the heads are trained.
 HEADS_SHARE = 0.25
 # The learning rate of all layers, relative to that of the heads alone.
 WHOLE_RATE = 1 / 3
@@ -39,10 +39,11 @@ def finetune(
 ):
     """Trains a network on a folder of images, starting from its weights, with new last layers for the folder's classes.
 
-    First the exits' heads are trained with all other layers frozen, for a quarter of the time, then all layers at a
-    lower learning rate. Both parts use AdaLoss, label smoothing and AdamW with a cosine schedule. Images are resized,
-    cropped and normalized by the network's own `preprocessor`, then shifted, flipped and changed in color at random. A
-    part of the images, stratified by class, is held out for validation.
+    First the exits' heads are trained with all other layers frozen, for at most a quarter of the time, then all layers
+    at a lower learning rate with a cosine schedule. Both parts use AdaLoss, label smoothing and AdamW. Images are
+    resized, cropped and normalized by the network's own `preprocessor`, then shifted, flipped and changed in color at
+    random. A part of the images, stratified by class, is held out for validation.
+    Reference for training the heads first: [Kumar et al., ICLR 2022](https://arxiv.org/abs/2202.10054).
 
     With `to`, writes what `train` writes, and a plot: `model.keras`, `curve.json` and `curve.png` (the validation error
     at each exit against its cost), `data.json`, `recipe.json` and `history.csv`.
@@ -58,7 +59,7 @@ def finetune(
         batch_size: int.
         learning_rate: float, the highest rate for the heads. The highest rate for all layers is a third of it.
         seed: int, for the split, the new layers and the augmentation.
-        verbose: bool, whether to print the recipes, a progress bar and the errors.
+        verbose: bool, whether to print the recipe, a progress bar and the errors.
         begin: float, the start of the `minutes`, in seconds of `time.monotonic`; None for now.
 
     Returns:
@@ -94,15 +95,12 @@ def finetune(
             f"'{model.name}'. Set it: `model.preprocessor = ak.Preprocessor(...)`."
         )
     data = _load(files, model.preprocessor, recipe)
+    keras.utils.set_random_seed(seed)
     model = models.with_classes(model, data.num_classes)
-    given = dict(model=model, data=data, verbose=verbose, tensorboard=False)
-    freeze(model, "heads")
-    train(recipe.with_minutes(HEADS_SHARE * minutes), begin=begin, **given)
-    freeze(model, True)
-    recipe = dataclasses.replace(
-        recipe, minutes=(1 - HEADS_SHARE) * minutes, learning_rate=WHOLE_RATE * recipe.learning_rate
-    )
-    run = train(recipe, to, begin=begin + 60 * HEADS_SHARE * minutes, **given)
+    heads_optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=recipe.optimizer["weight_decay"])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+    train_heads(model, data, HEADS_SHARE * 60 * minutes, heads_optimizer, loss, verbose)
+    run = train(recipe, to, verbose=verbose, tensorboard=False, begin=begin, model=model, data=data)
     if to is not None:
         run.curve.plot(to / "curve.png")
     return run
@@ -113,7 +111,7 @@ def _recipe(name, folder, minutes, validation, batch_size, learning_rate, seed):
         model={"name": GIVEN, "from": name},
         data={"data": str(folder), "validation": validation, "test": 0, "augment": AUGMENT},
         optimizer={"name": "adamw", "weight_decay": 0.01},
-        learning_rate=learning_rate,
+        learning_rate=WHOLE_RATE * learning_rate,
         schedule={"name": "cosine", "warmup": 0.1},
         weight_decay=0.0,
         label_smoothing=0.1,

@@ -345,7 +345,8 @@ class Training:
 
     def _describe_images(self, model):
         """Gives a trained network what it needs to classify raw images."""
-        model.preprocessor = Preprocessor.for_data(self.data)
+        if model.preprocessor is None:
+            model.preprocessor = Preprocessor.for_data(self.data)
         model.class_names = list(self.data.class_names)
 
 
