@@ -9,7 +9,6 @@ from keras import tree
 from anytime_keras import graph, runtime, weighting
 from anytime_keras.models import AnytimeModel
 from anytime_keras.models.heads import DROPOUT
-from anytime_keras.training.checkpoint import StopInTime
 
 # Of the features in memory.
 MOST_BYTES = 2**30
@@ -17,6 +16,8 @@ MOST_BYTES = 2**30
 MOST_PASSES = 16
 # Epochs over these features.
 MOST_EPOCHS = 30
+# Steps that are taken even if the time is up, since compiling takes longer than they do.
+LEAST_STEPS = 100
 # Share of the time in which features are computed.
 FEATURES_SHARE = 0.5
 
@@ -31,8 +32,8 @@ def train_heads(model, data, seconds, optimizer, loss, verbose=False):
     Args:
         model: `AnytimeModel`.
         data: `DataSet`.
-        seconds: float, the time to take. At least one pass over the images (or as many as fit into memory) and one
-            epoch are done.
+        seconds: float, the time to take at most, except for a minimum: one pass over the images, if their features fit
+            into memory, and a few steps.
         optimizer, loss: as for `compile`.
         verbose: bool, whether to print what was done.
     """
@@ -40,8 +41,8 @@ def train_heads(model, data, seconds, optimizer, loss, verbose=False):
     frozen, heads = split(model)
     features, labels = _features(frozen, data, begin + FEATURES_SHARE * seconds)
     heads.compile(optimizer, loss)
-    stop = StopInTime(begin + seconds - time.monotonic())
-    history = heads.fit(
+    stop = _Stop(begin + seconds)
+    heads.fit(
         features,
         labels,
         batch_size=data.batch_size,
@@ -52,11 +53,23 @@ def train_heads(model, data, seconds, optimizer, loss, verbose=False):
     )
     graph.forget(graph.calls(heads.outputs))
     if verbose:
-        epochs = len(history.epoch)
         print(
-            f"trained the heads for {epochs} epochs on the features of {len(labels)} augmented images, "
+            f"trained the heads for {stop.steps} steps on the features of {len(labels)} augmented images in "
             f"{time.monotonic() - begin:.0f} s"
         )
+
+
+class _Stop(keras.callbacks.Callback):
+    """Stops training at a time of `time.monotonic`, but not before `LEAST_STEPS`."""
+
+    def __init__(self, deadline):
+        super().__init__()
+        self.deadline, self.steps = deadline, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.steps >= LEAST_STEPS and time.monotonic() > self.deadline:
+            self.model.stop_training = True
 
 
 def split(model):
