@@ -10,6 +10,7 @@ if os.path.basename(sys.argv[0]) in ("anytime-keras", "-m"):  # at the command l
     from anytime_keras import _quiet  # noqa: F401
 
 from anytime_keras import (  # noqa: E402
+    classifier,
     cost,
     data,
     evaluation,
@@ -20,6 +21,7 @@ from anytime_keras import (  # noqa: E402
     weighting,
     zoo,
 )
+from anytime_keras.classifier import Classifier  # noqa: E402
 from anytime_keras.evaluation import Curve, evaluate  # noqa: E402
 from anytime_keras.inference import EANN, Predictor  # noqa: E402
 from anytime_keras.inference.export import export  # noqa: E402
@@ -31,12 +33,14 @@ __all__ = [
     "AdaLoss",
     "AdaLossWeighting",
     "AnytimeModel",
+    "Classifier",
     "Curve",
     "EANN",
     "LossWeighting",
     "Predictor",
     "SingleExit",
     "__version__",
+    "classifier",
     "cost",
     "data",
     "evaluate",
