@@ -37,7 +37,7 @@ def with_classes(model, num_classes):
     """
     if not isinstance(model, AnytimeModel):
         raise ValueError(
-            f"`model` must be an `AnytimeModel`. Received: {type(model).__name__}. `ak.to_anytime` adds exits to others."
+            f"`model` must be an `AnytimeModel`. Received: {type(model).__name__}. `ak.to_anytime` makes one of it."
         )
     (num_classes,) = check_positive(num_classes=num_classes)
     new = _rebuilt(model, num_classes) if isinstance(model, Family) else _regrown(model, num_classes)
@@ -75,9 +75,9 @@ def _features(output, name):
     vector = all(size == 1 for size in call.output_tensors[0].shape[1:-1])
     if not isinstance(call.operation, (layers.Dense, layers.EinsumDense, *rules.CONVOLUTIONS)) or not vector:
         raise ValueError(
-            "Each exit must end in a linear layer (`keras.layers.Dense`, or a convolution of one pixel), which is "
-            f"replaced. Received: an exit '{name}' that ends in '{call.operation.name}' of type "
-            f"{type(call.operation).__name__}."
+            "Each exit's last layer with weights must be linear: a `Dense` layer, or a convolution of one pixel. "
+            f"Received: '{call.operation.name}' of type {type(call.operation).__name__} for exit '{name}', whose output "
+            f"has shape {call.output_tensors[0].shape}."
         )
     (features,) = keras.tree.flatten(call.input_tensors)
     return features

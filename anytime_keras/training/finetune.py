@@ -36,6 +36,7 @@ def finetune(
     seed=0,
     verbose=True,
     begin=None,
+    name=None,
 ):
     """Trains a network on a folder of images, starting from its weights, with new last layers for the folder's classes.
 
@@ -49,8 +50,8 @@ def finetune(
     at each exit against its cost), `data.json`, `recipe.json` and `history.csv`.
 
     Args:
-        model: `AnytimeModel` with a `preprocessor`, or the name of a network of the zoo. An `AnytimeModel` that is not of
-            a family of `ak.models.build` shares its layers with the result, so it is trained, too.
+        model: `AnytimeModel` with a `preprocessor`, or the name of a network of the zoo. A network that is not of a
+            family of `ak.models.build`, such as a result of `to_anytime`, shares its layers with the result.
         folder: path of a folder with one folder of images per class (`folder/cat/1.jpg`, `folder/dog/1.jpg`), or with
             folders `train` and `validation` of that form.
         minutes: float, how long everything takes, from reading the images to the saved network.
@@ -61,6 +62,7 @@ def finetune(
         seed: int, for the split, the new layers and the augmentation.
         verbose: bool, whether to print the recipe, a progress bar and the errors.
         begin: float, the start of the `minutes`, in seconds of `time.monotonic`; None for now.
+        name: str, the name of the network in the recipe and in plots; None is the model's own.
 
     Returns:
         A `Run`, with the network in `model` and its errors on the validation images in `curve`.
@@ -85,16 +87,16 @@ def finetune(
     to = None if to is None else pathlib.Path(to)
     if to is not None and any((to / name).exists() for name in ("recipe.json", "model.keras")):
         raise ValueError(f"`to` must not contain a run. Received: '{to}', which does. Choose another folder.")
-    name = model if isinstance(model, str) else model.name
+    name = name or (model if isinstance(model, str) else model.name)
     recipe = _recipe(name, folder, minutes, validation, batch_size, learning_rate, seed)
-    files = _files(folder)
+    files = image_files(folder)
     model = zoo.load(model) if isinstance(model, str) else model
     if getattr(model, "preprocessor", None) is None:
         raise ValueError(
             "`model` must have a `preprocessor`, which turns images into its inputs. Received: none in the network "
             f"'{model.name}'. Set it: `model.preprocessor = ak.Preprocessor(...)`."
         )
-    data = _load(files, model.preprocessor, recipe)
+    data = load_images(files, model.preprocessor, recipe)
     keras.utils.set_random_seed(seed)
     model = models.with_classes(model, data.num_classes)
     heads_optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=recipe.optimizer["weight_decay"])
@@ -121,7 +123,7 @@ def _recipe(name, folder, minutes, validation, batch_size, learning_rate, seed):
     )
 
 
-def _files(folder):
+def image_files(folder):
     """Returns the `Source` of a folder's image files, or raises ValueError if they are too few to train on."""
     if not pathlib.Path(folder).is_dir():
         raise ValueError(f"There is no folder of images '{folder}'.")
@@ -143,8 +145,14 @@ def _files(folder):
     return source
 
 
-def _load(source, preprocessor, recipe):
-    """Returns the `DataSet` of a folder's images, resized and cropped as the network's preprocessor does."""
+def load_images(source, preprocessor, recipe):
+    """Returns the `DataSet` of images, resized and cropped as a network's preprocessor does.
+
+    Args:
+        source: `Source`, see `image_files`.
+        preprocessor: `Preprocessor`.
+        recipe: `Recipe` of `finetune`.
+    """
     raw = Preprocessor.from_config({**preprocessor.get_config(), "mean": 0.0, "std": 1.0})
     arrays = {"class_names": source.class_names}
     for split, examples in source.splits.items():

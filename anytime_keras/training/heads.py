@@ -100,7 +100,7 @@ def split(model):
     heads = AnytimeModel(
         [values[id(tensor)] for tensor in features], {name: values[id(tensor)] for name, tensor in outputs.items()}
     )
-    return keras.Model(model.inputs, features), heads
+    return keras.Model(model.input, features), heads
 
 
 def _in_head(call, exits):
@@ -124,7 +124,7 @@ def _features(frozen, data, deadline):
         labels.append(keras.ops.convert_to_numpy(truth))
         size += sum(array.nbytes for array in found)
         first = step + 1 < data.pipeline("train").whole_steps
-        full = 2 * size + size / (step + 1) > MOST_BYTES  # joining the parts takes their size again
+        full = 2 * (size + size / (step + 1)) > MOST_BYTES  # joining the parts takes their size again
         if step + 1 == passes or full or (time.monotonic() > deadline and not first):
             break
     return [np.concatenate(arrays) for arrays in zip(*parts)], np.concatenate(labels)

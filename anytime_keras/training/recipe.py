@@ -28,7 +28,8 @@ class Recipe:
 
     Attributes:
         model: dict with `name` and the arguments of `anytime_keras.models.build`; the image shape and the number of
-            classes come from the data. The name `"given"` stands for a network that is passed to `train(model=)`.
+            classes come from the data. The name `"given"` stands for a network that is passed to `train(model=)`;
+            `from` may say where it is from.
         data: dict with `data` and the arguments of `anytime_keras.data.load`, but batch size and seed.
         weighting: dict with `name` ("adaloss", "constant", "linear", "half_end", "single_exit", "gradnorm",
             "uncertainty") and its arguments. AdaLoss's `gamma` may be a pair: it goes from the first number to the
@@ -311,7 +312,7 @@ class Recipe:
     def _untrained(self, data_set):
         if self.model["name"] == GIVEN:
             raise ValueError(
-                f"The recipe's network is not built but given. Received: model={self.model}. Pass it as `train(model=)`."
+                f"The recipe's network is given, not built. Received: model={self.model}. Pass it to `train(model=)`."
             )
         return models.build(
             **{

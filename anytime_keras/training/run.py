@@ -24,7 +24,7 @@ from anytime_keras.training.checkpoint import (
     write_history,
 )
 from anytime_keras.training.devices import OneDevice
-from anytime_keras.training.recipe import Recipe
+from anytime_keras.training.recipe import GIVEN, Recipe
 from anytime_keras.weighting import LossWeighting
 
 try:
@@ -417,6 +417,8 @@ def take_weights(model, init):
 
 def title(recipe):
     """A short name for a recipe's network and weighting."""
+    if recipe.model["name"] == GIVEN:
+        return f"{recipe.model.get('from', GIVEN)}_finetuned"
     name, weighting = recipe.model["name"], recipe.weighting["name"]
     size = "x".join(str(recipe.model[key]) for key in ("num_units", "channels") if key in recipe.model)
     return f"{name}{size}_{weighting}"
