@@ -75,9 +75,9 @@ def _features(output, name):
     vector = all(size == 1 for size in call.output_tensors[0].shape[1:-1])
     if not isinstance(call.operation, (layers.Dense, layers.EinsumDense, *rules.CONVOLUTIONS)) or not vector:
         raise ValueError(
-            "Each exit's last layer with weights must be linear: a `Dense` layer, or a convolution of one pixel. "
-            f"Received: '{call.operation.name}' of type {type(call.operation).__name__} for exit '{name}', whose output "
-            f"has shape {call.output_tensors[0].shape}."
+            "Each exit's last layer with weights must be linear: a `Dense` layer, or a 1x1 convolution. "
+            f"Received: '{call.operation.name}' of type {type(call.operation).__name__} for exit '{name}', of output "
+            f"shape {call.output_tensors[0].shape}."
         )
     (features,) = keras.tree.flatten(call.input_tensors)
     return features
