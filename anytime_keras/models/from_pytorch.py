@@ -8,9 +8,17 @@ import inspect
 import pickle
 
 from anytime_keras import _errors
+from anytime_keras.data import crops
 from anytime_keras.models.msdnet_published import PublishedMSDNet, exit_layers, layers_per_scale
 from anytime_keras.models.registry import NETWORKS, build
+from anytime_keras.preprocessing import Preprocessor
 
+# Mean and standard deviation of the published code's images: ImageNet, CIFAR-10 and CIFAR-100.
+_STATISTICS = {
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    10: ([0.4914, 0.4824, 0.4467], [0.2471, 0.2435, 0.2616]),
+    100: ([0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]),
+}
 # `torch.load(weights_only=True)` of older versions can run code of the file (CVE-2025-32434).
 MINIMUM_TORCH = (2, 6)
 
@@ -43,9 +51,9 @@ def from_pytorch(name, checkpoint, **config):
         **config: arguments of `PublishedMSDNet` that differ from those of the named network.
 
     Returns:
-        A `PublishedMSDNet`. Its inputs are RGB images with values from 0 to 1, of shape `(batch, height, width, 3)`,
-        normalized by the mean and standard deviation of the training: for ImageNet, mean (0.485, 0.456, 0.406) and
-        standard deviation (0.229, 0.224, 0.225). Classes are in the order of the training's class folders.
+        A `PublishedMSDNet` with the `preprocessor` of the published code, if `stem` and `num_classes` are those of
+        ImageNet, CIFAR-10 or CIFAR-100. Classes are in the order of the training: for ImageNet, that of the WordNet
+        identifiers (n01440764 and so on). `ak.zoo.publish` with `ak.zoo.Reported` writes it to a zoo.
 
     Raises:
         ValueError: if the name or an argument is unknown, the file is not such a checkpoint, or its arrays do not fit
@@ -70,7 +78,17 @@ def from_pytorch(name, checkpoint, **config):
     values = {path: value for layer in layers for path, value in layer.values(state).items()}
     for variable in model.weights:
         variable.assign(values[variable.path])
+    model.preprocessor = _preprocessor(model)
     return model
+
+
+def _preprocessor(model):
+    """Returns the preprocessing of the published code, or None for other data sets than its three."""
+    key = "imagenet" if model.stem == "ilsvrc" else model.num_classes
+    if model.image_shape[-1] != 3 or key not in _STATISTICS:
+        return None
+    short_side = crops.short_side(model.image_shape[:2]) if key == "imagenet" else None
+    return Preprocessor(model.image_shape, *_STATISTICS[key], short_side=short_side)
 
 
 # Each layer's arrays in the checkpoint and its variables here, in the same order.

@@ -102,6 +102,7 @@ class MSDNet(nn.Module):
         self, num_exits, base, step, growth_rate, factors, channels, stem, num_classes, steps="even", reduction=0.5
     ):
         super().__init__()
+        torch.manual_seed(0)
         lengths = [base] + [step if steps == "even" else step * number + 1 for number in range(1, num_exits)]
         interval = math.ceil(sum(lengths) / len(factors))
         self.blocks, self.classifier, layer = nn.ModuleList(), nn.ModuleList(), 0

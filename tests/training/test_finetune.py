@@ -30,10 +30,12 @@ def quick(monkeypatch):
 
 
 @pytest.mark.long
-def test_a_finetuned_network_classifies_the_folders_images(tmp_path):
+def test_a_finetuned_network_classifies_the_folders_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(heads, "LEAST_STEPS", 300)  # on however slow a machine
+    monkeypatch.setattr(heads, "MOST_EPOCHS", 100)
     images = write_images(tmp_path / "images", dark=20, middle=20, bright=20)
     start = ak.Classifier.from_preset(NETWORK)
-    found = start.finetune(images, minutes=0.3, to=tmp_path / "run", verbose=False)
+    found = start.finetune(images, minutes=0.02, to=tmp_path / "run", learning_rate=0.01, verbose=False)
     assert found.class_names == ["bright", "dark", "middle"]  # the folders' names, sorted
     assert len(start.class_names) == 10 and start.model.outputs[0].shape[-1] == 10
     assert found.preprocessor.get_config() == start.preprocessor.get_config()
