@@ -34,16 +34,26 @@ def of_manifest(manifest, entry):
 def of_training(folder):
     """Returns the facts in the folder of a training, as far as its files are there; see `of_manifest`."""
     recipe, data, curve = (_read(folder / f"{name}.json") for name in ("recipe", "data", "curve"))
-    facts = {"name": folder.resolve().name}
     try:
-        if recipe is not None:
-            facts.update(architecture=recipe["model"]["name"], weighting=recipe["weighting"], recipe=recipe)
-        if data is not None:
-            facts["data"] = {"name": data["name"], "sizes": data["sizes"]}
-        if curve is not None:
-            facts["curve"] = Curve.from_dict(curve).to_dict()
+        return _of_results(folder.resolve().name, recipe, data, curve)
     except (KeyError, TypeError) as error:
         raise ValueError(f"The JSON files in '{folder}' must be those of a training. Missing: {error}.") from error
+
+
+def of_run(run):
+    """Returns the facts about a `training.Run` that is not saved; see `of_manifest`."""
+    return _of_results(run.model.name, run.recipe.to_dict(), run.data.describe(), run.curve.to_dict())
+
+
+def _of_results(name, recipe, data, curve):
+    facts = {"name": name}
+    if recipe is not None:
+        model = recipe["model"]
+        facts.update(architecture=model.get("from", model["name"]), weighting=recipe["weighting"], recipe=recipe)
+    if data is not None:
+        facts["data"] = {"name": data["name"], "sizes": data["sizes"]}
+    if curve is not None:
+        facts["curve"] = Curve.from_dict(curve).to_dict()
     return facts
 
 

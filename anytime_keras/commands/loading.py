@@ -5,6 +5,8 @@ import pathlib
 from anytime_keras import data as data_sets
 from anytime_keras.classifier import presets
 from anytime_keras.training import Recipe
+from anytime_keras.training.finetune import image_files, load_images
+from anytime_keras.training.recipe import GIVEN
 
 
 def model_file(path):
@@ -31,9 +33,12 @@ def model_and_data(path, flags):
     """
     file = model_file(path)
     arguments = {}
-    recipe = file.parent / "recipe.json"
-    if recipe.is_file():
-        arguments = Recipe.from_json(recipe).data
+    if (file.parent / "recipe.json").is_file():
+        recipe = Recipe.from_json(file.parent / "recipe.json")
+        if recipe.model["name"] == GIVEN and not flags.dataset:
+            model = presets.load_keras(file)
+            return model, load_images(image_files(recipe.data["data"]), model.preprocessor, recipe)
+        arguments = recipe.data
     if flags.dataset:
         arguments["data"] = flags.dataset
     arguments.update({name: flags[name].value for name in ("data_dir", "image_size") if flags[name].value})

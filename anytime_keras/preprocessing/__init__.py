@@ -2,5 +2,6 @@
 
 from anytime_keras.preprocessing.layers import ReverseChannels, ShortSideResizing
 from anytime_keras.preprocessing.preprocessor import Preprocessor
+from anytime_keras.preprocessing.pretrained import of_pretrained
 
-__all__ = ["Preprocessor", "ReverseChannels", "ShortSideResizing"]
+__all__ = ["Preprocessor", "ReverseChannels", "ShortSideResizing", "of_pretrained"]

@@ -28,6 +28,8 @@ def train(
     checkpoint_every=None,
     strategy="none",
     begin=None,
+    model=None,
+    data=None,
 ):
     """Trains a network by a recipe.
 
@@ -55,6 +57,9 @@ def train(
             on several, which share each batch and give the same result; see `anytime_keras.training.strategy`. Only
             the chief process writes and prints.
         begin: float, the start of the recipe's `minutes`, in seconds of `time.monotonic`; None for now.
+        model: `AnytimeModel` to train, with its weights; the recipe's `model` is then `{"name": "given"}`. None builds
+            the recipe's.
+        data: `DataSet` to train on; None loads the recipe's.
 
     Returns:
         A `Run`; without a curve if the time limit stopped it. Its model is on one device.
@@ -79,7 +84,7 @@ def train(
             f"`engine='scan'` trains on one device. Received: strategy='{place.name}'. Choose `engine='fit'`."
         )
     verbose = verbose and place.is_chief
-    training = Training(recipe, folder, resume, strategy=place, begin=begin)
+    training = Training(recipe, folder, resume, data, strategy=place, begin=begin, model=model)
     if engine == "scan":
         scan.check_data(training.data)
     if verbose:

@@ -13,6 +13,8 @@ from anytime_keras._checks import check_int, check_number
 from anytime_keras.data import sources
 from anytime_keras.training import distillation, schedules
 
+# The name of a network that is not built from the recipe but passed to `train(model=)`.
+GIVEN = "given"
 # Epochs of the paper (section 5.1); other data sets take CIFAR's.
 EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}
 MOST_MINUTES = 60 * 24 * 365
@@ -27,7 +29,8 @@ class Recipe:
 
     Attributes:
         model: dict with `name` and the arguments of `anytime_keras.models.build`. The image shape and the number of
-            classes come from the data.
+            classes come from the data. The name `"given"` stands for a network that is passed to `train(model=)`;
+            `from` may name its origin.
         data: dict with `data` and the arguments of `anytime_keras.data.load`, except batch size and seed.
         weighting: dict with `name` ("adaloss", "constant", "linear", "half_end", "single_exit", "gradnorm",
             "uncertainty") and its arguments. AdaLoss's `gamma` may be a pair of numbers, between which it changes
@@ -150,7 +153,8 @@ class Recipe:
                 f"`precision` is unknown. Received: precision={self.precision!r}. "
                 f"{_errors.nearest(self.precision, PRECISIONS)}"
             )
-        models.registry.check_name(self.model["name"])
+        if self.model["name"] != GIVEN:
+            models.registry.check_name(self.model["name"])
         schedules.check_schedule(self.schedule)
         if self.sizes is not None:
             schedules.check_sizes(self.sizes)
@@ -254,16 +258,15 @@ class Recipe:
         """Returns the `DataSet`."""
         return data.load(**self.data, batch_size=self.batch_size, seed=self.seed, one_hot=self.label_smoothing > 0)
 
-    def build_model(self, data_set):
-        """Returns the compiled model for the data set."""
-        model = models.build(
-            **{
-                "input_shape": data_set.image_shape,
-                "num_classes": data_set.num_classes,
-                "dtype": None if self.precision == "float32" else self.precision,
-                **self.model,
-            }
-        )
+    def build_model(self, data_set, model=None):
+        """Returns the compiled model for the data set.
+
+        Args:
+            data_set: `DataSet`.
+            model: `AnytimeModel` to compile; None builds the recipe's.
+        """
+        if model is None:
+            model = self._untrained(data_set)
         self._check_fit(model, data_set)
         if self.sizes is not None:
             # All families pool globally and take any size; Keras would refuse all but the one that it was built for.
@@ -290,6 +293,20 @@ class Recipe:
         if self.distillation is not None:
             distillation.teach(model)
         return model
+
+    def _untrained(self, data_set):
+        if self.model["name"] == GIVEN:
+            raise ValueError(
+                f"The recipe's network is given, not built. Received: model={self.model}. Pass it to `train(model=)`."
+            )
+        return models.build(
+            **{
+                "input_shape": data_set.image_shape,
+                "num_classes": data_set.num_classes,
+                "dtype": None if self.precision == "float32" else self.precision,
+                **self.model,
+            }
+        )
 
     def _check_fit(self, model, data_set):
         """Raises ValueError unless the model fits the data's images and classes."""

@@ -8,7 +8,7 @@ import pathlib
 import keras
 
 from anytime_keras.training.checkpoint import room_for, to_disk, write
-from anytime_keras.training.recipe import Recipe
+from anytime_keras.training.recipe import GIVEN, Recipe
 
 
 @dataclasses.dataclass
@@ -76,6 +76,8 @@ class Run:
 
 def title(recipe):
     """A short name for a recipe's network and weighting."""
+    if recipe.model["name"] == GIVEN:
+        return f"{recipe.model.get('from', GIVEN)}_finetuned"
     name, weighting = recipe.model["name"], recipe.weighting["name"]
     size = "x".join(str(recipe.model[key]) for key in ("num_units", "channels") if key in recipe.model)
     return f"{name}{size}_{weighting}"

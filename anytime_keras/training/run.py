@@ -46,6 +46,7 @@ class Training:
         adapt: function that maps the recipe's `Weighting` to the one used in training.
         strategy: the result of `choose`; None is one device.
         begin: float, the start of the recipe's `minutes`, in seconds of `time.monotonic`; None for now.
+        model: `AnytimeModel` to train instead of the recipe's.
 
     Raises:
         ValueError: see `train`.
@@ -60,6 +61,7 @@ class Training:
         adapt=lambda weighting: weighting,
         strategy=None,
         begin=None,
+        model=None,
     ):
         self.recipe, self.resume = recipe, resume
         self._begin = time.monotonic() if begin is None else begin
@@ -72,7 +74,7 @@ class Training:
         self.strategy.check_data(self.data, recipe)
         self.weighting = None
         with self.strategy.scope():
-            self.model = recipe.build_model(self.data)
+            self.model = recipe.build_model(self.data, model)
             if recipe.init is not None:
                 take_weights(self.model, recipe.init)
             self.strategy.prepare(self.model)
@@ -273,7 +275,8 @@ class Training:
 
     def _describe_images(self, model):
         """Gives a trained network what it needs to classify raw images."""
-        model.preprocessor = Preprocessor.for_data(self.data)
+        if model.preprocessor is None:
+            model.preprocessor = Preprocessor.for_data(self.data)
         model.class_names = list(self.data.class_names)
 
 
