@@ -1,0 +1,67 @@
+"""`StageTimes`: the expected seconds of each stage by batch size, corrected by the machine's current pace."""
+
+import numpy as np
+
+MEMORY = 0.05  # weight of a new measurement in the pace
+MOST_SLOWDOWN = 10.0  # a single pause of the machine counts as at most this slowdown
+
+
+class StageTimes:
+    """Seconds of each stage at each measured batch size, and how much slower the machine runs at present.
+
+    Args:
+        sizes: list of int, the measured batch sizes, ascending from 1.
+        seconds: array of shape `(sizes, stages)`, the seconds of each stage, including its exit's head.
+        padded: bool, whether a batch is padded to the next measured size; otherwise times are interpolated.
+
+    Attributes:
+        table: array of shape `(max_batch + 1, stages + 1)`. Row b contains the seconds from the input to each exit for
+            a batch of b, after a leading zero. Row 0 is not used.
+        pace: float, seconds taken divided by seconds expected, a moving average.
+        spread: float, the mean absolute deviation of that ratio.
+
+    Example:
+    >>> times = StageTimes([1, 2, 4], [[0.001, 0.002], [0.001, 0.003], [0.002, 0.004]])
+    >>> times.table[3].round(4).tolist()
+    [0.0, 0.0015, 0.005]
+    >>> times.saw(rows=1, position=1, seconds=0.004)
+    >>> round(times.pace, 3), round(times.safety, 3)
+    (1.05, 1.245)
+    """
+
+    def __init__(self, sizes, seconds, padded=False):
+        self.sizes, seconds = list(sizes), np.asarray(seconds, float)
+        if self.sizes[:1] != [1] or seconds.shape[:1] != (len(self.sizes),) or not (seconds > 0).all():
+            raise ValueError(
+                f"`sizes` must begin with 1, with a row of positive seconds for each. Received: sizes={sizes}, seconds "
+                f"of shape {seconds.shape}."
+            )
+        rows = np.arange(self.sizes[-1] + 1)
+        if padded:
+            by_rows = seconds[np.searchsorted(self.sizes, np.maximum(rows, 1))]
+        else:
+            by_rows = np.stack([np.interp(rows, self.sizes, column) for column in seconds.T], axis=1)
+        self._stages = by_rows
+        self.table = np.concatenate([np.zeros((len(rows), 1)), by_rows.cumsum(axis=1)], axis=1)
+        self.pace, self.spread = 1.0, 0.05
+
+    @property
+    def max_batch(self):
+        """The largest measured batch size."""
+        return self.sizes[-1]
+
+    @property
+    def num_exits(self):
+        """The number of exits."""
+        return self.table.shape[1] - 1
+
+    @property
+    def safety(self):
+        """The factor on the table's seconds that is used for deadlines: the pace plus two deviations."""
+        return self.pace + 2 * self.spread
+
+    def saw(self, rows, position, seconds):
+        """Records that a stage took `seconds` for a batch of `rows`."""
+        ratio = min(seconds / float(self._stages[rows, position]), MOST_SLOWDOWN)
+        self.spread += MEMORY * (abs(ratio - self.pace) - self.spread)
+        self.pace += MEMORY * (ratio - self.pace)
