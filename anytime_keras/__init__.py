@@ -9,7 +9,19 @@ import sys
 if os.path.basename(sys.argv[0]) in ("anytime-keras", "-m"):  # at the command line, TensorFlow's greeting is noise
     from anytime_keras import _quiet  # noqa: F401
 
-from anytime_keras import cost, data, evaluation, inference, models, training, weighting, zoo  # noqa: E402
+from anytime_keras import (  # noqa: E402
+    classifier,
+    cost,
+    data,
+    evaluation,
+    inference,
+    models,
+    preprocessing,
+    training,
+    weighting,
+    zoo,
+)
+from anytime_keras.classifier import Classifier  # noqa: E402
 from anytime_keras.evaluation import Curve, evaluate  # noqa: E402
 from anytime_keras.inference import EANN, Predictor  # noqa: E402
 from anytime_keras.inference.export import export  # noqa: E402
@@ -21,12 +33,14 @@ __all__ = [
     "AdaLoss",
     "AdaLossWeighting",
     "AnytimeModel",
+    "Classifier",
     "Curve",
     "EANN",
     "LossWeighting",
     "Predictor",
     "SingleExit",
     "__version__",
+    "classifier",
     "cost",
     "data",
     "evaluate",
@@ -34,6 +48,7 @@ __all__ = [
     "export",
     "inference",
     "models",
+    "preprocessing",
     "to_anytime",
     "training",
     "weighting",

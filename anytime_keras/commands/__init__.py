@@ -38,7 +38,7 @@ def main(argv=None):
             return
         values = copy.deepcopy(command.FLAGS)  # so that each command of a process starts from the defaults
         command.run(values, values(argv[1:])[1:])
-    except (ValueError, OSError, flags.Error) as error:
+    except (ValueError, OSError, ImportError, flags.Error) as error:
         sys.exit(f"anytime-keras {name}: {error}" if name in COMMANDS else f"anytime-keras: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,9 +1,9 @@
 """Loads a trained network and its data set, for several commands."""
 
 import pathlib
-import zipfile
 
 from anytime_keras import data as data_sets
+from anytime_keras.classifier import presets
 from anytime_keras.training import Recipe
 
 
@@ -17,16 +17,6 @@ def model_file(path):
             f"or a .keras file."
         )
     return file
-
-
-def load_model(file):
-    """Loads a `.keras` file."""
-    import keras
-
-    try:
-        return keras.saving.load_model(file)
-    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{file}' cannot be loaded as a Keras model: {error}") from error
 
 
 def model_and_data(path, flags):
@@ -49,4 +39,4 @@ def model_and_data(path, flags):
     arguments.update({name: flags[name].value for name in ("data_dir", "image_size") if flags[name].value})
     if "data" not in arguments:
         raise ValueError(f"'{path}' has no recipe that names its data set. Pass it, such as --dataset=cifar10.")
-    return load_model(file), data_sets.load(**arguments)
+    return presets.load_keras(file), data_sets.load(**arguments)

@@ -13,6 +13,7 @@ import numpy as np
 from anytime_keras import _errors
 from anytime_keras.cost import exit_costs
 from anytime_keras.models.metrics import copy_metric
+from anytime_keras.preprocessing import Preprocessor
 
 
 class Exit:
@@ -66,6 +67,9 @@ class AnytimeModel(keras.Model):
         exits: list of `Exit`, earliest first.
         inference: dict or None, the useful exits, temperatures and thresholds found by `Predictor.calibrate` and
             `Predictor.fit_thresholds`. Saved with the model in a `.keras` file, not in its config or weights.
+        preprocessor: `anytime_keras.preprocessing.Preprocessor` from raw images to the model's inputs, or None. Saved
+            like `inference`.
+        class_names: list of str, or None. Saved like `inference`.
 
     Raises:
         ValueError: if the outputs are not a dict of tensors.
@@ -98,7 +102,7 @@ class AnytimeModel(keras.Model):
         if dtype is not None:
             self.dtype_policy = keras.dtype_policies.get(dtype)
         self._exit_names = tuple(outputs)
-        self.inference = None
+        self.inference = self.preprocessor = self.class_names = None
 
     @property
     def exit_names(self):
@@ -279,17 +283,28 @@ class AnytimeModel(keras.Model):
 
     # Keras stores these files next to the weights in a `.keras` file.
     def save_assets(self, folder):
-        """Writes `inference`; Keras calls this when saving a model."""
-        if self.inference is not None:
-            with open(os.path.join(folder, "inference.json"), "w") as file:
-                json.dump(self.inference, file)
+        """Writes `inference`, `preprocessor` and `class_names`; Keras calls this when saving a model."""
+        config = None if self.preprocessor is None else self.preprocessor.get_config()
+        for name, content in (
+            ("inference", self.inference),
+            ("preprocessor", config),
+            ("class_names", self.class_names),
+        ):
+            if content is not None:
+                with open(os.path.join(folder, f"{name}.json"), "w") as file:
+                    json.dump(content, file)
 
     def load_assets(self, folder):
-        """Reads `inference`; Keras calls this when loading a model."""
-        path = os.path.join(folder or "", "inference.json")
-        if os.path.exists(path):
-            with open(path) as file:
-                self.inference = json.load(file)
+        """Reads what `save_assets` wrote; Keras calls this when loading a model."""
+        found = {}
+        for name in ("inference", "preprocessor", "class_names"):
+            path = os.path.join(folder or "", f"{name}.json")
+            if os.path.exists(path):
+                with open(path) as file:
+                    found[name] = json.load(file)
+        self.inference, self.class_names = found.get("inference"), found.get("class_names")
+        if "preprocessor" in found:
+            self.preprocessor = Preprocessor.from_config(found["preprocessor"])
 
     def get_config(self):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self.dtype_policy)}

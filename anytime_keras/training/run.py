@@ -10,6 +10,7 @@ import keras
 
 from anytime_keras import evaluation, runtime, zoo
 from anytime_keras.evaluation.evaluate import batches
+from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.training import averaging, clock, schedules
 from anytime_keras.training.averaging import KeptWeights, averaged
 from anytime_keras.training.checkpoint import (
@@ -325,9 +326,11 @@ class Training:
             if verbose:
                 print(f"stopped by the time limit after epoch {len(history)}; resume to continue")
             return run
+        self._describe_images(model)
         run.curve = self._curve(model)
         if self.recipe.ema_momentum is not None:
             run.average = dataclasses.replace(run, model=averaged(self.model, self.recipe, self.data), average=None)
+            self._describe_images(run.average.model)
             run.average.curve = self._curve(run.average.model)
         if self.folder is not None and self.strategy.is_chief:
             run.save(self.folder)
@@ -337,6 +340,11 @@ class Training:
             if run.average is not None:
                 print(f"\naveraged weights:\n{run.average.curve.table()}")
         return run
+
+    def _describe_images(self, model):
+        """Gives a trained network what it needs to classify raw images."""
+        model.preprocessor = Preprocessor.for_data(self.data)
+        model.class_names = list(self.data.class_names)
 
 
 def _seconds(function):

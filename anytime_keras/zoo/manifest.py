@@ -8,8 +8,10 @@ import math
 import numpy as np
 
 from anytime_keras import _errors
+from anytime_keras.data import crops, defaults
 from anytime_keras.evaluation import Curve, CurvePoint
 from anytime_keras.models.registry import NETWORKS
+from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.zoo import schema
 
 FORMAT = 1
@@ -79,6 +81,16 @@ class Weights:
     def macs(self):
         """The MACs of each exit including all heads so far, a list of int."""
         return [exit["with_all_heads"] for exit in self.content["exits"]]
+
+    @property
+    def preprocessor(self):
+        """The `Preprocessor` from raw images to the network's inputs, or None if the network is untrained."""
+        data, shape = self.content["data"], self.content["config"]["input_shape"]
+        if data["mean"] is None:
+            return None
+        recipe = self.content["lineage"][-1]["recipe"].get("data")
+        cropped = isinstance(recipe, dict) and recipe.get("image_size") or defaults(data["name"]).image_size
+        return Preprocessor(shape, data["mean"], data["std"], crops.short_side(shape[:2]) if cropped else None)
 
     def normalize(self, images):
         """Normalizes images for the network.

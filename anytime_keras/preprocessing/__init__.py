@@ -1,0 +1,6 @@
+"""Turns raw images (files, Pillow images, arrays of any size) into a network's inputs. See `Preprocessor`."""
+
+from anytime_keras.preprocessing.layers import ReverseChannels, ShortSideResizing
+from anytime_keras.preprocessing.preprocessor import Preprocessor
+
+__all__ = ["Preprocessor", "ReverseChannels", "ShortSideResizing"]
