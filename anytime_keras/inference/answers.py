@@ -122,5 +122,5 @@ def as_logits(outputs):
 
 def as_array(tensor):
     """Converts a tensor to a NumPy array, in float32 if its dtype is not a NumPy float."""
-    array = np.asarray(keras.ops.convert_to_numpy(tensor))
+    array = tensor if isinstance(tensor, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(tensor))
     return array if array.dtype.kind == "f" else array.astype("float32")

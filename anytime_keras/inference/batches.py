@@ -173,7 +173,7 @@ def _parts(state, x, batch_size):
     """Splits samples into batches, each a list of the first stage's input tensors."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
-    inputs, size = state.stages.start(x), int(batch_size)
+    inputs, size = state.engine.start(x), int(batch_size)
     return [[tensor[at : at + size] for tensor in inputs] for at in range(0, inputs[0].shape[0], size)]
 
 

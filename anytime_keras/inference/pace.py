@@ -23,7 +23,7 @@ class Times:
         example: an input of that size.
         safe: array of shape `(exits,)`, 99% quantile of the seconds straight to each exit.
         usual: array of shape `(exits,)`, median of the seconds straight to each exit.
-        stages: array of shape `(exits,)`, 90% quantile of the seconds of each stage.
+        stages: array of shape `(exits,)`, a high quantile of the seconds of each stage.
     """
 
     example: object
@@ -32,11 +32,17 @@ class Times:
     stages: np.ndarray
 
     @classmethod
-    def of(cls, table, size, example):
-        """Reads the latencies from a `LatencyTable`."""
-        # Use a high quantile: a stage that misses the deadline only takes the processor from the waiting thread.
-        stages = table.quantile(size, 0.9, stages=True)
+    def of(cls, table, size, example, steps=False):
+        """Reads the latencies from a `LatencyTable`; `steps` is that of the engine."""
+        # Where another thread waits for the deadline, a stage that misses it only takes the processor from that thread.
+        stages = table.quantile(size, 0.99 if steps else 0.9, stages=True)
         return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages)
+
+    @classmethod
+    def total(cls, parts):
+        """Adds up the latencies of batches that run one after the other."""
+        sums = [np.sum([getattr(times, name) for times in parts], axis=0) for name in ("safe", "usual", "stages")]
+        return cls(None, *sums)
 
 
 class Pace:
@@ -65,6 +71,10 @@ class Pace:
         slowdown = self.slowdown
         needed = np.maximum(times.safe * slowdown, times.usual * slowdown + max(self._pauses.copy()))
         return int(np.nonzero(needed <= SHARE * seconds)[0].max(initial=0))
+
+    def needed(self, times):
+        """Returns the expected seconds of each stage at the current pace, a list."""
+        return (times.stages * self.slowdown).tolist()
 
     def margin(self, seconds):
         """Returns how many seconds before the deadline to stop waiting, because threads wake up late."""

@@ -12,14 +12,17 @@ import numpy as np
 
 from anytime_keras import runtime
 from anytime_keras.inference import engines
-from anytime_keras.inference.answers import Answer, as_array
+from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.batches import BatchMethods
-from anytime_keras.inference.jobs import Job, Worker
+from anytime_keras.inference.jobs import Latest, Worker
 from anytime_keras.inference.latency import LatencyTable
-from anytime_keras.inference.pace import Pace, Times
+from anytime_keras.inference.pace import Pace
+from anytime_keras.inference.progress import Progress
 from anytime_keras.inference.stages import Stages, exits_as_list, in_dtype
+from anytime_keras.inference.state import State
 
 MOST_EXITS = 8
+RETURN_SECONDS = 50e-6  # from the last answer to the return of `predict`
 
 
 class Predictor(BatchMethods):
@@ -65,8 +68,11 @@ class Predictor(BatchMethods):
     'exit_3'
     """
 
-    def __init__(self, model, example, exits=None, dtype=None, latencies=None):
+    def __init__(
+        self, model, example, exits=None, dtype=None, latencies=None, engine="auto", num_threads=None
+    ):
         runtime.check_fork()
+        engines.choice.check(engine, num_threads)
         self._model, self._worker = model, Worker()
         self._paces = collections.defaultdict(Pace)  # by size, see `Stages.size`
         self._changing = threading.Lock()  # held by methods that replace the state, not by its readers
@@ -74,13 +80,16 @@ class Predictor(BatchMethods):
         stages, found = _stages(model, dtype), self._found()
         if exits is None:
             exits = found.get("exits") or _evenly(stages.costs(stages.start(example)), MOST_EXITS)
-        state = _State.of(stages.at(exits_as_list(exits)), example, dtype, found.get("temperatures", {}))
-        if latencies is not None:
-            given = latencies if isinstance(latencies, LatencyTable) else LatencyTable.from_json(latencies)
-            given.check(state.latencies)
-            state = dataclasses.replace(state, latencies=given.copy())
-        state.prepare(example, self._worker)
-        self._state = state
+        stages, temperatures = stages.at(exits_as_list(exits)), found.get("temperatures", {})
+        if latencies is not None and not isinstance(latencies, LatencyTable):
+            latencies = LatencyTable.from_json(latencies)
+        with Progress(f"Preparing {type(model).__name__} for this machine") as progress:
+            state = State.of(stages, example, dtype, temperatures, engine, num_threads, progress)
+            if latencies is not None:
+                latencies.check(state.latencies)
+                state = dataclasses.replace(state, latencies=latencies.copy())
+            state.prepare(example, self._worker, progress=progress)
+        self._state, self._num_threads = state, num_threads
 
     def __repr__(self):
         macs = ", ".join(f"{cost.exit} {cost.with_all_heads / 1e6:.3g}M" for cost in self.costs)
@@ -95,6 +104,10 @@ class Predictor(BatchMethods):
     @property
     def exit_names(self):
         return list(self._state.stages.exit_names)
+
+    @property
+    def engine(self):
+        return self._state.engine.name
 
     @property
     def costs(self):
@@ -120,16 +133,21 @@ class Predictor(BatchMethods):
     def _engine(self):
         return self._state.engine
 
-    def prepare(self, example, seconds=2.0):
+    def prepare(self, example, seconds=2.0, budgets=False):
         """Compiles for an input size, and measures the latency of each exit unless `latencies` has that size.
 
         Args:
             example: an input of that size, shape `(batch, ...)`.
             seconds: float, approximate measuring time. Each exit is run at least five times.
+            budgets: bool, whether to also compile the run straight to each exit, which `predict(budget=)` otherwise
+                does on its first use.
         """
         self._worker.check_process()
-        with self._changing:
-            self._state.prepare(example, self._worker, seconds)
+        with self._changing, Progress(f"Preparing {type(self._model).__name__}") as progress:
+            self._state.prepare(example, self._worker, seconds, progress)
+            if budgets:
+                for position in range(len(self._state.costs)):
+                    self._run_to(self._state, self._state.engine.start(example), position)
 
     def _change(self, exits, temperatures):
         """Compiles and prepares a state for some of the exits, then swaps it in atomically."""
@@ -138,7 +156,10 @@ class Predictor(BatchMethods):
             self._state = dataclasses.replace(before, temperatures=[temperatures[name] for name in exits])
             return
         examples = [times.example for times in before.times.values()]
-        state = _State.of(before.stages.at(exits), examples[0], before.latencies.dtype, temperatures)
+        stages, dtype, name = before.stages.at(exits), before.latencies.dtype, before.engine.name
+        name = name if name in engines.ENGINES else "auto"
+        threads = self._num_threads if before.engine.steps else None
+        state = State.of(stages, examples[0], dtype, temperatures, name, threads)
         for example in examples:
             state.prepare(example, self._worker)
         self._state = state
@@ -175,7 +196,7 @@ class Predictor(BatchMethods):
             if limit is not None and (not isinstance(limit, numbers.Real) or math.isnan(limit)):
                 raise ValueError(f"`{name}` must be a number. Received: {limit!r}.")
         state = self._current()
-        inputs = state.stages.start(x)
+        inputs = state.engine.start(x)
         if until is not None:
             return self._predict_until(state, inputs, until, begin)
         if deadline is not None and deadline != math.inf:
@@ -184,25 +205,33 @@ class Predictor(BatchMethods):
         if budget is not None:
             affordable = [p for p, cost in enumerate(state.costs_of(inputs)) if cost.with_head <= budget]
             position, late = max(affordable, default=0), not affordable
-        job = self._worker.here(state.job(inputs, position, position, begin=begin))
-        return self._handed(job.latest(), begin, late)
+        logits = self._run_to(state, inputs, position)
+        return state.answer(position, logits, time.perf_counter() - begin, late)
+
+    def _run_to(self, state, inputs, position):
+        """Runs straight to one exit in this thread and returns its logits."""
+        run = Latest(position, position, engines.ALWAYS, state.no_time)
+        self._worker.run(state.engine, inputs, run)
+        return run.logits
 
     def _predict_by(self, state, inputs, deadline, begin):
-        size = state.stages.size(inputs)
-        if size not in state.times:
-            what = f"a batch of {size}" if isinstance(size, int) else f"shapes {list(size)}"
-            raise ValueError(
-                f"A deadline needs a size that is prepared. Received: {what}, prepared: {sorted(state.times)}. Call "
-                "`predictor.prepare(example)` with an example of that size."
-            )
-        times, pace = state.times[size], self._paces[size]
+        """Runs to a deadline stage by stage in this thread, or in the worker thread; see `Engine.steps`."""
+        size, times, padded = state.times_for(inputs)
+        pace = self._paces[size]
+        if state.engine.steps:
+            limit = time.time() + begin + deadline - RETURN_SECONDS - time.perf_counter()
+            run = Latest(0, len(state.costs) - 1, limit, pace.needed(times))
+            self._worker.run(state.engine, inputs, run)
+            pace.saw(run.seconds, times.usual[run.position])
+            seconds = time.perf_counter() - begin
+            return state.answer(run.position, run.logits, seconds, late=seconds > deadline)
         end = begin + deadline - pace.margin(deadline)
         limit = time.time() + end - time.perf_counter()
 
         def first():  # evaluated when the job leaves the queue
             return pace.first(begin + deadline - time.perf_counter(), times)
 
-        job = self._worker.later(state.job(inputs, first, limit=limit, needed=times.stages, begin=begin))
+        job = self._worker.later(state.job(padded, first, limit=limit, needed=times.stages, begin=begin))
         sleeps = end > time.perf_counter()
         answer = job.wait(max(end - time.perf_counter(), 0.0))
         if sleeps and (woke := time.perf_counter()) > end:  # even if the last answer arrived meanwhile
@@ -210,9 +239,9 @@ class Predictor(BatchMethods):
         if answer is None:
             answer = job.wait_for_first()
         pace.saw(job.first_seconds, times.usual[job.first])
-        answer = self._handed(answer, begin)
-        answer.late = answer.seconds > deadline
-        return answer
+        seconds = time.perf_counter() - begin
+        logits = answer.logits[: len(inputs[0])]
+        return dataclasses.replace(answer, logits=logits, seconds=seconds, late=seconds > deadline)
 
     def _predict_until(self, state, inputs, until, begin):
         carried = inputs
@@ -225,9 +254,6 @@ class Predictor(BatchMethods):
                 break
         return answer
 
-    def _handed(self, answer, begin, late=False):
-        return dataclasses.replace(answer, seconds=time.perf_counter() - begin, late=late)
-
     def start(self, x):
         """Starts a computation in the background and returns its `Job` immediately.
 
@@ -235,7 +261,7 @@ class Predictor(BatchMethods):
             ValueError: if `x` does not fit the model.
         """
         state = self._current()
-        return self._worker.later(state.job(state.stages.start(x)))
+        return self._worker.later(state.job(state.engine.start(x)))
 
     def stream(self, x):
         """Yields successively better `Answer`s; closing the generator stops the computation.
@@ -248,7 +274,7 @@ class Predictor(BatchMethods):
             Exception: any exception raised by a stage.
         """
         state = self._current()
-        inputs = state.stages.start(x)
+        inputs = state.engine.start(x)
 
         def answers():
             job = self._worker.later(state.job(inputs))
@@ -258,74 +284,6 @@ class Predictor(BatchMethods):
                 job.stop()
 
         return answers()
-
-
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """Everything that depends on the choice of exits. Calls keep their state even if the predictor replaces it."""
-
-    stages: Stages
-    engine: engines.Engine
-    costs: list
-    temperatures: list
-    latencies: LatencyTable
-    times: dict  # from size to `Times`
-    costs_by_shapes: dict  # from the inputs' shapes, without the batch axis, to costs
-
-    @classmethod
-    def of(cls, stages, example, dtype, temperatures):
-        """Creates the state for `stages`; `temperatures` is a dict by exit name, with default 1."""
-        inputs = stages.start(example)
-        costs = stages.costs(inputs)
-        table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs], dtype)
-        ordered = [temperatures.get(name, 1.0) for name in stages.exit_names]
-        return cls(stages, engines.engine(stages), costs, ordered, table, {}, {_shapes(inputs): costs})
-
-    def costs_of(self, inputs):
-        """Returns the exits' costs for the shapes of `inputs`."""
-        shapes = _shapes(inputs)
-        if shapes not in self.costs_by_shapes:
-            self.costs_by_shapes[shapes] = self.stages.costs(inputs)
-        return self.costs_by_shapes[shapes]
-
-    def job(self, inputs, first=0, last=None, **options):
-        return Job(self.engine, inputs, self.answer, first, last, **options)
-
-    def answer(self, position, logits, seconds):
-        name = self.stages.exit_names[position]
-        temperature, sigmoid = self.temperatures[position], self.engine.sigmoid[position]
-        return Answer(logits, name, position, seconds, temperature=temperature, sigmoid=sigmoid)
-
-    def prepare(self, example, worker, seconds=2.0):
-        """See `Predictor.prepare`."""
-
-        def timed(first, limit=engines.NEVER):
-            """Returns a dict from position to the seconds until its answer, excluding time in the queue."""
-            job = worker.later(self.job(inputs, first, limit=limit))
-            return {answer.position: answer.seconds - job.waited for answer in job.answers()}
-
-        inputs = self.stages.start(example)
-        exits, size = range(len(self.costs)), self.stages.size(inputs)
-        for first in exits:
-            timed(first)
-        timed(0, limit=engines.ALWAYS)  # compiles the stages on backends with one program per stage
-        if size not in self.latencies.direct:
-            direct, stages = [[] for _ in exits], [[] for _ in exits]
-            begin = time.perf_counter()
-            while len(stages[0]) < 5 or time.perf_counter() - begin < seconds:
-                for first in exits:
-                    direct[first].append(timed(first)[first])
-                told = timed(0, limit=engines.ALWAYS)
-                # A missing answer arrived after a later exit's, so it gets the time of that one.
-                ends = [min(told[later] for later in told if later >= position) for position in exits]
-                for times, start, end in zip(stages, [0.0, *ends], ends):
-                    times.append(end - start)
-            self.latencies.add(size, direct, stages)
-        self.times[size] = Times.of(self.latencies, size, example)
-
-
-def _shapes(inputs):
-    return tuple(tuple(tensor.shape[1:]) for tensor in inputs)
 
 
 def _stages(model, dtype):
