@@ -9,6 +9,7 @@ import numpy as np
 CONSIDERED = 64  # waiting requests whose deadlines a decision reads
 HORIZON = 2.0  # a plan covers the arrivals of this many usual deadlines
 CAUTION = 0.01  # value of an idle machine per request, in accuracy, because arrivals are random
+LEAST_GAIN = 0.001  # of a later exit, so that all requests reach the last one without load
 EFFICIENT = 1.02  # batches are not made larger for a gain in seconds per request below this factor
 
 
@@ -128,7 +129,7 @@ class Value(Policy):
     def __init__(self, times, accuracies):
         super().__init__(times, accuracies)
         self._plans = {}
-        self._steps = np.diff(accuracies, prepend=0.0)
+        self._steps = np.maximum(np.diff(accuracies, prepend=0.0), LEAST_GAIN)
 
     def batch_size(self, situation):
         if situation.waiting == 1:
@@ -183,7 +184,7 @@ class Value(Policy):
         )
 
     def _plan(self, slack):
-        """Returns the most efficient batch size for each exit, and the concave hull, for requests with a usual slack."""
+        """Returns the most efficient batch size for each exit, and the concave hull, by the requests' usual slack."""
         key = round(4 * math.log2(max(slack, 1e-9)))
         if key not in self._plans:
             if len(self._plans) > 100:

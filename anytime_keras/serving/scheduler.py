@@ -68,7 +68,8 @@ class Scheduler:
 
     - `"value"`: maximizes the expected number of right answers in time, over the requests that wait and those expected
       by the current arrival rate; see `anytime_keras.serving.policies.Value`.
-    - `"slack"`: the batch and exit whose time is closest to the slack of the most urgent request (SuperServe, NSDI 2025).
+    - `"slack"`: the batch and exit whose time is closest to the slack of the most urgent request (SuperServe,
+      NSDI 2025).
     - `"last"`, `"exit_k"` (k from 1): always the same exit, first in, first out; requests are dropped only when their
       deadline passes in the queue. This is what other servers do.
 
@@ -160,7 +161,7 @@ class Scheduler:
         self._window = max(REMEMBERED * self.usual_slack, 0.1)
 
     def _seconds_ahead(self, request, now):
-        """Returns the least seconds until the request's first allowed exit, if all requests before it take the first."""
+        """Returns the least seconds until the request's first allowed exit; those before it take the first exit."""
         ahead = bisect.bisect_right(self.waiting, self.policy.order(request), key=self.policy.order)
         own = self.times.table[1, request.min_exit + 1] * self.times.safety
         return max(self._busy_until - now, 0.0) + ahead * self.policy.least_share * self.times.pace + own

@@ -100,9 +100,9 @@ def arrival_times(kind, rate, seconds, seed=0, cv=4.0):
     """Returns random arrivals.
 
     Args:
-        kind: `"poisson"`; `"gamma"`, with a coefficient of variation `cv`; `"step"`, Poisson at `rate`, and at three times
-            the rate in the middle third; or `"afternoon"`, Poisson at a rate that rises from a fifth of `rate` to `rate`
-            and falls back.
+        kind: `"poisson"`; `"gamma"`, with a coefficient of variation `cv`; `"step"`, Poisson at `rate`, and at three
+            times the rate in the middle third; or `"afternoon"`, Poisson at a rate that rises from a fifth of `rate` to
+            `rate` and falls back.
         rate: float, arrivals per second.
         seconds: float, the length.
         seed: int.

@@ -3,7 +3,7 @@
 import numpy as np
 
 MEMORY = 0.05  # weight of a new measurement in the pace
-MOST_SLOWDOWN = 10.0  # a single pause of the machine counts as at most this slowdown
+PAUSE = 3.0  # a stage counts as at most this many times slower than lately, because the machine may have paused
 
 
 class StageTimes:
@@ -62,6 +62,6 @@ class StageTimes:
 
     def saw(self, rows, position, seconds):
         """Records that a stage took `seconds` for a batch of `rows`."""
-        ratio = min(seconds / float(self._stages[rows, position]), MOST_SLOWDOWN)
+        ratio = min(seconds / float(self._stages[rows, position]), PAUSE * self.pace)
         self.spread += MEMORY * (abs(ratio - self.pace) - self.spread)
         self.pace += MEMORY * (ratio - self.pace)
