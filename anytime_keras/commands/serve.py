@@ -10,6 +10,7 @@ has. Needs pip install 'anytime-keras[serve]'.
 
 import pathlib
 import resource
+import socket
 import sys
 
 from absl import flags
@@ -40,25 +41,27 @@ def run(flags, arguments):
         from anytime_keras.serving import http
     except ImportError as error:
         raise ValueError(f"{error}. Install the server's packages: pip install 'anytime-keras[serve]'") from error
-    socket = _socket(flags.host, flags.port)
-    servers = {name: _server(argument, flags) for name, argument in zip(names, arguments)}
-    sys.setswitchinterval(SWITCH_SECONDS)
-    _allow_connections()
-    app = http.app(servers, flags.deadline_ms / 1e3)
-    print(f"serving {', '.join(names)} on http://{flags.host}:{socket.getsockname()[1]}/", flush=True)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, backlog=2048, timeout_graceful_shutdown=90)
-    uvicorn.Server(config).run(sockets=[socket])
+    with _bound(flags.host, flags.port) as bound:
+        servers = {name: _server(argument, flags) for name, argument in zip(names, arguments)}
+        sys.setswitchinterval(SWITCH_SECONDS)
+        _allow_connections()
+        app = http.app(servers, flags.deadline_ms / 1e3)
+        print(f"serving {', '.join(names)} on http://{flags.host}:{bound.getsockname()[1]}/", flush=True)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, backlog=2048, timeout_graceful_shutdown=90)
+        uvicorn.Server(config).run(sockets=[bound])
 
 
-def _socket(host, port):
-    """Binds before the networks are prepared, so that a port in use is reported at once."""
-    import socket
-
+def _bound(host, port):
+    """Returns a socket, bound before the networks are prepared, so that a port in use is reported at once."""
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
     except OSError as error:
         raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
     return bound

@@ -123,7 +123,7 @@ class Server:
         if self.classifier is not None:
             images = arrays["image"]
             if images.ndim != 4:
-                raise ValueError(f"`image` must have shape (samples, height, width, channels). Received: {images.shape}")
+                raise ValueError(f"`image` must have shape (samples, height, width, channels), not {images.shape}.")
             images = self.classifier.preprocessor(images)
             return [images[row : row + 1] for row in range(len(images))]
         columns = [arrays[tensor.name] for tensor in self._runner.inputs]
