@@ -56,7 +56,7 @@ class Policy:
     @property
     def patience(self):
         """The factor on the time of the first allowed exit below which a waiting request counts as expired."""
-        return self.times.pace
+        return self.times.usual
 
     @staticmethod
     def order(request):

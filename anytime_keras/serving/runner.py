@@ -8,10 +8,12 @@ import time
 import keras
 import numpy as np
 
+from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.early_exit import _by_sample
 from anytime_keras.serving.times import StageTimes
 
-LEAST_RUNS = 3
+LEAST_RUNS = 4
+QUANTILE = 0.25  # of the measured times, because other work on the machine must not distort the ratios of sizes
 
 
 class Runner:
@@ -74,6 +76,11 @@ class Runner:
         answer.late = late
         return answer
 
+    def confidence(self, position, logits):
+        """Returns the probability of the likeliest class at an exit, a list of float."""
+        temperature, sigmoid = self._state.temperatures[position], self.engine.sigmoid[position]
+        return probabilities(logits, temperature, sigmoid).max(axis=-1).tolist()
+
     def measure(self, example, sizes, seconds=1.0):
         """Prepares batch sizes and measures their stages.
 
@@ -94,9 +101,9 @@ class Runner:
         begin, runs = time.perf_counter(), []
         while len(runs) < LEAST_RUNS or time.perf_counter() - begin < seconds:
             runs.append([self._timed([example] * size) for size in sizes])
-        medians = np.median(runs, axis=0)
+        usual = np.quantile(runs, QUANTILE, axis=0)
         # A larger batch takes at least as long; noise might claim otherwise.
-        return StageTimes(sizes, np.maximum.accumulate(np.maximum(medians, 1e-7)), self.padded)
+        return StageTimes(sizes, np.maximum.accumulate(np.maximum(usual, 1e-7)), self.padded)
 
     def _timed(self, inputs):
         batch, ends = self.batch(inputs), [time.perf_counter()]

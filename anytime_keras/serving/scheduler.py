@@ -214,7 +214,7 @@ class Scheduler:
             self._busy_until = -math.inf
             return
         row = self.times.table[len(batch)]
-        self._busy_until = now + (row[position + 1] - row[position]) * self.times.pace
+        self._busy_until = now + (row[position + 1] - row[position]) * self.times.usual
 
     def leaving(self, batch, position, confidence=None):
         """Returns the requests of a running batch that leave at an exit, with its answer.

@@ -18,6 +18,7 @@ from anytime_keras.serving.stats import Stats
 
 LONGEST_DEADLINE = 60.0  # seconds; longer ones are shortened to this
 FIRST_GUESS, LAST_GUESS = 0.5, 0.9  # accuracies of the first and last exit, where they are unknown
+WARM_UP = 10  # runs of each batch size
 MARGIN = 0.0002  # seconds between the end of a stage and the answer in the caller's thread
 
 
@@ -71,13 +72,12 @@ class Server:
         self._runner = Runner(predictor)
         self.exit_names = self._runner.exit_names
         self.accuracies = _accuracies(accuracies, self.classifier, predictor)
-        example = self._runner.start(_example(self._runner))
-        times = self._runner.measure(example, _powers_of_two(max_batch))
+        self._confidence, self._changed, self._closing = None, threading.Condition(), False
+        self.stats = Stats(len(self.exit_names))
+        times = self._measured(max_batch)
         self._confidence = confidence
         thresholds = None if confidence is None else [confidence] * len(self.exit_names)
         self._scheduler = Scheduler(times, self.accuracies, policy, time.perf_counter, max_queue, thresholds)
-        self.stats = Stats(len(self.exit_names))
-        self._changed, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="anytime_keras.serving", daemon=True)
         self._thread.start()
 
@@ -233,27 +233,47 @@ class Server:
             del batch, expired, members  # keep no inputs while waiting
 
     def _run(self, members):
+        """Runs a batch of requests, and delivers the answer of each when it leaves."""
+        begin = time.perf_counter()
         batch = self._runner.batch([request.payload.inputs for request in members])
         self.stats.ran(len(members))
         while members:
-            rows, begin = len(batch), time.perf_counter()
+            rows = len(batch)
             logits = batch.step()
             now = time.perf_counter()
-            answers = [
-                self._answer(request, batch.position, logits[place : place + 1], now)
-                for place, request in enumerate(members)
-            ]
-            sure = None if self._confidence is None else [float(answer.confidence[0]) for answer in answers]
+            position = batch.position
+            sure = None if self._confidence is None else self._runner.confidence(position, logits)
             with self._changed:
-                self._scheduler.times.saw(rows, batch.position, now - begin)
-                leaving = set(self._scheduler.leaving(members, batch.position, sure))
+                self._scheduler.times.saw(rows, position, now - begin)  # includes this method's own time
+                leaving = self._scheduler.leaving(members, position, sure)
             self.stats.count("compute_seconds", now - begin)
-            for request, answer in zip(members, answers):
-                self._deliver(request, answer, request in leaving)
-            kept = [place for place, request in enumerate(members) if request not in leaving]
+            begin, gone, kept = now, set(leaving), []
+            for place, request in enumerate(members):
+                leaves = request in gone
+                if leaves or request.payload.on_answer is not None:
+                    self._deliver(request, self._answer(request, position, logits[place : place + 1], now), leaves)
+                if not leaves:
+                    kept.append(place)
             members = [members[place] for place in kept]
             if members and leaving:
                 batch.keep(kept)
+
+    def _measured(self, max_batch):
+        """Returns `StageTimes` that include the time between stages, measured by running batches as `_run` does."""
+        example = self._runner.start(_example(self._runner))
+        times = self._runner.measure(example, _powers_of_two(max_batch))
+        self._scheduler = Scheduler(times, self.accuracies, "last", time.perf_counter)
+        ours = []
+        for size in times.sizes:
+            spent = []
+            for _ in range(WARM_UP):
+                now = time.perf_counter()
+                payloads = [_Pending(example, concurrent.futures.Future(), None) for _ in range(size)]
+                self._run([Request(now, now + LONGEST_DEADLINE, payload=payload) for payload in payloads])
+                spent.append((time.perf_counter() - now - times.table[size, -1]) / times.num_exits)
+            ours.append(max(float(np.quantile(spent, 0.25)), 0.0))
+        self.stats = Stats(len(self.exit_names))
+        return times.plus(ours)
 
     def _answer(self, request, position, logits, now):
         late = now > request.deadline + MARGIN

@@ -1,9 +1,12 @@
 """`StageTimes`: the expected seconds of each stage by batch size, corrected by the machine's current pace."""
 
+import math
+
 import numpy as np
 
-MEMORY = 0.05  # weight of a new measurement in the pace
-PAUSE = 3.0  # a stage counts as at most this many times slower than lately, because the machine may have paused
+MEMORY = 0.05  # weight of a stage in `usual` and `spread`
+PAUSE = 3.0  # for `usual`, a stage counts as at most this many times slower than usual
+SPAN = 0.5  # expected seconds of computation over which the pace is averaged
 
 
 class StageTimes:
@@ -17,16 +20,17 @@ class StageTimes:
     Attributes:
         table: array of shape `(max_batch + 1, stages + 1)`. Row b contains the seconds from the input to each exit for
             a batch of b, after a leading zero. Row 0 is not used.
-        pace: float, seconds taken divided by seconds expected, a moving average.
-        spread: float, the mean absolute deviation of that ratio.
+        pace: float, all seconds taken lately divided by those expected. It includes pauses, so it predicts throughput.
+        usual: float, the usual ratio of a stage, which single pauses hardly change.
+        spread: float, the mean absolute deviation from `usual`.
 
     Example:
     >>> times = StageTimes([1, 2, 4], [[0.001, 0.002], [0.001, 0.003], [0.002, 0.004]])
     >>> times.table[3].round(4).tolist()
     [0.0, 0.0015, 0.005]
     >>> times.saw(rows=1, position=1, seconds=0.004)
-    >>> round(times.pace, 3), round(times.safety, 3)
-    (1.05, 1.245)
+    >>> round(times.pace, 3), round(times.usual, 3), round(times.safety, 3)
+    (1.004, 1.05, 1.245)
     """
 
     def __init__(self, sizes, seconds, padded=False):
@@ -41,9 +45,18 @@ class StageTimes:
             by_rows = seconds[np.searchsorted(self.sizes, np.maximum(rows, 1))]
         else:
             by_rows = np.stack([np.interp(rows, self.sizes, column) for column in seconds.T], axis=1)
-        self._stages = by_rows
+        self._seconds, self._padded, self._stages = seconds, padded, by_rows
         self.table = np.concatenate([np.zeros((len(rows), 1)), by_rows.cumsum(axis=1)], axis=1)
-        self.pace, self.spread = 1.0, 0.05
+        self.usual, self.spread = 1.0, 0.05
+        self._taken = self._expected = SPAN
+
+    def plus(self, overheads):
+        """Returns new times with some seconds more for each stage.
+
+        Args:
+            overheads: list of float, seconds for each measured batch size.
+        """
+        return StageTimes(self.sizes, self._seconds + np.asarray(overheads)[:, None], self._padded)
 
     @property
     def max_batch(self):
@@ -56,12 +69,19 @@ class StageTimes:
         return self.table.shape[1] - 1
 
     @property
+    def pace(self):
+        return self._taken / self._expected
+
+    @property
     def safety(self):
-        """The factor on the table's seconds that is used for deadlines: the pace plus two deviations."""
-        return self.pace + 2 * self.spread
+        """The factor on the table's seconds that is used for deadlines: the usual ratio plus two deviations."""
+        return self.usual + 2 * self.spread
 
     def saw(self, rows, position, seconds):
         """Records that a stage took `seconds` for a batch of `rows`."""
-        ratio = min(seconds / float(self._stages[rows, position]), PAUSE * self.pace)
-        self.spread += MEMORY * (abs(ratio - self.pace) - self.spread)
-        self.pace += MEMORY * (ratio - self.pace)
+        expected = float(self._stages[rows, position])
+        ratio = min(seconds / expected, PAUSE * self.usual)
+        self.spread += MEMORY * (abs(ratio - self.usual) - self.spread)
+        self.usual += MEMORY * (ratio - self.usual)
+        kept = math.exp(-expected / SPAN)
+        self._taken, self._expected = kept * self._taken + seconds, kept * self._expected + expected

@@ -159,7 +159,9 @@ BAD = {
         "must be numbers of shape",
     ),
     "NaN": (
-        json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "datatype": "FP32", "data": [float("nan")] * 64}]}),
+        json.dumps(
+            {"inputs": [{**request_of(pixels(1))["inputs"][0], "datatype": "FP32", "data": [float("nan")] * 64}]}
+        ),
         "NaN",
     ),
     "timeout -1": (json.dumps(request_of(pixels(), parameters={"timeout": -1})), "`timeout` must be"),
