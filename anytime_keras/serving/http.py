@@ -25,6 +25,7 @@ from anytime_keras.version import __version__
 MOST_BYTES = 16 * 2**20
 SLOWEST_BODY = 10.0  # seconds in which a body must arrive
 WATCHED = 1.0  # seconds; while a request waits longer, the server looks whether the client has hung up
+OLDEST = 60.0  # seconds; older values of `X-Request-Start` are ignored
 SMALL = 2**18  # bytes; larger tensors are read in a thread
 PAGE = pathlib.Path(__file__).with_name("page.html")
 
@@ -142,7 +143,7 @@ class Api:
 
     async def infer(self, request):
         """Answers a request of the Open Inference Protocol; its samples are scheduled one by one."""
-        begin = time.perf_counter()
+        begin = _begun(request)
         name, server = self._named(request)
         body = await self._body(request)
         length = request.headers.get("inference-header-content-length")
@@ -167,7 +168,7 @@ class Api:
 
     async def classify(self, request):
         """Answers for an image file in the body; see `_classify_options`."""
-        begin = time.perf_counter()
+        begin = _begun(request)
         name, server = self._server(request.query_params.get("model"))
         if server.classifier is None:
             raise HTTPException(400, f"'{name}' takes tensors only: POST /v2/models/{name}/infer.")
@@ -259,6 +260,21 @@ class Api:
         if not needed:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
+
+
+def _begun(request):
+    """Returns the moment from which the deadline counts: now, or that of the header `X-Request-Start`.
+
+    The header contains seconds or milliseconds since 1970, as proxies write them, with or without `t=`. It carries the
+    deadline through proxies and their queues.
+    """
+    now = time.perf_counter()
+    try:
+        moment = float(request.headers.get("x-request-start", "").removeprefix("t="))
+    except ValueError:
+        return now
+    ago = time.time() - (moment / 1e3 if moment > 1e11 else moment)
+    return now - ago if 0 <= ago <= OLDEST else now
 
 
 def _plain(answer, top):

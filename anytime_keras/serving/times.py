@@ -6,7 +6,7 @@ import numpy as np
 
 MEMORY = 0.05  # weight of a stage in `usual` and `spread`
 PAUSE = 3.0  # for `usual`, a stage counts as at most this many times slower than usual
-SPAN = 0.5  # expected seconds of computation over which the pace is averaged
+RUNS = 20  # runs of one request to the last exit over which the pace is averaged
 
 
 class StageTimes:
@@ -30,7 +30,7 @@ class StageTimes:
     [0.0, 0.0015, 0.005]
     >>> times.saw(rows=1, position=1, seconds=0.004)
     >>> round(times.pace, 3), round(times.usual, 3), round(times.safety, 3)
-    (1.004, 1.05, 1.245)
+    (1.033, 1.05, 1.245)
     """
 
     def __init__(self, sizes, seconds, padded=False):
@@ -48,7 +48,7 @@ class StageTimes:
         self._seconds, self._padded, self._stages = seconds, padded, by_rows
         self.table = np.concatenate([np.zeros((len(rows), 1)), by_rows.cumsum(axis=1)], axis=1)
         self.usual, self.spread = 1.0, 0.05
-        self._taken = self._expected = SPAN
+        self._span = self._taken = self._expected = RUNS * float(self.table[1, -1])
 
     def plus(self, overheads):
         """Returns new times with some seconds more for each stage.
@@ -83,5 +83,5 @@ class StageTimes:
         ratio = min(seconds / expected, PAUSE * self.usual)
         self.spread += MEMORY * (abs(ratio - self.usual) - self.spread)
         self.usual += MEMORY * (ratio - self.usual)
-        kept = math.exp(-expected / SPAN)
+        kept = math.exp(-expected / self._span)
         self._taken, self._expected = kept * self._taken + seconds, kept * self._expected + expected

@@ -5,7 +5,9 @@
 
 Another process sends requests at random moments, whether or not earlier ones were answered (open loop). Loads are
 multiples of the last exit's capacity: the requests per second that it answers from a full queue, measured before each
-group of rows. Each policy gets the same arrivals on the same prepared network, in turns. `right` is the share of all requests that got a
+group of rows. Each policy gets the same arrivals on the same prepared network, in turns.
+
+`right` is the share of all requests that got a
 right answer in time: the sum of the answering exits' accuracies on test data over the number asked; with `--images`, an
 .npz with `x_test` and `y_test`, also the share of labels that were right.
 

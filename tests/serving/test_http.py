@@ -132,6 +132,14 @@ def test_what_cannot_be_in_time_is_answered_503_with_retry_after(ask, png):
     assert "The deadline cannot be met" in json.loads(content)["error"]
 
 
+def test_time_spent_in_proxies_counts(ask, png):
+    for text in (f"t={time.time() - 5:.3f}", f"{1e3 * (time.time() - 5):.0f}"):
+        response, content = ask("POST", "/v1/classify?deadline_ms=3000", png, X_Request_Start=text)
+        assert response.status == 503, content
+    for text in ("soon", "nan", "0", str(time.time() + 100)):
+        assert ask("POST", "/v1/classify", png, X_Request_Start=text)[0].status == 200
+
+
 def test_metrics_page_and_status(ask, png):
     ask("POST", "/v1/classify", png)
     text = ask("GET", "/metrics")[1].decode()
