@@ -1,5 +1,6 @@
 """Serving under load: answers by each request's deadline, a worse answer before a late one. See `Server`."""
 
+from anytime_keras.serving.plots import plot_loads
 from anytime_keras.serving.scheduler import Overloaded, Request, Scheduler
 from anytime_keras.serving.server import Server
 from anytime_keras.serving.simulate import Outcome, arrival_times, simulate
@@ -15,5 +16,6 @@ __all__ = [
     "StageTimes",
     "Stats",
     "arrival_times",
+    "plot_loads",
     "simulate",
 ]

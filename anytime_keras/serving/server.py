@@ -93,6 +93,11 @@ class Server:
         return len(self._scheduler.waiting)
 
     @property
+    def times(self):
+        """The measured `StageTimes` of this machine."""
+        return self._scheduler.times
+
+    @property
     def inputs(self):
         """What `inputs_of` takes: a dict from each name to a pair of datatype (of the protocol V2) and shape."""
         if self.classifier is not None:

@@ -25,7 +25,8 @@ import time
 import numpy as np
 
 import anytime_keras as ak
-from anytime_keras.serving import Overloaded, Request, Scheduler, Server, StageTimes, arrival_times
+from anytime_keras.evaluation import style
+from anytime_keras.serving import Overloaded, Request, Scheduler, Server, StageTimes, arrival_times, plots
 from tests.benchmarks import measuring
 
 LOADS = (0.4, 0.8, 0.95, 1.3, 2.0, 4.0)
@@ -63,7 +64,7 @@ class Bench:
 
     def last_seconds(self):
         """Returns the usual seconds of one request to the last exit."""
-        times = self.server._scheduler.times
+        times = self.server.times
         return float(times.table[1, -1] * times.usual)
 
     def capacity(self, policy, seconds=1.5):
@@ -78,7 +79,7 @@ class Bench:
     def _use(self, policy):
         server = self.server
         with server._changed:
-            times = server._scheduler.times
+            times = server.times
             server._scheduler = Scheduler(times, server.accuracies, policy, time.perf_counter, max_queue=1024)
 
     def run(self, policy, moments, deadline):
@@ -224,36 +225,24 @@ def aims(rows):
 
 
 def plot(networks, path):
-    """Draws load against the share right and in time: ours in colour, the static exits in grey."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    """Draws load against the share right and in time, for each network, arrival process and deadline."""
     groups = {}
     for name, content in networks.items():
         for row in content["rows"]:
-            groups.setdefault((name, row["arrivals"], row["factor"]), []).append(row)
+            for policy, result in row["policies"].items():
+                group = groups.setdefault((name, row["arrivals"], row["factor"]), {})
+                group.setdefault(policy, {})[row["load"]] = result["right"]
     columns = min(len(groups), 4)
     lines = -(-len(groups) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(4.2 * columns, 3.2 * lines), squeeze=False, sharey=True)
-    for axis, ((name, arrivals, factor), rows) in zip(axes.flat, groups.items()):
-        loads = [row["load"] for row in rows]
-        for policy in rows[0]["policies"]:
-            right = [row["policies"][policy]["right"] for row in rows]
-            style = {"value": ("C0", 2.5), "slack": ("C1", 1.5), "last": ("C3", 1.5)}.get(policy, ("0.75", 1.0))
-            axis.plot(loads, right, color=style[0], linewidth=style[1], label=policy, marker=".")
+    figure = style.picture(4.2 * columns, 3.2 * lines)
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axis, ((name, arrivals, factor), results) in zip(axes.flat, groups.items()):
+        plots.draw_loads(axis, results)
         axis.set_title(f"{name}\n{arrivals}, deadline {factor:g} x last exit", fontsize=9)
-        axis.set_xscale("log")
-        axis.set_xticks(loads, [f"{load:g}" for load in loads])
-        axis.minorticks_off()
-        axis.set_ylim(0, 1)
-        axis.set_xlabel("load / capacity of the last exit")
-    axes[0, 0].set_ylabel("right and in time, per request")
-    axes[0, 0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    for row in axes:
+        row[0].set_ylabel("right and in time (%)")
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    style.save(figure, path)
 
 
 def main():
@@ -280,7 +269,7 @@ def main():
         networks[name] = {
             "engine": bench.classifier.predictor.engine,
             "accuracies": bench.server.accuracies,
-            "stage_ms": (1e3 * bench.server._scheduler.times.table[[1, flags.max_batch]]).tolist(),
+            "stage_ms": (1e3 * bench.server.times.table[[1, flags.max_batch]]).tolist(),
             "aims": aims(rows),
             "first_exit_80": lightly_loaded(bench, flags.seconds),
             "http": over_http(bench, flags.seconds),
