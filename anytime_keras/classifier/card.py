@@ -116,8 +116,8 @@ def _accuracy(classifier, about, curve):
 
 
 _MACS = (
-    "MACs are the multiplications with addition that one image takes up to an exit, and parameters are the numbers that "
-    "this part of the network has learnt."
+    "MACs are the multiply-accumulates, that is multiplications each with an addition, which one image takes up to an "
+    "exit. Parameters are the numbers that the network has learnt up to there."
 )
 
 

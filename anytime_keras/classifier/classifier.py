@@ -10,7 +10,7 @@ from anytime_keras.classifier import card, presets, sets
 from anytime_keras.classifier.answers import LabeledAnswer
 from anytime_keras.cost import exit_costs
 from anytime_keras.inference import Predictor
-from anytime_keras.inference.exported import ExportedModel
+from anytime_keras.inference.reader import ExportedModel
 from anytime_keras.preprocessing import decoding
 
 
@@ -43,21 +43,19 @@ class Classifier:
     Example:
     >>> import anytime_keras as ak
     >>> classifier = ak.Classifier.from_preset("resann2x16_adaloss_digits")
-    >>> images, labels = ak.data.load("digits", batch_size=359).examples["test"].fetch(slice(0, 5))
-    >>> answer = classifier(images[0])                          # a path, a Pillow image or an array
-    >>> answer.label == str(labels[0]), answer.exit
-    (True, 'exit_6')
-    >>> classifier(images[0], deadline=60).top(2)[0][0] == answer.label
-    True
-    >>> classifier.predict(images).labels == [str(label) for label in labels]
-    True
+    >>> from sklearn.datasets import load_digits
+    >>> images = load_digits().images / 16                # or paths, or Pillow images
+    >>> answer = classifier(images[0], deadline=60)
+    >>> answer.label, answer.exit, len(answer.top(3))
+    ('0', 'exit_6', 3)
+    >>> classifier.predict(list(images[:3])).labels
+    ['0', '1', '2']
     """
 
     def __init__(self, model, preprocessor=None, class_names=None, about=None, **options):
-        own = sets.described(model) if isinstance(model, ExportedModel) else model
         self.model, self.about, self._options = model, dict(about or {}), options
-        self.preprocessor = getattr(own, "preprocessor", None) if preprocessor is None else preprocessor
-        self.class_names = getattr(own, "class_names", None) if class_names is None else class_names
+        self.preprocessor = getattr(model, "preprocessor", None) if preprocessor is None else preprocessor
+        self.class_names = getattr(model, "class_names", None) if class_names is None else class_names
         name = self.about.get("name") or getattr(model, "name", "the model")
         for what in ("preprocessor", "class_names"):
             if getattr(self, what) is None:

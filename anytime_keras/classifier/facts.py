@@ -12,8 +12,8 @@ def of_manifest(manifest, entry):
         manifest, entry: `Manifest` and one of its `weights`, trained.
 
     Returns:
-        A dict with `name`, `weights` (the label), `description`, `architecture`, `reference`, `licence`, `data` (`name`,
-        `source`, `licence`, `sizes`), `curve` (`Curve.to_dict`), `weighting`, `recipe` and `lineage`.
+        A dict with `name`, `weights` (the label), `description`, `architecture`, `reference`, `licence`, `data`
+        (`name`, `source`, `licence`, `sizes`), `curve` (`Curve.to_dict`), `weighting`, `recipe` and `lineage`.
     """
     content = entry.content
     return {

@@ -13,7 +13,8 @@ import keras
 from anytime_keras import zoo
 from anytime_keras.classifier import card, facts
 from anytime_keras.data import crops, defaults
-from anytime_keras.inference.exported import DESCRIPTION, ExportedModel
+from anytime_keras.inference.reader import ExportedModel
+from anytime_keras.inference.reader.description import DESCRIPTION
 from anytime_keras.models import AnytimeModel
 from anytime_keras.preprocessing import Preprocessor
 
@@ -101,23 +102,18 @@ def _of_folder(folder):
             raise ValueError(
                 f"'{folder / 'preset.json'}' must be a file that `Classifier.save_to_preset` wrote. Received: {error}."
             ) from error
-    preset = Preset(model, about=facts.of_training(folder))
-    if getattr(model, "preprocessor", None) is None:
-        preset.preprocessor, preset.class_names = _of_older_training(folder)
-    return preset
+    older = getattr(model, "preprocessor", None) is None
+    return Preset(model, *(_of_older_training(folder) if older else (None, None)), facts.of_training(folder))
 
 
 def _of_older_training(folder):
-    """Returns the preprocessor and class names by `data.json`, for a model that was saved without them."""
-    path = folder / "data.json"
+    """Returns the preprocessor and class names by `data.json`, for a model that was saved without them, or None."""
+    path, recipe = folder / "data.json", folder / "recipe.json"
     if not path.is_file():
-        raise ValueError(
-            f"'{path}' is missing, and 'model.keras' does not contain the preprocessing of images. Name a folder "
-            "written by `anytime-keras train` or `anytime-keras demo`."
-        )
+        return None, None
     content = facts.read_json(path)
+    arguments = facts.read_json(recipe).get("data", {}) if recipe.is_file() else {}
     try:
-        arguments = facts.read_json(folder / "recipe.json").get("data", {}) if (folder / "recipe.json").is_file() else {}
         cropped = arguments.get("image_size") or defaults(content["name"]).image_size
         shape = content["image_shape"]
         short_side = crops.short_side(shape[:2]) if cropped else None
@@ -166,11 +162,10 @@ def _check_place(folder, overwrite):
     empty = folder.is_dir() and not any(folder.iterdir())
     if empty or not os.path.lexists(folder):
         return
-    if not overwrite or not (folder / "preset.json").is_file():
-        raise FileExistsError(
-            f"There is something at '{folder}' already. "
-            + ("It is not a preset, so it is not replaced." if overwrite else "Pass `overwrite=True` to replace a preset.")
-        )
+    if not overwrite:
+        raise FileExistsError(f"There is something at '{folder}' already. Pass `overwrite=True` to replace a preset.")
+    if not (folder / "preset.json").is_file():
+        raise FileExistsError(f"What is at '{folder}' is not a preset, and is not replaced. Choose another folder.")
 
 
 def upload(classifier, uri, private=False):

@@ -1,17 +1,8 @@
 """Runs an exported set in place of a `Predictor`."""
 
 import dataclasses
-import types
 
 from anytime_keras.inference.answers import Answer
-from anytime_keras.preprocessing import Preprocessor
-
-
-def described(reader):
-    """Returns the preprocessor and the class names in the description of a set, each None if it is missing."""
-    config, class_names = reader.description.get("preprocessing"), reader.description.get("class_names")
-    preprocessor = None if config is None else Preprocessor.from_config(config)
-    return types.SimpleNamespace(preprocessor=preprocessor, class_names=class_names)
 
 
 class SetPredictor:

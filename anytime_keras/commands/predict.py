@@ -3,8 +3,8 @@
   anytime-keras predict resann5x16_adaloss cat.jpg dog.png --deadline_ms=5
   anytime-keras predict runs/a "photos/*.jpg" --top=5 --json
 
-Arguments: a network, then images. The network is a name of the zoo, the folder of a training, of a saved preset or of an
-exported set, a .keras file, or hf://user/model. The images are files, folders and patterns such as "*.png".
+Arguments: a network, then images. The network is a name of the zoo, the folder of a training, of a saved preset or of
+an exported set, a .keras file, or hf://user/model. The images are files, folders and patterns such as "*.png".
 """
 
 import glob

@@ -54,13 +54,18 @@ def classify(engine, inputs, thresholds, temperatures, lock):
 
 def all_logits(engine, inputs, lock):
     """Runs a batch through all stages and returns the logits of all exits, shape `(exits, batch, classes)`."""
+    return np.stack(exit_outputs(engine, inputs, lock))
+
+
+def exit_outputs(engine, inputs, lock):
+    """Runs a batch through all stages and returns the logits of each exit, a list of arrays."""
     count, outputs = inputs[0].shape[0], []
     carried = inputs = _filled(engine, inputs)
     for position in range(len(engine)):
         with lock:
             output, carried = engine.stage(position, carried, inputs)
             outputs.append(engine.array(output)[:count])
-    return np.stack(outputs)
+    return outputs
 
 
 def _filled(engine, inputs):

@@ -69,27 +69,44 @@ class Predictor(BatchMethods):
     """
 
     def __init__(
-        self, model, example, exits=None, dtype=None, latencies=None, engine="auto", num_threads=None
+        self,
+        model,
+        example,
+        exits=None,
+        dtype=None,
+        latencies=None,
+        engine="auto",
+        num_threads=None,
+        representative=None,
     ):
         runtime.check_fork()
         engines.choice.check(engine, num_threads)
+        by_runtime = dtype is not None and (engine in engines.FILE_ENGINES or dtype == "int8")
         self._model, self._worker = model, Worker()
         self._paces = collections.defaultdict(Pace)  # by size, see `Stages.size`
         self._changing = threading.Lock()  # held by methods that replace the state, not by its readers
         self._own = {}
-        stages, found = _stages(model, dtype), self._found()
+        stages, found = _stages(model, None if by_runtime else dtype), self._found()
         if exits is None:
-            exits = found.get("exits") or _evenly(stages.costs(stages.start(example)), MOST_EXITS)
+            exits = found.get("exits") or _evenly(stages, example, MOST_EXITS)
         stages, temperatures = stages.at(exits_as_list(exits)), found.get("temperatures", {})
         if latencies is not None and not isinstance(latencies, LatencyTable):
             latencies = LatencyTable.from_json(latencies)
+        self._options = {"num_threads": num_threads}
+        if by_runtime:
+            samples = _representative(stages, dtype, representative)
+            self._options.update(dtype=dtype, representative=samples)
+        elif dtype is not None and engine == "auto":  # a Keras policy
+            engine = engines.backend()
         with Progress(f"Preparing {type(model).__name__} for this machine") as progress:
-            state = State.of(stages, example, dtype, temperatures, engine, num_threads, progress)
+            state = State.of(
+                stages, example, dtype, temperatures, name=engine, progress=progress, **self._options
+            )
             if latencies is not None:
                 latencies.check(state.latencies)
                 state = dataclasses.replace(state, latencies=latencies.copy())
             state.prepare(example, self._worker, progress=progress)
-        self._state, self._num_threads = state, num_threads
+        self._state = state
 
     def __repr__(self):
         macs = ", ".join(f"{cost.exit} {cost.with_all_heads / 1e6:.3g}M" for cost in self.costs)
@@ -108,6 +125,18 @@ class Predictor(BatchMethods):
     @property
     def engine(self):
         return self._state.engine.name
+
+    @property
+    def name(self):
+        return getattr(self._model, "name", type(self._model).__name__.lower())
+
+    @property
+    def dtype(self):
+        return self._state.latencies.dtype or _own_dtype(self._model)
+
+    @property
+    def sigmoid(self):
+        return list(self._state.engine.sigmoid)
 
     @property
     def costs(self):
@@ -156,10 +185,8 @@ class Predictor(BatchMethods):
             self._state = dataclasses.replace(before, temperatures=[temperatures[name] for name in exits])
             return
         examples = [times.example for times in before.times.values()]
-        stages, dtype, name = before.stages.at(exits), before.latencies.dtype, before.engine.name
-        name = name if name in engines.ENGINES else "auto"
-        threads = self._num_threads if before.engine.steps else None
-        state = State.of(stages, examples[0], dtype, temperatures, name, threads)
+        options = {"name": before.engine.name, **self._options} if before.engine.steps else {"name": engines.backend()}
+        state = State.of(before.stages.at(exits), examples[0], before.latencies.dtype, temperatures, **options)
         for example in examples:
             state.prepare(example, self._worker)
         self._state = state
@@ -299,10 +326,25 @@ def _stages(model, dtype):
     return stages if dtype is None else Stages(in_dtype(stages.model, dtype))
 
 
-def _evenly(costs, most):
+def _own_dtype(model):
+    """Returns the name of the dtype policy of a model, or of an ensemble's first member."""
+    return getattr(model, "members", [model])[0].dtype_policy.name
+
+
+def _representative(stages, dtype, representative):
+    """Returns typical inputs as a list of arrays; None unless the dtype is `"int8"`."""
+    if (dtype == "int8") != (representative is not None):
+        raise ValueError(
+            "`representative`, samples of typical inputs, is needed for `dtype='int8'` and for no other. Received: "
+            f"dtype={dtype!r}, representative of type {type(representative).__name__}."
+        )
+    return None if representative is None else engines.base.arrays(stages.start(representative))
+
+
+def _evenly(stages, example, most):
     """Chooses at most `most` exits, evenly spaced by cost, including the first and the last."""
-    if len(costs) <= most:
-        return [cost.exit for cost in costs]
-    macs = np.array([cost.with_head for cost in costs], float)
+    if len(stages) <= most:
+        return list(stages.exit_names)
+    macs = np.array([cost.with_head for cost in stages.costs(stages.start(example))], float)
     nearest = {int(np.abs(macs - target).argmin()) for target in np.linspace(macs[0], macs[-1], most)}
-    return [costs[position].exit for position in sorted(nearest | {0, len(costs) - 1})]
+    return [stages.exit_names[position] for position in sorted(nearest | {0, len(macs) - 1})]

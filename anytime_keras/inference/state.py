@@ -40,11 +40,19 @@ class State:
     costs_by_shapes: dict  # from the inputs' shapes, without the batch axis, to costs
 
     @classmethod
-    def of(cls, stages, example, dtype, temperatures, engine="auto", num_threads=None, progress=_ignored):
-        """Creates the state for `stages`; `temperatures` is a dict by exit name, with default 1."""
+    def of(cls, stages, example, dtype, temperatures, **options):
+        """Creates the state for `stages`.
+
+        Args:
+            stages: `Stages`.
+            example: see `Predictor`.
+            dtype: str or None, recorded in the latency table.
+            temperatures: dict by exit name, with default 1.
+            options: see `engines.create`.
+        """
         inputs = stages.start(example)
         costs = stages.costs(inputs)
-        made = engines.create(stages, inputs, engine, num_threads, progress)
+        made = engines.create(stages, inputs, **options)
         table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs], dtype, made.name)
         ordered = [temperatures.get(name, 1.0) for name in stages.exit_names]
         shapes = {_shapes(inputs): costs}
@@ -74,8 +82,7 @@ class State:
             self.engine.prepare(inputs)
         if size not in self.latencies.direct:
             key = self._latency_key(size)
-            found = key and part_cache.read(key)
-            if found:
+            if key and (found := part_cache.read(key)):
                 self.latencies.add_quantiles(size, **json.loads(found))
             else:
                 progress("measuring latencies")

@@ -1,4 +1,4 @@
-"""Decodes raw images of any kind to arrays with a network's number of channels."""
+"""Decodes raw images of any kind to arrays with a network's number of channels. Exports ship this module."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from anytime_keras.data import crops
+from anytime_keras.data.crops import decode, to_array, upright
 
 # Pillow refuses larger files, which could fill the memory.
 MOST_PIXELS = 2 * 89_478_485
@@ -24,6 +24,19 @@ def is_single(images):
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
         return True
     return not isinstance(images, (list, tuple)) and np.ndim(images) < 4
+
+
+def is_raw(images):
+    """Returns whether `images` can only be raw images: files, Pillow images, or arrays of uint8.
+
+    >>> is_raw("cat.jpg"), is_raw(np.zeros((1, 32, 32, 3), "uint8")), is_raw(np.zeros((1, 32, 32, 3)))
+    (True, True, False)
+    """
+    if isinstance(images, (list, tuple)):
+        return bool(images) and is_raw(images[0])
+    if isinstance(images, np.ndarray):
+        return images.dtype == np.uint8
+    return isinstance(images, (str, bytes, os.PathLike, Image.Image))
 
 
 def decoded(images, channels):
@@ -60,12 +73,12 @@ def _decoded(image, name, channels):
         )
     if isinstance(image, (str, os.PathLike)):
         check_file(image)
-        found = crops.to_array(crops.decode(os.fspath(image), image, channels))
+        found = to_array(decode(os.fspath(image), image, channels))
         name = f"'{image}'"
     elif isinstance(image, bytes):
-        found = crops.to_array(crops.decode(image, name, channels))
+        found = to_array(decode(image, name, channels))
     elif isinstance(image, Image.Image):
-        found = crops.to_array(crops.upright(image, name, channels))
+        found = to_array(upright(image, name, channels))
     elif isinstance(image, np.ndarray) or hasattr(image, "__array__"):
         found = _array(np.asarray(image), name, channels)
     else:

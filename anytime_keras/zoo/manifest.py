@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from anytime_keras import _errors
+from anytime_keras import _errors, _tables
 from anytime_keras.data import crops, defaults
 from anytime_keras.evaluation import Curve, CurvePoint
 from anytime_keras.models.registry import NETWORKS
@@ -114,13 +114,16 @@ class Weights:
 
     def table(self):
         """Returns the exits' costs and accuracies as a text table."""
-        lines = [f"{'exit':<10}{'MACs (M)':>12}{'params (k)':>12}{'accuracy':>12}"]
-        for exit in self.content["exits"]:
-            accuracy = "not trained" if exit["accuracy"] is None else f"{100 * exit['accuracy']:.2f}%"
-            lines.append(
-                f"{exit['name']:<10}{exit['with_all_heads'] / 1e6:>12,.3f}{exit['params'] / 1e3:>12,.1f}{accuracy:>12}"
-            )
-        return "\n".join(lines)
+        rows = [
+            [
+                exit["name"],
+                f"{exit['with_all_heads'] / 1e6:,.3f}",
+                f"{exit['params'] / 1e3:,.1f}",
+                "not trained" if exit["accuracy"] is None else f"{100 * exit['accuracy']:.2f}%",
+            ]
+            for exit in self.content["exits"]
+        ]
+        return _tables.table(["exit", "MACs (M)", "params (k)", "accuracy"], rows)
 
 
 class Manifest:

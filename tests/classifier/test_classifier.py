@@ -165,7 +165,7 @@ def test_trainings_are_presets(tmp_path, images):
     text = older.model_card()
     assert "| exit_3 |" in text and "not recorded" in text, "the licence"
     (tmp_path / "run" / "data.json").unlink()
-    with pytest.raises(ValueError, match="data.json' is missing"):
+    with pytest.raises(ValueError, match="pass `preprocessor`"):
         ak.Classifier.from_preset(tmp_path / "run")
 
 

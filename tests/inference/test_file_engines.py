@@ -1,5 +1,6 @@
 """Predictors on converted stages: outputs, batch sizes, threads and errors on each file engine."""
 
+import contextlib
 import math
 import os
 import threading
@@ -13,6 +14,7 @@ import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.inference import LatencyTable, Stages, converters, engines
 from anytime_keras.inference.engines import choice
+from anytime_keras.inference.runtimes import Terminated
 from tests import checks
 from tests.inference import networks
 
@@ -155,6 +157,38 @@ def test_a_run_stops_between_stages(chain):
     assert positions(limit=engines.NEVER) == [0]
     assert positions(limit=time.time() + 30, needed=(0, 0, 99)) == [0, 1]
     assert positions() == [0, 1, 2], "a run that was stopped must not stop the next one"
+
+
+class Endless:
+    """A part that runs until it is terminated."""
+
+    def __init__(self):
+        self.begun, self.stopped = threading.Event(), threading.Event()
+
+    def __call__(self, arrays):
+        self.begun.set()
+        assert self.stopped.wait(60)
+        raise Terminated("The run was terminated.")
+
+    def terminate(self):
+        self.stopped.set()
+
+
+@pytest.mark.tensorflow
+def test_a_stage_is_terminated_on_runtimes_that_can(chain):
+    predictor, x = predictor_for(chain), networks.inputs_for(chain, 1)
+    stage, endless = predictor._engine._loaded[1][1], Endless()
+    part, stage._part = stage._part, endless
+    job = predictor.start(x)
+    assert endless.begun.wait(60)
+    waiting = predictor.start(x)
+    job.stop()
+    assert job.wait(60).exit == "exit_1"
+    stage._part = part
+    endless.stopped.set()
+    with contextlib.suppress(Terminated):  # the next run may have begun with the endless part
+        waiting.wait(60)
+    assert predictor.predict(x, deadline=60).exit == "exit_3"
 
 
 @pytest.mark.tensorflow

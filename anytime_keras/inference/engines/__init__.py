@@ -6,10 +6,11 @@ these runtimes, which are faster on a CPU. `create` picks one.
 
 import keras
 
+from anytime_keras.inference.engines import choice
 from anytime_keras.inference.engines.base import ALWAYS, NEVER, Engine, Run
-from anytime_keras.inference.engines.choice import ENGINES, create
+from anytime_keras.inference.engines.choice import ENGINES, FILE_ENGINES, create
 
-__all__ = ["ALWAYS", "ENGINES", "NEVER", "Engine", "Run", "create", "engine"]
+__all__ = ["ALWAYS", "ENGINES", "FILE_ENGINES", "NEVER", "Engine", "Run", "backend", "choice", "create", "engine"]
 
 
 def engine(stages):
@@ -21,3 +22,8 @@ def engine(stages):
     from anytime_keras.inference.engines.jax import JaxEngine
 
     return JaxEngine(stages)
+
+
+def backend():
+    """Returns the name of the engine for Keras's backend, one of `ENGINES`."""
+    return keras.backend.backend() if keras.backend.backend() in ENGINES else "auto"

@@ -108,11 +108,14 @@ class Engine:
             run.emit(position, as_array(logits))
 
 
+def arrays(tensors):
+    """Converts tensors of the backend to contiguous arrays of their dtype."""
+    return [np.ascontiguousarray(keras.ops.convert_to_numpy(tensor)) for tensor in tensors]
+
+
 def padded(tensors, size):
-    """Pads the batch of each tensor to `size` samples by repeating the first."""
+    """Pads the batch of each array to `size` samples by repeating the first."""
     return [
-        np.concatenate([tensor, np.repeat(as_array(tensor[:1]), size - tensor.shape[0], axis=0)])
-        if tensor.shape[0] < size
-        else tensor
-        for tensor in tensors
+        np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)]) if len(array) < size else array
+        for array in arrays(tensors)
     ]

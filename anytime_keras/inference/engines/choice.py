@@ -10,9 +10,10 @@ import keras
 import numpy as np
 
 from anytime_keras import _errors, runtime
-from anytime_keras.inference import part_cache, runtimes
-from anytime_keras.inference.answers import as_array
-from anytime_keras.inference.engines.files import FileEngine, Plan
+from anytime_keras.inference import converters, part_cache, runtimes
+from anytime_keras.inference.engines.base import arrays
+from anytime_keras.inference.engines.files import FileEngine
+from anytime_keras.inference.engines.loading import Loader, Plan
 
 FILE_ENGINES = ("litert", "onnx", "openvino")
 ENGINES = ("auto", "tensorflow", "jax", *FILE_ENGINES)
@@ -21,7 +22,9 @@ BLOCK_SECONDS = 0.3  # measuring time of each runtime
 GAIN = 0.15  # that several threads must bring over one, which meets deadlines more steadily beside other processes
 
 
-def create(stages, inputs, name="auto", num_threads=None, progress=lambda text: None):
+def create(
+    stages, inputs, name="auto", num_threads=None, dtype=None, representative=None, progress=lambda text: None
+):
     """Returns an `Engine` that is prepared for inputs of one size.
 
     Args:
@@ -29,6 +32,7 @@ def create(stages, inputs, name="auto", num_threads=None, progress=lambda text: 
         inputs: list of tensors, the result of `stages.start` for an example.
         name: str, one of `ENGINES`.
         num_threads: int, the threads of a file engine; None measures one thread and one per core.
+        dtype, representative: for file engines, see `FileEngine`; None computes like the network.
         progress: function of a str, called before each step that takes long.
 
     Raises:
@@ -36,19 +40,19 @@ def create(stages, inputs, name="auto", num_threads=None, progress=lambda text: 
         ImportError: if the engine's package is not installed.
     """
     check(name, num_threads)
-    if name in FILE_ENGINES:
-        runtimes.RUNTIMES[name]()  # raises if the package is missing
-        engine, reason = _fastest(stages, inputs, (name,), num_threads, progress)
-        if engine is None:
-            raise ValueError(
-                f"`engine='{name}'` cannot run this network: {str(reason).rstrip('.')}. Use `engine='auto'`."
-            ) from reason
-        return engine
-    if name == "auto" and keras.backend.backend() == "tensorflow" and runtime.on_cpu() and COMPARED:
-        engine, _ = _fastest(stages, inputs, COMPARED, num_threads, progress)
-        if engine is not None:
-            return engine
-    return _backend(stages, inputs)
+    names = {"auto": COMPARED}.get(name, (name,) if name in FILE_ENGINES else ())
+    if name == "auto" and not (keras.backend.backend() == "tensorflow" and runtime.on_cpu()):
+        names = ()
+    if name != "auto":
+        for own in names:
+            runtimes.get(own)()  # raises if the package is missing
+            converters.check_dtype(own, dtype or "float32")
+    options = {"dtype": dtype or "float32", "representative": representative, "progress": progress}
+    engine, reason = _fastest(stages, inputs, names, num_threads, options) if names else (None, None)
+    if engine is None and (dtype is not None or name in FILE_ENGINES):
+        reason = " ".join(str(reason or "its runtimes are not installed").split()).rstrip(".")
+        raise ValueError(f"`engine='{name}'` cannot run this network: {reason}. Use `engine='auto'`.")
+    return engine or _backend(stages, inputs)
 
 
 def check(name, num_threads):
@@ -74,8 +78,8 @@ def check(name, num_threads):
         raise ValueError(f"`num_threads` must be a positive int or None. Received: {num_threads!r}.")
     if num_threads is not None and name in ("tensorflow", "jax"):
         raise ValueError(
-            f"`num_threads` applies to the engines {FILE_ENGINES}. Received: num_threads={num_threads}, engine='{name}', "
-            "whose threads are set for the whole process, as with `tf.config.threading`."
+            f"`num_threads` applies to the engines {FILE_ENGINES}. Received: num_threads={num_threads}, "
+            f"engine='{name}', whose threads are set for the whole process, as with `tf.config.threading`."
         )
 
 
@@ -87,66 +91,70 @@ def _backend(stages, inputs):
     return engine
 
 
-def _fastest(stages, inputs, names, num_threads, progress):
+def _fastest(stages, inputs, names, num_threads, options):
     """Returns the fastest engine of some names that equals the network.
 
     Returns:
         A pair: the `Engine`, or None if TensorFlow is faster or no engine can run the network; and the last reason why
         an engine could not run it, an exception or None.
     """
-    reason, arrays = None, [as_array(tensor) for tensor in inputs]
+    reason = None
     try:
-        for _, name, threads in _measured(stages, inputs, names, num_threads, progress):
+        options["last"] = Plan.direct(stages, len(stages) - 1)
+        for _, name, threads in _measured(stages, inputs, names, num_threads, options):
             if name == "tensorflow":
                 break
             try:
-                engine = FileEngine(stages, name, threads, progress=progress)
-                engine.prepare(arrays)
+                engine = FileEngine(stages, name, threads, **options)
+                engine.prepare(arrays(inputs))
                 return engine, None
-            except (ImportError, RuntimeError, ValueError) as error:  # it cannot run a stage, or not exactly
+            except Exception as error:  # it cannot run a stage, or not exactly; runtimes raise several types
                 reason = error
-    except (RuntimeError, ValueError) as error:  # of a single engine, or dynamic sizes
+    except Exception as error:  # of a single engine; or the network has dynamic sizes
         reason = error
     return None, reason
 
 
-def _measured(stages, inputs, names, num_threads, progress):
+def _measured(stages, inputs, names, num_threads, options):
     """Measures the time to the last exit on each runtime, one after the other, or reads what was measured before.
 
     Returns:
         A list of [seconds, engine, threads], best first, without the runtimes that cannot run the network.
 
     Raises:
-        ValueError, RuntimeError: if the network has dynamic sizes, or the single runtime cannot run it.
+        Exception: if the network has dynamic sizes, or the single runtime cannot run it.
     """
     threads = [num_threads] if num_threads else sorted({1, _cores()})
-    key = _key(stages, inputs, names, threads)
-    if (known := part_cache.read(key)) is not None:
+    key = _key(options, inputs, names, threads)
+    if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
-    last, arrays, found = len(stages) - 1, [as_array(tensor) for tensor in inputs], []
+    given, found, last = arrays(inputs), [], options["last"]
+    samples = options["representative"] and (lambda plan: [options["representative"][at] for at in plan.reads])
     for name in names:
         try:
             for count in threads:
-                part = FileEngine(stages, name, count, progress=progress).direct(last, len(arrays[0]))
-                found.append([_block(lambda: part(arrays)), name, count])
-        except (ImportError, RuntimeError, ValueError):  # not installed, or it has no form for a layer
+                loader = Loader(name, count, options["dtype"], samples, options["progress"])
+                part = loader.load(last, len(given[0]))
+                found.append([_block(lambda: part(given)), name, count])
+        except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
             if len(names) == 1:
                 raise
-    if len(names) > 1:
-        progress("tensorflow")
-        whole = runtime.compiled(stages.at(stages.exit_names[-1:]).segment(0))
-        found.append([_block(lambda: as_array(whole(inputs)["logits"])), "tensorflow", None])
+    if len(names) > 1 and options["dtype"] == "float32":
+        options["progress"]("tensorflow")
+        whole = runtime.compiled(last.part.model)
+        found.append([_block(lambda: runtime.finish(whole(inputs))), "tensorflow", None])
     found.sort(key=lambda row: row[0] * (1 if row[2] == 1 else 1 + GAIN))
-    part_cache.write(key, json.dumps(found).encode())
+    if key:
+        part_cache.write(key, json.dumps(found).encode())
     return found
 
 
-def _key(stages, inputs, names, threads):
-    """Returns the key under which the measured times of a network, a size and this machine are cached."""
-    plan = Plan("direct", stages.at(stages.exit_names[-1:]).segment(0))
+def _key(options, inputs, names, threads):
+    """Returns the key under which the measured times of a network, a size and this machine are cached, or None."""
     versions = [_version(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")]
-    network = part_cache.key(plan.part, "litert", 1)
-    about = ["engines", network, inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
+    if (network := part_cache.key(options["last"].part, "litert", 1)) is None:
+        return None
+    about = [network, options["dtype"], inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 

@@ -5,18 +5,16 @@ stage by stage in the caller's thread. A direct run to one exit is a part of its
 """
 
 import hashlib
+import threading
 
-import keras
 import numpy as np
 
-from anytime_keras import graph
-from anytime_keras.inference import converters, part_cache, runtimes
+from anytime_keras.inference import part_cache, runtimes
 from anytime_keras.inference.answers import as_array
-from anytime_keras.inference.engines.base import Engine, padded
-from anytime_keras.inference.parts import Part
+from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
+from anytime_keras.inference.engines.loading import Loader, Plan
 
 TOLERANCE = 1e-5  # largest difference to the network's float32 outputs, relative to the largest output or 1
-_SIGNATURES = {"litert": "serving_default"}
 
 
 class FileEngine(Engine):
@@ -28,27 +26,34 @@ class FileEngine(Engine):
         stages: `Stages`.
         name: str, the runtime: `"litert"`, `"onnx"` or `"openvino"`.
         num_threads: int, the threads that compute a part.
-        options: dict, options of `converters.convert`, such as the dtype.
+        dtype: str, see `converters.convert`.
+        representative: list of arrays, typical inputs of the network, from which `"int8"` takes the ranges of values.
         progress: function of a str, called before each conversion.
+        last: `Plan` of the direct run to the last exit, if that was made before.
+
+    Attributes:
+        num_threads: int.
 
     Raises:
-        ValueError: if the runtime cannot run the network.
+        ValueError: if the network has dynamic sizes.
         ImportError: if the runtime is not installed.
     """
 
     steps = True
 
-    def __init__(self, stages, name, num_threads, options=None, progress=lambda text: None):
+    def __init__(
+        self, stages, name, num_threads, dtype="float32", representative=None, progress=lambda text: None, last=None
+    ):
         super().__init__(stages)
-        self.name = name
-        self._num_threads, self._options, self._progress = num_threads, options or {}, progress
-        self._runtime = runtimes.RUNTIMES[name](num_threads)
+        self.name, self.num_threads = name, num_threads
+        self._dtype, self._representative = dtype, representative
+        self._loader = Loader(name, num_threads, dtype, representative and self._samples, progress)
         self._plans = [Plan(f"stage_{position + 1}", segment) for position, segment in enumerate(self._segments)]
-        self._direct_plans = {}
-        self._of_any_size = {}  # from plan to loaded part, of runtimes whose parts run any batch size
+        self._direct_plans = {} if last is None else {len(stages) - 1: last}
         self._loaded = {}  # from batch size to the list of loaded stages
         self._direct = {}  # from (batch size, position) to a loaded part
         self._sizes = []
+        self._run, self._running, self._changing = None, None, threading.Lock()
         inputs = stages.inputs
         self._form = (np.dtype(inputs[0].dtype), tuple(inputs[0].shape[1:])) if len(inputs) == 1 else None
 
@@ -56,7 +61,7 @@ class FileEngine(Engine):
         if self._form is not None and type(x) is np.ndarray and len(x):
             if x.dtype == self._form[0] and x.shape[1:] == self._form[1]:  # the fast path needs no conversion
                 return [np.ascontiguousarray(x)]
-        return [np.ascontiguousarray(keras.ops.convert_to_numpy(tensor)) for tensor in self.stages.start(x)]
+        return arrays(self.stages.start(x))
 
     def prepare(self, inputs):
         """Converts and loads the stages, and the direct run to the last exit, for one batch size.
@@ -67,7 +72,7 @@ class FileEngine(Engine):
         size = len(inputs[0])
         if size in self._loaded:
             return
-        stages = [self._load(plan, size) for plan in self._plans]
+        stages = [self._loader.load(plan, size) for plan in self._plans]
         self.direct(len(self) - 1, size)
         self._check(stages, size, inputs)
         self._loaded[size] = stages
@@ -83,19 +88,36 @@ class FileEngine(Engine):
         return sizes + [self._sizes[-1]] * (count > 0)
 
     def run(self, inputs, run):
-        if run.first == run.last:
-            run.emit(run.first, self._run_pieces(inputs, lambda size: self.direct(run.first, size))[0])
-            return
-        carried = inputs
-        for position in range(self.start_of(run.first), run.first + 1):
-            logits, carried = self.stage(position, carried, inputs)
-        run.emit(run.first, logits)
-        self._continue(carried, inputs, run)
+        with self._changing:
+            self._run = run
+        try:
+            if run.first == run.last:
+                run.emit(run.first, self._run_pieces(inputs, lambda size: self.direct(run.first, size))[0])
+                return
+            carried = inputs
+            for position in range(self.start_of(run.first), run.first + 1):
+                logits, carried = self.stage(position, carried, inputs)
+            run.emit(run.first, logits)
+            self._continue(carried, inputs, run)
+        except runtimes.Terminated:
+            if run.limit != NEVER:
+                raise
+        finally:
+            with self._changing:
+                self._run = None
+
+    def stop(self, run):
+        """Stops a run after its current stage, or within it on runtimes that can. Thread-safe."""
+        super().stop(run)
+        with self._changing:  # the next run must not begin meanwhile
+            if self._run is run and self._running is not None:
+                self._running.terminate()
 
     def stage(self, position, carried, inputs):
         given = inputs if self.starts[position] else carried
         if (loaded := self._loaded.get(len(given[0]))) is not None:
-            return loaded[position](given)
+            self._running = loaded[position]
+            return self._running(given)
         return self._run_pieces(given, lambda size: self._loaded[size][position])
 
     def take(self, tensor, rows):
@@ -105,9 +127,8 @@ class FileEngine(Engine):
         """Returns the part that runs straight to one exit, made when first used."""
         if (size, position) not in self._direct:
             if position not in self._direct_plans:
-                segment = self.stages.at([self.stages.exit_names[position]]).segment(0)
-                self._direct_plans[position] = Plan(f"direct_{position + 1}", segment)
-            self._direct[size, position] = self._load(self._direct_plans[position], size)
+                self._direct_plans[position] = Plan.direct(self.stages, position)
+            self._direct[size, position] = self._loader.load(self._direct_plans[position], size)
         return self._direct[size, position]
 
     def _run_pieces(self, given, part):
@@ -115,7 +136,8 @@ class FileEngine(Engine):
         results, begin, count = [], 0, len(given[0])
         for size in self.pieces(count):
             rows = padded([tensor[begin : begin + size] for tensor in given], size)
-            results.append(part(size)(rows))
+            self._running = part(size)
+            results.append(self._running(rows))
             begin += size
         if len(results) == 1:
             logits, carried = results[0]
@@ -123,44 +145,28 @@ class FileEngine(Engine):
         logits = np.concatenate([logits for logits, _ in results])[:count]
         return logits, [np.concatenate(tensors)[:count] for tensors in zip(*(carried for _, carried in results))]
 
-    def _load(self, plan, size):
-        """Loads a part for a batch size, and converts it unless that is cached."""
-        if plan.part is None:
-            return _Loaded(plan, None)
-        if self.name != "litert":  # these run any batch size
-            if plan not in self._of_any_size:
-                self._of_any_size[plan] = self._load_converted(plan, None)
-            return self._of_any_size[plan]
-        try:
-            return self._load_converted(plan, 1, size)
-        except (ValueError, RuntimeError):  # LiteRT cannot resize every part
-            if size == 1:
-                raise
-            return self._load_converted(plan, size)
-
-    def _load_converted(self, plan, converted_size, size=None):
-        spec = {**plan.part.describe(converted_size), "signature": _SIGNATURES.get(self.name)}
-        resized = None if size == converted_size else size
-        return _Loaded(plan, self._runtime.load(self._content(plan.part, converted_size), spec, resized))
-
-    def _content(self, part, size):
-        def make():
-            self._progress(f"{self.name}: {part.name}")
-            return converters.convert([part], self.name, size, **self._options)[0]
-
-        return part_cache.cached(self._key(part, size), make)
-
-    def _key(self, part, size):
-        return part_cache.key(part, self.name, size, **self._options)
+    def _samples(self, plan):
+        """Returns the representative inputs of a part, which the network's own stages compute for each stage."""
+        if plan not in self._plans:
+            return [self._representative[at] for at in plan.reads]
+        given = inputs = self._representative
+        for position in range(self._plans.index(plan)):
+            model = self._segments[position]
+            given = in_batches(model, inputs if self.starts[position] else given)
+        given = inputs if self.starts[self._plans.index(plan)] else given
+        return [given[at] for at in plan.reads]
 
     def identity(self, size):
-        keys = [self._key(plan.part, 1) for plan in self._plans if plan.part]
-        return " ".join([self.name, str(self._num_threads), str(size), *keys])
+        keys = [self._loader.key(plan) for plan in self._plans if plan.part]
+        return None if None in keys else " ".join([self.name, str(size), *keys])
 
     def _check(self, stages, size, inputs):
-        """Compares the outputs of all exits with the network's, unless this was done before."""
-        key = hashlib.sha256(f"checked {self.identity(size)}".encode()).hexdigest()
-        if part_cache.read(key) is not None:
+        """Compares the outputs of all exits with the network's in float32, unless this was done before."""
+        if self._dtype != "float32":
+            return
+        identity = self.identity(size)
+        key = identity and hashlib.sha256(f"checked {identity}".encode()).hexdigest()
+        if key and part_cache.read(key) is not None:
             return
         ours = theirs = inputs
         for position, stage in enumerate(stages):
@@ -175,7 +181,17 @@ class FileEngine(Engine):
                         f"its outputs must equal the network's to {TOLERANCE:g}. Received: a difference of "
                         f"{difference:.2g} at '{self.stages.exit_names[position]}'"
                     )
-        part_cache.write(key, b"")
+        if key:
+            part_cache.write(key, b"")
+
+
+def in_batches(segment, samples, size=32):
+    """Returns the "carried" outputs of a stage for many samples, a list of arrays."""
+    results = [
+        segment([array[begin : begin + size] for array in samples], training=False)["carried"]
+        for begin in range(0, len(samples[0]), size)
+    ]
+    return [np.concatenate(arrays(tensors)) for tensors in zip(*results)]
 
 
 def _difference(ours, theirs):
@@ -184,44 +200,3 @@ def _difference(ours, theirs):
         return float("inf")
     ours, theirs = ours.astype("float64"), theirs.astype("float64")
     return float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
-
-
-class Plan:
-    """A stage as a part that computes new tensors only, and where its results are found.
-
-    Attributes:
-        part: `Part`, or None if there is nothing to compute.
-        reads: list of int, the inputs of the part among the stage's inputs.
-        logits: int, the logits among the stage's inputs and the part's outputs.
-        carried: list of int, the tensors for later stages, alike.
-    """
-
-    def __init__(self, name, segment):
-        given, logits, carried = list(segment.inputs), segment.output["logits"], segment.output["carried"]
-        known = {id(tensor) for tensor in given}
-        new = list({id(tensor): tensor for tensor in [logits, *carried] if id(tensor) not in known}.values())
-        for tensor in [*given, *new]:
-            if not tensor.shape or tensor.shape[0] is not None or None in tensor.shape[1:]:
-                raise ValueError(
-                    f"it needs tensors of fixed shape, with the batch as the first axis. Received: shape "
-                    f"{tuple(tensor.shape)} in {name}"
-                )
-        read = {id(tensor) for call in graph.calls(new, given) for tensor in call.input_tensors}
-        self.reads = [at for at, tensor in enumerate(given) if id(tensor) in read]
-        inputs = {f"input_{at}": given[at] for at in self.reads}
-        outputs = {f"output_{number:03}": tensor for number, tensor in enumerate(new)}
-        self.part = Part(name, inputs, outputs, {}) if new else None
-        at = {id(tensor): number for number, tensor in enumerate([*given, *new])}
-        self.logits, self.carried = at[id(logits)], [at[id(tensor)] for tensor in carried]
-
-
-class _Loaded:
-    """A plan with its loaded part: takes a stage's inputs, returns its logits and the tensors for later stages."""
-
-    def __init__(self, plan, part):
-        self._reads, self._logits, self._carried, self._part = plan.reads, plan.logits, plan.carried, part
-
-    def __call__(self, given):
-        values = [*given, *self._part([given[at] for at in self._reads])] if self._part else given
-        return values[self._logits], [values[at] for at in self._carried]
-

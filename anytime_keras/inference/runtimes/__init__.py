@@ -17,4 +17,17 @@ from anytime_keras.inference.runtimes.saved_model import SavedModel
 
 RUNTIMES = {"saved_model": SavedModel, "litert": LiteRT, "onnx": ONNXRuntime, "openvino": OpenVINO}
 
-__all__ = ["RUNTIMES", "LiteRT", "ONNXRuntime", "OpenVINO", "Part", "Runtime", "SavedModel", "Terminated"]
+
+def get(name):
+    """Returns a runtime's class.
+
+    Args:
+        name: str, `"saved_model"`, `"litert"`, `"onnx"` or `"openvino"`.
+
+    Returns:
+        A subclass of `Runtime`, whose constructor raises an ImportError if the runtime is not installed.
+    """
+    return RUNTIMES[name]
+
+
+__all__ = ["RUNTIMES", "LiteRT", "ONNXRuntime", "OpenVINO", "Part", "Runtime", "SavedModel", "Terminated", "get"]

@@ -28,7 +28,7 @@ class LiteRTPart(Part):
     def __init__(self, interpreter, spec, batch_size):
         super().__init__(spec)
         self._run, self._lock = interpreter, threading.Lock()
-        inputs, outputs = _tensors(interpreter, spec["signature"])
+        inputs, outputs = _tensors(interpreter, spec.get("signature"), (self.inputs, self.outputs))
         self._check_names(inputs, outputs)
         self._inputs = [inputs[name]["index"] for name in self.inputs]
         self._outputs = [outputs[name]["index"] for name in self.outputs]
@@ -60,11 +60,15 @@ class LiteRTPart(Part):
             return [run.get_tensor(index) for index in self._outputs]
 
 
-def _tensors(interpreter, signature):
-    """Returns the details of a signature's inputs and outputs, two dicts by name.
+def _tensors(interpreter, signature, expected):
+    """Returns the details of the inputs and outputs, two dicts by name.
 
+    Without a signature, a file has no reliable names: they are the expected ones, in order.
     The runner that knows them is not kept, because interpreters refuse to run while another object refers to them.
     """
+    if signature is None:
+        ends = interpreter.get_input_details(), interpreter.get_output_details()
+        return [dict(zip(names, details, strict=True)) for names, details in zip(expected, ends)]
     if signature not in interpreter.get_signature_list():
         raise ValueError(f"The part has no signature '{signature}'. Export the network again.")
     runner = interpreter.get_signature_runner(signature)

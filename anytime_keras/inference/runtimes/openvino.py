@@ -27,7 +27,18 @@ class OpenVINO(Runtime):
                 model = self._core.read_model(files.read("model.xml"), files.read("model.bin"))
         else:
             model = self._core.read_model(os.fspath(source))
-        return OpenVINOPart(self._core.compile_model(model, "CPU", self._options), spec)
+        options = dict(self._options)
+        if model.has_rt_info("anytime_keras_precision"):
+            options["INFERENCE_PRECISION_HINT"] = self._supported(model.get_rt_info("anytime_keras_precision").value)
+        return OpenVINOPart(self._core.compile_model(model, "CPU", options), spec)
+
+    def _supported(self, precision):
+        known = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision.upper() not in known:
+            raise ValueError(
+                f"OpenVINO does not compute in {precision} on this processor. It supports {sorted(known)}. Use float32."
+            )
+        return precision
 
 
 class OpenVINOPart(Part):
