@@ -16,42 +16,62 @@ from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.batches import BatchMethods
 from anytime_keras.inference.jobs import Latest, Worker
 from anytime_keras.inference.latency import LatencyTable
-from anytime_keras.inference.pace import Pace
+from anytime_keras.inference.pace import Pace, StepPace
 from anytime_keras.inference.progress import Progress
 from anytime_keras.inference.stages import Stages, exits_as_list, in_dtype
 from anytime_keras.inference.state import State
 
 MOST_EXITS = 8
-RETURN_SECONDS = 50e-6  # from the last answer to the return of `predict`
+RETURN_SECONDS = 25e-6  # from the last answer to the return of `predict`
 
 
 class Predictor(BatchMethods):
-    """Runs an anytime network by a deadline, within a budget, or until stopped, without computing unused stages.
+    """Answers by a deadline, within a budget, or until stopped, without computing unused stages of a network.
 
-    The constructor cuts the network at its exits, compiles the stages and reads the current weights. Predictors are
-    thread-safe: one computation runs at a time, and others wait. In a forked process they raise a RuntimeError.
+    The constructor cuts the network at its exits, compiles the stages for an engine and reads the current weights:
 
-    `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with an
-    `AnytimeModel` (a `.keras` file) and used by later predictors. The results apply only to the weights at that time.
+    - `"litert"`, `"onnx"` and `"openvino"` convert the stages for LiteRT, ONNX Runtime or OpenVINO, which are faster
+      than Keras on a CPU. They need the TensorFlow backend, layers that the runtime has, and fixed image sizes.
+    - `"tensorflow"` and `"jax"` compile them for Keras's backend, on its default device. They run any network.
+    - `"auto"` measures the installed runtimes and TensorFlow on a CPU and takes the fastest; on other devices and
+      backends, it takes the backend's.
+
+    A file engine is used only if its outputs for `example` equal the network's to 1e-5, relative to the largest output
+    or 1. Converted stages, and what was measured on this machine, are cached in the folder `ANYTIME_KERAS_CACHE`, by
+    default `~/.cache/anytime_keras`. Networks with layers of other packages are converted each time.
+
+    Predictors are thread-safe: one computation runs at a time, and others wait. In a forked process they raise a
+    RuntimeError. `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with
+    an `AnytimeModel` (a `.keras` file) and used by later predictors. The results apply only to the weights at that
+    time.
 
     Args:
         model: functional Keras model whose outputs are its exits, or an `EANN`.
-        example: an input of the size used with deadlines, shape `(batch, ...)`. `prepare` adds other batch sizes and,
-            if these dimensions are dynamic, other image sizes or sequence lengths.
+        example: an input of the size used most, shape `(batch, ...)`. `prepare` adds other batch sizes and, if these
+            dimensions are dynamic, other image sizes or sequence lengths.
         exits: names of the exits to use, earliest first. None uses the exits selected by `calibrate`; without those,
             all exits, or eight spaced evenly by cost if there are more than 8.
-        dtype: Keras dtype policy for the computation, such as `"bfloat16"`; None uses the model's own.
+        dtype: str; None computes like the model. A Keras dtype policy, such as `"bfloat16"`, for the backend's engine.
+            With a file engine, `"float16"` (LiteRT, OpenVINO), `"bfloat16"` (OpenVINO) or `"int8"` (LiteRT, ONNX);
+            evaluate the predictor then, because outputs are not compared with the network's.
         latencies: `LatencyTable`, or the path of a table saved with `predictor.latencies.to_json(path)`; None measures
             the latencies.
+        engine: str, `"auto"`, `"tensorflow"`, `"jax"`, `"litert"`, `"onnx"` or `"openvino"`.
+        num_threads: int, the threads of a file engine; None measures one thread and one per core, and takes one unless
+            more are at least 15% faster. TensorFlow's and JAX's threads are set for the whole process.
+        representative: for `dtype="int8"`, a few hundred typical inputs, shape `(samples, ...)`.
 
     Attributes:
+        engine: str, the name of the engine in use.
         exit_names: list of str, the exits in use.
         costs: list of `ExitCost`, one per exit, for inputs of the example's size.
         latencies: `LatencyTable` of the prepared sizes.
         temperatures: list of float, one per exit.
 
     Raises:
-        ValueError: if the model is not functional or has a single exit, or `example` or `latencies` do not fit it.
+        ValueError: if the model is not functional or has a single exit, `example` or `latencies` do not fit it, or the
+            chosen engine cannot run it.
+        ImportError: if the chosen engine's package is not installed.
 
     Example:
     >>> import numpy as np, anytime_keras as ak
@@ -83,7 +103,6 @@ class Predictor(BatchMethods):
         engines.choice.check(engine, num_threads)
         by_runtime = dtype is not None and (engine in engines.FILE_ENGINES or dtype == "int8")
         self._model, self._worker = model, Worker()
-        self._paces = collections.defaultdict(Pace)  # by size, see `Stages.size`
         self._changing = threading.Lock()  # held by methods that replace the state, not by its readers
         self._own = {}
         stages, found = _stages(model, None if by_runtime else dtype), self._found()
@@ -106,6 +125,7 @@ class Predictor(BatchMethods):
                 latencies.check(state.latencies)
                 state = dataclasses.replace(state, latencies=latencies.copy())
             state.prepare(example, self._worker, progress=progress)
+        self._paces = collections.defaultdict(StepPace if state.engine.steps else Pace)  # by size, see `Stages.size`
         self._state = state
 
     def __repr__(self):
@@ -196,19 +216,23 @@ class Predictor(BatchMethods):
 
         Args:
             x: input of the model, shape `(batch, ...)`.
-            deadline: float, seconds from now. Runs straight to the deepest exit that is certain to meet the deadline,
-                then continues while time remains. Returns the latest answer as soon as no better one can follow, or
-                shortly before the deadline; the margin depends on observed wake-up delays and is at most a fifth of
-                the deadline. If even the first exit is too slow, its answer is returned with `late=True`.
+            deadline: float, seconds from now. Returns the answer of the deepest exit that can be expected in time. If
+                even the first exit is too slow, its answer is returned with `late=True`. File engines run stage by
+                stage in the calling thread, while the next stage's time, measured by `prepare` and scaled by the pace
+                of the last calls, fits. TensorFlow and JAX run straight to an exit that is certain to meet the
+                deadline, continue in another thread, and return shortly before the deadline at the latest. A batch of
+                a size that was not prepared is computed in batches of prepared sizes, the last one padded; TensorFlow
+                needs no padding, and JAX needs a larger size to be prepared.
             budget: float, MACs per sample. Runs the deepest exit whose cost, including its own head, is within the
-                budget; if there is none, the first exit, whose answer has `late=True`. TensorFlow compiles each exit
-                on its first use with a budget.
+                budget; if there is none, the first exit, whose answer has `late=True`. Each exit is compiled on its
+                first use with a budget, or all by `prepare(example, budgets=True)`.
             until: function of an `Answer`. Runs stage by stage and returns the first answer for which it returns true,
                 or the last answer.
 
         Raises:
             ValueError: if more than one limit is given, a limit is not a number (or `until` not callable), `x` does
-                not fit the model, or a deadline is given and the size of `x` is not prepared.
+                not fit the model, or a deadline is given and the image size of `x`, or on JAX no batch size as large,
+                is prepared.
             Exception: any exception raised by a stage.
         """
         begin = time.perf_counter()
@@ -225,7 +249,10 @@ class Predictor(BatchMethods):
         state = self._current()
         inputs = state.engine.start(x)
         if until is not None:
-            return self._predict_until(state, inputs, until, begin)
+            for answer in self._stage_by_stage(state, inputs, begin):
+                if until(answer):
+                    break
+            return answer
         if deadline is not None and deadline != math.inf:
             return self._predict_by(state, inputs, float(deadline), begin)
         position, late = len(state.costs) - 1, False
@@ -270,16 +297,14 @@ class Predictor(BatchMethods):
         logits = answer.logits[: len(inputs[0])]
         return dataclasses.replace(answer, logits=logits, seconds=seconds, late=seconds > deadline)
 
-    def _predict_until(self, state, inputs, until, begin):
+    def _stage_by_stage(self, state, inputs, begin):
+        """Yields the answer of each exit; runs a stage in this thread when its answer is requested."""
         carried = inputs
         for position in range(len(state.engine)):
             with self._worker.lock:
                 logits, carried = state.engine.stage(position, carried, inputs)
                 logits = as_array(logits)
-            answer = state.answer(position, logits, time.perf_counter() - begin)
-            if until(answer):
-                break
-        return answer
+            yield state.answer(position, logits, time.perf_counter() - begin)
 
     def start(self, x):
         """Starts a computation in the background and returns its `Job` immediately.
@@ -293,8 +318,9 @@ class Predictor(BatchMethods):
     def stream(self, x):
         """Yields successively better `Answer`s; closing the generator stops the computation.
 
-        An answer that arrives after a later exit's is dropped. With stages of a millisecond, only the answers of the
-        first and last exits may remain. `predict(x, until=answers.append)` collects all answers in a list.
+        File engines compute each answer when it is requested. TensorFlow and JAX compute in the background, and an
+        answer that arrives after a later exit's is dropped: with stages of a millisecond, only the answers of the first
+        and last exits may remain. `predict(x, until=answers.append)` collects all answers in a list.
 
         Raises:
             ValueError: if `x` does not fit the model.
@@ -304,6 +330,9 @@ class Predictor(BatchMethods):
         inputs = state.engine.start(x)
 
         def answers():
+            if state.engine.steps:
+                yield from self._stage_by_stage(state, inputs, time.perf_counter())
+                return
             job = self._worker.later(state.job(inputs))
             try:
                 yield from job.answers()

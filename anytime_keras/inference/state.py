@@ -16,6 +16,7 @@ from anytime_keras.inference.pace import Times
 from anytime_keras.inference.stages import Stages
 
 ENOUGH_RUNS = 500  # for a 99% quantile
+STEADY = 1.5  # most that the 90% quantile may be of the median in a measurement that is cached
 
 
 def _ignored(text):
@@ -88,7 +89,7 @@ class State:
                 progress("measuring latencies")
                 measure = self._measure_steps if self.engine.steps else self._measure_jobs
                 self.latencies.add(size, *measure(inputs, worker, seconds))
-                if key:
+                if key and self._is_steady(size):
                     rows = {"direct": self.latencies.direct[size], "stages": self.latencies.stages[size]}
                     content = {name: values.tolist() for name, values in rows.items()}
                     part_cache.write(key, json.dumps(content).encode())
@@ -96,6 +97,11 @@ class State:
             self._measure_jobs(inputs, worker, None)
         self.times[size] = Times.of(self.latencies, size, example, steps=self.engine.steps)
         self.derived.clear()
+
+    def _is_steady(self, size):
+        """Returns whether other processes hardly disturbed a measurement, so that it may be kept for later."""
+        usual, high = (self.latencies.quantile(size, quantile)[-1] for quantile in (0.5, 0.9))
+        return high < STEADY * usual
 
     def _latency_key(self, size):
         """Returns the key under which the times of this network, size and machine are cached, or None."""
