@@ -16,8 +16,9 @@ REMEMBERED = 20.0  # the arrival rate is averaged over this many deadlines
 class Overloaded(Exception):
     """Raised instead of an answer if not even the first allowed exit can meet the deadline.
 
-    Attributes:
-        retry_after: float, estimated seconds until the same request would be accepted.
+    Args:
+        message: str.
+        retry_after: float, estimated seconds until the same request would be accepted; also an attribute.
 
     Example:
     >>> Overloaded("The queue is full.", retry_after=0.5).retry_after

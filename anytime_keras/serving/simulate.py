@@ -19,6 +19,10 @@ class Outcome:
         right: float, the expected number of right answers in time.
         exits: list of int, the answers in time of each exit.
         seconds: float, the time the machine was busy.
+
+    Example:
+    >>> Outcome(asked=10, in_time=8, late=0, refused=2, right=6.0, exits=[4, 4], seconds=1.0).goodput
+    0.6
     """
 
     asked: int
