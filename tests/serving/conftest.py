@@ -12,7 +12,7 @@ BACKEND = keras.backend.backend()  # file runtimes would be converted first
 def digits():
     """A classifier of 8 x 8 digits, and a server of it."""
     classifier = ak.Classifier.from_preset("resann2x16_adaloss_digits", engine=BACKEND, exits=["exit_1", "exit_6"])
-    with ak.serving.Server(classifier, max_batch=4) as server:
+    with ak.serving.Server(classifier, max_batch=2) as server:
         yield server
 
 
