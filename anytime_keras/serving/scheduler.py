@@ -10,6 +10,7 @@ from anytime_keras.serving import policies
 
 DEFAULT_LEVEL = 5  # of requests with priority 0, as Triton's `default_priority_level`
 MOST_URGENT, LEAST_URGENT = 1, 9
+SHORTEST = 1e-4  # seconds; shorter deadlines count as this for the usual one
 REMEMBERED = 20.0  # the arrival rate is averaged over this many deadlines
 
 
@@ -119,7 +120,7 @@ class Scheduler:
         self._busy_until = -math.inf  # the expected end of the running stage
         self._count, self._last = 0.0, None  # decayed number of arrivals, and the moment it was computed
         self._first, self._window = None, 1.0
-        self.usual_slack = None  # seconds from arrival to deadline, a moving average
+        self.usual_slack = None  # seconds from arrival to deadline, a moving geometric mean
 
     @property
     def rate(self):
@@ -142,22 +143,29 @@ class Scheduler:
             Overloaded: if the queue is full, or the request cannot be answered in time. It is then not queued.
         """
         now = self.clock()
+        own = self.times.table[1, request.min_exit + 1] * self.times.safety
+        if self.policy.refuses and now + own > request.deadline:  # even on an idle machine; says nothing of the load
+            raise self._refusal(request, now, own)
         self._arrived(now, request.deadline - request.arrival)
         if len(self.waiting) >= self.max_queue:
             raise Overloaded(f"The queue is full: {self.max_queue} requests wait.", self._seconds_ahead(request, now))
-        if self.policy.refuses:
-            seconds = self._seconds_ahead(request, now)
-            if now + seconds > request.deadline:
-                raise Overloaded(
-                    f"The deadline cannot be met. Expected: at least {1e3 * seconds:.1f} ms. Received: "
-                    f"{1e3 * (request.deadline - now):.1f} ms.",
-                    now + seconds - request.deadline,
-                )
+        seconds = self._seconds_ahead(request, now)
+        if self.policy.refuses and now + seconds > request.deadline:
+            raise self._refusal(request, now, seconds)
         bisect.insort(self.waiting, request, key=self.policy.order)
+
+    def _refusal(self, request, now, seconds):
+        return Overloaded(
+            f"The deadline cannot be met. Expected: at least {1e3 * seconds:.1f} ms. Received: "
+            f"{1e3 * (request.deadline - now):.1f} ms.",
+            now + seconds - request.deadline,
+        )
 
     def _arrived(self, now, slack):
         self._count, self._last = self._decayed(now) + 1, now
-        self.usual_slack = slack if self.usual_slack is None else self.usual_slack + 0.05 * (slack - self.usual_slack)
+        slack = max(slack, SHORTEST)
+        # A geometric mean, so that a few very long deadlines do not count for all.
+        self.usual_slack = slack if self.usual_slack is None else self.usual_slack * (slack / self.usual_slack) ** 0.05
         self._first = now if self._first is None else self._first
         self._window = max(REMEMBERED * self.usual_slack, 0.1)
 
@@ -250,5 +258,5 @@ class Scheduler:
 
     def _situation(self, slacks, now):
         return policies.Situation(
-            now, slacks, len(self.waiting), self._rate(now), self.usual_slack or 0.0
+            now, slacks, len(self.waiting), self._rate(now), self.usual_slack or SHORTEST
         )

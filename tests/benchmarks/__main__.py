@@ -19,6 +19,7 @@ BENCHMARKS = {
     "startup": ("tensorflow", "jax"),
     "memory": ("tensorflow", "jax"),
     "inference": ("tensorflow", "jax"),
+    "serving": ("tensorflow",),
 }
 
 

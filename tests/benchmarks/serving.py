@@ -11,6 +11,10 @@ group of rows. Each policy gets the same arrivals on the same prepared network, 
 right answer in time: the sum of the answering exits' accuracies on test data over the number asked; with `--images`, an
 .npz with `x_test` and `y_test`, also the share of labels that were right.
 
+With `--simulate`, the policies run in virtual time on two machines, with the accuracies and costs of resann5x16 and stage
+times that vary by 10%, and `results/serving_simulated.json` is written: on the first machine a batch takes as long as its
+requests one by one; on the second, a batch of 8 takes 2.4 times as long as one request.
+
 Also measures the answers in time at 80% of the first exit's capacity, what HTTP adds to an answer without load, and how
 long a decision takes.
 """
@@ -26,7 +30,7 @@ import numpy as np
 
 import anytime_keras as ak
 from anytime_keras.evaluation import style
-from anytime_keras.serving import Overloaded, Request, Scheduler, Server, StageTimes, arrival_times, plots
+from anytime_keras.serving import Overloaded, Request, Scheduler, Server, StageTimes, arrival_times, plots, simulate
 from tests.benchmarks import measuring
 
 LOADS = (0.4, 0.8, 0.95, 1.3, 2.0, 4.0)
@@ -213,6 +217,35 @@ def decisions():
     return {"batch_us": 1e6 * float(np.median(starts)), "exit_us": 1e6 * float(np.median(exits))}
 
 
+def simulated(flags):
+    """Returns the content of `networks` for two simulated machines."""
+    entry = ak.zoo.show("resann5x16_adaloss").pick("cifar10")
+    chosen = [0, 2, 4, 6, 8, 10, 12, 14]
+    accuracies = [entry.accuracies[place] for place in chosen]
+    stages = 0.010 * np.diff([entry.macs[place] for place in chosen], prepend=0) / entry.macs[-1]
+    machines = {"one by one": lambda size: size, "batches": lambda size: 0.8 + 0.2 * size}
+    policies = ["value", "slack", "last", *(f"exit_{number + 1}" for number in range(len(chosen)))]
+    networks, sizes = {}, [1, 2, 4, 8, 16, 32]
+    for name, factor_of in machines.items():
+        times = StageTimes(sizes, [0.0004 + factor_of(size) * stages for size in sizes])
+        rows, seconds, counts = [], times.table[1:, -1], np.arange(1, 33)
+        for arrivals in flags.arrivals.split(","):
+            for factor in map(float, flags.factors.split(",")):
+                deadline = factor * seconds[0]
+                capacity = float((counts / seconds)[(seconds <= deadline) | (counts == 1)].max())
+                for load in map(float, flags.loads.split(",")):
+                    moments = arrival_times(arrivals, load * capacity, flags.seconds, seed=1)
+                    results = {}
+                    for policy in policies:
+                        found = simulate(times, accuracies, moments, deadline, policy, noise=0.1)
+                        results[policy] = {"in_time": found.in_time / found.asked, "right": found.goodput}
+                    row = {"arrivals": arrivals, "factor": factor, "load": load, "capacity": capacity}
+                    rows.append({**row, "policies": results})
+                    print(name, arrivals, factor, load, {key: round(own["right"], 3) for key, own in results.items()})
+        networks[name] = {"accuracies": accuracies, "aims": aims(rows), "rows": rows}
+    return networks
+
+
 def aims(rows):
     """Returns the numbers that have targets."""
     worst, over_last = [], []
@@ -245,17 +278,8 @@ def plot(networks, path):
     style.save(figure, path)
 
 
-def main():
-    parser = measuring.parser(__doc__, seconds=10)
-    parser.add_argument("--networks", default="resann5x16_adaloss,msdnet_cifar_10exits_adaloss")
-    parser.add_argument("--arrivals", default="poisson,gamma,step,afternoon")
-    parser.add_argument("--factors", default=",".join(map(str, FACTORS)))
-    parser.add_argument("--loads", default=",".join(map(str, LOADS)))
-    parser.add_argument("--statics", default=None, help="comma-separated, such as exit_1,exit_4; by default all exits")
-    parser.add_argument("--engine", default=None)
-    parser.add_argument("--max_batch", type=int, default=8)
-    parser.add_argument("--images", default=None, help="an .npz with x_test and y_test of the networks' data")
-    flags = parser.parse_args()
+def measured(flags):
+    """Returns the measurements of each network."""
     networks = {}
     for name in flags.networks.split(","):
         bench = Bench(name, flags.engine, flags.max_batch, flags.images)
@@ -276,8 +300,25 @@ def main():
             "rows": rows,
         }
         bench.close()
-    plot(networks, measuring.RESULTS / "serving.png" if flags.out is None else flags.out.with_suffix(".png"))
-    measuring.write("serving", flags, {"decision": decisions(), "networks": networks})
+    return networks
+
+
+def main():
+    parser = measuring.parser(__doc__, seconds=10)
+    parser.add_argument("--networks", default="resann5x16_adaloss,msdnet_cifar_10exits_adaloss")
+    parser.add_argument("--arrivals", default="poisson,gamma,step,afternoon")
+    parser.add_argument("--factors", default=",".join(map(str, FACTORS)))
+    parser.add_argument("--loads", default=",".join(map(str, LOADS)))
+    parser.add_argument("--statics", default=None, help="comma-separated, such as exit_1,exit_4; by default all exits")
+    parser.add_argument("--engine", default=None)
+    parser.add_argument("--max_batch", type=int, default=8)
+    parser.add_argument("--images", default=None, help="an .npz with x_test and y_test of the networks' data")
+    parser.add_argument("--simulate", action="store_true", help="in virtual time")
+    flags = parser.parse_args()
+    name = "serving_simulated" if flags.simulate else "serving"
+    networks = simulated(flags) if flags.simulate else measured(flags)
+    plot(networks, (flags.out or measuring.RESULTS / name).with_suffix(".png"))
+    measuring.write(name, flags, {"decision": decisions(), "networks": networks})
 
 
 if __name__ == "__main__":

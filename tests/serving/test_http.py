@@ -1,6 +1,7 @@
 """The HTTP server, through sockets: the protocol, hostile clients, and a clean stop."""
 
 import asyncio
+import gc
 import http.client
 import io
 import json
@@ -8,6 +9,7 @@ import re
 import socket
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -248,6 +250,37 @@ def test_clients_that_hang_up_or_send_garbage_do_no_harm(ask, address, png):
             with socket.create_connection(("127.0.0.1", address)) as client:
                 client.sendall(sent)
     assert ask("POST", "/v1/classify", png)[0].status == 200
+
+
+@pytest.mark.long
+def test_memory_stays_flat_between_hostile_clients(address, digits, png):
+    connection = http.client.HTTPConnection("127.0.0.1", address, timeout=30)
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(png)}\r\n\r\n".encode()
+    statuses = []
+
+    def serve(count):
+        for number in range(count):
+            deadline = (1, 5000)[number % 2]
+            connection.request("POST", f"/v1/classify?deadline_ms={deadline}", png if number % 5 else b"garbage")
+            response = connection.getresponse()
+            statuses.append(response.status)
+            response.read()
+            if number % 10 == 0:
+                with socket.create_connection(("127.0.0.1", address)) as client:
+                    client.sendall((b"\x00garbage\r\n\r\n", head + png[:20], head + png)[number // 10 % 3])
+
+    serve(300)
+    gc.collect()
+    tracemalloc.start()
+    serve(100)
+    before = tracemalloc.get_traced_memory()[0]
+    serve(1500)
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    connection.close()
+    assert set(statuses) <= {200, 400, 503} and statuses.count(200) > 500
+    assert digits.waiting == 0 and grown < 300_000
 
 
 @pytest.mark.long

@@ -129,6 +129,19 @@ def test_what_cannot_be_in_time_is_refused_before_the_queue_with_an_estimate():
     assert 5 <= len(scheduler.waiting) <= 8, "two at a time in 10 ms, until 50 ms"
 
 
+def test_hopeless_deadlines_do_not_change_how_others_are_served():
+    scheduler, _ = small()
+    scheduler.offer(Request(0.0, deadline=0.1))
+    before = scheduler.rate, scheduler.usual_slack
+    for deadline in (0.0, -1.0, -1e9, 1e-9):
+        with pytest.raises(Overloaded):
+            scheduler.offer(Request(0.0, deadline))
+    assert (scheduler.rate, scheduler.usual_slack) == before
+    for _ in range(3):
+        scheduler.offer(Request(0.0, deadline=60.0))
+    assert scheduler.usual_slack < 0.5, "few long deadlines do not count for all"
+
+
 def test_a_full_queue_refuses():
     scheduler, _ = small(max_queue=3)
     for _ in range(3):
