@@ -10,7 +10,7 @@ from absl import flags
 from anytime_keras import _errors, _quiet
 
 # Each command is a module here with a docstring, `FLAGS` (its own `absl.flags.FlagValues`) and `run(flags, arguments)`.
-COMMANDS = ("demo", "train", "evaluate", "predict", "finetune", "report", "zoo", "reproduce")
+COMMANDS = ("demo", "train", "evaluate", "predict", "finetune", "serve", "report", "zoo", "reproduce")
 # When the command started, in seconds of `time.monotonic`. Includes the process's imports, which take several seconds.
 begin = None
 

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "inference": ("tensorflow", "jax"),
     "engines": ("tensorflow",),
     "deadlines": ("tensorflow",),
+    "serving": ("tensorflow",),
 }
 
 

@@ -128,6 +128,27 @@ ROWS = [
         )
         for backend in ("tensorflow", "jax")
     ],
+    *[
+        ("serving", ("networks", "resann5x16_adaloss", *way), what, aim)
+        for way, what, aim in (
+            (
+                ("aims", "worst_difference"),
+                "right and in time per request: policy `value` minus the best static exit, least of all loads",
+                (LEAST, -0.005),
+            ),
+            (
+                ("aims", "over_last_at_1.3"),
+                "right and in time at 1.3 times the capacity: policy `value` / last exit, least of all arrivals",
+                (LEAST, 1.5),
+            ),
+            (("first_exit_80", "in_time"), "in time at 80% of the first exit's capacity", (LEAST, 0.99)),
+            (("http", "difference"), "median through HTTP minus that of the predictor, ms", (MOST, 1.5)),
+        )
+    ],
+    *[
+        ("serving", ("decision", key), f"scheduler's decision {what}, microseconds", (MOST, 50.0))
+        for key, what in (("batch_us", "on a batch"), ("exit_us", "at an exit"))
+    ],
 ]
 
 

@@ -1,0 +1,88 @@
+"""Serve networks by HTTP; under load, answers get worse before they get late.
+
+  anytime-keras serve resann5x16_adaloss --port=8000
+  curl --data-binary @cat.jpg "http://127.0.0.1:8000/v1/classify?deadline_ms=20"
+
+Arguments: networks, each a name of the zoo, the folder of a training or of a saved preset, a .keras file, or
+hf://user/model. The page http://127.0.0.1:8000/ shows the load. SIGTERM stops the server after it has answered what it
+has. Needs pip install 'anytime-keras[serve]'.
+"""
+
+import pathlib
+import resource
+import socket
+import sys
+
+from absl import flags
+
+FLAGS = flags.FlagValues()
+_own = dict(flag_values=FLAGS)
+flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 is reachable from other machines.", **_own)
+flags.DEFINE_integer("port", 8000, "Port to listen on; 0 picks a free one.", lower_bound=0, upper_bound=65535, **_own)
+flags.DEFINE_string("policy", "value", "How exits are chosen: value, slack, last, or exit_1, exit_2, ...", **_own)
+flags.DEFINE_float("deadline_ms", 100.0, "Deadline of requests that give none.", lower_bound=0.1, **_own)
+flags.DEFINE_integer("max_batch", 8, "Largest batch size.", lower_bound=1, **_own)
+flags.DEFINE_integer("max_queue", 1024, "Largest number of waiting requests.", lower_bound=1, **_own)
+flags.DEFINE_float("confidence", None, "Answer at the first exit that is at least this confident.", **_own)
+flags.DEFINE_string("weights", "default", "For names of the zoo, the label of the weights.", **_own)
+flags.DEFINE_string("engine", None, "Runtime of the networks. Default: that of `ak.Predictor`.", **_own)
+SWITCH_SECONDS = 0.0005  # so that the thread that runs a network gets the interpreter soon
+
+
+def run(flags, arguments):
+    if not arguments:
+        raise ValueError("Name a network: anytime-keras serve resann5x16_adaloss")
+    names = [pathlib.PurePath(argument).name for argument in arguments]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Networks must have different names. Received: {names}.")
+    try:
+        import uvicorn
+
+        from anytime_keras.serving import http
+    except ImportError as error:
+        raise ValueError(f"{error}. Install the server's packages: pip install 'anytime-keras[serve]'") from error
+    with _bound(flags.host, flags.port) as bound:
+        servers = {name: _server(argument, flags) for name, argument in zip(names, arguments)}
+        sys.setswitchinterval(SWITCH_SECONDS)
+        _allow_connections()
+        app = http.app(servers, flags.deadline_ms / 1e3)
+        print(f"serving {', '.join(names)} on http://{flags.host}:{bound.getsockname()[1]}/", flush=True)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, backlog=2048, timeout_graceful_shutdown=90)
+        uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bound(host, port):
+    """Returns a socket, bound before the networks are prepared, so that a port in use is reported at once."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
+    return bound
+
+
+def _server(name, flags):
+    from anytime_keras import Classifier
+    from anytime_keras.serving import Server
+
+    options = {} if flags.engine is None else {"engine": flags.engine}
+    classifier = Classifier.from_preset(name, flags.weights, **options)
+    return Server(
+        classifier,
+        policy=flags.policy,
+        max_batch=flags.max_batch,
+        max_queue=flags.max_queue,
+        confidence=flags.confidence,
+    )
+
+
+def _allow_connections():
+    """Raises this process's limit of open files to the most that the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,170 @@
+"""`Runner`: runs batches of requests through a predictor's engine, stage by stage.
+
+Only this module uses the internals of `Predictor`.
+"""
+
+import time
+
+import keras
+import numpy as np
+
+from anytime_keras.inference.answers import probabilities
+from anytime_keras.inference.early_exit import _by_sample
+from anytime_keras.serving.times import StageTimes
+
+LEAST_RUNS = 4
+QUANTILE = 0.25  # of the measured times, because other work on the machine must not distort the ratios of sizes
+
+
+class Runner:
+    """Prepares a predictor's engine for several batch sizes and creates batches.
+
+    Args:
+        predictor: `Predictor`.
+
+    Attributes:
+        exit_names: list of str.
+        padded: bool, whether batches are padded to prepared sizes, because the engine compiles for each size.
+    """
+
+    def __init__(self, predictor):
+        self._state, self.lock = predictor._state, predictor._worker.lock
+        self.engine = self._state.engine
+        self.exit_names = list(self._state.stages.exit_names)
+        self.padded = not self.engine.any_size
+        self.sizes = [1]
+
+    @property
+    def inputs(self):
+        """The network's input tensors, symbolic."""
+        return self._state.stages.inputs
+
+    def start(self, x):
+        """Converts the input of one request to a list of arrays.
+
+        Args:
+            x: input of the model, with or without a batch axis of length 1.
+
+        Raises:
+            ValueError: if it does not fit the model or contains several samples.
+        """
+        if len(self.inputs) == 1 and len(np.shape(x)) == len(self.inputs[0].shape) - 1:
+            x = np.asarray(x)[None]
+        tensors = [np.asarray(keras.ops.convert_to_numpy(tensor)) for tensor in self.engine.start(x)]
+        if len(tensors[0]) != 1:
+            raise ValueError(f"A request must be one sample. Received: a batch of {len(tensors[0])}. Submit each.")
+        for tensor in tensors:
+            if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+                raise ValueError("A request must contain finite numbers only. Received: NaN or infinity.")
+        return tensors
+
+    def size_of(self, rows):
+        """Returns the number of rows that the engine computes for a batch of `rows`."""
+        return next(size for size in self.sizes if size >= rows) if self.padded else rows
+
+    def batch(self, inputs):
+        """Creates a `Batch`.
+
+        Args:
+            inputs: list of the results of `start`.
+        """
+        return Batch(self, [np.concatenate(tensors) for tensors in zip(*inputs)])
+
+    def answer(self, position, logits, seconds, late):
+        """Creates an `Answer` for one request; `logits` has shape `(1, classes)`."""
+        answer = self._state.answer(position, logits, seconds)
+        answer.late = late
+        return answer
+
+    def confidence(self, position, logits):
+        """Returns the probability of the likeliest class at an exit, a list of float."""
+        temperature, sigmoid = self._state.temperatures[position], self.engine.sigmoid[position]
+        return probabilities(logits, temperature, sigmoid).max(axis=-1).tolist()
+
+    def measure(self, example, sizes, seconds=1.0):
+        """Prepares batch sizes and measures their stages.
+
+        Args:
+            example: the result of `start` for an input.
+            sizes: list of int, ascending from 1.
+            seconds: float, about how long to measure. Sizes take turns, so that other work on the machine affects all.
+
+        Returns:
+            `StageTimes`.
+        """
+        self.sizes = list(sizes)
+        for size in sizes:
+            inputs = self._converted([np.repeat(tensor, size, axis=0) for tensor in example])
+            with self.lock:
+                self.engine.prepare(inputs)
+            self._timed([example] * size)  # compiles
+        begin, runs = time.perf_counter(), []
+        while len(runs) < LEAST_RUNS or time.perf_counter() - begin < seconds:
+            runs.append([self._timed([example] * size) for size in sizes])
+        usual = np.quantile(runs, QUANTILE, axis=0)
+        # A larger batch takes at least as long; noise might claim otherwise.
+        return StageTimes(sizes, np.maximum.accumulate(np.maximum(usual, 1e-7)), self.padded)
+
+    def _timed(self, inputs):
+        batch, ends = self.batch(inputs), [time.perf_counter()]
+        for _ in self.exit_names:
+            batch.step()
+            ends.append(time.perf_counter())
+        return np.diff(ends)
+
+    def _converted(self, arrays):
+        return self.engine.start(arrays if len(self.inputs) > 1 else arrays[0])
+
+
+class Batch:
+    """A running batch, from which requests can leave at each exit.
+
+    Args:
+        runner: `Runner`.
+        inputs: list of arrays, shape `(rows, ...)`.
+    """
+
+    def __init__(self, runner, inputs):
+        self._runner, self._engine = runner, runner.engine
+        count = len(inputs[0])
+        self._rows = np.arange(count)  # the engine's row of each request
+        self._size = runner.size_of(count)
+        filled = np.arange(self._size) % count
+        self._inputs = self._carried = runner._converted([tensor[filled] for tensor in inputs])
+        self.position = -1
+
+    def __len__(self):
+        return len(self._rows)
+
+    def step(self):
+        """Runs the next stage; returns the logits of its exit, shape `(requests, classes)`."""
+        self.position += 1
+        with self._runner.lock:
+            logits, self._carried = self._engine.stage(self.position, self._carried, self._inputs)
+            logits = self._engine.array(logits)
+        return logits[self._rows]
+
+    def keep(self, places):
+        """Continues with some of the requests, where the network's tensors can be cut by sample.
+
+        Args:
+            places: list of int, their places in the batch.
+        """
+        rows = self._rows[places]
+        size = self._runner.size_of(len(rows))
+        self._rows = rows
+        if size == self._size or self.position + 1 == len(self._engine):
+            return
+        takes = self._engine.takes
+        carried = _by_sample(takes[self.position + 1], self._carried, self._size)
+        inputs = _by_sample(takes[0], self._inputs, self._size)
+        if inputs is None or carried is None and not self._engine.starts[self.position + 1]:
+            return  # all samples continue
+        filled = rows[np.arange(size) % len(rows)]
+        self._inputs = self._cut(self._inputs, inputs, filled)
+        if carried is not None:
+            self._carried = self._cut(self._carried, carried, filled)
+        self._rows, self._size = np.arange(len(rows)), size
+
+    def _cut(self, tensors, by_sample, rows):
+        return [self._engine.take(tensor, rows) if cut else tensor for tensor, cut in zip(tensors, by_sample)]

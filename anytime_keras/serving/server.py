@@ -1,0 +1,363 @@
+"""`Server`: answers many callers with one network, each by its own deadline."""
+
+import concurrent.futures
+import math
+import numbers
+import threading
+import time
+
+import numpy as np
+
+from anytime_keras.classifier import Classifier, LabeledAnswer
+from anytime_keras.evaluation import Curve
+from anytime_keras.inference import Predictor
+from anytime_keras.serving import v2
+from anytime_keras.serving.runner import Runner
+from anytime_keras.serving.scheduler import LEAST_URGENT, Overloaded, Request, Scheduler
+from anytime_keras.serving.stats import Stats
+
+LONGEST_DEADLINE = 60.0  # seconds; longer ones are shortened to this
+FIRST_GUESS, LAST_GUESS = 0.5, 0.9  # accuracies of the first and last exit, where they are unknown
+WARM_UP = 10  # runs of each batch size
+MARGIN = 0.0002  # seconds between the end of a stage and the answer in the caller's thread
+
+
+class Server:
+    """Answers requests by their deadlines: later exits when there is time, earlier ones under load.
+
+    One thread runs the network in batches and decides anew at each exit, by a `Scheduler`, which requests leave with
+    the answer they have. Requests are refused only if not even the first allowed exit can meet the deadline. `submit`
+    is thread-safe. Close the server, or use it in a `with` statement.
+
+    Args:
+        model: `Predictor`, `Classifier` or functional Keras model whose outputs are its exits. A classifier takes raw
+            images, others take the network's inputs.
+        accuracies: list of float, the accuracy of each exit in use on validation data. None takes those that a
+            classifier knows, or else assumes that accuracy grows with the logarithm of the cost.
+        policy: str, see `Scheduler`.
+        max_batch: int, the largest batch size.
+        max_queue: int, the largest number of waiting requests.
+        confidence: float or None. A request leaves at the first exit that is at least this confident.
+        **options: arguments of `Predictor` for a Keras model, such as `exits` and `engine`.
+
+    Attributes:
+        exit_names: list of str.
+        accuracies: list of float.
+        stats: `Stats`.
+
+    Raises:
+        ValueError: if an argument is not valid.
+
+    Example: cameras that share a network
+    >>> import numpy as np, anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> image = np.zeros((8, 8, 1), "float32")
+    >>> with ak.serving.Server(model, max_batch=2) as server:
+    ...     futures = [server.submit(image, deadline=30) for _ in range(4)]
+    ...     answers = [future.result() for future in futures]
+    >>> [answer.exit for answer in answers]
+    ['exit_3', 'exit_3', 'exit_3', 'exit_3']
+    """
+
+    def __init__(
+        self, model, accuracies=None, policy="value", max_batch=8, max_queue=1024, confidence=None, **options
+    ):
+        for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(f"`{name}` must be an int, at least 1. Received: {name}={value!r}.")
+        if confidence is not None and (not isinstance(confidence, numbers.Real) or not 0 < confidence <= 1):
+            raise ValueError(f"`confidence` must be a number from 0 to 1, or None. Received: {confidence!r}.")
+        self.classifier = model if isinstance(model, Classifier) else None
+        predictor = _predictor(model, options)
+        self._runner = Runner(predictor)
+        self.exit_names = self._runner.exit_names
+        self.accuracies = _accuracies(accuracies, self.classifier, predictor)
+        self._confidence, self._changed, self._closing = None, threading.Condition(), False
+        self.stats = Stats(len(self.exit_names))
+        times = self._measured(max_batch)
+        self._confidence = confidence
+        thresholds = None if confidence is None else [confidence] * len(self.exit_names)
+        self._scheduler = Scheduler(times, self.accuracies, policy, time.perf_counter, max_queue, thresholds)
+        self._thread = threading.Thread(target=self._work, name="anytime_keras.serving", daemon=True)
+        self._thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    @property
+    def waiting(self):
+        """The number of requests that wait."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def times(self):
+        """The measured `StageTimes` of this machine."""
+        return self._scheduler.times
+
+    @property
+    def inputs(self):
+        """What `inputs_of` takes: a dict from each name to a pair of datatype (of the protocol V2) and shape."""
+        if self.classifier is not None:
+            return {"image": ("UINT8", [-1, *self.classifier.preprocessor.image_shape])}
+        types = {name: datatype for datatype, name in v2.DTYPES.items()}
+        return {
+            tensor.name: (types.get(str(tensor.dtype), "BYTES"), [-1, *(side or -1 for side in tensor.shape[1:])])
+            for tensor in self._runner.inputs
+        }
+
+    @property
+    def num_classes(self):
+        """The number of classes, or None."""
+        return self._runner.engine.gives[0][-1]
+
+    def inputs_of(self, arrays):
+        """Converts a batch of inputs by name to a list with the network's inputs of each sample.
+
+        Args:
+            arrays: dict from each name in `inputs` to an array, shape `(samples, ...)`. A classifier takes raw images,
+                `"image"`: uint8, or floats from 0 to 1.
+
+        Raises:
+            ValueError: if names or shapes are wrong.
+        """
+        if set(arrays) != set(self.inputs):
+            raise ValueError(f"`inputs` must be {sorted(self.inputs)}. Received: {sorted(arrays)}.")
+        if self.classifier is not None:
+            images = arrays["image"]
+            if images.ndim != 4:
+                raise ValueError(f"`image` must have shape (samples, height, width, channels), not {images.shape}.")
+            images = self.classifier.preprocessor(images)
+            return [images[row : row + 1] for row in range(len(images))]
+        columns = [arrays[tensor.name] for tensor in self._runner.inputs]
+        rows = [[column[row : row + 1] for column in columns] for row in range(len(columns[0]))]
+        return rows if len(columns) > 1 else [row[0] for row in rows]
+
+    @property
+    def open(self):
+        """Whether the server takes requests."""
+        return not self._closing and self._thread.is_alive()
+
+    def status(self):
+        """Returns the current state as a dict of plain data: counters, queue, arrival rate and pace of the machine."""
+        with self._changed:
+            rate, waiting, pace = self._scheduler.rate, self.waiting, self._scheduler.times.pace
+        state = {"waiting": waiting, "rate": rate, "pace": pace, "exit_names": self.exit_names}
+        return {**state, "accuracies": self.accuracies, **self.stats.snapshot()}
+
+    def submit(self, x, deadline=0.02, priority=0, min_exit=None, min_accuracy=None, on_answer=None):
+        """Asks for an answer by a deadline. Returns at once.
+
+        Args:
+            x: input of one sample; for a classifier, a raw image.
+            deadline: float, seconds from now, at most 60.
+            priority: int from 1 (most urgent) to 9; 0 means 5, the default. More urgent requests are served first.
+            min_exit: str, the first acceptable exit. The request fails rather than getting a worse answer.
+            min_accuracy: float, the least acceptable accuracy of an exit, as in `accuracies`; instead of `min_exit`.
+            on_answer: function that is called with each exit's `Answer` in the server's thread; it must return quickly.
+
+        Returns:
+            A `concurrent.futures.Future` of an `Answer` (a `LabeledAnswer` for a classifier). It raises `Overloaded` if
+            the request could not be answered in time after all. `cancel` removes a request that has not begun.
+
+        Raises:
+            Overloaded: if the queue is full, or the deadline cannot be met; with an estimate, `retry_after`.
+            ValueError: if an argument is not valid.
+            RuntimeError: if the server is closed.
+        """
+        begin, deadline = time.perf_counter(), _checked_deadline(deadline)
+        inputs = x if self.classifier is None else self.classifier.preprocessor(x)
+        left = deadline - (time.perf_counter() - begin)
+        return self.submit_inputs(inputs, left, priority, min_exit, min_accuracy, on_answer)
+
+    def submit_inputs(self, x, deadline=0.02, priority=0, min_exit=None, min_accuracy=None, on_answer=None):
+        """As `submit`, but takes the network's inputs from a classifier's callers too; see `inputs_of`."""
+        now, deadline = time.perf_counter(), _checked_deadline(deadline)
+        integral = isinstance(priority, numbers.Integral) and not isinstance(priority, bool)
+        if not integral or not 0 <= priority <= LEAST_URGENT:
+            raise ValueError(f"`priority` must be an int from 0 to {LEAST_URGENT}. Received: priority={priority!r}.")
+        least = self._first_acceptable(min_exit, min_accuracy)
+        pending = _Pending(self._runner.start(x), concurrent.futures.Future(), on_answer)
+        request = Request(now, now + deadline - MARGIN, int(priority), least, pending)
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("The server is closed and takes no more requests.")
+            try:
+                self._scheduler.offer(request)
+            except Overloaded:
+                self.stats.count("refused")
+                raise
+            self._changed.notify()
+        return pending.future
+
+    def _first_acceptable(self, min_exit, min_accuracy):
+        if min_exit is not None and min_accuracy is not None:
+            raise ValueError("Only one of `min_exit` and `min_accuracy` can be given.")
+        if min_exit is not None:
+            if min_exit not in self.exit_names:
+                raise ValueError(f"`min_exit` must be one of {self.exit_names}. Received: min_exit={min_exit!r}.")
+            return self.exit_names.index(min_exit)
+        if min_accuracy is None:
+            return 0
+        number = isinstance(min_accuracy, numbers.Real)
+        good = [place for place, own in enumerate(self.accuracies) if number and own >= min_accuracy]
+        if not good:
+            raise ValueError(
+                f"`min_accuracy` must be a number, at most {max(self.accuracies):.4f}. "
+                f"Received: min_accuracy={min_accuracy!r}."
+            )
+        return good[0]
+
+    def close(self):
+        """Takes no more requests, answers those that wait, and stops the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self):
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._scheduler.waiting or self._closing)
+                batch, expired = self._scheduler.next_batch()
+                if not batch and not expired and self._closing:
+                    return
+            self._fail(expired)
+            members = [request for request in batch if request.payload.future.set_running_or_notify_cancel()]
+            self.stats.count("cancelled", len(batch) - len(members))
+            if members:
+                try:
+                    self._run(members)
+                except Exception as error:  # the engine's; later batches may succeed
+                    for request in members:
+                        if not request.payload.future.done():
+                            self.stats.count("failed")
+                            request.payload.future.set_exception(error)
+            del batch, expired, members  # keep no inputs while waiting
+
+    def _run(self, members):
+        """Runs a batch of requests, and delivers the answer of each when it leaves."""
+        begin = time.perf_counter()
+        batch = self._runner.batch([request.payload.inputs for request in members])
+        self.stats.ran(len(members))
+        while members:
+            rows = len(batch)
+            logits = batch.step()
+            now = time.perf_counter()
+            position = batch.position
+            sure = None if self._confidence is None else self._runner.confidence(position, logits)
+            with self._changed:
+                self._scheduler.times.saw(rows, position, now - begin)  # includes this method's own time
+                leaving = self._scheduler.leaving(members, position, sure)
+            self.stats.count("compute_seconds", now - begin)
+            begin, gone, kept = now, set(leaving), []
+            for place, request in enumerate(members):
+                leaves = request in gone
+                if leaves or request.payload.on_answer is not None:
+                    self._deliver(request, self._answer(request, position, logits[place : place + 1], now), leaves)
+                if not leaves:
+                    kept.append(place)
+            members = [members[place] for place in kept]
+            if members and leaving:
+                batch.keep(kept)
+
+    def _measured(self, max_batch):
+        """Returns `StageTimes` that include the time between stages, measured by running batches as `_run` does."""
+        example = self._runner.start(_example(self._runner))
+        times = self._runner.measure(example, _powers_of_two(max_batch))
+        self._scheduler = Scheduler(times, self.accuracies, clock=time.perf_counter)
+        self._scheduler.usual_slack = LONGEST_DEADLINE  # no request ends early
+        ours = []
+        for size in times.sizes:
+            spent = []
+            for _ in range(WARM_UP):
+                now = time.perf_counter()
+                payloads = [_Pending(example, concurrent.futures.Future(), None) for _ in range(size)]
+                self._run([Request(now, now + LONGEST_DEADLINE, payload=payload) for payload in payloads])
+                spent.append((time.perf_counter() - now - times.table[size, -1]) / times.num_exits)
+            ours.append(max(float(np.quantile(spent, 0.25)), 0.0))
+        self.stats = Stats(len(self.exit_names))
+        return times.plus(ours)
+
+    def _answer(self, request, position, logits, now):
+        late = now > request.deadline + MARGIN
+        answer = self._runner.answer(position, logits, now - request.arrival, late)
+        if self.classifier is not None:
+            answer = LabeledAnswer.of(answer, self.classifier.class_names, single=True, seconds=0.0)
+        return answer
+
+    def _deliver(self, request, answer, leaves):
+        pending = request.payload
+        acceptable = answer.position >= request.min_exit
+        if pending.on_answer is not None and acceptable:
+            pending.on_answer(answer)
+        if leaves and acceptable:
+            self.stats.answered(answer.position, answer.late, self.accuracies[answer.position])
+            pending.future.set_result(answer)
+        elif leaves:
+            self._fail([request])
+
+    def _fail(self, requests):
+        for request in requests:
+            if request.payload.future.running() or request.payload.future.set_running_or_notify_cancel():
+                self.stats.count("expired")
+                request.payload.future.set_exception(Overloaded("The deadline could not be met under this load.", 0.0))
+            else:
+                self.stats.count("cancelled")
+
+
+class _Pending:
+    """What the server keeps for a request."""
+
+    __slots__ = ("inputs", "future", "on_answer")
+
+    def __init__(self, inputs, future, on_answer):
+        self.inputs, self.future, self.on_answer = inputs, future, on_answer
+
+
+def _predictor(model, options):
+    if isinstance(model, (Classifier, Predictor)):
+        if options:
+            raise ValueError(f"Arguments of `Predictor` fit a Keras model only. Received: {sorted(options)}.")
+        return model.predictor if isinstance(model, Classifier) else model
+    inputs = getattr(model, "inputs", None)
+    if not inputs or any(None in tensor.shape[1:] for tensor in inputs):
+        raise ValueError(
+            "`model` must be a `Predictor`, a `Classifier` or a functional Keras model with inputs of fixed size. "
+            f"Received: {type(model).__name__}. Make a `Predictor` with an example of the size to serve."
+        )
+    example = [np.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
+    return Predictor(model, example if len(inputs) > 1 else example[0], **options)
+
+
+def _example(runner):
+    """Returns an input of one sample; other dynamic sizes are those that the predictor was made with."""
+    size = next(iter(runner._state.times.values())).example
+    return size if isinstance(size, (dict, list, tuple)) else np.asarray(size)[:1]
+
+
+def _accuracies(given, classifier, predictor):
+    if given is not None:
+        if len(given) != len(predictor.exit_names):
+            raise ValueError(
+                f"`accuracies` must have a number for each of the exits {predictor.exit_names}. Received: {given}."
+            )
+        return [float(value) for value in given]
+    if classifier is not None and classifier.about.get("curve"):
+        known = {point.exit: 1 - point.error for point in Curve.from_dict(classifier.about["curve"])}
+        if set(predictor.exit_names) <= set(known):
+            return [known[name] for name in predictor.exit_names]
+    costs = np.log([cost.with_head for cost in predictor.costs])
+    return np.interp(costs, [costs[0], costs[-1]], [FIRST_GUESS, LAST_GUESS]).tolist()
+
+
+def _checked_deadline(deadline):
+    if isinstance(deadline, bool) or not isinstance(deadline, numbers.Real) or math.isnan(deadline):
+        raise ValueError(f"`deadline` must be a number of seconds. Received: deadline={deadline!r}.")
+    return min(float(deadline), LONGEST_DEADLINE)
+
+
+def _powers_of_two(most):
+    return [2**power for power in range(int(math.log2(most)) + 1)]

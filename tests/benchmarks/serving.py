@@ -1,0 +1,325 @@
+"""Measures serving policies under load, and writes `results/serving.json` and `results/serving.png`.
+
+    python -m tests.benchmarks.serving                                     # hours: everything that the issue lists
+    python -m tests.benchmarks.serving --seconds=2 --arrivals=poisson,gamma --networks=resann5x16_adaloss
+
+Another process sends requests at random moments, whether or not earlier ones were answered (open loop). Loads are
+multiples of the last exit's capacity: the requests per second that it answers from a full queue, measured before each
+group of rows. Each policy gets the same arrivals on the same prepared network, in turns.
+
+`right` is the share of all requests that got a
+right answer in time: the sum of the answering exits' accuracies on test data over the number asked; with `--images`, an
+.npz with `x_test` and `y_test`, also the share of labels that were right.
+
+With `--simulate`, the policies run in virtual time on two machines, with the accuracies and costs of resann5x16 and stage
+times that vary by 10%, and `results/serving_simulated.json` is written: on the first machine a batch takes as long as its
+requests one by one; on the second, a batch of 8 takes 2.4 times as long as one request.
+
+Also measures the answers in time at 80% of the first exit's capacity, what HTTP adds to an answer without load, and how
+long a decision takes.
+"""
+
+import http.client
+import json
+import multiprocessing
+import socket
+import threading
+import time
+
+import numpy as np
+
+import anytime_keras as ak
+from anytime_keras.evaluation import style
+from anytime_keras.serving import Overloaded, Request, Scheduler, Server, StageTimes, arrival_times, plots, simulate
+from tests.benchmarks import measuring
+
+LOADS = (0.4, 0.8, 0.95, 1.3, 2.0, 4.0)
+FACTORS = (2, 10)  # deadlines, in times of the last exit
+POOL = 64  # different images
+
+
+def send(connection):
+    """Runs in another process: sends (number, moment) at each of the moments that it receives."""
+    while (moments := connection.recv()) is not None:
+        begin = time.perf_counter() + 0.1
+        for number, moment in enumerate(moments):
+            if (wait := begin + moment - time.perf_counter()) > 0:
+                time.sleep(wait)
+            connection.send((number, begin + moment))
+        connection.send(None)
+
+
+class Bench:
+    """A server whose policy can be replaced, and a process that loads it."""
+
+    def __init__(self, name, engine, max_batch, images):
+        self.classifier = ak.Classifier.from_preset(name, **({"engine": engine} if engine else {}))
+        self.server = Server(self.classifier, max_batch=max_batch)
+        shape, rng = self.classifier.preprocessor.image_shape, np.random.default_rng(0)
+        raw, self.labels = rng.integers(0, 256, (POOL, *shape), "uint8"), None
+        if images is not None:
+            with np.load(images) as arrays:
+                chosen = rng.choice(len(arrays["x_test"]), 1000, replace=False)
+                raw, self.labels = arrays["x_test"][chosen], np.ravel(arrays["y_test"])[chosen]
+        self.inputs = self.classifier.preprocessor(raw)
+        self.connection, theirs = multiprocessing.Pipe()
+        self.sender = multiprocessing.get_context("spawn").Process(target=send, args=(theirs,), daemon=True)
+        self.sender.start()
+
+    def last_seconds(self):
+        """Returns the usual seconds of one request to the last exit."""
+        times = self.server.times
+        return float(times.table[1, -1] * times.usual)
+
+    def capacity(self, policy, seconds=1.5):
+        """Returns the requests per second that a static policy answers from a full queue."""
+        self._use(policy)
+        count, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            futures = [self.server.submit_inputs(self.inputs[0], 60) for _ in range(64)]
+            count += len([future.result() for future in futures])
+        return count / (time.perf_counter() - begin)
+
+    def _use(self, policy):
+        server = self.server
+        with server._changed:
+            times = server.times
+            server._scheduler = Scheduler(times, server.accuracies, policy, time.perf_counter, max_queue=1024)
+
+    def run(self, policy, moments, deadline):
+        """Sends one load; returns a dict of what came of it."""
+        server, done = self.server, []
+        self._use(policy)
+        before = server.stats.snapshot()
+        self.connection.send(list(map(float, moments)))
+
+        def finished(number, asked):
+            def note(future):
+                late = time.perf_counter() - asked > deadline
+                done.append((number, late, None if future.exception() else future.result()))
+
+            return note
+
+        while (message := self.connection.recv()) is not None:
+            number, asked = message
+            try:
+                image = self.inputs[number % len(self.inputs)]
+                left = deadline - (time.perf_counter() - asked)
+                server.submit_inputs(image, left).add_done_callback(finished(number, asked))
+            except Overloaded:
+                done.append((number, False, None))
+        end = time.monotonic() + 30
+        while len(done) < len(moments) and time.monotonic() < end:
+            time.sleep(0.01)
+        return self._table(done, len(moments), server.stats.snapshot(), before)
+
+    def _table(self, done, asked, after, before):
+        in_time = [(number, answer) for number, late, answer in done if answer is not None and not late]
+        gained = sum(self.server.accuracies[answer.position] for _, answer in in_time)
+        table = {
+            "asked": asked,
+            "answered": len(done),
+            "in_time": len(in_time) / asked,
+            "accuracy": gained / max(len(in_time), 1),
+            "right": gained / asked,
+            "refused": (after["refused"] + after["expired"] - before["refused"] - before["expired"]) / asked,
+            "busy_seconds": after["compute_seconds"] - before["compute_seconds"],
+        }
+        if self.labels is not None:
+            right = sum(int(answer.classes[0] == self.labels[number % len(self.labels)]) for number, answer in in_time)
+            table["right_labels"] = right / asked
+        return table
+
+    def close(self):
+        self.connection.send(None)
+        self.sender.join()
+        self.server.close()
+
+
+def compare(bench, flags, policies):
+    """Yields a row for each arrival process, deadline and load, with a result for each policy."""
+    rng = np.random.default_rng(0)
+    for arrivals in flags.arrivals.split(","):
+        for factor in map(float, flags.factors.split(",")):
+            capacity, deadline = bench.capacity("last"), factor * bench.last_seconds()
+            for load in map(float, flags.loads.split(",")):
+                results = {}
+                for policy in rng.permutation(policies):
+                    moments = arrival_times(arrivals, load * capacity, flags.seconds, seed=1)
+                    results[str(policy)] = bench.run(str(policy), moments, deadline)
+                yield {
+                    "arrivals": arrivals,
+                    "deadline_ms": 1e3 * deadline,
+                    "factor": factor,
+                    "load": load,
+                    "capacity": capacity,
+                    "policies": {name: results[name] for name in policies},
+                }
+
+
+def lightly_loaded(bench, seconds):
+    """Returns the share in time at 80% of the first exit's capacity."""
+    rate = 0.8 * bench.capacity("exit_1")
+    return bench.run("value", arrival_times("poisson", rate, seconds), 10 * bench.last_seconds())
+
+
+def over_http(bench, seconds):
+    """Returns the median milliseconds through HTTP and of the predictor alone, in turns and without load."""
+    import uvicorn
+
+    from anytime_keras.serving import http as serving_http
+
+    image = np.zeros((1, *bench.classifier.preprocessor.image_shape), "uint8")
+    spec = {"name": "image", "shape": list(image.shape), "datatype": "UINT8"}
+    head = json.dumps({"inputs": [{**spec, "parameters": {"binary_data_size": image.size}}]}).encode()
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    app = serving_http.app({"network": bench.server}, default_deadline=5.0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=lambda: server.run(sockets=[bound]))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    connection = http.client.HTTPConnection("127.0.0.1", bound.getsockname()[1])
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+
+    def ask():
+        connection.request("POST", "/v2/models/network/infer", head + image.tobytes(), headers)
+        connection.getresponse().read()
+
+    inputs = bench.classifier.preprocessor(image)
+    taken = measuring.in_turns(
+        {"http": ask, "predictor": lambda: bench.classifier.predictor.predict(inputs)}, seconds, least=30
+    )
+    server.should_exit = True
+    thread.join()
+    medians = {name: 1e3 * float(np.median(times)) for name, times in taken.items()}
+    return {**medians, "difference": medians["http"] - medians["predictor"]}
+
+
+def decisions():
+    """Returns the median microseconds of a decision with 8 exits, batches up to 32 and a queue of 30."""
+    times = StageTimes([1, 2, 4, 8, 16, 32], [[0.001 * (0.8 + 0.2 * size)] * 8 for size in (1, 2, 4, 8, 16, 32)])
+    moment = 0.0
+    scheduler = Scheduler(times, np.linspace(0.5, 0.9, 8), clock=lambda: moment)
+    for number in range(50):
+        moment = 0.002 * number
+        scheduler.offer(Request(moment, moment + 1.0))
+    starts, exits = [], []
+    for _ in range(500):
+        scheduler.waiting = [Request(moment, moment + 0.02 + 0.003 * number) for number in range(30)]
+        begin = time.perf_counter()
+        batch, _ = scheduler.next_batch()
+        middle = time.perf_counter()
+        scheduler.leaving(batch, 3)
+        starts.append(middle - begin)
+        exits.append(time.perf_counter() - middle)
+    return {"batch_us": 1e6 * float(np.median(starts)), "exit_us": 1e6 * float(np.median(exits))}
+
+
+def simulated(flags):
+    """Returns the content of `networks` for two simulated machines."""
+    entry = ak.zoo.show("resann5x16_adaloss").pick("cifar10")
+    chosen = [0, 2, 4, 6, 8, 10, 12, 14]
+    accuracies = [entry.accuracies[place] for place in chosen]
+    stages = 0.010 * np.diff([entry.macs[place] for place in chosen], prepend=0) / entry.macs[-1]
+    machines = {"one by one": lambda size: size, "batches": lambda size: 0.8 + 0.2 * size}
+    policies = ["value", "slack", "last", *(f"exit_{number + 1}" for number in range(len(chosen)))]
+    networks, sizes = {}, [1, 2, 4, 8, 16, 32]
+    for name, factor_of in machines.items():
+        times = StageTimes(sizes, [0.0004 + factor_of(size) * stages for size in sizes])
+        rows, seconds, counts = [], times.table[1:, -1], np.arange(1, 33)
+        for arrivals in flags.arrivals.split(","):
+            for factor in map(float, flags.factors.split(",")):
+                deadline = factor * seconds[0]
+                capacity = float((counts / seconds)[(seconds <= deadline) | (counts == 1)].max())
+                for load in map(float, flags.loads.split(",")):
+                    moments = arrival_times(arrivals, load * capacity, flags.seconds, seed=1)
+                    results = {}
+                    for policy in policies:
+                        found = simulate(times, accuracies, moments, deadline, policy, noise=0.1)
+                        results[policy] = {"in_time": found.in_time / found.asked, "right": found.goodput}
+                    row = {"arrivals": arrivals, "factor": factor, "load": load, "capacity": capacity}
+                    rows.append({**row, "policies": results})
+                    print(name, arrivals, factor, load, {key: round(own["right"], 3) for key, own in results.items()})
+        networks[name] = {"accuracies": accuracies, "aims": aims(rows), "rows": rows}
+    return networks
+
+
+def aims(rows):
+    """Returns the numbers that have targets."""
+    worst, over_last = [], []
+    for row in rows:
+        right = {name: result["right"] for name, result in row["policies"].items()}
+        worst.append(right["value"] - max(own for name, own in right.items() if name.startswith("exit_")))
+        if row["load"] == 1.3:
+            over_last.append(right["value"] / max(right["last"], 1e-3))
+    return {"worst_difference": min(worst), "over_last_at_1.3": min(over_last, default=None)}
+
+
+def plot(networks, path):
+    """Draws load against the share right and in time, for each network, arrival process and deadline."""
+    groups = {}
+    for name, content in networks.items():
+        for row in content["rows"]:
+            for policy, result in row["policies"].items():
+                group = groups.setdefault((name, row["arrivals"], row["factor"]), {})
+                group.setdefault(policy, {})[row["load"]] = result["right"]
+    columns = min(len(groups), 4)
+    lines = -(-len(groups) // columns)
+    figure = style.picture(4.2 * columns, 3.2 * lines)
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axis, ((name, arrivals, factor), results) in zip(axes.flat, groups.items()):
+        plots.draw_loads(axis, results)
+        axis.set_title(f"{name}\n{arrivals}, deadline {factor:g} x last exit", fontsize=9)
+    for row in axes:
+        row[0].set_ylabel("right and in time (%)")
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    style.save(figure, path)
+
+
+def measured(flags):
+    """Returns the measurements of each network."""
+    networks = {}
+    for name in flags.networks.split(","):
+        bench = Bench(name, flags.engine, flags.max_batch, flags.images)
+        exits = [f"exit_{number}" for number in range(1, len(bench.server.exit_names) + 1)]
+        policies = ["value", "slack", "last", *(flags.statics.split(",") if flags.statics else exits)]
+        rows = []
+        for row in compare(bench, flags, policies):
+            right = {policy: round(result["right"], 3) for policy, result in row["policies"].items()}
+            print(name, row["arrivals"], row["factor"], row["load"], f"{row['capacity']:.0f}/s", right, flush=True)
+            rows.append(row)
+        networks[name] = {
+            "engine": bench.classifier.predictor.engine,
+            "accuracies": bench.server.accuracies,
+            "stage_ms": (1e3 * bench.server.times.table[[1, flags.max_batch]]).tolist(),
+            "aims": aims(rows),
+            "first_exit_80": lightly_loaded(bench, flags.seconds),
+            "http": over_http(bench, flags.seconds),
+            "rows": rows,
+        }
+        bench.close()
+    return networks
+
+
+def main():
+    parser = measuring.parser(__doc__, seconds=10)
+    parser.add_argument("--networks", default="resann5x16_adaloss,msdnet_cifar_10exits_adaloss")
+    parser.add_argument("--arrivals", default="poisson,gamma,step,afternoon")
+    parser.add_argument("--factors", default=",".join(map(str, FACTORS)))
+    parser.add_argument("--loads", default=",".join(map(str, LOADS)))
+    parser.add_argument("--statics", default=None, help="comma-separated, such as exit_1,exit_4; by default all exits")
+    parser.add_argument("--engine", default=None)
+    parser.add_argument("--max_batch", type=int, default=8)
+    parser.add_argument("--images", default=None, help="an .npz with x_test and y_test of the networks' data")
+    parser.add_argument("--simulate", action="store_true", help="in virtual time")
+    flags = parser.parse_args()
+    name = "serving_simulated" if flags.simulate else "serving"
+    networks = simulated(flags) if flags.simulate else measured(flags)
+    plot(networks, (flags.out or measuring.RESULTS / name).with_suffix(".png"))
+    measuring.write(name, flags, {"decision": decisions(), "networks": networks})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+import numpy as np
+import pytest
+
+from anytime_keras.serving import Overloaded, Request, Scheduler, StageTimes, arrival_times, simulate
+
+ACCURACIES = [0.525, 0.658, 0.676, 0.786, 0.821, 0.835, 0.854, 0.857]  # resann5x16 on CIFAR-10, eight exits
+STAGES = np.diff([5.16, 14.6, 24.0, 32.3, 41.7, 50.0, 59.4, 68.9], prepend=0.0) / 68.9 * 0.010
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def times(kind="linear"):
+    """A machine on which a batch takes nearly as long as its requests one by one, or much less ("batches")."""
+    sizes = [1, 2, 4, 8, 16, 32]
+    per_request = {"linear": lambda b: b, "batches": lambda b: 0.8 + 0.2 * b}[kind]
+    return StageTimes(sizes, [[0.0004 + per_request(size) * stage for stage in STAGES] for size in sizes])
+
+
+def small(policy="value", clock=None, **options):
+    """Three exits after 10, 30 and 60 ms, one request at a time."""
+    clock = clock or Clock()
+    return Scheduler(StageTimes([1, 2], [[0.01, 0.02, 0.03]] * 2), [0.5, 0.7, 0.9], policy, clock, **options), clock
+
+
+def best_static(arrivals, deadline, kind, noise):
+    policies = [f"exit_{number}" for number in range(1, 9)]
+    return max(simulate(times(kind), ACCURACIES, arrivals, deadline, name, noise).goodput for name in policies)
+
+
+def compare(kind, arriving, load, factor, seconds):
+    table = times(kind).table
+    deadline, rows = factor * table[1, -1], np.arange(1, len(table))
+    fits = (table[1:, -1] <= deadline) | (rows == 1)
+    rate = load * (rows / table[1:, -1])[fits].max()
+    arrivals = arrival_times(arriving, rate, seconds, seed=1)
+    value = simulate(times(kind), ACCURACIES, arrivals, deadline, noise=0.1)
+    return value, best_static(arrivals, deadline, kind, noise=0.1), arrivals, deadline
+
+
+@pytest.mark.parametrize("kind, arriving, load", [("linear", "poisson", 0.95), ("batches", "gamma", 1.3)])
+def test_value_beats_the_best_static_exit_in_hindsight(kind, arriving, load):
+    value, best, _, _ = compare(kind, arriving, load, factor=2, seconds=2)
+    assert value.goodput > best
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("load", [0.4, 0.8, 0.95, 1.3, 2.0, 4.0])
+@pytest.mark.parametrize("factor", [2, 10])
+@pytest.mark.parametrize("arriving", ["poisson", "gamma", "step", "afternoon"])
+@pytest.mark.parametrize("kind", ["linear", "batches"])
+def test_value_is_within_half_a_point_of_the_best_static_exit_at_every_load(kind, arriving, factor, load):
+    value, best, arrivals, deadline = compare(kind, arriving, load, factor, seconds=6)
+    assert value.goodput > best - 0.005
+    if load == 1.3:
+        assert value.goodput > 1.5 * simulate(times(kind), ACCURACIES, arrivals, deadline, "last").goodput
+
+
+def test_all_are_in_time_up_to_most_of_the_first_exits_capacity():
+    first = 1 / times().table[1, 1]
+    outcome = simulate(times(), ACCURACIES, arrival_times("poisson", 0.8 * first, 3), deadline=0.05)
+    assert outcome.in_time / outcome.asked > 0.99 and outcome.asked > 2000
+
+
+def test_without_load_everything_runs_to_the_last_exit():
+    outcome = simulate(times(), ACCURACIES, np.arange(50) * 0.03, deadline=0.1)
+    assert outcome.exits == [0] * 7 + [50]
+
+
+def test_every_request_is_counted_once():
+    arrivals = arrival_times("gamma", 300, 3)
+    for policy in ("value", "slack", "last", "exit_2"):
+        outcome = simulate(times(), ACCURACIES, arrivals, 0.05, policy, noise=0.3)
+        assert outcome.in_time + outcome.late + outcome.refused == outcome.asked == len(arrivals)
+
+
+def test_a_request_leaves_when_the_next_exit_would_be_late():
+    scheduler, clock = small()
+    scheduler.offer(Request(0.0, deadline=0.045))
+    batch, expired = scheduler.next_batch()
+    assert len(batch) == 1 and not expired
+    clock.now = 0.010
+    assert scheduler.leaving(batch, 0) == []
+    clock.now = 0.030
+    assert scheduler.leaving(batch, 1) == batch
+
+
+def test_a_running_batch_ends_early_if_others_arrive_meanwhile():
+    scheduler, clock = small()
+    scheduler.offer(Request(0.0, deadline=0.08))
+    batch, _ = scheduler.next_batch()
+    clock.now = 0.010
+    assert scheduler.leaving(batch, 0) == [], "alone, it continues"
+    for number in range(4):
+        scheduler.offer(Request(0.010, deadline=0.08 + 0.001 * number))
+    assert scheduler.leaving(batch, 0) == batch, "four others can still reach their first exit"
+
+
+def test_confident_requests_leave_by_their_thresholds():
+    scheduler, clock = small(thresholds=[0.9, 0.9, 0.0])
+    requests = [Request(0.0, 1.0), Request(0.0, 1.1)]
+    for request in requests:
+        scheduler.offer(request)
+    batch, _ = scheduler.next_batch()
+    assert batch == requests
+    clock.now = 0.010
+    assert scheduler.leaving(batch, 0, confidence=[0.95, 0.5]) == requests[:1]
+    patient = Request(0.0, 1.0, min_exit=1)
+    assert scheduler.leaving([patient], 0, confidence=[0.99]) == [], "not before its `min_exit`"
+
+
+def test_what_cannot_be_in_time_is_refused_before_the_queue_with_an_estimate():
+    scheduler, clock = small()
+    with pytest.raises(Overloaded, match="Expected: at least 11.0 ms. Received: 5.0 ms") as refusal:
+        scheduler.offer(Request(0.0, deadline=0.005))
+    assert refusal.value.retry_after == pytest.approx(0.006)
+    with pytest.raises(Overloaded):
+        scheduler.offer(Request(0.0, deadline=0.05, min_exit=2))
+    assert not scheduler.waiting
+    for _ in range(20):
+        try:
+            scheduler.offer(Request(0.0, deadline=0.05))
+        except Overloaded:
+            break
+    assert 5 <= len(scheduler.waiting) <= 8, "two at a time in 10 ms, until 50 ms"
+
+
+def test_hopeless_deadlines_do_not_change_how_others_are_served():
+    scheduler, _ = small()
+    scheduler.offer(Request(0.0, deadline=0.1))
+    before = scheduler.rate, scheduler.usual_slack
+    for deadline in (0.0, -1.0, -1e9, 1e-9):
+        with pytest.raises(Overloaded):
+            scheduler.offer(Request(0.0, deadline))
+    assert (scheduler.rate, scheduler.usual_slack) == before
+    for _ in range(3):
+        scheduler.offer(Request(0.0, deadline=60.0))
+    assert scheduler.usual_slack < 0.5, "few long deadlines do not count for all"
+
+
+def test_a_full_queue_refuses():
+    scheduler, _ = small(max_queue=3)
+    for _ in range(3):
+        scheduler.offer(Request(0.0, deadline=9.0))
+    with pytest.raises(Overloaded, match="3 requests wait"):
+        scheduler.offer(Request(0.0, deadline=9.0))
+
+
+def test_waiting_requests_that_became_hopeless_are_returned():
+    scheduler, clock = small()
+    soon, later = Request(0.0, 0.02), Request(0.0, 0.5)
+    scheduler.offer(later)
+    scheduler.offer(soon)
+    clock.now = 0.015
+    assert scheduler.next_batch() == ([later], [soon])
+
+
+def test_a_higher_priority_is_served_first():
+    scheduler, _ = small()
+    plain, low, urgent = Request(0.0, 0.5), Request(0.0, 0.4, priority=9), Request(0.0, 0.6, priority=1)
+    for request in (low, plain, urgent):
+        scheduler.offer(request)
+    assert scheduler.waiting == [urgent, plain, low]
+
+
+def test_a_request_with_a_min_exit_gets_there_though_others_wait():
+    scheduler, clock = small()
+    scheduler.offer(Request(0.0, deadline=0.07, min_exit=1))
+    batch, _ = scheduler.next_batch()
+    clock.now = 0.010
+    for _ in range(3):
+        scheduler.offer(Request(0.010, deadline=0.1))
+    assert scheduler.leaving(batch, 0) == []
+
+
+def test_static_policies_serve_in_order_of_arrival_and_are_late_under_load():
+    scheduler, clock = small("exit_2")
+    scheduler.offer(Request(0.0, deadline=0.5))
+    scheduler.offer(Request(0.001, deadline=0.005))
+    batch, _ = scheduler.next_batch()
+    clock.now = 0.010
+    assert [request.arrival for request in batch] == [0.0, 0.001] and scheduler.leaving(batch, 0) == []
+    assert scheduler.leaving(batch, 1) == batch
+
+
+def test_the_rate_follows_the_arrivals():
+    scheduler, clock = small()
+    for number in range(200):
+        clock.now = number * 0.002
+        try:
+            scheduler.offer(Request(clock.now, clock.now + 0.02))
+        except Overloaded:
+            pass
+    assert scheduler.rate == pytest.approx(500, rel=0.1)
+    clock.now += 2.0
+    assert scheduler.rate < 100
+
+
+def test_bad_arguments_are_named():
+    table = StageTimes([1], [[0.01, 0.02]])
+    with pytest.raises(ValueError, match="`policy` must be one of .*'exit_2'.*Received: policy='exit_3'"):
+        Scheduler(table, [0.5, 0.9], "exit_3", Clock())
+    with pytest.raises(ValueError, match="`accuracies` must be a number from 0 to 1 for each of the 2 exits"):
+        Scheduler(table, [0.5, 90], clock=Clock())
+    with pytest.raises(ValueError, match="`thresholds` must be a number for each"):
+        Scheduler(table, [0.5, 0.9], clock=Clock(), thresholds=[0.5])
+    with pytest.raises(ValueError, match="`sizes` must begin with 1"):
+        StageTimes([2], [[0.01]])
+    with pytest.raises(ValueError, match="`kind` must be one of"):
+        arrival_times("uniform", 10, 10)
+
+
+def test_times_follow_the_machine():
+    table = StageTimes([1, 4], [[0.01, 0.02], [0.02, 0.02]])
+    for _ in range(200):
+        table.saw(rows=4, position=0, seconds=0.04)
+    assert table.pace == pytest.approx(2.0, rel=0.01) and 2.0 < table.safety < 2.2
+    table.saw(rows=1, position=0, seconds=1.0)
+    assert table.usual < 2.5, "one pause says little of the next stage"
+    assert table.pace > 3, "but counts fully for what the machine can do"
+    assert StageTimes([1, 4], [[0.01], [0.02]], padded=True).table[2, 1] == 0.02

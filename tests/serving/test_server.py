@@ -1,0 +1,199 @@
+import concurrent.futures
+import gc
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import anytime_keras as ak
+from anytime_keras.serving import Overloaded, Server
+from tests.inference import networks
+from tests.serving.conftest import BACKEND, sample, slow_network
+
+
+@pytest.fixture(scope="module")
+def gate():
+    """Holds back the second exit of `gated` while it is cleared."""
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
+@pytest.fixture(scope="module")
+def gated(gate):
+    with Server(slow_network(lambda x: gate.wait(20) and x), max_batch=2, engine=BACKEND) as server:
+        yield server
+
+
+@pytest.fixture
+def busy(gated, gate):
+    """A server whose thread is in the second stage of a request, until `gate` is set."""
+    began = threading.Event()
+    gate.clear()
+    first = gated.submit(sample(), deadline=30, on_answer=lambda answer: began.set())
+    assert began.wait(20)
+    yield gated
+    gate.set()
+    first.result(20)
+
+
+def test_answers_equal_the_predictors(digits, image):
+    classifier = digits.classifier
+    answer = digits.submit(image, deadline=30).result()
+    expected = classifier(image)
+    assert answer.exit == expected.exit == "exit_6" and answer.label == expected.label and not answer.late
+    np.testing.assert_allclose(answer.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_each_request_in_a_batch_gets_its_own_answer(digits):
+    images, labels = ak.data.load("digits", batch_size=359).examples["test"].fetch(slice(0, 40))
+    futures = [digits.submit(image, deadline=30) for image in images]
+    expected = digits.classifier.predict(images).labels
+    assert [future.result().label for future in futures] == expected
+    assert max(digits.stats.batches) > 1, "some of them ran together"
+
+
+def test_accuracies_are_those_of_the_classifier(digits):
+    known = ak.zoo.show("resann2x16_adaloss_digits").pick().accuracies
+    assert digits.accuracies == pytest.approx([known[0], known[-1]])
+
+
+def test_answers_stream_exit_by_exit(digits, image):
+    seen = []
+    digits.submit(image, deadline=30, on_answer=seen.append).result()
+    assert [answer.exit for answer in seen] == ["exit_1", "exit_6"]
+
+
+def test_a_deadline_that_has_passed_is_refused_at_once(digits, image):
+    refused = digits.stats.refused
+    for deadline in (0, -1, 1e-6):
+        with pytest.raises(Overloaded):
+            digits.submit(image, deadline=deadline)
+    assert digits.stats.refused == refused + 3
+    assert digits.submit(image, deadline=1e9).result().exit == "exit_6", "a year is shortened to a minute"
+
+
+def test_requests_that_wait_are_answered_when_the_network_is_free(busy, gate):
+    futures = [busy.submit(sample(number), deadline=30) for number in range(5)]
+    assert busy.waiting == 5 and not any(future.done() for future in futures)
+    gate.set()
+    assert {future.result(20).exit for future in futures} <= {"early", "late"}
+
+
+def test_a_waiting_request_can_be_cancelled(busy, gate):
+    cancelled, kept = busy.submit(sample(), deadline=30), busy.submit(sample(), deadline=30)
+    count = busy.stats.cancelled
+    assert cancelled.cancel()
+    gate.set()
+    kept.result(20)
+    assert busy.stats.cancelled == count + 1
+    with pytest.raises(concurrent.futures.CancelledError):
+        cancelled.result()
+
+
+def test_a_request_that_became_hopeless_in_the_queue_fails_with_an_error(busy, gate):
+    hopeless = busy.submit(sample(), deadline=0.1)
+    timer = threading.Timer(0.2, gate.set)
+    timer.start()
+    with pytest.raises(Overloaded, match="could not be met"):
+        hopeless.result(20)
+    timer.join()
+
+
+def test_min_exit_prefers_an_error_to_a_worse_answer(busy, gate):
+    table = busy._scheduler.times.table
+    waits = busy.submit(sample(), deadline=30, min_exit="late")
+    by_accuracy = busy.submit(sample(), deadline=30, min_accuracy=0.9)
+    gate.set()
+    assert waits.result(20).exit == by_accuracy.result(20).exit == "late"
+    between = float(table[1, 1] + table[1, 2]) / 2
+    with pytest.raises(Overloaded):
+        busy.submit(sample(), deadline=min(between, 1e-4), min_exit="late")
+
+
+def test_an_error_in_a_stage_fails_its_batch_only(gated, monkeypatch):
+    stage = gated._runner.engine.stage
+    monkeypatch.setattr(gated._runner.engine, "stage", lambda *_: (_ for _ in ()).throw(MemoryError("out of memory")))
+    with pytest.raises(MemoryError, match="out of memory"):
+        gated.submit(sample(), deadline=30).result(20)
+    monkeypatch.setattr(gated._runner.engine, "stage", stage)
+    assert gated.submit(sample(), deadline=30).result(20).exit == "late"
+
+
+def test_close_answers_what_it_has_and_takes_no_more():
+    server = Server(networks.eleven_exits(3), max_batch=2, engine=BACKEND)
+    futures = [server.submit(sample(), deadline=30) for _ in range(20)]
+    server.close()
+    assert all(future.done() for future in futures) and not server.open
+    with pytest.raises(RuntimeError, match="closed"):
+        server.submit(sample())
+    server.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("make", networks.GRAPHS)
+def test_batches_shrink_without_changing_the_answers(make):
+    model = make()
+    predictor = ak.Predictor(model, example=networks.inputs_for(model, 1), engine=BACKEND)
+    server = Server(predictor, max_batch=4, policy="last")
+    server.close()
+    runner, x = server._runner, networks.inputs_for(model, 4)
+    rows = [{name: value[row : row + 1] for name, value in x.items()} if isinstance(x, dict) else x[row : row + 1]
+            for row in range(4)]  # fmt: skip
+    expected = [predictor.predict(row).logits for row in rows]
+    batch = runner.batch([runner.start(row) for row in rows])
+    batch.step()
+    batch.keep([3, 1])
+    for _ in range(len(runner.exit_names) - 2):
+        batch.step()
+    np.testing.assert_allclose(batch.step(), np.concatenate([expected[3], expected[1]]), rtol=1e-4, atol=1e-4)
+
+
+def test_confident_requests_leave_early(digits, image):
+    with Server(digits.classifier, confidence=0.3, max_batch=1) as server:
+        answer = server.submit(image, deadline=30).result()
+    assert answer.exit == "exit_1" and answer.confidence[0] >= 0.3
+
+
+@pytest.mark.long
+def test_memory_stays_flat(digits, image):
+    def serve(count):
+        for _ in range(count):
+            try:
+                digits.submit(image, deadline=0.02).result()
+            except Overloaded:
+                pass
+        gc.collect()
+
+    serve(50)
+    tracemalloc.start()
+    serve(50)
+    before = tracemalloc.get_traced_memory()[0]
+    serve(500)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 100_000
+
+
+def test_bad_arguments_are_named(digits, image):
+    with pytest.raises(ValueError, match="`deadline` must be a number of seconds. Received: deadline='1'"):
+        digits.submit(image, deadline="1")
+    with pytest.raises(ValueError, match="`deadline`.*nan"):
+        digits.submit(image, deadline=float("nan"))
+    with pytest.raises(ValueError, match="`priority` must be an int from 0 to 9. Received: priority=10"):
+        digits.submit(image, priority=10)
+    with pytest.raises(ValueError, match="`min_exit` must be one of .*exit_1.*Received: min_exit='exit_9'"):
+        digits.submit(image, min_exit="exit_9")
+    with pytest.raises(ValueError, match="`min_accuracy` must be a number, at most 0.98"):
+        digits.submit(image, min_accuracy=0.999)
+    with pytest.raises(ValueError, match="`max_batch` must be an int, at least 1. Received: max_batch=0"):
+        Server(digits.classifier, max_batch=0)
+    with pytest.raises(ValueError, match="`accuracies` must have a number for each"):
+        Server(digits.classifier, accuracies=[0.5])
+    with pytest.raises(ValueError, match="`model` must be a `Predictor`"):
+        Server("resann")
+    with pytest.raises(ValueError, match="finite numbers"):
+        digits.submit_inputs(np.full((8, 8, 1), np.nan, "float32"))
+    with pytest.raises(ValueError, match="one sample. Received: a batch of 2"):
+        digits.submit_inputs(np.zeros((2, 8, 8, 1), "float32"))
