@@ -9,7 +9,20 @@ import sys
 if os.path.basename(sys.argv[0]) in ("anytime-keras", "-m"):  # at the command line, TensorFlow's greeting is noise
     from anytime_keras import _quiet  # noqa: F401
 
-from anytime_keras import cost, data, evaluation, inference, models, reporting, training, weighting, zoo  # noqa: E402
+from anytime_keras import (  # noqa: E402
+    classifier,
+    cost,
+    data,
+    evaluation,
+    inference,
+    models,
+    preprocessing,
+    reporting,
+    training,
+    weighting,
+    zoo,
+)
+from anytime_keras.classifier import Classifier  # noqa: E402
 from anytime_keras.evaluation import Curve, evaluate  # noqa: E402
 from anytime_keras.inference import EANN, Predictor  # noqa: E402
 from anytime_keras.inference.export import export  # noqa: E402
@@ -23,12 +36,14 @@ __all__ = [
     "AdaLoss",
     "AdaLossWeighting",
     "AnytimeModel",
+    "Classifier",
     "Curve",
     "EANN",
     "LossWeighting",
     "Predictor",
     "SingleExit",
     "__version__",
+    "classifier",
     "cost",
     "data",
     "evaluate",
@@ -37,6 +52,7 @@ __all__ = [
     "inference",
     "models",
     "monotone",
+    "preprocessing",
     "report",
     "reporting",
     "to_anytime",

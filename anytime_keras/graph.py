@@ -113,10 +113,24 @@ def run(model, inputs, apply):
     """
     model = functional(model)
     values = {id(tensor): value for tensor, value in zip(model.inputs, inputs)}
-    for call in calls(model.outputs, model.inputs):
+    return replay(calls(model.outputs, model.inputs), values, apply)
+
+
+def replay(calls, values, apply=lambda operation, args, kwargs: operation(*args, **kwargs)):
+    """Repeats calls on other values.
+
+    Args:
+        calls: list of calls in topological order, see `calls`.
+        values: dict from the `id` of each tensor that the calls read to its value. The results are added to it.
+        apply: as for `run`; by default, the operation is called.
+
+    Returns:
+        `values`.
+    """
+    for call in calls:
         args, kwargs = call.arguments.fill_in(values)
-        result = apply(call.operation, args, kwargs)
-        values.update((id(tensor), value) for tensor, value in zip(call.output_tensors, tree.flatten(result)))
+        results = tree.flatten(apply(call.operation, args, kwargs))
+        values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
     return values
 
 

@@ -9,7 +9,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
+from anytime_keras.inference.engines import choice  # noqa: E402
+
 BACKEND = keras.backend.backend()
+choice.COMPARED = ()  # converting takes seconds: `engine="auto"` means the backend's, except in tests of engines
 
 if BACKEND == "tensorflow":
     import tensorflow as tf

@@ -2,6 +2,7 @@ import pathlib
 import re
 
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,6 +25,7 @@ def test_links_lead_somewhere():
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_the_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (60, 40), "green").save("photo.jpg")
     names = {}
     exec("\n".join(blocks("python")), names)
     assert (tmp_path / "curve.png").exists()

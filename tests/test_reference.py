@@ -17,7 +17,9 @@ ROOMS.append("anytime_keras.experiments")  # not imported with the library: it i
 # Whose example stands in the docstring as code, and is run by a test of its own (`checks.run_example`).
 RUN_ELSEWHERE = {
     "ParallelPredictor": "inference/test_ensemble.py",
+    "Reported": "models/test_from_pytorch.py",
     "add": "zoo/test_files.py",
+    "from_pytorch": "models/test_from_pytorch.py",
     "train_side_by_side": "training/test_scan.py",
 }
 

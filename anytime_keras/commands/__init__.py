@@ -10,7 +10,7 @@ from absl import flags
 from anytime_keras import _errors, _quiet
 
 # Each command is a module here with a docstring, `FLAGS` (its own `absl.flags.FlagValues`) and `run(flags, arguments)`.
-COMMANDS = ("demo", "train", "evaluate", "predict", "report", "zoo", "reproduce")
+COMMANDS = ("demo", "train", "evaluate", "predict", "finetune", "report", "zoo", "reproduce")
 # When the command started, in seconds of `time.monotonic`. Includes the process's imports, which take several seconds.
 begin = None
 
@@ -38,7 +38,7 @@ def main(argv=None):
             return
         values = copy.deepcopy(command.FLAGS)  # so that each command of a process starts from the defaults
         command.run(values, values(argv[1:])[1:])
-    except (ValueError, OSError, flags.Error) as error:
+    except (ValueError, OSError, ImportError, flags.Error) as error:
         sys.exit(f"anytime-keras {name}: {error}" if name in COMMANDS else f"anytime-keras: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,7 +2,8 @@
 
   anytime-keras demo
 
-Works offline. Writes the trained network, its curve and a plot to --folder.
+Then a trained network of the zoo names what is on a few photographs. Works offline. Writes the trained network, its
+curve, its plot and a picture of the photographs to --folder.
 """
 
 import pathlib
@@ -21,6 +22,8 @@ flags.DEFINE_integer("images", 8, "Number of test images to predict.", lower_bou
 
 # Fractions of the last exit's MACs.
 BUDGETS = (0.25, 0.5, 1.0)
+# Networks for photographs, best first. The first is too large for the wheel, so only a checkout has its weights.
+NAMES = ("msdnet33_adaloss", "resann5x16_adaloss")
 
 
 def run(flags, arguments):
@@ -46,7 +49,8 @@ def run(flags, arguments):
     picture = folder / "curve.png"
     trained.curve.plot(picture, title=f"{len(images)} test images of handwritten digits")
     print(f"\nPlot of error against cost: {picture}. To predict with the saved network:")
-    print(f"  anytime-keras predict {folder} IMAGE.png --deadline_ms=5")
+    print(f"  anytime-keras predict {folder} IMAGE.png --deadline_ms=5\n")
+    name_photos(folder / "photos.png")
 
 
 def digits_recipe(epochs, seed):
@@ -88,3 +92,47 @@ def _answer(model, images, labels, count):
     for image in chosen:
         cells = [f"{answer.classes[image]} ({100 * answer.confidence[image]:.0f}% sure)" for answer in answers]
         print(f"{labels[image]:>5}  " + "".join(f"{cell:>26}" for cell in cells))
+
+
+def photos():
+    """Returns the photographs that come with scikit-learn and Matplotlib, a dict from names to uint8 arrays."""
+    from matplotlib import cbook
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    found = {name: load_sample_image(f"{name}.jpg") for name in ("flower", "china")}
+    with cbook.get_sample_data("grace_hopper.jpg") as file, Image.open(file) as image:
+        found["officer"] = np.asarray(image.convert("RGB"))
+    return found
+
+
+def name_photos(path):
+    """Prints what a network of the zoo sees in photographs under each budget, and draws it as a grid of pictures."""
+    from anytime_keras import Classifier, evaluation, zoo
+
+    name = next(name for name in NAMES if zoo.catalog.is_here(name))
+    exits = zoo.show(name).pick().content["exits"]
+    budgets = [share * exits[-1]["with_head"] for share in BUDGETS]
+    # Only the exits that answer within the budgets, so that the network is prepared quickly.
+    chosen = [[exit["name"] for exit in exits if exit["with_head"] <= budget][-1] for budget in budgets]
+    classifier = Classifier.from_preset(name, exits=list(dict.fromkeys(chosen)))
+    data = classifier.about["data"]["name"]
+    print(f"Photographs, classified by the zoo's '{name}' into the {len(classifier.class_names)} classes of {data}:")
+    headings = [f"{budget / 1e6:.1f}M MACs ({exit})" for budget, exit in zip(budgets, chosen)]
+    print(" " * 9 + "".join(f"{heading:>30}" for heading in headings))
+    answers = []
+    for title, image in (images := photos()).items():
+        answers.append([classifier(image, budget=budget) for budget in budgets])
+        cells = [f"{short(answer.label)} ({100 * answer.confidence[0]:.0f}% sure)" for answer in answers[-1]]
+        print(f"{title:<9}" + "".join(f"{cell:>30}" for cell in cells))
+    evaluation.plot_photos(list(images.values()), answers, headings, path)
+    print(f"Picture of the answers: {path}")
+
+
+def short(label):
+    """Returns the first of a label's names.
+
+    >>> short("goldfish, Carassius auratus")
+    'goldfish'
+    """
+    return label.split(",")[0]

@@ -1,10 +1,12 @@
 """Loads a trained network and its data set, for several commands."""
 
 import pathlib
-import zipfile
 
 from anytime_keras import data as data_sets
+from anytime_keras.classifier import presets
 from anytime_keras.training import Recipe
+from anytime_keras.training.finetune import image_files, load_images
+from anytime_keras.training.recipe import GIVEN
 
 
 def model_file(path):
@@ -19,16 +21,6 @@ def model_file(path):
     return file
 
 
-def load_model(file):
-    """Loads a `.keras` file."""
-    import keras
-
-    try:
-        return keras.saving.load_model(file)
-    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{file}' cannot be loaded as a Keras model: {error}") from error
-
-
 def model_and_data(path, flags):
     """Loads a trained network and its data set, normalised as in training.
 
@@ -41,12 +33,15 @@ def model_and_data(path, flags):
     """
     file = model_file(path)
     arguments = {}
-    recipe = file.parent / "recipe.json"
-    if recipe.is_file():
-        arguments = Recipe.from_json(recipe).data
+    if (file.parent / "recipe.json").is_file():
+        recipe = Recipe.from_json(file.parent / "recipe.json")
+        if recipe.model["name"] == GIVEN and not flags.dataset:
+            model = presets.load_keras(file)
+            return model, load_images(image_files(recipe.data["data"]), model.preprocessor, recipe)
+        arguments = recipe.data
     if flags.dataset:
         arguments["data"] = flags.dataset
     arguments.update({name: flags[name].value for name in ("data_dir", "image_size") if flags[name].value})
     if "data" not in arguments:
         raise ValueError(f"'{path}' has no recipe that names its data set. Pass it, such as --dataset=cifar10.")
-    return load_model(file), data_sets.load(**arguments)
+    return presets.load_keras(file), data_sets.load(**arguments)

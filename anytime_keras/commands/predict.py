@@ -1,11 +1,13 @@
-"""Classify images with a trained network: by a deadline, within a budget, or exit by exit.
+"""Name what images show: by a deadline, within a budget, or exit by exit.
 
-  anytime-keras predict runs/a cat.png dog.png --deadline_ms=5
+  anytime-keras predict resann5x16_adaloss cat.jpg dog.png --deadline_ms=5
+  anytime-keras predict runs/a "photos/*.jpg" --top=5 --json
 
-Arguments: the directory of a training run (or the .keras file in it), then image files. An image that differs in size
-from the network's input is scaled and center-cropped.
+Arguments: a network, then images. The network is a name of the zoo, the folder of a training, of a saved preset or of
+an exported set, a .keras file, or hf://user/model. The images are files, folders and patterns such as "*.png".
 """
 
+import glob
 import json
 import pathlib
 
@@ -13,9 +15,15 @@ from absl import flags
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
-flags.DEFINE_float("deadline_ms", None, "Deadline for each image, in milliseconds.", **_own)
+flags.DEFINE_float(
+    "deadline_ms", None, "Deadline for each image in milliseconds, decoding and preprocessing included.", **_own
+)
 flags.DEFINE_float("budget_macs", None, "Budget for each image, in multiply-accumulates.", **_own)
 flags.DEFINE_bool("stream", False, "Print each exit's answer as soon as it is available.", **_own)
+flags.DEFINE_integer("top", 1, "Number of classes to name, likeliest first.", lower_bound=1, **_own)
+flags.DEFINE_bool("json", False, "Print a JSON list with an object for each answer.", **_own)
+flags.DEFINE_string("weights", "default", "For names of the zoo, the label of the weights.", **_own)
+flags.DEFINE_string("engine", None, "Runtime of the network. Default: that of `ak.Predictor`.", **_own)
 
 
 def run(flags, arguments):
@@ -25,52 +33,86 @@ def run(flags, arguments):
     limits += ["stream"] if flags.stream else []
     if len(limits) > 1:
         raise ValueError(f"Give at most one of --deadline_ms, --budget_macs and --stream. Received: {limits}.")
-    from anytime_keras import Predictor
-    from anytime_keras.commands import loading
+    from anytime_keras import Classifier
 
-    file = loading.model_file(arguments[0])
-    about = _description(file)
-    images = [(name, _image(name, about)) for name in arguments[1:]]
-    predictor = Predictor(loading.load_model(file), example=images[0][1])
-    width = max(len(name) for name, _ in images)
-    for name, image in images:
-        if flags.stream:
-            answers = predictor.stream(image)
-        elif flags.deadline_ms is not None:
-            answers = [predictor.predict(image, deadline=flags.deadline_ms / 1e3)]
+    network, *images = arguments
+    options = {} if flags.engine is None else {"engine": flags.engine}
+    classifier = Classifier.from_preset(network, flags.weights, **options)
+    paths = image_files(images)
+    for path in paths:
+        _check(path)
+    records, width = [], max(map(len, paths))
+    for path in paths:
+        for answer in _answers(classifier, path, flags):
+            if flags.json:
+                records.append(_record(path, answer, flags.top))
+            else:
+                print(_text(path, answer, flags.top, width), flush=True)
+    if flags.json:
+        print(json.dumps(records, indent=1))
+
+
+def image_files(arguments):
+    """Returns the paths of images in a list of files, folders and patterns.
+
+    Args:
+        arguments: list of str.
+
+    Returns:
+        A list of str, at least one. Files that do not exist are returned too.
+
+    Raises:
+        ValueError: if a folder contains no images, or a pattern matches nothing.
+    """
+    from anytime_keras.data import sources
+
+    paths = []
+    for argument in arguments:
+        if pathlib.Path(argument).is_dir():
+            found = sources.list_images(pathlib.Path(argument))
+            if not found:
+                known = ", ".join(sources.EXTENSIONS)
+                raise ValueError(f"The folder '{argument}' contains no images. Known file types: {known}.")
+        elif not pathlib.Path(argument).exists() and glob.has_magic(argument):
+            found = sorted(glob.glob(argument, recursive=True))
+            if not found:
+                raise ValueError(f"No file matches '{argument}'.")
         else:
-            answers = [predictor.predict(image, budget=flags.budget_macs)]
-        for answer in answers:
-            print(
-                f"{name:<{width}}  {about['class_names'][answer.classes[0]]} ({100 * answer.confidence[0]:.1f}% sure)  "
-                f"{answer.exit}  {1e3 * answer.seconds:.2f} ms{'  late' if answer.late else ''}"
-            )
+            found = [argument]
+        paths += found
+    return paths
 
 
-def _description(file):
-    path = file.parent / "data.json"
-    try:
-        about = json.loads(path.read_text())
-        shape = tuple(about["image_shape"])
-        if len(shape) != 3 or len(about["class_names"]) != about["num_classes"]:
-            raise ValueError("inconsistent `image_shape`, `class_names` or `num_classes`")
-        return {"shape": shape, **{name: about[name] for name in ("mean", "std", "class_names")}}
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"'{path}' is missing. It contains the class names and the normalisation of images. "
-            f"Name a directory written by `anytime-keras train` or `anytime-keras demo`."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{path}' must be a file written by `anytime-keras train`. Received: {error!r}.") from error
-
-
-def _image(path, about):
-    """Returns one image as the network's input, shape (1, height, width, channels)."""
+def _check(path):
+    """Raises ValueError if a file is not an image by its header, before the network is prepared."""
     from anytime_keras.data import crops
+    from anytime_keras.preprocessing import decoding
 
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"There is no image '{path}'.")
-    *size, channels = about["shape"]
-    image = crops.decode(path, path, channels)
-    pixels = crops.to_array(image) if [image.height, image.width] == size else crops.center_crop(image, size)
-    return ((pixels[None] / 255 - about["mean"]) / about["std"]).astype("float32")
+    decoding.check_file(path)
+    decoding.check_size(crops.size(path), f"'{path}'")
+
+
+def _answers(classifier, path, flags):
+    if flags.stream:
+        return classifier.stream(path)
+    if flags.deadline_ms is not None:
+        return [classifier(path, deadline=flags.deadline_ms / 1e3)]
+    return [classifier(path, budget=flags.budget_macs)]
+
+
+def _text(path, answer, top, width):
+    when = f"{answer.exit}  {1e3 * answer.seconds:.2f} ms{'  late' if answer.late else ''}"
+    if top == 1:
+        return f"{path:<{width}}  {answer.label} ({100 * answer.confidence[0]:.1f}% sure)  {when}"
+    lines = [f"  {100 * probability:5.1f}%  {label}" for label, probability in answer.top(top)]
+    return "\n".join([f"{path:<{width}}  {when}", *lines])
+
+
+def _record(path, answer, top):
+    return {
+        "image": path,
+        "predictions": [{"label": label, "probability": round(sure, 6)} for label, sure in answer.top(top)],
+        "exit": answer.exit,
+        "milliseconds": round(1e3 * answer.seconds, 3),
+        "late": answer.late,
+    }

@@ -7,7 +7,7 @@
 NAME is table1, table3, table4, table5, figure3, figure5, figure6, proposition, beyond or page. Training runs are stored
 in --folder. A finished run is never repeated, and experiments share runs of the same recipe. When all runs of an
 experiment are finished, its numbers are written to --results as NAME.json (NAME_quick.json with --quick). `page` writes
-README.md from all results.
+the tables and plots of all results into README.md there, and keeps its other text.
 
 KERAS_BACKEND=jax needs no TensorFlow. On an accelerator it trains several networks side by side; compiled programs are
 cached in --folder (or JAX_COMPILATION_CACHE_DIR).
@@ -37,8 +37,8 @@ flags.DEFINE_string(
     "ResANNs, such as 5x16,9x16 (figure5: pairs of a small and a large one). Default: the experiment's.",
     **_own,
 )
-flags.DEFINE_multi_string("without", None, "A row (figure3: or exit) to omit; repeatable.", **_own)
-flags.DEFINE_multi_string("once", None, "A row of `beyond` to run with the first seed only; repeatable.", **_own)
+flags.DEFINE_multi_string("without", None, "A row to omit; repeatable.", **_own)
+flags.DEFINE_multi_string("once", None, "A row to run with the first seed only; repeatable.", **_own)
 flags.DEFINE_integer("batch_size", None, "Batch size. Default: 64.", **_own)
 flags.DEFINE_string("precision", None, "Keras dtype policy, such as mixed_bfloat16. Default: float32.", **_own)
 flags.DEFINE_string("folder", "runs/reproduce", "Directory of the training runs.", **_own)

@@ -69,22 +69,21 @@ def run(flags, arguments):
 
 
 def _list(flags):
-    from anytime_keras import zoo
+    from anytime_keras.zoo import catalog
 
     conditions = ("architecture", "data", "weighting", "trained")
     filters = {key: flags[key].value for key in conditions if flags[key].value is not None}
-    names = zoo.list(**filters)
-    width = max(map(len, names), default=0)
-    for name in names:
-        manifest = zoo.show(name)
-        labels = [label if entry.trained else f"{label} (not trained)" for label, entry in manifest.weights.items()]
-        print(f"{name:<{width}}  {', '.join(labels)}")
+    found = catalog.entries(**filters)
+    print(catalog.table(found) if found else "no network of the zoo meets these conditions")
 
 
 def _show(flags, name):
     from anytime_keras import zoo
+    from anytime_keras.zoo import catalog
 
-    print(zoo.show(name))
+    manifest = zoo.show(name)
+    print(catalog.table([found for found in catalog.entries() if found[0].name == name]))
+    print(f"\n{manifest}")
 
 
 def _evaluate(flags, name):

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import keras
 
 from anytime_keras import graph
-from anytime_keras.cost import rules
+from anytime_keras.cost import counting, rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ExitCosts(list):
     exit_3             0.048       0.049       0.049       0.097       0.005
     """
 
-    def table(self):
+    def table(self) -> str:
         """Returns the costs as a text table, in millions. 2 x MACs ("FLOPs") include all heads so far."""
         lines = [
             f"{'exit':<12}{'backbone':>12}{'with head':>12}{'all heads':>12}{'2 x MACs':>12}{'params':>12}   (millions)"
@@ -66,7 +67,9 @@ class ExitCosts(list):
         return f"```\n{self}\n```"
 
 
-def exit_costs(model, layers="all", input_shape=None):
+def exit_costs(
+    model: keras.Model, layers: str = "all", input_shape: Sequence | None = None, lazy: bool = True
+) -> ExitCosts:
     """Counts the multiply-accumulates and parameters at each exit of a model.
 
     An exit's head consists of the layers that only this exit needs. For the last exit, which no later exit
@@ -78,6 +81,9 @@ def exit_costs(model, layers="all", input_shape=None):
         layers: `"all"` counts every layer with weights and the products within attention;
             `"conv"` counts convolutions only, as the paper does.
         input_shape: shape without batch axis, or a list of shapes, if the model's input has unknown sizes.
+        lazy: bool. True counts only the layers that an exit needs. False counts every layer up to the exit, as
+            published tables of MSDNet do: layers that only later exits need also count if at least as many layers with
+            MACs follow them, on the longest path to the last exit, as follow the features that the exit reads.
 
     Returns:
         `ExitCosts`, a list of `ExitCost`.
@@ -107,7 +113,14 @@ def exit_costs(model, layers="all", input_shape=None):
     needed = {name: graph.calls(tensor, model.inputs) for name, tensor in exits.items()}
     heads = _heads(needed)
     macs = macs_by_call(model, only, input_shape)
+    if not lazy:
+        needed = _every_layer(needed, heads, macs)
 
+    return _costs(needed, heads, macs, only)
+
+
+def _costs(needed, heads, macs, only):
+    """Adds up the MACs and parameters of the calls of each exit."""
     costs, paid, params = ExitCosts(), {}, {}
     for name, calls in needed.items():
         backbone = sum(macs[id(call)] for call in calls if id(call) not in heads[name])
@@ -125,6 +138,26 @@ def exit_costs(model, layers="all", input_shape=None):
     return costs
 
 
+def _every_layer(needed, heads, macs):
+    """Adds to the calls that each exit needs those of the last exit's backbone that precede the end of its features."""
+    *_, (last, calls) = needed.items()
+    maker = {id(tensor): id(call) for call in calls for tensor in call.output_tensors}
+    after = {id(call): 0 for call in calls}  # the number of calls with MACs that follow, on the longest path
+    for call in reversed(calls):
+        for tensor in call.input_tensors:
+            if (before := maker.get(id(tensor))) is not None:
+                after[before] = max(after[before], after[id(call)] + (macs[id(call)] > 0))
+    every = {}
+    for name, own in needed.items():
+        own_ids = {id(call) for call in own}
+        end = min((after[key] for key in own_ids - heads[name] if key in after), default=math.inf)
+        earlier = [
+            call for call in calls if after[id(call)] >= end and id(call) not in own_ids and id(call) not in heads[last]
+        ]
+        every[name] = [*own, *earlier]
+    return every
+
+
 def _weights(operation, only):
     if not isinstance(operation, keras.Layer):
         return []
@@ -138,7 +171,9 @@ def _weights(operation, only):
     ]
 
 
-def macs_by_call(model, only=None, input_shape=None):
+def macs_by_call(
+    model: keras.Model, only: type | tuple[type, ...] | None = None, input_shape: Sequence | None = None
+) -> dict[int, int]:
     """Counts the multiply-accumulates of each call in a functional model's graph.
 
     Args:
@@ -161,7 +196,7 @@ def macs_by_call(model, only=None, input_shape=None):
     counted = []
 
     def apply(operation, args, kwargs):
-        counted.append(rules.macs(operation, *args, only=only, **kwargs))
+        counted.append(counting.macs(operation, *args, only=only, **kwargs))
         return graph.spec(operation, args, kwargs)
 
     inputs = [keras.KerasTensor((1, *shape), tensor.dtype) for shape, tensor in zip(shapes, model.inputs)]
@@ -184,7 +219,7 @@ def _heads(needed):
     return heads
 
 
-def tail(calls):
+def tail(calls: list) -> set[int]:
     """Returns the ids of the calls from the last pooling or flattening on, or from the last call with weights."""
     start = next((place for place in reversed(range(len(calls))) if getattr(calls[place].operation, "weights", 0)), -1)
     for place in reversed(range(len(calls))):

@@ -57,9 +57,25 @@ def decode(source, name, channels=3):
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            _check_unsigned(image)
-            ImageOps.exif_transpose(image, in_place=True)
-            return _eight_bits(image).convert("L" if channels == 1 else "RGB")
+            return upright(image, name, channels)
+    except NO_IMAGE as error:
+        raise _corrupt(name, error) from error
+
+
+def upright(image, name, channels=3):
+    """Applies the Exif orientation of a Pillow image and converts it to 8-bit grey or RGB. Leaves `image` unchanged.
+
+    Args:
+        image: `PIL.Image.Image`.
+        name, channels: as in `decode`.
+
+    Raises:
+        CorruptImage: if the image is corrupt or truncated.
+    """
+    try:
+        _check_unsigned(image)
+        turned = ImageOps.exif_transpose(image)
+        return _eight_bits(image, turned).convert("L" if channels == 1 else "RGB")
     except NO_IMAGE as error:
         raise _corrupt(name, error) from error
 
@@ -71,18 +87,23 @@ def _check_unsigned(image):
         raise ValueError(f"unsigned values are expected, received a TIFF of signed integers, mode '{image.mode}'")
 
 
-def _eight_bits(image):
-    """Scales 16-bit grey images to 8 bits (Pillow would clip them at 255) and returns 8-bit images unchanged."""
+def _eight_bits(image, turned):
+    """Scales 16-bit grey images to 8 bits (Pillow would clip them at 255) and returns 8-bit images unchanged.
+
+    Args:
+        image: the image as opened, which has the file's format and tags.
+        turned: the image to convert.
+    """
     of_16_bits = image.mode == "I" and image.format in ("PNG", "PPM")  # Pillow decodes them as int32
     if image.mode in ("I", "F") and not of_16_bits:
         raise ValueError(
             f"8 or 16 bits are expected, received Pillow's mode '{image.mode}' of 32 bits, which has no fixed range"
         )
     if image.mode[0] != "I":
-        return image
+        return turned
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     largest = 2 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
-    values = np.asarray(image, "float32") * (255 / largest)
+    values = np.asarray(turned, "float32") * (255 / largest)
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
         values = 255 - values
     return Image.fromarray((values + 0.5).astype("uint8"))
@@ -102,6 +123,10 @@ def size(path):
 def _corrupt(name, error):
     if isinstance(error, OSError) and error.errno is not None:  # a system error; the file may be intact
         return error
+    if isinstance(error, CorruptImage):
+        return error
+    if isinstance(error, Image.DecompressionBombError):
+        return CorruptImage(f"The image '{name}' is too large to be decoded safely: {error} Scale it down.")
     return CorruptImage(f"The image '{name}' cannot be decoded: {error}. Mend it or take it out.")
 
 
@@ -125,14 +150,35 @@ def center_crop(image, size, short_side=None):
         uint8 array of shape (height, width, channels).
     """
     height, width = size
-    short_side = short_side or round(min(size) * 256 / 224)
-    # Never smaller than the crop, even if that is not square.
-    scale = max(short_side / min(image.size), width / image.width, height / image.height)
-    image = image.resize(
-        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.BILINEAR
-    )
+    resized = resized_size((image.height, image.width), size, short_side)
+    image = image.resize((resized[1], resized[0]), Image.BILINEAR)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return to_array(image.crop((left, top, left + width, top + height)))
+
+
+def short_side(size):
+    """Returns 256/224 of the short side of a crop, the length to which `center_crop` resizes an image's by default.
+
+    >>> short_side((224, 224))
+    256
+    """
+    return round(min(size) * 256 / 224)
+
+
+def resized_size(image_size, size, shorter=None):
+    """Returns the (height, width) to which `center_crop` resizes an image before cropping.
+
+    Args:
+        image_size: (height, width) of the image.
+        size: (height, width) of the crop; the result is never smaller.
+        shorter: int, the length of the short side; None is that of `short_side`.
+
+    >>> resized_size((375, 500), (224, 224))
+    (256, 341)
+    """
+    shorter = shorter or short_side(size)
+    scale = max(shorter / min(image_size), *(crop / length for crop, length in zip(size, image_size)))
+    return tuple(max(crop, round(length * scale)) for crop, length in zip(size, image_size))
 
 
 def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):

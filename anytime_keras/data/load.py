@@ -8,7 +8,7 @@ import numpy as np
 
 from anytime_keras import _errors
 from anytime_keras.data import augment as augmentation
-from anytime_keras.data import parts, sources, splits, tiny_imagenet
+from anytime_keras.data import folder, parts, sources, splits, tiny_imagenet
 from anytime_keras.data.batches import pipeline
 from anytime_keras.data.examples import StreamExamples
 
@@ -175,7 +175,8 @@ def load(
             pair `(x, y)`.
         batch_size: int.
         validation: fraction or number of training images to hold out, stratified by class; 0 for none; None for the
-            data set's default, see `anytime_keras.data.defaults`. Ignored if the data has a validation split.
+            data set's default, see `anytime_keras.data.defaults`; `"last"` for that number of the last training images
+            in stored order, as the paper holds out the last 5000 of CIFAR. Ignored if the data has a validation split.
         test: likewise, ignored if the data has a test split.
         augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), or one string of steps
             separated by commas; `"default"` for the data set's augmentation in the paper's text; or None. The authors'
@@ -231,9 +232,10 @@ def load(
     else:
         if "test" not in source.splits and test:
             _hold_out(source, "test", test, split_seed)
-        validation = known.validation if validation is None else validation
+        last = validation == "last"
+        validation = known.validation if validation is None or last else validation
         if "validation" not in source.splits and validation:
-            _hold_out(source, "validation", validation, split_seed)
+            _hold_out(source, "validation", validation, split_seed, last)
     order = [split for split in ("train", "validation", "test") if split in source.splits]
     source.splits = {split: source.splits[split] for split in order}
     return DataSet(
@@ -259,7 +261,7 @@ def _read(data, image_size, data_dir, download, skip_corrupt):
     if path.is_dir():
         if parts.is_folder(path):
             return parts.load(path)
-        read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else sources.folder
+        read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else folder.load
         return read(path, image_size, skip_corrupt)
     if path.is_file():
         if path.suffix != ".npz":
@@ -313,11 +315,14 @@ def _check_labels(labels, split, source):
         )
 
 
-def _hold_out(source, split, amount, seed):
+def _hold_out(source, split, amount, seed, last=False):
     train = source.splits["train"]
     if train.labels is None:  # read sequentially, so hold out the last examples
         count = splits.number(amount, len(train), split)
         source.splits["train"], source.splits[split] = train.divided(count)
         return
-    kept, held = splits.hold_out(train.labels, amount, [seed, len(split)], split)
+    if last:
+        kept, held = np.split(np.arange(len(train)), [-splits.number(amount, len(train), split)])
+    else:
+        kept, held = splits.hold_out(train.labels, amount, [seed, len(split)], split)
     source.splits["train"], source.splits[split] = train.subset(kept), train.subset(held)

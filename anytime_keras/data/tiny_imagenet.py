@@ -7,7 +7,8 @@ the validation split is held out of train.
 
 import numpy as np
 
-from anytime_keras.data.sources import Source, from_files, list_images, tfds_directory
+from anytime_keras.data.folder import from_files, list_images
+from anytime_keras.data.sources import Source, tfds_directory
 
 FOLDER = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

@@ -1,6 +1,6 @@
 """Measures a network's exits: error against cost, against latency, and against other networks."""
 
-from anytime_keras.evaluation.answer_plots import plot_answers
+from anytime_keras.evaluation.answer_plots import plot_answers, plot_photos
 from anytime_keras.evaluation.calibration import Calibration
 from anytime_keras.evaluation.curve import Curve, CurvePoint
 from anytime_keras.evaluation.evaluate import evaluate
@@ -20,5 +20,6 @@ __all__ = [
     "plot_answers",
     "plot_curves",
     "plot_increases",
+    "plot_photos",
     "plot_weights",
 ]

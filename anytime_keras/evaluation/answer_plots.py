@@ -54,6 +54,63 @@ def plot_answers(image, answers, class_names=None, path=None, truth=None, title=
     return figure
 
 
+def plot_photos(images, answers, headings, path=None, k=3):
+    """Plots images in rows, each beside the likeliest classes of its answers, such as those under several budgets.
+
+    Args:
+        images: list of uint8 arrays of shape `(height, width, 3)` or `(height, width)`.
+        answers: list with a list of answers for each image, as a `Classifier` returns them for one image.
+        headings: list of str, one for each column of answers.
+        path: file for the plot; its suffix sets the format.
+        k: int, number of classes for each answer.
+
+    Returns:
+        A `matplotlib.figure.Figure`, which notebooks display.
+
+    Raises:
+        ValueError: if there are no images, or not as many answers as images and headings.
+
+    Example:
+    >>> from anytime_keras.classifier import LabeledAnswer
+    >>> logits = np.array([[0.0, 2.0, 1.0]])
+    >>> answer = LabeledAnswer(logits, "exit_1", 0, 0.001, class_names=["bird", "cat", "dog"], single=True)
+    >>> figure = plot_photos([np.zeros((8, 8, 3), "uint8")], [[answer]], ["1M MACs"])
+    >>> [text.get_text().split(" (")[0] for text in figure.axes[1].texts]
+    ['cat', 'dog', 'bird']
+    """
+    from anytime_keras.evaluation import style  # only plots need Matplotlib
+
+    style.checked(path)
+    if not images or len(images) != len(answers) or any(len(row) != len(headings) for row in answers):
+        raise ValueError(
+            "`answers` must have a list for each image, with an answer for each heading. Received: "
+            f"{len(images)} images, {len(headings)} headings, {[len(row) for row in answers]} answers."
+        )
+    figure = style.picture(width=2.0 + 2.0 * len(headings), height=0.4 + 1.3 * len(images))
+    grid = figure.subplots(len(images), 1 + len(headings), squeeze=False)
+    for (first, *panels), image, row in zip(grid, images, answers):
+        first.imshow(image, cmap="gray")
+        first.axis("off")
+        for panel, answer in zip(panels, row):
+            _draw_top(panel, answer.top(k), k)
+    for panel, heading in zip(grid[0][1:], headings):
+        panel.set_title(heading, fontsize=8)
+    return style.save(figure, path)
+
+
+def _draw_top(panel, top, k):
+    """Draws a bar for each of the likeliest classes, with its name above."""
+    from anytime_keras.evaluation import style
+
+    for place, (label, sure) in enumerate(top):
+        panel.barh(place + 0.2, sure, height=0.35, color=style.COLORS[0] if place == 0 else style.GREY)
+        name = label.split(",")[0]
+        panel.text(0, place - 0.1, f"{name} ({100 * sure:.0f}%)", fontsize=7, va="bottom")
+    panel.set_xlim(0, 1)
+    panel.set_ylim(k - 0.4, -0.6)
+    panel.axis("off")
+
+
 def _image(image):
     image = np.asarray(image, "float32")
     image = image[0] if image.ndim == 4 and len(image) == 1 else image

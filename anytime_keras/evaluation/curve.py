@@ -27,14 +27,14 @@ class CurvePoint:
     'exit_1 is right on 75% of the images'
     """
 
-    exit: str
+    exit: str | None
     error: float
     loss: float
     backbone: int
     with_head: int
     with_all_heads: int
     params: int
-    latency: float = None
+    latency: float | None = None
 
 
 NO_ANSWER = CurvePoint(None, math.nan, math.nan, 0, 0, 0, 0)
@@ -92,11 +92,11 @@ class Curve:
         return f"```\n{self.table()}\n```"
 
     @property
-    def errors(self):
+    def errors(self) -> list[float]:
         """The error at each exit, a list of float."""
         return [point.error for point in self.points]
 
-    def costs(self, cost="with_all_heads"):
+    def costs(self, cost: str = "with_all_heads") -> list:
         """The cost of each exit, a list: MACs, or seconds for `"latency"`."""
         if cost not in COSTS:
             raise ValueError(f"`cost` must be one of {COSTS}. Received: cost={cost!r}.")
@@ -107,7 +107,7 @@ class Curve:
             )
         return costs
 
-    def at(self, fraction, cost="with_all_heads"):
+    def at(self, fraction: float, cost: str = "with_all_heads") -> CurvePoint:
         """Returns the latest exit that costs at most a fraction of the last exit's cost.
 
         If the budget is below the first exit's cost, the returned point has exit None and error NaN.
@@ -155,7 +155,7 @@ class Curve:
             )
         return [100 * (own / base - 1) if base else (math.nan if not own else math.inf) for own, base in pairs]
 
-    def area(self, cost="with_all_heads"):
+    def area(self, cost: str = "with_all_heads") -> float:
         """Returns the mean error over budgets uniformly distributed from the first exit's cost to the last exit's.
 
         A budget between two exits uses the earlier one. For a curve of one exit, this is that exit's error.
@@ -166,7 +166,7 @@ class Curve:
         steps = zip(self.errors, costs, costs[1:])
         return sum(error * (following - own) for error, own, following in steps) / (costs[-1] - costs[0])
 
-    def table(self, columns=None):
+    def table(self, columns: dict | None = None) -> str:
         """Returns the curve as a text table.
 
         Args:
@@ -243,7 +243,7 @@ class Curve:
 
         return plot_curves([self], path, cost, **kwargs)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Returns the curve as plain data for `from_dict`."""
         return {"name": self.name, "about": self.about, "points": [dataclasses.asdict(point) for point in self.points]}
 

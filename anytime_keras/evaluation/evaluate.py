@@ -18,14 +18,20 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     that end in a sigmoid (multi-label or binary classification), the error is the share of wrong labels at a threshold
     of 0.5 and the loss is the binary cross entropy, both averaged over labels.
 
+    A `Predictor` is evaluated like a model: its exits in use, on its engine and in its dtype, which the curve's
+    `about` records. So the errors include what conversion and quantization change.
+
     Args:
-        model: functional Keras model whose outputs are the exits: logits or probabilities, `(batch, classes)`.
+        model: functional Keras model whose outputs are the exits: logits or probabilities, `(batch, classes)`; or a
+            `Predictor`.
         data: batches of (x, y) or (x, y, sample_weight), such as a `tf.data.Dataset` or `keras.utils.PyDataset`, or a
             tuple of such arrays. Labels are ints of shape `(batch,)` or one-hot vectors; for sigmoids, 0 or 1 for each
             output. Sample weights are an array for all exits, a dict by exit name, or a list in the order of the exits;
             errors and losses are weighted means.
-        layers: `"all"` or `"conv"`, the layers whose MACs are counted; see `anytime_keras.cost.exit_costs`.
-        latency: bool, whether to also measure the latency of each exit, with a batch of one image.
+        layers: `"all"` or `"conv"`, the layers whose MACs are counted; see `anytime_keras.cost.exit_costs`. For a
+            predictor `"all"`.
+        latency: bool, whether to also measure the latency of each exit, with a batch of one image. For a predictor, the
+            medians of its latency table.
         name: str, the curve's name; defaults to the model's.
         batch_size: int, used for arrays only.
         forward: the model's forward pass compiled by `anytime_keras.runtime.compiled`, to avoid compiling it again.
@@ -46,24 +52,16 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     >>> len(curve), 0 <= curve[-1].error <= 1
     (3, True)
     """
-    if not graph.is_functional(model):
-        raise ValueError(
-            f"`model` must be a functional Keras model whose outputs are its exits. Received: {type(model).__name__}."
-        )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a positive int. Received: batch_size={batch_size!r}.")
-    costs = exit_costs(model, layers)
-    names = [cost.exit for cost in costs]
-    exits = graph.outputs_by_name(model)
-    tallies = {exit_name: _Tally(exit_name, graph.ends_in_sigmoid(exits[exit_name])) for exit_name in names}
-    if temperatures is None:
-        temperatures = (getattr(model, "inference", None) or {}).get("temperatures", {})
-    samples = SamplesBuilder(names, temperatures)
-    forward = runtime.compiled(model) if forward is None else forward
+    subject = _Network(model, layers, forward) if graph.is_functional(model) else _Predicted(model, layers)
+    costs, names = subject.costs, [cost.exit for cost in subject.costs]
+    tallies = {exit_name: _Tally(exit_name, sigmoid) for exit_name, sigmoid in zip(names, subject.sigmoid)}
+    samples = SamplesBuilder(names, subject.temperatures if temperatures is None else temperatures)
     example, count = None, 0
     for x, y, sample_weight in weighted_batches(data, batch_size):
         example = keras.tree.map_structure(lambda value: value[:1], x) if example is None else example
-        outputs = _in_order(runtime.finish(forward(x)), names)
+        outputs = subject.outputs(x)
         count += len(outputs[0])
         for exit_name, output, weights in zip(names, outputs, weights_by_exit(sample_weight, names)):
             if isinstance(y, dict) and exit_name not in y:
@@ -78,7 +76,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     for exit_name, tally in tallies.items():
         if not tally.weight:
             raise ValueError(f"Sample weights must not all be 0. Received: nothing but 0 for '{exit_name}'.")
-    seconds = latencies(model, example) if latency else {}
+    seconds = subject.seconds(example) if latency else {}
     points = [
         CurvePoint(
             exit=cost.exit,
@@ -92,8 +90,55 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         )
         for cost in costs
     ]
-    about = {"images": count, "macs": layers, "machine": runtime.machine()}
-    return Curve(points, name or model.name, about, samples.finish(count))
+    about = {"images": count, "macs": layers, "machine": runtime.machine(), **subject.about}
+    return Curve(points, name or subject.name, about, samples.finish(count))
+
+
+class _Network:
+    """A model to evaluate."""
+
+    def __init__(self, model, layers, forward):
+        exits = graph.outputs_by_name(model)
+        self.model, self.name, self.about, self.costs = model, model.name, {}, exit_costs(model, layers)
+        self.sigmoid = [graph.ends_in_sigmoid(exits[cost.exit]) for cost in self.costs]
+        self.temperatures = (getattr(model, "inference", None) or {}).get("temperatures", {})
+        self._forward = runtime.compiled(model) if forward is None else forward
+
+    def outputs(self, x):
+        """Returns the outputs of all exits in order."""
+        return _in_order(runtime.finish(self._forward(x)), [cost.exit for cost in self.costs])
+
+    def seconds(self, example):
+        """Returns a dict from exit name to latency."""
+        return latencies(self.model, example)
+
+
+class _Predicted:
+    """A predictor to evaluate. Raises a ValueError if it is none."""
+
+    def __init__(self, predictor, layers):
+        if not hasattr(predictor, "predict_exits"):  # rooms below this one are not imported
+            raise ValueError(
+                "`model` must be a functional Keras model whose outputs are its exits, or a `Predictor`. "
+                f"Received: {type(predictor).__name__}."
+            )
+        if layers != "all":
+            raise ValueError(f"`layers` must be 'all' for a predictor. Received: {layers!r}. Evaluate its model.")
+        self._predictor, self.name, self.costs = predictor, predictor.name, predictor.costs
+        self.sigmoid, self.about = predictor.sigmoid, {"engine": predictor.engine, "dtype": predictor.dtype}
+        self.temperatures = dict(zip(predictor.exit_names, predictor.temperatures))
+
+    def outputs(self, x):
+        return list(self._predictor.predict_exits(x).values())
+
+    def seconds(self, example):
+        table = self._predictor.latencies
+        if 1 not in table.direct:
+            raise ValueError(
+                f"Latencies are of a batch of one image. Prepared sizes: {sorted(table.direct)}. Call "
+                "`predictor.prepare(image)` with a batch of one."
+            )
+        return dict(zip(self._predictor.exit_names, table.quantile(1, 0.5)))
 
 
 def _in_order(outputs, names):

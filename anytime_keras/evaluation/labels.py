@@ -5,7 +5,7 @@ import numpy as np
 ELSEWHERE = "`model.evaluate` measures other networks, with the loss and the metrics that the model was compiled with."
 
 
-def class_numbers(labels, shape, exit_name):
+def class_numbers(labels: np.ndarray, shape: tuple, exit_name: str) -> np.ndarray:
     """Returns labels as ints.
 
     Args:

@@ -8,13 +8,12 @@ from anytime_keras.experiments.planning import (
     HALF_END,
     Planned,
     check_growing,
-    costs,
     label,
     name,
     plan,
     recipe,
 )
-from anytime_keras.experiments.tables import cell, curve_of, increase, mean, means, means_by_seed
+from anytime_keras.experiments.tables import cell, curve_of, increase, mean, means, means_by_seed, number
 from anytime_keras.inference import inflation
 
 # Budgets at which averaged curves are read, as fractions of the small network's cost.
@@ -33,12 +32,6 @@ def plan_losses(settings):
             f"Figure 3 needs exactly one network. Received: {[name(network) for network in settings.networks]}."
         )
     return plan(settings, SCHEMES, opt="all")
-
-
-def rows_of_losses(settings):
-    """Lists the schemes and the exits, each of which is a separate run."""
-    curve = costs(settings, settings.networks[0], settings.datasets[0])
-    return [list(SCHEMES), [point.exit for point in curve]]
 
 
 def losses(trainings):
@@ -64,6 +57,16 @@ def losses(trainings):
         "exits": exits,
         "rows": {row: {"mean": means(lines), "by_seed": means_by_seed(lines)} for row, lines in rows.items()},
     }
+
+
+def table_of_losses(summary, paper):
+    """Formats a summary of `losses`; returns the header and the rows."""
+    rows = summary["rows"]
+    lines = [
+        [exit_name, *(number(content["mean"][place], 1) for content in rows.values())]
+        for place, exit_name in enumerate(summary["exits"])
+    ]
+    return ["exit", *rows], lines
 
 
 # === Figure 5: small networks with AdaLoss against large ones with CONST ===
@@ -117,6 +120,14 @@ def pairs(trainings):
         "grid": list(GRID),
         "mean": {row: _means_where_all(lines) for row, lines in read.items()},
     }
+
+
+def table_of_pairs(summary, paper):
+    """Formats a summary of `pairs`; returns the header and the rows."""
+    shares = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0]
+    at = [summary["grid"].index(share) for share in shares]
+    lines = [[row, *(number(line[place], 1) for place in at)] for row, line in summary["mean"].items()]
+    return ["increase (%) at a fraction of the small network's cost", *(f"{share:g}" for share in shares)], lines
 
 
 def _read(costs, values, budget):
@@ -201,6 +212,18 @@ def chains(trainings, chained):
     return {"largest": largest, "data": data}
 
 
+def table_of_chains(summary, paper):
+    """Formats a summary of `chains`; returns the header and the rows."""
+    names = list(next(iter(summary["data"].values()))["lines"])
+    lines = []
+    for dataset, content in summary["data"].items():
+        over = increase(content["mean"]["EANN of ADALOSS"], content["mean"]["EANN of CONST"])
+        errors = [f"{content['mean'][line]:.2f}" for line in names]
+        lines.append([dataset, *errors, number(over, 1), f"{100 * content['late']:.1f}%"])
+    header = ["error (%), mean over budgets", *names, "ADALOSS over CONST (%)", "weight in the second half of exits"]
+    return header, lines
+
+
 def share_of_last_half(weights):
     """Returns the fraction of the weights in the second half of exits, including the middle one.
 
@@ -236,3 +259,14 @@ def inflations():
                     }
                 )
     return {"rows": rows}
+
+
+def table_of_inflations(summary, paper):
+    """Formats a summary of `inflations`; returns the header and the rows."""
+    header = ["b", "networks", "workers", "sup C, bound", "sup C, simulated", "E[C], bound", "E[C], simulated"]
+    lines = [
+        [f"{row['base']:.3g}", row["networks"], str(row["workers"])]
+        + [f"{row[what][how]:.3f}" for what in ("sup", "mean") for how in ("bound", "simulated")]
+        for row in summary["rows"]
+    ]
+    return header, lines

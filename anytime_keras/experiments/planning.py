@@ -28,7 +28,7 @@ class Settings:
         seeds: int, the number of seeds (0, 1, ...), or a tuple with one number per data set.
         batch_size: int.
         precision: Keras dtype policy.
-        without: rows to omit, or for Figure 3 also exits.
+        without: rows to omit.
         once: rows to run with the first seed only.
 
     Example:
@@ -46,37 +46,23 @@ class Settings:
     once: tuple = ()
 
     def __post_init__(self):
-        for name in ("epochs", "seeds", "batch_size"):
-            value = getattr(self, name)
-            each = value if name == "seeds" and isinstance(value, tuple) else (value,)
-            if any(isinstance(number, bool) or not isinstance(number, int) or number < 1 for number in each):
-                raise ValueError(f"`{name}` must be an int of 1 or more. Received: {name}={value!r}.")
-        if not self.datasets or not all(map(str, self.datasets)):
-            raise ValueError(f"`datasets` must name at least one data set. Received: {self.datasets!r}.")
         labels = [label(dataset) for dataset in self.datasets]
-        if len(set(labels)) < len(labels):
+        if not all(labels) or not labels or len(set(labels)) < len(labels):
             raise ValueError(
-                "`datasets` must have distinct names without directory and suffix, because results use these names. "
-                f"Received: {self.datasets!r}."
+                "`datasets` must name at least one data set, with distinct names without directory and suffix, because "
+                f"results use these names. Received: {self.datasets!r}."
             )
-        if isinstance(self.seeds, tuple) and len(self.seeds) != len(self.datasets):
+        numbers = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
+        if len(numbers) != len(self.datasets) or not all(isinstance(each, int) and each > 0 for each in numbers):
             raise ValueError(
-                f"`seeds` must be one int, or one for each data set. Received: seeds={self.seeds!r} for "
-                f"{self.datasets!r}."
+                "`seeds` must be a positive int, or one for each data set. "
+                f"Received: seeds={self.seeds!r} for {self.datasets!r}."
             )
-        if self.once and all(len(self.seeds_of(dataset)) == 1 for dataset in self.datasets):
-            raise ValueError(f"`once` needs at least two seeds. Received: once={self.once!r}, seeds={self.seeds!r}.")
-        if not self.networks:
-            raise ValueError("`networks` must name at least one ResANN. Received: none.")
 
     def seeds_of(self, dataset):
         """Returns the seeds of a data set."""
         each = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
         return range(each[self.datasets.index(dataset)])
-
-    def asks_for(self, row, seed):
-        """Returns whether a row is trained with a seed."""
-        return row not in self.without and not (seed and row in self.once)
 
     def to_dict(self):
         """Returns the settings as plain data, with networks by name."""
@@ -116,13 +102,10 @@ def parse_networks(text):
     >>> parse_networks("5x16,25x32")
     ((5, 16), (25, 32))
     """
-    networks = []
-    for part in text.split(","):
-        numbers = part.strip().split("x")
-        if len(numbers) != 2 or not all(number.isdigit() and int(number) for number in numbers):
-            raise ValueError(f"Networks must look like 5x16,9x16 (units per block, channels). Received: '{text}'.")
-        networks.append(tuple(map(int, numbers)))
-    return tuple(networks)
+    networks = [part.strip().split("x") for part in text.split(",")]
+    if not all(len(pair) == 2 and all(number.isdigit() and int(number) for number in pair) for pair in networks):
+        raise ValueError(f"Networks must look like 5x16,9x16 (units per block, channels). Received: '{text}'.")
+    return tuple(tuple(map(int, pair)) for pair in networks)
 
 
 def label(dataset):
@@ -136,22 +119,13 @@ def label(dataset):
 
 def recipe(settings, network, dataset, seed, **changes):
     """Returns the paper's recipe (section 5.1) at the scale of the settings."""
-    data = {"data": str(dataset)}
+    arguments = {"data": str(dataset)}
     known = sources.KNOWN.get(sources.known_name(dataset))
     if known is not None:  # a file named after a known data set is augmented and split like it
-        data.update(augment=list(known.augment), validation=known.validation)
-    num_units, channels = network
-    return Recipe.paper(
-        {"name": "resann", "num_units": num_units, "channels": channels},
-        data,
-        **{
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "precision": settings.precision,
-            "seed": seed,
-            **changes,
-        },
-    )
+        arguments.update(augment=list(known.augment), validation=known.validation)
+    model = {"name": "resann", "num_units": network[0], "channels": network[1]}
+    scale = {name: getattr(settings, name) for name in ("epochs", "batch_size", "precision")}
+    return Recipe.paper(model, arguments, **{**scale, "seed": seed, **changes})
 
 
 def plan(settings, rows, networks=None, opt=None):
@@ -171,34 +145,31 @@ def plan(settings, rows, networks=None, opt=None):
     planned = []
     for dataset in settings.datasets:
         for network in networks or settings.networks:
-            curve = costs(settings, network, dataset) if opt else None
-            exits = {None: list, "fractions": lambda: places(curve), "all": lambda: [point.exit for point in curve]}
             for seed in settings.seeds_of(dataset):
                 labels = dict(network=name(network), dataset=label(dataset), seed=seed)
                 for row, changes in rows.items():
-                    if settings.asks_for(row, seed):
+                    if row not in settings.without and not (seed and row in settings.once):
                         own = recipe(settings, network, dataset, seed, **changes)
                         planned.append(Planned({"row": row, **labels}, own))
-                for exit_name in [each for each in exits[opt]() if each not in settings.without]:
-                    alone = {
-                        "weighting": {"name": "single_exit", "exit": exit_name},
-                        "last_exit": _end(curve, exit_name),
-                    }
-                    planned.append(
-                        Planned(
-                            {"row": "OPT", **labels, "exit": exit_name},
-                            recipe(settings, network, dataset, seed, **alone),
-                        )
-                    )
+                for exit_name, changes in _alone(settings, network, dataset, opt):
+                    own = recipe(settings, network, dataset, seed, **changes)
+                    planned.append(Planned({"row": "OPT", **labels, "exit": exit_name}, own))
     return planned
 
 
-def _end(curve, exit_name):
-    """Returns the last exit of a network that is trained for one exit only, or None for all exits."""
+def _alone(settings, network, dataset, opt):
+    """Returns pairs of an exit's name and the recipe changes that train a network for this exit only."""
+    if opt is None:
+        return []
+    curve = costs(settings, network, dataset)
     names = [point.exit for point in curve]
-    # At least two exits, because for a single one Keras does not report the loss without weight decay.
-    end = names[max(1, names.index(exit_name))]
-    return end if runtime.on_cpu() and end != names[-1] else None
+    changes = []
+    for exit_name in names if opt == "all" else places(curve):
+        # At least two exits, because for a single one Keras does not report the loss without weight decay.
+        end = names[max(1, names.index(exit_name))]
+        end = end if runtime.on_cpu() and end != names[-1] else None
+        changes.append((exit_name, {"weighting": {"name": "single_exit", "exit": exit_name}, "last_exit": end}))
+    return changes
 
 
 def check_growing(settings, networks):

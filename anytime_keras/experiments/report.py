@@ -30,8 +30,8 @@ def reproduce(name, settings, work, results, quick=False):
         The path of the JSON, or None if the time limit was reached.
 
     Raises:
-        ValueError: if the experiment is unknown, the settings omit rows that it needs, `work` reuses results and would
-            overwrite one with fewer runs, or the network of a finished ensemble member is missing.
+        ValueError: if the experiment is unknown, `work` reuses results and would overwrite one with fewer runs, or the
+            network of a finished ensemble member is missing.
 
     Example:
     >>> import tempfile
@@ -42,21 +42,19 @@ def reproduce(name, settings, work, results, quick=False):
     'proposition.json'
     """
     chosen = experiment.get(name)
-    chosen.check(settings)
     planned = chosen.plan(settings) if chosen.plan else []
     quick = quick and bool(planned)
     path = pathlib.Path(results) / f"{name}{'_quick' if quick else ''}.json"
-    if work.told and path.exists():
+    if work.stored and path.exists():
         kept = {work.place(each.recipe) for each in planned}
-        lost = [each for each in read(path)["trainings"] if work.place(Recipe.from_dict(each["recipe"])) not in kept]
-        if lost:
+        if any(work.place(Recipe.from_dict(each["recipe"])) not in kept for each in read(path)["trainings"]):
             raise ValueError(
-                f"'{path}' contains {len(lost)} runs that these settings omit, and may be their only record. Write to "
-                "another directory of results."
+                f"'{path}' contains runs that these settings omit, and may be their only record. Write to another "
+                "directory of results."
             )
     chained = chosen.ensembles(settings) if chosen.ensembles else []
     for _, members in chained:
-        work.expect(members)
+        work.prepare_ensemble(members)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not work.run([each.recipe for each in planned]):
         return None
@@ -117,7 +115,7 @@ def read(path):
         content["quick"], content["settings"]
         for part in (content, *content["trainings"]):
             part["machine"]["versions"]
-        experiment.get(content["experiment"]).lay_out(content["summary"], experiment.paper()[content["experiment"]])
+        experiment.get(content["experiment"]).table(content["summary"], experiment.paper()[content["experiment"]])
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' must be a result of `anytime-keras reproduce`. Received: {error!r}.") from error
     return content
@@ -172,7 +170,7 @@ def picture(path):
 
 
 def show(path, file=None):
-    """Prints a result as a table, with its findings.
+    """Prints a result as a table.
 
     Args:
         path: path of the JSON.
@@ -189,7 +187,7 @@ def show(path, file=None):
     content = read(path)
     chosen = experiment.get(content["experiment"])
     theirs = experiment.paper()[content["experiment"]]
-    header, rows = chosen.lay_out(content["summary"], theirs)
+    header, rows = chosen.table(content["summary"], theirs)
     table = Table(title=f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}")
     for number, heading in enumerate(header):
         table.add_column(heading, justify="right" if number else "left")
@@ -199,5 +197,3 @@ def show(path, file=None):
     if not console.is_terminal:
         console.width = WIDTH
     console.print(table)
-    for sentence in chosen.find(content["summary"], theirs):
-        console.print(sentence, markup=False)

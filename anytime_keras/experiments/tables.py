@@ -204,14 +204,3 @@ def cells_of_table(summary, paper):
                 cells = [one for one in content["cells"] if one["dataset"] == dataset]
                 rows.append([f"{row} on {dataset}", *map(number, nothing), *_with_spread(own, cells)])
     return header, rows
-
-
-def signs(summary, paper):
-    """Returns how many of the paper's numbers have the same sign as ours, and how many are comparable."""
-    pairs = [
-        (theirs, ours)
-        for row, numbers in paper.items()
-        for theirs, ours in zip(numbers, summary["rows"].get(row, {"mean": []})["mean"])
-        if ours is not None
-    ]
-    return sum(theirs * ours > 0 for theirs, ours in pairs), len(pairs)

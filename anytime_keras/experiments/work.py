@@ -20,11 +20,10 @@ from anytime_keras.experiments import report
 from anytime_keras.inference import EANN
 from anytime_keras.training import Recipe, train, train_side_by_side
 from anytime_keras.training.checkpoint import write
-from anytime_keras.training.run import title
+from anytime_keras.training.result import title
 
 COLUMNS = ("exit", "error", "loss", "backbone", "with_head", "with_all_heads", "params")
 MEASURED = ("exits", "train_loss", "weight", "validation_error", "split", "sizes", "machine")
-_TOLD = ("recipe", *MEASURED)
 # Networks to train side by side on an accelerator, which a small network leaves mostly idle. On a CPU, training one
 # after the other is faster (tests/benchmarks/training.py).
 AT_ONCE = 8
@@ -44,10 +43,10 @@ class Work:
         say: function called with lines of progress.
         reuse: directory of results (`reproduce`). Runs in these results are not repeated, unless they are finished in
             `folder`. Runs are matched by recipe, with the same path of the data. Ensembles are reused unless a member
-            is finished in `folder`. None reuses nothing.
+            is finished in `folder`.
 
     Attributes:
-        told: dict from a run's directory to its content in the reused results.
+        stored: dict from a run's directory to its content in the reused results.
 
     Raises:
         ValueError: if an argument is not valid, or a result cannot be read.
@@ -69,32 +68,30 @@ class Work:
         if self._accelerated:
             _keep_programs(self.folder / ".programs")
         self.limit, self.start = time_limit, monotonic()
-        self.told, self._chains = {}, {}
+        self.stored, self._chains = {}, {}
         if reuse is not None:
             self._read(reuse)
 
     def _read(self, results):
-        """Reads the runs and ensembles of a directory of results, with directories of runs as keys.
-
-        Ensembles keep their members' numbers, because another result may contain another run of the same recipe.
-        """
+        """Reads the runs and ensembles of a directory of results, with directories of runs as keys."""
         paths = report.paths(results)
         if not paths:
             raise ValueError(f"There are no results to reuse in '{results}'.")
         for path in paths:
             content = report.read(path)
             try:
-                trainings = [
-                    (_group(training), self.place(Recipe.from_dict(training["recipe"])), _part(training, _TOLD))
-                    for training in content["trainings"]
-                ]
+                for training in content["trainings"]:
+                    own = {key: training[key] for key in ("recipe", *MEASURED)}
+                    self.stored.setdefault(self.place(Recipe.from_dict(training["recipe"])), own)
                 for chain in content["ensembles"]:
-                    members = {place: own for group, place, own in trainings if group == _group(chain)}
-                    self._chains.setdefault(tuple(members), (members, _part(chain, ("members", "exits"))))
+                    members = [
+                        self.place(Recipe.from_dict(training["recipe"]))
+                        for training in content["trainings"]
+                        if all(training[key] == chain[key] for key in ("row", "dataset", "seed"))
+                    ]
+                    self._chains[tuple(members)] = {key: chain[key] for key in ("members", "exits")}
             except (ValueError, LookupError, TypeError) as error:
                 raise ValueError(f"'{path}' must contain its runs with all fields. Received: {error!r}.") from error
-            for _, place, own in trainings:
-                self.told.setdefault(place, own)
 
     def place(self, recipe):
         """Returns the directory of a recipe's run.
@@ -115,14 +112,14 @@ class Work:
     def begun(self, recipe):
         """Returns the recipe with which the run in a recipe's directory was started, or the recipe itself."""
         place = self.place(recipe)
-        if place in self.told and not self._kept(recipe):
-            return Recipe.from_dict(self.told[place]["recipe"])
+        if place in self.stored and not self._kept(recipe):
+            return Recipe.from_dict(self.stored[place]["recipe"])
         file = place / "recipe.json"
         return Recipe.from_json(file) if file.exists() else recipe
 
     def finished(self, recipe):
         """Returns whether a recipe's run is finished here or contained in the reused results."""
-        return self._kept(recipe) or self.place(recipe) in self.told
+        return self._kept(recipe) or self.place(recipe) in self.stored
 
     def _kept(self, recipe):
         return (self.place(recipe) / "curve.json").exists()
@@ -137,7 +134,7 @@ class Work:
         """
         place = self.place(recipe)
         if not self._kept(recipe):
-            return _part(self.told[place], MEASURED)
+            return {key: self.stored[place][key] for key in MEASURED}
         curve = Curve.from_json(place / "curve.json")
         with open(place / "history.csv") as file:
             last = list(csv.DictReader(file))[-1]
@@ -166,8 +163,8 @@ class Work:
         """
         unique = {self.place(recipe): self.begun(recipe) for recipe in recipes}
         total, first = len(unique), True
-        if self.told:
-            taken = sum(place in self.told for place in unique)
+        if self.stored:
+            taken = sum(place in self.stored for place in unique)
             self.say(f"[{taken} of {total} runs are in the reused results]")
         for group in self._groups([recipe for recipe in unique.values() if not self.finished(recipe)]):
             left = None if self.limit is None else self.limit - (monotonic() - self.start)
@@ -201,11 +198,8 @@ class Work:
             for old in checkpoints if self.finished(recipe) else checkpoints[:-1]:
                 shutil.rmtree(old)
 
-    def expect(self, recipes):
-        """Prepares for `ensemble` before any training, so that `run` trains the members whose networks are needed.
-
-        If the reused results do not contain the ensemble, their records of its members are dropped, because the
-        ensemble needs the members' networks.
+    def prepare_ensemble(self, recipes):
+        """Makes `run` train the members of an ensemble without stored result, because it needs their networks.
 
         Args:
             recipes: as for `ensemble`.
@@ -213,13 +207,17 @@ class Work:
         Raises:
             ValueError: if a member is finished, but its network is missing.
         """
-        places = tuple(map(self.place, recipes))
-        if places in self._chains and not any(map(self._kept, recipes)):
-            self.told.update(self._chains[places][0])
-        elif not self._chain_file(recipes).exists():
+        if self._stored_ensemble(recipes) is None:
             _check_networks(self.place(recipe) for recipe in recipes if self._kept(recipe))
-            for place in places:
-                self.told.pop(place, None)
+            for recipe in recipes:
+                self.stored.pop(self.place(recipe), None)
+
+    def _stored_ensemble(self, recipes):
+        file = self._chain_file(recipes)
+        if file.exists():
+            return json.loads(file.read_text())
+        # A member that was trained here may differ from the one in the reused results.
+        return None if any(map(self._kept, recipes)) else self._chains.get(tuple(map(self.place, recipes)))
 
     def ensemble(self, recipes):
         """Chains finished networks to an `EANN`, chooses its exits on validation images and measures it on test images.
@@ -230,18 +228,17 @@ class Work:
         Returns:
             A dict with `members`, the exits of the networks that are used, and `exits`, as in `measured`.
         """
-        places = tuple(map(self.place, recipes))
-        if places in self._chains and not any(map(self._kept, recipes)):
-            return self._chains[places][1]
-        kept = self._chain_file(recipes)
-        if not kept.exists():
-            _check_networks(places)
-            self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")
-            data = recipes[0].load_data()
-            chain = EANN([keras.saving.load_model(place / "model.keras") for place in places], data.validation)
-            measured = {"members": chain.exit_names, "exits": columns(chain.curve(data.test))}
-            write(kept, json.dumps(measured) + "\n")
-        return json.loads(kept.read_text())
+        stored = self._stored_ensemble(recipes)
+        if stored is not None:
+            return stored
+        places = list(map(self.place, recipes))
+        _check_networks(places)
+        self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")
+        data = recipes[0].load_data()
+        chain = EANN([keras.saving.load_model(place / "model.keras") for place in places], data.validation)
+        measured = {"members": chain.exit_names, "exits": columns(chain.curve(data.test))}
+        write(self._chain_file(recipes), json.dumps(measured) + "\n")
+        return measured
 
     def _chain_file(self, recipes):
         """Returns the path of the file with an ensemble's measurements."""
@@ -267,15 +264,6 @@ def _check_networks(places):
             f"An ensemble needs its members' networks. There is no `model.keras` in {', '.join(missing)}. "
             "Restore the file, or delete the directory to train the network again."
         )
-
-
-def _group(labels):
-    """Returns the labels that the members of an ensemble share."""
-    return tuple(labels[key] for key in ("row", "dataset", "seed"))
-
-
-def _part(content, keys):
-    return {key: content[key] for key in keys}
 
 
 def columns(curve):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import keras
 import numpy as np
 
 
@@ -122,5 +121,7 @@ def as_logits(outputs):
 
 def as_array(tensor):
     """Converts a tensor to a NumPy array, in float32 if its dtype is not a NumPy float."""
-    array = np.asarray(keras.ops.convert_to_numpy(tensor))
+    import keras  # here, because readers of exported networks have no Keras
+
+    array = tensor if isinstance(tensor, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(tensor))
     return array if array.dtype.kind == "f" else array.astype("float32")

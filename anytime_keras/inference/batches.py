@@ -172,6 +172,25 @@ class BatchMethods:
             self._keep(exits=names, temperatures=found)
         return dict(found)
 
+    def predict_exits(self, x, batch_size=256):
+        """Runs all exits in use, as `anytime_keras.evaluate` does to measure their errors on this predictor's engine.
+
+        Args:
+            x: input of the model, shape `(samples, ...)`.
+            batch_size: int, the largest batch to run.
+
+        Returns:
+            A dict from exit name to logits, an array of shape `(samples, classes)`, in order.
+
+        Raises:
+            ValueError: if `x` does not fit the model.
+        """
+        state = self._current()
+        parts = [
+            early_exit.exit_outputs(state.engine, inputs, self._worker.lock) for inputs in _parts(state, x, batch_size)
+        ]
+        return {name: np.concatenate(logits) for name, logits in zip(state.stages.exit_names, zip(*parts))}
+
     def _found(self):
         """Returns the stored calibration of the model, by this or another predictor."""
         return dict(getattr(self._model, "inference", self._own) or {})
@@ -220,7 +239,7 @@ def _parts(state, x, batch_size):
     """Splits samples into batches, each a list of the first stage's input tensors."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
-    inputs, size = state.stages.start(x), int(batch_size)
+    inputs, size = state.engine.start(x), int(batch_size)
     return [[tensor[at : at + size] for tensor in inputs] for at in range(0, inputs[0].shape[0], size)]
 
 

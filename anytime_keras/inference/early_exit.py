@@ -1,9 +1,8 @@
 """Budgeted batch classification with early exit: confident samples leave, and the batch shrinks."""
 
-import keras
 import numpy as np
 
-from anytime_keras.inference.answers import as_array, probabilities
+from anytime_keras.inference.answers import probabilities
 
 NEVER_SURE = 2.0  # a threshold that no probability reaches
 
@@ -30,17 +29,17 @@ def classify(engine, inputs, thresholds, temperatures, lock):
     deepest = np.zeros(count, int)
     size = inputs[0].shape[0]
     for position in range(len(engine)):
-        if engine.stages.starts(position):
+        if engine.starts[position]:
             carried, held, size = inputs, np.arange(count), inputs[0].shape[0]
         by_sample = _by_sample(engine.takes[position], carried, size)
         smaller = len(left) if engine.any_size else bucket(len(left))
         if by_sample is not None and smaller < size:
             rows, size, held = np.nonzero(np.isin(held, left))[0], smaller, left
-            carried = [_rows(value, rows, size) if cut else value for value, cut in zip(carried, by_sample)]
+            carried = [_rows(engine, value, rows, size) if cut else value for value, cut in zip(carried, by_sample)]
         deepest[held if by_sample is None else left] = position
         with lock:
             output, carried = engine.stage(position, carried, carried)
-            output = as_array(output)[np.nonzero(np.isin(held, left))[0]]
+            output = engine.array(output)[np.nonzero(np.isin(held, left))[0]]
         sure = probabilities(output, temperatures[position], engine.sigmoid[position]).max(axis=-1)
         if logits is None:
             logits = np.zeros((count, *output.shape[1:]), output.dtype)
@@ -55,13 +54,18 @@ def classify(engine, inputs, thresholds, temperatures, lock):
 
 def all_logits(engine, inputs, lock):
     """Runs a batch through all stages and returns the logits of all exits, shape `(exits, batch, classes)`."""
+    return np.stack(exit_outputs(engine, inputs, lock))
+
+
+def exit_outputs(engine, inputs, lock):
+    """Runs a batch through all stages and returns the logits of each exit, a list of arrays."""
     count, outputs = inputs[0].shape[0], []
     carried = inputs = _filled(engine, inputs)
     for position in range(len(engine)):
         with lock:
             output, carried = engine.stage(position, carried, inputs)
-            outputs.append(as_array(output)[:count])
-    return np.stack(outputs)
+            outputs.append(engine.array(output)[:count])
+    return outputs
 
 
 def _filled(engine, inputs):
@@ -69,7 +73,7 @@ def _filled(engine, inputs):
     count = inputs[0].shape[0]
     if engine.any_size or _by_sample(engine.takes[0], inputs, count) is None:
         return inputs
-    return [_rows(tensor, np.arange(count), bucket(count)) for tensor in inputs]
+    return [_rows(engine, tensor, np.arange(count), bucket(count)) for tensor in inputs]
 
 
 def _by_sample(shapes, tensors, size):
@@ -89,9 +93,9 @@ def _by_sample(shapes, tensors, size):
     return by_sample if any(by_sample) else None
 
 
-def _rows(tensor, rows, size):
+def _rows(engine, tensor, rows, size):
     """Takes rows of a tensor and pads them to `size` by repeating the first."""
-    return keras.ops.take(tensor, np.concatenate([rows, np.repeat(rows[:1], size - len(rows))]), axis=0)
+    return engine.take(tensor, np.concatenate([rows, np.repeat(rows[:1], size - len(rows))]))
 
 
 def bucket(count):

@@ -267,6 +267,13 @@ class EnsembleStages(Stages):
     def at(self, exits):
         return EnsembleStages(self._members, self._places, exits)
 
+    def members(self):
+        chosen = {}
+        for name in self.exit_names:
+            member, own = self._places[name]
+            chosen.setdefault(member, {})[name] = own
+        return [(graph.functional(self._members[member]), names) for member, names in chosen.items()]
+
     def segment(self, position, head=True):
         part, own = self._steps[position]
         return part.segment(own, head)

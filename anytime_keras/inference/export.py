@@ -5,23 +5,35 @@ import importlib
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 
 import keras
 
 from anytime_keras import _errors, graph, runtime
-from anytime_keras.cost import exit_costs
-from anytime_keras.inference import converters, exported
+from anytime_keras.inference import converters
+from anytime_keras.inference.ensemble import EANN
 from anytime_keras.inference.parts import Parts
+from anytime_keras.inference.reader import description as descriptions
+from anytime_keras.inference.reader.assemble import assemble
+from anytime_keras.inference.reader.inputs import by_name
 from anytime_keras.inference.stages import Stages
 from anytime_keras.models import AnytimeModel
 
-FORMATS = ("saved_model", "litert", "onnx")
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
+FORMATS = ("saved_model", "litert", "onnx", "openvino")
+PRECISIONS = {
+    "saved_model": ("float32",),
+    **converters.DTYPES,
+    "litert": ("float32", "float16", "dynamic", "int8"),
+}
+PACKAGES = {"onnx": ("onnx", "tf2onnx"), "openvino": ("openvino",)}
 PARTS = ("whole", "stages")
 # Dtypes in which a format does not support convolutions.
-UNKNOWN_TYPES = {"saved_model": (), "litert": ("float16", "bfloat16"), "onnx": ("bfloat16",)}
+UNKNOWN_TYPES = {
+    "saved_model": (),
+    "litert": ("float16", "bfloat16"),
+    "onnx": ("bfloat16",),
+    "openvino": ("float16", "bfloat16"),
+}
 
 
 def export(
@@ -40,19 +52,24 @@ def export(
     The folder contains the parts, `exported.json` and `run_exported.py`. The JSON file describes how stages connect:
     each takes named tensors, from the network's inputs or earlier stages, and returns an exit's logits and new tensors
     for later stages. It lists all names, shapes and dtypes in order, the costs, file hashes, and the model's
-    `inference`, which is the result of `Predictor.calibrate` and `Predictor.fit_thresholds`. `run_exported.py` defines
-    `ExportedModel`, which runs the export until a deadline and requires only NumPy and the format's runtime. Stages
-    duplicate weights only if they share a layer. The whole network has a second copy of all weights, except in a
-    SavedModel, where it is the default signature.
+    `inference`, which is the result of `Predictor.calibrate` and `Predictor.fit_thresholds`. If the model has a
+    `preprocessor`, it and the class names are part of the export: the reader takes raw images (uint8 arrays, files),
+    and a SavedModel has a signature `serving_raw`, from uint8 `images` of any size to the logits. `run_exported.py`
+    defines `ExportedModel`, which runs the export until a deadline and requires only NumPy and the format's runtime.
+    Stages duplicate weights only if they share a layer. The whole network has a second copy of all weights, except in
+    a SavedModel, where it is the default signature.
 
     Args:
-        model: functional Keras model whose outputs are its exits.
+        model: functional Keras model whose outputs are its exits, or an `EANN`.
         path: folder to write, new or empty. It is written atomically: completely or not at all.
-        format: `"saved_model"`, `"litert"` or `"onnx"`, run by `tensorflow`, `ai-edge-litert` and `onnxruntime`.
+        format: `"saved_model"`, `"litert"`, `"onnx"` or `"openvino"`, run by the packages `tensorflow`,
+            `ai-edge-litert`, `onnxruntime` and `openvino`.
         exits: names of the exits to keep, earliest first; None keeps all. Fewer stages have less call overhead.
         parts: which of `"whole"` and `"stages"` to write.
-        precision: weight precision for LiteRT: `"float32"`, `"float16"`, `"dynamic"` (8-bit weights, float activations)
-            or `"int8"` (8-bit weights, integer arithmetic). Inputs and outputs keep their dtype.
+        precision: `"float32"`; `"float16"` for LiteRT and OpenVINO (weights of half the size, computed in float32);
+            `"int8"` for LiteRT and ONNX (8-bit weights, integer arithmetic); `"dynamic"` for LiteRT (8-bit weights,
+            float activations); `"bfloat16"` for OpenVINO, on processors that have it. Inputs and outputs keep their
+            dtype.
         representative: for `"int8"`, typical inputs to calibrate activation ranges, an array of shape `(samples, ...)`;
             for several inputs a list or a dict of arrays. A hundred training samples are enough.
         batch_size: int, the fixed batch size of the export; None leaves it dynamic, except for LiteRT, where it is 1.
@@ -82,18 +99,22 @@ def export(
         batch_size = 1
     _check(model, format, parts, precision, representative, batch_size)
     _check_place(path, overwrite)
-    named = Parts(Stages(model, exits))
+    stages = _stages(model, exits)
+    named = Parts(stages)
     chosen = [named.whole] * ("whole" in parts) + named.stages * ("stages" in parts)
-    description = _describe(named, model, format, precision, batch_size)
-    options = {}
-    if format == "litert":
-        samples = _samples(representative, description["inputs"], batch_size) if precision == "int8" else None
-        options = {"precision": precision, "representative": samples}
+    description = _describe(stages, named, model, format, precision, batch_size)
+    if (preprocessor := _preprocessor(model, named)) is not None:
+        description.update(preprocessing=preprocessor.get_config(), class_names=model.class_names)
+    calibration = None
+    if precision == "int8":
+        samples = _samples(representative, description["inputs"], batch_size or 1)
+        calibration = converters.samples_of(chosen, samples, batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
         folder = pathlib.Path(scratch, "new")
         folder.mkdir()
-        places = getattr(converters, format)(chosen, folder, batch_size, **options)
+        options = {} if format != "saved_model" else {"preprocessor": _preprocessor(model, named)}
+        places = getattr(converters, format)(chosen, folder, batch_size, precision, calibration, **options)
         described = [{**part.describe(batch_size), **place} for part, place in zip(chosen, places)]
         description["whole"] = described.pop(0) if "whole" in parts else None
         description["stages"] = (
@@ -101,34 +122,50 @@ def export(
             if "stages" in parts
             else None
         )
-        shutil.copyfile(exported.__file__, folder / "run_exported.py")
+        (folder / "run_exported.py").write_text(assemble(), encoding="utf-8")
         description["files"] = {
-            file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": exported.sha256(file)}
+            file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": descriptions.sha256(file)}
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
-        description["sha256"] = exported.fingerprint(description)
-        (folder / exported.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        description["sha256"] = descriptions.fingerprint(description)
+        (folder / descriptions.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
         _move(folder, path, pathlib.Path(scratch, "old"))
     return path
 
 
-def _describe(named, model, format, precision, batch_size):
+def _stages(model, exits):
+    if isinstance(model, EANN):
+        return model.stages() if exits is None else model.stages().at(exits)
+    return Stages(model, exits)
+
+
+def _describe(stages, named, model, format, precision, batch_size):
     """Returns the general fields of the description, without parts, files and hash."""
     return {
-        "version": exported.VERSION,
-        "model": model.name,
+        "version": descriptions.VERSION,
+        "model": getattr(model, "name", "eann"),
         "format": format,
         "precision": precision,
         "batch_size": batch_size,
         "inputs": [
             {**tensor, "key": named.inputs[tensor["name"]]} for tensor in named.whole.describe(batch_size)["inputs"]
         ],
-        "exits": [dataclasses.asdict(cost) for cost in exit_costs(named.model)],
-        "sigmoid": [name for name, x in graph.outputs_by_name(named.model).items() if graph.ends_in_sigmoid(x)],
+        "exits": [dataclasses.asdict(cost) for cost in stages.costs(stages.inputs)],
+        "sigmoid": [name for position, name in enumerate(stages.exit_names) if stages.ends_in_sigmoid(position)],
         "inference": getattr(model, "inference", None),
         "made_with": runtime.machine()["versions"],
     }
+
+
+def _preprocessor(model, named):
+    """Returns a model's preprocessor of raw images if it gives the model's only input, or None."""
+    preprocessor = getattr(model, "preprocessor", None)
+    if preprocessor is None or len(named.inputs) != 1:
+        return None
+    (tensor,) = named.whole.inputs.values()
+    fits = len(tensor.shape) == 4 and all(a in (None, b) for a, b in zip(tensor.shape[1:], preprocessor.image_shape))
+    return preprocessor if fits else None
 
 
 def _stage_costs(costs):
@@ -150,20 +187,23 @@ def _move(new, path, old):
 
 
 def _check(model, format, parts, precision, representative, batch_size):
-    for name, value, known in (("format", format, FORMATS), ("precision", precision, PRECISIONS)):
-        if value not in known:
-            raise ValueError(f"`{name}` must be one of {known}. Received: {value!r}. {_errors.nearest(value, known)}")
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {FORMATS}. Received: {format!r}. {_errors.nearest(format, FORMATS)}")
+    if precision not in PRECISIONS[format]:
+        known = PRECISIONS[format]
+        raise ValueError(
+            f"`precision` must be one of {known} for format '{format}'. Received: {precision!r}. "
+            f"{_errors.nearest(precision, known)}"
+        )
     if not parts or not set(parts) <= set(PARTS):
         raise ValueError(f"`parts` must name one or both of {PARTS}. Received: {parts}.")
     several = graph.is_functional(model) and len(graph.functional(model).outputs) > 1
-    if not several and not isinstance(model, AnytimeModel):
+    if not several and not isinstance(model, (AnytimeModel, EANN)):
         raise ValueError(
-            "`model` must be a functional model whose outputs are its exits. "
+            "`model` must be a functional model whose outputs are its exits, or an `EANN`. "
             f"Received: {type(model).__name__}, which has one output or no graph. Make its exits outputs: "
             "`anytime_keras.AnytimeModel(inputs, {'early': early, 'late': late})`."
         )
-    if precision != "float32" and format != "litert":
-        raise ValueError(f"`precision` can be chosen for format 'litert' only. Received: {precision!r} for {format!r}.")
     if (precision == "int8") != (representative is not None):
         raise ValueError(
             "`representative`, samples of typical inputs, is needed for `precision='int8'` and for no other. "
@@ -172,16 +212,29 @@ def _check(model, format, parts, precision, representative, batch_size):
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):  # True is an int
         raise ValueError(f"`batch_size` must be a positive int or None. Received: {batch_size!r}.")
     try:
-        exported.check_inference(getattr(model, "inference", None))
+        descriptions.check_inference(getattr(model, "inference", None))
     except ValueError as error:
         raise ValueError(f"The model's `inference` is not what `Predictor.calibrate` leaves. {error}") from error
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             f"Exports need Keras's TensorFlow backend. Received: backend '{keras.backend.backend()}'. Save the model "
             "with `model.save('model.keras')`, and load and export it in a process with the environment variable "
-            "KERAS_BACKEND=tensorflow."
+            "KERAS_BACKEND=tensorflow, on a machine where TensorFlow is installed. All converters, of ONNX too, read "
+            "TensorFlow's graphs."
         )
-    functional = graph.opened(model)
+    for network in model.members if isinstance(model, EANN) else [model]:
+        _check_layers(graph.opened(network), format)
+    for package in PACKAGES.get(format, ()):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"Format '{format}' needs the package {package}, which cannot be imported: "
+                "`pip install '.[export]'` in the library's checkout installs it."
+            ) from error
+
+
+def _check_layers(functional, format):
     if format != "saved_model" and (held := converters.held_by_layers(functional)):
         raise ValueError(
             f"Format '{format}' has no form for what layers hold besides Keras's variables, such as lookup tables. "
@@ -193,18 +246,10 @@ def _check(model, format, parts, precision, representative, batch_size):
     }
     for dtype in sorted(types.intersection(UNKNOWN_TYPES[format])):
         raise ValueError(
-            f"Format '{format}' needs a network that computes in float32. Received: model '{model.name}' with {dtype}. "
-            "Build it with `dtype='float32'` and give it the weights: `set_weights(model.get_weights())`. Or export it "
-            "as 'saved_model'."
+            f"Format '{format}' needs a network that computes in float32. Received: model '{functional.name}' with "
+            f"{dtype}. Build it with `dtype='float32'` and give it the weights: `set_weights(model.get_weights())`. Or "
+            "export it as 'saved_model'."
         )
-    for package in {"onnx": ("onnx", "tf2onnx")}.get(format, ()):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f"Format '{format}' needs the package {package}, which cannot be imported: "
-                "`pip install '.[export]'` in the library's checkout installs it."
-            ) from error
 
 
 def _check_place(path, overwrite):
@@ -215,7 +260,7 @@ def _check_place(path, overwrite):
         raise FileExistsError(
             f"There is something at '{path}' already. Pass `overwrite=True` to replace an exported set."
         )
-    if path.is_symlink() or not (path / exported.DESCRIPTION).is_file():
+    if path.is_symlink() or not (path / descriptions.DESCRIPTION).is_file():
         raise FileExistsError(
             f"What is at '{path}' is not an exported set, and is not replaced. Remove it or choose another path."
         )
@@ -224,7 +269,7 @@ def _check_place(path, overwrite):
 def _samples(representative, specs, batch_size):
     """Validates the representative inputs and returns them as a dict of arrays by tensor name."""
     try:
-        samples = exported.by_name(representative, specs)
+        samples = by_name(representative, specs)
     except ValueError as error:
         raise ValueError(f"`representative` does not fit the network. {error}") from error
     count = len(next(iter(samples.values())))

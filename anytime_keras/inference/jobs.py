@@ -28,6 +28,23 @@ def check_process(pid):
         )
 
 
+class Latest(engines.Run):
+    """A run in the calling thread that keeps its latest answer.
+
+    Attributes:
+        position: int, the exit that answered last.
+        logits: array, its logits.
+        began: float, `time.perf_counter()` at the start of the computation.
+        seconds: float, from then to the latest answer.
+    """
+
+    position = logits = began = seconds = None
+
+    def emit(self, position, logits):
+        self.seconds = time.perf_counter() - self.began
+        self.position, self.logits = position, as_array(logits).copy()
+
+
 class Job(engines.Run):
     """A background run of a predictor, created by `Predictor.start`.
 
@@ -163,11 +180,17 @@ class Worker:
         """Raises a RuntimeError in a fork of the process that made this worker."""
         check_process(self._pid)
 
-    def here(self, job):
-        """Runs a job in the calling thread, once the lock is free; returns the job."""
+    def run(self, engine, inputs, run):
+        """Runs an engine in the calling thread, once the lock is free.
+
+        Args:
+            engine: `Engine`.
+            inputs: inputs of the first stage.
+            run: `Latest`.
+        """
         with self.lock:
-            job.run()
-        return job
+            run.began = time.perf_counter()
+            engine.run(inputs, run)
 
     def later(self, job):
         """Queues a job for the worker thread and returns it immediately."""

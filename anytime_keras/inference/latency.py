@@ -21,10 +21,11 @@ class LatencyTable:
         exit_names: list of str.
         macs: list of int, the exits' costs, which identify the network.
         dtype: str or None, the dtype policy if it is not the network's own.
+        engine: str or None, the engine that was measured.
 
     Attributes:
-        direct: dict from size to an array of shape `(exits, quantiles)`: from the input straight to one exit, without
-            earlier heads.
+        direct: dict from size to an array of shape `(exits, quantiles)`: from the input to one exit; straight to it,
+            without earlier heads, or stage by stage on engines that run to deadlines like that.
         stages: dict from size to an array of shape `(exits, quantiles)`: from the previous exit's answer to this
             one's; for the first exit, from the input.
         machine: dict, the machine on which the times were measured.
@@ -36,16 +37,21 @@ class LatencyTable:
     [0.002, 0.005]
     """
 
-    def __init__(self, exit_names, macs, dtype=None):
-        self.exit_names, self.macs, self.dtype = list(exit_names), list(macs), dtype
+    def __init__(self, exit_names, macs, dtype=None, engine=None):
+        self.exit_names, self.macs, self.dtype, self.engine = list(exit_names), list(macs), dtype, engine
         self.direct, self.stages = {}, {}
         self.machine = runtime.machine()
 
     def add(self, size, direct, stages):
         """Adds the measured times of one size: two lists, each with one list of seconds per exit."""
+        quantiles = [[np.quantile(times, QUANTILES) for times in rows] for rows in (direct, stages)]
+        self.add_quantiles(size, *quantiles)
+
+    def add_quantiles(self, size, direct, stages):
+        """Adds the quantiles of one size, two arrays of shape `(exits, quantiles)`."""
         # Replace the dicts, because other threads may be reading or saving the table.
-        self.stages = {**self.stages, size: np.array([np.quantile(times, QUANTILES) for times in stages])}
-        self.direct = {**self.direct, size: np.array([np.quantile(times, QUANTILES) for times in direct])}
+        self.stages = {**self.stages, size: np.array(stages)}
+        self.direct = {**self.direct, size: np.array(direct)}
 
     def copy(self):
         """Returns an independent copy of the table."""
@@ -75,6 +81,7 @@ class LatencyTable:
                 "exit_names": self.exit_names,
                 "macs": self.macs,
                 "dtype": self.dtype,
+                "engine": self.engine,
                 "quantiles": QUANTILES,
                 "machine": self.machine,
                 "direct": {json.dumps(size): rows.tolist() for size, rows in self.direct.items()},
@@ -102,7 +109,7 @@ class LatencyTable:
             content = json.loads(pathlib.Path(path).read_text())
             if content["quantiles"] != list(QUANTILES):
                 raise ValueError(f"`quantiles` are not {list(QUANTILES)}")
-            table = cls(content["exit_names"], content["macs"], content["dtype"])
+            table = cls(content["exit_names"], content["macs"], content["dtype"], content.get("engine"))
             for name in ("direct", "stages"):
                 setattr(table, name, {_size(key): np.array(rows, float) for key, rows in content[name].items()})
             table._check_times()
@@ -137,8 +144,9 @@ class LatencyTable:
     def check(self, other):
         """Raises a ValueError unless the times are valid and the table is for the same network as `other`."""
         self._check_times()
-        for key in ("exit_names", "macs", "dtype"):
-            if getattr(self, key) != getattr(other, key):
+        for key in ("exit_names", "macs", "dtype", "engine"):
+            unknown = key == "engine" and None in (self.engine, other.engine)
+            if not unknown and getattr(self, key) != getattr(other, key):
                 raise ValueError(
                     f"`latencies` is of another network: {key} {getattr(self, key)}. Expected {getattr(other, key)}. "
                     "Measure again, with `latencies=None`."

@@ -13,6 +13,10 @@ LATELY = 20  # calls over which the median slowdown is taken
 CAUTION = 1.5  # factor on the worst wake-up lag
 FIRST_LAG = 0.001  # seconds, initial wake-up lag
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
+# Of engines that run stage by stage: the calls over which the median slowdown is taken, and what a stage may take
+# beyond its median, a factor and seconds. A wider tail is another process's, seen while measuring.
+STEP_CALLS = 9
+WIDEST_FACTOR, WIDEST_SECONDS = 1.5, 50e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Times:
         example: an input of that size.
         safe: array of shape `(exits,)`, 99% quantile of the seconds straight to each exit.
         usual: array of shape `(exits,)`, median of the seconds straight to each exit.
-        stages: array of shape `(exits,)`, 90% quantile of the seconds of each stage.
+        stages: array of shape `(exits,)`, a high quantile of the seconds of each stage.
     """
 
     example: object
@@ -32,11 +36,47 @@ class Times:
     stages: np.ndarray
 
     @classmethod
-    def of(cls, table, size, example):
-        """Reads the latencies from a `LatencyTable`."""
-        # Use a high quantile: a stage that misses the deadline only takes the processor from the waiting thread.
-        stages = table.quantile(size, 0.9, stages=True)
+    def of(cls, table, size, example, steps=False):
+        """Reads the latencies from a `LatencyTable`; `steps` is that of the engine."""
+        if steps:
+            usual = table.quantile(size, 0.5, stages=True)
+            stages = np.minimum(table.quantile(size, 0.99, stages=True), WIDEST_FACTOR * usual + WIDEST_SECONDS)
+        else:  # another thread waits for the deadline, so a stage that misses it only takes the processor from that
+            stages = table.quantile(size, 0.9, stages=True)
         return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages)
+
+    @classmethod
+    def total(cls, parts):
+        """Adds up the latencies of batches that run one after the other."""
+        sums = [np.sum([getattr(times, name) for times in parts], axis=0) for name in ("safe", "usual", "stages")]
+        return cls(None, *sums)
+
+
+class StepPace:
+    """Tracks how much slower than measured the machine currently is, for an engine that runs stage by stage.
+
+    Attributes:
+        slowdown: float, the median of the last calls' times relative to the measured medians.
+
+    Example:
+    >>> pace, times = StepPace(), Times(None, None, np.array([0.001, 0.003]), np.array([0.001, 0.002]))
+    >>> for _ in range(9):
+    ...     pace.saw(0.006, times.usual[1])
+    >>> pace.needed(times)
+    [0.002, 0.004]
+    """
+
+    def __init__(self):
+        self._ratios, self.slowdown = collections.deque([1.0] * STEP_CALLS, maxlen=STEP_CALLS), 1.0
+
+    def needed(self, times):
+        """Returns the expected seconds of each stage at the current pace, a list."""
+        return (times.stages * self.slowdown).tolist()
+
+    def saw(self, seconds, usual):
+        """Records the time of a run, given its usual time."""
+        self._ratios.append(seconds / usual)
+        self.slowdown = statistics.median(self._ratios.copy())
 
 
 class Pace:

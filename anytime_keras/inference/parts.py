@@ -25,13 +25,17 @@ class Part:
         self.name, self.inputs, self.outputs, self.exits = name, inputs, outputs, exits
         self.model = keras.Model(list(inputs.values()), dict(outputs))
 
-    def function(self, batch_size=None):
-        """Returns a `tf.function` that takes the part's inputs in order and returns a dict of its outputs."""
+    def function(self, batch_size=None, named=True):
+        """Returns a `tf.function` that takes the part's inputs in order.
+
+        It returns a dict of the part's outputs, or the list of them if not `named`.
+        """
         import tensorflow as tf
 
         def call(*tensors):
             outputs = unchanging.call(self.model, list(tensors))
-            return {name: tf.identity(outputs[name]) for name in self.outputs}
+            outputs = {name: tf.identity(outputs[name]) for name in self.outputs}
+            return outputs if named else list(outputs.values())
 
         signature = [
             tf.TensorSpec((batch_size, *tensor.shape[1:]), tensor.dtype, name) for name, tensor in self.inputs.items()
@@ -55,28 +59,24 @@ class Parts:
     """Names the tensors of a network cut into stages and creates the parts to export.
 
     Args:
-        stages: `Stages`.
+        stages: `Stages`, or the stages of an `EANN`.
 
     Attributes:
         inputs: dict from the name of each network input in the export to its key in the model.
-        model: functional model with the exits in use as outputs, under their original names.
         whole: `Part`.
         stages: list of `Part`.
     """
 
     def __init__(self, stages):
-        model = stages.model
-        keys = _input_keys(model)
+        keys = _input_keys(stages.model)
         names = _names([*keys, *stages.exit_names], reserved=r"carried_\d+")
-        inputs = dict(zip(names, model.inputs))
-        exits = dict(zip(names[len(keys) :], stages.exit_names))
-        outputs = graph.outputs_by_name(model)
         self.inputs = dict(zip(names, keys))
-        whole = {name: outputs[key] for name, key in exits.items()}
-        self.model = keras.Model(model.inputs, {key: outputs[key] for key in stages.exit_names})
-        self.whole = Part("whole", _read(inputs, whole), whole, exits)
-        self.stages, carried, made = [], list(inputs), 0
+        exits = dict(zip(names[len(keys) :], stages.exit_names))
+        self.whole = _whole(stages, list(self.inputs), exits)
+        self.stages, made = [], 0
         for position, (logits, exit_name) in enumerate(exits.items()):
+            if stages.starts(position):
+                carried = list(self.inputs)
             segment = stages.segment(position)
             given = {id(tensor): name for tensor, name in zip(segment.inputs, carried)}
             result = segment.output
@@ -90,6 +90,28 @@ class Parts:
                 carried.append(given[id(tensor)])
             taken = _read({given[id(tensor)]: tensor for tensor in segment.inputs}, new)
             self.stages.append(Part(f"stage_{position + 1}", taken, new, {logits: exit_name}))
+
+
+def _whole(stages, inputs, exits):
+    """Returns the `Part` of all exits: the members' graphs side by side, if it is an ensemble's."""
+    tensors, outputs = stages.inputs, {}
+    for member, names in stages.members():
+        member_outputs = graph.outputs_by_name(member)
+        if any(own is not given for own, given in zip(member.inputs, tensors)):
+            member_outputs = dict(zip(member_outputs, _repeated(list(member_outputs.values()), member.inputs, tensors)))
+        outputs.update((name, member_outputs[own]) for name, own in names.items())
+    named = {name: outputs[exit_name] for name, exit_name in exits.items()}
+    return Part("whole", _read(dict(zip(inputs, tensors)), named), named, exits)
+
+
+def _repeated(outputs, inputs, new):
+    """Repeats the calls that compute `outputs` on other inputs."""
+    values = {id(tensor): other for tensor, other in zip(inputs, new)}
+    for call in graph.calls(outputs, inputs):
+        args, kwargs = call.arguments.fill_in(values)
+        results = keras.tree.flatten(call.operation(*args, **kwargs))
+        values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
+    return [values[id(tensor)] for tensor in outputs]
 
 
 def _read(inputs, outputs):

@@ -12,43 +12,66 @@ import numpy as np
 
 from anytime_keras import runtime
 from anytime_keras.inference import engines
-from anytime_keras.inference.answers import Answer, as_array
+from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.batches import BatchMethods
-from anytime_keras.inference.jobs import Job, Worker
+from anytime_keras.inference.jobs import Latest, Worker
 from anytime_keras.inference.latency import LatencyTable
-from anytime_keras.inference.pace import Pace, Times
+from anytime_keras.inference.pace import Pace, StepPace
+from anytime_keras.inference.progress import Progress
 from anytime_keras.inference.stages import Stages, exits_as_list, in_dtype
+from anytime_keras.inference.state import State
 
 MOST_EXITS = 8
+RETURN_SECONDS = 20e-6  # from the last answer to the return of `predict`
 
 
 class Predictor(BatchMethods):
-    """Runs an anytime network by a deadline, within a budget, or until stopped, without computing unused stages.
+    """Answers by a deadline, within a budget, or until stopped, without computing unused stages of a network.
 
-    The constructor cuts the network at its exits, compiles the stages and reads the current weights. Predictors are
-    thread-safe: one computation runs at a time, and others wait. In a forked process they raise a RuntimeError.
+    The constructor cuts the network at its exits, compiles the stages for an engine and reads the current weights:
 
-    `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with an
-    `AnytimeModel` (a `.keras` file) and used by later predictors. The results apply only to the weights at that time.
+    - `"litert"`, `"onnx"` and `"openvino"` convert the stages for LiteRT, ONNX Runtime or OpenVINO, which are faster
+      than Keras on a CPU. They need the TensorFlow backend, layers that the runtime has, and fixed image sizes.
+    - `"tensorflow"` and `"jax"` compile them for Keras's backend, on its default device. They run any network.
+    - `"auto"` measures the installed runtimes and TensorFlow on a CPU and takes the fastest; on other devices and
+      backends, it takes the backend's.
+
+    A file engine is used only if its outputs for `example` equal the network's to 1e-5, relative to the largest output
+    or 1. Converted stages, and what was measured on this machine, are cached in the folder `ANYTIME_KERAS_CACHE`, by
+    default `~/.cache/anytime_keras`. Networks with layers of other packages are converted each time.
+
+    Predictors are thread-safe: one computation runs at a time, and others wait. In a forked process they raise a
+    RuntimeError. `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with
+    an `AnytimeModel` (a `.keras` file) and used by later predictors. The results apply only to the weights at that
+    time.
 
     Args:
         model: functional Keras model whose outputs are its exits, or an `EANN`.
-        example: an input of the size used with deadlines, shape `(batch, ...)`. `prepare` adds other batch sizes and,
-            if these dimensions are dynamic, other image sizes or sequence lengths.
+        example: an input of the size used most, shape `(batch, ...)`. `prepare` adds other batch sizes and, if these
+            dimensions are dynamic, other image sizes or sequence lengths.
         exits: names of the exits to use, earliest first. None uses the exits selected by `calibrate`; without those,
             all exits, or eight spaced evenly by cost if there are more than 8.
-        dtype: Keras dtype policy for the computation, such as `"bfloat16"`; None uses the model's own.
+        dtype: str; None computes like the model. A Keras dtype policy, such as `"bfloat16"`, for the backend's engine.
+            With a file engine, `"float16"` (LiteRT, OpenVINO), `"bfloat16"` (OpenVINO) or `"int8"` (LiteRT, ONNX);
+            evaluate the predictor then, because outputs are not compared with the network's.
         latencies: `LatencyTable`, or the path of a table saved with `predictor.latencies.to_json(path)`; None measures
             the latencies.
+        engine: str, `"auto"`, `"tensorflow"`, `"jax"`, `"litert"`, `"onnx"` or `"openvino"`.
+        num_threads: int, the threads of a file engine; None measures one thread and one per core, and takes one unless
+            more are at least 15% faster. TensorFlow's and JAX's threads are set for the whole process.
+        representative: for `dtype="int8"`, a few hundred typical inputs, shape `(samples, ...)`.
 
     Attributes:
+        engine: str, the name of the engine in use.
         exit_names: list of str, the exits in use.
         costs: list of `ExitCost`, one per exit, for inputs of the example's size.
         latencies: `LatencyTable` of the prepared sizes.
         temperatures: list of float, one per exit.
 
     Raises:
-        ValueError: if the model is not functional or has a single exit, or `example` or `latencies` do not fit it.
+        ValueError: if the model is not functional or has a single exit, `example` or `latencies` do not fit it, or the
+            chosen engine cannot run it.
+        ImportError: if the chosen engine's package is not installed.
 
     Example:
     >>> import numpy as np, anytime_keras as ak
@@ -65,21 +88,44 @@ class Predictor(BatchMethods):
     'exit_3'
     """
 
-    def __init__(self, model, example, exits=None, dtype=None, latencies=None):
+    def __init__(
+        self,
+        model,
+        example,
+        exits=None,
+        dtype=None,
+        latencies=None,
+        engine="auto",
+        num_threads=None,
+        representative=None,
+    ):
         runtime.check_fork()
+        engines.choice.check(engine, num_threads)
+        by_runtime = dtype is not None and (engine in engines.FILE_ENGINES or dtype == "int8")
         self._model, self._worker = model, Worker()
-        self._paces = collections.defaultdict(Pace)  # by size, see `Stages.size`
         self._changing = threading.Lock()  # held by methods that replace the state, not by its readers
         self._own = {}
-        stages, found = _stages(model, dtype), self._found()
+        stages, found = _stages(model, None if by_runtime else dtype), self._found()
         if exits is None:
-            exits = found.get("exits") or _evenly(stages.costs(stages.start(example)), MOST_EXITS)
-        state = _State.of(stages.at(exits_as_list(exits)), example, dtype, found.get("temperatures", {}))
-        if latencies is not None:
-            given = latencies if isinstance(latencies, LatencyTable) else LatencyTable.from_json(latencies)
-            given.check(state.latencies)
-            state = dataclasses.replace(state, latencies=given.copy())
-        state.prepare(example, self._worker)
+            exits = found.get("exits") or _evenly(stages, example, MOST_EXITS)
+        stages, temperatures = stages.at(exits_as_list(exits)), found.get("temperatures", {})
+        if latencies is not None and not isinstance(latencies, LatencyTable):
+            latencies = LatencyTable.from_json(latencies)
+        self._options = {"num_threads": num_threads}
+        if by_runtime:
+            samples = _representative(stages, dtype, representative)
+            self._options.update(dtype=dtype, representative=samples)
+        elif dtype is not None and engine == "auto":  # a Keras policy
+            engine = engines.backend()
+        with Progress(f"Preparing {type(model).__name__} for this machine") as progress:
+            state = State.of(
+                stages, example, dtype, temperatures, name=engine, progress=progress, **self._options
+            )
+            if latencies is not None:
+                latencies.check(state.latencies)
+                state = dataclasses.replace(state, latencies=latencies.copy())
+            state.prepare(example, self._worker, progress=progress)
+        self._paces = collections.defaultdict(StepPace if state.engine.steps else Pace)  # by size, see `Stages.size`
         self._state = state
 
     def __repr__(self):
@@ -95,6 +141,22 @@ class Predictor(BatchMethods):
     @property
     def exit_names(self):
         return list(self._state.stages.exit_names)
+
+    @property
+    def engine(self):
+        return self._state.engine.name
+
+    @property
+    def name(self):
+        return getattr(self._model, "name", type(self._model).__name__.lower())
+
+    @property
+    def dtype(self):
+        return self._state.latencies.dtype or _own_dtype(self._model)
+
+    @property
+    def sigmoid(self):
+        return list(self._state.engine.sigmoid)
 
     @property
     def costs(self):
@@ -120,16 +182,21 @@ class Predictor(BatchMethods):
     def _engine(self):
         return self._state.engine
 
-    def prepare(self, example, seconds=2.0):
+    def prepare(self, example, seconds=2.0, budgets=False):
         """Compiles for an input size, and measures the latency of each exit unless `latencies` has that size.
 
         Args:
             example: an input of that size, shape `(batch, ...)`.
             seconds: float, approximate measuring time. Each exit is run at least five times.
+            budgets: bool, whether to also compile the run straight to each exit, which `predict(budget=)` otherwise
+                does on its first use.
         """
         self._worker.check_process()
-        with self._changing:
-            self._state.prepare(example, self._worker, seconds)
+        with self._changing, Progress(f"Preparing {type(self._model).__name__}") as progress:
+            self._state.prepare(example, self._worker, seconds, progress)
+            if budgets:
+                for position in range(len(self._state.costs)):
+                    self._run_to(self._state, self._state.engine.start(example), position)
 
     def _change(self, exits, temperatures):
         """Compiles and prepares a state for some of the exits, then swaps it in atomically."""
@@ -138,7 +205,8 @@ class Predictor(BatchMethods):
             self._state = dataclasses.replace(before, temperatures=[temperatures[name] for name in exits])
             return
         examples = [times.example for times in before.times.values()]
-        state = _State.of(before.stages.at(exits), examples[0], before.latencies.dtype, temperatures)
+        options = {"name": before.engine.name, **self._options} if before.engine.steps else {"name": engines.backend()}
+        state = State.of(before.stages.at(exits), examples[0], before.latencies.dtype, temperatures, **options)
         for example in examples:
             state.prepare(example, self._worker)
         self._state = state
@@ -148,19 +216,23 @@ class Predictor(BatchMethods):
 
         Args:
             x: input of the model, shape `(batch, ...)`.
-            deadline: float, seconds from now. Runs straight to the deepest exit that is certain to meet the deadline,
-                then continues while time remains. Returns the latest answer as soon as no better one can follow, or
-                shortly before the deadline; the margin depends on observed wake-up delays and is at most a fifth of
-                the deadline. If even the first exit is too slow, its answer is returned with `late=True`.
+            deadline: float, seconds from now. Returns the answer of the deepest exit that can be expected in time. If
+                even the first exit is too slow, its answer is returned with `late=True`. File engines run stage by
+                stage in the calling thread, while the next stage's time, measured by `prepare` and scaled by the pace
+                of the last calls, fits. TensorFlow and JAX run straight to an exit that is certain to meet the
+                deadline, continue in another thread, and return shortly before the deadline at the latest. A batch of
+                a size that was not prepared is computed in batches of prepared sizes, the last one padded; TensorFlow
+                needs no padding, and JAX needs a larger size to be prepared.
             budget: float, MACs per sample. Runs the deepest exit whose cost, including its own head, is within the
-                budget; if there is none, the first exit, whose answer has `late=True`. TensorFlow compiles each exit
-                on its first use with a budget.
+                budget; if there is none, the first exit, whose answer has `late=True`. Each exit is compiled on its
+                first use with a budget, or all by `prepare(example, budgets=True)`.
             until: function of an `Answer`. Runs stage by stage and returns the first answer for which it returns true,
                 or the last answer.
 
         Raises:
             ValueError: if more than one limit is given, a limit is not a number (or `until` not callable), `x` does
-                not fit the model, or a deadline is given and the size of `x` is not prepared.
+                not fit the model, or a deadline is given and the image size of `x`, or on JAX no batch size as large,
+                is prepared.
             Exception: any exception raised by a stage.
         """
         begin = time.perf_counter()
@@ -175,34 +247,45 @@ class Predictor(BatchMethods):
             if limit is not None and (not isinstance(limit, numbers.Real) or math.isnan(limit)):
                 raise ValueError(f"`{name}` must be a number. Received: {limit!r}.")
         state = self._current()
-        inputs = state.stages.start(x)
+        inputs = state.engine.start(x)
         if until is not None:
-            return self._predict_until(state, inputs, until, begin)
+            for answer in self._stage_by_stage(state, inputs, begin):
+                if until(answer):
+                    break
+            return answer
         if deadline is not None and deadline != math.inf:
             return self._predict_by(state, inputs, float(deadline), begin)
         position, late = len(state.costs) - 1, False
         if budget is not None:
             affordable = [p for p, cost in enumerate(state.costs_of(inputs)) if cost.with_head <= budget]
             position, late = max(affordable, default=0), not affordable
-        job = self._worker.here(state.job(inputs, position, position, begin=begin))
-        return self._handed(job.latest(), begin, late)
+        logits = self._run_to(state, inputs, position)
+        return state.answer(position, logits, time.perf_counter() - begin, late)
+
+    def _run_to(self, state, inputs, position):
+        """Runs straight to one exit in this thread and returns its logits."""
+        run = Latest(position, position, engines.ALWAYS, state.no_time)
+        self._worker.run(state.engine, inputs, run)
+        return run.logits
 
     def _predict_by(self, state, inputs, deadline, begin):
-        size = state.stages.size(inputs)
-        if size not in state.times:
-            what = f"a batch of {size}" if isinstance(size, int) else f"shapes {list(size)}"
-            raise ValueError(
-                f"A deadline needs a size that is prepared. Received: {what}, prepared: {sorted(state.times)}. Call "
-                "`predictor.prepare(example)` with an example of that size."
-            )
-        times, pace = state.times[size], self._paces[size]
+        """Runs to a deadline stage by stage in this thread, or in the worker thread; see `Engine.steps`."""
+        size, times, padded = state.times_for(inputs)
+        pace = self._paces[size]
+        if state.engine.steps:
+            limit = time.time() + begin + deadline - RETURN_SECONDS - time.perf_counter()
+            run = Latest(0, len(state.costs) - 1, limit, pace.needed(times))
+            self._worker.run(state.engine, inputs, run)
+            pace.saw(run.seconds, times.usual[run.position])
+            seconds = time.perf_counter() - begin
+            return state.answer(run.position, run.logits, seconds, late=seconds > deadline)
         end = begin + deadline - pace.margin(deadline)
         limit = time.time() + end - time.perf_counter()
 
         def first():  # evaluated when the job leaves the queue
             return pace.first(begin + deadline - time.perf_counter(), times)
 
-        job = self._worker.later(state.job(inputs, first, limit=limit, needed=times.stages, begin=begin))
+        job = self._worker.later(state.job(padded, first, limit=limit, needed=times.stages, begin=begin))
         sleeps = end > time.perf_counter()
         answer = job.wait(max(end - time.perf_counter(), 0.0))
         if sleeps and (woke := time.perf_counter()) > end:  # even if the last answer arrived meanwhile
@@ -210,23 +293,18 @@ class Predictor(BatchMethods):
         if answer is None:
             answer = job.wait_for_first()
         pace.saw(job.first_seconds, times.usual[job.first])
-        answer = self._handed(answer, begin)
-        answer.late = answer.seconds > deadline
-        return answer
+        seconds = time.perf_counter() - begin
+        logits = answer.logits[: len(inputs[0])]
+        return dataclasses.replace(answer, logits=logits, seconds=seconds, late=seconds > deadline)
 
-    def _predict_until(self, state, inputs, until, begin):
+    def _stage_by_stage(self, state, inputs, begin):
+        """Yields the answer of each exit; runs a stage in this thread when its answer is requested."""
         carried = inputs
         for position in range(len(state.engine)):
             with self._worker.lock:
                 logits, carried = state.engine.stage(position, carried, inputs)
                 logits = as_array(logits)
-            answer = state.answer(position, logits, time.perf_counter() - begin)
-            if until(answer):
-                break
-        return answer
-
-    def _handed(self, answer, begin, late=False):
-        return dataclasses.replace(answer, seconds=time.perf_counter() - begin, late=late)
+            yield state.answer(position, logits, time.perf_counter() - begin)
 
     def start(self, x):
         """Starts a computation in the background and returns its `Job` immediately.
@@ -235,22 +313,26 @@ class Predictor(BatchMethods):
             ValueError: if `x` does not fit the model.
         """
         state = self._current()
-        return self._worker.later(state.job(state.stages.start(x)))
+        return self._worker.later(state.job(state.engine.start(x)))
 
     def stream(self, x):
         """Yields successively better `Answer`s; closing the generator stops the computation.
 
-        An answer that arrives after a later exit's is dropped. With stages of a millisecond, only the answers of the
-        first and last exits may remain. `predict(x, until=answers.append)` collects all answers in a list.
+        File engines compute each answer when it is requested. TensorFlow and JAX compute in the background, and an
+        answer that arrives after a later exit's is dropped: with stages of a millisecond, only the answers of the first
+        and last exits may remain. `predict(x, until=answers.append)` collects all answers in a list.
 
         Raises:
             ValueError: if `x` does not fit the model.
             Exception: any exception raised by a stage.
         """
         state = self._current()
-        inputs = state.stages.start(x)
+        inputs = state.engine.start(x)
 
         def answers():
+            if state.engine.steps:
+                yield from self._stage_by_stage(state, inputs, time.perf_counter())
+                return
             job = self._worker.later(state.job(inputs))
             try:
                 yield from job.answers()
@@ -258,74 +340,6 @@ class Predictor(BatchMethods):
                 job.stop()
 
         return answers()
-
-
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """Everything that depends on the choice of exits. Calls keep their state even if the predictor replaces it."""
-
-    stages: Stages
-    engine: engines.Engine
-    costs: list
-    temperatures: list
-    latencies: LatencyTable
-    times: dict  # from size to `Times`
-    costs_by_shapes: dict  # from the inputs' shapes, without the batch axis, to costs
-
-    @classmethod
-    def of(cls, stages, example, dtype, temperatures):
-        """Creates the state for `stages`; `temperatures` is a dict by exit name, with default 1."""
-        inputs = stages.start(example)
-        costs = stages.costs(inputs)
-        table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs], dtype)
-        ordered = [temperatures.get(name, 1.0) for name in stages.exit_names]
-        return cls(stages, engines.engine(stages), costs, ordered, table, {}, {_shapes(inputs): costs})
-
-    def costs_of(self, inputs):
-        """Returns the exits' costs for the shapes of `inputs`."""
-        shapes = _shapes(inputs)
-        if shapes not in self.costs_by_shapes:
-            self.costs_by_shapes[shapes] = self.stages.costs(inputs)
-        return self.costs_by_shapes[shapes]
-
-    def job(self, inputs, first=0, last=None, **options):
-        return Job(self.engine, inputs, self.answer, first, last, **options)
-
-    def answer(self, position, logits, seconds):
-        name = self.stages.exit_names[position]
-        temperature, sigmoid = self.temperatures[position], self.engine.sigmoid[position]
-        return Answer(logits, name, position, seconds, temperature=temperature, sigmoid=sigmoid)
-
-    def prepare(self, example, worker, seconds=2.0):
-        """See `Predictor.prepare`."""
-
-        def timed(first, limit=engines.NEVER):
-            """Returns a dict from position to the seconds until its answer, excluding time in the queue."""
-            job = worker.later(self.job(inputs, first, limit=limit))
-            return {answer.position: answer.seconds - job.waited for answer in job.answers()}
-
-        inputs = self.stages.start(example)
-        exits, size = range(len(self.costs)), self.stages.size(inputs)
-        for first in exits:
-            timed(first)
-        timed(0, limit=engines.ALWAYS)  # compiles the stages on backends with one program per stage
-        if size not in self.latencies.direct:
-            direct, stages = [[] for _ in exits], [[] for _ in exits]
-            begin = time.perf_counter()
-            while len(stages[0]) < 5 or time.perf_counter() - begin < seconds:
-                for first in exits:
-                    direct[first].append(timed(first)[first])
-                told = timed(0, limit=engines.ALWAYS)
-                # A missing answer arrived after a later exit's, so it gets the time of that one.
-                ends = [min(told[later] for later in told if later >= position) for position in exits]
-                for times, start, end in zip(stages, [0.0, *ends], ends):
-                    times.append(end - start)
-            self.latencies.add(size, direct, stages)
-        self.times[size] = Times.of(self.latencies, size, example)
-
-
-def _shapes(inputs):
-    return tuple(tuple(tensor.shape[1:]) for tensor in inputs)
 
 
 def _stages(model, dtype):
@@ -341,10 +355,25 @@ def _stages(model, dtype):
     return stages if dtype is None else Stages(in_dtype(stages.model, dtype))
 
 
-def _evenly(costs, most):
+def _own_dtype(model):
+    """Returns the name of the dtype policy of a model, or of an ensemble's first member."""
+    return getattr(model, "members", [model])[0].dtype_policy.name
+
+
+def _representative(stages, dtype, representative):
+    """Returns typical inputs as a list of arrays; None unless the dtype is `"int8"`."""
+    if (dtype == "int8") != (representative is not None):
+        raise ValueError(
+            "`representative`, samples of typical inputs, is needed for `dtype='int8'` and for no other. Received: "
+            f"dtype={dtype!r}, representative of type {type(representative).__name__}."
+        )
+    return None if representative is None else engines.base.arrays(stages.start(representative))
+
+
+def _evenly(stages, example, most):
     """Chooses at most `most` exits, evenly spaced by cost, including the first and the last."""
-    if len(costs) <= most:
-        return [cost.exit for cost in costs]
-    macs = np.array([cost.with_head for cost in costs], float)
+    if len(stages) <= most:
+        return list(stages.exit_names)
+    macs = np.array([cost.with_head for cost in stages.costs(stages.start(example))], float)
     nearest = {int(np.abs(macs - target).argmin()) for target in np.linspace(macs[0], macs[-1], most)}
-    return [costs[position].exit for position in sorted(nearest | {0, len(costs) - 1})]
+    return [stages.exit_names[position] for position in sorted(nearest | {0, len(macs) - 1})]

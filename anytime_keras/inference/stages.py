@@ -54,6 +54,10 @@ class Stages:
         """Returns the stages of the same network for other exits."""
         return type(self)(self.model, exits)
 
+    def members(self):
+        """Lists the networks in order: pairs of a model, and a dict from an exit's name to the name of the output."""
+        return [(self.model, {name: name for name in self.exit_names})]
+
     def _cut(self):
         """Returns the tensors at each cut: item k is what stage k takes, item k + 1 what it passes on."""
         made, cuts = list(self.model.inputs), []

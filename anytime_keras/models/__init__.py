@@ -3,8 +3,11 @@
 from anytime_keras.models.anytime_model import AnytimeModel, Exit
 from anytime_keras.models.convert import to_anytime
 from anytime_keras.models.denseann import DenseANN
+from anytime_keras.models.equilibrium import GradientScale, gradient_equilibrium
+from anytime_keras.models.from_pytorch import from_pytorch
 from anytime_keras.models.msdnet import MSDNet
 from anytime_keras.models.msdnet_published import PublishedMSDNet
+from anytime_keras.models.new_classes import with_classes
 from anytime_keras.models.registry import build, names
 from anytime_keras.models.resann import BottleneckResANN, ResANN
 
@@ -13,10 +16,14 @@ __all__ = [
     "BottleneckResANN",
     "DenseANN",
     "Exit",
+    "GradientScale",
     "MSDNet",
     "PublishedMSDNet",
     "ResANN",
     "build",
+    "from_pytorch",
+    "gradient_equilibrium",
     "names",
     "to_anytime",
+    "with_classes",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 from anytime_keras import _errors
 from anytime_keras.cost import exit_costs
 from anytime_keras.models.metrics import copy_metric
+from anytime_keras.preprocessing import Preprocessor
 
 
 class Exit:
@@ -66,6 +67,9 @@ class AnytimeModel(keras.Model):
         exits: list of `Exit`, earliest first.
         inference: dict or None, the useful exits, temperatures and thresholds found by `Predictor.calibrate` and
             `Predictor.fit_thresholds`. Saved with the model in a `.keras` file, not in its config or weights.
+        preprocessor: `anytime_keras.preprocessing.Preprocessor` from raw images to the model's inputs, or None. Saved
+            like `inference`.
+        class_names: list of str, or None. Saved like `inference`.
 
     Raises:
         ValueError: if the outputs are not a dict of tensors.
@@ -98,7 +102,7 @@ class AnytimeModel(keras.Model):
         if dtype is not None:
             self.dtype_policy = keras.dtype_policies.get(dtype)
         self._exit_names = tuple(outputs)
-        self.inference = None
+        self.inference = self.preprocessor = self.class_names = None
 
     @property
     def exit_names(self):
@@ -134,14 +138,16 @@ class AnytimeModel(keras.Model):
             weighted_metrics: likewise, weighted by the sample weights.
             **kwargs: as in Keras.
         """
+        weights = self._weights_by_exit(loss, loss_weights)
         super().compile(
             optimizer,
             loss=self._by_exit("loss", loss, each=lambda value: value),
-            loss_weights=self._weights_by_exit(loss, loss_weights),
+            loss_weights=weights,
             metrics=self._by_exit("metrics", metrics, each=_own_metrics),
             weighted_metrics=self._by_exit("weighted_metrics", weighted_metrics, each=_own_metrics),
             **kwargs,
         )
+        vars(self)["loss_weights"] = weights  # not tracked by Keras, where a weight is a variable
 
     def _by_exit(self, argument, value, each):
         if value is None:
@@ -230,7 +236,24 @@ class AnytimeModel(keras.Model):
         return given  # without None, which `tf.distribute` does not take
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return super().compute_loss(x, self._labels(y), y_pred, self._sample_weights(sample_weight), training)
+        y, sample_weight = self._labels(y), self._sample_weights(sample_weight)
+        if training and self._training_loss is not None:
+            return self._training_loss.compute_loss(super().compute_loss, x, y, y_pred, sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    # The `TrainingLoss` of the weighting that the model trains with during `fit`.
+    _training_loss = None
+
+    @property
+    def metrics(self):
+        """List of metrics; during `fit` with a weighting, with its state."""
+        return super().metrics if self._training_loss is None else [*super().metrics, self._training_loss.state]
+
+    def make_train_function(self, force=False):
+        """Compiles the training step, as in Keras. Ends a weighting whose `fit` was interrupted, unless `force`."""
+        if self._training_loss is not None and not force:
+            self._training_loss.abandon()
+        return super().make_train_function(force)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return super().compute_metrics(x, self._labels(y), y_pred, self._sample_weights(sample_weight))
@@ -279,17 +302,28 @@ class AnytimeModel(keras.Model):
 
     # Keras stores these files next to the weights in a `.keras` file.
     def save_assets(self, folder):
-        """Writes `inference`; Keras calls this when saving a model."""
-        if self.inference is not None:
-            with open(os.path.join(folder, "inference.json"), "w") as file:
-                json.dump(self.inference, file)
+        """Writes `inference`, `preprocessor` and `class_names`; Keras calls this when saving a model."""
+        config = None if self.preprocessor is None else self.preprocessor.get_config()
+        for name, content in (
+            ("inference", self.inference),
+            ("preprocessor", config),
+            ("class_names", self.class_names),
+        ):
+            if content is not None:
+                with open(os.path.join(folder, f"{name}.json"), "w") as file:
+                    json.dump(content, file)
 
     def load_assets(self, folder):
-        """Reads `inference`; Keras calls this when loading a model."""
-        path = os.path.join(folder or "", "inference.json")
-        if os.path.exists(path):
-            with open(path) as file:
-                self.inference = json.load(file)
+        """Reads what `save_assets` wrote; Keras calls this when loading a model."""
+        found = {}
+        for name in ("inference", "preprocessor", "class_names"):
+            path = os.path.join(folder or "", f"{name}.json")
+            if os.path.exists(path):
+                with open(path) as file:
+                    found[name] = json.load(file)
+        self.inference, self.class_names = found.get("inference"), found.get("class_names")
+        if "preprocessor" in found:
+            self.preprocessor = Preprocessor.from_config(found["preprocessor"])
 
     def get_config(self):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self.dtype_policy)}

@@ -6,6 +6,7 @@ from keras import layers
 from anytime_keras import _errors, graph
 from anytime_keras.models import heads, places
 from anytime_keras.models.converted import ConvertedModel
+from anytime_keras.preprocessing import of_pretrained
 
 _FEATURES = (
     layers.BatchNormalization,
@@ -26,7 +27,16 @@ _HIDDEN_ACTIVATIONS = {"relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "ce
 _HIDDEN_ACTIVATIONS |= {"mish", "tanh", "hardtanh", "tanhshrink", "softsign", "squareplus"}
 
 
-def to_anytime(model, exits=None, num_exits=None, every=None, head="pool", num_classes=None, input_shape=None):
+def to_anytime(
+    model,
+    exits=None,
+    num_exits=None,
+    every=None,
+    head="pool",
+    num_classes=None,
+    input_shape=None,
+    preprocessor=None,
+):
     """Turns a functional Keras model into an anytime model that shares its layers and weights.
 
     The model's output becomes the last exit, with unchanged values. New heads end in the same activation as the
@@ -51,9 +61,12 @@ def to_anytime(model, exits=None, num_exits=None, every=None, head="pool", num_c
             new head on its output as the last exit.
         input_shape: shape without batch axis, or a list of shapes, at which to count MACs if the model leaves sizes
             open. By default open sizes count as 224 in images and 128 in sequences.
+        preprocessor: `anytime_keras.preprocessing.Preprocessor` of the model, so that a `Classifier` or `finetune`
+            takes photos. None uses the one of `keras.applications` or keras-hub, if the model is from there, see
+            `anytime_keras.preprocessing.of_pretrained`.
 
     Returns:
-        `AnytimeModel`.
+        `AnytimeModel`, with the `preprocessor` if there is one.
 
     Raises:
         ValueError: if the model is not functional, if a layer cannot carry an exit (the error says which and why),
@@ -98,7 +111,9 @@ def to_anytime(model, exits=None, num_exits=None, every=None, head="pool", num_c
             answers[name] = heads.end(build(x, name), ending, name)
     if keeps_head:
         answers[f"exit_{len(answers) + 1}"] = output
-    return ConvertedModel(original, output, answers, name=f"anytime_{model.name}", dtype=model.dtype_policy)
+    anytime = ConvertedModel(original, output, answers, name=f"anytime_{model.name}", dtype=model.dtype_policy)
+    anytime.preprocessor = of_pretrained(original, input_shape) if preprocessor is None else preprocessor
+    return anytime
 
 
 def _check(exits, num_exits, every, head):

@@ -84,9 +84,5 @@ def _apart(answers, known):
     # `keras.Model(tensors, outputs)` breaks if some of the tensors are inputs and others are not (Keras 3.15), so the
     # calls are repeated on new inputs.
     inputs = [keras.Input(batch_shape=known[number].shape, dtype=known[number].dtype) for number in reads]
-    values = {id(known[number]): new for number, new in zip(reads, inputs)}
-    for call in calls:
-        args, kwargs = call.arguments.fill_in(values)
-        results = keras.tree.flatten(call.operation(*args, **kwargs))
-        values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
+    values = graph.replay(calls, {id(known[number]): new for number, new in zip(reads, inputs)})
     return keras.Model(inputs, {name: values[id(tensor)] for name, tensor in answers.items()}), reads

@@ -98,18 +98,18 @@ class PublishedMSDNet(Family):
         input_shape = check_image_shape(input_shape)
 
         # === Graph ===
-        exit_layers = _exit_layers(num_exits, base, step, steps)
-        layers_a_scale = math.ceil(exit_layers[-1] / len(factors))
+        with_exit = exit_layers(num_exits, base, step, steps)
+        interval = layers_per_scale(with_exit[-1], len(factors))
         build = MultiScaleBuilder(growth_rate, factors, reduction, stem, dtype, symmetric=True)
         image = keras.Input(input_shape, name="image")
         scales, exits = build.first_layer(image, channels, name="layer_0"), {}
-        for layer in range(1, exit_layers[-1] + 1):
-            finest = (layer - 1) // layers_a_scale
+        for layer in range(1, with_exit[-1] + 1):
+            finest = (layer - 1) // interval
             drops = finest > min(scales)
             scales = build.dense_layer(scales, finest, name=f"layer_{layer}")
             if drops:
                 scales = build.transition(scales, name=f"layer_{layer}_transition")
-            if layer in exit_layers:
+            if layer in with_exit:
                 exit_name = f"exit_{len(exits) + 1}"
                 exits[exit_name] = build.exit(scales, num_classes, exit_name)
         super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
@@ -127,9 +127,14 @@ class PublishedMSDNet(Family):
         self.num_classes = num_classes
 
 
-def _exit_layers(num_exits, base, step, steps):
+def exit_layers(num_exits, base, step, steps):
     """Lists the dense layers, counted from 1, that have an exit."""
     layers = [base]
     for number in range(1, num_exits):
         layers.append(layers[-1] + (step if steps == "even" else step * number + 1))
     return layers
+
+
+def layers_per_scale(num_layers, num_scales):
+    """Returns the number of dense layers after which another scale is dropped."""
+    return math.ceil(num_layers / num_scales)

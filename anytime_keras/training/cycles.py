@@ -9,7 +9,7 @@ import keras
 from anytime_keras import evaluation, zoo
 from anytime_keras.training.fit import train
 from anytime_keras.training.recipe import Recipe
-from anytime_keras.training.run import Run
+from anytime_keras.training.result import Run
 from anytime_keras.zoo import publishing
 
 # Of the published kernels. The manifest's accuracy is measured with the stored weights.

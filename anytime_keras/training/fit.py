@@ -9,7 +9,7 @@ from anytime_keras.training import strategy as strategies
 from anytime_keras.training.progress import ProgressBar
 from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.run import Run, Training
-from anytime_keras.weighting import LossWeighting, Weighting
+from anytime_keras.weighting import Weighting
 
 __all__ = ["ENGINES", "Run", "train"]
 
@@ -28,6 +28,8 @@ def train(
     checkpoint_every=None,
     strategy="none",
     begin=None,
+    model=None,
+    data=None,
 ):
     """Trains a network by a recipe.
 
@@ -55,6 +57,9 @@ def train(
             on several, which share each batch and give the same result; see `anytime_keras.training.strategy`. Only
             the chief process writes and prints.
         begin: float, the start of the recipe's `minutes`, in seconds of `time.monotonic`; None for now.
+        model: `AnytimeModel` to train, with its weights; the recipe's `model` is then `{"name": "given"}`. None builds
+            the recipe's.
+        data: `DataSet` to train on; None loads the recipe's.
 
     Returns:
         A `Run`; without a curve if the time limit stopped it. Its model is on one device.
@@ -79,7 +84,7 @@ def train(
             f"`engine='scan'` trains on one device. Received: strategy='{place.name}'. Choose `engine='fit'`."
         )
     verbose = verbose and place.is_chief
-    training = Training(recipe, folder, resume, strategy=place, begin=begin)
+    training = Training(recipe, folder, resume, data, strategy=place, begin=begin, model=model)
     if engine == "scan":
         scan.check_data(training.data)
     if verbose:
@@ -112,7 +117,7 @@ def _check(recipe, callbacks, engine, time_limit, checkpoint_every):
     if not isinstance(recipe, Recipe):
         raise ValueError(f"`recipe` must be a `Recipe`. Received: {type(recipe).__name__}.")
     for callback in callbacks:
-        if not isinstance(callback, keras.callbacks.Callback) or isinstance(callback, (LossWeighting, Weighting)):
+        if not isinstance(callback, keras.callbacks.Callback) or isinstance(callback, Weighting):
             raise ValueError(
                 "`callbacks` must be Keras callbacks, and no weighting, which the recipe names. "
                 f"Received: {type(callback).__name__}."

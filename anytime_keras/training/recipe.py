@@ -9,9 +9,12 @@ import keras
 from keras import ops
 
 from anytime_keras import _errors, data, models, weighting
+from anytime_keras._checks import check_int, check_number
 from anytime_keras.data import sources
 from anytime_keras.training import distillation, schedules
 
+# The name of a network that is not built from the recipe but passed to `train(model=)`.
+GIVEN = "given"
 # Epochs of the paper (section 5.1); other data sets take CIFAR's.
 EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}
 MOST_MINUTES = 60 * 24 * 365
@@ -22,41 +25,43 @@ PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16
 
 @dataclasses.dataclass
 class Recipe:
-    """Everything that a training's numbers follow from, besides the code.
+    """Everything that determines the result of a training run, apart from the code.
 
     Attributes:
-        model: dict with `name` and the arguments of `anytime_keras.models.build`; the image shape and the number of
-            classes come from the data.
-        data: dict with `data` and the arguments of `anytime_keras.data.load`, but batch size and seed.
+        model: dict with `name` and the arguments of `anytime_keras.models.build`. The image shape and the number of
+            classes come from the data. The name `"given"` stands for a network that is passed to `train(model=)`;
+            `from` may name its origin.
+        data: dict with `data` and the arguments of `anytime_keras.data.load`, except batch size and seed.
         weighting: dict with `name` ("adaloss", "constant", "linear", "half_end", "single_exit", "gradnorm",
-            "uncertainty") and its arguments. AdaLoss's `gamma` may be a pair: it goes from the first number to the
-            second in a straight line, over all epochs.
-        optimizer: dict with `name` (Keras's) and its arguments, but the learning rate.
-        learning_rate: float, the highest.
-        schedule: dict with `name`: "step" divides by 10 at the `boundaries`, shares of the training; "cosine" rises for
-            `warmup_epochs`, or for `warmup`, a share of the training, and then falls to 0; "constant".
-        weight_decay: float, of convolution and linear kernels. As in the paper it is an L2 term of the loss, half of it
-            times the squared norm (TensorFlow 1's `l2_loss`), outside the weighted sum.
+            "uncertainty") and its arguments. AdaLoss's `gamma` may be a pair of numbers, between which it changes
+            linearly over all epochs.
+        optimizer: dict with `name` (Keras's) and its arguments, except the learning rate.
+        learning_rate: float, the maximum.
+        schedule: dict with `name`. "step" divides the rate by 10 at the `boundaries`, fractions of the run. "cosine"
+            rises for `warmup_epochs`, or for `warmup`, a fraction of the run, and then falls to 0. Or "constant".
+        weight_decay: float, for kernels of convolutions and linear layers. As in the paper, it is an L2 term of the
+            loss: half of it times the squared norm (TensorFlow 1's `l2_loss`), outside the weighted sum.
         label_smoothing: float in [0, 1).
         epochs: int, 300 by default; None with `minutes`.
-        minutes: float, how long the training takes, from loading the data to the evaluated and saved network. The
-            schedule follows the share of the time that is spent. None with `epochs`.
-        batch_size, seed: ints; a batch is that of all devices together.
-        sizes: list of [side in pixels, share of the training], in order, such as `[[32, 0.5], [48, 0.3], [64, 0.2]]`:
-            training images are resized so that their short side has so many pixels. None trains at the data's size,
-            which is also that of the evaluation. With `epochs`, each size lasts for whole epochs.
-        init: str, where the first weights come from: a folder that `train` wrote, or a name of the zoo, with the label
-            of its weights after a colon where it is not the default (`"resann5x16_adaloss:cifar100"`). None starts from
-            random weights.
+        minutes: float, the duration of the run, from loading the data to the evaluated and saved network. The schedule
+            follows the fraction of the time that has passed. None with `epochs`.
+        batch_size, seed: ints. Batches are those of all devices together.
+        sizes: list of [short side in pixels, fraction of the run], in order, such as
+            `[[32, 0.5], [48, 0.3], [64, 0.2]]`, to which training images are resized. None trains at the size of the
+            data, which evaluation always uses. With `epochs`, each size lasts for whole epochs.
+        init: str, the source of the initial weights: a folder that `train` wrote, or a name of the zoo, followed by a
+            colon and the label of its weights if it is not the default (`"resann5x16_adaloss:cifar100"`). None
+            initializes them randomly.
         precision: Keras's dtype policy.
-        steps_per_execution: int, steps in each call of TensorFlow's compiled function.
-        ema_momentum: float in [0, 1), of a moving average of the weights that is evaluated beside the weights
-            themselves (`Run.average`); None for none.
-        distillation: dict with `weight` and `temperature` of what the exits learn from the last one, see
-            `anytime_keras.training.distillation`; None for nothing. With AdaLoss, losses are weighed with that in.
-        gradient_equilibrium: bool, scale gradients between the stages, see `anytime_keras.weighting.equilibrium`.
-        last_exit: str, the exit with which the network is to end: what only later ones need is not trained, as if it
-            had never been there. None for all exits.
+        steps_per_execution: int, steps per call of TensorFlow's compiled function.
+        ema_momentum: float in [0, 1), of a moving average of the weights, which is evaluated beside the weights
+            themselves (`Run.average`). None for no average.
+        distillation: dict with `weight` and `temperature` of the loss with which exits learn from the last one, see
+            `anytime_keras.training.distillation`. None for no distillation. AdaLoss uses losses that include it.
+        gradient_equilibrium: bool, whether to scale gradients between the stages, see
+            `anytime_keras.models.gradient_equilibrium`.
+        last_exit: str, the exit after which to end the network. Layers that only later exits need are removed. None
+            for all exits.
 
     Example:
     >>> recipe = Recipe({"name": "resann", "num_units": 2, "channels": 16}, "digits", epochs=30)
@@ -90,7 +95,10 @@ class Recipe:
 
     @classmethod
     def paper(cls, model, data, **changes):
-        """The paper's recipe for a data set (section 5.1), with the batch of the authors' code for AdaLoss, 64.
+        """The paper's recipe for a data set (section 5.1), with the batch size of the authors' code for AdaLoss, 64.
+
+        As in the paper, the last 5000 training images of CIFAR are held out for validation, unless `data` has a
+        `validation`.
 
         Args:
             model, data: as the attributes, or just the name.
@@ -104,6 +112,8 @@ class Recipe:
         data = _named(data, "data")
         name = sources.known_name(data["data"])
         defaults = {} if "minutes" in changes else {"epochs": EPOCHS.get(name, DEFAULT_EPOCHS)}
+        if name in ("cifar10", "cifar100"):
+            data.setdefault("validation", "last")
         if name == "imagenet2012":
             defaults.update(batch_size=256, schedule={"name": "step", "boundaries": [1 / 3, 2 / 3]})
         return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
@@ -133,32 +143,18 @@ class Recipe:
         self.weighting, self.optimizer = _named(self.weighting, "name"), _named(self.optimizer, "name")
         self.schedule = _named(self.schedule, "name")
         self._check_length()
-        for name, low, whole in (
-            ("batch_size", 1, True),
-            ("steps_per_execution", 1, True),
-            ("seed", 0, True),
-            ("learning_rate", 0, False),
-            ("weight_decay", 0, False),
-            ("label_smoothing", 0, False),
-        ):
-            value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int if whole else (int, float))
-                or not low <= value < 2**31
-            ):
-                raise ValueError(
-                    f"`{name}` must be {'an int' if whole else 'a number'} of {low} or more. Received: "
-                    f"{name}={value!r}."
-                )
-        if not self.label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be below 1. Received: label_smoothing={self.label_smoothing}.")
+        for name, low in (("batch_size", 1), ("steps_per_execution", 1), ("seed", 0)):
+            check_int(name, getattr(self, name), low)
+        for name, end in dict(learning_rate=2**31, weight_decay=2**31, label_smoothing=1, ema_momentum=1).items():
+            if name != "ema_momentum" or self.ema_momentum is not None:
+                check_number(name, getattr(self, name), f"of 0 or more, below {end}", lambda value: 0 <= value < end)
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"`precision` is unknown. Received: precision={self.precision!r}. "
                 f"{_errors.nearest(self.precision, PRECISIONS)}"
             )
-        models.registry.check_name(self.model["name"])
+        if self.model["name"] != GIVEN:
+            models.registry.check_name(self.model["name"])
         schedules.check_schedule(self.schedule)
         if self.sizes is not None:
             schedules.check_sizes(self.sizes)
@@ -169,9 +165,6 @@ class Recipe:
                 f"Received: optimizer={self.optimizer}."
             )
         self._optimizer(1)
-        momentum = self.ema_momentum
-        if momentum is not None and (not isinstance(momentum, (int, float)) or not 0 <= momentum < 1):
-            raise ValueError(f"`ema_momentum` must be None or a number in [0, 1). Received: ema_momentum={momentum!r}.")
         if self.distillation is not None:
             distillation.distilled_loss(None, self.distillation)
         if not isinstance(self.gradient_equilibrium, bool):
@@ -179,27 +172,23 @@ class Recipe:
                 "`gradient_equilibrium` must be True or False. "
                 f"Received: gradient_equilibrium={self.gradient_equilibrium!r}."
             )
-        if self.last_exit is not None and not isinstance(self.last_exit, str):
-            raise ValueError(f"`last_exit` must be None or an exit's name. Received: last_exit={self.last_exit!r}.")
-        if self.init is not None and not (isinstance(self.init, str) and self.init):
-            raise ValueError(f"`init` must be None, a folder or a name of the zoo. Received: init={self.init!r}.")
+        for name, expected in (("last_exit", "an exit's name"), ("init", "a folder or a name of the zoo")):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise ValueError(f"`{name}` must be None or {expected}. Received: {name}={value!r}.")
         self.build_weighting()
 
     def _check_length(self):
         if self.minutes is None:
             self.epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
-            if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or not 1 <= self.epochs < 2**31:
-                raise ValueError(f"`epochs` must be an int of 1 or more. Received: epochs={self.epochs!r}.")
+            check_int("epochs", self.epochs, 1)
             return
         if self.epochs is not None:
             raise ValueError(
                 "A training lasts for `epochs` or for `minutes`. "
                 f"Received: epochs={self.epochs}, minutes={self.minutes}. Leave one of them out."
             )
-        if not schedules.is_number(self.minutes) or not 0 < self.minutes <= MOST_MINUTES:
-            raise ValueError(
-                f"`minutes` must be a number above 0, {MOST_MINUTES} at most. Received: minutes={self.minutes!r}."
-            )
+        check_number("minutes", self.minutes, f"above 0, {MOST_MINUTES} at most", lambda each: 0 < each <= MOST_MINUTES)
         if "warmup_epochs" in self.schedule:
             raise ValueError(
                 "With `minutes`, the warm-up is a share of the time: `schedule={'name': 'cosine', 'warmup': 0.05}`. "
@@ -217,10 +206,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, content):
-        """Makes a recipe of a dict of its fields.
+        """Creates a recipe from a dict of its fields.
 
         Raises:
-            ValueError: if there is a field that it does not know, or a value is not valid.
+            ValueError: if a field is unknown or a value is not valid.
         """
         if not isinstance(content, dict):
             raise ValueError(f"A recipe is a dict of its fields. Received: {content!r:.60}.")
@@ -242,7 +231,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, path):
-        """Reads a file that `to_json` wrote."""
+        """Reads a recipe from a file that `to_json` wrote."""
         try:
             return cls.from_dict(json.loads(pathlib.Path(path).read_text()))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -269,16 +258,15 @@ class Recipe:
         """Returns the `DataSet`."""
         return data.load(**self.data, batch_size=self.batch_size, seed=self.seed, one_hot=self.label_smoothing > 0)
 
-    def build_model(self, data_set):
-        """Returns the compiled model for the data set."""
-        model = models.build(
-            **{
-                "input_shape": data_set.image_shape,
-                "num_classes": data_set.num_classes,
-                "dtype": None if self.precision == "float32" else self.precision,
-                **self.model,
-            }
-        )
+    def build_model(self, data_set, model=None):
+        """Returns the compiled model for the data set.
+
+        Args:
+            data_set: `DataSet`.
+            model: `AnytimeModel` to compile; None builds the recipe's.
+        """
+        if model is None:
+            model = self._untrained(data_set)
         self._check_fit(model, data_set)
         if self.sizes is not None:
             # All families pool globally and take any size; Keras would refuse all but the one that it was built for.
@@ -286,7 +274,7 @@ class Recipe:
         if self.last_exit is not None:
             model = _ending_with(model, self.last_exit)
         if self.gradient_equilibrium:
-            model = weighting.gradient_equilibrium(model)
+            model = models.gradient_equilibrium(model)
         if self.weight_decay:
             decay_kernels(model, self.weight_decay)
         if data_set.one_hot:
@@ -306,14 +294,28 @@ class Recipe:
             distillation.teach(model)
         return model
 
-    def _check_fit(self, model, data_set):
-        """Raises unless the model takes the data's images and tells its classes."""
-        takes, tells = tuple(model.inputs[0].shape[1:]), model.outputs[0].shape[-1]
-        if takes != tuple(data_set.image_shape) or tells != data_set.num_classes:
+    def _untrained(self, data_set):
+        if self.model["name"] == GIVEN:
             raise ValueError(
-                f"The model must take the images of '{data_set.name}', shape {tuple(data_set.image_shape)}, and tell "
-                f"{data_set.num_classes} classes. Received: a model for {takes} and {tells} classes, by "
-                f"model={self.model}. Leave `input_shape` and `num_classes` out: they come from the data."
+                f"The recipe's network is given, not built. Received: model={self.model}. Pass it to `train(model=)`."
+            )
+        return models.build(
+            **{
+                "input_shape": data_set.image_shape,
+                "num_classes": data_set.num_classes,
+                "dtype": None if self.precision == "float32" else self.precision,
+                **self.model,
+            }
+        )
+
+    def _check_fit(self, model, data_set):
+        """Raises ValueError unless the model fits the data's images and classes."""
+        shape, classes = tuple(model.inputs[0].shape[1:]), model.outputs[0].shape[-1]
+        if shape != tuple(data_set.image_shape) or classes != data_set.num_classes:
+            raise ValueError(
+                f"The model must take the images of '{data_set.name}', shape {tuple(data_set.image_shape)}, and have "
+                f"{data_set.num_classes} classes. Received: a model for {shape} and {classes} classes, from "
+                f"model={self.model}. Leave out `input_shape` and `num_classes`, because they come from the data."
             )
 
     def rate_at(self, share):
@@ -385,7 +387,7 @@ def build_weighting(config, steps=1):
     """
     arguments = dict(config)
     name = arguments.pop("name")
-    schemes = {**weighting.callback.SCHEMES, "single_exit": weighting.SingleExit}
+    schemes = {**weighting.SCHEMES, "single_exit": weighting.SingleExit}
     if name not in schemes:
         raise ValueError(f"`weighting` is unknown. Received: {name!r}. {_errors.nearest(name, schemes)}")
     if isinstance(gamma := arguments.get("gamma"), (list, tuple)):

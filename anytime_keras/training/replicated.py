@@ -17,6 +17,7 @@ from keras import ops
 
 from anytime_keras.training.devices import OneDevice, copied, make_state
 from anytime_keras.weighting import replicas
+from anytime_keras.weighting.training_loss import replaced
 
 # Arguments of optimizers that Keras applies to the gradients of each replica.
 OWN = {
@@ -156,7 +157,6 @@ class Replicas(OneDevice):
             # Callbacks stay outside the scope, where other processes would wait for a variable that one creates.
             with self.scope():
                 make_state(model, data)
-            model.make_train_function()  # signals the start of training to a weighting
             model.stop_training = False
             train, test = self._training(model, data, plan), self._validation(model, data, plan)
             logs = None
@@ -254,7 +254,7 @@ def _counting_examples(model):
     That is the case in the sum of gradients and in the mean of each exit's losses. Keras already weights the mean of
     the total loss.
     """
-    own, plain = model.__dict__.get("compute_loss"), model.compute_loss
+    plain = model.compute_loss
     here = threading.local()  # TensorFlow traces each replica in a thread of its own
 
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -267,17 +267,11 @@ def _counting_examples(model):
         return lambda value, sample_weight=None: update(value, here.share if sample_weight is None else sample_weight)
 
     means = [metric for metric in model.metrics if type(metric) is keras.metrics.Mean and metric.name != "loss"]
-    model.compute_loss = compute_loss
-    for mean in means:
-        mean.update_state = counted(mean.update_state)
-    try:
-        yield
-    finally:
-        del model.compute_loss
-        if own is not None:
-            model.compute_loss = own
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(replaced(model, compute_loss=compute_loss))
         for mean in means:
-            del mean.update_state
+            stack.enter_context(replaced(mean, update_state=counted(mean.update_state)))
+        yield
 
 
 def turns(batches, context):

@@ -10,6 +10,7 @@ import keras
 
 from anytime_keras import evaluation, runtime, zoo
 from anytime_keras.evaluation.evaluate import batches
+from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.training import averaging, clock, schedules
 from anytime_keras.training.averaging import KeptWeights, averaged
 from anytime_keras.training.checkpoint import (
@@ -17,14 +18,12 @@ from anytime_keras.training.checkpoint import (
     Checkpoints,
     FiniteWeights,
     StopInTime,
-    room_for,
-    to_disk,
     write,
     write_history,
 )
 from anytime_keras.training.devices import OneDevice
 from anytime_keras.training.recipe import Recipe
-from anytime_keras.weighting import LossWeighting
+from anytime_keras.training.result import Run, describe, title
 
 try:
     import fcntl
@@ -34,69 +33,6 @@ except ImportError:  # Windows
 
 # With `Recipe(minutes=)`, the least time between two checkpoints, and its share of the whole.
 CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60, 0.02
-
-
-@dataclasses.dataclass
-class Run:
-    """The result of `train`.
-
-    Attributes:
-        recipe: the `Recipe`.
-        model: the trained, compiled `AnytimeModel`.
-        data: the `DataSet`.
-        weighting: the `Weighting` after the last batch; None for a network with one exit.
-        history: list of dicts, the logs of each epoch.
-        curve: `Curve` on the test images, or those of validation or training where there are none; None if the time
-            limit stopped the training. With `minutes` or `init`, on the validation images if there are any.
-        before: `Curve` of the weights that the training began with, if the recipe has `init`, else None.
-        average: `Run` of the network with averaged weights, if the recipe has `ema_momentum`, else None.
-
-    Example:
-    >>> import anytime_keras as ak
-    >>> recipe = ak.training.Recipe({"name": "resann", "num_units": 1, "channels": 4}, "digits", epochs=1)
-    >>> run = ak.training.train(recipe, verbose=False)
-    >>> run.model.num_exits, len(run.curve), "exit_1_weight" in run.history[0]
-    (3, 3, True)
-    """
-
-    recipe: Recipe
-    model: keras.Model
-    data: object
-    weighting: object
-    history: list
-    curve: object
-    average: object = None
-    before: object = None
-
-    def save(self, folder):
-        """Writes `recipe.json`, `data.json`, `model.keras` and `curve.json` to a folder, replacing older files.
-
-        The old curve is removed first and the new one is written last, so the other files always belong to the curve.
-        The network with averaged weights is written to the subfolder `average`.
-
-        Raises:
-            ValueError: if the time limit stopped the run, so that it has no curve yet.
-        """
-        if self.curve is None:
-            raise ValueError("A run that its time limit stopped has no results to save yet. Resume it first.")
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / ".unfinished.keras"
-        try:
-            with room_for(self.model, unfinished):
-                self.model.save(unfinished)
-            to_disk(unfinished)
-            (folder / "curve.json").unlink(missing_ok=True)
-            _describe(folder, self.recipe, self.data)
-            os.replace(unfinished, folder / "model.keras")
-        finally:
-            unfinished.unlink(missing_ok=True)
-        if self.average is not None:
-            self.average.save(folder / "average")
-        else:
-            for name in ("curve.json", "model.keras", "recipe.json", "data.json"):
-                (folder / "average" / name).unlink(missing_ok=True)
-        write(folder / "curve.json", self.curve.to_json() + "\n")
 
 
 class Training:
@@ -110,6 +46,7 @@ class Training:
         adapt: function that maps the recipe's `Weighting` to the one used in training.
         strategy: the result of `choose`; None is one device.
         begin: float, the start of the recipe's `minutes`, in seconds of `time.monotonic`; None for now.
+        model: `AnytimeModel` to train instead of the recipe's.
 
     Raises:
         ValueError: see `train`.
@@ -124,6 +61,7 @@ class Training:
         adapt=lambda weighting: weighting,
         strategy=None,
         begin=None,
+        model=None,
     ):
         self.recipe, self.resume = recipe, resume
         self._begin = time.monotonic() if begin is None else begin
@@ -136,7 +74,7 @@ class Training:
         self.strategy.check_data(self.data, recipe)
         self.weighting = None
         with self.strategy.scope():
-            self.model = recipe.build_model(self.data)
+            self.model = recipe.build_model(self.data, model)
             if recipe.init is not None:
                 take_weights(self.model, recipe.init)
             self.strategy.prepare(self.model)
@@ -144,15 +82,10 @@ class Training:
             # Fails if it names an exit that does not exist, before anything is written.
             weighting.build(self.model.exit_names)
             if self.model.num_exits > 1:
-                self.weighting = LossWeighting(weighting)
+                self.weighting = weighting
         self.history, self.epoch, self._lock = [], 0, None
         self.before, self._forward = None, runtime.compiled(self.model)
         self.checkpoints = None if self.folder is None else Checkpoints(self.folder / "checkpoints")
-
-    @property
-    def state(self):
-        """The `Weighting` in training, or None."""
-        return None if self.weighting is None else self.weighting.weighting
 
     def begin(self, callbacks, time_limit=None, checkpoint_every=None, tensorboard=False, latest=None):
         """Writes the description of the run, restores the last checkpoint, and returns the callbacks and the `Plan`."""
@@ -169,12 +102,12 @@ class Training:
                 self._take_folder()
             if self.resume:
                 with self.strategy.scope():
-                    self.epoch, self.history = self.checkpoints.restore(self.model, self.state, latest)
+                    self.epoch, self.history = self.checkpoints.restore(self.model, self.weighting, latest)
                 if self.epoch:
                     self._check_data()
             csv = self.folder / "history.csv"
             if writes:
-                _describe(self.folder, self.recipe, self.data)
+                describe(self.folder, self.recipe, self.data)
                 if self.epoch:
                     write_history(csv, self.history)  # as of the checkpoint
                 if tensorboard and keras.backend.backend() == "tensorflow":
@@ -183,7 +116,7 @@ class Training:
             by_time = self.recipe.minutes is not None and checkpoint_every is None
             seconds = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * 60 * self.recipe.minutes) if by_time else 0.0
             every = checkpoint_every or 1
-            own.append(Checkpointing(self.checkpoints, self.state, self.history, csv, every, seconds, writes))
+            own.append(Checkpointing(self.checkpoints, self.weighting, self.history, csv, every, seconds, writes))
         self.strategy.agree({"recipe": self.recipe.to_dict(), "data": self.data.describe(), "epoch": self.epoch})
         self._evaluate_before()
         plan = self._plan()
@@ -320,14 +253,16 @@ class Training:
         if self.folder is None:
             history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
         model = self.strategy.alone(self.model, lambda: self.recipe.build_model(self.data))
-        run = Run(self.recipe, model, self.data, weighting or self.state, history, None, before=self.before)
+        run = Run(self.recipe, model, self.data, weighting or self.weighting, history, None, before=self.before)
         if stopped:
             if verbose:
                 print(f"stopped by the time limit after epoch {len(history)}; resume to continue")
             return run
+        self._describe_images(model)
         run.curve = self._curve(model)
         if self.recipe.ema_momentum is not None:
             run.average = dataclasses.replace(run, model=averaged(self.model, self.recipe, self.data), average=None)
+            self._describe_images(run.average.model)
             run.average.curve = self._curve(run.average.model)
         if self.folder is not None and self.strategy.is_chief:
             run.save(self.folder)
@@ -337,6 +272,12 @@ class Training:
             if run.average is not None:
                 print(f"\naveraged weights:\n{run.average.curve.table()}")
         return run
+
+    def _describe_images(self, model):
+        """Gives a trained network what it needs to classify raw images."""
+        if model.preprocessor is None:
+            model.preprocessor = Preprocessor.for_data(self.data)
+        model.class_names = list(self.data.class_names)
 
 
 def _seconds(function):
@@ -402,19 +343,6 @@ def take_weights(model, init):
             "parameters. Compare the `model` of both recipes, and the number of classes."
         )
     model.set_weights(source.get_weights())
-
-
-def title(recipe):
-    """A short name for a recipe's network and weighting."""
-    name, weighting = recipe.model["name"], recipe.weighting["name"]
-    size = "x".join(str(recipe.model[key]) for key in ("num_units", "channels") if key in recipe.model)
-    return f"{name}{size}_{weighting}"
-
-
-def _describe(folder, recipe, data):
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "data.json", json.dumps(data.describe(), indent=1) + "\n")
-    write(folder / "recipe.json", recipe.to_json() + "\n")
 
 
 def _claim(folder, recipe, resume):

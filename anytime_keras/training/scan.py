@@ -14,7 +14,7 @@ import numpy as np
 
 from anytime_keras.data.augment import StepSeed
 from anytime_keras.data.batches import epoch_order
-from anytime_keras.weighting.training_loss import TrainingLoss
+from anytime_keras.weighting import Weighting, training_loss
 
 
 def check_backend():
@@ -58,10 +58,7 @@ class Epochs:
         self._resident = {}
 
     def prepare(self):
-        """Creates the variables of metrics and optimizers. Call it before the first epoch, once callbacks are set.
-
-        As in `fit`, `make_train_function` signals the start of training to a weighting.
-        """
+        """Creates the variables of metrics and optimizers. Call it before the first epoch."""
         images, labels = self.data.pipeline("train").finish(*(array[:1] for array in self._images("train")))
         for model in self.models:
             model.optimizer.build(model.trainable_variables)
@@ -69,7 +66,6 @@ class Epochs:
             model.compute_loss(images, labels, outputs, training=False)
             model.compute_metrics(images, labels, outputs)
             model.reset_metrics()
-            model.make_train_function()
 
     def train(self, batches, side=None):
         """Trains on the batches of an epoch or a round.
@@ -92,7 +88,7 @@ class Epochs:
         self._program("train", self._train, batches, side)
         if validates:
             self._program("validation", self._validate, self._in_order())
-        losses = [TrainingLoss.of(model) for model in self.models]
+        losses = [training_loss.of(model) for model in self.models]
         for loss in losses[1:]:
             if loss is not None:
                 loss.used = losses[0].used  # the first model's step is every model's
@@ -269,13 +265,7 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
         for each in lists:
             getattr(each, hook)(*arguments)
 
-    program.prepare()
-    start = time.perf_counter()
-    program.compile(batches(plan.first), side(plan.first), plan.validation is not None)
-    if verbose:
-        print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)
-    for model in models:
-        model.stop_training = False
+    _compile(program, lists, (batches(plan.first), side(plan.first), plan.validation is not None), verbose)
     call("on_train_begin")
     for number in range(plan.first, plan.end):
         call("on_epoch_begin", number)
@@ -295,3 +285,17 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
             break
     call("on_train_end")
     return histories
+
+
+def _compile(program, callbacks, arguments, verbose):
+    """Compiles the programs of an epoch for the weightings among the callbacks."""
+    program.prepare()
+    for model, each in zip(program.models, callbacks):
+        model.stop_training = False
+        for callback in each.callbacks:
+            if isinstance(callback, Weighting):
+                callback.on_train_begin()
+    start = time.perf_counter()
+    program.compile(*arguments)
+    if verbose:
+        print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)

@@ -6,9 +6,9 @@ import keras
 
 from anytime_keras.training import scan
 from anytime_keras.training.progress import ProgressBar
-from anytime_keras.training.run import Training, title
-from anytime_keras.weighting import AdaLossWeighting
-from anytime_keras.weighting.adaptive import AdaptiveWeighting
+from anytime_keras.training.result import title
+from anytime_keras.training.run import Training
+from anytime_keras.weighting import AdaLossWeighting, AdaptiveWeighting
 
 NEVER = 2**31 - 1
 MAY_DIFFER = ("seed", "weighting")
@@ -74,7 +74,7 @@ def _train(trainings, recipes, data, latest, verbose, time_limit, checkpoint_eve
         results = scan.fit(models, data, seeds, plan, callbacks, verbose)
     stopped = any(training.stopped for training in trainings)
     return [
-        training.finish(result, stopped, verbose, _original(training.state))
+        training.finish(result, stopped, verbose, _original(training.weighting))
         for training, result in zip(trainings, results)
     ]
 
@@ -111,7 +111,7 @@ def _adapter(recipes):
     for weighting in adaptive:
         numbers_alone = isinstance(weighting, AdaLossWeighting) and isinstance(weighting.gamma, numbers.Real)
         alike = all(getattr(weighting, name, None) == value for name, value in shared.items())
-        if not numbers_alone or not alike or weighting.first_order or weighting.by_batch:
+        if not numbers_alone or not alike or weighting.first_order or weighting.uses_batch_losses:
             raise ValueError(
                 "Different weightings side by side must be static, or AdaLosses of one `final_extra` and one `mean`, "
                 "not that of the batch, with no `first_order` and no schedule of `gamma`. "
@@ -121,7 +121,7 @@ def _adapter(recipes):
 
 
 def _original(weighting):
-    return weighting.original() if isinstance(weighting, AnyWeighting) else weighting
+    return weighting.trained() if isinstance(weighting, AnyWeighting) else weighting
 
 
 def _latest(trainings):
@@ -142,21 +142,21 @@ class AnyWeighting(AdaLossWeighting):
     A static weighting starts with its weights and never updates them.
 
     Args:
-        weighting: `Weighting`.
+        original: `Weighting`.
         final_extra, mean: AdaLoss's, or None for its defaults.
     """
 
-    def __init__(self, weighting, final_extra=None, mean=None):
-        self.adaptive = isinstance(weighting, AdaLossWeighting)
-        settings = {"update_period": NEVER, **(weighting.get_config() if self.adaptive else {})}
+    def __init__(self, original, final_extra=None, mean=None):
+        self.adaptive = isinstance(original, AdaLossWeighting)
+        settings = {"update_period": NEVER, **(original.get_config() if self.adaptive else {})}
         super().__init__(**{**settings, "final_extra": final_extra, "mean": mean or "arithmetic"})
-        self.weighting = weighting
+        self.original = original
 
     def build(self, exits):
         super().build(exits)
-        self.weighting.build(exits)
+        self.original.build(exits)
         if not self.adaptive:
-            self._state["weights"].assign(self.weighting.weights)
+            self._state["weights"].assign(self.original.weights)
         for name, dtype in (("gamma", "float32"), ("momentum", "float32"), ("update_period", "int32")):
             value = keras.ops.convert_to_tensor(getattr(self, name), dtype)
             setattr(self, name, keras.Variable(value, dtype=dtype, trainable=False, autocast=False, name=name))
@@ -166,13 +166,13 @@ class AnyWeighting(AdaLossWeighting):
         return [*super().variables, self.gamma, self.momentum, self.update_period] if self.built else []
 
     def get_state(self):
-        return super().get_state() if self.adaptive else self.weighting.get_state()
+        return super().get_state() if self.adaptive else self.original.get_state()
 
     def set_state(self, state):
         if self.adaptive:
             super().set_state(state)
 
-    def original(self):
+    def trained(self):
         """Returns the original weighting with its trained state."""
-        self.weighting.set_state(self.get_state())
-        return self.weighting
+        self.original.set_state(self.get_state())
+        return self.original

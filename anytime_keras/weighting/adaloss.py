@@ -1,16 +1,18 @@
-"""AdaLoss: each exit's loss weighed by the inverse of its running mean.
+"""AdaLoss: weights each exit's loss by the inverse of its running mean.
 
 Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), sections 3 and C.1, equation 7.
 """
+
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from anytime_keras import _errors
+from anytime_keras._checks import check_number, check_period
 from anytime_keras.weighting import gradients
-from anytime_keras.weighting.adaptive import AdaptiveWeighting
-from anytime_keras.weighting.checks import check_number, check_period
+from anytime_keras.weighting.base import AdaptiveWeighting
 
 PRESETS = {
     # Paper, section C.2.
@@ -19,22 +21,23 @@ PRESETS = {
     "authors_code": dict(gamma=0.07, momentum=0.9, update_period=1, final_extra=1.0),
 }
 MEANS = ("arithmetic", "geometric", "batch")
-# Averages are kept above this where they divide, so that a loss of zero leaves finite weights.
+FIRST_ORDER = {"norm": gradients.norms, "squared": gradients.mean_squares}
+# Averages are at least this where they divide, so that a loss of zero gives finite weights.
 SMALLEST_AVERAGE = 1e-30
 
 
-def adaloss_weights(averages, gamma=0.05, final_extra=0.0, present=None):
-    """Returns the AdaLoss weights for given running means of the exits' losses.
+def adaloss_weights(averages: Any, gamma: float = 0.05, final_extra: float = 0.0, present: Any = None) -> Any:
+    """Computes the AdaLoss weights from the running means of the exits' losses.
 
-    `B_i = (1 - gamma) * min_j(averages_j) / averages_i + gamma` (equation 7 with alpha = min): the largest
-    weight is 1 and none is below `gamma`. With `final_extra`, as in the authors' code, the last weight
-    is raised by it and all are scaled back to a largest of 1 before `gamma` is mixed in.
+    `B_i = (1 - gamma) * min_j(averages_j) / averages_i + gamma` (equation 7 with alpha = min). The largest weight is
+    1 and none is below `gamma`. With `final_extra`, as in the authors' code, it is added to the last weight, and all
+    weights are scaled back to a maximum of 1 before `gamma` is mixed in.
 
     Args:
-        averages: tensor or array of shape `(num_exits,)`, none negative.
-        gamma: float in [0, 1], the share of equal weights; 1 weighs all alike.
+        averages: tensor or array of shape `(num_exits,)`, of numbers of 0 or more.
+        gamma: float in [0, 1], the share of equal weights. 1 makes all weights equal.
         final_extra: float, 0 or more.
-        present: bool tensor of shape `(num_exits,)` or None. Exits that are False do not count in the minimum and get
+        present: bool tensor of shape `(num_exits,)` or None. Exits that are False are ignored in the minimum and get
             `gamma`.
 
     Returns:
@@ -57,8 +60,8 @@ def adaloss_weights(averages, gamma=0.05, final_extra=0.0, present=None):
     return (1.0 - gamma) * weights + gamma
 
 
-def moved_averages(averages, losses, momentum, mean="arithmetic"):
-    """Returns the running means of the exits' losses after one more batch.
+def moved_averages(averages: Any, losses: Any, momentum: float, mean: str = "arithmetic") -> Any:
+    """Updates the running means of the exits' losses with a batch.
 
     Args:
         averages, losses: tensors or arrays of shape `(num_exits,)`.
@@ -88,33 +91,44 @@ def moved_averages(averages, losses, momentum, mean="arithmetic"):
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class AdaLossWeighting(AdaptiveWeighting):
-    """Keeps the running means of the exits' losses and weighs each loss by the inverse of its own.
+    """Weights each exit's loss by the inverse of its running mean.
 
-    The weights of a batch come from the batches before it; they are all 1 until the first update. The first
-    batch starts the averages, `average = momentum * average + (1 - momentum) * loss` moves them. On
-    several replicas the losses of the global batch count. A batch in which a loss is not finite is skipped. An exit
-    whose samples all have weight 0 in a batch keeps its average and its weight, and does not count in the minimum.
+    Late exits then end close to what they could reach alone, at some cost to the earliest exits (paper, table 1). It is
+    a Keras callback; `Weighting` describes how it works in `fit` and in a custom training loop. `ak.AdaLoss` is the
+    same class.
+
+    The weights of a batch come from the batches before it, and are all 1 until the first update. The first batch
+    initializes the averages; each later batch updates them by `momentum * average + (1 - momentum) * loss`. On several
+    replicas, the losses are those of the global batch. A batch in which a loss is not finite is skipped. An exit whose
+    samples all have weight 0 in a batch keeps its average and its weight, and is ignored in the minimum.
+
+    Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.06832), equation 7.
 
     Args:
-        gamma: float in [0, 1], share of equal weights (see `adaloss_weights`). 0.05 in the paper. Or a
-            `keras.optimizers.schedules.LearningRateSchedule` that gives it by the number of batches seen (ours):
+        gamma: float in [0, 1], the share of equal weights (see `adaloss_weights`). None is 0.05, as in the paper. Or a
+            `keras.optimizers.schedules.LearningRateSchedule` of the number of batches seen (our addition):
             `PolynomialDecay(1.0, steps, 0.0)` goes from equal weights to pure AdaLoss.
-        momentum: float in [0, 1) of the averages. 0.9 in the paper.
-        update_period: int, batches from one update of the weights to the next; the averages move with
-            every batch, those of gradients (`first_order`) with the weights. 1 in the paper.
-        final_extra: float, 0 or more, see `adaloss_weights`. 0 in the paper.
-        first_order: bool. Weighs by the inverse of the mean squared gradient of each loss with respect to the
-            trainable parameters, instead of the loss itself (the paper's outlook; the authors'
-            `adaloss_order=1`). Costs one more forward pass and one backward pass for each exit, every
-            `update_period` batches (every batch on several replicas); for experiments.
-        preset: `"paper"`, or `"authors_code"` for gamma 0.07 and final_extra 1. Arguments above that are not
-            None take precedence.
-        mean: which mean of the losses to weigh by, see `moved_averages`. With `"arithmetic"`, the paper's, training
-            lowers the geometric mean of the exits' expected losses (equation 4). `"batch"` weighs every batch by its
-            own losses, without a mean: each step goes along the gradient of that batch's geometric mean (scaled by its
-            smallest loss in place of that mean; gamma aside), from whose expectation the paper sets equation 4 apart,
-            since ln and expectation do not commute. `"geometric"` puts the expectation of the logarithm in between: it
-            stays below the arithmetic mean by more, the more a loss varies. Ours.
+        momentum: float in [0, 1) of the averages. None is 0.9, as in the paper.
+        update_period: int, batches between two updates of the weights. The averages are updated with every batch, but
+            those of gradients (`first_order`) only with the weights. None is 1, as in the paper.
+        final_extra: float, 0 or more, see `adaloss_weights`. None is 0, as in the paper.
+        first_order: `"norm"` weights by the inverse of the L2 norm of each loss's gradient with respect to the
+            trainable parameters, instead of the loss (the paper's outlook). `"squared"` uses the mean squared gradient,
+            as the authors' code does (`adaloss_order=1`); True is the same. False, the default, uses the losses. It
+            costs one more forward pass and one backward pass per exit, every `update_period` batches (every batch on
+            several replicas).
+        preset: `"paper"`, or `"authors_code"` for gamma 0.07 and final_extra 1. Other arguments that are not None take
+            precedence.
+        mean: how losses are averaged, see `moved_averages`. `"arithmetic"` is the paper's, with which training
+            minimizes the geometric mean of the exits' expected losses (equation 4). `"batch"` weights each batch by its
+            own losses, without averaging, so each step follows the gradient of that batch's geometric mean (apart from
+            `gamma` and a scale). The paper distinguishes its expectation from equation 4, because ln and expectation do
+            not commute. `"geometric"` averages the logarithms of the losses, which is in between. The last two are our
+            additions.
+
+    Raises:
+        ValueError: if an argument is out of range; at the start of `fit`, if the model is not functional or has fewer
+            than two outputs with a loss.
 
     Example:
     >>> import keras
@@ -125,7 +139,7 @@ class AdaLossWeighting(AdaptiveWeighting):
     ([0.5, 1.0], [4.0, 2.0])
     """
 
-    starts = {"averages": 0.0}
+    initial_state = {"averages": 0.0}
 
     def __init__(
         self,
@@ -138,8 +152,10 @@ class AdaLossWeighting(AdaptiveWeighting):
         mean="arithmetic",
     ):
         super().__init__()
-        if not isinstance(first_order, bool):
-            raise ValueError(f"`first_order` must be True or False. Received: first_order={first_order!r}.")
+        if not isinstance(first_order, bool) and first_order not in list(FIRST_ORDER):
+            raise ValueError(
+                f"`first_order` must be False or one of {list(FIRST_ORDER)}. Received: first_order={first_order!r}."
+            )
         for name, value, known in (("preset", preset, sorted(PRESETS)), ("mean", mean, MEANS)):
             if not isinstance(value, str) or value not in known:
                 raise ValueError(
@@ -151,7 +167,7 @@ class AdaLossWeighting(AdaptiveWeighting):
         self.momentum = chosen["momentum"] if momentum is None else momentum
         self.update_period = chosen["update_period"] if update_period is None else update_period
         self.final_extra = chosen["final_extra"] if final_extra is None else final_extra
-        self.first_order = first_order
+        self.first_order = "squared" if first_order is True else first_order
         self.preset = preset
         self.mean = mean
         if not _is_schedule(self.gamma):
@@ -161,23 +177,25 @@ class AdaLossWeighting(AdaptiveWeighting):
         check_period(self.update_period)
         if mean == "batch" and (first_order or self.update_period != 1):
             raise ValueError(
-                "`mean='batch'` weighs every batch by its own losses: it takes no `first_order` and no "
+                "`mean='batch'` weights each batch by its own losses, so it takes no `first_order` and no "
                 f"`update_period`. Received: first_order={first_order}, update_period={self.update_period}."
             )
 
     @property
-    def by_batch(self):
+    def uses_batch_losses(self):
         return self.mean == "batch"
 
     @property
-    def measure(self):
-        """The function that measures what the weights go by; None where that is the losses themselves."""
-        return gradients.mean_squares if self.first_order else None
+    def gradient_statistics(self):
+        """The function that computes what is averaged, or None if that is the losses."""
+        return FIRST_ORDER.get(self.first_order)
 
     @property
     def averages(self):
-        """The running means of the losses, a float32 array of shape `(num_exits,)`; NaN for an exit before its first
-        batch, of gradients before the first that is due."""
+        """The running means of the losses, a float32 array of shape `(num_exits,)`.
+
+        NaN for an exit without any batch so far or, with `first_order`, without any update.
+        """
         averages = self._read("averages")
         started = averages != 0 if self.first_order else self.steps > self.empty
         return np.where(started, averages, np.float32("nan"))
@@ -186,21 +204,21 @@ class AdaLossWeighting(AdaptiveWeighting):
         averages = self.averages
         if (averages < 0).any():
             raise ValueError(
-                "AdaLoss needs losses that are never negative, since it weighs by their inverse. "
+                "AdaLoss needs losses that are never negative, because it weights by their inverse. "
                 f"Received averages {averages.tolist()}. Add a constant to the losses, or choose another weighting."
             )
 
-    def of_batch(self, losses, present=None):
-        if not self.by_batch:
-            return self.current()
+    def weights_for_batch(self, losses, present=None):
+        if not self.uses_batch_losses:
+            return self.weights_tensor()
         weights = self._weights_for(losses, ops.convert_to_tensor(self._state["steps"]) + 1, present)
-        return weights if present is None else ops.where(present, weights, self.current())
+        return weights if present is None else ops.where(present, weights, self.weights_tensor())
 
-    def moved(self, state, losses, measured):
-        values = losses if measured is None else measured
-        due = self.due(state["steps"])
+    def next_state(self, state, losses, statistics):
+        values = losses if statistics is None else statistics
+        due = self.is_update_step(state["steps"])
         averages = moved_averages(state["averages"], values, self.momentum, self.mean)
-        if self.first_order:  # a mean squared gradient is above 0
+        if self.first_order:  # the size of a gradient is above 0
             averages = ops.where(ops.equal(state["averages"], 0), values, averages)
             averages = ops.where(due, averages, state["averages"])
         else:
@@ -226,7 +244,7 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     @classmethod
     def from_config(cls, config):
-        """Makes a weighting of what `get_config` returned."""
+        """Creates a weighting from the result of `get_config`."""
         gamma = config.get("gamma")
         if isinstance(gamma, dict):
             gamma = keras.saving.deserialize_keras_object(gamma)

@@ -1,6 +1,8 @@
-"""The gradient of each exit's loss by itself, for weightings that go by its size."""
+"""The size of the gradient of each exit's loss, for weightings that depend on it."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -9,35 +11,38 @@ from anytime_keras import graph
 from anytime_keras.weighting import replicas
 
 
-def mean_squares(model, exit_names, losses_of, x, y, sample_weight):
-    """Computes, for each exit's loss, half the mean square of its gradient over the parameters that it depends on.
+def mean_squares(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x: Any) -> Any:
+    """Computes half the mean square of each loss's gradient over the parameters that the exit depends on.
 
-    The forward pass is made once more, with the same batch statistics and its updates thrown away (layers
-    with random masks draw new ones); then one backward pass an exit. Over several replicas, gradients
-    are summed before they are squared.
+    It takes one more forward pass with the same batch, whose updates are discarded (layers with random masks draw new
+    ones), and one backward pass per exit. On several replicas, gradients are summed before they are squared.
 
     Args:
         model: the model in training.
         exit_names: names of the exits, earliest first.
-        losses_of: function `(x, y, y_pred, sample_weight)` -> list of these exits' losses.
-        x, y, sample_weight: the batch.
+        losses_of: function from the outputs of the model to the losses of these exits, of shape `(num_exits,)`.
+        x: the inputs of the batch.
 
     Returns:
         Tensor of shape `(num_exits,)`.
     """
-    chosen = range(len(model.trainable_variables))
     sizes = [
         max(sum(math.prod(variable.shape) for variable in variables.values()), 1)
         for variables in _dependencies(model, exit_names)
     ]
-    # Half, as TensorFlow's `l2_loss` in the authors' code has it.
-    return 0.5 * _squares(model, losses_of, x, y, sample_weight, chosen) / ops.convert_to_tensor(sizes, "float32")
+    # Half of it, as `l2_loss` of TensorFlow in the authors' code.
+    return 0.5 * _squares(model, losses_of, x) / ops.convert_to_tensor(sizes, "float32")
 
 
-def shared_norms(model, exit_names, losses_of, x, y, sample_weight):
-    """Computes the norm of each loss's gradient over the parameters that every exit depends on.
+def norms(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x: Any) -> Any:
+    """Computes the L2 norm of each loss's gradient. For arguments, result and cost, see `mean_squares`."""
+    return ops.sqrt(_squares(model, losses_of, x))
 
-    Arguments, result and passes are those of `mean_squares`.
+
+def shared_norms(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x: Any) -> Any:
+    """Computes the L2 norm of each loss's gradient with respect to the parameters that every exit depends on.
+
+    For arguments, result and cost, see `mean_squares`.
     """
     dependencies = _dependencies(model, exit_names)
     chosen = [
@@ -50,11 +55,12 @@ def shared_norms(model, exit_names, losses_of, x, y, sample_weight):
             "GradNorm needs trainable parameters that all exits depend on. "
             f"Received: model '{model.name}' with exits {list(exit_names)}, which share none. Choose another weighting."
         )
-    return ops.sqrt(_squares(model, losses_of, x, y, sample_weight, chosen))
+    return ops.sqrt(_squares(model, losses_of, x, chosen))
 
 
-def _squares(model, losses_of, x, y, sample_weight, chosen):
-    """Sums the squares of each loss's gradient with respect to the trainable variables at the positions `chosen`."""
+def _squares(model, losses_of, x, chosen=None):
+    """Sums the squares of each loss's gradient over the trainable variables, or those at the positions `chosen`."""
+    chosen = range(len(model.trainable_variables)) if chosen is None else chosen
     trainable = [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in model.trainable_variables]
     others = [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in model.non_trainable_variables]
 
@@ -63,14 +69,14 @@ def _squares(model, losses_of, x, y, sample_weight, chosen):
         for position, value in zip(chosen, values):
             every[position] = value
         y_pred, _ = model.stateless_call(every, others, x, training=True)
-        return ops.stack(losses_of(x, y, y_pred, sample_weight))
+        return losses_of(y_pred)
 
     sums = _jax_sums if keras.backend.backend() == "jax" else _tensorflow_sums
     return ops.stop_gradient(sums(losses, [trainable[position] for position in chosen]))
 
 
 def _dependencies(model, exit_names):
-    """For each exit, the trainable variables that it depends on, by their `id`."""
+    """Returns the trainable variables that each exit depends on, by their `id`."""
     outputs = graph.outputs_by_name(model)
     return [
         {

@@ -1,14 +1,15 @@
 """Sums over the replicas of a `tf.distribute` strategy, from within a training step."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 
-def total(values):
-    """Returns the sum of `values`, a tensor or a list of them, over all replicas; `values` itself if there is but one.
+def total(values: Any) -> Any:
+    """Returns the sum of `values`, a tensor or a list of them, over all replicas, or `values` if there is only one.
 
-    Keras divides each replica's mean loss by the number of replicas, so that their sum is the loss of
-    the global batch.
+    Keras divides each replica's mean loss by the number of replicas, so their sum is the loss of the global batch.
     """
     replica = _replica()
     if replica is None:
@@ -18,14 +19,16 @@ def total(values):
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def several():
-    """Whether this is a training step of one of several replicas."""
-    return _replica() is not None
+def count() -> int:
+    """Returns the number of replicas that compute this training step, an int."""
+    replica = _replica()
+    return 1 if replica is None else replica.num_replicas_in_sync
 
 
-def share(outputs, dtype="float32"):
-    """Returns how much this replica's examples count in the mean of the global batch, over what Keras takes for it: one
-    of as many as there are replicas. 1 where all hold as many examples, or there is but one.
+def share(outputs: Any, dtype: str = "float32") -> Any:
+    """Returns this replica's share of the global batch, relative to the `1 / num_replicas` that Keras assumes.
+
+    It is 1 if the batch is split evenly.
 
     Args:
         outputs: tensors with an entry for each example.

@@ -1,261 +1,199 @@
-"""Puts a weighting into the loss that a Keras model trains on: the one place that touches Keras's compiled loss.
+"""Applies a weighting to the exits' losses in the training step of a model.
 
-How it works. `Trainer.compute_loss`, a public method, asks the private `CompileLoss` for the total loss.
-`CompileLoss` keeps one record (path, loss function, weight) for each output in `_flat_losses`, computes
-`value = loss(...)`, tells its metric the unweighted value, multiplies by the weight and sums. While a training step
-is computed, we put in records of our own: their loss functions note each value, their weights are the weighting's
-times the user's. So whatever Keras or the user's own `compute_loss` does stays as it is.
+In training, `sum((weights - 1) * losses)` is added to what the model's `compute_loss` returns, so regularization and a
+user's own `compute_loss` keep working. The exits' losses are those that Keras passes to its `<exit>_loss` metrics. The
+weighting's variables become variables of the model's metrics, because Keras's JAX trainer passes only the variables
+that it knows through the compiled step. They are saved and restored with the model's weights during `fit`, as
+`keras.callbacks.BackupAndRestore` does, and are no part of the model afterwards.
 
-The weighting's variables must be among the model's metrics' variables: only so does Keras's JAX trainer thread
-them through the compiled step. During `fit` they are also saved and loaded with the model's weights, as
-`keras.callbacks.BackupAndRestore` does; afterwards the model is saved without them.
+`AnytimeModel` has methods for this. In any other functional model, two public methods are replaced during `fit`, and
+the state is added to `Model._metrics`, the only private attribute of Keras that is used.
 """
 
 import contextlib
 import functools
+import threading
 import warnings
 
 import keras
 from keras import ops
 
 from anytime_keras import graph
+from anytime_keras.models import AnytimeModel
 from anytime_keras.weighting import replicas
 
-
-CARRIER = "_loss_weighting"  # the model's attribute, during `fit`, that holds the weighting's state
+STATE = "_weighting_state"  # the model's attribute, during `fit`, through which Keras saves the weighting's variables
 
 
 class TrainingLoss:
-    """The loss of one model under one weighting.
+    """The loss of a compiled functional model under a weighting.
 
     Args:
         model: compiled functional model with several outputs.
-        weighting: `Weighting`; built here if it is not yet.
+        weighting: built `Weighting`.
     """
 
     def __init__(self, model, weighting):
         self.model, self.weighting = model, weighting
-        self.compiled = model._compile_loss
-        self._positions = _positions(model)
-        self.used = False  # whether a training step was made with this loss
-        self._expected = False
-        self._records = None  # the compiled loss's own
-        self._carrier = None
-
-    @classmethod
-    def of(cls, model):
-        """Returns the `TrainingLoss` that is installed on `model`, or None."""
-        installed = getattr(model.__dict__.get("compute_loss"), "__self__", None)
-        return installed if isinstance(installed, cls) else None
-
-    def expect_fit(self):
-        """Installs this loss for the `fit` that is about to start, and only for that.
-
-        `fit` calls `make_train_function` when its callbacks are set. A `fit` that did not announce itself here is
-        one without the weighting, and finds the model as it was: also after one that was interrupted, or refused
-        before it began. A second `fit` with the weighting uses the same compiled step again.
-        """
-        if self._carrier is None:
-            self._install()
-        self._expected = True
-        # Not by `setattr`, which would track the variables. Keras's saving visits each attribute of a model.
-        vars(self.model)[CARRIER] = self._carrier
-
-    def end_fit(self):
-        """Leaves the state out of what is saved with the model from here on."""
-        vars(self.model).pop(CARRIER, None)
-
-    def forget_fit(self):
-        """Takes `expect_fit` back, for `evaluate` and `predict`, which set their callbacks likewise."""
-        self._expected = False
-        self.end_fit()
+        self.used = False  # whether a training step has been computed with this loss
+        self.fit = None  # identifies the `fit` that uses it: the `History` that Keras makes for each
+        self.state = _State(weighting)
+        self._loss_weights = _loss_weights(model)
+        self._compiled = model.metrics[0]  # `compile` makes a new one
+        self._noted = threading.local()  # TensorFlow traces each replica in a thread of its own
+        self._train_function = self._stack = None
+        self._notes = False  # whether the metrics' losses are noted
 
     @property
     def up_to_date(self):
         """Whether the model has not been compiled again since."""
-        return self.compiled is self.model._compile_loss
+        return self._compiled is self.model.metrics[0]
 
-    @property
-    def expected(self):
-        return self._expected
+    # === In `fit` ===
 
-    def _install(self):
-        model = self.model
-        self._carrier = _Carrier(self.weighting)
-        model._metrics.append(self._carrier)
-        self._compute_loss, self._make_train_function = model.compute_loss, model.make_train_function
-        methods = {
-            "compute_loss": self.compute_loss,
-            "make_train_function": self.make_train_function,
-            # JAX keeps compiled steps by the function they were made of, and finds all bound methods
-            # `model.train_step` equal; a new object is a new step.
-            "train_step": functools.partial(model.train_step),
-            "fit": self._anew(model.fit),
-            "train_on_batch": self._anew(model.train_on_batch),
-        }
-        self._replaced = {name: model.__dict__.get(name) for name in methods}
-        for name, method in methods.items():
-            setattr(model, name, method)
-        self.weighting._synchronize = self.synchronize
-        model.train_function = None
+    def announce(self):
+        """Makes the state part of the saved model for the `fit` that is about to start."""
+        other = vars(self.model).get(STATE)
+        if other is not None and other is not self.state and other.fit is self.model.history:
+            withdraw(self.model)
+            raise ValueError(
+                "`fit` takes one weighting. Received two callbacks: "
+                f"{type(other.weighting).__name__} and {type(self.weighting).__name__}. Leave one out."
+            )
+        self.state.fit = self.model.history
+        # Setting the attribute directly keeps Keras from tracking it. Keras's saving visits each attribute of a model.
+        vars(self.model)[STATE] = self.state
+
+    def install(self):
+        """Makes the model train with this loss until `remove`, with a training step compiled for it."""
+        model, installed = self.model, of(self.model)
+        if installed is self and self.fit is model.history:
+            return
+        if installed is not None:
+            installed.abandon()
+        self.fit = model.history
+        vars(model)["_training_loss"] = self
+        self._stack, self._plain_function = contextlib.ExitStack(), model.train_function
+        if not isinstance(model, AnytimeModel):
+            self._stack.enter_context(_hooks(model, self))
+        self._note_losses()
+        if self._train_function is None:
+            # JAX reuses a compiled step for an equal function, and all bound methods `model.train_step` are equal.
+            with replaced(model, train_step=functools.partial(model.train_step)):
+                model.make_train_function(force=True)
+            self._train_function = model.train_function
+        model.train_function = self._train_function
 
     def remove(self):
-        """Leaves the model as it was."""
-        model = self.model
-        self.end_fit()
-        model._metrics.remove(self._carrier)
-        for name, own in self._replaced.items():
-            delattr(model, name)
-            if own is not None:  # the model's own, not its class's
-                setattr(model, name, own)
-        self.synchronize()
-        self.weighting._synchronize = None
-        self._carrier = None
-        model.train_function = None
-
-    def _anew(self, method):
-        """Has a method begin without what a `fit` announced that was then refused."""
-
-        @functools.wraps(method)
-        def call(*args, **kwargs):
-            self._expected = False
-            return method(*args, **kwargs)
-
-        return call
-
-    def make_train_function(self, force=False):
-        if not self._expected:
-            self.remove()
-            return self.model.make_train_function(force)
-        self._expected = False
-        return self._make_train_function(force)
-
-    def synchronize(self):
-        """Brings the variables up to date: Keras's JAX trainer keeps their values to itself within an epoch."""
+        """Makes the model train as without a weighting again."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
+        withdraw(self.model)
+        self._stack.close()
+        self._notes = False
+        del vars(self.model)["_training_loss"]
+        self.model.train_function = self._plain_function
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Computes the model's loss; in training, with the weighting's weights, and lets it learn."""
-        if not training:
-            return self._compute_loss(x, y, y_pred, sample_weight, training=False)
+    def abandon(self):
+        """Does what `remove` does after a `fit` that was interrupted, perhaps while TensorFlow traced its step."""
+        self.remove()
+        self._train_function = None
+
+    # === In a training step ===
+
+    def compute_loss(self, plain, x, y, y_pred, sample_weight):
+        """Computes the weighted loss of a batch and updates the weighting.
+
+        Args:
+            plain: the model's `compute_loss` without the weighting.
+            x, y, y_pred, sample_weight: as in `keras.Model.compute_loss`.
+        """
         self.used = True
-        weights = self.weighting.current()
-        with self._recording(weights, x, y, y_pred, sample_weight) as (losses, present):
-            total = self._compute_loss(x, y, y_pred, sample_weight, training=True)
-        losses = ops.stack(losses)
-        present = _anywhere(present)
+        total, losses = self._compute(plain, x, y, y_pred, sample_weight)
+        present = self._present(y, sample_weight)
         batch = replicas.total(replicas.share(y_pred, losses.dtype) * ops.stop_gradient(losses))
-        if self.weighting.by_batch:
-            # The compiled loss has weighed each term before all were known.
-            more = ops.cast(self.weighting.of_batch(batch, present) - weights, losses.dtype)
-            total = total + ops.sum(ops.stop_gradient(more) * self._own_weights() * losses)
-        measured = None if self.weighting.measure is None else self._measured(x, y, sample_weight)
-        self.weighting.update(batch, measured, present)
-        return total
+        weights = ops.stop_gradient(ops.cast(self.weighting.weights_for_batch(batch, present), losses.dtype))
+        own = ops.stack([ops.cast(weight, losses.dtype) for weight in self._loss_weights.values()])
+        statistics = self._gradient_statistics(plain, x, y, sample_weight)
+        self.weighting.update(batch, statistics, present)
+        return total + ops.cast(ops.sum((weights - 1.0) * own * losses), total.dtype)
 
-    def _measured(self, *batch):
-        """What the weighting's `measure` gives of the batch, if it is due; else zeros, without the work."""
+    def _compute(self, plain, x, y, y_pred, sample_weight):
+        """Returns the loss of the model, and the unweighted losses of the exits, of shape `(num_exits,)`."""
+        if not self._note_losses():  # TensorFlow's `fit` leaves it to the first step to create the metrics
+            self._without_updates(plain, x, y, y_pred, sample_weight)
+            self._note_losses()
+        self._noted.losses = losses = {}
+        try:
+            total = plain(x, y, y_pred, sample_weight, training=True)
+        finally:
+            self._noted.losses = None
+        if missing := [name for name in self._loss_weights if name not in losses]:
+            raise RuntimeError(
+                f"A weighting needs the loss of each exit. Received none for {missing}: the `compute_loss` of "
+                f"{type(self.model).__name__} did not compute it. Call `super().compute_loss` in it."
+            )
+        # Keras multiplies what it passes to metrics by the number of replicas.
+        return total, ops.stack([losses[name] for name in self._loss_weights]) / replicas.count()
+
+    def _note_losses(self):
+        """Notes the losses that the metrics `<exit>_loss` receive from now on. Returns whether they exist."""
+        metrics = {metric.name: metric for metric in reversed(self.model.metrics)}
+        noted = {name: metrics.get(f"{name}_loss") for name in self._loss_weights}
+        if not self._notes and None not in noted.values():
+            self._notes = True
+            for name, metric in noted.items():
+                self._stack.enter_context(replaced(metric, update_state=self._noting(name, metric.update_state)))
+        return self._notes
+
+    def _noting(self, name, update_state):
+        def noting(values, sample_weight=None):
+            if getattr(self._noted, "losses", None) is not None:
+                self._noted.losses[name] = values
+            return update_state(values, sample_weight)
+
+        return noting
+
+    def _present(self, y, sample_weight):
+        """Returns, as a bool tensor, whether each exit has samples that count, on any replica; None if all count."""
+        losses, labels, weights = (_by_output(self.model, value) for value in (self.model.loss, y, sample_weight))
+        present = [_has_samples(losses[name], labels.get(name), weights.get(name)) for name in self._loss_weights]
+        if all(value is None for value in present):
+            return None
+        counts = ops.stack([ops.cast(True if value is None else value, "float32") for value in present])
+        return ops.greater(replicas.total(counts), 0)
+
+    def _gradient_statistics(self, plain, x, y, sample_weight):
+        """Returns what the weighting needs of the gradients: None, or zeros for a batch that does not update it."""
         weighting = self.weighting
+        if weighting.gradient_statistics is None:
+            return None
 
-        def measured():
-            return weighting.measure(self.model, weighting.exit_names, self._losses_of, *batch)
+        def losses_of(y_pred):
+            _, losses = self._without_updates(plain, x, y, y_pred, sample_weight)
+            return replicas.share(y_pred, losses.dtype) * losses
 
-        if weighting.update_period == 1 or replicas.several():  # replicas can't meet within a condition
-            return measured()
-        return ops.cond(weighting.due(), measured, lambda: ops.zeros((weighting.num_exits,), "float32"))
+        def computed():
+            return weighting.gradient_statistics(self.model, weighting.exit_names, losses_of, x)
 
-    def _own_weights(self):
-        """The weights that the user gave to `compile`, in the exits' order."""
-        own = [1.0] * len(self._positions)
-        for record in self._records:
-            if record.loss_weights is not None:
-                own[self._positions[record.path]] = record.loss_weights
-        return ops.stack([ops.cast(weight, self.compiled.dtype) for weight in own])
+        if weighting.update_period == 1 or replicas.count() > 1:  # replicas cannot communicate within a condition
+            return computed()
+        return ops.cond(weighting.is_update_step(), computed, lambda: ops.zeros((weighting.num_exits,), "float32"))
 
-    def _losses_of(self, x, y, y_pred, sample_weight):
-        """Returns the exits' unweighted losses, a list of scalars, and leaves no trace in the metrics."""
-        with self._recording(None, x, y, y_pred, sample_weight) as (losses, _):
-            self._compute_loss_in_vain(x, y, y_pred, sample_weight)
-        share = replicas.share(y_pred, self.compiled.dtype)
-        return [share * loss for loss in losses]
-
-    def _compute_loss_in_vain(self, *batch):
-        """Computes the model's loss as it does without us, and throws away what that changes."""
+    def _without_updates(self, plain, *batch):
+        """Does what `_compute` does, and discards the changes of variables."""
         model = self.model
         variables = [*model.trainable_variables, *model.non_trainable_variables, *model.metrics_variables]
         with keras.StatelessScope([(variable, ops.convert_to_tensor(variable)) for variable in variables]):
-            self._compute_loss(*batch, training=True)
-
-    @contextlib.contextmanager
-    def _recording(self, weights, *batch):
-        """Within this context the compiled loss applies `weights` and records each exit's loss in the first yielded
-        list, and in the second what `_has_samples` returns for it."""
-        compiled, records = self.compiled, self._original_records(*batch)
-        losses = [0.0] * len(self._positions)
-        present = [None] * len(self._positions)
-
-        def noting(loss, position):
-            def call(y_true, y_pred, sample_weight=None):
-                value = loss(y_true, y_pred, sample_weight)
-                losses[position] += ops.cast(value, compiled.dtype)
-                present[position] = _has_samples(loss, y_true, sample_weight)
-                return value
-
-            return call
-
-        def weighed(own, position):
-            if weights is None:
-                return own
-            weight = ops.cast(ops.stop_gradient(weights[position]), compiled.dtype)
-            return weight if own is None else weight * own
-
-        positions = [self._positions[record.path] for record in records]
-        compiled._flat_losses = [
-            record._replace(loss=noting(record.loss, position), loss_weights=weighed(record.loss_weights, position))
-            for record, position in zip(records, positions)
-        ]
-        try:
-            yield losses, present
-        finally:
-            compiled._flat_losses = records
-
-    def _original_records(self, *batch):
-        # Replicas of a strategy compute their steps in turns that may interleave with ours: the records kept
-        # here, never those in place, are what the next step starts from and what is put back.
-        if self._records is None:
-            if not self.compiled.built:
-                self._compute_loss_in_vain(*batch)
-            self._records = self.compiled._flat_losses
-        return self._records
+            return self._compute(plain, *batch) if self._notes else plain(*batch, training=True)
 
 
-def _has_samples(loss, y_true, sample_weight):
-    """Returns, as a bool tensor, whether any sample counts for a loss; None if all do."""
-    ignored = getattr(loss, "ignore_class", None)
-    if sample_weight is None and ignored is None:
-        return None
-    counts = True if sample_weight is None else ops.any(ops.not_equal(sample_weight, 0))
-    if ignored is not None:
-        y_true = ops.convert_to_tensor(y_true)
-        counts = ops.logical_and(counts, ops.any(ops.not_equal(y_true, ops.cast(ignored, y_true.dtype))))
-    return counts
-
-
-def _anywhere(present):
-    """Combines what `_has_samples` returned for each exit, over all replicas; None if all samples count."""
-    if all(value is None for value in present):
-        return None
-    counts = ops.stack([ops.cast(True if value is None else value, "float32") for value in present])
-    return ops.greater(replicas.total(counts), 0)
-
-
-class _Carrier(keras.metrics.Metric):
-    """Has Keras carry a weighting's variables through the compiled training step, and save them with weights."""
+class _State(keras.metrics.Metric):
+    """Makes Keras pass a weighting's variables through the training step and save them with the model's weights."""
 
     def __init__(self, weighting):
         super().__init__(name="loss_weighting")
-        self.weighting = weighting
+        self.weighting, self.fit = weighting, None
         self._carried = weighting.variables
 
     def save_own_variables(self, store):
@@ -276,32 +214,108 @@ class _Carrier(keras.metrics.Metric):
             variable.assign(saved[variable.name])
 
     def reset_state(self):
-        """Does nothing: Keras resets metrics at every epoch, a weighting goes on."""
+        """Does nothing, because a weighting keeps its state from epoch to epoch."""
 
     def update_state(self, *args, **kwargs):
-        """Does nothing: the weighting is updated with the loss."""
+        """Does nothing, because the weighting is updated with the loss."""
 
     def result(self):
         return {}
 
 
-def exit_names(model):
-    """Lists the names of the outputs that the model is compiled to train, in the exits' order."""
-    names = list(graph.outputs_by_name(model))
-    loss = model.loss
-    if isinstance(loss, dict):
-        return [name for name in names if loss.get(name) is not None]
-    if isinstance(loss, (list, tuple)):
-        # Keras matches a list of losses with a dict of outputs in the order of sorted names.
-        order = sorted(names) if isinstance(model.output, dict) else names
-        trained = {name for name, term in zip(order, loss) if term is not None}
-        return [name for name in names if name in trained]
-    return names
+def of(model):
+    """Returns the `TrainingLoss` that a model trains with, or None."""
+    return vars(model).get("_training_loss")
 
 
-def _positions(model):
-    """Returns a dict from the path at which Keras finds an output to its exit's position among the trained ones."""
+def withdraw(model):
+    """Makes a weighting's state no part of what is saved with the model."""
+    vars(model).pop(STATE, None)
+
+
+def exit_names(model: keras.Model) -> list[str]:
+    """Lists the names of the outputs that the model is compiled to train, in the order of the exits."""
+    return [name for name, loss in _by_output(model, model.loss).items() if loss is not None]
+
+
+@contextlib.contextmanager
+def replaced(owner, **methods):
+    """Replaces methods of an object within the context."""
+    before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
+    for name, method in methods.items():
+        setattr(owner, name, method)
+    try:
+        yield
+    finally:
+        for name in methods:
+            delattr(owner, name)
+        for name, method in before.items():
+            setattr(owner, name, method)
+
+
+@contextlib.contextmanager
+def _hooks(model, loss):
+    """Gives a functional model what `AnytimeModel` has: the hooks for a `TrainingLoss`."""
+    plain, make = model.compute_loss, model.make_train_function
+
+    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if training:
+            return loss.compute_loss(plain, x, y, y_pred, sample_weight)
+        return plain(x, y, y_pred, sample_weight, training=False)
+
+    def make_train_function(force=False):
+        if not force:  # another `fit` begins, so the one with the weighting was interrupted
+            loss.abandon()
+        return make(force)
+
+    model._metrics.append(loss.state)
+    try:
+        with replaced(model, compute_loss=compute_loss, make_train_function=make_train_function):
+            yield
+    finally:
+        model._metrics.remove(loss.state)
+
+
+def _by_output(model, value):
+    """Returns a dict from the name of each output to its entry of an argument of `compile` or `fit`.
+
+    Args:
+        model: functional model.
+        value: one value for all outputs, a dict by name, or a list for all outputs or for those with a loss. Keras
+            matches a list with a dict of outputs in the order of sorted names.
+    """
     names = list(graph.outputs_by_name(model))
-    paths = [(name,) if isinstance(model.output, dict) else (index,) for index, name in enumerate(names)]
-    trained = exit_names(model)
-    return {path: trained.index(name) for path, name in zip(paths, names) if name in trained}
+    if isinstance(value, dict):
+        return {name: value.get(name) for name in names}
+    if not isinstance(value, (list, tuple)):
+        return dict.fromkeys(names, value)
+    order = sorted(names) if isinstance(model.output, dict) else names
+    if len(value) != len(order):
+        trained = exit_names(model)
+        order = [name for name in order if name in trained]
+    found = dict(zip(order, value))
+    return {name: found.get(name) for name in names}
+
+
+def _loss_weights(model):
+    """Returns a dict from each trained output to its weight in `compile`."""
+    if isinstance(model, AnytimeModel):
+        given = model.loss_weights
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about losses that could not be loaded from a file
+            given = model.get_compile_config()["loss_weights"]
+    weights = _by_output(model, given)
+    return {name: 1.0 if weights[name] is None else weights[name] for name in exit_names(model)}
+
+
+def _has_samples(loss, y_true, sample_weight):
+    """Returns, as a bool tensor, whether any sample counts for a loss; None if all do."""
+    ignored = getattr(loss, "ignore_class", None)
+    if sample_weight is None and ignored is None:
+        return None
+    counts = True if sample_weight is None else ops.any(ops.not_equal(sample_weight, 0))
+    if ignored is not None:
+        y_true = ops.convert_to_tensor(y_true)
+        counts = ops.logical_and(counts, ops.any(ops.not_equal(y_true, ops.cast(ignored, y_true.dtype))))
+    return counts

@@ -1,27 +1,28 @@
-"""Uncertainty weighting: each exit's loss weighed by the inverse of a variance that is learnt with the network.
+"""Uncertainty weighting: weights each exit's loss by the inverse of a variance that is learned with the network.
 
 Reference: [Kendall, Gal, Cipolla, CVPR 2018](https://arxiv.org/abs/1705.07115).
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
-from anytime_keras.weighting.adaptive import AdaptiveWeighting
-from anytime_keras.weighting.checks import check_number
+from anytime_keras._checks import check_number
+from anytime_keras.weighting.base import AdaptiveWeighting
 
 
-def uncertainty_step(log_variances, losses, rate=0.01):
+def uncertainty_step(log_variances: Any, losses: Any, rate: float = 0.01) -> Any:
     """Returns the log variances after one step of gradient descent on `sum(exp(-s_i) * losses_i + s_i / 2)`.
 
-    That is the negative log likelihood of Kendall et al. for classification, with `s = ln sigma^2`. It is least at
-    `exp(-s_i) = 1 / (2 * losses_i)`: the weights that AdaLoss sets at once are approached here, up to a factor that
-    is the same for all exits (equation 3 of the AdaLoss paper, lambda 1/2).
+    This is the negative log likelihood of Kendall et al. for classification, with `s = ln sigma^2`. Its minimum is at
+    `exp(-s_i) = 1 / (2 * losses_i)`, so the weights slowly approach those that AdaLoss sets at once, up to a factor
+    that is the same for all exits (equation 3 of the AdaLoss paper, lambda 1/2).
 
     Args:
         log_variances, losses: tensors or arrays of shape `(num_exits,)`.
-        rate: float, the step's size.
+        rate: float, the step size.
 
     Returns:
         A tensor of shape `(num_exits,)`.
@@ -36,15 +37,16 @@ def uncertainty_step(log_variances, losses, rate=0.01):
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class UncertaintyWeighting(AdaptiveWeighting):
-    """Weighs each loss by `exp(-s)`, its log variance `s` being learnt by gradient descent beside the network.
+    """Weights each loss by `exp(-s)`, where the log variance `s` is learned by gradient descent beside the network.
 
-    Weights are not scaled: as losses fall they grow beyond 1, towards `1 / (2 * loss)`, and with them the network's
-    steps. The descent is plain, with a rate of its own, while the reference has the network's optimizer do it.
+    The weights are not scaled: as losses fall they grow beyond 1, towards `1 / (2 * loss)`, and so do the updates of
+    the network. The log variances are learned by plain gradient descent with their own rate; in the reference, the
+    network's optimizer updates them.
 
     Reference: [Kendall, Gal, Cipolla, CVPR 2018](https://arxiv.org/abs/1705.07115).
 
     Args:
-        rate: float above 0, the step of the log variances. Ours; they follow the losses over about `2 / rate` batches.
+        rate: float above 0, the step size of the log variances, which follow the losses over about `2 / rate` batches.
 
     Example:
     >>> import keras
@@ -55,14 +57,14 @@ class UncertaintyWeighting(AdaptiveWeighting):
     [1.0, 0.819]
     """
 
-    starts = {"log_variances": 0.0}
+    initial_state = {"log_variances": 0.0}
 
     def __init__(self, rate=0.01):
         super().__init__()
         check_number("rate", rate, "above 0", lambda value: 0 < value < math.inf)
         self.rate = rate
 
-    def moved(self, state, losses, measured):
+    def next_state(self, state, losses, statistics):
         log_variances = uncertainty_step(state["log_variances"], losses, self.rate)
         return {"log_variances": log_variances, "weights": ops.exp(-log_variances)}
 

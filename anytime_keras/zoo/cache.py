@@ -1,22 +1,15 @@
 """Downloads files into a cache, where they are named by their SHA-256 and verified on every read."""
 
 import contextlib
-import hashlib
 import http.client
-import os
-import pathlib
-import tempfile
 import time
 import urllib.error
 import urllib.request
 
-from anytime_keras import _errors
+from anytime_keras import _files
+from anytime_keras._files import cache_folder as folder
+from anytime_keras._files import write
 from anytime_keras.version import __version__
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 # A server is considered stalled after TIMEOUT seconds without data, or below SLOWEST bytes per second.
 TIMEOUT = 20.0
@@ -24,21 +17,8 @@ SLOWEST = 2**14
 MAX_PAGE_BYTES = 10_000_000
 
 
-def folder():
-    """Returns where downloads are kept: `ANYTIME_KERAS_CACHE`, or `anytime_keras` in `XDG_CACHE_HOME` or ~/.cache.
-
-    Raises:
-        OSError: if that lies in a home directory and there is none.
-    """
-    remedy = "Set ANYTIME_KERAS_CACHE to a folder in which downloads are kept."
-    own = os.environ.get("ANYTIME_KERAS_CACHE")
-    if own:
-        return _errors.expanded(own, remedy)
-    return _errors.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", remedy) / "anytime_keras"
-
-
 def is_content(content, sha256, size):
-    return len(content) == size and hashlib.sha256(content).hexdigest() == sha256
+    return len(content) == size and _files.sha256(content) == sha256
 
 
 def content(url, sha256, size):
@@ -60,7 +40,7 @@ def content(url, sha256, size):
     found = _read(place, size)
     if found is not None and is_content(found, sha256, size):
         return found  # works with a read-only cache
-    with _writing(place):
+    with _files.writing(place):
         found = _read(place, size)
         if found is not None:
             if is_content(found, sha256, size):
@@ -70,7 +50,7 @@ def content(url, sha256, size):
         if not is_content(found, sha256, size):
             raise ValueError(
                 f"'{url}' does not match its manifest. Expected: {size} bytes, sha256 {sha256}. Received: "
-                f"{_amount(found, size)}, sha256 {hashlib.sha256(found).hexdigest()}. The download was discarded."
+                f"{_amount(found, size)}, sha256 {_files.sha256(found)}. The download was discarded."
             )
         _keep(place, found)
     return found
@@ -82,59 +62,25 @@ def page(url):
     Raises:
         OSError: if the file is neither downloadable nor cached.
     """
-    place = folder() / "pages" / hashlib.sha256(url.encode()).hexdigest()
+    place = folder() / "pages" / _files.sha256(url.encode())
     try:
         found = _download(url, MAX_PAGE_BYTES)
     except FileNotFoundError:
         raise
     except OSError:
-        found = _read(place, MAX_PAGE_BYTES)
-        # The first line is the hash of the rest, because a page has no known hash.
-        own, _, text = (found or b"").partition(b"\n")
-        if hashlib.sha256(text).hexdigest().encode() != own:
+        text = _files.without_hash(_read(place, MAX_PAGE_BYTES))
+        if text is None:
             raise
         return text
     with contextlib.suppress(OSError):  # caching is optional
-        with _writing(place):
-            _keep(place, hashlib.sha256(found).hexdigest().encode() + b"\n" + found)
+        with _files.writing(place):
+            _keep(place, _files.with_hash(found))
     return found
 
 
 def _read(place, size):
     """Returns a file's content, or None. Reads slightly more than `size` bytes, so that a longer file is noticed."""
-    try:
-        with open(place, "rb") as file:
-            return file.read(size + 100)
-    except OSError:
-        return None
-
-
-@contextlib.contextmanager
-def _writing(place):
-    """Locks a cache entry for writing and removes partial files of killed processes."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        locks = folder() / "locks"
-        locks.mkdir(exist_ok=True)
-        lock = open(locks / place.name, "w")
-    except OSError as error:
-        raise OSError(
-            f"The cache '{folder()}' is not writable: {error}. Set ANYTIME_KERAS_CACHE to a writable directory."
-        ) from error
-    with lock:
-        if _locked(lock):
-            for left in place.parent.glob(f"{place.name}.*.part"):
-                left.unlink(missing_ok=True)
-        yield
-
-
-def _locked(file):
-    """Waits for a lock and returns True, or returns False where locks are not supported."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return True
-    except (OSError, AttributeError):  # a file system without locks; a system without fcntl
-        return False
+    return _files.read(place, size + 100)
 
 
 def _keep(place, found):
@@ -144,21 +90,6 @@ def _keep(place, found):
         raise OSError(
             f"The cache '{folder()}' is full or not writable: {error}. Set ANYTIME_KERAS_CACHE to another directory."
         ) from error
-
-
-def write(path, content):
-    """Writes a file atomically."""
-    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(unfinished, 0o644)  # `mkstemp` sets 0o600
-        os.replace(unfinished, path)
-    except BaseException:
-        pathlib.Path(unfinished).unlink(missing_ok=True)
-        raise
 
 
 class _SameSafety(urllib.request.HTTPRedirectHandler):

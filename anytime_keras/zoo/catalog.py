@@ -1,6 +1,6 @@
 """Looks up networks by name in all known zoos."""
 
-from anytime_keras import _errors
+from anytime_keras import _errors, _tables
 from anytime_keras.zoo import places
 
 FILTERS = {
@@ -52,19 +52,47 @@ def list_names(**filters):
     >>> ak.zoo.list(data="digits", trained=True)
     ['resann2x16_adaloss_digits']
     """
+    return sorted({manifest.name for manifest, *_ in entries(**filters)})
+
+
+def entries(**filters):
+    """Lists the weights in the zoo's manifests that match all filters of `list_names`.
+
+    Returns:
+        A list of (`Manifest`, `Weights`, whether the files are here or can be downloaded), sorted by name.
+    """
     for key in filters:
         if key not in FILTERS:
             raise ValueError(f"`list` has no condition `{key}`. {_errors.nearest(key, FILTERS)}")
-    names = set()
+    names, found = set(), []
     for home in _homes():
         for name in set(home.names()) - names:
-            manifest = home.manifest(name) if filters else None
-            if not filters or any(
-                all(FILTERS[key](manifest, entry) == value for key, value in filters.items())
-                for entry in manifest.weights.values()
-            ):
-                names.add(name)
-    return sorted(names)
+            names.add(name)
+            manifest = home.manifest(name)
+            for entry in manifest.weights.values():
+                if all(FILTERS[key](manifest, entry) == value for key, value in filters.items()):
+                    found.append((manifest, entry, all(places.has_file(file, home) for file in entry.files)))
+    return sorted(found, key=lambda each: (each[0].name, each[1].label != each[0].default, each[1].label))
+
+
+def is_here(name):
+    """Returns whether the default weights of a network are here or can be downloaded."""
+    manifest, home = find(name)
+    entry = manifest.pick()
+    return entry.trained and all(places.has_file(file, home) for file in entry.files)
+
+
+def table(found):
+    """Returns a text table of a list that `entries` returned."""
+    headings = ["network", "weights", "loads", "size", "parameters", "exits", "last exit's accuracy"]
+    rows = []
+    for manifest, entry, here in found:
+        size = f"{sum(file.bytes for file in entry.files) / 1e6:.1f} MB" if entry.trained else "-"
+        loads = "not trained" if not entry.trained else "yes" if here else "files missing"
+        accuracy = f"{100 * entry.accuracies[-1]:.2f}%" if entry.trained else "-"
+        params = _tables.short(entry.content["params"])
+        rows.append([manifest.name, entry.label, loads, size, params, str(len(entry.macs)), accuracy])
+    return _tables.table(headings, rows, left=3)
 
 
 def show(name):

@@ -28,7 +28,7 @@ def load(name, weights="default", num_classes=None, trainable=True):
             heads; or False to freeze all layers.
 
     Returns:
-        An `AnytimeModel`, not compiled. See `ak.zoo.show(name)` for its classes and the normalisation of images.
+        An `AnytimeModel`, not compiled, with its `preprocessor` and, unless `num_classes` differs, its `class_names`.
 
     Raises:
         ValueError: if the name or label is unknown, there are no trained weights (the error names the command that
@@ -63,8 +63,9 @@ def load(name, weights="default", num_classes=None, trainable=True):
     model = build(manifest, entry, num_classes)
     if weights is not None:
         fill(model, entry, contents, leave_out=_linear_paths(model) if fresh else ())
+        model.preprocessor = entry.preprocessor
         if not fresh:
-            model.inference = entry.content["inference"]
+            model.inference, model.class_names = entry.content["inference"], entry.class_names
     freeze(model, trainable)
     return model
 

@@ -7,9 +7,11 @@ import math
 
 import numpy as np
 
-from anytime_keras import _errors
+from anytime_keras import _errors, _tables
+from anytime_keras.data import crops, defaults
 from anytime_keras.evaluation import Curve, CurvePoint
 from anytime_keras.models.registry import NETWORKS
+from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.zoo import schema
 
 FORMAT = 1
@@ -80,6 +82,16 @@ class Weights:
         """The MACs of each exit including all heads so far, a list of int."""
         return [exit["with_all_heads"] for exit in self.content["exits"]]
 
+    @property
+    def preprocessor(self):
+        """The `Preprocessor` from raw images to the network's inputs, or None if the network is untrained."""
+        data, shape = self.content["data"], self.content["config"]["input_shape"]
+        if data["mean"] is None:
+            return None
+        recipe = self.content["lineage"][-1]["recipe"].get("data")
+        cropped = isinstance(recipe, dict) and recipe.get("image_size") or defaults(data["name"]).image_size
+        return Preprocessor(shape, data["mean"], data["std"], crops.short_side(shape[:2]) if cropped else None)
+
     def normalize(self, images):
         """Normalizes images for the network.
 
@@ -102,13 +114,16 @@ class Weights:
 
     def table(self):
         """Returns the exits' costs and accuracies as a text table."""
-        lines = [f"{'exit':<10}{'MACs (M)':>12}{'params (k)':>12}{'accuracy':>12}"]
-        for exit in self.content["exits"]:
-            accuracy = "not trained" if exit["accuracy"] is None else f"{100 * exit['accuracy']:.2f}%"
-            lines.append(
-                f"{exit['name']:<10}{exit['with_all_heads'] / 1e6:>12,.3f}{exit['params'] / 1e3:>12,.1f}{accuracy:>12}"
-            )
-        return "\n".join(lines)
+        rows = [
+            [
+                exit["name"],
+                f"{exit['with_all_heads'] / 1e6:,.3f}",
+                f"{exit['params'] / 1e3:,.1f}",
+                "not trained" if exit["accuracy"] is None else f"{100 * exit['accuracy']:.2f}%",
+            ]
+            for exit in self.content["exits"]
+        ]
+        return _tables.table(["exit", "MACs (M)", "params (k)", "accuracy"], rows)
 
 
 class Manifest:

@@ -214,6 +214,14 @@ def read_file(file, home):
     return other.read(file)
 
 
+def has_file(file, home):
+    """Returns whether a file in a manifest of the zoo `home` is here or can be downloaded; see `read_file`."""
+    if schema.is_url(file.path) or home.holds(file):
+        return True
+    other = from_environment()
+    return other is not None and other.holds(file)
+
+
 def _origin(url):
     parts = urllib.parse.urlsplit(url)
     return parts.scheme, parts.hostname, parts.port

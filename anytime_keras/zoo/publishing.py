@@ -15,6 +15,7 @@ from anytime_keras.models.registry import NETWORKS
 from anytime_keras.zoo import arrays, cache, places, schema
 from anytime_keras.zoo.loading import make
 from anytime_keras.zoo.manifest import FORMAT, Manifest
+from anytime_keras.zoo.reported import Reported
 
 # Weights up to this size are in `weights/` and in the wheel; larger ones are in `weights/large/`.
 SMALL_BYTES = 3_000_000
@@ -30,6 +31,10 @@ SOURCES = {
     "cifar100": ("Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "none stated; asks for citation"),
     "tiny_imagenet": (
         "Stanford CS231n, a subset of ImageNet (Deng et al., 2009), http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        "ImageNet's terms: research and education, not commercial",
+    ),
+    "imagenet2012": (
+        "Russakovsky et al., 2015, https://www.image-net.org",
         "ImageNet's terms: research and education, not commercial",
     ),
 }
@@ -74,7 +79,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
         name: str of lowercase letters, digits and underscores, `{architecture}_{weighting}`, followed by the data set
             if the network is for one data set only. A name can have weights for several data sets.
         data: the `ak.data.DataSet` of the training. The accuracies are measured on its test images, or on validation
-            images if it has none.
+            images if it has none. Or a `Reported`, with accuracies that others measured.
         recipe: `ak.training.Recipe` or None. Provides the seed, epochs and weighting. If it has an `init`, the lineage
             of the existing weights continues; otherwise a new one starts.
         folder: directory of the zoo; defaults to the checkout's.
@@ -103,6 +108,9 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
     """
     label = label or data.name
     facts = Facts.of(facts)
+    if isinstance(data, Reported):
+        data.check(model)
+        facts.machine = facts.machine or {"reported": data.reference}
     zoo, before = open_zoo(folder, name, label)
     old = before.weights[label].content if before is not None and label in before.weights else None
     if old is not None and old["files"]:
@@ -117,7 +125,8 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
         found.update(arrays.unpack(shard, {variable.path: variable.shape for variable in stored.weights}, name))
     arrays.assign(stored, found)
     with _full_precision():
-        golden_pair = _measure(stored, data, entry)
+        reported = isinstance(data, Reported)
+        golden_pair = data.fill(entry, model, stored) if reported else _measure(stored, data, entry)
     lineage = old["lineage"] if old is not None and recipe is not None and recipe.init is not None else []
     entry["lineage"] = [*lineage, _cycle(recipe, facts)]
     entry.update(precision=precision, inference=model.inference)

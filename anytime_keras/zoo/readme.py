@@ -2,6 +2,7 @@
 
 import textwrap
 
+from anytime_keras import _tables
 from anytime_keras.zoo import catalog
 
 BEGIN, END = "<!-- zoo: made by `anytime-keras zoo table --readme=README.md` -->", "<!-- end of zoo -->"
@@ -39,22 +40,11 @@ def _row(name, entry):
         f"`{name}`",
         entry.content["data"]["name"],
         str(len(macs)),
-        _short(entry.content["params"]),
-        f"{_short(macs[0])} to {_short(macs[-1])}",
+        _tables.short(entry.content["params"]),
+        f"{_tables.short(macs[0])} to {_tables.short(macs[-1])}",
         f"{100 * accuracies[0]:.1f}% to {100 * accuracies[-1]:.1f}% ({images})",
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def _short(number):
-    """
-    >>> _short(68861952), _short(1234), _short(2.5e9)
-    ('68.9M', '1.23k', '2.50G')
-    """
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:#.3g}".rstrip(".") + unit
-    return str(number)
 
 
 def put_into(text):

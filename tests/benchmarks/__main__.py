@@ -19,6 +19,8 @@ BENCHMARKS = {
     "startup": ("tensorflow", "jax"),
     "memory": ("tensorflow", "jax"),
     "inference": ("tensorflow", "jax"),
+    "engines": ("tensorflow",),
+    "deadlines": ("tensorflow",),
 }
 
 

@@ -101,6 +101,25 @@ ROWS = [
         )
     ],
     *[
+        ("deadlines", (beside, name), f"{what}, ResANN(5, 16), {beside.replace('_', ' ')}", target)
+        for beside, met in (("quiet", 0.999), ("beside_a_busy_process", 0.99))
+        for name, what, target in (
+            ("met", "fraction of deadlines met", (LEAST, met)),
+            ("deepest", "fraction of answers as deep as a clairvoyant's", (LEAST, 0.9)),
+            ("naive_met", "fraction of deadlines met by the naive bet", None),
+        )
+    ],
+    *[
+        ("engines", ("networks", network, "batch_1", "ratios", key), f"{what}, {network}", (MOST, limit))
+        for network in ("resann5x16", "msdnet_cifar_10exits", "msdnet33_small_stem", "resann50")
+        for key, what, limit in (
+            ("last_litert", "time of `Predictor` to the last exit on LiteRT / of bare LiteRT", 1.10),
+            ("stages_litert", "time of all exits, stage by stage, on LiteRT / of bare LiteRT", 1.25),
+            ("first_litert", "time to the first exit on LiteRT / of a network with this exit only", 1.15),
+            ("auto_over_fastest", "time of `Predictor` to the last exit / of the fastest bare runtime", 1.10),
+        )
+    ],
+    *[
         (
             f"inference_{backend}",
             ("early_exit", "ratio"),

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -24,7 +25,8 @@ def run(*arguments):
 def demo(tmp_path_factory):
     """The demo's folder, after two epochs, and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "results"
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as said, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anytime_keras.commands.demo.NAMES", ("resann2x16_adaloss_digits",))  # a small one
         run("demo", "--epochs=2", f"--folder={folder}", "--images=3")
     return folder, said.getvalue()
 
@@ -52,9 +54,12 @@ def test_demo_trains_measures_answers_and_draws(demo):
     curve = ak.Curve.from_json(folder / "curve.json")
     assert len(curve) == 6 and curve.about["split"] == "test" and curve.about["images"] == 359
     assert f"{100 * curve[-1].error:.2f}" in text
-    assert text.count("% sure") == 9, "three images on three budgets"
-    with Image.open(folder / "curve.png") as picture:
-        assert picture.width > 300
+    digits, photos = text.split("Photographs")
+    assert digits.count("% sure") == 9, "three images on three budgets"
+    assert photos.count("% sure") == 9 and all(name in photos for name in ("flower", "china", "officer"))
+    for name in ("curve.png", "photos.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.width > 300
     loaded = keras.saving.load_model(folder / "model.keras")
     again = ak.evaluate(loaded, ak.data.load("digits").test)
     assert again.errors == curve.errors
@@ -187,10 +192,10 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, message, tmp_
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda folder: (folder / "data.json").unlink(), "data.json"),
-        (lambda folder: (folder / "data.json").write_text("{}"), "data.json"),
+        (lambda folder: (folder / "data.json").write_text("{}"), "'name'"),
+        (lambda folder: (folder / "recipe.json").write_text("["), "recipe.json"),
         (lambda folder: (folder / "model.keras").write_bytes(b"PK no zip"), "model.keras"),
-        (lambda folder: (folder / "model.keras").unlink(), "model.keras"),
+        (lambda folder: (folder / "model.keras").unlink(), "contains no network"),
     ],
 )
 def test_a_spoilt_training_is_refused_by_predict(trained, digit, tmp_path, spoil, message):
@@ -201,6 +206,51 @@ def test_a_spoilt_training_is_refused_by_predict(trained, digit, tmp_path, spoil
     spoil(folder)
     with pytest.raises(SystemExit, match=message):
         run("predict", folder, digit)
+
+
+def test_predict_takes_names_folders_and_patterns_and_names_several_classes(digit, tmp_path, capsys):
+    other = tmp_path / "more" / "other.png"
+    other.parent.mkdir()
+    shutil.copy(digit, other)
+    run("predict", "resann2x16_adaloss_digits", digit, other.parent, tmp_path / "*.png", "--top=3", "--json")
+    records = json.loads(capsys.readouterr().out)
+    assert [record["image"] for record in records] == [str(digit), str(other), str(digit)]
+    for record in records:
+        assert [entry["label"] for entry in record["predictions"]][0] == "0" and len(record["predictions"]) == 3
+        assert record["exit"] == "exit_6" and record["late"] is False and record["milliseconds"] > 0
+    run("predict", "resann2x16_adaloss_digits", digit, "--top=2")
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith(str(digit)) and len(others) == 2 and others[0].split()[1] == "0"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nothing_adaloss", "cat.png"], "no preset 'nothing_adaloss'"),
+        (["resann9x16_const", "cat.png"], "zoo train"),
+        (["resann5x16_adaloss", "cat.png", "--weights=svhn"], "Known: 'cifar10', 'cifar100'"),
+        (["hf://nobody", "cat.png"], "hf://user/model"),
+        (["DIGITS", "cat.png"], "no image 'cat.png'"),
+        (["DIGITS", "*.bmp"], "No file matches"),
+        (["DIGITS", "empty"], "folder 'empty' contains no images"),
+        (["DIGITS", "empty.jpg"], "must not be empty"),
+        (["DIGITS", "text.jpg"], "'text.jpg' cannot be decoded"),
+        (["DIGITS", "dot.png"], "1 x 1 pixels for 'dot.png'"),
+        (["DIGITS", "huge.png"], "'huge.png' is too large"),
+        (["DIGITS", "cat.png", "--top=0"], "top"),
+    ],
+)
+def test_bad_images_and_networks_are_one_clear_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("a cat")
+    Image.new("L", (1, 1)).save("dot.png")
+    if "huge.png" in arguments:
+        Image.new("1", (20000, 20000)).save("huge.png")
+    with pytest.raises(SystemExit, match=message) as error:
+        run("predict", *(argument.replace("DIGITS", "resann2x16_adaloss_digits") for argument in arguments))
+    assert "\n" not in str(error.value) and not capsys.readouterr().out
 
 
 def test_a_corrupt_image_is_named(trained, digit):

@@ -366,3 +366,23 @@ def test_macs_do_not_depend_on_the_batch():
     layer.build((None, 4))
     assert cost.macs(layer, keras.KerasTensor((None, 4))) == cost.macs(layer, keras.KerasTensor((9, 4))) == 12
     assert np.isscalar(cost.macs(layer, keras.KerasTensor((1, 4))))
+
+
+def test_layers_that_only_later_exits_need_count_if_not_lazy():
+    """Two scales, of which the early exit reads the coarse one; 4x4 images. Worked out by hand."""
+    image = keras.Input((4, 4, 1))
+
+    def conv(x, strides=1):
+        return keras.layers.Conv2D(2, 1, strides, use_bias=False)(x)
+
+    fine, coarse = conv(image), conv(image, 2)  # 16 * 2 and 4 * 2 MACs
+    early = keras.layers.Dense(3, name="early")(keras.layers.Flatten()(coarse))  # 8 * 3
+    coarse, fine = keras.layers.Add()([conv(coarse), conv(fine, 2)]), conv(fine)  # 4 * 4 twice; 16 * 4
+    joined = keras.layers.Concatenate()([conv(coarse), conv(fine, 2)])  # 4 * 4 twice
+    late = keras.layers.Dense(3, name="late")(keras.layers.Flatten()(joined))  # 16 * 3
+    model = ak.AnytimeModel(image, {"early": early, "late": late})
+    lazy, eager = cost.exit_costs(model), cost.exit_costs(model, lazy=False)
+    assert [each.backbone for each in lazy] == [8, 32 + 8 + 2 * 16 + 64 + 2 * 16]
+    assert [each.backbone for each in eager] == [8 + 32, lazy[1].backbone]
+    assert eager[0].with_head == 8 + 32 + 24 and eager[1] == lazy[1]
+    assert eager[0].params == lazy[0].params + 2

@@ -403,6 +403,14 @@ def test_files_that_are_not_there_or_no_data(tmp_path):
             ak.data.load(wrong)
 
 
+def test_the_last_training_images_are_held_out():
+    x = np.arange(20, dtype="float32").reshape(20, 1, 1, 1) / 20
+    loaded = ak.data.load((x, np.arange(20) % 2), test=0, validation="last", batch_size=32)
+    held = loaded.pipeline("validation").examples.images
+    np.testing.assert_array_equal(held, x[-2:])
+    assert loaded.sizes == {"train": 18, "validation": 2}
+
+
 def test_hold_out_takes_every_class_alike_and_is_repeatable():
     labels = np.array([0] * 100 + [1] * 50 + [2] * 10)
     kept, held = splits.hold_out(labels, 16, 0, "validation")

@@ -8,7 +8,16 @@ import pytest
 from PIL import Image
 
 import anytime_keras as ak
-from anytime_keras.evaluation import Curve, CurvePoint, plot_answers, plot_curves, plot_increases, plot_weights
+from anytime_keras.classifier import LabeledAnswer
+from anytime_keras.evaluation import (
+    Curve,
+    CurvePoint,
+    plot_answers,
+    plot_curves,
+    plot_increases,
+    plot_photos,
+    plot_weights,
+)
 from anytime_keras.evaluation.style import COLORS
 from anytime_keras.inference import Answer
 
@@ -192,6 +201,23 @@ def test_a_single_curve_is_named_by_the_title_and_several_by_a_legend():
         axes = draw([CONST, OPT], title="100 images").axes[0]
         assert axes.get_title() == "100 images" and labels(axes) == ["CONST", "OPT"]
     assert plot_curves([curve("", (1, 1, 1))], title="100 images").axes[0].get_title() == "100 images"
+
+
+def test_photos_stand_beside_their_likeliest_classes(tmp_path):
+    names = ["tabby, cat", "dog", "fox", "hen"]
+    answers = [
+        [LabeledAnswer(np.log([row]), "exit_1", 0, 0.001, class_names=names, single=True) for row in rows]
+        for rows in ([[0.5, 0.3, 0.1, 0.1], [0.1, 0.6, 0.2, 0.1]], [[0.1, 0.1, 0.1, 0.7], [0.2, 0.2, 0.5, 0.1]])
+    ]
+    photos = [np.zeros((8, 12, 3), "uint8"), np.zeros((9, 6), "uint8")]
+    figure = plot_photos(photos, answers, ["1M MACs", "2M MACs"], tmp_path / "photos.png", k=2)
+    _, first, second, _, third, _ = figure.axes
+    assert [text.get_text() for text in first.texts] == ["tabby (50%)", "dog (30%)"]
+    assert third.texts[0].get_text() == "hen (70%)" and second.get_title() == "2M MACs"
+    assert (tmp_path / "photos.png").exists()
+    for images, row in (([], []), (photos, answers[:1]), (photos, [answers[0][:1], answers[1]])):
+        with pytest.raises(ValueError, match="an answer for each heading"):
+            plot_photos(images, row, ["1M MACs", "2M MACs"])
 
 
 def test_a_path_without_ending_is_refused_before_anything_is_drawn(tmp_path):

@@ -22,7 +22,6 @@ import anytime_keras as ak
 from anytime_keras.training import Recipe
 from anytime_keras.training.checkpoint import Checkpointing, Checkpoints
 from anytime_keras.training.run import Run
-from anytime_keras.weighting import LossWeighting
 from anytime_keras.zoo import arrays, cache, catalog, places, publishing
 from tests.faults import dying
 
@@ -98,7 +97,7 @@ class Saving:
     def _trainable(self):
         model = self.recipe.build_model(self.data)
         model.optimizer.build(model.trainable_variables)
-        weighting = LossWeighting(self.recipe.build_weighting()).weighting
+        weighting = self.recipe.build_weighting()
         weighting.build(model.exit_names)
         return model, weighting
 

@@ -246,3 +246,19 @@ def test_wrong_names_and_numbers_are_refused():
     model.compile("sgd", loss=checks.crossentropy())
     with pytest.raises(ValueError, match=r"none for \['c'\]"):
         model.fit(X, {"a": Y, "b": Y}, verbose=0)
+
+
+def test_preprocessor_and_class_names_travel_in_keras_files(tmp_path):
+    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 3), num_classes=3)
+    layers, names = len(model.layers), [variable.path for variable in model.weights]
+    model.preprocessor = ak.preprocessing.Preprocessor((8, 8, 3), [0.4, 0.5, 0.6], 0.3, short_side=10)
+    model.class_names = ["cat", "dog", "fox"]
+    assert len(model.layers) == layers and [variable.path for variable in model.weights] == names
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.class_names == model.class_names and loaded.inference is None
+    assert loaded.preprocessor.get_config() == model.preprocessor.get_config()
+    loaded.preprocessor = loaded.class_names = None
+    loaded.save(tmp_path / "bare.keras")
+    bare = keras.saving.load_model(tmp_path / "bare.keras")
+    assert bare.preprocessor is None and bare.class_names is None

@@ -106,6 +106,8 @@ def test_costs_of_the_papers_networks(name, preset, units, expected):
 def test_costs_of_the_published_networks(name, layers, expected):
     model = ak.models.build(name)
     assert [round(count, 2) for count in costs_unit_by_unit(model, layers, published_macs)[2]] == expected
+    eager = ak.cost.exit_costs(model, layers="conv", lazy=False)
+    assert [cost.with_all_heads / 1e6 for cost in eager] == costs_unit_by_unit(model, layers)[2]
     if name == "msdnet_step7":
         conv = costs_unit_by_unit(model, layers)[2]
         assert [round(count) for count in conv] == [611, 1430, 2275, 2958, 3243]

@@ -320,6 +320,8 @@ def test_recipes_of_the_paper():
         1e-4,
     )
     assert cifar.schedule == {"name": "step", "boundaries": [0.5, 0.75]}
+    assert cifar.data == {"data": "cifar10", "validation": "last"}
+    assert Recipe.paper("resann", {"data": "cifar10.npz", "validation": 500}).data["validation"] == 500
     assert Recipe.paper("resann", "svhn_cropped").epochs == 60
     for name in ("imagenet2012", "imagenet2012:5.1.0", "/data/imagenet2012.npz"):
         imagenet = Recipe.paper("resann", name)
@@ -385,8 +387,8 @@ def test_recipe_files_that_are_none_are_refused(tmp_path):
     "model, data, message",
     [
         ({"name": "resnt"}, {"data": "/nowhere"}, "Did you mean 'resann'"),
-        ({"num_classes": 3}, {}, "tell 10 classes"),
-        ({"num_classes": 30}, {}, "tell 10 classes"),
+        ({"num_classes": 3}, {}, "have 10 classes"),
+        ({"num_classes": 30}, {}, "have 10 classes"),
         ({"input_shape": (16, 16, 1)}, {}, "shape .8, 8, 1."),
         ({}, {"validaton": 0.2}, "validaton"),
         ({}, {"validation": "0.1"}, "validation"),

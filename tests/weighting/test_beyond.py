@@ -43,7 +43,7 @@ class _State:
     def __init__(self, callback):
         self.callback = callback
 
-    averages = property(lambda self: getattr(self.callback.weighting, "averages", None))
+    averages = property(lambda self: getattr(self.callback, "averages", None))
     weights = property(lambda self: self.callback.weights)
 
 
@@ -155,7 +155,7 @@ def test_gradnorm_goes_by_the_norms_at_the_shared_layer():
     plain.fit(x, y, batch_size=8, verbose=0)
     assert_same_parameters(model, plain, rtol=1e-5)
     first = [float(logs[f"{name}_loss"]) for name in model.exit_names]
-    np.testing.assert_allclose(callback.weighting.get_state()["first_losses"], first, rtol=1e-4)
+    np.testing.assert_allclose(callback.get_state()["first_losses"], first, rtol=1e-4)
 
 
 def test_gradnorm_helps_the_exit_that_is_behind():
@@ -275,7 +275,7 @@ def test_state_and_config_go_through_json(make):
     first.build(2)
     other = keras.saving.deserialize_keras_object(json.loads(json.dumps(keras.saving.serialize_keras_object(first))))
     losses = [keras.ops.convert_to_tensor(values) for values in ([3.0, 1.0], [2.0, 0.3], [1.0, 0.2])]
-    measured = [[1.0, 0.5]] if first.measure else []
+    measured = [[1.0, 0.5]] if first.gradient_statistics else []
     first.update(losses[0], *measured)
     other.set_state(json.loads(json.dumps(first.get_state())))
     for each in losses[1:]:
@@ -283,7 +283,7 @@ def test_state_and_config_go_through_json(make):
         other.update(each, *measured)
     np.testing.assert_array_equal(first.weights, other.weights)
     assert first.get_state() == other.get_state() and first.steps == 3
-    first.restart()
+    first.reset()
     assert first.weights.tolist() == [1.0, 1.0] and first.steps == 0
 
 
@@ -295,7 +295,7 @@ def test_arguments_out_of_range_are_refused():
         (lambda: weighting.UncertaintyWeighting(rate=0), "rate=0"),
         (lambda: weighting.GradNormWeighting(alpha=-1), "alpha=-1"),
         (lambda: weighting.GradNormWeighting(update_period=0), "update_period=0"),
-        (lambda: weighting.gradient_equilibrium(keras.layers.Dense(3)), "functional.*Dense"),
+        (lambda: ak.models.gradient_equilibrium(keras.layers.Dense(3)), "functional.*Dense"),
         (lambda: tiny("digits", weighting={"name": "adaloss", "gamma": [1.0, 2.0]}), "gamma=\\[1.0, 2.0\\]"),
         (lambda: tiny("digits", weighting={"name": "gradnorm", "gamma": 1.0}), "does not take.*gamma"),
         (lambda: tiny("digits", gradient_equilibrium=1), "gradient_equilibrium=1"),
@@ -335,7 +335,7 @@ def build(name):
 def test_each_part_gets_the_mean_over_the_exits_that_need_it(name):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(4, 16, 16, 3)).astype("float32"), np.array([0, 1, 2, 0])
-    plain, scaled = build(name), weighting.gradient_equilibrium(build(name))
+    plain, scaled = build(name), ak.models.gradient_equilibrium(build(name))
     for ours, theirs in zip(scaled.predict(x, verbose=0).values(), plain.predict(x, verbose=0).values()):
         np.testing.assert_array_equal(ours, theirs)
     assert [each.macs for each in scaled.exits] == [each.macs for each in plain.exits]
@@ -359,7 +359,7 @@ def test_equilibrium_keeps_mixed_precision_as_it_is():
     config = dict(num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=3, dtype="mixed_bfloat16")
     plain = ak.models.build("resann", **config)
     expected = plain.predict(x, verbose=0)
-    scaled = weighting.gradient_equilibrium(plain)
+    scaled = ak.models.gradient_equilibrium(plain)
     scales = [layer for layer in scaled.layers if type(layer).__name__ == "GradientScale"]
     assert {layer.output.dtype for layer in scales} == {"bfloat16"}
     for name, logits in scaled.predict(x, verbose=0).items():

@@ -112,7 +112,7 @@ def test_outputs_without_a_loss_are_left_alone():
     model.compile("sgd", loss=[crossentropy(), None, "mse"])
     adaloss = ak.AdaLoss()
     model.fit(X, [LABELS, TARGETS, TARGETS], verbose=0, callbacks=[adaloss])
-    assert adaloss.weighting.exit_names == ["classes", "more"]
+    assert adaloss.exit_names == ["classes", "more"]
     assert adaloss.weights.shape == (2,)
 
 
@@ -246,14 +246,28 @@ def test_weights_saved_and_loaded_do_not_know_the_weighting(tmp_path):
     plain.load_weights(tmp_path / "after.weights.h5")
 
 
-def test_keras_still_has_the_private_parts_that_we_touch():
+def test_keras_still_has_the_private_attribute_that_we_use():
     model = list_model()
-    model.compile("sgd", loss=[crossentropy(), "mse"])
-    model.fit(X, [LABELS, TARGETS], verbose=0)
-    record, _ = model._compile_loss._flat_losses
-    assert {"path", "loss", "loss_weights"} <= set(record._fields)
-    assert record.path == (0,)
     assert isinstance(model._metrics, list)
+    model._metrics.append(metric := keras.metrics.Mean(name="another"))
+    assert metric in model.metrics
+
+
+@pytest.mark.parametrize("anytime", [False, True])
+def test_a_model_is_the_same_after_fit(anytime):
+    model = dict_model()
+    model = ak.AnytimeModel(model.input, model.output) if anytime else model
+    model.compile("sgd", loss={"classes": crossentropy(), "value": "mse"}, metrics={"value": "mae"})
+
+    def attributes():
+        names = ("compute_loss", "train_step", "make_train_function", "_metrics")
+        own = {name: vars(model).get(name) for name in names}
+        return set(vars(model)), own, model.metrics, [set(vars(metric)) for metric in model.metrics]
+
+    plain_loss(model)
+    before, metrics = attributes(), list(model.metrics)
+    plain_loss(model, callbacks=[ak.AdaLoss()])
+    assert attributes() == before and model.metrics == metrics
 
 
 @pytest.mark.tensorflow
@@ -329,9 +343,42 @@ def test_an_interrupted_step_is_traced_anew():
     targets = {"value": TARGETS, "classes": LABELS}
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, targets, verbose=0, callbacks=[adaloss, Stop()])
-    interrupted = model.train_function
-    model.fit(X, targets, verbose=0, callbacks=[adaloss])
-    again = model.train_function
+    functions = [model.train_function]
+
+    class Note(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            functions.append(model.train_function)
+
+    for _ in range(2):
+        model.fit(X, targets, batch_size=48, verbose=0, callbacks=[adaloss, Note()])
+    interrupted, again, third = functions
     assert again is not interrupted
-    model.fit(X, targets, verbose=0, callbacks=[adaloss])
-    assert model.train_function is again, "one that ended is used again"
+    assert third is again, "the step of a fit that ended is used again"
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("make", [list_model, dict_model])
+def test_any_functional_model_on_two_replicas(make, two_replicas):
+    import tensorflow as tf
+
+    results = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = make()
+            model.compile(
+                keras.optimizers.SGD(0.1),
+                loss={"classes": crossentropy(), "value": "mse"},
+                loss_weights={"classes": 2.0, "value": 0.5},
+            )
+        y = {"classes": LABELS, "value": TARGETS} if make is dict_model else [LABELS, TARGETS]
+        adaloss = ak.AdaLoss(gamma=0.2)
+        logs = model.fit(X, y, batch_size=8, shuffle=False, verbose=0, callbacks=[adaloss]).history
+        results.append((logs, adaloss.averages, model.get_weights()))
+    (one, averages, weights), (two, averages_two, weights_two) = results
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-4)
+    np.testing.assert_allclose(averages_two, averages, rtol=1e-4)
+    for ours, theirs in zip(weights_two, weights):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -47,7 +47,7 @@ def fit(model, callbacks, **kwargs):
 
 
 def state(callback):
-    return callback.weighting.get_state()
+    return callback.get_state()
 
 
 # === Copies and pickles ===
@@ -58,18 +58,18 @@ def test_copies_and_pickles_after_fit(scheme):
     model, callback = compiled(), SCHEMES[scheme]()
     fit(model, [callback])
     for copied in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
-        assert type(copied) is type(callback) and copied.weighting is not callback.weighting
-        assert copied.weighting.get_config() == callback.weighting.get_config()
+        assert type(copied) is type(callback) and copied is not callback
+        assert copied.get_config() == callback.get_config()
         assert state(copied) == state(callback)
         np.testing.assert_array_equal(copied.weights, callback.weights)
-    weighting = pickle.loads(pickle.dumps(callback.weighting))
+    weighting = pickle.loads(pickle.dumps(callback))
     np.testing.assert_array_equal(weighting.weights, callback.weights)
 
 
 def test_a_copy_before_fit_starts_anew():
     for callback in (copy.deepcopy(ak.AdaLoss(**SETTINGS)), pickle.loads(pickle.dumps(ak.AdaLoss(**SETTINGS)))):
         fit(compiled(), [callback])
-        assert callback.weighting.steps == 3 and callback.weighting.momentum == 0.8
+        assert callback.steps == 3 and callback.momentum == 0.8
 
 
 def test_a_copy_resumes_with_what_was_learnt():
@@ -80,7 +80,7 @@ def test_a_copy_resumes_with_what_was_learnt():
     fit(model, [callback])
     learnt = state(callback)
     fit(other, [copied])
-    assert state(copied) == learnt and callback.weighting.steps == 6
+    assert state(copied) == learnt and callback.steps == 6
     fit(model, [callback])
     assert state(copied) == learnt, "each has its own state"
 
@@ -95,7 +95,7 @@ def test_a_copy_in_the_middle_of_an_epoch_is_up_to_date(method):
 
     callback = ak.AdaLoss(**SETTINGS)
     fit(compiled(), [callback, Copy()])
-    assert [copied.weighting.steps for copied in copies] == [1, 2, 3]
+    assert [copied.steps for copied in copies] == [1, 2, 3]
     assert state(copies[-1]) == state(callback)
 
 
@@ -109,8 +109,8 @@ def test_a_pickled_weighting_resumes_on_two_replicas(two_replicas):
     fit(model, [copied])
     fit(compiled(rate=0.0), [again := pickle.loads(pickle.dumps(callback))])
     np.testing.assert_allclose(copied.averages, again.averages, rtol=1e-5)
-    assert copied.weighting.steps == 6
-    for variable in copied.weighting.variables:
+    assert copied.steps == 6
+    for variable in copied.variables:
         assert len(variable.value.values) == 2
 
 
@@ -137,7 +137,7 @@ def test_backup_and_restore_resumes_the_weighting(scheme, first, tmp_path):
         fit(compiled(), [*callbacks(SCHEMES[scheme]()), Interrupt()], epochs=4)
     resumed, callback = compiled(seed=9), SCHEMES[scheme]()
     fit(resumed, callbacks(callback), epochs=4)
-    assert callback.weighting.steps == 12
+    assert callback.steps == 12
     assert state(callback) == state(expected)
     for ours, theirs in zip(resumed.get_weights(), uninterrupted.get_weights()):
         np.testing.assert_array_equal(ours, theirs)
@@ -171,7 +171,7 @@ def test_a_backup_of_another_weighting_is_noticed(make, tmp_path):
     adaloss = ak.AdaLoss()
     with pytest.warns(UserWarning, match="no matching state for AdaLossWeighting with 3 exits"):
         fit(compiled(), [backup, adaloss], epochs=3)
-    assert adaloss.weighting.steps == 3
+    assert adaloss.steps == 3
 
 
 def test_files_of_a_fit_with_a_weighting_load_into_a_plain_model(tmp_path):
@@ -184,9 +184,9 @@ def test_files_of_a_fit_with_a_weighting_load_into_a_plain_model(tmp_path):
     for other in (loaded, plain):
         for ours, theirs in zip(other.get_weights(), model.get_weights()):
             np.testing.assert_array_equal(ours, theirs)
-    steps = adaloss.weighting.steps
+    steps = adaloss.steps
     model.load_weights(files[1])  # outside of `fit` the weighting is no part of the model
-    assert adaloss.weighting.steps == steps and "_loss_weighting" not in vars(model)
+    assert adaloss.steps == steps and "_loss_weighting" not in vars(model)
 
 
 @pytest.mark.tensorflow
@@ -203,7 +203,7 @@ def test_backup_and_restore_on_two_replicas(two_replicas, tmp_path):
             assert state(second) == learnt
 
     fit(other, [backup, second := ak.AdaLoss(), Look()], epochs=3)
-    assert second.weighting.steps == 9
+    assert second.steps == 9
 
 
 # === Exits without samples ===
@@ -297,7 +297,7 @@ def test_an_exit_with_samples_on_one_replica_alone_has_samples(two_replicas):
     with pytest.warns(UserWarning, match="{'b': 1}"):
         fit(model, [adaloss], batch_size=24, sample_weight=weights)
     assert np.isfinite(adaloss.averages).tolist() == [True, False, True]
-    assert adaloss.weighting.empty.tolist() == [0, 1, 0]
+    assert adaloss.empty.tolist() == [0, 1, 0]
 
 
 def test_a_state_without_the_count_of_empty_batches_is_read():

@@ -23,15 +23,25 @@ def run(*arguments):
     commands.main(["anytime-keras", "zoo", *map(str, arguments)])
 
 
-def test_list_show_and_evaluate_say_what_the_library_says(capsys, zoo, monkeypatch):
+def test_list_show_and_evaluate_say_what_the_library_says(capsys, zoo, published, monkeypatch):
     monkeypatch.setenv("ANYTIME_KERAS_ZOO", str(zoo))
     run("list", "--trained", "--data=digits")
-    assert capsys.readouterr().out.split() == [DIGITS, "digits", NAME, "digits"]
+    heading, _, *lines = capsys.readouterr().out.splitlines()
+    assert "loads" in heading and [line.split()[:3] for line in lines] == [
+        [DIGITS, "digits", "yes"],
+        [NAME, "digits", "yes"],
+    ]
+    assert lines[0].split()[-1] == f"{100 * ak.zoo.show(DIGITS).pick().accuracies[-1]:.2f}%" and "0.7 MB" in lines[0]
     run("list", "--notrained")
-    said = capsys.readouterr().out
-    assert DIGITS not in said and all("(not trained)" in line for line in said.splitlines())
+    _, _, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5 and all("not trained" in line and DIGITS not in line for line in lines)
+    next((zoo / "weights").glob("*[!n].npz")).unlink()
     run("show", NAME)
-    assert capsys.readouterr().out.strip() == str(ak.zoo.show(NAME))
+    said = capsys.readouterr().out
+    assert said.strip().endswith(str(ak.zoo.show(NAME))) and "files missing" in said.splitlines()[2]
+    run("list", "--data=svhn_cropped")
+    assert "no network" in capsys.readouterr().out
+    monkeypatch.setenv("ANYTIME_KERAS_ZOO", str(published))
     run("evaluate", NAME)
     said = capsys.readouterr().out
     for accuracy in ak.zoo.show(NAME).pick().accuracies:

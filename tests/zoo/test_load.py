@@ -33,6 +33,21 @@ def test_a_loaded_network_answers_as_the_published_one(tiny):
         np.testing.assert_array_equal(found[name], logits)
 
 
+def test_a_loaded_network_preprocesses_images_as_its_manifest_says():
+    model, entry = ak.zoo.load(NAME), ak.zoo.show(NAME).pick()
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), "uint8")
+    np.testing.assert_allclose(model.preprocessor(images), entry.normalize(images), atol=1e-6)
+    assert model.class_names == entry.class_names == list("0123456789")
+    other = ak.zoo.load(NAME, num_classes=7)
+    assert other.preprocessor.get_config() == model.preprocessor.get_config() and other.class_names is None
+    assert ak.zoo.load(NAME, weights=None).preprocessor is None
+
+
+def test_networks_of_cropped_images_crop_them(zoo):
+    edit(zoo, lambda content: content["weights"]["digits"]["lineage"][-1]["recipe"].update(data={"image_size": 8}))
+    assert ak.zoo.show(NAME).pick().preprocessor.short_side == 9
+
+
 def test_kernels_that_nothing_is_given_to_are_drawn():
     for other in (ak.zoo.load(NAME, weights=None), ak.zoo.load(NAME, num_classes=7)):
         assert all(np.asarray(variable).any() for variable in other.weights if variable.path.endswith("kernel"))

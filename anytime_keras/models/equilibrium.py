@@ -1,4 +1,4 @@
-"""Gradient equilibrium: what the exits send back through the network is averaged, not summed.
+"""Gradient equilibrium: averages the exits' gradients in the layers that they share, instead of summing them.
 
 Reference: [Li, Zhang, Qi, Yang, Huang, ICCV 2019](https://arxiv.org/abs/1908.06294), section 3.1.
 """
@@ -7,12 +7,12 @@ import keras
 from keras import ops, tree
 
 from anytime_keras import graph
-from anytime_keras.models import AnytimeModel
+from anytime_keras.models.anytime_model import AnytimeModel
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class GradientScale(keras.layers.Layer):
-    """Passes its input on as it is, and in training its gradient back times `factor`.
+    """The identity, whose gradient in training is multiplied by `factor`.
 
     Args:
         factor: float.
@@ -29,9 +29,9 @@ class GradientScale(keras.layers.Layer):
 
     def call(self, x, training=False):
         if not training:
-            return x  # nothing to compute, nor to export
+            return x  # nothing to export
         kept = ops.stop_gradient(x)
-        return kept + self.factor * (x - kept)  # exactly x: what is added is 0
+        return kept + self.factor * (x - kept)  # exactly x, because the second term is 0
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -41,14 +41,15 @@ class GradientScale(keras.layers.Layer):
 
 
 def gradient_equilibrium(model):
-    """Returns the same network, its gradients scaled between stages so that each part gets the mean over its exits.
+    """Returns the same network with gradients scaled between its stages, so that each layer gets a mean over its exits.
 
-    The sum of n exits' gradients at the first stage is of n terms, at the last of one. Here a part of the network that
-    the exits from number i to n depend on gets their mean instead, `1 / (n - i + 1)` of the sum; an exit's own
-    head gets its gradient whole. Answers are the same, bit for bit. It is a matter of the graph, not of the losses'
-    weights, and goes with any weighting: hence a function on the network, not a callback.
+    Without it, the gradient at the first stage is the sum over all n exits, and at the last over one. With it, layers
+    that the exits i to n depend on get the mean over these exits, `1 / (n - i + 1)` of the sum; an exit's own head gets
+    its whole gradient. The outputs are identical. It changes the graph instead of the weights of the losses, so it can
+    be combined with any weighting.
 
-    The reference scales MSDNet's coarsest maps alone, where its exits are; here all that passes from stage to stage.
+    The reference scales only the coarsest feature maps of MSDNet, where its exits are; here, all tensors that pass from
+    stage to stage are scaled.
 
     Args:
         model: functional Keras model with several outputs, such as an `AnytimeModel`, not yet compiled.
@@ -73,7 +74,7 @@ def gradient_equilibrium(model):
     outputs = graph.outputs_by_name(model)
     shares = _shares(model, outputs)
     values = {id(tensor): tensor for tensor in graph.functional(model).inputs}
-    made = {id(tensor): 1.0 for tensor in graph.functional(model).inputs}  # the share of what made a tensor
+    made = {id(tensor): 1.0 for tensor in graph.functional(model).inputs}  # the share of the call that made a tensor
     scaled = {}
 
     def scale(tensor, factor):
@@ -102,12 +103,12 @@ def gradient_equilibrium(model):
 
 
 def _shares(model, outputs):
-    """The share of the summed gradients that each call's parameters are to get, by the call's `id`."""
+    """Returns the share of the summed gradients that each call's parameters get, by the call's `id`."""
     last = len(outputs)
     first, users = {}, {}
     for number, tensor in enumerate(outputs.values(), 1):
         for call in graph.calls(tensor, model.inputs):
             first.setdefault(id(call), number)
             users[id(call)] = users.get(id(call), 0) + 1
-    # What one exit alone depends on is its head: it gets all there is.
+    # Calls that a single exit depends on are its head, which gets its whole gradient.
     return {call: 1.0 if users[call] == 1 else 1.0 / (last - number + 1) for call, number in first.items()}

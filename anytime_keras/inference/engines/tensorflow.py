@@ -1,159 +1,21 @@
-"""Engines: compiled programs that run the stages of a network and can stop between any two stages.
+"""The TensorFlow engine: one program holds all stages and can stop between any two.
 
 TensorFlow takes a few tenths of a millisecond to enter a compiled function, which is as long as a stage of a small
-network takes. On TensorFlow, one program therefore holds all stages, each within a `tf.cond` that reads the clock and a
-stop flag; a callback delivers answers while the program runs. JAX enters compiled functions quickly, so each stage is
-a separate function there.
-
-Stages are compiled once for all uses. An engine reads the weights once, when it is created.
-
-On TensorFlow, answers are bitwise equal to the whole model's. XLA, and thus JAX, rounds differently when it fuses
-operations differently, so answers may differ in the last bit from those of a model compiled as a whole.
+network takes. One program therefore holds all stages, each within a `tf.cond` that reads the clock and a stop flag; a
+callback delivers answers while the program runs. Stages are compiled once for all uses. The engine reads the weights
+once, when it is created. Answers are bitwise equal to the whole model's.
 """
 
 import threading
-import time
-
-import keras
 
 from anytime_keras.inference import unchanging
-from anytime_keras.inference.answers import as_array
-
-NEVER = -1.0e18
-ALWAYS = 1.0e18
-ON_TENSORFLOW_ALONE = (
-    keras.layers.StringLookup,
-    keras.layers.IntegerLookup,
-    keras.layers.TextVectorization,
-    keras.layers.Hashing,
-    keras.layers.HashedCrossing,
-)
+from anytime_keras.inference.engines.base import Engine
 
 
-class Run:
-    """The parameters of one run of an engine, and the receiver of its answers.
-
-    Attributes:
-        first: int, the first stage whose exit answers; earlier heads are skipped.
-        last: int, the last stage that may run.
-        limit: float, a `time.time()`. Later stages start only if they are expected to end by then; lower it to stop.
-        needed: float array, expected seconds of each stage.
-    """
-
-    def __init__(self, first, last, limit, needed):
-        self.first, self.last, self.limit, self.needed = first, last, limit, needed
-
-    def emit(self, position, logits):
-        """Receives the logits of each exit, an array, as soon as they are ready. May run in another thread."""
-        raise NotImplementedError
-
-
-class Engine:
-    """Runs the stages of a network on the default device, one run at a time.
-
-    Args:
-        stages: `Stages`, or an object with the same methods.
-
-    Attributes:
-        any_size: bool, whether new batch sizes need no recompilation.
-        takes: list of lists, the input shapes of each stage, with None for dynamic dimensions.
-        gives: list, the shape of each exit's logits.
-        sigmoid: list of bools, whether each exit ends in a sigmoid.
-    """
-
-    any_size = True
-
-    def __init__(self, stages):
-        self.stages = stages
-        self._segments = [stages.segment(position) for position in range(len(stages))]
-        self.takes = [[tuple(tensor.shape) for tensor in segment.inputs] for segment in self._segments]
-        self.gives = [tuple(segment.output["logits"].shape) for segment in self._segments]
-        self.sigmoid = [stages.ends_in_sigmoid(position) for position in range(len(stages))]
-
-    def __len__(self):
-        return len(self.stages)
-
-    def start_of(self, position):
-        """Returns the latest stage up to `position` that takes the network's input, where a direct run starts."""
-        return max(start for start in range(position + 1) if self.stages.starts(start))
-
-    def run(self, inputs, run):
-        """Runs stage `run.first`, then later stages while they are expected to end by `run.limit`. Blocks."""
-        raise NotImplementedError
-
-    def stop(self, run):
-        """Stops a run after its current stage. Thread-safe."""
-        run.limit = NEVER
-
-    def stage(self, position, carried, inputs):
-        """Runs one stage and returns its logits and the tensors for later stages, as backend tensors."""
-        raise NotImplementedError
-
-
-class StepwiseEngine(Engine):
-    """Calls a compiled function for each stage, for backends with a low overhead per call."""
-
-    any_size = False
-
-    def __init__(self, stages):
-        super().__init__(stages)
-        self._stages = [_compiled([segment]) for segment in self._segments]
-        self._direct = [self._fused(position) if position else self._stages[0] for position in range(len(stages))]
-
-    def _fused(self, last):
-        """Compiles all stages up to `last` as one function, without the heads in between."""
-        passing = [self.stages.segment(position, head=False) for position in range(self.start_of(last), last)]
-        return _compiled([*passing, self._segments[last]])
-
-    def run(self, inputs, run):
-        result = self._direct[run.first](inputs)
-        run.emit(run.first, as_array(result["logits"]))
-        for position in range(run.first + 1, run.last + 1):
-            if time.time() + run.needed[position] > run.limit:
-                return
-            logits, carried = self.stage(position, result["carried"], inputs)
-            result = {"logits": logits, "carried": carried}
-            run.emit(position, as_array(logits))
-
-    def stage(self, position, carried, inputs):
-        result = self._stages[position](inputs if self.stages.starts(position) else carried)
-        return result["logits"], result["carried"]
-
-
-def _compiled(models):
-    """Compiles a chain of models, each of which runs on the "carried" outputs of the previous one."""
-    if keras.backend.backend() != "jax":
-
-        def eager(carried):
-            for model in models:
-                result = model(carried, training=False)
-                carried = result["carried"]
-            return result
-
-        return eager
-    import jax
-
-    for layer in (layer for model in models for layer in model._flatten_layers()):
-        if isinstance(layer, ON_TENSORFLOW_ALONE):
-            raise ValueError(
-                f"On JAX, layers that it can compile are expected. Received: '{layer.name}' of type "
-                f"{type(layer).__name__}. Call it before the network, or run Keras on TensorFlow."
-            )
-
-    @jax.jit
-    def forward(weights, carried):
-        for model, values in zip(models, weights):
-            result = unchanging.call(model, carried, zip(model.variables, values))
-            carried = result["carried"]
-        return result
-
-    # Copy the weights, because training and even `predict` donate the model's own arrays.
-    weights = [[keras.ops.copy(variable.value) for variable in model.variables] for model in models]
-    return lambda carried: forward(weights, carried)
-
-
-class GraphEngine(Engine):
+class TensorFlowEngine(Engine):
     """Calls one TensorFlow program per run; see the module docstring."""
+
+    name = "tensorflow"
 
     def __init__(self, stages):
         super().__init__(stages)
@@ -187,7 +49,7 @@ class GraphEngine(Engine):
 
         carried = inputs
         for position in range(self.start_of(first), first):
-            carried = self._stages[position].passing(inputs if self.stages.starts(position) else carried)["carried"]
+            carried = self._stages[position].passing(inputs if self.starts[position] else carried)["carried"]
         told, *carried = self._answer(first, carried, inputs)
         goes_on, all_told = tf.constant(True), [told]
         # Chained conditions: nested ones would each pass on the weights of all later stages.
@@ -209,7 +71,7 @@ class GraphEngine(Engine):
         """Computes a stage and emits its answer; returns a "done" tensor and the tensors for later stages."""
         import tensorflow as tf
 
-        result = self._stages[position].answering(inputs if self.stages.starts(position) else carried)
+        result = self._stages[position].answering(inputs if self.starts[position] else carried)
         # Declared stateless so that the next stage does not wait for it. It still runs because its result is used.
         told = tf.numpy_function(self._emit, [position, result["logits"]], tf.bool, stateful=False)
         told.set_shape(())
@@ -242,7 +104,7 @@ class GraphEngine(Engine):
                 self._stopped.assign(True)
 
     def stage(self, position, carried, inputs):
-        result = self._stages[position].alone(*(inputs if self.stages.starts(position) else carried))
+        result = self._stages[position].alone(*(inputs if self.starts[position] else carried))
         return result["logits"], result["carried"]
 
 
@@ -295,8 +157,3 @@ def _fixed(graph, inputs):
             varying.update(tensor.name for tensor in operation.outputs)
             fixed.update((tensor.name, tensor) for tensor in operation.inputs if tensor.op.type != "Const")
     return [tensor for name, tensor in fixed.items() if name not in varying and name not in held]
-
-
-def engine(stages):
-    """Returns the `Engine` for Keras's backend."""
-    return GraphEngine(stages) if keras.backend.backend() == "tensorflow" else StepwiseEngine(stages)

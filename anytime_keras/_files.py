@@ -1,0 +1,107 @@
+"""Files that are complete or absent: the cache's folder, atomic writes, locks and hashes."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import tempfile
+
+from anytime_keras import _errors
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+def cache_folder():
+    """Returns the user's cache: `ANYTIME_KERAS_CACHE`, or `anytime_keras` in `XDG_CACHE_HOME` or ~/.cache.
+
+    Raises:
+        OSError: if that lies in a home directory and there is none.
+    """
+    remedy = "Set ANYTIME_KERAS_CACHE to a folder in which downloads are kept."
+    own = os.environ.get("ANYTIME_KERAS_CACHE")
+    if own:
+        return _errors.expanded(own, remedy)
+    return _errors.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", remedy) / "anytime_keras"
+
+
+def sha256(content):
+    """Returns the SHA-256 of bytes, as hexadecimal digits.
+
+    >>> sha256(b"")[:8]
+    'e3b0c442'
+    """
+    return hashlib.sha256(content).hexdigest()
+
+
+def with_hash(content):
+    """Prepends the hash of a file that has no known one, for `without_hash`."""
+    return sha256(content).encode() + b"\n" + content
+
+
+def without_hash(content):
+    """Returns what `with_hash` was given, or None if it was changed or truncated.
+
+    >>> without_hash(with_hash(b"text")), without_hash(with_hash(b"text")[:-1]), without_hash(None)
+    (b'text', None, None)
+    """
+    own, _, rest = (content or b"").partition(b"\n")
+    return rest if sha256(rest).encode() == own else None
+
+
+def read(path, most=None):
+    """Returns a file's content, up to `most` bytes, or None if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(most)
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Locks an entry of the cache for writing and removes partial files of killed processes.
+
+    Raises:
+        OSError: if the cache is not writable.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        locks = cache_folder() / "locks"
+        locks.mkdir(exist_ok=True)
+        lock = open(locks / path.name, "w")
+    except OSError as error:
+        raise OSError(
+            f"The cache '{cache_folder()}' is not writable: {error}. Set ANYTIME_KERAS_CACHE to a writable directory."
+        ) from error
+    with lock:
+        if _locked(lock):
+            for left in path.parent.glob(f"{path.name}.*.part"):
+                left.unlink(missing_ok=True)
+        yield
+
+
+def _locked(file):
+    """Waits for a lock and returns True, or returns False where locks are not supported."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return True
+    except (OSError, AttributeError):  # a file system without locks; a system without fcntl
+        return False
+
+
+def write(path, content):
+    """Writes a file atomically."""
+    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(unfinished, 0o644)  # `mkstemp` sets 0o600
+        os.replace(unfinished, path)
+    except BaseException:
+        pathlib.Path(unfinished).unlink(missing_ok=True)
+        raise

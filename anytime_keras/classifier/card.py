@@ -1,0 +1,181 @@
+"""Writes model cards: Markdown with YAML front matter, as the Hugging Face Hub reads it."""
+
+import json
+import textwrap
+
+from anytime_keras.classifier import facts
+
+PLOT = "curve.png"
+# Identifiers of licences on the Hub.
+LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "gpl-3.0")
+WIDTH = 120
+
+
+def text(classifier, preset=None):
+    """Returns the model card of a classifier.
+
+    Args:
+        classifier: `Classifier`.
+        preset: str, what to pass to `from_preset`; None is the path of the card's folder.
+
+    Returns:
+        Markdown, a str.
+    """
+    about, curve = classifier.about, facts.curve(classifier.about)
+    title = about.get("name") or getattr(classifier.model, "name", "classifier")
+    sections = [
+        _front_matter(title, about, curve),
+        f"# {title}",
+        about.get("description") or "",
+        _introduction(classifier),
+        "## Use",
+        _use(preset),
+        "## Accuracy and cost",
+        _accuracy(classifier, about, curve),
+        "## Input and classes",
+        _input(classifier),
+        "## Data",
+        _data(about),
+        "## Training",
+        _training(about),
+        "## Limits",
+        _limits(classifier),
+        "## Licence",
+        _licence(about),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(title, about, curve):
+    """Returns the YAML front matter. Its values are JSON, which is YAML too."""
+    licence, data = about.get("licence"), about.get("data", {})
+    fields = {
+        "library_name": "anytime_keras",
+        "pipeline_tag": "image-classification",
+        "tags": ["keras", "anytime-prediction", "early-exit"],
+    }
+    if licence is not None and licence.lower() in LICENCES:
+        fields["license"] = licence.lower()
+    elif licence is not None:
+        fields.update(license="other", license_name=licence)
+    if "name" in data and curve is not None and "split" in curve.about:
+        fields["metrics"] = ["accuracy"]
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": data["name"], "type": data["name"], "split": curve.about["split"]},
+            "metrics": [{"type": "accuracy", "name": f"accuracy at {curve[-1].exit}", "value": 1 - curve[-1].error}],
+        }
+        fields["model-index"] = [{"name": title, "results": [result]}]
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
+
+
+def _introduction(classifier):
+    count, costs = len(classifier.class_names), classifier.costs
+    return _wrapped(
+        f"This network says which of {count} classes an image shows. It is an *anytime* network: it has {len(costs)} "
+        "exits, at which it can stop and answer. An early exit answers after little computation and is wrong more "
+        "often; a later exit takes longer and is more accurate. A program that has a deadline gets the answer of the "
+        "latest exit that was reached in time."
+    )
+
+
+def _use(preset):
+    where = json.dumps(preset or "path/of/this/folder")
+    return f"""Install the package `anytime_keras`, then:
+
+```python
+import anytime_keras as ak
+
+classifier = ak.Classifier.from_preset({where})
+answer = classifier("photo.jpg")                     # the most accurate answer
+answer = classifier("photo.jpg", deadline=0.010)     # the best answer within 10 milliseconds
+print(answer.label, answer.top(5))                   # names of classes, with probabilities
+for answer in classifier.stream("photo.jpg"):        # better and better answers
+    print(answer)
+```
+
+On the command line: `anytime-keras predict {preset or "path/of/this/folder"} photo.jpg --top=5`"""
+
+
+def _accuracy(classifier, about, curve):
+    if curve is None:
+        lines = ["| exit | MACs (millions) | parameters |", "| --- | ---: | ---: |"]
+        lines += [
+            f"| {cost.exit} | {cost.with_all_heads / 1e6:,.3f} | {cost.params:,} |" for cost in classifier.costs
+        ]
+        return "\n".join(["The accuracy is not known: it was not measured.", "", *lines, "", _MACS])
+    lines = ["| exit | MACs (millions) | parameters | accuracy | loss |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines += [
+        f"| {point.exit} | {point.with_all_heads / 1e6:,.3f} | {point.params:,} | {100 * (1 - point.error):.2f}% "
+        f"| {point.loss:.3f} |"
+        for point in curve
+    ]
+    images, split, data = curve.about.get("images"), curve.about.get("split"), about.get("data", {}).get("name")
+    measured = f"Measured on {images:,} {split} images of {data}." if images and split and data else ""
+    return "\n".join([*lines, "", _wrapped(f"{measured} {_MACS}"), "", f"![Error against cost]({PLOT})"])
+
+
+_MACS = (
+    "MACs are the multiply-accumulates, that is multiplications each with an addition, which one image takes up to an "
+    "exit. Parameters are the numbers that the network has learnt up to there."
+)
+
+
+def _input(classifier):
+    height, width, channels = classifier.preprocessor.image_shape
+    colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    names = ", ".join(classifier.class_names)
+    found = _wrapped(
+        f"The classifier takes image files and arrays of any size. It scales them so that the short side has "
+        f"{classifier.preprocessor.short_side} pixels, and crops the centre of {height} x {width} pixels, {colour}."
+    )
+    return f"{found}\n\n<details><summary>{len(classifier.class_names)} classes</summary>\n\n{names}\n\n</details>"
+
+
+def _data(about):
+    data = about.get("data")
+    if not data:
+        return "The training data is not recorded."
+    lines = [f"- data set: {data['name']}"]
+    lines += [f"- source: {data['source']}"] if data.get("source") else []
+    lines += [f"- licence of the data: {data['licence']}"] if data.get("licence") else []
+    if data.get("sizes"):
+        lines.append("- images: " + ", ".join(f"{count:,} {split}" for split, count in data["sizes"].items()))
+    return "\n".join(lines)
+
+
+def _training(about):
+    lines = []
+    if about.get("architecture"):
+        lines.append(f"- architecture: {about['architecture']}")
+    if about.get("weighting"):
+        weighting = ", ".join(f"{key} {value}" for key, value in about["weighting"].items() if key != "name")
+        lines.append(f"- weighting of the exits' losses: {about['weighting']['name']}{weighting and f' ({weighting})'}")
+    for number, cycle in enumerate(about.get("lineage", ()), start=1):
+        minutes = f" in {cycle['minutes']:.0f} minutes" if cycle["minutes"] is not None else ""
+        machine = cycle["machine"].get("processor") or cycle["machine"].get("devices", "")
+        lines.append(f"- run {number}: {cycle['epochs']:.4g} epochs{minutes}, seed {cycle['seed']}, on {machine}")
+    if about.get("reference"):
+        lines.append(f"- reference: {about['reference']}")
+    if about.get("recipe"):
+        recipe = json.dumps(about["recipe"], indent=1)
+        lines += ["", f"<details><summary>Recipe of the last run</summary>\n\n```json\n{recipe}\n```\n\n</details>"]
+    return "\n".join(lines) or "The training is not recorded."
+
+
+def _limits(classifier):
+    return _wrapped(
+        f"The network names one of its {len(classifier.class_names)} classes for every image, also for one that shows "
+        "none of them. Photos that differ from the training images are classified less accurately than the table says. "
+        "Probabilities are the network's own estimates. Before you rely on the network, measure it on your own images."
+    )
+
+
+def _licence(about):
+    if not about.get("licence"):
+        return "The licence of the weights is not recorded."
+    return f"Weights: {about['licence']}."
+
+
+def _wrapped(paragraph):
+    return textwrap.fill(" ".join(paragraph.split()), WIDTH, break_long_words=False, break_on_hyphens=False)

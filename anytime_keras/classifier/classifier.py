@@ -1,0 +1,300 @@
+"""`Classifier`: raw images in, named classes out, as good as a deadline allows."""
+
+import functools
+import numbers
+import pathlib
+import time
+
+import numpy as np
+
+from anytime_keras.classifier import card, facts, presets, sets
+from anytime_keras.classifier.answers import LabeledAnswer
+from anytime_keras.cost import exit_costs
+from anytime_keras.inference import Predictor
+from anytime_keras.inference.reader import ExportedModel
+from anytime_keras.preprocessing import decoding
+
+
+class Classifier:
+    """Classifies raw images with an anytime network: decodes and preprocesses them, runs the network, names classes.
+
+    `from_preset` loads a classifier by name. Like a task of keras-hub it has a `preprocessor`, `from_preset` and
+    `save_to_preset`. The network runs in a `Predictor`, which is made, compiled and measured at the first call; that
+    takes some seconds. Later calls are fast.
+
+    Args:
+        model: functional Keras model whose outputs are its exits, such as an `AnytimeModel`; or the reader of an
+            exported set.
+        preprocessor: `anytime_keras.preprocessing.Preprocessor`; None is the model's own.
+        class_names: list of str, the names of the classes in the order of the network's outputs; None is the model's
+            own.
+        about: dict with facts for the model card, as in the `about` of a loaded classifier; None if there are none.
+        **options: arguments of `Predictor`, such as `exits` and `engine`.
+
+    Attributes:
+        model: the network.
+        preprocessor: the `Preprocessor`; call it to get the network's inputs for an image.
+        class_names: list of str.
+        about: dict of plain data: name, data, curve, recipe and so on, as far as they are known.
+        predictor: the `Predictor`.
+
+    Raises:
+        ValueError: if the model has no preprocessor or class names and none are given, or they do not fit the model.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> classifier = ak.Classifier.from_preset("resann2x16_adaloss_digits")
+    >>> from sklearn.datasets import load_digits
+    >>> images = load_digits().images / 16                # or paths, or Pillow images
+    >>> answer = classifier(images[0], deadline=60)
+    >>> answer.label, answer.exit, len(answer.top(3))
+    ('0', 'exit_6', 3)
+    >>> classifier.predict(list(images[:3])).labels
+    ['0', '1', '2']
+    """
+
+    def __init__(self, model, preprocessor=None, class_names=None, about=None, **options):
+        self.model, self.about, self._options = model, dict(about or {}), options
+        self.preprocessor = getattr(model, "preprocessor", None) if preprocessor is None else preprocessor
+        self.class_names = getattr(model, "class_names", None) if class_names is None else class_names
+        name = self.about.get("name") or getattr(model, "name", "the model")
+        for what in ("preprocessor", "class_names"):
+            if getattr(self, what) is None:
+                raise ValueError(
+                    f"'{name}' does not contain its {what.replace('_', ' ')}, so pass `{what}`. Networks that are "
+                    "trained by `ak.training.train` or loaded from the zoo contain it."
+                )
+        self.class_names = list(map(str, self.class_names))
+        self._costs = model.costs if isinstance(model, ExportedModel) else exit_costs(model)
+        self._check(name)
+
+    def _check(self, name):
+        if isinstance(self.model, ExportedModel):
+            (shape, *others), classes = [spec["shape"] for spec in self.model.description["inputs"]], None
+        else:
+            (shape, *others), classes = [tensor.shape for tensor in self.model.inputs], self.model.outputs[-1].shape[-1]
+        wanted = self.preprocessor.image_shape
+        if others or len(shape) != 4 or any(side not in (None, want) for side, want in zip(shape[1:], wanted)):
+            raise ValueError(
+                f"`preprocessor` must give the inputs of '{name}', shape {tuple(shape[1:])}. Received: a preprocessor "
+                f"for {wanted}."
+            )
+        if classes not in (None, len(self.class_names)):
+            raise ValueError(
+                f"`class_names` must name the {classes} classes of '{name}'. Received: {len(self.class_names)} names."
+            )
+
+    @classmethod
+    def from_preset(cls, preset, weights="default", preprocessor=None, class_names=None, **options):
+        """Loads a classifier.
+
+        Args:
+            preset: one of
+
+                - a name of the zoo, see `ak.zoo.list(trained=True)`;
+                - the folder of a finished training, or one that `save_to_preset` wrote;
+                - a `.keras` file of a model with a preprocessor;
+                - the folder of a set that `ak.export` wrote;
+                - `"hf://user/model"`, a preset on the Hugging Face Hub. Needs the package huggingface_hub.
+            weights: str, for names of the zoo the label of the weights, such as a data set's name.
+            preprocessor, class_names, **options: as in `Classifier`.
+
+        Returns:
+            A `Classifier`.
+
+        Raises:
+            ValueError: if there is no such preset (similar names are listed), or it is damaged.
+            OSError: if a file is neither here nor can be downloaded.
+            ImportError: if a package is missing.
+        """
+        found = presets.load(preset, weights)
+        preprocessor = found.preprocessor if preprocessor is None else preprocessor
+        class_names = found.class_names if class_names is None else class_names
+        return cls(found.model, preprocessor, class_names, found.about, **options)
+
+    @functools.cached_property
+    def predictor(self):
+        if isinstance(self.model, ExportedModel):
+            return sets.SetPredictor(self.model, **self._options)
+        return Predictor(self.model, self._example(1), **self._options)
+
+    def _example(self, batch_size):
+        """Returns the network's inputs for random images."""
+        pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *self.preprocessor.image_shape), "uint8")
+        return self.preprocessor(pixels)
+
+    def prepare(self, batch_size=1):
+        """Compiles the network for deadlines with so many images at a time, and measures the latency of its exits.
+
+        Args:
+            batch_size: int.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be an int of 1 or more. Received: batch_size={batch_size!r}.")
+        self.predictor.prepare(self._example(batch_size))
+
+    def __call__(self, images, deadline=None, budget=None, until=None):
+        """Classifies an image, or several as one batch, within one limit; without a limit, with the last exit.
+
+        Args:
+            images: an image or a list of images, each a path, a Pillow image or an array; see `Preprocessor`.
+            deadline: float, seconds from the call, which include decoding and preprocessing. The time in which the
+                first call makes the predictor is not counted. For several images, call `prepare` with their number
+                first.
+            budget: float, multiply-accumulates for each image.
+            until: function of a `LabeledAnswer`; returns the first answer for which it returns true.
+
+        Returns:
+            A `LabeledAnswer`.
+
+        Raises:
+            ValueError: if an image or a limit is not valid, or there is more than one limit.
+        """
+        predictor, begin = self.predictor, time.perf_counter()
+        labeled, inputs = self._preprocessed(images, begin)
+        left = deadline
+        if isinstance(deadline, numbers.Real) and not isinstance(deadline, bool):
+            left = max(deadline - (time.perf_counter() - begin), 0.0) if deadline == deadline else deadline
+        met = None if until is None or not callable(until) else lambda answer: until(labeled(answer))
+        answer = labeled(predictor.predict(inputs, deadline=left, budget=budget, until=until if met is None else met))
+        if deadline is not None:
+            answer.late = answer.seconds > deadline
+        return answer
+
+    def stream(self, images):
+        """Yields successively better `LabeledAnswer`s for an image or one batch; see `Predictor.stream`."""
+        predictor, begin = self.predictor, time.perf_counter()
+        labeled, inputs = self._preprocessed(images, begin)
+        return map(labeled, predictor.stream(inputs))
+
+    def predict(self, images, batch_size=32, budget=None):
+        """Classifies any number of images, batch by batch.
+
+        Args:
+            images: list of images or array of shape `(images, height, width, channels)`; see `Preprocessor`.
+            batch_size: int.
+            budget: float, multiply-accumulates for each image; None answers with the last exit.
+
+        Returns:
+            One `LabeledAnswer` for all images.
+
+        Raises:
+            ValueError: if an image or an argument is not valid.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be an int of 1 or more. Received: batch_size={batch_size!r}.")
+        predictor, begin = self.predictor, time.perf_counter()
+        if decoding.is_single(images):
+            images = [images]
+        batch_size = getattr(self.model, "batch_size", None) or batch_size
+        logits = []
+        for first in range(0, max(len(images), 1), batch_size):
+            inputs = self.preprocessor(images[first : first + batch_size])
+            # The last batch is filled up, since some backends compile for each size.
+            missing = batch_size - len(inputs) if len(images) > batch_size or batch_size == self._fixed else 0
+            padded = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)]) if missing else inputs
+            answer = predictor.predict(padded, budget=budget)
+            logits.append(answer.logits[: len(inputs)])
+        answer = LabeledAnswer.of(answer, self.class_names, False, 0.0)
+        answer.logits, answer.seconds = np.concatenate(logits), time.perf_counter() - begin
+        return answer
+
+    @property
+    def _fixed(self):
+        """The batch size for which a set was exported, or None."""
+        return getattr(self.model, "batch_size", None)
+
+    def _preprocessed(self, images, begin):
+        """Returns a function that adds labels to the predictor's answers, and the network's inputs."""
+        inputs, single = self.preprocessor(images), decoding.is_single(images)
+        spent = time.perf_counter() - begin
+        return lambda answer: LabeledAnswer.of(answer, self.class_names, single, spent), inputs
+
+    def finetune(self, folder, minutes=10.0, to=None, **options):
+        """Trains the network on a folder of images, starting from its weights, and returns a new classifier.
+
+        The new classifier has the folder's classes and the preprocessor of this one, and `about["curve"]` is its error
+        on held-out images at each exit. See `ak.training.finetune`, which does the work.
+
+        Args:
+            folder: path of a folder with one folder of images per class, such as `folder/cat/1.jpg`.
+            minutes: float, how long everything takes. About ten are useful on a CPU with 30 images per class.
+            to: output directory, which `from_preset` reads; None writes nothing.
+            **options: further arguments of `ak.training.finetune`, such as `validation`, `seed` and `verbose`.
+
+        Returns:
+            A `Classifier`.
+
+        Raises:
+            ValueError: as `ak.training.finetune`, for example if there are too few images or one cannot be decoded; or
+                if the classifier runs an exported set, which cannot be trained.
+
+        Example, with three folders of photos in `photos`:
+
+            classifier = ak.Classifier.from_preset("msdnet33_adaloss").finetune("photos", minutes=10, to="runs/photos")
+            classifier("photo.jpg").label
+        """
+        from anytime_keras import training  # predicting needs no training
+
+        if isinstance(self.model, ExportedModel):
+            raise ValueError(
+                f"An exported set cannot be trained. Received: '{self.model.path}'. Train the model that was exported."
+            )
+        if getattr(self.model, "preprocessor", None) is None:
+            self.model.preprocessor = self.preprocessor
+        run = training.finetune(self.model, folder, minutes, to, name=self.about.get("name"), **options)
+        about = facts.of_run(run) if to is None else facts.of_training(pathlib.Path(to))
+        return type(self)(run.model, about=about, **self._options)
+
+    def save_to_preset(self, folder, overwrite=False):
+        """Writes the classifier to a folder for `from_preset`, with a model card.
+
+        The folder contains `model.keras`, `preset.json` (preprocessing, class names and `about`), the model card
+        `README.md` and, if the errors of the exits are known, their plot. It is written completely or not at all.
+
+        Args:
+            folder: path, new or empty.
+            overwrite: bool, whether to replace a preset in that folder.
+
+        Returns:
+            The path, a `pathlib.Path`.
+
+        Raises:
+            ValueError: if the classifier runs an exported set, which is not a Keras model.
+            FileExistsError: if there is something at `folder`, unless it is a preset to overwrite.
+        """
+        return presets.save(self, folder, overwrite)
+
+    def upload_preset(self, uri, private=False):
+        """Uploads the classifier to the Hugging Face Hub, as `save_to_preset` writes it.
+
+        Needs the package huggingface_hub and a login (`hf auth login`, or the environment variable HF_TOKEN).
+
+        Args:
+            uri: str, `"hf://user/model"`. The repository is created if it does not exist.
+            private: bool, whether a new repository is private.
+
+        Returns:
+            The address of the model's page, a str.
+
+        Raises:
+            ValueError: if `uri` is not valid, or the classifier runs an exported set.
+            ImportError: if huggingface_hub is missing.
+            OSError: if the upload fails.
+        """
+        return presets.upload(self, uri, private)
+
+    def model_card(self):
+        """Returns the model card as Markdown with YAML front matter; see `save_to_preset`."""
+        return card.text(self)
+
+    @property
+    def costs(self):
+        """The cost of each exit, a list of `anytime_keras.cost.ExitCost`, earliest first."""
+        return list(self._costs)
+
+    def __repr__(self):
+        name, costs = self.about.get("name") or getattr(self.model, "name", type(self.model).__name__), self._costs
+        size = " x ".join(map(str, self.preprocessor.image_shape))
+        macs = " to ".join(f"{cost.with_all_heads / 1e6:.3g}M" for cost in (costs[0], costs[-1]))
+        return f"Classifier('{name}', {len(self.class_names)} classes, images {size}, {len(costs)} exits, {macs} MACs)"

@@ -1,0 +1,77 @@
+"""Facts about a trained network, as plain data: what a model card reports. See `of_manifest` for the fields."""
+
+import json
+
+from anytime_keras.evaluation import Curve
+
+
+def of_manifest(manifest, entry):
+    """Returns the facts in an entry of the zoo.
+
+    Args:
+        manifest, entry: `Manifest` and one of its `weights`, trained.
+
+    Returns:
+        A dict with `name`, `weights` (the label), `description`, `architecture`, `reference`, `licence`, `data`
+        (`name`, `source`, `licence`, `sizes`), `curve` (`Curve.to_dict`), `weighting`, `recipe` and `lineage`.
+    """
+    content = entry.content
+    return {
+        "name": manifest.name,
+        "weights": entry.label,
+        "description": manifest.content["description"],
+        "architecture": manifest.architecture,
+        "reference": manifest.content["reference"],
+        "licence": content["licence"],
+        "data": {key: content["data"][key] for key in ("name", "source", "licence", "sizes")},
+        "curve": manifest.curve(entry.label).to_dict(),
+        "weighting": content["weighting"],
+        "recipe": content["lineage"][-1]["recipe"],
+        "lineage": content["lineage"],
+    }
+
+
+def of_training(folder):
+    """Returns the facts in the folder of a training, as far as its files are there; see `of_manifest`."""
+    recipe, data, curve = (_read(folder / f"{name}.json") for name in ("recipe", "data", "curve"))
+    try:
+        return _of_results(folder.resolve().name, recipe, data, curve)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"The JSON files in '{folder}' must be those of a training. Missing: {error}.") from error
+
+
+def of_run(run):
+    """Returns the facts about a `training.Run` that is not saved; see `of_manifest`."""
+    return _of_results(run.model.name, run.recipe.to_dict(), run.data.describe(), run.curve.to_dict())
+
+
+def _of_results(name, recipe, data, curve):
+    facts = {"name": name}
+    if recipe is not None:
+        model = recipe["model"]
+        facts.update(architecture=model.get("from", model["name"]), weighting=recipe["weighting"], recipe=recipe)
+    if data is not None:
+        facts["data"] = {"name": data["name"], "sizes": data["sizes"]}
+    if curve is not None:
+        facts["curve"] = Curve.from_dict(curve).to_dict()
+    return facts
+
+
+def curve(about):
+    """Returns the `Curve` of facts, or None."""
+    return Curve.from_dict(about["curve"]) if about.get("curve") else None
+
+
+def _read(path):
+    return read_json(path) if path.is_file() else None
+
+
+def read_json(path):
+    """Returns the dict in a JSON file, or raises ValueError."""
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' must be a JSON file. Received: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' must contain a JSON object. Received: {type(content).__name__}.")
+    return content

@@ -1,0 +1,216 @@
+"""Presets: finds, loads, saves and uploads what a `Classifier` consists of."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import tempfile
+import zipfile
+
+import keras
+
+from anytime_keras import zoo
+from anytime_keras.classifier import card, facts
+from anytime_keras.data import crops, defaults
+from anytime_keras.inference.reader import ExportedModel
+from anytime_keras.inference.reader.description import DESCRIPTION
+from anytime_keras.models import AnytimeModel
+from anytime_keras.preprocessing import Preprocessor
+
+FORMAT = 1
+HUB = "hf://"
+# The files of a preset, and no others, are downloaded.
+FILES = ("model.keras", "preset.json", "README.md", "data.json", "recipe.json", "curve.json")
+KINDS = (
+    "a name of the zoo, the folder of a finished training, of a saved preset or of an exported set, a .keras file, or "
+    "hf://user/model"
+)
+
+
+@dataclasses.dataclass
+class Preset:
+    """What `load` returns.
+
+    Attributes:
+        model: Keras model, or `ExportedModel`.
+        preprocessor: `Preprocessor` or None if the model has its own.
+        class_names: list of str, or None if the model has its own.
+        about: dict, see `facts`.
+    """
+
+    model: object
+    preprocessor: object = None
+    class_names: list = None
+    about: dict = dataclasses.field(default_factory=dict)
+
+
+def load(preset, weights="default"):
+    """Loads a preset; see `Classifier.from_preset`."""
+    if not isinstance(preset, (str, os.PathLike)) or not str(preset):
+        raise ValueError(f"`preset` must be {KINDS}. Received: {preset!r:.60}.")
+    text, path = os.fspath(preset), pathlib.Path(preset)
+    if text.startswith(HUB):
+        return _check_weights(_of_folder(_downloaded(text)), weights, text)
+    if (path / DESCRIPTION).is_file():
+        model = ExportedModel(path)
+        return _check_weights(Preset(model, about={"name": model.description["model"]}), weights, text)
+    if (path / "model.keras").is_file():
+        return _check_weights(_of_folder(path), weights, text)
+    if path.is_file():
+        return _check_weights(Preset(load_keras(path)), weights, text)
+    if path.is_dir():
+        raise ValueError(
+            f"The folder '{path}' contains no network. Expected: model.keras, as of a finished training, or "
+            f"{DESCRIPTION}, as of an exported set."
+        )
+    if len(path.parts) > 1 or path.suffix:
+        raise ValueError(f"There is no file or folder '{path}'. Pass {KINDS}.")
+    try:
+        manifest = zoo.show(text)
+    except ValueError as error:
+        raise ValueError(f"There is no preset '{text}'. Pass {KINDS}. {error}") from error
+    entry = manifest.pick(weights)
+    return Preset(zoo.load(text, entry.label), about=facts.of_manifest(manifest, entry))
+
+
+def _check_weights(preset, weights, text):
+    if weights != "default":
+        raise ValueError(f"`weights` is for names of the zoo. Received: weights={weights!r} for '{text}'. Omit it.")
+    return preset
+
+
+def load_keras(file):
+    """Loads a `.keras` file, or raises ValueError."""
+    try:
+        return keras.saving.load_model(file)
+    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"'{file}' cannot be loaded as a Keras model: {error}") from error
+
+
+def _of_folder(folder):
+    """Loads a saved preset or the folder of a training."""
+    model = load_keras(folder / "model.keras")
+    if (folder / "preset.json").is_file():
+        content = facts.read_json(folder / "preset.json")
+        try:
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']!r}; this version reads {FORMAT}")
+            preprocessor = Preprocessor.from_config(content["preprocessor"])
+            return Preset(model, preprocessor, list(content["class_names"]), dict(content["about"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"'{folder / 'preset.json'}' must be a file that `Classifier.save_to_preset` wrote. Received: {error}."
+            ) from error
+    older = getattr(model, "preprocessor", None) is None
+    return Preset(model, *(_of_older_training(folder) if older else (None, None)), facts.of_training(folder))
+
+
+def _of_older_training(folder):
+    """Returns the preprocessor and class names by `data.json`, for a model that was saved without them, or None."""
+    path, recipe = folder / "data.json", folder / "recipe.json"
+    if not path.is_file():
+        return None, None
+    content = facts.read_json(path)
+    arguments = facts.read_json(recipe).get("data", {}) if recipe.is_file() else {}
+    try:
+        cropped = arguments.get("image_size") or defaults(content["name"]).image_size
+        shape = content["image_shape"]
+        short_side = crops.short_side(shape[:2]) if cropped else None
+        return Preprocessor(shape, content["mean"], content["std"], short_side), content["class_names"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"'{path}' must be a file written by `anytime-keras train`. Received: {error!r}.") from error
+
+
+def save(classifier, folder, overwrite=False):
+    """Writes a classifier to a folder; see `Classifier.save_to_preset`."""
+    folder, model = pathlib.Path(folder), _keras_model(classifier)
+    _check_place(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        new, old = pathlib.Path(scratch, "new"), pathlib.Path(scratch, "old")
+        new.mkdir()
+        if isinstance(model, AnytimeModel) and model.preprocessor is None:
+            model.preprocessor, model.class_names = classifier.preprocessor, classifier.class_names
+        model.save(new / "model.keras")
+        content = {
+            "format": FORMAT,
+            "preprocessor": classifier.preprocessor.get_config(),
+            "class_names": classifier.class_names,
+            "about": classifier.about,
+        }
+        (new / "preset.json").write_text(json.dumps(content, indent=1) + "\n")
+        (new / "README.md").write_text(card.text(classifier))
+        if (curve := facts.curve(classifier.about)) is not None:
+            curve.plot(new / card.PLOT, title=classifier.about.get("name"))
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    return folder
+
+
+def _keras_model(classifier):
+    if isinstance(classifier.model, ExportedModel):
+        raise ValueError(
+            "A preset is saved of a Keras model. Received: a classifier of the exported set in "
+            f"'{classifier.model.path}'. Copy its folder instead, which is a preset too."
+        )
+    return classifier.model
+
+
+def _check_place(folder, overwrite):
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if empty or not os.path.lexists(folder):
+        return
+    if not overwrite:
+        raise FileExistsError(f"There is something at '{folder}' already. Pass `overwrite=True` to replace a preset.")
+    if not (folder / "preset.json").is_file():
+        raise FileExistsError(f"What is at '{folder}' is not a preset, and is not replaced. Choose another folder.")
+
+
+def upload(classifier, uri, private=False):
+    """Uploads a classifier to the Hugging Face Hub; see `Classifier.upload_preset`."""
+    repository, hub = _repository(uri), _hub()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save(classifier, pathlib.Path(scratch, "preset"))
+        text = card.text(classifier, uri)
+        (folder / "README.md").write_text(text)
+        try:
+            hub.create_repo(repository, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a classifier")
+        except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
+            raise OSError(f"'{uri}' cannot be uploaded: {_first_line(error)}") from error
+    return f"https://huggingface.co/{repository}"
+
+
+def _downloaded(uri):
+    """Downloads a preset from the Hugging Face Hub, or finds it in the Hub's cache, and returns its folder."""
+    repository, hub = _repository(uri), _hub()
+    try:
+        folder = pathlib.Path(hub.snapshot_download(repository, allow_patterns=list(FILES)))
+    except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
+        raise OSError(f"'{uri}' cannot be downloaded: {_first_line(error)}") from error
+    if not (folder / "model.keras").is_file():
+        raise ValueError(f"'{uri}' is not a preset of this library: it has no model.keras.")
+    return folder
+
+
+def _repository(uri):
+    if not isinstance(uri, str) or not re.fullmatch(r"hf://[\w.-]+/[\w.-]+", uri):
+        raise ValueError(f"A preset on the Hugging Face Hub is named hf://user/model. Received: {uri!r}.")
+    return uri.removeprefix(HUB)
+
+
+def _hub():
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ImportError(
+            "hf:// needs the package huggingface_hub, which cannot be imported: `pip install huggingface_hub`."
+        ) from error
+    return huggingface_hub
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

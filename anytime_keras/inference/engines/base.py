@@ -1,0 +1,124 @@
+"""`Engine` and `Run`: the interface of all engines."""
+
+import time
+
+import keras
+import numpy as np
+
+from anytime_keras.inference.answers import as_array
+
+NEVER = -1.0e18
+ALWAYS = 1.0e18
+
+
+class Run:
+    """The parameters of one run of an engine, and the receiver of its answers.
+
+    Attributes:
+        first: int, the first stage whose exit answers; earlier heads are skipped where the engine can.
+        last: int, the last stage that may run.
+        limit: float, a `time.time()`. Later stages start only if they are expected to end by then; lower it to stop.
+        needed: float array or list, expected seconds of each stage.
+    """
+
+    def __init__(self, first, last, limit, needed):
+        self.first, self.last, self.limit, self.needed = first, last, limit, needed
+
+    def emit(self, position, logits):
+        """Receives the logits of each exit, an array, as soon as they are ready. May run in another thread."""
+        raise NotImplementedError
+
+
+class Engine:
+    """Runs the stages of a network on one runtime, one run at a time.
+
+    Args:
+        stages: `Stages`, or an object with the same methods.
+
+    Attributes:
+        name: str, the engine's name in `Predictor(engine=...)`.
+        any_size: bool, whether new batch sizes need no recompilation.
+        steps: bool, whether entering a stage costs so little that a run to a deadline goes stage by stage in the
+            caller's thread. Other engines run straight to an exit that meets the deadline, in a worker thread.
+        takes: list of lists, the input shapes of each stage, with None for dynamic dimensions.
+        gives: list, the shape of each exit's logits.
+        sigmoid: list of bools, whether each exit ends in a sigmoid.
+    """
+
+    name = None
+    any_size = True
+    steps = False
+
+    def __init__(self, stages):
+        self.stages = stages
+        self._segments = [stages.segment(position) for position in range(len(stages))]
+        self.takes = [[tuple(tensor.shape) for tensor in segment.inputs] for segment in self._segments]
+        self.gives = [tuple(segment.output["logits"].shape) for segment in self._segments]
+        self.sigmoid = [stages.ends_in_sigmoid(position) for position in range(len(stages))]
+        self.starts = [stages.starts(position) for position in range(len(stages))]
+
+    def __len__(self):
+        return len(self.stages)
+
+    def start(self, x):
+        """Converts an input of the model to the list of tensors that the first stage takes; see `Stages.start`."""
+        return self.stages.start(x)
+
+    def start_of(self, position):
+        """Returns the latest stage up to `position` that takes the network's input, where a direct run starts."""
+        return max(start for start in range(position + 1) if self.starts[start])
+
+    def prepare(self, inputs):
+        """Compiles what deadlines with inputs of this size need, where the engine compiles for each size."""
+
+    def identity(self, size):
+        """Returns a str that identifies the compiled stages for a batch size, or None if they are not cached."""
+        return None
+
+    def pieces(self, count):
+        """Returns the sizes of the compiled batches in which a batch of `count` samples runs."""
+        return [count]
+
+    def run(self, inputs, run):
+        """Runs stage `run.first`, then later stages while they are expected to end by `run.limit`. Blocks."""
+        raise NotImplementedError
+
+    def stop(self, run):
+        """Stops a run after its current stage. Thread-safe."""
+        run.limit = NEVER
+
+    def stage(self, position, carried, inputs):
+        """Runs one stage and returns its logits and the tensors for later stages, as the engine's tensors."""
+        raise NotImplementedError
+
+    def take(self, tensor, rows):
+        """Returns rows of one of the engine's tensors."""
+        return keras.ops.take(tensor, rows, axis=0)
+
+    def array(self, tensor):
+        """Returns one of the engine's tensors as a NumPy array."""
+        return as_array(tensor)
+
+    def _continue(self, carried, inputs, run):
+        """Runs the stages after `run.first` one by one, while they are expected to end in time."""
+        for position in range(run.first + 1, run.last + 1):
+            if time.time() + run.needed[position] > run.limit:
+                return
+            logits, carried = self.stage(position, carried, inputs)
+            run.emit(position, as_array(logits))
+
+
+def arrays(tensors):
+    """Converts tensors of the backend to contiguous arrays of their dtype."""
+    return [
+        np.ascontiguousarray(tensor if isinstance(tensor, np.ndarray) else keras.ops.convert_to_numpy(tensor))
+        for tensor in tensors
+    ]
+
+
+def padded(tensors, size):
+    """Pads the batch of each array to `size` samples by repeating the first."""
+    return [
+        np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)]) if len(array) < size else array
+        for array in arrays(tensors)
+    ]

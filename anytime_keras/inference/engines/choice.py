@@ -1,0 +1,181 @@
+"""Creates an engine by name, or the one that is measured fastest on this machine."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+
+import keras
+import numpy as np
+
+from anytime_keras import _errors, runtime
+from anytime_keras.inference import converters, part_cache, runtimes
+from anytime_keras.inference.engines.base import arrays
+from anytime_keras.inference.engines.files import FileEngine
+from anytime_keras.inference.engines.loading import Loader, Plan
+
+FILE_ENGINES = ("litert", "onnx", "openvino")
+ENGINES = ("auto", "tensorflow", "jax", *FILE_ENGINES)
+COMPARED = FILE_ENGINES  # by "auto"; tests leave it empty
+BLOCK_SECONDS = 0.3  # measuring time of each runtime
+GAIN = 0.15  # that several threads must bring over one, which meets deadlines more steadily beside other processes
+
+
+def create(
+    stages, inputs, name="auto", num_threads=None, dtype=None, representative=None, progress=lambda text: None
+):
+    """Returns an `Engine` that is prepared for inputs of one size.
+
+    Args:
+        stages: `Stages`.
+        inputs: list of tensors, the result of `stages.start` for an example.
+        name: str, one of `ENGINES`.
+        num_threads: int, the threads of a file engine; None measures one thread and one per core.
+        dtype, representative: for file engines, see `FileEngine`; None computes like the network.
+        progress: function of a str, called before each step that takes long.
+
+    Raises:
+        ValueError: if `name` is unknown, or this engine cannot run the network.
+        ImportError: if the engine's package is not installed.
+    """
+    check(name, num_threads)
+    names = {"auto": COMPARED}.get(name, (name,) if name in FILE_ENGINES else ())
+    if name == "auto" and not (keras.backend.backend() == "tensorflow" and runtime.on_cpu()):
+        names = ()
+    if name != "auto":
+        for own in names:
+            runtimes.get(own)()  # raises if the package is missing
+            converters.check_dtype(own, dtype or "float32")
+    options = {"dtype": dtype or "float32", "representative": representative, "progress": progress}
+    engine, reason = _fastest(stages, inputs, names, num_threads, options) if names else (None, None)
+    if engine is None and (dtype is not None or name in FILE_ENGINES):
+        reason = " ".join(str(reason or "its runtimes are not installed").split()).rstrip(".")
+        raise ValueError(f"`engine='{name}'` cannot run this network: {reason}. Use `engine='auto'`.")
+    return engine or _backend(stages, inputs)
+
+
+def check(name, num_threads):
+    """Checks an engine's name and number of threads against this process's backend.
+
+    Raises:
+        ValueError: if they cannot be used.
+    """
+    backend = keras.backend.backend()
+    if name not in ENGINES:
+        raise ValueError(f"`engine` must be one of {ENGINES}. Received: {name!r}. {_errors.nearest(name, ENGINES)}")
+    if name in ("tensorflow", "jax") and name != backend:
+        raise ValueError(
+            f"`engine='{name}'` needs Keras's backend '{name}'. Received: backend '{backend}'. Set the environment "
+            f"variable KERAS_BACKEND={name}."
+        )
+    if name in FILE_ENGINES and backend != "tensorflow":
+        raise ValueError(
+            f"`engine='{name}'` needs Keras's backend 'tensorflow', which converts the network. Received: backend "
+            f"'{backend}'. Set the environment variable KERAS_BACKEND=tensorflow, or use `engine='auto'`."
+        )
+    if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
+        raise ValueError(f"`num_threads` must be a positive int or None. Received: {num_threads!r}.")
+    if num_threads is not None and name in ("tensorflow", "jax"):
+        raise ValueError(
+            f"`num_threads` applies to the engines {FILE_ENGINES}. Received: num_threads={num_threads}, "
+            f"engine='{name}', whose threads are set for the whole process, as with `tf.config.threading`."
+        )
+
+
+def _backend(stages, inputs):
+    from anytime_keras.inference import engines
+
+    engine = engines.engine(stages)
+    engine.prepare(inputs)
+    return engine
+
+
+def _fastest(stages, inputs, names, num_threads, options):
+    """Returns the fastest engine of some names that equals the network.
+
+    Returns:
+        A pair: the `Engine`, or None if TensorFlow is faster or no engine can run the network; and the last reason why
+        an engine could not run it, an exception or None.
+    """
+    reason = None
+    try:
+        options["last"] = Plan.direct(stages, len(stages) - 1)
+        for _, name, threads in _measured(stages, inputs, names, num_threads, options):
+            if name == "tensorflow":
+                break
+            try:
+                engine = FileEngine(stages, name, threads, **options)
+                engine.prepare(arrays(inputs))
+                return engine, None
+            except Exception as error:  # it cannot run a stage, or not exactly; runtimes raise several types
+                reason = error
+    except Exception as error:  # of a single engine; or the network has dynamic sizes
+        reason = error
+    return None, reason
+
+
+def _measured(stages, inputs, names, num_threads, options):
+    """Measures the time to the last exit on each runtime, one after the other, or reads what was measured before.
+
+    Returns:
+        A list of [seconds, engine, threads], best first, without the runtimes that cannot run the network.
+
+    Raises:
+        Exception: if the network has dynamic sizes, or the single runtime cannot run it.
+    """
+    threads = [num_threads] if num_threads else sorted({1, _cores()})
+    key = _key(options, inputs, names, threads)
+    if key and (known := part_cache.read(key)) is not None:
+        return json.loads(known)
+    given, found, last = arrays(inputs), [], options["last"]
+    samples = options["representative"] and (lambda plan: [options["representative"][at] for at in plan.reads])
+    for name in names:
+        try:
+            for count in threads:
+                loader = Loader(name, count, options["dtype"], samples, options["progress"])
+                part = loader.load(last, len(given[0]))
+                found.append([_block(lambda: part(given)), name, count])
+        except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
+            if len(names) == 1:
+                raise
+    if len(names) > 1 and options["dtype"] == "float32":
+        options["progress"]("tensorflow")
+        whole = runtime.compiled(last.part.model)
+        found.append([_block(lambda: runtime.finish(whole(inputs))), "tensorflow", None])
+    found.sort(key=lambda row: row[0] * (1 if row[2] == 1 else 1 + GAIN))
+    if key:
+        part_cache.write(key, json.dumps(found).encode())
+    return found
+
+
+def _key(options, inputs, names, threads):
+    """Returns the key under which the measured times of a network, a size and this machine are cached, or None."""
+    versions = [_version(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")]
+    if (network := part_cache.key(options["last"].part, "litert", 1)) is None:
+        return None
+    about = [network, options["dtype"], inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _block(call):
+    """Returns the lower quartile of the seconds of a call, which other processes disturb least."""
+    for _ in range(3):
+        call()
+    measured, end = [], time.perf_counter() + BLOCK_SECONDS
+    while len(measured) < 5 or time.perf_counter() < end:
+        begin = time.perf_counter()
+        call()
+        measured.append(time.perf_counter() - begin)
+    return float(np.quantile(measured, 0.25))
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

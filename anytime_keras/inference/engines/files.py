@@ -1,0 +1,203 @@
+"""The engine of runtimes that run converted files: LiteRT, ONNX Runtime and OpenVINO.
+
+Each stage is converted into one part per batch size. These runtimes enter a part in microseconds, so the engine runs
+stage by stage in the caller's thread. A direct run to one exit is a part of its own, without the heads in between.
+"""
+
+import hashlib
+import threading
+
+import numpy as np
+
+from anytime_keras.inference import part_cache, runtimes
+from anytime_keras.inference.answers import as_array
+from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
+from anytime_keras.inference.engines.loading import Loader, Plan
+
+TOLERANCE = 1e-5  # largest difference to the network's float32 outputs, relative to the largest output or 1
+
+
+class FileEngine(Engine):
+    """Runs converted stages on a runtime.
+
+    A batch of a size that is not prepared runs as several prepared batches, the last of which is padded.
+
+    Args:
+        stages: `Stages`.
+        name: str, the runtime: `"litert"`, `"onnx"` or `"openvino"`.
+        num_threads: int, the threads that compute a part.
+        dtype: str, see `converters.convert`.
+        representative: list of arrays, typical inputs of the network, from which `"int8"` takes the ranges of values.
+        progress: function of a str, called before each conversion.
+        last: `Plan` of the direct run to the last exit, if that was made before.
+
+    Attributes:
+        num_threads: int.
+
+    Raises:
+        ValueError: if the network has dynamic sizes.
+        ImportError: if the runtime is not installed.
+    """
+
+    steps = True
+
+    def __init__(
+        self, stages, name, num_threads, dtype="float32", representative=None, progress=lambda text: None, last=None
+    ):
+        super().__init__(stages)
+        self.name, self.num_threads = name, num_threads
+        self._dtype, self._representative = dtype, representative
+        self._loader = Loader(name, num_threads, dtype, representative and self._samples, progress)
+        self._plans = [Plan(f"stage_{position + 1}", segment) for position, segment in enumerate(self._segments)]
+        self._direct_plans = {} if last is None else {len(stages) - 1: last}
+        self._loaded = {}  # from batch size to the list of loaded stages
+        self._direct = {}  # from (batch size, position) to a loaded part
+        self._sizes = []
+        self._run, self._running, self._changing = None, None, threading.Lock()
+        inputs = stages.inputs
+        self._form = (np.dtype(inputs[0].dtype), tuple(inputs[0].shape[1:])) if len(inputs) == 1 else None
+
+    def start(self, x):
+        if self._form is not None and type(x) is np.ndarray and len(x):
+            if x.dtype == self._form[0] and x.shape[1:] == self._form[1]:  # the fast path needs no conversion
+                return [np.ascontiguousarray(x)]
+        return arrays(self.stages.start(x))
+
+    def prepare(self, inputs):
+        """Converts and loads the stages, and the direct run to the last exit, for one batch size.
+
+        Raises:
+            ValueError: if the runtime cannot run the network, or its outputs differ from the network's.
+        """
+        size = len(inputs[0])
+        if size in self._loaded:
+            return
+        stages = [self._loader.load(plan, size) for plan in self._plans]
+        self.direct(len(self) - 1, size)
+        self._check(stages, size, inputs)
+        self._loaded[size] = stages
+        self._sizes = sorted(self._loaded, reverse=True)
+
+    def pieces(self, count):
+        if count in self._loaded:
+            return [count]
+        sizes = []
+        for size in self._sizes:
+            sizes += [size] * (count // size)
+            count %= size
+        return sizes + [self._sizes[-1]] * (count > 0)
+
+    def run(self, inputs, run):
+        with self._changing:
+            self._run = run
+        try:
+            if run.first == run.last:
+                run.emit(run.first, self._run_pieces(inputs, lambda size: self.direct(run.first, size))[0])
+                return
+            carried = inputs
+            for position in range(self.start_of(run.first), run.first + 1):
+                logits, carried = self.stage(position, carried, inputs)
+            run.emit(run.first, logits)
+            self._continue(carried, inputs, run)
+        except runtimes.Terminated:
+            if run.limit != NEVER:
+                raise
+        finally:
+            with self._changing:
+                self._run = None
+
+    def stop(self, run):
+        """Stops a run after its current stage, or within it on runtimes that can. Thread-safe."""
+        super().stop(run)
+        with self._changing:  # the next run must not begin meanwhile
+            if self._run is run and self._running is not None:
+                self._running.terminate()
+
+    def stage(self, position, carried, inputs):
+        given = inputs if self.starts[position] else carried
+        return self._run_pieces(given, lambda size: self._loaded[size][position])
+
+    def take(self, tensor, rows):
+        return tensor[rows]
+
+    def direct(self, position, size):
+        """Returns the part that runs straight to one exit, made when first used."""
+        if (size, position) not in self._direct:
+            if position not in self._direct_plans:
+                self._direct_plans[position] = Plan.direct(self.stages, position)
+            self._direct[size, position] = self._loader.load(self._direct_plans[position], size)
+        return self._direct[size, position]
+
+    def _run_pieces(self, given, part):
+        """Runs a batch in prepared sizes and joins the results."""
+        count = len(given[0])
+        if count in self._loaded:
+            self._running = part(count)
+            return self._running(given)
+        results, begin = [], 0
+        for size in self.pieces(count):
+            rows = padded([tensor[begin : begin + size] for tensor in given], size)
+            self._running = part(size)
+            results.append(self._running(rows))
+            begin += size
+        if len(results) == 1:
+            logits, carried = results[0]
+            return logits[:count], [tensor[:count] for tensor in carried]
+        logits = np.concatenate([logits for logits, _ in results])[:count]
+        return logits, [np.concatenate(tensors)[:count] for tensors in zip(*(carried for _, carried in results))]
+
+    def _samples(self, plan):
+        """Returns the representative inputs of a part, which the network's own stages compute for each stage."""
+        if plan not in self._plans:
+            return [self._representative[at] for at in plan.reads]
+        given = inputs = self._representative
+        for position in range(self._plans.index(plan)):
+            model = self._segments[position]
+            given = in_batches(model, inputs if self.starts[position] else given)
+        given = inputs if self.starts[self._plans.index(plan)] else given
+        return [given[at] for at in plan.reads]
+
+    def identity(self, size):
+        keys = [self._loader.key(plan) for plan in self._plans if plan.part]
+        return None if None in keys else " ".join([self.name, str(size), *keys])
+
+    def _check(self, stages, size, inputs):
+        """Compares the outputs of all exits with the network's in float32, unless this was done before."""
+        if self._dtype != "float32":
+            return
+        identity = self.identity(size)
+        key = identity and hashlib.sha256(f"checked {identity}".encode()).hexdigest()
+        if key and part_cache.read(key) is not None:
+            return
+        ours = theirs = inputs
+        for position, stage in enumerate(stages):
+            expected = self._segments[position](inputs if self.starts[position] else theirs, training=False)
+            logits, ours = stage(inputs if self.starts[position] else ours)
+            found, theirs = [logits], expected["carried"]
+            if position + 1 == len(stages):
+                found.append(self.direct(position, size)(inputs)[0])
+            for each in found:
+                if not (difference := _difference(each, as_array(expected["logits"]))) <= TOLERANCE:
+                    raise ValueError(
+                        f"its outputs must equal the network's to {TOLERANCE:g}. Received: a difference of "
+                        f"{difference:.2g} at '{self.stages.exit_names[position]}'"
+                    )
+        if key:
+            part_cache.write(key, b"")
+
+
+def in_batches(segment, samples, size=32):
+    """Returns the "carried" outputs of a stage for many samples, a list of arrays."""
+    results = [
+        segment([array[begin : begin + size] for array in samples], training=False)["carried"]
+        for begin in range(0, len(samples[0]), size)
+    ]
+    return [np.concatenate(arrays(tensors)) for tensors in zip(*results)]
+
+
+def _difference(ours, theirs):
+    """Returns the largest difference of two outputs, relative to the largest output or 1."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    ours, theirs = ours.astype("float64"), theirs.astype("float64")
+    return float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))

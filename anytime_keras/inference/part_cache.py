@@ -1,0 +1,194 @@
+"""A cache of converted parts, named by what they are made of.
+
+Entries lie in the folder `parts` of the user's cache, see `ANYTIME_KERAS_CACHE`. They are written atomically and their
+hash is verified on every read, so an entry that was truncated or changed is made again. If several processes need the
+same entry, one makes it and the others wait. A cache that is not writable is not an error.
+"""
+
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import json
+
+import keras
+import numpy as np
+
+from anytime_keras import _files, graph
+from anytime_keras.version import __version__
+
+# Packages whose versions decide what a conversion returns, in addition to Keras and this library.
+_PACKAGES = {
+    "litert": ("tensorflow",),
+    "onnx": ("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
+    "openvino": ("tensorflow", "openvino"),
+}
+_KNOWN_MODULES = ("keras.", "anytime_keras.", "builtins")
+
+
+def key(part, format, batch_size, dtype="float32", calibration=None):
+    """Returns the key of a converted part, or None if the part cannot be described completely.
+
+    The key covers the weights, the structure, all arguments, the versions of the packages and the source of this
+    library's own layers. Layers and functions defined elsewhere cannot be described, because their code may change.
+
+    Args:
+        part: `Part`.
+        format: str, see `converters.convert`; so are the remaining arguments.
+        batch_size: int or None.
+        dtype: str.
+        calibration: list of arrays, samples of the part's inputs, or None.
+
+    Returns:
+        64 hexadecimal digits, or None.
+
+    Example:
+    >>> import anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> part = ak.inference.parts.Parts(ak.inference.Stages(model)).whole
+    >>> key(part, "litert", 1) == key(part, "litert", 1), key(part, "litert", 1) == key(part, "litert", 2)
+    (True, False)
+    """
+    try:
+        structure = _structure(part.model)
+    except _Unknown:
+        return None
+    versions = {package: _version(package) for package in ("keras", *_PACKAGES[format])}
+    text = json.dumps([structure, part.describe(batch_size), format, batch_size, dtype, __version__, versions])
+    digest = hashlib.sha256(text.encode())
+    digest.update(_code("anytime_keras.inference.converters", "anytime_keras.inference.quantization").encode())
+    for array in [*_weights(part.model), *(calibration or [])]:
+        digest.update(_digest(array).encode())
+    return digest.hexdigest()
+
+
+def cached(key, make):
+    """Returns an entry of the cache, which is made if it is missing or damaged.
+
+    Args:
+        key: str from `key`; None always makes the entry and stores nothing.
+        make: function without arguments that returns the entry, bytes.
+
+    Returns:
+        The entry, bytes.
+    """
+    if key is None:
+        return make()
+    found = read(key)
+    if found is not None:
+        return found
+    try:
+        with _files.writing(_path(key)):
+            found = read(key)
+            if found is None:
+                found = make()
+                _files.write(_path(key), _files.with_hash(found))
+            return found
+    except OSError:  # not writable or full
+        return make() if found is None else found
+
+
+def read(key):
+    """Returns an entry of the cache, bytes, or None if it is missing or damaged."""
+    try:
+        return _files.without_hash(_files.read(_path(key)))
+    except OSError:  # there is no home directory
+        return None
+
+
+def write(key, content):
+    """Stores bytes in the cache; does nothing if the cache is not writable."""
+    try:
+        with _files.writing(_path(key)):
+            _files.write(_path(key), _files.with_hash(content))
+    except OSError:
+        pass
+
+
+def _path(key):
+    return _files.cache_folder() / "parts" / key
+
+
+class _Unknown(Exception):
+    """Raised for a model with code that is neither Keras's nor this library's."""
+
+
+def _structure(model):
+    """Describes the calls of a functional model as JSON data, without names, which differ between processes."""
+    values = {id(tensor): f"tensor {number}" for number, tensor in enumerate(model.inputs)}
+    operations, described = [], []
+    for call in graph.calls(model.outputs, model.inputs):
+        if call.operation not in operations:
+            operations.append(call.operation)
+            described.append(_operation(call.operation))
+        args, kwargs = call.arguments.fill_in(values)
+        described.append([operations.index(call.operation), _plain(args), _plain(kwargs)])
+        for tensor in call.output_tensors:
+            values[id(tensor)] = f"tensor {len(values)}"
+    outputs = [values[id(tensor)] for tensor in keras.tree.flatten(model.output)]
+    return [[[list(tensor.shape), str(tensor.dtype)] for tensor in model.inputs], described, outputs]
+
+
+def _operation(operation):
+    kind = type(operation)
+    layers = list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else [operation]
+    functions = [value for layer in layers for value in vars(layer).values() if inspect.isfunction(value)]
+    if not all(each.__module__.startswith(_KNOWN_MODULES) for each in [*map(type, layers), *functions]):
+        raise _Unknown
+    if isinstance(operation, keras.layers.Lambda):
+        raise _Unknown
+    own = _code(kind.__module__) if kind.__module__.startswith("anytime_keras.") else ""
+    try:
+        config = operation.get_config()
+    except NotImplementedError as error:
+        raise _Unknown from error
+    config.pop("name", None)
+    return [kind.__module__, kind.__qualname__, hashlib.sha256(own.encode()).hexdigest(), _plain(config)]
+
+
+def _plain(value):
+    """Converts a config or the arguments of a call to JSON data."""
+    if isinstance(value, dict):
+        module = value.get("module")
+        if "class_name" in value and module is not None and not f"{module}.".startswith(_KNOWN_MODULES):
+            raise _Unknown
+        unnamed = {key: each for key, each in value.items() if not (key == "name" and "trainable" in value)}
+        return {str(key): _plain(each) for key, each in unnamed.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (slice, type(Ellipsis), np.dtype)):
+        return repr(value)
+    if isinstance(value, (np.ndarray, np.generic)) or keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
+        return _digest(value)
+    raise _Unknown
+
+
+def _weights(model):
+    """Returns the variables in the order of the calls; `model.variables` is in the order of the layers' creation."""
+    found = {}
+    for call in graph.calls(model.outputs, model.inputs):
+        for variable in getattr(call.operation, "variables", ()):
+            found.setdefault(id(variable), variable)
+    return list(found.values())
+
+
+def _digest(array):
+    array = np.ascontiguousarray(keras.ops.convert_to_numpy(array))
+    return f"{array.dtype}{array.shape}{hashlib.sha256(array.view(np.uint8).data if array.size else b'').hexdigest()}"
+
+
+@functools.cache
+def _code(*modules):
+    """Returns the source of modules."""
+    return "".join(inspect.getsource(importlib.import_module(module)) for module in modules)
+
+
+@functools.cache
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

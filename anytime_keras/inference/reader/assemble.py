@@ -1,0 +1,81 @@
+"""Assembles the reader into one file, which needs neither Keras nor `anytime_keras`."""
+
+import ast
+import pathlib
+
+from anytime_keras.inference import reader
+
+FOLDER = pathlib.Path(reader.__file__).parent.parent
+MODULES = (
+    "../data/crops",
+    "../preprocessing/decoding",
+    "../preprocessing/host",
+    "answers",
+    "early_exit",
+    "runtimes/base",
+    "runtimes/saved_model",
+    "runtimes/litert",
+    "runtimes/onnx",
+    "runtimes/openvino",
+    "runtimes/__init__",
+    "reader/description",
+    "reader/inputs",
+    "reader/stages",
+    "reader/exported",
+    "reader/command",
+)
+HEAD = '''"""Runs an exported anytime network, whole or stage by stage until a deadline, or with early exit.
+
+It requires NumPy, the runtime of the export's format and, for image files, Pillow, but neither Keras nor
+`anytime_keras`, whose modules it was assembled from, so the folder can be copied to other machines. On the command
+line, it measures the latency of each exit: `python run_exported.py --deadline=0.01`.
+"""
+'''
+
+
+# Pillow is needed for raw images only: the network's inputs can be given as arrays.
+PILLOW = '''try:
+    from PIL import {names}
+except ImportError:
+
+    class _NoPillow:
+        Image, DecompressionBombError = (), OSError  # no object is an instance of ()
+
+        def __getattr__(self, name):
+            raise ImportError("Image files, and images of another size than the network's, need: `pip install pillow`.")
+
+    {missing} = _NoPillow()
+'''
+
+
+def assemble():
+    """Returns the source of `run_exported.py`: the modules without their docstrings and imports of each other.
+
+    Example:
+    >>> source = assemble()
+    >>> "import keras" in source.split("def as_array")[0], "from anytime_keras" in source
+    (False, False)
+    """
+    imports, bodies = set(), []
+    for module in MODULES:
+        source = (FOLDER / f"{module}.py").read_text(encoding="utf-8")
+        lines, tree = source.splitlines(keepends=True), ast.parse(source)
+        left_out = [tree.body[0]]  # the docstring
+        for node in tree.body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                left_out.append(node)
+                if not ast.unparse(node).startswith("from anytime_keras"):
+                    imports.add(ast.unparse(node))
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                left_out.append(node)
+        for node in left_out:
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+        bodies.append(f"# {module.removesuffix('/__init__').removeprefix('../')}\n\n" + "".join(lines).strip())
+    pillow = {line for line in imports if line.startswith("from PIL import ")}
+    third_party = [line for line in imports if "numpy" in line]
+    standard = sorted(imports.difference(third_party, pillow))
+    names = sorted({name for line in pillow for name in line.removeprefix("from PIL import ").split(", ")})
+    optional = PILLOW.format(names=", ".join(names), missing=" = ".join(names))
+    parts = [HEAD, "\n".join(standard) + "\n\n" + "\n".join(third_party) + f"\n\n{optional}"]
+    parts += [body + "\n" for body in bodies]
+    return "\n\n".join(parts) + '\n\nif __name__ == "__main__":\n    main()\n'

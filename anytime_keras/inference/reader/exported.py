@@ -1,0 +1,280 @@
+"""`ExportedModel` runs an exported network until a deadline, or with early exit."""
+
+import math
+import numbers
+import os
+import pathlib
+import threading
+import time
+import types
+
+import numpy as np
+
+from anytime_keras.inference.answers import Answer, BatchAnswer
+from anytime_keras.inference.early_exit import classify
+from anytime_keras.inference.reader.description import read_description
+from anytime_keras.inference.reader.inputs import batch_size_of, by_name
+from anytime_keras.inference.reader.stages import ExportedStages
+from anytime_keras.inference.runtimes import RUNTIMES
+from anytime_keras.preprocessing.decoding import is_raw
+from anytime_keras.preprocessing.host import HostPreprocessor
+
+
+class ExportedModel:
+    """Loads an exported network and runs it on the runtime of its format.
+
+    The constructor verifies the description and the hashes of all files. Instances are thread-safe, but cannot be used
+    in a forked process.
+
+    If the exported model had a preprocessor, all methods take raw images in place of the network's inputs: uint8 arrays
+    of any size, and paths, Pillow images or lists of these. Files and resizing need Pillow.
+
+    Args:
+        path: the export's folder; None is the folder of this file.
+        num_threads: int, number of threads per stage; None is the runtime's default. TensorFlow takes None only.
+
+    Attributes:
+        exit_names: list of str, earliest first.
+        costs: list, the cost of each exit from the input on: `.exit`; `.backbone`, `.with_head`, `.with_all_heads`
+            (MACs of one sample); `.params`.
+        batch_size: int, or None if the batch size is dynamic.
+        description: dict, the content of `exported.json`.
+        preprocessor: function from raw images to the network's inputs, or None.
+        class_names: list of str, or None.
+        temperatures: list of float, one per exit, fitted by `Predictor.calibrate`, or 1.
+        times: dict from batch size, or from the shapes of all inputs if other axes are dynamic too, to the expected
+            seconds of each stage; see `calibrate`.
+
+    Raises:
+        ValueError: if the folder does not contain an export, or a file is missing, was changed or was added.
+        ImportError: if the format's runtime is not installed.
+    """
+
+    def __init__(self, path=None, num_threads=None):
+        self.path = pathlib.Path(__file__).parent if path is None else pathlib.Path(path)
+        self.description = read_description(self.path)
+        self.batch_size = self.description["batch_size"]
+        config, self.class_names = self.description["preprocessing"], self.description["class_names"]
+        self.preprocessor = None if config is None else HostPreprocessor.from_config(config)
+        self.costs = [types.SimpleNamespace(**cost) for cost in self.description["exits"]]
+        self.exit_names = [cost.exit for cost in self.costs]
+        found = (self.description["inference"] or {}).get("temperatures", {})
+        self.temperatures = [found.get(name, 1.0) for name in self.exit_names]
+        self.times = {}
+        self._pid = os.getpid()
+        self._inputs = self.description["inputs"]
+        self._runtime = RUNTIMES[self.description["format"]](num_threads)
+        self._lock = threading.Lock()
+        self._whole = None
+        self._stages = ExportedStages(self.description, self._load)
+
+    def __reduce__(self):
+        raise TypeError(
+            "An `ExportedModel` holds its runtime's programs, so it cannot be copied or pickled. Open the folder "
+            f"'{self.path}' again."
+        )
+
+    def _load(self, spec):
+        return self._runtime.load(self.path / spec["file"], spec)
+
+    def whole(self, x):
+        """Runs the whole network and returns the logits of all exits.
+
+        Args:
+            x: array of shape `(batch, ...)`; for several inputs a list of arrays, or a dict of arrays by name.
+
+        Returns:
+            A dict from exit name to logits, an array of shape `(batch, classes)`.
+        """
+        spec = self.description["whole"]
+        if spec is None:
+            raise ValueError(
+                f"The set in '{self.path}' was exported without the whole network. Use `predict` or `stream`, or "
+                "export it with `parts=('whole', 'stages')`."
+            )
+        given = self._tensors(x)
+        with self._lock:
+            self._whole = self._whole or self._load(spec)
+        outputs = dict(zip(self._whole.outputs, self._whole([given[name] for name in self._whole.inputs])))
+        return {tensor["exit"]: np.asarray(outputs[tensor["name"]]) for tensor in spec["outputs"]}
+
+    def stream(self, x):
+        """Returns an iterator over the `Answer`s of all exits, which runs each stage when it is requested."""
+        begin = time.perf_counter()
+        self._check_stages()
+        return self._answers(self._tensors(x), begin)
+
+    def predict(self, x, deadline=None):
+        """Returns the answer of the deepest exit within a deadline.
+
+        Runs stages in order while the next one is expected to end in time. The first stage always runs; if it misses
+        the deadline, its answer has `late=True`.
+
+        Args:
+            x: array of shape `(batch, ...)`; for several inputs a list of arrays, or a dict of arrays by name.
+            deadline: float, seconds from now; None runs all stages.
+
+        Returns:
+            An `Answer`.
+
+        Raises:
+            ValueError: if `x` does not fit the network, `deadline` is not a number, or a deadline is given and `times`
+                lacks the size of `x`.
+        """
+        begin = time.perf_counter()
+        number = isinstance(deadline, numbers.Real) and not isinstance(deadline, bool) and not math.isnan(deadline)
+        if deadline is not None and not number:
+            raise ValueError(f"`deadline` must be a number of seconds, or None. Received: {deadline!r}.")
+        self._check_stages()
+        given = self._tensors(x)
+        size = self._size(given)
+        if deadline is not None and size not in self.times:
+            what = f"a batch of {size}" if isinstance(size, int) else f"inputs of shapes {list(size)}"
+            raise ValueError(
+                f"A deadline needs to know how long the stages take with {what}. Known: {sorted(self.times)}. Call "
+                "`calibrate(x)` once, with an input of that size."
+            )
+        limit = math.inf if deadline is None else begin + deadline
+        for answer in self._answers(given, begin):
+            following = answer.position + 1
+            if following == len(self._stages):
+                break
+            if deadline is not None and time.perf_counter() + self.times[size][following] > limit:
+                break
+        answer.late = deadline is not None and answer.seconds > deadline
+        return answer
+
+    def predict_batch(self, x, confidence=None, average_budget=None, batch_size=256):
+        """Classifies each sample with the first exit that is confident enough (early exit).
+
+        Args:
+            x: array of shape `(samples, ...)`; for several inputs a list of arrays, or a dict of arrays by name. Any
+                number of samples, also if the export has a fixed batch size.
+            confidence: float, the probability of the likeliest class at which a sample exits; or a list with one value
+                for each exit but the last, where all remaining samples exit.
+            average_budget: float, average MACs per sample, for which `Predictor.fit_thresholds` fitted a threshold
+                before the export, for the same exits.
+            batch_size: int, initial batch size.
+
+        Returns:
+            A `BatchAnswer`.
+
+        Raises:
+            ValueError: if not exactly one of `confidence` and `average_budget` is given, no threshold is fitted for
+                `average_budget`, or `x` does not fit the network.
+        """
+        self._check_stages()
+        if (confidence is None) == (average_budget is None):
+            raise ValueError(
+                "One of `confidence` and `average_budget` must be given. "
+                f"Received: confidence={confidence}, average_budget={average_budget}."
+            )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
+        thresholds = self._thresholds(confidence) if average_budget is None else self._fitted(average_budget)
+        given = self._tensors(x, any_size=True).values()
+        parts = [
+            classify(
+                self._stages,
+                [array[start : start + batch_size] for array in given],
+                thresholds,
+                self.temperatures,
+                self._lock,
+            )
+            for start in range(0, len(next(iter(given))), batch_size)
+        ]
+        logits, positions, sure, deepest = (np.concatenate(values) for values in zip(*parts))
+        macs = np.array([cost.with_all_heads for cost in self.costs], float)
+        exits = [self.exit_names[position] for position in positions]
+        return BatchAnswer(logits, exits, positions, sure, float(macs[deepest].mean()))
+
+    def _thresholds(self, confidence):
+        """Returns a threshold for each exit."""
+        values = [confidence] * len(self.exit_names) if np.ndim(confidence) == 0 else [*confidence, 0.0]
+        if len(values) != len(self.exit_names) or not np.isfinite(np.asarray(values, float)).all():
+            raise ValueError(
+                f"`confidence` must be a number, or one for each exit but the last of {self.exit_names}. Received: "
+                f"{confidence}."
+            )
+        return values
+
+    def _fitted(self, average_budget):
+        """Returns the threshold for each exit that was fitted for a budget and these exits."""
+        of_set = [self.exit_names, self.temperatures, [cost.with_all_heads for cost in self.costs]]
+        entries = (self.description["inference"] or {}).get("thresholds", [])
+        found = {entry[0]: entry[1] for entry in entries if entry[2:] == of_set[: len(entry) - 2]}
+        if average_budget not in found:
+            raise ValueError(
+                f"No threshold was fitted for `average_budget` {average_budget} and the exits {self.exit_names}. "
+                f"Fitted: {list(found)}. Call `Predictor.fit_thresholds` for the same exits and export again."
+            )
+        return [found[average_budget]] * len(self.exit_names)
+
+    def calibrate(self, x, repeats=50, quantile=0.95):
+        """Measures the latency of each stage on this machine, for deadlines with inputs of this size.
+
+        Args:
+            x: an input, as for `predict`.
+            repeats: int, number of runs.
+            quantile: float in [0, 1], the quantile of the measured times to use as the expected time.
+
+        Returns:
+            The seconds of each stage, a list. Store it in `times` to skip the measurement next time.
+        """
+        if not isinstance(repeats, int) or repeats < 1 or not 0 <= quantile <= 1:
+            raise ValueError(
+                "`repeats` must be an int of 1 or more, and `quantile` be from 0 to 1. "
+                f"Received: repeats={repeats!r}, quantile={quantile!r}."
+            )
+        self._check_stages()
+        given = self._tensors(x)
+        for _ in range(3):  # warm up: runtimes allocate memory and select kernels in the first runs
+            self._measure(given)
+        measured = np.quantile([self._measure(given) for _ in range(repeats)], quantile, axis=0)
+        self.times[self._size(given)] = measured.tolist()
+        return self.times[self._size(given)]
+
+    def _size(self, tensors):
+        """Returns the input size, the key of `times`."""
+        if any(None in spec["shape"][1:] for spec in self._inputs):
+            return tuple(tensors[spec["name"]].shape for spec in self._inputs)
+        return batch_size_of(tensors)
+
+    def _measure(self, given):
+        carried, seconds = list(given.values()), []
+        for position in range(len(self._stages)):
+            begin = time.perf_counter()
+            logits, carried = self._stages.stage(position, carried)
+            np.asarray(logits)  # waits for TensorFlow
+            seconds.append(time.perf_counter() - begin)
+        return seconds
+
+    def _check_stages(self):
+        if not len(self._stages):
+            raise ValueError(
+                f"The set in '{self.path}' was exported without stages. Use `whole`, or export it with "
+                "`parts=('whole', 'stages')`."
+            )
+
+    def _answers(self, given, begin):
+        carried = list(given.values())
+        for position, (name, temperature) in enumerate(zip(self.exit_names, self.temperatures)):
+            logits, carried = self._stages.stage(position, carried)
+            logits = np.asarray(logits)
+            seconds = time.perf_counter() - begin
+            sigmoid = self._stages.sigmoid[position]
+            yield Answer(logits, name, position, seconds, temperature=temperature, sigmoid=sigmoid)
+
+    def _tensors(self, x, any_size=False):
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"A set works in the process that opened it. Expected: process {self._pid}. Received: a call in its "
+                f"fork {os.getpid()}, where the runtime's threads are missing. Start processes with "
+                "`multiprocessing.get_context('spawn')`, and open the set in each."
+            )
+        if self.preprocessor is not None:
+            alone = [*x.values()] if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else []
+            if len(alone) == 1 and np.ndim(alone[0]) == 4:  # the input by its name, or in a list
+                x = alone[0]
+            x = self.preprocessor(x) if is_raw(x) else x
+        return by_name(x, self._inputs, None if any_size else self.batch_size)

@@ -1,0 +1,90 @@
+"""The interface of runtimes and of the parts that they load."""
+
+import importlib
+
+
+class Terminated(RuntimeError):
+    """Raised by a run of a part that `Part.terminate` stopped."""
+
+
+class Part:
+    """A part of a network that is loaded in a runtime. Thread-safe.
+
+    Args:
+        spec: dict, the part's entry in an export's description: `"inputs"` and `"outputs"`, lists of dicts with
+            `"name"`, `"shape"` and `"dtype"`, and `"signature"`, a str or None.
+
+    Attributes:
+        inputs: list of str, the names of the inputs, in order.
+        outputs: list of str, the names of the outputs, in order.
+    """
+
+    def __init__(self, spec):
+        self.inputs = [tensor["name"] for tensor in spec["inputs"]]
+        self.outputs = [tensor["name"] for tensor in spec["outputs"]]
+
+    def __call__(self, arrays):
+        """Runs the part.
+
+        Args:
+            arrays: list of arrays in the order of `inputs`, of the dtypes and shapes in the part's description.
+
+        Returns:
+            A list of new arrays in the order of `outputs`.
+
+        Raises:
+            Terminated: if `terminate` was called meanwhile.
+        """
+        raise NotImplementedError
+
+    def terminate(self):
+        """Stops runs in progress, if the runtime can stop inside a part. Thread-safe."""
+
+    def _check_names(self, inputs, outputs):
+        """Checks that the file has the tensors of the description."""
+        for expected, found in ((self.inputs, inputs), (self.outputs, outputs)):
+            if sorted(found) != sorted(expected):
+                raise ValueError(
+                    f"A part and its description name different tensors: {sorted(found)} and {sorted(expected)}. "
+                    "Export the network again."
+                )
+
+
+class Runtime:
+    """Loads parts of a network.
+
+    Args:
+        num_threads: int, number of threads of each part; None is the runtime's default.
+    """
+
+    def __init__(self, num_threads=None):
+        self.num_threads = num_threads
+
+    def load(self, source, spec, batch_size=None):
+        """Loads a part.
+
+        Args:
+            source: path of the part's file, or its content as bytes.
+            spec: dict, the part's description, see `Part`.
+            batch_size: int, the batch size to run; None is the part's own. Only LiteRT changes the batch size of a
+                part; the parts of other runtimes either have a dynamic batch size or run with their own.
+
+        Returns:
+            A `Part`.
+
+        Raises:
+            ValueError: if the file does not have the tensors of the description, or cannot run with `batch_size`.
+        """
+        raise NotImplementedError
+
+
+def installed(module, package):
+    """Imports a runtime's module.
+
+    Raises:
+        ImportError: with the command that installs the package, if it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"This needs {package}, which cannot be imported: `pip install {package}`.") from error

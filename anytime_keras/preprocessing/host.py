@@ -1,0 +1,123 @@
+"""Preprocesses raw images with NumPy and Pillow. Exports ship this module, so it imports no Keras."""
+
+import math
+import numbers
+
+import numpy as np
+from PIL import Image
+
+from anytime_keras.data.crops import center_crop, resized_size
+from anytime_keras.preprocessing.decoding import MOST_PIXELS, decoded
+
+CHANNEL_ORDERS = ("rgb", "bgr")
+
+
+class HostPreprocessor:
+    """Turns raw images into a network's inputs on the host; see `Preprocessor` for the arguments and the images."""
+
+    def __init__(self, image_shape, mean=0.0, std=1.0, short_side=None, value_range=(0.0, 1.0), channel_order="rgb"):
+        self.image_shape = _image_shape(image_shape)
+        self.mean = _by_channel("mean", mean, self.image_shape[-1])
+        self.std = _by_channel("std", std, self.image_shape[-1])
+        if min(self.std) <= 0:
+            raise ValueError(f"`std` must be above 0. Received: std={std}.")
+        least = min(self.image_shape[:2])
+        if short_side is not None and (not _is_int(short_side) or short_side < least):
+            raise ValueError(f"`short_side` must be None or an int, {least} or more. Received: {short_side!r}.")
+        if channel_order not in CHANNEL_ORDERS:
+            raise ValueError(f"`channel_order` must be one of {CHANNEL_ORDERS}. Received: {channel_order!r}.")
+        self.short_side = least if short_side is None else short_side
+        self.value_range = None if value_range is None else tuple(map(float, value_range))
+        self.channel_order = channel_order
+        # In float32 and in this order, so that results equal those of `data.batches.Pipeline` bit for bit.
+        self._scales = {
+            dtype: np.asarray(scale / np.array(self.std), "float32")
+            for dtype, scale in (("uint8", 1 / 255), ("float32", 1.0))
+        }
+        self._shift = np.asarray(np.array(self.mean) / np.array(self.std), "float32")
+
+    def __call__(self, images):
+        fitted = [self._fitted(image) for image in decoded(images, self.image_shape[-1])]
+        batch = np.empty((len(fitted), *self.image_shape), "float32")
+        for row, image in zip(batch, fitted):
+            self._check_range(image)
+            image = image if self.channel_order == "rgb" else image[..., ::-1]
+            row[:] = image.astype("float32") * self._scales[image.dtype.name] - self._shift
+        return batch
+
+    def _fitted(self, image):
+        """Returns one image resized and cropped, shape `image_shape`."""
+        size = self.image_shape[:2]
+        resized = resized_size(image.shape[:2], size, self.short_side)
+        if resized == image.shape[:2] == size:
+            return image
+        if math.prod(resized) > MOST_PIXELS:
+            raise ValueError(
+                f"An image must not be that narrow. Received: {image.shape[0]} x {image.shape[1]} pixels, which the "
+                f"network's input would enlarge to {resized[0]} x {resized[1]}. Crop it."
+            )
+        if image.dtype == np.uint8 and image.shape[-1] == 3:
+            return center_crop(Image.fromarray(image), size, self.short_side)
+        parts = [center_crop(Image.fromarray(part), size, self.short_side) for part in np.moveaxis(image, -1, 0)]
+        return np.concatenate(parts, axis=-1)
+
+    def _check_range(self, image):
+        if image.dtype == np.uint8 or self.value_range is None:
+            return
+        (low, high), margin = self.value_range, 1e-3
+        if image.min() < low - margin or image.max() > high + margin:
+            raise ValueError(
+                f"Images of floats must have values from {low:g} to {high:g}. Received: values from {image.min():g} to "
+                f"{image.max():g}. Convert images with values from 0 to 255 with `astype('uint8')`."
+            )
+
+    def get_config(self):
+        """Returns the arguments as plain data, which `from_config` reads."""
+        return {
+            "image_shape": list(self.image_shape),
+            "mean": self.mean,
+            "std": self.std,
+            "short_side": self.short_side,
+            "value_range": None if self.value_range is None else list(self.value_range),
+            "channel_order": self.channel_order,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Creates a preprocessor from the result of `get_config`.
+
+        Raises:
+            ValueError: if the config is not valid.
+        """
+        try:
+            return cls(**config)
+        except TypeError as error:
+            raise ValueError(f"`config` must be what `get_config` returns. Received: {config!r:.200}.") from error
+
+    def __repr__(self):
+        mean, std = ([round(value, 3) for value in values] for values in (self.mean, self.std))
+        order = "" if self.channel_order == "rgb" else f", channel_order='{self.channel_order}'"
+        name = type(self).__name__
+        return f"{name}(image_shape={self.image_shape}, mean={mean}, std={std}, short_side={self.short_side}{order})"
+
+
+def _is_int(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _image_shape(shape):
+    shape = tuple(shape) if isinstance(shape, (list, tuple)) else ()
+    if len(shape) != 3 or not all(_is_int(side) and side > 0 for side in shape):
+        raise ValueError(
+            f"`image_shape` must be (height, width, channels), three positive ints. Received: image_shape={shape!r}."
+        )
+    return tuple(map(int, shape))
+
+
+def _by_channel(name, values, channels):
+    values = [values] * channels if isinstance(values, numbers.Real) else [float(value) for value in values]
+    if len(values) != channels or not np.isfinite(values).all():
+        raise ValueError(
+            f"`{name}` must be a finite number, or one for each of {channels} channels. Received: {name}={values}."
+        )
+    return [float(value) for value in values]

@@ -1,0 +1,105 @@
+"""`Preprocessor`: raw images to a network's inputs, exactly as in the evaluation during training."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from anytime_keras.data import crops
+from anytime_keras.data.examples import ArrayExamples
+from anytime_keras.preprocessing.host import HostPreprocessor
+from anytime_keras.preprocessing.layers import ReverseChannels, ShortSideResizing
+
+
+class Preprocessor(HostPreprocessor):
+    """Turns raw images into a network's inputs, exactly as the evaluation during training did.
+
+    Images are resized so that their short side has `short_side` pixels, cropped to the centre, and normalised by
+    `(value - mean) / std`. Files, Pillow images and NumPy arrays are resized on the host with Pillow, like images in
+    training; tensors of the backend pass through `layers` on the device and may be traced. The two differ by rounding:
+    by one of 255 levels for a few pixels of resized images.
+
+    Args:
+        image_shape: (height, width, channels) of the network's input, with 1 channel for grey or 3 for RGB. Networks
+            with other numbers of channels take arrays only.
+        mean, std: number or list of a number for each channel, in the channel order of the network, for values from
+            0 to 1.
+        short_side: int, pixels of the short side before cropping, such as 256 for a crop of 224. None is that of the
+            crop, so nothing but the ends of the long side is cut off.
+        value_range: pair of numbers, the range of float images, which are checked; None accepts all floats.
+        channel_order: `"rgb"`, or `"bgr"` for networks that take blue, green, red.
+
+    Attributes:
+        image_shape: tuple of ints.
+        layers: list of the Keras layers, in order: resizing, cropping, rescaling.
+
+    Call: images -> float32 array of shape `(batch, height, width, channels)`; a tensor if the input is a tensor of the
+        backend. The images are one of, or a list of:
+
+        - a path or the bytes of an image file. 16-bit, CMYK, palette and transparent images are converted, and images
+          are rotated by their EXIF orientation.
+        - a `PIL.Image.Image`.
+        - an array of shape `(height, width)` or `(height, width, channels)`, or a batch of those; uint8, uint16, bool,
+          or float with values from 0 to 1. The channels are grey, grey and opacity, RGB, or RGB and opacity.
+
+    Raises:
+        ValueError: if an argument or an image is not valid; the error names the image.
+
+    Example:
+    >>> preprocessor = Preprocessor((224, 224, 3), mean=[0.485, 0.456, 0.406], std=0.226, short_side=256)
+    >>> preprocessor(np.zeros((480, 640, 3), "uint8")).shape
+    (1, 224, 224, 3)
+    >>> [type(layer).__name__ for layer in preprocessor.layers]
+    ['ShortSideResizing', 'CenterCrop', 'Rescaling']
+    """
+
+    def __init__(self, image_shape, mean=0.0, std=1.0, short_side=None, value_range=(0.0, 1.0), channel_order="rgb"):
+        super().__init__(image_shape, mean, std, short_side, value_range, channel_order)
+        self.layers = self._layers()
+
+    @classmethod
+    def for_data(cls, data):
+        """Returns the preprocessor that does to raw images what a data set's evaluation batches do.
+
+        Args:
+            data: `anytime_keras.data.DataSet`.
+
+        Example:
+        >>> import anytime_keras as ak
+        >>> Preprocessor.for_data(ak.data.load("digits"))
+        Preprocessor(image_shape=(8, 8, 1), mean=[0.306], std=[0.377], short_side=8)
+        """
+        examples, value_range = data.examples["train"], (0.0, 1.0)
+        short_side = None
+        if not isinstance(examples, ArrayExamples):
+            short_side = crops.short_side(data.image_shape[:2])
+        elif examples.images.dtype != np.uint8 and not 0 <= examples.images.min() <= examples.images.max() <= 1:
+            value_range = None
+        return cls(data.image_shape, data.mean, data.std, short_side, value_range)
+
+    def __call__(self, images):
+        return self._on_device(images) if ops.is_tensor(images) else super().__call__(images)
+
+    def _on_device(self, images):
+        """Applies `layers` to a tensor of shape (batch, height, width, channels) or (height, width, channels)."""
+        images = images if len(images.shape) == 4 else images[None]
+        if len(images.shape) != 4 or images.shape[-1] != self.image_shape[-1]:
+            raise ValueError(
+                f"A tensor of images must have shape (batch, height, width, {self.image_shape[-1]}). "
+                f"Received: shape {tuple(images.shape)}."
+            )
+        if not keras.backend.is_int_dtype(images.dtype):
+            images = ops.cast(images, "float32") * 255
+        for layer in self.layers:
+            images = layer(images)
+        return images
+
+    def _layers(self):
+        height, width, _ = self.image_shape
+        layers = [
+            ShortSideResizing(height, width, self.short_side),
+            keras.layers.CenterCrop(height, width, data_format="channels_last", dtype="float32"),
+            keras.layers.Rescaling(self._scales["uint8"].tolist(), (-self._shift).tolist(), dtype="float32"),
+        ]
+        if self.channel_order == "bgr":
+            layers.insert(2, ReverseChannels())
+        return layers

@@ -1,0 +1,130 @@
+"""Trains the heads of a network on the features that its other layers compute, which are computed once."""
+
+import time
+
+import keras
+import numpy as np
+from keras import tree
+
+from anytime_keras import graph, runtime, weighting
+from anytime_keras.models import AnytimeModel
+from anytime_keras.models.heads import DROPOUT
+
+# Of the features in memory.
+MOST_BYTES = 2**30
+# Passes over the training images, each augmented differently, whose features are computed.
+MOST_PASSES = 16
+# Epochs over these features.
+MOST_EPOCHS = 30
+# Steps that are taken even if the time is up, since compiling takes longer than they do.
+LEAST_STEPS = 100
+# Share of the time in which features are computed.
+FEATURES_SHARE = 0.5
+
+
+def train_heads(model, data, seconds, optimizer, loss, verbose=False):
+    """Trains the heads of a network's exits with AdaLoss, and leaves all other layers as they are.
+
+    A head consists of the layers whose names are the exit's, or begin with it and an underscore. What they read is
+    computed once for several augmented copies of each training image, and then the heads are trained on that. So this
+    takes much less time than training the network with its other layers frozen.
+
+    Args:
+        model: `AnytimeModel`.
+        data: `DataSet`.
+        seconds: float, the time to take at most, except for a minimum: one pass over the images, if their features fit
+            into memory, and a few steps.
+        optimizer, loss: as for `compile`.
+        verbose: bool, whether to print what was done.
+    """
+    begin = time.monotonic()
+    frozen, heads = split(model)
+    features, labels = _features(frozen, data, begin + FEATURES_SHARE * seconds)
+    heads.compile(optimizer, loss)
+    stop = _Stop(begin + seconds)
+    heads.fit(
+        features,
+        labels,
+        batch_size=data.batch_size,
+        epochs=MOST_EPOCHS,
+        callbacks=[weighting.AdaLoss(), stop],
+        verbose=0,
+        shuffle=True,
+    )
+    graph.forget(graph.calls(heads.outputs))
+    if verbose:
+        print(
+            f"trained the heads for {stop.steps} steps on the features of {len(labels)} augmented images in "
+            f"{time.monotonic() - begin:.0f} s"
+        )
+
+
+class _Stop(keras.callbacks.Callback):
+    """Stops training at a time of `time.monotonic`, but not before `LEAST_STEPS`."""
+
+    def __init__(self, deadline):
+        super().__init__()
+        self.deadline, self.steps = deadline, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.steps >= LEAST_STEPS and time.monotonic() > self.deadline:
+            self.model.stop_training = True
+
+
+def split(model):
+    """Splits a network into the layers before the exits' heads and the heads.
+
+    Args:
+        model: `AnytimeModel`.
+
+    Returns:
+        A model from the network's inputs to a list of features, and an `AnytimeModel` from these to the logits. Both
+        share the network's layers.
+    """
+    outputs = graph.outputs_by_name(model)
+    features, values = [], {}
+    made = set()  # ids of the tensors that the heads compute
+    for call in graph.calls(list(outputs.values()), model.inputs):
+        reads = any(id(tensor) in made for tensor in call.input_tensors)
+        if not reads and not (_in_head(call, model.exit_names) and _is_trained(call)):
+            continue
+        for tensor in call.input_tensors:
+            if id(tensor) not in values:
+                features.append(tensor)
+                values[id(tensor)] = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+        args, kwargs = call.arguments.fill_in(values)
+        results = tree.flatten(call.operation(*args, **kwargs))
+        values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
+        made.update(id(tensor) for tensor in call.output_tensors)
+    heads = AnytimeModel(
+        [values[id(tensor)] for tensor in features], {name: values[id(tensor)] for name, tensor in outputs.items()}
+    )
+    return keras.Model(model.input, features), heads
+
+
+def _in_head(call, exits):
+    name = call.operation.name
+    return any(name == exit or name.startswith(f"{exit}_") for exit in exits)
+
+
+def _is_trained(call):
+    """Returns whether a head's operation must be repeated in training: it has weights, or is random."""
+    return bool(getattr(call.operation, "weights", None)) or isinstance(call.operation, DROPOUT)
+
+
+def _features(frozen, data, deadline):
+    """Returns a list of arrays of features of augmented training images, and their labels."""
+    forward = runtime.compiled(frozen)
+    parts, labels, size = [], [], 0
+    passes = MOST_PASSES * data.pipeline("train").whole_steps
+    for step, (images, truth) in enumerate(data.training_stream(whole=True)):
+        found = runtime.finish(forward(images))
+        parts.append(found)
+        labels.append(keras.ops.convert_to_numpy(truth))
+        size += sum(array.nbytes for array in found)
+        first = step + 1 < data.pipeline("train").whole_steps
+        full = 2 * (size + size / (step + 1)) > MOST_BYTES  # joining the parts takes their size again
+        if step + 1 == passes or full or (time.monotonic() > deadline and not first):
+            break
+    return [np.concatenate(arrays) for arrays in zip(*parts)], np.concatenate(labels)

@@ -1,0 +1,74 @@
+"""Results that others reported, for networks whose data is not at hand."""
+
+import dataclasses
+
+import numpy as np
+
+from anytime_keras import runtime
+
+
+@dataclasses.dataclass
+class Reported:
+    """Accuracies that others measured and reported. `publish` takes them in place of a data set.
+
+    So a network with weights of others, such as one of `ak.models.from_pytorch`, gets a manifest without the data that
+    it was trained on. `ak.zoo.evaluate` measures it again for those who have the data. The model needs its
+    `preprocessor` and `class_names`.
+
+    Attributes:
+        name: str, the data set's name, such as `"imagenet2012"`.
+        accuracies: list of float from 0 to 1, one per exit, earliest first.
+        images: int, the number of images that they were measured on.
+        reference: str, the paper or address that reports them. The manifest repeats it.
+        split: str, the data set's split, `"test"` or `"validation"`. ImageNet's validation images are `"test"` here.
+
+    Example, with a checkpoint of [L2W-DEN](https://github.com/LeapLabTHU/L2W-DEN) and a list `names` of the classes:
+
+        model = ak.models.from_pytorch("msdnet_step7", "checkpoint.pth.tar")
+        model.class_names = names
+        reported = ak.zoo.Reported("imagenet2012", [0.6094, 0.7188, 0.7513, 0.7603, 0.7682], 50_000, "Han et al., 2022")
+        facts = dict(weighting={"name": "learned"}, licence="not stated")
+        ak.zoo.publish(model, "msdnet_step7_l2w", reported, folder="our_zoo", **facts)
+        ak.zoo.add("our_zoo")
+    """
+
+    name: str
+    accuracies: list
+    images: int
+    reference: str
+    split: str = "test"
+
+    split_seed = 0  # not an attribute of the dataclass: the split is fixed
+
+    def check(self, model):
+        """Raises ValueError unless a model can be published with these results."""
+        for what in ("preprocessor", "class_names"):
+            if getattr(model, what) is None:
+                raise ValueError(f"To publish without a data set, set `model.{what}`. Received: None.")
+        accuracies = list(self.accuracies)
+        if len(accuracies) != model.num_exits or not all(0 <= accuracy <= 1 for accuracy in accuracies):
+            raise ValueError(
+                f"`accuracies` must be {model.num_exits} numbers from 0 to 1, one for each exit of '{model.name}'. "
+                f"Received: {accuracies}."
+            )
+
+    def fill(self, entry, model, stored):
+        """Adds the results to a manifest's entry, and returns a golden pair of the stored network."""
+        preprocessor = model.preprocessor
+        for exit, accuracy in zip(entry["exits"], self.accuracies):
+            exit.update(accuracy=float(accuracy), loss=None)
+        entry["data"].update(
+            class_names=list(model.class_names),
+            mean=preprocessor.mean,
+            std=preprocessor.std,
+            sizes={self.split: self.images},
+            split_seed=0,
+        )
+        entry["measured"] = {
+            "split": self.split,
+            "images": self.images,
+            "split_seed": 0,
+            "machine": {"reported": self.reference},
+        }
+        x = preprocessor(np.random.default_rng(0).integers(0, 256, preprocessor.image_shape, "uint8"))
+        return {"input": x, **runtime.finish(stored(x, training=False))}

@@ -1,0 +1,75 @@
+"""Tests of the conversion to small numbers."""
+
+import numpy as np
+import pytest
+
+import anytime_keras as ak
+from anytime_keras.inference import converters, runtimes
+from anytime_keras.inference.parts import Parts
+from tests import checks
+
+PACKAGES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "openvino"}
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ak.zoo.load("resann2x16_adaloss_digits")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.asarray(next(iter(ak.data.load("digits").test))[0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "format, dtype, most", [("litert", "float16", 0.6), ("litert", "int8", 0.4), ("onnx", "int8", 0.5)]
+    + [("openvino", "float16", 0.7)],
+)  # fmt: skip
+def test_small_numbers_are_smaller_and_keep_the_classes(format, dtype, most, model, images):
+    pytest.importorskip(PACKAGES[format])
+    part = Parts(ak.inference.Stages(model, ["exit_1", "exit_6"])).whole
+    calibration = [[images]] if dtype == "int8" else None
+    (exact,) = converters.convert([part], format, 64)
+    (small,) = converters.convert([part], format, 64, dtype, calibration)
+    assert len(small) < most * len(exact)
+    run, x = runtimes.get(format)().load(small, part.describe(64)), images[:64]
+    outputs, expected = run([x]), checks.outputs(model, x)
+    for name, logits in zip(run.outputs, outputs):
+        assert 0 < np.abs(logits - expected[name]).max() < 0.2 * np.abs(expected[name]).max()
+        assert np.mean(logits.argmax(axis=1) == expected[name].argmax(axis=1)) > 0.95
+
+
+def test_stages_are_calibrated_on_what_earlier_stages_return(model, images):
+    stages = Parts(ak.inference.Stages(model, ["exit_1", "exit_3", "exit_6"])).stages
+    samples = converters.samples_of(stages, {"image": images}, 64)
+    assert [len(arrays) for arrays in samples] == [len(stage.inputs) for stage in stages]
+    (carried,) = samples[1]
+    expected = stages[0].model([images[:64]], training=False)[list(stages[1].inputs)[0]]
+    np.testing.assert_allclose(carried[:64], expected, rtol=1e-5, atol=1e-5)
+    assert len(carried) == len(images) // 64 * 64, "full batches only"
+
+
+@pytest.mark.parametrize(
+    "format, dtype, message",
+    [
+        ("openvino", "int8", "on the runtime 'openvino'. Received: 'int8'. litert and onnx have it"),
+        ("onnx", "bfloat16", "Received: 'bfloat16'. openvino have it"),
+        ("litert", "float64", "Received: 'float64'. Backends have Keras's other dtype policies"),
+    ],
+)
+def test_a_dtype_that_a_runtime_lacks_is_refused(format, dtype, message, model):
+    with pytest.raises(ValueError, match=message):
+        converters.convert([Parts(ak.inference.Stages(model)).whole], format, 1, dtype)
+
+
+def test_integers_need_samples_and_others_do_not_take_them(model, images):
+    part = Parts(ak.inference.Stages(model)).whole
+    with pytest.raises(ValueError, match="`calibration`.*needed for `dtype='int8'`.*type NoneType"):
+        converters.convert([part], "litert", 1, "int8")
+    with pytest.raises(ValueError, match="`calibration`.*dtype='float32', calibration of type list"):
+        converters.convert([part], "litert", 1, calibration=[[images]])
+    with pytest.raises(ValueError, match="at least 1000 samples, one batch. Received: 128"):
+        converters.convert([part], "litert", 1000, "int8", [[images]])

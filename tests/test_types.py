@@ -1,0 +1,30 @@
+"""Type hints: mypy accepts the rooms whose public functions have them, and finds a call that does not fit."""
+
+import pytest
+
+ROOMS = ("cost", "weighting", "evaluation")
+pytestmark = [pytest.mark.long, pytest.mark.tensorflow]  # about the source, not about a backend
+
+
+def mypy(*arguments):
+    api = pytest.importorskip("mypy.api")
+    report, errors, status = api.run(["--config-file=setup.cfg", *arguments])
+    assert not errors
+    return report, status
+
+
+def test_mypy_accepts_the_hints(pytestconfig, monkeypatch):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    report, status = mypy(*(f"--package=anytime_keras.{room}" for room in ROOMS))
+    assert status == 0, report
+
+
+def test_mypy_finds_a_wrong_call(pytestconfig, monkeypatch):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    report, status = mypy(
+        "--command",
+        "from anytime_keras.weighting import adaloss_weights, LossWeighting\n"
+        "adaloss_weights([1.0], gamma='much')\n"
+        "LossWeighting(3)\n",
+    )
+    assert status == 1 and report.count("[arg-type]") == 2, report
