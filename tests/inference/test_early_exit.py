@@ -419,7 +419,7 @@ def test_budgets_may_be_of_any_kind_of_number(learner):
     for wrong in ([macs], np.array([macs]), "all"):
         with pytest.raises(ValueError, match="`average_budget` must be a number of MACs. Received"):
             predictor.predict_batch(x, average_budget=wrong)
-    for wrong in ("all", None, ["all"]):
+    for wrong in ("all", ["all"]):
         with pytest.raises(ValueError, match="`average_budget` must be a number of MACs. Received"):
             predictor.fit_thresholds(validation, wrong)
     for wrong in (True, 2.0, "2"):

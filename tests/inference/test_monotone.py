@@ -4,7 +4,7 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras.evaluation import Samples
-from anytime_keras.inference import exported
+from anytime_keras.inference.reader import ExportedModel
 from tests import checks
 from tests.evaluation.test_calibration import softmax
 from tests.inference import networks
@@ -198,7 +198,7 @@ def test_exported_sets_give_the_same_answers(format, method, tmp_path):
     model = ak.monotone(spread(networks.eleven_exits(3)), method)
     x = networks.inputs_for(model, batch=1)
     ak.export(model, tmp_path / "set", format=format)
-    answers = list(exported.ExportedModel(tmp_path / "set").stream(x))
+    answers = list(ExportedModel(tmp_path / "set").stream(x))
     found = softmax(np.stack([answer.logits for answer in answers]))
     np.testing.assert_allclose(found, probabilities(model, x), atol=1e-5)
 
