@@ -64,14 +64,14 @@ def image_files(arguments):
     Raises:
         ValueError: if a folder contains no images, or a pattern matches nothing.
     """
-    from anytime_keras.data import sources
+    from anytime_keras.data import folder
 
     paths = []
     for argument in arguments:
         if pathlib.Path(argument).is_dir():
-            found = sources.list_images(pathlib.Path(argument))
+            found = folder.list_images(pathlib.Path(argument))
             if not found:
-                known = ", ".join(sources.EXTENSIONS)
+                known = ", ".join(folder.EXTENSIONS)
                 raise ValueError(f"The folder '{argument}' contains no images. Known file types: {known}.")
         elif not pathlib.Path(argument).exists() and glob.has_magic(argument):
             found = sorted(glob.glob(argument, recursive=True))
