@@ -139,8 +139,8 @@ class Classifier:
         Args:
             images: an image or a list of images, each a path, a Pillow image or an array; see `Preprocessor`.
             deadline: float, seconds from the call, which include decoding and preprocessing. The time in which the
-                first call makes the predictor is not counted. For several images, call `prepare` with their number
-                first.
+                first call makes the predictor is not counted. For several images on JAX, call `prepare` with their
+                number first.
             budget: float, multiply-accumulates for each image.
             until: function of a `LabeledAnswer`; returns the first answer for which it returns true.
 

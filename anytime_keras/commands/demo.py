@@ -108,14 +108,17 @@ def photos():
 
 def name_photos(path):
     """Prints what a network of the zoo sees in photographs under each budget, and draws it as a grid of pictures."""
+    import keras
+
     from anytime_keras import Classifier, evaluation, zoo
 
     name = next(name for name in NAMES if zoo.catalog.is_here(name))
     exits = zoo.show(name).pick().content["exits"]
     budgets = [share * exits[-1]["with_head"] for share in BUDGETS]
-    # Only the exits that answer within the budgets, so that the network is prepared quickly.
+    # Only the exits that answer within the budgets, on the backend itself, so that the network is prepared quickly.
     chosen = [[exit["name"] for exit in exits if exit["with_head"] <= budget][-1] for budget in budgets]
-    classifier = Classifier.from_preset(name, exits=list(dict.fromkeys(chosen)))
+    engine = keras.backend.backend()
+    classifier = Classifier.from_preset(name, exits=list(dict.fromkeys(chosen)), engine=engine)
     data = classifier.about["data"]["name"]
     print(f"Photographs, classified by the zoo's '{name}' into the {len(classifier.class_names)} classes of {data}:")
     headings = [f"{budget / 1e6:.1f}M MACs ({exit})" for budget, exit in zip(budgets, chosen)]
