@@ -55,7 +55,12 @@ def compiled(model, jit=None):
             return {name: outputs[name] for name in model.output} if isinstance(outputs, dict) else outputs
 
         return run
-    return lambda inputs: model(inputs, training=False)
+    forward = functools.partial(model, training=False)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()(forward)
+    return forward
 
 
 def check_fork(seconds=5.0):
@@ -110,10 +115,24 @@ def repeatable():
             tf.config.experimental.enable_op_determinism()
 
 
+def devices():
+    """Lists the devices that Keras sees, such as `["cpu:0"]`. Keras lists none on PyTorch.
+
+    Example:
+    >>> len(devices()) > 0
+    True
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu:0"]
+    return list(keras.distribution.list_devices())
+
+
 def machine():
     """Describes the setup of a measurement: package versions, processor, devices and date."""
     versions = {}
-    for package in ("anytime-keras", "keras", "tensorflow", "jax", "numpy"):
+    for package in ("anytime-keras", "keras", "tensorflow", "jax", "torch", "numpy"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -124,14 +143,14 @@ def machine():
         "python": platform.python_version(),
         "processor": _processor(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
-        "devices": [str(device) for device in keras.distribution.list_devices()],
+        "devices": [str(device) for device in devices()],
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 
 
 def on_cpu():
     """Returns whether Keras sees CPUs only."""
-    return all("cpu" in str(device).lower() for device in keras.distribution.list_devices())
+    return all("cpu" in str(device).lower() for device in devices())
 
 
 @functools.cache

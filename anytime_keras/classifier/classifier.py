@@ -218,7 +218,7 @@ class Classifier:
 
         Args:
             folder: path of a folder with one folder of images per class, such as `folder/cat/1.jpg`.
-            minutes: float, how long everything takes. About ten are useful on a CPU with 30 images per class.
+            minutes: float, how long everything takes.
             to: output directory, which `from_preset` reads; None writes nothing.
             **options: further arguments of `ak.training.finetune`, such as `validation`, `seed` and `verbose`.
 

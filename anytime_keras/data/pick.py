@@ -1,6 +1,6 @@
 """Chooses a data set that this machine can train on."""
 
-import keras
+from anytime_keras import runtime
 
 ACCELERATORS = ("gpu", "tpu")
 
@@ -23,7 +23,7 @@ def pick(name, otherwise="digits"):
     >>> name, why = ak.data.pick("cifar10")
     >>> data = ak.data.load(name)
     """
-    devices = keras.distribution.list_devices()
+    devices = runtime.devices()
     if not any(device.lower().startswith(ACCELERATORS) for device in devices):
         return otherwise, f"not {name}, since there is no GPU here"
     try:
