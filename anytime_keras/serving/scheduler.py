@@ -143,8 +143,8 @@ class Scheduler:
             Overloaded: if the queue is full, or the request cannot be answered in time. It is then not queued.
         """
         now = self.clock()
-        own = self.times.table[1, request.min_exit + 1] * self.times.safety
-        if self.policy.refuses and now + own > request.deadline:  # even on an idle machine; says nothing of the load
+        own = self.times.table[1, request.min_exit + 1] * self._caution(now)
+        if self.policy.refuses and now + own > request.deadline:  # even without other requests
             raise self._refusal(request, now, own)
         self._arrived(now, request.deadline - request.arrival)
         if len(self.waiting) >= self.max_queue:
@@ -172,8 +172,15 @@ class Scheduler:
     def _seconds_ahead(self, request, now):
         """Returns the least seconds until the request's first allowed exit; those before it take the first exit."""
         ahead = bisect.bisect_right(self.waiting, self.policy.order(request), key=self.policy.order)
-        own = self.times.table[1, request.min_exit + 1] * self.times.safety
+        own = self.times.table[1, request.min_exit + 1] * self._caution(now)
         return max(self._busy_until - now, 0.0) + ahead * self.policy.least_share * self.times.pace + own
+
+    def _caution(self, now):
+        """Returns the factor on a request's own time: 1 if the machine is idle, or it might refuse for ever.
+
+        Only a run can show that a machine which was slow is fast again.
+        """
+        return self.times.safety if self.waiting or self._busy_until > now else 1.0
 
     def next_batch(self):
         """Removes the next batch from the queue.
@@ -193,7 +200,8 @@ class Scheduler:
         return batch, expired
 
     def _remove_expired(self, now):
-        least = self.times.table[1, 1:] * self.policy.patience
+        patience = self.policy.patience if len(self.waiting) > 1 else min(self.policy.patience, 1.0)  # see `_caution`
+        least = self.times.table[1, 1:] * patience
         hopeless, lowest = set(), self.waiting[-1].order[0] if self.waiting else None
         for request in self.waiting:
             if request.deadline - now < least[request.min_exit]:

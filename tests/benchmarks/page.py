@@ -146,7 +146,23 @@ ROWS = [
         )
     ],
     *[
-        ("serving", ("decision", key), f"scheduler's decision {what}, microseconds", (MOST, 50.0))
+        ("serving_simulated", ("networks", machine, "aims", key), f"{what}, simulated machine `{machine}`", aim)
+        for machine in ("one by one", "batches")
+        for key, what, aim in (
+            (
+                "worst_difference",
+                "right and in time per request: policy `value` minus the best static exit, least of all loads",
+                (LEAST, -0.005),
+            ),
+            (
+                "over_last_at_1.3",
+                "right and in time at 1.3 times the capacity: policy `value` / last exit, least of all arrivals",
+                (LEAST, 1.5),
+            ),
+        )
+    ],
+    *[
+        ("serving_simulated", ("decision", key), f"scheduler's decision {what}, microseconds", (MOST, 50.0))
         for key, what in (("batch_us", "on a batch"), ("exit_us", "at an exit"))
     ],
 ]

@@ -11,9 +11,9 @@ group of rows. Each policy gets the same arrivals on the same prepared network, 
 right answer in time: the sum of the answering exits' accuracies on test data over the number asked; with `--images`, an
 .npz with `x_test` and `y_test`, also the share of labels that were right.
 
-With `--simulate`, the policies run in virtual time on two machines, with the accuracies and costs of resann5x16 and stage
-times that vary by 10%, and `results/serving_simulated.json` is written: on the first machine a batch takes as long as its
-requests one by one; on the second, a batch of 8 takes 2.4 times as long as one request.
+With `--simulate`, the policies run in virtual time on two machines, with the accuracies and costs of resann5x16 and
+stage times that vary by 10%, and `results/serving_simulated.json` is written: on the first machine a batch takes as
+long as its requests one by one; on the second, a batch of 8 takes 2.4 times as long as one request.
 
 Also measures the answers in time at 80% of the first exit's capacity, what HTTP adds to an answer without load, and how
 long a decision takes.
@@ -39,14 +39,34 @@ POOL = 64  # different images
 
 
 def send(connection):
-    """Runs in another process: sends (number, moment) at each of the moments that it receives."""
+    """Runs in another process: sends (number, moment) at each of the moments that it receives.
+
+    A tuple is a request by HTTP, to be repeated: port, path, body, headers, count. Its seconds are sent back.
+    """
     while (moments := connection.recv()) is not None:
+        if isinstance(moments, tuple):
+            connection.send(ask(*moments))
+            continue
         begin = time.perf_counter() + 0.1
         for number, moment in enumerate(moments):
             if (wait := begin + moment - time.perf_counter()) > 0:
                 time.sleep(wait)
             connection.send((number, begin + moment))
         connection.send(None)
+
+
+def ask(port, path, body, headers, count):
+    """Sends requests by HTTP one after the other; returns the seconds of each."""
+    connection, seconds = http.client.HTTPConnection("127.0.0.1", port), []
+    for _ in range(count):
+        begin = time.perf_counter()
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200, response.status
+        seconds.append(time.perf_counter() - begin)
+    connection.close()
+    return seconds
 
 
 class Bench:
@@ -180,17 +200,16 @@ def over_http(bench, seconds):
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    connection = http.client.HTTPConnection("127.0.0.1", bound.getsockname()[1])
-    headers = {"Inference-Header-Content-Length": str(len(head))}
-
-    def ask():
-        connection.request("POST", "/v2/models/network/infer", head + image.tobytes(), headers)
-        connection.getresponse().read()
-
-    inputs = bench.classifier.preprocessor(image)
-    taken = measuring.in_turns(
-        {"http": ask, "predictor": lambda: bench.classifier.predictor.predict(inputs)}, seconds, least=30
-    )
+    port, headers = bound.getsockname()[1], {"Inference-Header-Content-Length": str(len(head))}
+    inputs, taken = bench.classifier.preprocessor(image), {"http": [], "predictor": []}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(taken["http"]) < 100:
+        bench.connection.send((port, "/v2/models/network/infer", head + image.tobytes(), headers, 20))
+        taken["http"] += bench.connection.recv()
+        for _ in range(20):
+            start = time.perf_counter()
+            bench.classifier.predictor.predict(inputs)
+            taken["predictor"].append(time.perf_counter() - start)
     server.should_exit = True
     thread.join()
     medians = {name: 1e3 * float(np.median(times)) for name, times in taken.items()}
