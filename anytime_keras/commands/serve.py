@@ -26,6 +26,7 @@ flags.DEFINE_integer("max_queue", 1024, "Largest number of waiting requests.", l
 flags.DEFINE_float("confidence", None, "Answer at the first exit that is at least this confident.", **_own)
 flags.DEFINE_string("weights", "default", "For names of the zoo, the label of the weights.", **_own)
 flags.DEFINE_string("engine", None, "Runtime of the networks. Default: that of `ak.Predictor`.", **_own)
+BACKLOG = 2048  # connections that wait to be accepted
 SWITCH_SECONDS = 0.0005  # so that the thread that runs a network gets the interpreter soon
 
 
@@ -46,8 +47,10 @@ def run(flags, arguments):
         sys.setswitchinterval(SWITCH_SECONDS)
         _allow_connections()
         app = http.app(servers, flags.deadline_ms / 1e3)
+        bound.listen(BACKLOG)  # from here on, connections wait for uvicorn instead of being refused
         print(f"serving {', '.join(names)} on http://{flags.host}:{bound.getsockname()[1]}/", flush=True)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, backlog=2048, timeout_graceful_shutdown=90)
+        options = {"log_level": "warning", "access_log": False, "backlog": BACKLOG, "timeout_graceful_shutdown": 90}
+        config = uvicorn.Config(app, **options)
         uvicorn.Server(config).run(sockets=[bound])
 
 

@@ -26,6 +26,7 @@ def test_serve_answers_and_stops_cleanly_on_sigterm():
         assert process.wait(60) in (0, -signal.SIGTERM)
     finally:
         process.kill()
+        process.wait()
         process.stdout.close()
 
 
