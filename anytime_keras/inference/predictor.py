@@ -148,14 +148,17 @@ class Predictor(BatchMethods):
 
     @property
     def name(self):
+        """The model's name."""
         return getattr(self._model, "name", type(self._model).__name__.lower())
 
     @property
     def dtype(self):
+        """The dtype of the computation, a str."""
         return self._state.latencies.dtype or _own_dtype(self._model)
 
     @property
     def sigmoid(self):
+        """Whether each exit ends in a sigmoid, a list of bool."""
         return list(self._state.engine.sigmoid)
 
     @property
