@@ -93,25 +93,19 @@ class Parts:
 
 
 def _whole(stages, inputs, exits):
-    """Returns the `Part` of all exits: the members' graphs side by side, if it is an ensemble's."""
-    tensors, outputs = stages.inputs, {}
-    for member, names in stages.members():
-        member_outputs = graph.outputs_by_name(member)
-        if any(own is not given for own, given in zip(member.inputs, tensors)):
-            member_outputs = dict(zip(member_outputs, _repeated(list(member_outputs.values()), member.inputs, tensors)))
-        outputs.update((name, member_outputs[own]) for name, own in names.items())
+    """Returns the `Part` of all exits. The members of an ensemble are nested models, as their layers share names."""
+    outputs, members = {}, stages.members()
+    tensors = members[0][0].inputs
+    if len(members) > 1:
+        tensors = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in tensors]
+    for number, (member, names) in enumerate(members, start=1):
+        results = graph.outputs_by_name(member)
+        if len(members) > 1:
+            used = {own: results[own] for own in names.values()}
+            results = keras.Model(member.inputs, used, name=f"member_{number}")(tensors)
+        outputs.update((name, results[own]) for name, own in names.items())
     named = {name: outputs[exit_name] for name, exit_name in exits.items()}
     return Part("whole", _read(dict(zip(inputs, tensors)), named), named, exits)
-
-
-def _repeated(outputs, inputs, new):
-    """Repeats the calls that compute `outputs` on other inputs."""
-    values = {id(tensor): other for tensor, other in zip(inputs, new)}
-    for call in graph.calls(outputs, inputs):
-        args, kwargs = call.arguments.fill_in(values)
-        results = keras.tree.flatten(call.operation(*args, **kwargs))
-        values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
-    return [values[id(tensor)] for tensor in outputs]
 
 
 def _read(inputs, outputs):
