@@ -58,7 +58,7 @@ class Predictor(BatchMethods):
             the latencies.
         engine: str, `"auto"`, `"tensorflow"`, `"jax"`, `"litert"`, `"onnx"` or `"openvino"`.
         num_threads: int, the threads of a file engine; None measures one thread and one per core, and takes one unless
-            more are at least 15% faster. TensorFlow's and JAX's threads are set for the whole process.
+            more are at least 10% faster. TensorFlow's and JAX's threads are set for the whole process.
         representative: for `dtype="int8"`, a few hundred typical inputs, shape `(samples, ...)`.
 
     Attributes:

@@ -19,7 +19,7 @@ FILE_ENGINES = ("litert", "onnx", "openvino")
 ENGINES = ("auto", "tensorflow", "jax", *FILE_ENGINES)
 COMPARED = FILE_ENGINES  # by "auto"; tests leave it empty
 BLOCK_SECONDS = 0.3  # measuring time of each runtime
-GAIN = 0.15  # that several threads must bring over one, which meets deadlines more steadily beside other processes
+GAIN = 0.1  # that several threads must bring over one, which meets deadlines more steadily beside other processes
 
 
 def create(

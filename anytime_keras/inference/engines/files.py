@@ -136,7 +136,9 @@ class FileEngine(Engine):
             return self._running(given)
         results, begin = [], 0
         for size in self.pieces(count):
-            rows = padded([tensor[begin : begin + size] for tensor in given], size)
+            rows = [tensor[begin : begin + size] for tensor in given]
+            if begin + size > count:
+                rows = padded(rows, size)
             self._running = part(size)
             results.append(self._running(rows))
             begin += size
