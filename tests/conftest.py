@@ -1,10 +1,15 @@
 """One backend a process (KERAS_BACKEND): TensorFlow by default; `test_backends.py` runs the suite again on JAX."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ["ANYTIME_KERAS_CACHE"] = tempfile.mkdtemp(prefix="anytime_keras_cache_")  # the user's stays as it is
+atexit.register(shutil.rmtree, os.environ["ANYTIME_KERAS_CACHE"], ignore_errors=True)
 
 import keras  # noqa: E402
 import pytest  # noqa: E402

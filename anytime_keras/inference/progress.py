@@ -1,4 +1,4 @@
-"""A progress line on stderr for work that takes more than two seconds."""
+"""A progress line in the terminal for work that takes more than two seconds."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ QUIET_SECONDS = 2.0
 
 
 class Progress:
-    """Shows the current step in one line on stderr once the work has taken `QUIET_SECONDS`.
+    """Shows the current step in one line on stderr, if that is a terminal, once the work has taken `QUIET_SECONDS`.
 
     Use it as a context manager, which ends the line.
 
@@ -25,7 +25,7 @@ class Progress:
     def __call__(self, step):
         """Announces the next step, a str."""
         seconds = time.monotonic() - self._begin
-        if seconds < QUIET_SECONDS or (self._width and not sys.stderr.isatty()):  # in a file, one line is enough
+        if seconds < QUIET_SECONDS or not sys.stderr.isatty():
             return
         text = f"{self._title} ({step}) ..."
         sys.stderr.write("\r" * (self._width > 0) + text.ljust(self._width))
