@@ -188,9 +188,10 @@ def _onnx(part, batch_size):
 
 def _openvino(part, batch_size):
     """Converts a part to an OpenVINO model."""
-    ov = importlib.import_module("openvino")
+    ov, function = importlib.import_module("openvino"), part.function(batch_size)
+    function.get_concrete_function()  # errors of the network itself are raised here
     with _naming(part, "OpenVINO"), _quietly():
-        model = ov.convert_model(part.function(batch_size))
+        model = ov.convert_model(function)
     for ports, expected in ((model.inputs, part.inputs), (model.outputs, part.outputs)):
         missing = set(expected).difference(*(port.get_names() for port in ports))
         for port in ports:

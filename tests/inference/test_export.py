@@ -727,7 +727,7 @@ def test_a_failed_export_leaves_everything_as_it_was(tmp_path, monkeypatch):
     path = ak.export(resann(), tmp_path / "set", parts="whole")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
-    def fails(parts, folder, *options):
+    def fails(parts, folder, *options, **named):
         (folder / "half.bin").write_bytes(b"half")
         raise RuntimeError("the disk is full")
 
