@@ -208,6 +208,7 @@ def test_a_spoilt_training_is_refused_by_predict(trained, digit, tmp_path, spoil
         run("predict", folder, digit)
 
 
+@pytest.mark.long
 def test_predict_takes_names_folders_and_patterns_and_names_several_classes(digit, tmp_path, capsys):
     other = tmp_path / "more" / "other.png"
     other.parent.mkdir()

@@ -60,6 +60,7 @@ def test_sets_of_small_images(prepare, name, shape, num_classes, steps):
     assert np.isfinite(x).all()
 
 
+@pytest.mark.long
 def test_imagenet_is_read_in_sequence_and_cropped(prepare):
     data = ak.data.load(
         "imagenet2012", batch_size=8, validation=10, data_dir=prepare("imagenet2012", train=40, validation=40)

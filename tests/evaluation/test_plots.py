@@ -83,6 +83,7 @@ def _as_arrays(line):
     return types.SimpleNamespace(get_ydata=lambda: np.asarray(line.get_ydata(), float))
 
 
+@pytest.mark.long
 def test_weights_of_a_real_training_are_what_the_callback_says():
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
     model.compile("sgd", loss="sparse_categorical_crossentropy")

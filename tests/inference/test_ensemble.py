@@ -119,6 +119,7 @@ def test_the_predictor_gives_the_members_answers(eann, images):
     assert predictor.predict(images, deadline=0).late
 
 
+@pytest.mark.long
 def test_its_curve_is_that_of_the_exits_used_at_cumulative_cost(eann, digits):
     curve = eann.curve(digits.test)
     assert [point.exit for point in curve] == eann.exit_names

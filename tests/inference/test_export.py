@@ -27,6 +27,7 @@ RUNTIMES = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
 }
+FORMATS = ["saved_model", "litert", "onnx", pytest.param("openvino", marks=pytest.mark.long)]
 TOLERANCE = {"saved_model": dict(rtol=1e-6, atol=1e-6), "litert": dict(rtol=1e-4, atol=1e-5)}
 TOLERANCE["onnx"] = TOLERANCE["openvino"] = TOLERANCE["litert"]
 
@@ -91,8 +92,8 @@ def test_a_saved_model_serves_the_whole_network_by_default(tmp_path):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("format", RUNTIMES)
-@pytest.mark.parametrize("make", [resann, dense])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("make", [resann, pytest.param(dense, marks=pytest.mark.long)])
 def test_whole_and_stages_equal_keras(make, format, tmp_path):
     needs(format)
     model = make()
@@ -104,6 +105,7 @@ def test_whole_and_stages_equal_keras(make, format, tmp_path):
     assert sum(stage["macs"] for stage in exported.description["stages"]) == model.exits[-1].macs
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("format", ["saved_model", "litert"])
 def test_an_ensemble_runs_its_members_one_after_the_other(format, tmp_path):
@@ -128,6 +130,7 @@ def test_an_ensemble_runs_its_members_one_after_the_other(format, tmp_path):
         assert_answers_are(ExportedModel(path), x, {name: expected[name] for name in chosen}, **TOLERANCE[format])
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_chosen_exits_stay_in_order_beyond_nine(tmp_path):
     model = resann(num_units=4)
@@ -195,7 +198,7 @@ def test_a_saved_model_holds_the_weights_once(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("format", RUNTIMES)
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_set_runs_elsewhere_without_keras_and_without_this_package(format, tmp_path):
     needs(format)
     model = resann()
@@ -326,7 +329,7 @@ def test_lookup_tables_are_exported_as_a_saved_model_and_refused_elsewhere(make,
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("format", RUNTIMES)
+@pytest.mark.parametrize("format", FORMATS)
 def test_tensors_that_are_no_variables_are_exported(format, tmp_path):
     needs(format)
     model, x = networks.positions()
@@ -464,7 +467,7 @@ def test_integer_inputs_take_integers_that_fit(dtype, fits, wrong):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("format", RUNTIMES)
+@pytest.mark.parametrize("format", FORMATS)
 def test_masks_cross_from_stage_to_stage(format, tmp_path):
     needs(format)
 
@@ -701,7 +704,7 @@ def test_what_is_no_description_is_refused(content, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("format", RUNTIMES)
+@pytest.mark.parametrize("format", FORMATS)
 def test_every_runtime_refuses_an_empty_batch_and_tensors_it_does_not_have(format, tmp_path):
     needs(format)
     path = ak.export(resann(), tmp_path / "set", format, exits=["exit_1", "exit_3"])

@@ -270,6 +270,7 @@ def test_auto_takes_the_fastest_that_equals_the_network(monkeypatch, all_compare
         predictor_for(chain)
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_networks_that_no_runtime_can_run_stay_on_the_backend(all_compared):
     image = keras.Input((None, None, 3))

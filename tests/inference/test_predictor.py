@@ -85,6 +85,7 @@ def test_answers_equal_the_whole_model_bit_for_bit(make):
         np.testing.assert_array_equal(answer.confidence, answer.probabilities.max(axis=-1))
 
 
+@pytest.mark.long
 def test_a_measured_predictor_prepares_other_sizes_when_told():
     model = networks.residual()
     predictor = ak.Predictor(model, networks.inputs_for(model, batch=1))

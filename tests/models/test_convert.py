@@ -78,6 +78,7 @@ def hub(name):
     return backbones[name](), getattr(models, f"{name}ImageClassifier")
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
 @pytest.mark.parametrize("name", ["ResNet", "ViT", "DenseNet", "Xception", "SwinTransformer"])
 def test_keras_hub_classifiers_and_backbones(name, tmp_path):

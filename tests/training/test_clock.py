@@ -67,6 +67,7 @@ def seconds_spent(step):
     return 0.5 * step
 
 
+@pytest.mark.long
 def test_a_killed_training_resumes_with_the_time_that_is_left(by_the_clock, tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         by_the_clock(lambda step: 0.5, tmp_path / "run", crash_at=150)
@@ -207,6 +208,7 @@ class Average(keras.callbacks.Callback):
         self.values = [self.momentum * a + (1 - self.momentum) * b for a, b in zip(old, weights)]
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # on JAX callbacks do not see weights within an epoch; test_scan.py compares the engines
 def test_the_average_of_the_weights_is_the_formula_s():
     average = Average(0.8)

@@ -108,6 +108,7 @@ def own(tmp_path, monkeypatch):
     return places.Folder(tmp_path / "zoo")
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # the next test trains on JAX too
 def test_cycles_are_trained_published_and_continued(own, capsys):
     arguments = ["train", "small_adaloss", f"--zoo={own.path}", "--notensorboard"]

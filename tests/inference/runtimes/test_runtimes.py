@@ -15,6 +15,7 @@ from tests import checks
 from tests.inference import networks
 
 PACKAGES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "openvino"}
+FORMATS = ["litert", "onnx", pytest.param("openvino", marks=pytest.mark.long)]
 
 pytestmark = pytest.mark.tensorflow
 
@@ -35,7 +36,7 @@ def image_network():
     return model
 
 
-@pytest.mark.parametrize("format", PACKAGES)
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_part_of_two_inputs_equals_keras(format):
     model = networks.several_inputs()
     checks.scramble(model)
@@ -47,7 +48,7 @@ def test_a_part_of_two_inputs_equals_keras(format):
         np.testing.assert_allclose(outputs[run.outputs.index(name)], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("format", PACKAGES)
+@pytest.mark.parametrize("format", FORMATS)
 def test_results_are_new_arrays_and_threads_do_not_mix(format):
     part = whole(image_network())
     run = loaded(format, part)
@@ -61,7 +62,7 @@ def test_results_are_new_arrays_and_threads_do_not_mix(format):
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("format", PACKAGES)
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_part_with_one_output_keeps_its_name(format):
     model = image_network()
     part = Parts(ak.inference.Stages(model, ["exit_2"])).whole
@@ -70,7 +71,7 @@ def test_a_part_with_one_output_keeps_its_name(format):
     np.testing.assert_allclose(run([x])[0], checks.outputs(model, x)["exit_2"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", FORMATS[1:])
 def test_a_file_with_other_names_is_refused(format):
     pytest.importorskip(PACKAGES[format])
     part = whole(image_network())
@@ -101,7 +102,7 @@ def test_litert_refuses_a_batch_size_that_a_part_cannot_have():
         runtimes.LiteRT().load(content, part.describe(1), batch_size=5)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", FORMATS[1:])
 def test_a_run_can_be_terminated_and_the_part_still_works(format):
     image = x = keras.Input((64, 64, 16))
     for _ in range(30):
