@@ -8,7 +8,7 @@ import numpy as np
 
 from anytime_keras import data as data_sets
 from anytime_keras import models, zoo
-from anytime_keras.data import sources
+from anytime_keras.data import folder as image_folder
 from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.training.fit import train
 from anytime_keras.training.heads import train_heads
@@ -127,7 +127,7 @@ def image_files(folder):
     """Returns the `Source` of a folder's image files, or raises ValueError if they are too few to train on."""
     if not pathlib.Path(folder).is_dir():
         raise ValueError(f"There is no folder of images '{folder}'.")
-    source = sources.folder(folder, image_size=(1, 1))  # files are only listed
+    source = image_folder.load(folder, image_size=(1, 1))  # files are only listed
     train = source.splits["train"]
     if len(source.class_names) < 2:
         raise ValueError(f"'{folder}' must contain two classes or more. Received: {source.class_names}.")
