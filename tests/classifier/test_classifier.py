@@ -1,5 +1,6 @@
 import json
 import pathlib
+import pickle
 import re
 import shutil
 import subprocess
@@ -108,6 +109,24 @@ def test_a_classifier_must_know_its_classes_and_preprocessing():
         ak.Classifier(model, preprocessor, ["cat", "dog"])
     with pytest.raises(ValueError, match="\\(8, 8, 3\\).*for \\(8, 8, 1\\)"):
         ak.Classifier(model, Preprocessor((8, 8, 1)), ["cat", "dog", "fox"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"preprocessor": "a"}, {"class_names": 3}, {"class_names": "abc"}], ids=["preprocessor", "int", "str"]
+)
+def test_arguments_of_other_types_are_refused(wrong):
+    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 3), num_classes=3)
+    given = {"preprocessor": Preprocessor((8, 8, 3)), "class_names": ["cat", "dog", "fox"], **wrong}
+    with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be.*Received: {next(iter(wrong.values()))!r}"):
+        ak.Classifier(model, **given)
+
+
+@pytest.mark.long
+def test_a_pickled_classifier_answers_alike(classifier, images):
+    expected = classifier(images[0])  # makes the predictor, which cannot be pickled
+    again = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_allclose(again(images[0]).logits, expected.logits, rtol=1e-5, atol=1e-5)
+    assert again(images[0]).label == "0"
 
 
 @pytest.mark.long
