@@ -221,6 +221,14 @@ def test_a_damaged_preset_is_named(tmp_path, content, message):
         ak.Classifier.from_preset(folder)
 
 
+@pytest.mark.parametrize("left", [0, 500])
+def test_a_truncated_network_is_named(tmp_path, left):
+    file = small().save_to_preset(tmp_path / "preset") / "model.keras"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(ValueError, match="model.keras' cannot be loaded.*truncated"):
+        ak.Classifier.from_preset(tmp_path / "preset")
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A stand-in for huggingface_hub, whose repositories are folders."""
