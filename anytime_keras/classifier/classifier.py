@@ -1,7 +1,6 @@
 """`Classifier`: raw images in, named classes out, as good as a deadline allows."""
 
 import functools
-import numbers
 import pathlib
 import time
 
@@ -11,8 +10,10 @@ from anytime_keras.classifier import card, facts, presets, sets
 from anytime_keras.classifier.answers import LabeledAnswer
 from anytime_keras.cost import exit_costs
 from anytime_keras.inference import Predictor
+from anytime_keras.inference.predictor import check_limits
 from anytime_keras.inference.reader import ExportedModel
 from anytime_keras.preprocessing import decoding
+from anytime_keras.preprocessing.host import HostPreprocessor
 
 
 class Classifier:
@@ -64,13 +65,20 @@ class Classifier:
                     f"'{name}' does not contain its {what.replace('_', ' ')}, so pass `{what}`. Networks that are "
                     "trained by `ak.training.train` or loaded from the zoo contain it."
                 )
+        if not isinstance(self.preprocessor, HostPreprocessor):
+            raise ValueError(
+                f"`preprocessor` must be an `ak.preprocessing.Preprocessor`. Received: {self.preprocessor!r:.100}."
+            )
+        if isinstance(self.class_names, str) or not hasattr(self.class_names, "__iter__"):
+            raise ValueError(f"`class_names` must be a list of names. Received: {self.class_names!r:.100}.")
         self.class_names = list(map(str, self.class_names))
         self._costs = model.costs if isinstance(model, ExportedModel) else exit_costs(model)
         self._check(name)
 
     def _check(self, name):
         if isinstance(self.model, ExportedModel):
-            (shape, *others), classes = [spec["shape"] for spec in self.model.description["inputs"]], None
+            shape, *others = [spec["shape"] for spec in self.model.description["inputs"]]
+            classes = sets.num_classes(self.model)
         else:
             (shape, *others), classes = [tensor.shape for tensor in self.model.inputs], self.model.outputs[-1].shape[-1]
         wanted = self.preprocessor.image_shape
@@ -79,7 +87,7 @@ class Classifier:
                 f"`preprocessor` must give the inputs of '{name}', shape {tuple(shape[1:])}. Received: a preprocessor "
                 f"for {wanted}."
             )
-        if classes not in (None, len(self.class_names)):
+        if len(self.class_names) != classes:
             raise ValueError(
                 f"`class_names` must name the {classes} classes of '{name}'. Received: {len(self.class_names)} names."
             )
@@ -111,6 +119,9 @@ class Classifier:
         preprocessor = found.preprocessor if preprocessor is None else preprocessor
         class_names = found.class_names if class_names is None else class_names
         return cls(found.model, preprocessor, class_names, found.about, **options)
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "predictor"}  # made again when needed
 
     @functools.cached_property
     def predictor(self):
@@ -150,13 +161,12 @@ class Classifier:
         Raises:
             ValueError: if an image or a limit is not valid, or there is more than one limit.
         """
+        check_limits(deadline, budget, until)
         predictor, begin = self.predictor, time.perf_counter()
         labeled, inputs = self._preprocessed(images, begin)
-        left = deadline
-        if isinstance(deadline, numbers.Real) and not isinstance(deadline, bool):
-            left = max(deadline - (time.perf_counter() - begin), 0.0) if deadline == deadline else deadline
-        met = None if until is None or not callable(until) else lambda answer: until(labeled(answer))
-        answer = labeled(predictor.predict(inputs, deadline=left, budget=budget, until=until if met is None else met))
+        left = None if deadline is None else max(deadline - (time.perf_counter() - begin), 0.0)
+        met = None if until is None else lambda answer: until(labeled(answer))
+        answer = labeled(predictor.predict(inputs, deadline=left, budget=budget, until=met))
         if deadline is not None:
             answer.late = answer.seconds > deadline
         return answer
@@ -191,18 +201,13 @@ class Classifier:
         for first in range(0, max(len(images), 1), batch_size):
             inputs = self.preprocessor(images[first : first + batch_size])
             # The last batch is filled up, since some backends compile for each size.
-            missing = batch_size - len(inputs) if len(images) > batch_size or batch_size == self._fixed else 0
+            missing = batch_size - len(inputs) if len(images) > batch_size else 0
             padded = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)]) if missing else inputs
             answer = predictor.predict(padded, budget=budget)
             logits.append(answer.logits[: len(inputs)])
         answer = LabeledAnswer.of(answer, self.class_names, False, 0.0)
         answer.logits, answer.seconds = np.concatenate(logits), time.perf_counter() - begin
         return answer
-
-    @property
-    def _fixed(self):
-        """The batch size for which a set was exported, or None."""
-        return getattr(self.model, "batch_size", None)
 
     def _preprocessed(self, images, begin):
         """Returns a function that adds labels to the predictor's answers, and the network's inputs."""

@@ -82,6 +82,8 @@ def _check_weights(preset, weights, text):
 
 def load_keras(file):
     """Loads a `.keras` file, or raises ValueError."""
+    if pathlib.Path(file).suffix == ".keras" and not zipfile.is_zipfile(file):  # Keras says that there is no file
+        raise ValueError(f"'{file}' cannot be loaded as a Keras model: it is empty, truncated or of another format.")
     try:
         return keras.saving.load_model(file)
     except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
@@ -100,7 +102,8 @@ def _of_folder(folder):
             return Preset(model, preprocessor, list(content["class_names"]), dict(content["about"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"'{folder / 'preset.json'}' must be a file that `Classifier.save_to_preset` wrote. Received: {error}."
+                f"'{folder / 'preset.json'}' must be a file that `Classifier.save_to_preset` wrote. Received: "
+                f"{str(error).rstrip('.')}."
             ) from error
     older = getattr(model, "preprocessor", None) is None
     return Preset(model, *(_of_older_training(folder) if older else (None, None)), facts.of_training(folder))

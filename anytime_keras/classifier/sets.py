@@ -3,6 +3,7 @@
 import dataclasses
 
 from anytime_keras.inference.answers import Answer
+from anytime_keras.inference.predictor import check_limits
 
 
 class SetPredictor:
@@ -19,9 +20,7 @@ class SetPredictor:
 
     def predict(self, x, deadline=None, budget=None, until=None):
         """As `Predictor.predict`."""
-        given = {"deadline": deadline, "budget": budget, "until": until}
-        if sum(limit is not None for limit in given.values()) > 1:
-            raise ValueError(f"Only one of `deadline`, `budget` and `until` can be given. Received: {given}.")
+        check_limits(deadline, budget, until)
         if deadline is not None:
             if len(x) not in self._reader.times:
                 self.prepare(x)
@@ -44,3 +43,10 @@ class SetPredictor:
 
 def _answer(answer):
     return Answer(**{field.name: getattr(answer, field.name) for field in dataclasses.fields(Answer)})
+
+
+def num_classes(reader):
+    """Returns how many classes the last exit of an exported set has."""
+    description = reader.description
+    part = description["whole"] or description["stages"][-1]
+    return [tensor["shape"][-1] for tensor in part["outputs"] if tensor["exit"] is not None][-1]

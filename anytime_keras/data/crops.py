@@ -127,7 +127,7 @@ def _corrupt(name, error):
         return error
     if isinstance(error, Image.DecompressionBombError):
         return CorruptImage(f"The image '{name}' is too large to be decoded safely: {error} Scale it down.")
-    return CorruptImage(f"The image '{name}' cannot be decoded: {error}. Mend it or take it out.")
+    return CorruptImage(f"The image '{name}' cannot be decoded: {error}. Repair or remove it.")
 
 
 def to_array(image):

@@ -189,7 +189,7 @@ def _whole(paths, labels, skipped, split, class_names):
     if split == "train" and (lost := sorted(set(labels) - set(labels[kept]))):
         raise ValueError(
             f"Class '{class_names[lost[0]]}' holds no training image that can be decoded, such as "
-            f"'{paths[list(labels).index(lost[0])]}'. Mend its images, or remove the class."
+            f"'{paths[list(labels).index(lost[0])]}'. Repair its images, or remove the class."
         )
     for path, error in zip(paths, errors):
         if error is not None:

@@ -239,16 +239,7 @@ class Predictor(BatchMethods):
             Exception: any exception raised by a stage.
         """
         begin = time.perf_counter()
-        if sum(limit is not None for limit in (deadline, budget, until)) > 1:
-            raise ValueError(
-                "Only one of `deadline`, `budget` and `until` can be given. Received: "
-                f"deadline={deadline}, budget={budget}, until={until}."
-            )
-        if until is not None and not callable(until):
-            raise ValueError(f"`until` must be a function of an `Answer`. Received: until={until!r}.")
-        for name, limit in (("deadline", deadline), ("budget", budget)):
-            if limit is not None and (not isinstance(limit, numbers.Real) or math.isnan(limit)):
-                raise ValueError(f"`{name}` must be a number. Received: {limit!r}.")
+        check_limits(deadline, budget, until)
         state = self._current()
         inputs = state.engine.start(x)
         if until is not None:
@@ -343,6 +334,21 @@ class Predictor(BatchMethods):
                 job.stop()
 
         return answers()
+
+
+def check_limits(deadline, budget, until):
+    """Raises ValueError unless at most one limit of `Predictor.predict` is given, and that is valid."""
+    if sum(limit is not None for limit in (deadline, budget, until)) > 1:
+        raise ValueError(
+            "Only one of `deadline`, `budget` and `until` can be given. Received: "
+            f"deadline={deadline}, budget={budget}, until={until}."
+        )
+    if until is not None and not callable(until):
+        raise ValueError(f"`until` must be a function of an `Answer`. Received: until={until!r}.")
+    for name, limit in (("deadline", deadline), ("budget", budget)):
+        number = isinstance(limit, numbers.Real) and not isinstance(limit, bool) and not math.isnan(limit)
+        if limit is not None and not number:
+            raise ValueError(f"`{name}` must be a number. Received: {limit!r}.")
 
 
 def _stages(model, dtype):

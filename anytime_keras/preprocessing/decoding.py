@@ -56,8 +56,8 @@ def decoded(images, channels):
     """
     if is_single(images):
         return [_decoded(images, "the image", channels)]
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        return _array(images, "`images`", channels)
+    if hasattr(images, "__array__") and np.ndim(images) == 4:
+        return _array(np.asarray(images), "`images`", channels)
     if not isinstance(images, (list, tuple)):
         raise ValueError(f"`images` must be {FORMS}. Received: {_described(images)}.")
     if not images:
@@ -91,7 +91,7 @@ def check_file(path):
     """Raises ValueError unless there is a file at an image's path."""
     if str(path).startswith(("http://", "https://")):
         raise ValueError(f"An image must be a file on this machine. Received: '{path}'. Download it first.")
-    if pathlib.Path(path).is_dir():
+    if os.fspath(path) and pathlib.Path(path).is_dir():
         raise ValueError(f"An image must be a file. Received: the folder '{path}'. Name the files in it.")
     if not pathlib.Path(path).is_file():
         raise ValueError(f"There is no image '{path}'.")
@@ -127,7 +127,7 @@ def _plain(array, name):
         return array
     if array.dtype == bool:
         return array.astype("uint8") * np.uint8(255)
-    if array.dtype == np.uint16:  # to 8 bits, like a file of 16 bits
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # to 8 bits, like a file of 16 bits
         return (array.astype("float32") * (255 / 65535) + 0.5).astype("uint8")
     if array.dtype.kind != "f":
         raise ValueError(

@@ -28,6 +28,8 @@ class HostPreprocessor:
             raise ValueError(f"`channel_order` must be one of {CHANNEL_ORDERS}. Received: {channel_order!r}.")
         self.short_side = least if short_side is None else short_side
         self.value_range = None if value_range is None else tuple(map(float, value_range))
+        if value_range is not None and not (len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]):
+            raise ValueError(f"`value_range` must be None or a pair of ascending numbers. Received: {value_range!r}.")
         self.channel_order = channel_order
         # In float32 and in this order, so that results equal those of `data.batches.Pipeline` bit for bit.
         self._scales = {

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import pickle
 import re
 import shutil
 import subprocess
@@ -110,6 +111,24 @@ def test_a_classifier_must_know_its_classes_and_preprocessing():
         ak.Classifier(model, Preprocessor((8, 8, 1)), ["cat", "dog", "fox"])
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"preprocessor": "a"}, {"class_names": 3}, {"class_names": "abc"}], ids=["preprocessor", "int", "str"]
+)
+def test_arguments_of_other_types_are_refused(wrong):
+    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 3), num_classes=3)
+    given = {"preprocessor": Preprocessor((8, 8, 3)), "class_names": ["cat", "dog", "fox"], **wrong}
+    with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be.*Received: {next(iter(wrong.values()))!r}"):
+        ak.Classifier(model, **given)
+
+
+@pytest.mark.long
+def test_a_pickled_classifier_answers_alike(classifier, images):
+    expected = classifier(images[0])  # makes the predictor, which cannot be pickled
+    again = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_allclose(again(images[0]).logits, expected.logits, rtol=1e-5, atol=1e-5)
+    assert again(images[0]).label == "0"
+
+
 @pytest.mark.long
 def test_options_reach_the_predictor():
     assert small(exits=["exit_1", "exit_3"]).predictor.exit_names == ["exit_1", "exit_3"]
@@ -200,6 +219,14 @@ def test_a_damaged_preset_is_named(tmp_path, content, message):
     (folder / "preset.json").write_text(content)
     with pytest.raises(ValueError, match=f"preset.json.*{message}"):
         ak.Classifier.from_preset(folder)
+
+
+@pytest.mark.parametrize("left", [0, 500])
+def test_a_truncated_network_is_named(tmp_path, left):
+    file = small().save_to_preset(tmp_path / "preset") / "model.keras"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(ValueError, match="model.keras' cannot be loaded.*truncated"):
+        ak.Classifier.from_preset(tmp_path / "preset")
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_an_image_spoilt_in_mid_training_is_named_or_left_out(tmp_path, skip, mo
             done = run()
         assert done.data.skipped == [str(victim)] and done.history[-1]["skipped_images"] == 1
     else:
-        with pytest.raises(ValueError, match=f"{victim.name}' cannot be decoded: .*Mend it or take it out.$"):
+        with pytest.raises(ValueError, match=f"{victim.name}' cannot be decoded: .*Repair or remove it.$"):
             run()
         assert Checkpoints(tmp_path / "run" / "checkpoints").epochs()
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 
@@ -103,10 +104,27 @@ def test_a_set_is_a_preset_of_the_classifier(model, exported, photo, tmp_path):
     assert classifier(photo, until=lambda answer: True).exit == "exit_1"
     assert [answer.exit for answer in classifier.stream(photo)] == ["exit_1", "exit_2", "exit_3"]
     assert len(classifier.predict([photo] * 5, batch_size=2).labels) == 5
+    for wrong in ({"deadline": "soon"}, {"budget": "little"}, {"budget": math.nan}, {"until": 3}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            classifier(photo, **wrong)
+    with pytest.raises(ValueError, match="Received: 1 names"):
+        ak.Classifier.from_preset(exported, class_names=["cat"])
     with pytest.raises(ValueError, match="Copy its folder"):
         classifier.save_to_preset(tmp_path / "preset")
     with pytest.raises(ValueError, match="Received: \\['exits'\\]"):
         ak.Classifier.from_preset(exported, exits=["exit_1"])(photo)
+
+
+@pytest.mark.long
+def test_a_set_with_a_fixed_batch_size_classifies_any_number_of_images(model, photo, tmp_path):
+    classifier = ak.Classifier.from_preset(ak.export(model, tmp_path / "set", batch_size=2))
+    photos = [photo, *np.random.default_rng(0).integers(0, 256, (4, 9, 8, 3), "uint8")]
+    expected = ak.Classifier(model)(photos).logits
+    for count in (1, 2, 5):
+        answer = classifier(photos[:count], deadline=60)
+        np.testing.assert_allclose(answer.logits, expected[:count], rtol=1e-3, atol=1e-3)
+        assert len(list(classifier.stream(photos[:count]))) == 3
+    np.testing.assert_allclose(classifier.predict(photos).logits, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.long

@@ -174,6 +174,8 @@ def test_the_config_describes_the_preprocessor():
         (((32, 32, 3), 0.5, 0.0), "std=0"),
         (((32, 32, 3), 0.5, 0.5, 16), "short_side"),
         (((32, 32, 3), 0.5, 0.5, None, None, "gbr"), "channel_order"),
+        (((32, 32, 3), 0.5, 0.5, None, (1.0,)), "value_range"),
+        (((32, 32, 3), 0.5, 0.5, None, (1.0, 0.0)), "value_range"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
@@ -215,11 +217,25 @@ def test_bad_images_are_named(preprocessor, tmp_path):
         (np.full((32, 32, 3), 200.0), "from 200 to 200"),
         (np.zeros((1, 1, 3), "uint8"), "1 x 1 pixels"),
         (b"", "cannot be decoded"),
+        ("", "no image ''"),
     ],
 )
 def test_bad_input_is_one_clear_error(preprocessor, images, message):
     with pytest.raises(ValueError, match=message):
         preprocessor(images)
+
+
+def test_arrays_of_either_byte_order_are_equal(preprocessor):
+    values = np.random.default_rng(0).integers(0, 65536, (32, 32), "uint16")
+    np.testing.assert_array_equal(preprocessor(values.astype(">u2")), preprocessor(values))
+
+
+def test_batches_of_other_libraries_are_arrays(preprocessor):
+    class Batch:
+        def __array__(self, dtype=None, copy=None):
+            return pixels()[np.newaxis]
+
+    np.testing.assert_array_equal(preprocessor(Batch()), preprocessor(pixels()[np.newaxis]))
 
 
 def test_bytes_of_a_truncated_file_are_refused(preprocessor):

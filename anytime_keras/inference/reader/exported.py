@@ -102,7 +102,7 @@ class ExportedModel:
         """Returns an iterator over the `Answer`s of all exits, which runs each stage when it is requested."""
         begin = time.perf_counter()
         self._check_stages()
-        return self._answers(self._tensors(x), begin)
+        return self._answers(self._tensors(x, any_size=True), begin)
 
     def predict(self, x, deadline=None):
         """Returns the answer of the deepest exit within a deadline.
@@ -111,7 +111,8 @@ class ExportedModel:
         the deadline, its answer has `late=True`.
 
         Args:
-            x: array of shape `(batch, ...)`; for several inputs a list of arrays, or a dict of arrays by name.
+            x: array of shape `(batch, ...)`; for several inputs a list of arrays, or a dict of arrays by name. If the
+                export has a fixed batch size, each stage runs other batches in pieces of it, the last one padded.
             deadline: float, seconds from now; None runs all stages.
 
         Returns:
@@ -126,7 +127,7 @@ class ExportedModel:
         if deadline is not None and not number:
             raise ValueError(f"`deadline` must be a number of seconds, or None. Received: {deadline!r}.")
         self._check_stages()
-        given = self._tensors(x)
+        given = self._tensors(x, any_size=True)
         size = self._size(given)
         if deadline is not None and size not in self.times:
             what = f"a batch of {size}" if isinstance(size, int) else f"inputs of shapes {list(size)}"
@@ -227,7 +228,7 @@ class ExportedModel:
                 f"Received: repeats={repeats!r}, quantile={quantile!r}."
             )
         self._check_stages()
-        given = self._tensors(x)
+        given = self._tensors(x, any_size=True)
         for _ in range(3):  # warm up: runtimes allocate memory and select kernels in the first runs
             self._measure(given)
         measured = np.quantile([self._measure(given) for _ in range(repeats)], quantile, axis=0)
