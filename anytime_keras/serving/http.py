@@ -150,7 +150,7 @@ class Api:
         parsed = await self._in_thread(len(body) > SMALL, v2.InferRequest, body, length)
         deadline = parsed.timeout or self._default
         samples = await self._in_thread(len(body) > SMALL, server.inputs_of, parsed.inputs)
-        options = {"priority": parsed.priority, "min_exit": parsed.min_exit}
+        options = {name: getattr(parsed, name) for name in ("priority", "min_exit", "min_accuracy")}
         futures = []
         try:
             for sample in samples:

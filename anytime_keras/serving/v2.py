@@ -31,6 +31,7 @@ class InferRequest:
         timeout: float or None, seconds.
         priority: int.
         min_exit: str or None.
+        min_accuracy: float or None.
         id: str or None.
 
     Example:
@@ -53,6 +54,7 @@ class InferRequest:
         self.id = _field(content, "id", str, None)
         self.timeout, self.priority = _timeout(parameters), _priority(parameters)
         self.min_exit = _field(parameters, "min_exit", str, None)
+        self.min_accuracy = parameters.get("min_accuracy")  # checked by `Server`
         self.inputs = _inputs(content, rest)
         self.outputs = _outputs(content, parameters)
 

@@ -90,6 +90,13 @@ def test_tensors_in_json(ask, digits):
     assert outputs["exit"]["data"] == [1, 1]
 
 
+def test_a_least_accuracy_in_json(ask, digits):
+    within = f"a number, at most {max(digits.accuracies):.4f}"
+    for least, status, text in ((0.5, 200, "exit_6"), (0.999, 400, within)):
+        response, content = ask("POST", INFER, json.dumps(request_of(pixels(), parameters={"min_accuracy": least})))
+        assert response.status == status and text in content.decode()
+
+
 def test_tritonclient_talks_to_it(address, digits):
     triton = pytest.importorskip("tritonclient.http")
     client = triton.InferenceServerClient(f"127.0.0.1:{address}")
@@ -177,6 +184,10 @@ BAD = {
     "timeout -1": (json.dumps(request_of(pixels(), parameters={"timeout": -1})), "`timeout` must be"),
     "priority": (json.dumps(request_of(pixels(), parameters={"priority": "high"})), "`priority` must be"),
     "min_exit": (json.dumps(request_of(pixels(), parameters={"min_exit": "exit_99"})), "`min_exit` must be one of"),
+    "min_accuracy": (
+        json.dumps(request_of(pixels(), parameters={"min_accuracy": "high"})),
+        "`min_accuracy` must be a number",
+    ),
     "outputs": (json.dumps(request_of(pixels(), outputs=[{"name": "labels"}])), "`outputs` must name"),
 }
 
