@@ -125,10 +125,17 @@ def _inputs(content, rest):
 
 def _from_json(name, spec, shape, dtype):
     try:
-        array = np.asarray(_field(spec, "data", list), dtype)
-        return array.reshape(shape)
+        given = np.asarray(_field(spec, "data", list))
+        with np.errstate(over="ignore"):  # `Server` refuses infinity
+            array = given.reshape(shape).astype(dtype, copy=False)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"`data` of '{name:.50}' must be numbers of shape {shape}. {error}"[:300]) from error
+    whole = np.dtype(dtype).kind in "iu"
+    kinds = "iub" if whole else "iufb"
+    if given.dtype.kind not in kinds or whole and not np.array_equal(array.ravel(), given.ravel()):
+        kind = f"whole numbers that fit {dtype}" if whole else "numbers"
+        raise ValueError(f"`data` of '{name:.50}' must be {kind}. Received: {given.ravel()[:3].tolist()!r:.100}, ...")
+    return array
 
 
 def _from_binary(name, rest, size, shape, dtype):

@@ -181,6 +181,12 @@ BAD = {
         ),
         "NaN",
     ),
+    "fractions": (
+        json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": [1.5] * 64}]}),
+        "must be whole numbers that fit uint8. Received: [1.5, ",
+    ),
+    "too large": (json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": [256] * 64}]}), "fit uint8"),
+    "digits as words": (json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": ["7"] * 64}]}), "whole"),
     "timeout -1": (json.dumps(request_of(pixels(), parameters={"timeout": -1})), "`timeout` must be"),
     "priority": (json.dumps(request_of(pixels(), parameters={"priority": "high"})), "`priority` must be"),
     "min_exit": (json.dumps(request_of(pixels(), parameters={"min_exit": "exit_99"})), "`min_exit` must be one of"),
@@ -218,6 +224,14 @@ def test_bad_images_and_queries_are_named(ask, png):
         response, content = ask("POST", f"/v1/classify?{query}", png)
         assert response.status == 400 and query.split("=")[0] in json.loads(content)["error"]
     assert ask("POST", "/v1/classify?deadline_ms=31536000000", png)[0].status == 200, "a year is shortened"
+
+
+def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(ask):
+    file = io.BytesIO()
+    Image.new("1", (8000, 5000)).save(file, "PNG")
+    assert len(file.getvalue()) < 20_000
+    response, content = ask("POST", "/v1/classify", file.getvalue())
+    assert response.status == 413 and "at most 33,554,432 pixels. Received: 8000 x 5000" in content.decode()
 
 
 def test_unknown_models_paths_and_methods(ask):
