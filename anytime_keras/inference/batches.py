@@ -95,8 +95,8 @@ class BatchMethods:
             A dict from each target to its confidence threshold, which applies to all exits.
 
         Raises:
-            ValueError: if not exactly one kind of target is given, a budget is below the cost of the first exit, or
-                there are too few samples for a risk at this confidence.
+            ValueError: if not exactly one kind of target is given, a budget is below the cost of the first exit, an
+                exit's outputs contain NaN, or there are too few samples for a risk at this confidence.
         """
         if sum(target is not None for target in (average_budget, risk, max_drop)) != 1:
             raise ValueError(
@@ -106,6 +106,8 @@ class BatchMethods:
         if average_budget is None:
             return self._fit_risks(validation, risk, max_drop, confidence, loss)
         budgets = [_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
+        if not budgets:
+            raise ValueError("`average_budget` must be a number or a list with at least one. Received: [].")
         state = self._current()
         logits, _, _, macs = self._outputs(state, validation)
         if len(macs) > 1:
@@ -231,8 +233,14 @@ class BatchMethods:
                 weights.append(np.ravel(keras.ops.convert_to_numpy(sample_weight)))
         if not logits:
             raise ValueError("`validation` must hold a sample or more. Received: none.")
-        weights = np.concatenate(weights) if weights else None
-        return np.concatenate(logits, axis=1), np.concatenate(labels), weights, macs
+        logits, weights = np.concatenate(logits, axis=1), np.concatenate(weights) if weights else None
+        if np.isnan(logits).any():
+            exits = [name for name, own in zip(state.stages.exit_names, logits) if np.isnan(own).any()]
+            raise ValueError(
+                f"`validation` must give numbers at each exit. Received: NaN from {exits}. Look for NaN in the inputs "
+                "and in the network's weights."
+            )
+        return logits, np.concatenate(labels), weights, macs
 
 
 def _parts(state, x, batch_size):

@@ -31,9 +31,10 @@ def monotone(model, method="product"):
       true classes and so lower the accuracy of later ones; leave them out with `Predictor(exits=...)`.
     - `"caching"` returns the most confident answer so far.
 
-    The returned model shares the layers and weights of `model`. It works wherever an anytime model does: `Predictor`,
-    `export`, `EANN` and `.keras` files. Its outputs are log probabilities up to a constant. Temperatures found by
-    `Predictor.calibrate` are applied before answers are combined. `evaluate(...).monotonicity()` measures the effect.
+    The returned model shares the layers, weights, preprocessor and class names of `model`. It works wherever an anytime
+    model does: `Predictor`, `Classifier`, `Server`, `export`, `EANN` and `.keras` files. Its outputs are log
+    probabilities up to a constant. Temperatures found by `Predictor.calibrate` are applied before answers are combined.
+    `evaluate(...).monotonicity()` measures the effect.
 
     Args:
         model: functional Keras model whose outputs are its exits, an `EANN`, or a `Predictor` of either.
@@ -107,7 +108,10 @@ def _combined(model, inference, method):
         else:
             outputs[name] = ExitCache(**options)([tensor, *carried])
             carried = [outputs[name]]
-    return AnytimeModel(opened.input, outputs, name=model.name, dtype=getattr(model, "dtype_policy", None))
+    combined = AnytimeModel(opened.input, outputs, name=model.name, dtype=getattr(model, "dtype_policy", None))
+    combined.preprocessor = getattr(model, "preprocessor", None)
+    combined.class_names = getattr(model, "class_names", None)
+    return combined
 
 
 def _check(name, tensor):

@@ -23,7 +23,7 @@ THRESHOLDS = np.concatenate([1 - np.geomspace(1e-6, 0.05, 60), np.linspace(0.945
 LARGEST_BET = 0.75  # as a fraction of the bet that could lose everything
 
 
-def exit_losses(loss, logits, temperatures, labels):
+def exit_losses(loss, logits, temperatures, labels, sigmoid=None):
     """Returns the loss of the answer of each exit for each sample, shape `(exits, samples)`.
 
     Args:
@@ -33,6 +33,7 @@ def exit_losses(loss, logits, temperatures, labels):
         logits: array of shape `(exits, samples, classes)`.
         temperatures: list of float, one for each exit.
         labels: int array of shape `(samples,)`; `"consistency"` does not use them.
+        sigmoid: list of bool, whether each exit ends in a sigmoid; None if none does.
 
     Raises:
         ValueError: if a function's values are not numbers from 0 to 1.
@@ -48,7 +49,8 @@ def exit_losses(loss, logits, temperatures, labels):
     if loss == "consistency":
         classes = logits.argmax(axis=-1)
         return (classes != classes[-1]).astype(float)
-    losses = [np.asarray(loss(probabilities(*each), labels), float) for each in zip(logits, temperatures)]
+    each = zip(logits, temperatures, sigmoid or [False] * len(logits))
+    losses = [np.asarray(loss(probabilities(*of_exit), labels), float) for of_exit in each]
     for values in losses:
         if values.shape != labels.shape or not ((values >= 0) & (values <= 1)).all():
             raise ValueError(
@@ -180,6 +182,8 @@ def check_risk(risk, confidence):
 
 def check_targets(kind, targets, confidence, loss):
     """Raises a ValueError if the arguments of `Predictor.fit_thresholds` are not valid for a risk or a drop."""
+    if not np.size(targets):
+        raise ValueError(f"`{kind}` must be a number or a list with at least one. Received: {kind}={targets!r}.")
     for target in np.ravel(np.asarray(targets, object)):
         if kind == "risk":
             check_risk(target, confidence)
@@ -201,7 +205,8 @@ def fit(state, logits, labels, weights, kind, targets, confidence, loss):
         labels = class_numbers(labels, logits.shape[1:], state.stages.exit_names[0])
     each = zip(logits, state.temperatures, state.engine.sigmoid)
     sure = np.stack([probabilities(*of_exit).max(axis=-1) for of_exit in each])
-    losses = exit_losses("error" if kind == "max_drop" else loss, logits, state.temperatures, labels)
+    loss_of = "error" if kind == "max_drop" else loss
+    losses = exit_losses(loss_of, logits, state.temperatures, labels, state.engine.sigmoid)
     fitted, entries = {}, []
     for target in map(float, np.ravel(np.asarray(targets, object))):
         if kind == "risk":

@@ -42,7 +42,13 @@ def outputs(model, data, temperatures=None, name=None):
             "A report needs exits that predict one class for each sample, and samples of equal weight. Received: model "
             f"'{model.name}' with exits that end in a sigmoid, or data with sample weights."
         )
-    return curve, np.concatenate(parts, axis=1)
+    logits = np.concatenate(parts, axis=1)
+    if np.isnan(logits).any():
+        raise ValueError(
+            f"A report needs numbers at each exit. Received: NaN from model '{model.name}'. Look for NaN in the inputs "
+            "and in the network's weights."
+        )
+    return curve, logits
 
 
 def held_out(curve, logits, share):
@@ -58,6 +64,11 @@ def held_out(curve, logits, share):
     """
     order = np.random.default_rng(0).permutation(logits.shape[1])
     split = round(share * len(order))
+    if not 0 < split < len(order):
+        raise ValueError(
+            f"`validation` as a share must leave test samples and validation samples. Received: {share} of "
+            f"{len(order)} samples."
+        )
     return np.sort(order[:split]), np.sort(order[split:])
 
 

@@ -10,6 +10,7 @@ import keras
 from anytime_keras import graph
 from anytime_keras.evaluation import Samples, evaluate
 from anytime_keras.evaluation.evaluate import weighted_batches
+from anytime_keras.inference import risk
 from anytime_keras.reporting import figures, measure, page, sections
 
 
@@ -37,7 +38,8 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
         A `Report`.
 
     Raises:
-        ValueError: if there are no validation data, or the exits do not predict one class for each sample.
+        ValueError: if there are no validation data, `confidence` is not between 0 and 1, an exit's outputs contain NaN,
+            or the exits do not predict one class for each sample.
 
     Example:
     >>> import keras, numpy as np, anytime_keras as ak
@@ -51,6 +53,7 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
     >>> found.advice()[0][:26]
     'One answer by a deadline: '
     """
+    risk.check_risk(measure.RISKS[0], confidence)
     test, validation, facts = _splits(data, validation)
     smaller = _checked(model, smaller)
     name = model.name if name is None else name

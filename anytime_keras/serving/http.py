@@ -6,12 +6,14 @@ Needs the extra `serve` (Starlette, uvicorn, prometheus-client). No endpoint rea
 import asyncio
 import concurrent.futures
 import contextlib
+import io
 import json
 import math
 import pathlib
 import re
 import time
 
+import PIL.Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -23,6 +25,7 @@ from anytime_keras.serving.scheduler import Overloaded
 from anytime_keras.version import __version__
 
 MOST_BYTES = 16 * 2**20
+MOST_PIXELS = 2**25  # of an image file; a small file can contain many, which take seconds to decode
 SLOWEST_BODY = 10.0  # seconds in which a body must arrive
 WATCHED = 1.0  # seconds; while a request waits longer, the server looks whether the client has hung up
 OLDEST = 60.0  # seconds; older values of `X-Request-Start` are ignored
@@ -107,6 +110,8 @@ class Api:
     def _server(self, name):
         if name is None and len(self._servers) == 1:
             return next(iter(self._servers.items()))
+        if name is None:
+            raise ValueError(f"Several models are served; name one: ?model=... Served: {sorted(self._servers)}.")
         if name not in self._servers:
             raise HTTPException(404, f"There is no model {name!r:.100}. Served: {sorted(self._servers)}.")
         return name, self._servers[name]
@@ -150,7 +155,7 @@ class Api:
         parsed = await self._in_thread(len(body) > SMALL, v2.InferRequest, body, length)
         deadline = parsed.timeout or self._default
         samples = await self._in_thread(len(body) > SMALL, server.inputs_of, parsed.inputs)
-        options = {"priority": parsed.priority, "min_exit": parsed.min_exit}
+        options = {name: getattr(parsed, name) for name in ("priority", "min_exit", "min_accuracy")}
         futures = []
         try:
             for sample in samples:
@@ -177,7 +182,7 @@ class Api:
         if not body:
             raise ValueError("The body must be a JPEG or PNG file. Received: an empty body.")
         try:
-            image = await self._in_thread(True, server.classifier.preprocessor, body)
+            image = await self._in_thread(True, _decoded, body, server.classifier.preprocessor)
         except (ValueError, OSError) as error:
             reason = re.sub(r" <_io[^>]*>", "", str(error))  # Pillow names the object that held the bytes
             raise ValueError(f"The body must be a JPEG or PNG file. {reason}") from error
@@ -275,6 +280,15 @@ def _begun(request):
         return now
     ago = time.time() - (moment / 1e3 if moment > 1e11 else moment)
     return now - ago if 0 <= ago <= OLDEST else now
+
+
+def _decoded(body, preprocessor):
+    """Decodes an image file, unless it has more than `MOST_PIXELS`."""
+    with PIL.Image.open(io.BytesIO(body)) as image:  # reads the header only
+        width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise HTTPException(413, f"Images must have at most {MOST_PIXELS:,} pixels. Received: {width} x {height}.")
+    return preprocessor(body)
 
 
 def _plain(answer, top):

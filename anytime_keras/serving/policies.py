@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 
 import numpy as np
 
@@ -258,11 +257,14 @@ def make(name, times, accuracies):
     >>> type(make("exit_1", StageTimes([1], [[0.001, 0.002]]), np.array([0.6, 0.9]))).__name__
     'Static'
     """
-    if name == "value":
-        return Value(times, accuracies)
-    if name == "slack":
-        return Slack(times, accuracies)
-    known = [f"exit_{number}" for number in range(1, times.num_exits + 1)]
-    if name == "last" or isinstance(name, str) and re.fullmatch(r"exit_\d+", name) and name in known:
-        return Static(times, accuracies, times.num_exits - 1 if name == "last" else int(name[5:]) - 1)
-    raise ValueError(f"`policy` must be one of {['value', 'slack', 'last', *known]}. Received: policy={name!r}.")
+    check(name, times.num_exits)
+    if name in ("value", "slack"):
+        return {"value": Value, "slack": Slack}[name](times, accuracies)
+    return Static(times, accuracies, times.num_exits - 1 if name == "last" else int(name[5:]) - 1)
+
+
+def check(name, num_exits):
+    """Raises a ValueError that lists the policies' names unless `name` is one of them."""
+    known = ["value", "slack", "last", *(f"exit_{number}" for number in range(1, num_exits + 1))]
+    if name not in known:
+        raise ValueError(f"`policy` must be one of {known}. Received: policy={name!r}.")

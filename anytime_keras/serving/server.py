@@ -11,7 +11,7 @@ import numpy as np
 from anytime_keras.classifier import Classifier, LabeledAnswer
 from anytime_keras.evaluation import Curve
 from anytime_keras.inference import Predictor
-from anytime_keras.serving import v2
+from anytime_keras.serving import policies, v2
 from anytime_keras.serving.runner import Runner
 from anytime_keras.serving.scheduler import LEAST_URGENT, Overloaded, Request, Scheduler
 from anytime_keras.serving.stats import Stats
@@ -65,12 +65,14 @@ class Server:
         for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
             if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"`{name}` must be an int, at least 1. Received: {name}={value!r}.")
-        if confidence is not None and (not isinstance(confidence, numbers.Real) or not 0 < confidence <= 1):
+        number = isinstance(confidence, numbers.Real) and not isinstance(confidence, bool)
+        if confidence is not None and not (number and 0 < confidence <= 1):
             raise ValueError(f"`confidence` must be a number from 0 to 1, or None. Received: {confidence!r}.")
         self.classifier = model if isinstance(model, Classifier) else None
         predictor = _predictor(model, options)
         self._runner = Runner(predictor)
         self.exit_names = self._runner.exit_names
+        policies.check(policy, len(self.exit_names))
         self.accuracies = _accuracies(accuracies, self.classifier, predictor)
         self._confidence, self._changed, self._closing = None, threading.Condition(), False
         self.stats = Stats(len(self.exit_names))
@@ -157,6 +159,7 @@ class Server:
             min_exit: str, the first acceptable exit. The request fails rather than getting a worse answer.
             min_accuracy: float, the least acceptable accuracy of an exit, as in `accuracies`; instead of `min_exit`.
             on_answer: function that is called with each exit's `Answer` in the server's thread; it must return quickly.
+                If it raises an exception, it is not called again, and the future raises the exception.
 
         Returns:
             A `concurrent.futures.Future` of an `Answer` (a `LabeledAnswer` for a classifier). It raises `Overloaded` if
@@ -178,6 +181,8 @@ class Server:
         integral = isinstance(priority, numbers.Integral) and not isinstance(priority, bool)
         if not integral or not 0 <= priority <= LEAST_URGENT:
             raise ValueError(f"`priority` must be an int from 0 to {LEAST_URGENT}. Received: priority={priority!r}.")
+        if on_answer is not None and not callable(on_answer):
+            raise ValueError(f"`on_answer` must be a function of an `Answer`. Received: on_answer={on_answer!r}.")
         least = self._first_acceptable(min_exit, min_accuracy)
         pending = _Pending(self._runner.start(x), concurrent.futures.Future(), on_answer)
         request = Request(now, now + deadline - MARGIN, int(priority), least, pending)
@@ -266,7 +271,7 @@ class Server:
     def _measured(self, max_batch):
         """Returns `StageTimes` that include the time between stages, measured by running batches as `_run` does."""
         example = self._runner.start(_example(self._runner))
-        times = self._runner.measure(example, _powers_of_two(max_batch))
+        times = self._runner.measure(example, _sizes(max_batch))
         self._scheduler = Scheduler(times, self.accuracies, clock=time.perf_counter)
         self._scheduler.usual_slack = LONGEST_DEADLINE  # no request ends early
         ours = []
@@ -292,8 +297,14 @@ class Server:
         pending = request.payload
         acceptable = answer.position >= request.min_exit
         if pending.on_answer is not None and acceptable:
-            pending.on_answer(answer)
-        if leaves and acceptable:
+            try:
+                pending.on_answer(answer)
+            except Exception as error:  # must not fail the other requests of the batch
+                pending.on_answer, pending.error = None, error
+        if leaves and pending.error is not None:
+            self.stats.count("failed")
+            pending.future.set_exception(pending.error)
+        elif leaves and acceptable:
             self.stats.answered(answer.position, answer.late, self.accuracies[answer.position])
             pending.future.set_result(answer)
         elif leaves:
@@ -311,10 +322,11 @@ class Server:
 class _Pending:
     """What the server keeps for a request."""
 
-    __slots__ = ("inputs", "future", "on_answer")
+    __slots__ = ("inputs", "future", "on_answer", "error")
 
     def __init__(self, inputs, future, on_answer):
         self.inputs, self.future, self.on_answer = inputs, future, on_answer
+        self.error = None  # raised by `on_answer`
 
 
 def _predictor(model, options):
@@ -340,11 +352,14 @@ def _example(runner):
 
 def _accuracies(given, classifier, predictor):
     if given is not None:
-        if len(given) != len(predictor.exit_names):
+        values = np.asarray(given, object)
+        numeric = all(isinstance(value, numbers.Real) and 0 <= value <= 1 for value in values.ravel())
+        if values.shape != (len(predictor.exit_names),) or not numeric:
             raise ValueError(
-                f"`accuracies` must have a number for each of the exits {predictor.exit_names}. Received: {given}."
+                f"`accuracies` must have a number from 0 to 1 for each of the exits {predictor.exit_names}. "
+                f"Received: {given!r}."
             )
-        return [float(value) for value in given]
+        return [float(value) for value in values]
     if classifier is not None and classifier.about.get("curve"):
         known = {point.exit: 1 - point.error for point in Curve.from_dict(classifier.about["curve"])}
         if set(predictor.exit_names) <= set(known):
@@ -359,5 +374,6 @@ def _checked_deadline(deadline):
     return min(float(deadline), LONGEST_DEADLINE)
 
 
-def _powers_of_two(most):
-    return [2**power for power in range(int(math.log2(most)) + 1)]
+def _sizes(most):
+    """Returns the batch sizes to measure: the powers of two below `most`, and `most`."""
+    return [2**power for power in range(math.ceil(math.log2(most)))] + [most]

@@ -31,6 +31,7 @@ class InferRequest:
         timeout: float or None, seconds.
         priority: int.
         min_exit: str or None.
+        min_accuracy: float or None.
         id: str or None.
 
     Example:
@@ -53,6 +54,7 @@ class InferRequest:
         self.id = _field(content, "id", str, None)
         self.timeout, self.priority = _timeout(parameters), _priority(parameters)
         self.min_exit = _field(parameters, "min_exit", str, None)
+        self.min_accuracy = parameters.get("min_accuracy")  # checked by `Server`
         self.inputs = _inputs(content, rest)
         self.outputs = _outputs(content, parameters)
 
@@ -123,10 +125,17 @@ def _inputs(content, rest):
 
 def _from_json(name, spec, shape, dtype):
     try:
-        array = np.asarray(_field(spec, "data", list), dtype)
-        return array.reshape(shape)
+        given = np.asarray(_field(spec, "data", list))
+        with np.errstate(over="ignore"):  # `Server` refuses infinity
+            array = given.reshape(shape).astype(dtype, copy=False)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"`data` of '{name:.50}' must be numbers of shape {shape}. {error}"[:300]) from error
+    whole = np.dtype(dtype).kind in "iu"
+    kinds = "iub" if whole else "iufb"
+    if given.dtype.kind not in kinds or whole and not np.array_equal(array.ravel(), given.ravel()):
+        kind = f"whole numbers that fit {dtype}" if whole else "numbers"
+        raise ValueError(f"`data` of '{name:.50}' must be {kind}. Received: {given.ravel()[:3].tolist()!r:.100}, ...")
+    return array
 
 
 def _from_binary(name, rest, size, shape, dtype):

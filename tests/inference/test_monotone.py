@@ -203,6 +203,16 @@ def test_exported_sets_give_the_same_answers(format, method, tmp_path):
     np.testing.assert_allclose(found, probabilities(model, x), atol=1e-5)
 
 
+def test_a_classifier_can_be_made_of_it():
+    image = keras.Input((8, 8, 3))
+    features = keras.layers.Flatten()(image)
+    exits = {name: keras.layers.Dense(2, name=name)(features) for name in ("early", "late")}
+    model = ak.AnytimeModel(image, exits)
+    model.preprocessor, model.class_names = ak.preprocessing.Preprocessor((8, 8, 3)), ["cat", "dog"]
+    answer = ak.Classifier(ak.monotone(model))(np.zeros((8, 8, 3), "uint8"))
+    assert answer.exit == "late" and {label for label, _ in answer.top(2)} == {"cat", "dog"}
+
+
 def test_what_cannot_be_combined_is_refused():
     model = networks.eleven_exits(2)
     with pytest.raises(ValueError, match="`method` must be one of .*Received: method='mean'"):

@@ -193,6 +193,8 @@ def test_what_cannot_be_promised_is_refused_before_any_work(trained):
     for wrong, message in [
         ({}, "One of `average_budget`, `risk` and `max_drop`"),
         ({"risk": 0.1, "max_drop": 0.1}, "One of `average_budget`, `risk` and `max_drop`"),
+        ({"risk": []}, r"`risk` must be .*at least one. Received: risk=\[\]"),
+        ({"average_budget": []}, "`average_budget` must be .*at least one"),
         ({"risk": 0}, "`risk` must be a number between 0 and 1. Received: risk=0"),
         ({"risk": [0.1, "1%"]}, "`risk` must be .*'1%'"),
         ({"risk": 0.1, "confidence": 95}, "`confidence` must be .*95"),
@@ -209,3 +211,29 @@ def test_what_cannot_be_promised_is_refused_before_any_work(trained):
         predictor.predict_batch(x, confidence=0.9, risk=0.1)
     with pytest.raises(ValueError, match="No threshold is fitted for `max_drop` 0.3"):
         predictor.predict_batch(x, max_drop=0.3)
+
+
+@pytest.mark.parametrize("target", [{"risk": 0.1}, {"max_drop": 0.1}, {"average_budget": 1e9}])
+def test_nothing_is_promised_for_outputs_that_are_nan(trained, target):
+    _, (x, y) = trained
+    features = keras.Input((4,))
+    exits = {"early": keras.layers.Dense(3)(features[:, :3]), "late": keras.layers.Dense(3)(features)}
+    damaged = x.copy()
+    damaged[7, 3] = np.nan
+    with pytest.raises(ValueError, match=r"numbers at each exit. Received: NaN from \['late'\]"):
+        quick(ak.AnytimeModel(features, exits)).fit_thresholds((damaged, y), **target)
+
+
+def test_a_loss_gets_the_outputs_of_a_sigmoid_as_they_are(trained):
+    _, (x, y) = trained
+    features = keras.Input((4,))
+    exits = {name: keras.layers.Dense(3, "sigmoid", name=name)(features) for name in ("early", "late")}
+    model, seen = ak.AnytimeModel(features, exits), []
+
+    def loss(shares, labels):
+        seen.append(shares)
+        return np.zeros(len(labels))
+
+    quick(model).fit_thresholds((x[:200], y[:200]), risk=0.1, loss=loss)
+    expected = list(model.predict(x[:200], verbose=0).values())
+    np.testing.assert_allclose(np.stack(seen), np.stack(expected), atol=1e-6)

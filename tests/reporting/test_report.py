@@ -232,3 +232,21 @@ def test_what_cannot_be_reported_is_refused_before_any_work(trained):
         ak.report(model, test, (x, y, np.ones(len(y))))
     with pytest.raises(ValueError, match="exits that end in a sigmoid"):
         ak.report(sigmoid, test, (x, np.eye(3)[y]))
+
+
+@pytest.mark.long
+def test_nan_and_shares_without_samples_are_refused():
+    features = keras.Input((4,))
+    model = ak.AnytimeModel(features, {name: keras.layers.Dense(3)(features) for name in ("early", "late")})
+    x, y = np.ones((20, 4), "float32"), np.zeros(20, int)
+    damaged = x.copy()
+    damaged[3, 1] = np.nan
+    for test, validation in ((damaged, (x, y)), (x, (damaged, y))):
+        with pytest.raises(ValueError, match="numbers at each exit. Received: NaN"):
+            ak.report(model, (test, y), validation, seconds=0)
+    for share in (0.001, 0.999):
+        with pytest.raises(ValueError, match=f"`validation` as a share must leave .*Received: {share} of 20"):
+            ak.report(model, (x, y), share, seconds=0)
+    for confidence in (2, 0, "high"):
+        with pytest.raises(ValueError, match="`confidence` must be a number between 0 and 1"):
+            ak.report(model, (x, y), (x, y), confidence=confidence)

@@ -90,6 +90,13 @@ def test_tensors_in_json(ask, digits):
     assert outputs["exit"]["data"] == [1, 1]
 
 
+def test_a_least_accuracy_in_json(ask, digits):
+    within = f"a number, at most {max(digits.accuracies):.4f}"
+    for least, status, text in ((0.5, 200, "exit_6"), (0.999, 400, within)):
+        response, content = ask("POST", INFER, json.dumps(request_of(pixels(), parameters={"min_accuracy": least})))
+        assert response.status == status and text in content.decode()
+
+
 def test_tritonclient_talks_to_it(address, digits):
     triton = pytest.importorskip("tritonclient.http")
     client = triton.InferenceServerClient(f"127.0.0.1:{address}")
@@ -174,9 +181,19 @@ BAD = {
         ),
         "NaN",
     ),
+    "fractions": (
+        json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": [1.5] * 64}]}),
+        "must be whole numbers that fit uint8. Received: [1.5, ",
+    ),
+    "too large": (json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": [256] * 64}]}), "fit uint8"),
+    "digits as words": (json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": ["7"] * 64}]}), "whole"),
     "timeout -1": (json.dumps(request_of(pixels(), parameters={"timeout": -1})), "`timeout` must be"),
     "priority": (json.dumps(request_of(pixels(), parameters={"priority": "high"})), "`priority` must be"),
     "min_exit": (json.dumps(request_of(pixels(), parameters={"min_exit": "exit_99"})), "`min_exit` must be one of"),
+    "min_accuracy": (
+        json.dumps(request_of(pixels(), parameters={"min_accuracy": "high"})),
+        "`min_accuracy` must be a number",
+    ),
     "outputs": (json.dumps(request_of(pixels(), outputs=[{"name": "labels"}])), "`outputs` must name"),
 }
 
@@ -207,6 +224,14 @@ def test_bad_images_and_queries_are_named(ask, png):
         response, content = ask("POST", f"/v1/classify?{query}", png)
         assert response.status == 400 and query.split("=")[0] in json.loads(content)["error"]
     assert ask("POST", "/v1/classify?deadline_ms=31536000000", png)[0].status == 200, "a year is shortened"
+
+
+def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(ask):
+    file = io.BytesIO()
+    Image.new("1", (8000, 5000)).save(file, "PNG")
+    assert len(file.getvalue()) < 20_000
+    response, content = ask("POST", "/v1/classify", file.getvalue())
+    assert response.status == 413 and "at most 33,554,432 pixels. Received: 8000 x 5000" in content.decode()
 
 
 def test_unknown_models_paths_and_methods(ask):

@@ -121,6 +121,22 @@ def test_an_error_in_a_stage_fails_its_batch_only(gated, monkeypatch):
     assert gated.submit(sample(), deadline=30).result(20).exit == "late"
 
 
+def test_a_callers_function_that_fails_fails_no_other_request(busy, gate):
+    calls = []
+
+    def fail(answer):
+        calls.append(answer.exit)
+        raise KeyError("the caller's own")
+
+    futures = [busy.submit(sample(), deadline=30, on_answer=function) for function in (None, fail, None)]
+    count = busy.stats.failed
+    gate.set()
+    assert futures[0].result(20).exit == futures[2].result(20).exit == "late"
+    with pytest.raises(KeyError, match="the caller's own"):
+        futures[1].result(20)
+    assert calls == ["early"] and busy.stats.failed == count + 1
+
+
 def test_close_answers_what_it_has_and_takes_no_more():
     server = Server(networks.eleven_exits(3), max_batch=2, engine=BACKEND)
     futures = [server.submit(sample(), deadline=30) for _ in range(20)]
@@ -176,6 +192,18 @@ def test_memory_stays_flat(digits, image):
     assert grown < 100_000
 
 
+def test_the_largest_batch_need_not_be_a_power_of_two():
+    with Server(networks.eleven_exits(2), max_batch=3, engine=BACKEND) as server:
+        assert server.times.sizes == [1, 2, 3]
+
+
+def test_an_unknown_policy_is_refused_before_anything_is_measured(digits, monkeypatch):
+    monkeypatch.setattr(Server, "_measured", lambda *_: pytest.fail("measured"))
+    for policy in ("nope", "exit_3", None):
+        with pytest.raises(ValueError, match="`policy` must be one of .*'value', 'slack', 'last', 'exit_1', 'exit_2'"):
+            Server(digits.classifier, policy=policy)
+
+
 def test_bad_arguments_are_named(digits, image):
     with pytest.raises(ValueError, match="`deadline` must be a number of seconds. Received: deadline='1'"):
         digits.submit(image, deadline="1")
@@ -189,8 +217,11 @@ def test_bad_arguments_are_named(digits, image):
         digits.submit(image, min_accuracy=0.999)
     with pytest.raises(ValueError, match="`max_batch` must be an int, at least 1. Received: max_batch=0"):
         Server(digits.classifier, max_batch=0)
-    with pytest.raises(ValueError, match="`accuracies` must have a number for each"):
-        Server(digits.classifier, accuracies=[0.5])
+    for wrong in ([0.5], 0.5, "ab", [0.5, float("nan")], [0.5, 90]):
+        with pytest.raises(ValueError, match="`accuracies` must have a number from 0 to 1 for each"):
+            Server(digits.classifier, accuracies=wrong)
+    with pytest.raises(ValueError, match="`on_answer` must be a function of an `Answer`. Received: on_answer=3"):
+        digits.submit(image, on_answer=3)
     with pytest.raises(ValueError, match="`model` must be a `Predictor`"):
         Server("resann")
     with pytest.raises(ValueError, match="finite numbers"):
