@@ -51,6 +51,7 @@ def run(flags, arguments):
 
 def _load(name):
     import anytime_keras as ak
+    from anytime_keras.classifier import presets
     from anytime_keras.commands import loading
 
-    return loading.load_model(loading.model_file(name)) if pathlib.Path(name).exists() else ak.zoo.load(name)
+    return presets.load_keras(loading.model_file(name)) if pathlib.Path(name).exists() else ak.zoo.load(name)

@@ -37,8 +37,8 @@ class Samples:
     classes: np.ndarray
     confidences: np.ndarray
     true: np.ndarray
-    calibrated: np.ndarray = None
-    calibrated_true: np.ndarray = None
+    calibrated: np.ndarray | None = None
+    calibrated_true: np.ndarray | None = None
 
     @classmethod
     def of(cls, exit_names, logits, labels, temperatures=None):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 import anytime_keras as ak
-from anytime_keras.commands import loading
+from anytime_keras.classifier import presets
 from anytime_keras.training import Recipe
 from anytime_keras.zoo import catalog, places
 from tests.faults import subjects
@@ -83,7 +83,7 @@ def saved_model(stage, damage, rng):
     path = stage.saving.folder / "model.keras"
     with _damaged(path, damage, rng, stage.other):
         try:
-            model = loading.load_model(path)
+            model = presets.load_keras(path)
         except ValueError as error:
             assert path.name in str(error)
         else:
