@@ -134,6 +134,7 @@ def test_options_reach_the_predictor():
     assert small(exits=["exit_1", "exit_3"]).predictor.exit_names == ["exit_1", "exit_3"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["folder", pytest.param("file", marks=pytest.mark.long)])
 def test_a_saved_preset_gives_the_same_answers(tmp_path, kind):
     classifier, image = small(), np.random.default_rng(0).random((30, 20, 3))

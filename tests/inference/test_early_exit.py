@@ -360,6 +360,7 @@ def test_two_batches_are_no_pair_of_arrays(learner):
     model.inference = None
 
 
+@pytest.mark.long
 def test_predictors_of_one_model_keep_each_others_findings(learner):
     model, (x, y) = learner
     model.inference = None

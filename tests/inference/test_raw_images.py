@@ -73,6 +73,7 @@ def test_the_reader_takes_raw_images(model, exported, photo):
         reader.predict("cat.png")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", [pytest.param("litert"), pytest.param("onnx", marks=pytest.mark.long)])
 def test_sets_of_other_runtimes_take_raw_images(model, photo, tmp_path, format):
     pytest.importorskip({"litert": "ai_edge_litert", "onnx": "tf2onnx"}[format])

@@ -2,8 +2,10 @@
 
 import math
 
-import torch
-from torch import nn
+import pytest
+
+torch = pytest.importorskip("torch")  # doctests collect this module, too
+nn = torch.nn
 
 
 def conv_bn(channels, filters, kernel=3, stride=1, bias=False):

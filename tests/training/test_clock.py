@@ -80,6 +80,7 @@ def test_a_killed_training_resumes_with_the_time_that_is_left(by_the_clock, tmp_
     assert seconds.steps == 0 and again.curve.errors == resumed.curve.errors
 
 
+@pytest.mark.long
 def test_image_sizes_follow_the_time(by_the_clock):
     trained, _ = by_the_clock(lambda step: 0.5, sizes=[[4, 0.5], [8, 0.5]], minutes=4)
     sides = {row["side"] for row in trained.history}

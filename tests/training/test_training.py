@@ -215,6 +215,7 @@ def test_damaged_checkpoints_are_no_beginning_and_push_no_whole_one_out(tmp_path
         assert checkpoints.restore(model, None) == (3, [{"epoch": 3}])
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_was_being_written_is_never_read(tmp_path, monkeypatch):
     recipe = tiny(epochs=2)
     replace = os.replace
@@ -273,6 +274,7 @@ def test_one_exit_trains_without_a_weighting(tmp_path):
     assert len(run.curve) == 1 and run.weighting is None
 
 
+@pytest.mark.long
 def test_a_network_that_ends_with_an_exit_trains_as_its_part_of_the_whole():
     alone = dict(weighting={"name": "single_exit", "exit": "exit_2"})
     whole, part = (train(tiny(**alone, last_exit=last), verbose=False) for last in (None, "exit_2"))
@@ -430,6 +432,7 @@ def test_steps_per_execution_that_would_run_into_the_next_epoch_are_refused(tmp_
     assert int(run.model.optimizer.iterations) == 6
 
 
+@pytest.mark.long
 def test_a_folder_whose_training_ended_before_its_first_epoch_is_free_again(tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         train(tiny(epochs=1), tmp_path, verbose=False, callbacks=[StopAfter(2)], tensorboard=False)

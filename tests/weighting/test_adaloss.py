@@ -229,6 +229,7 @@ def test_the_same_callback_on_another_model_starts_anew():
         assert adaloss.weights.shape == (num_exits,)
 
 
+@pytest.mark.long
 def test_fit_without_the_callback_is_plain_afterwards():
     x, y = joined(batches())
     model, plain = network(), network()

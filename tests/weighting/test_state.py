@@ -189,6 +189,7 @@ def test_files_of_a_fit_with_a_weighting_load_into_a_plain_model(tmp_path):
     assert adaloss.steps == steps and "_loss_weighting" not in vars(model)
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_backup_and_restore_on_two_replicas(two_replicas, tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
