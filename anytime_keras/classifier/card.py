@@ -90,7 +90,7 @@ classifier = ak.Classifier.from_preset({where})
 answer = classifier("photo.jpg")                     # the most accurate answer
 answer = classifier("photo.jpg", deadline=0.010)     # the best answer within 10 milliseconds
 print(answer.label, answer.top(5))                   # names of classes, with probabilities
-for answer in classifier.stream("photo.jpg"):        # better and better answers
+for answer in classifier.stream("photo.jpg"):        # one answer for each exit
     print(answer)
 ```
 

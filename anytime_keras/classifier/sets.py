@@ -3,7 +3,7 @@
 import dataclasses
 
 from anytime_keras.inference.answers import Answer
-from anytime_keras.inference.predictor import check_limits
+from anytime_keras.inference.predictor import check_limits, deepest_within
 
 
 class SetPredictor:
@@ -26,9 +26,7 @@ class SetPredictor:
                 self.prepare(x)
             return _answer(self._reader.predict(x, deadline))
         if budget is not None:
-            macs = [cost.with_head for cost in self._reader.costs]
-            affordable = [position for position, own in enumerate(macs) if own <= budget]
-            last, late = max(affordable, default=0), not affordable
+            last, late = deepest_within(self._reader.costs, budget)
             answer = next(answer for answer in self._reader.stream(x) if answer.position == last)
             return dataclasses.replace(_answer(answer), late=late)
         for answer in self.stream(x):

@@ -8,8 +8,8 @@ hf://user/model. The page http://127.0.0.1:8000/ shows the load. SIGTERM stops t
 has. Needs pip install 'anytime-keras[serve]'.
 """
 
+import contextlib
 import pathlib
-import resource
 import socket
 import sys
 
@@ -87,5 +87,10 @@ def _server(name, flags):
 
 def _allow_connections():
     """Raises this process's limit of open files to the most that the system allows."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(ValueError, OSError):  # macOS may report no limit and accept less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -92,7 +92,7 @@ def facts(content, theirs, file):
     Returns:
         A list of [what, in the paper, here].
     """
-    settings, trainings = content["settings"], content["trainings"]
+    settings, runs = content["settings"], content["trainings"]
     rows = [["numbers", theirs["source"], f"[{file}]({file})"]]
     if "setting" in theirs or content["quick"]:
         warning = "**a quick check of the code, not comparable with the paper**" if content["quick"] else "–"
@@ -100,9 +100,9 @@ def facts(content, theirs, file):
     if settings is not None:
         sizes = {
             each["dataset"]: " + ".join(f"{count} {split}" for split, count in each["sizes"].items())
-            for each in trainings
+            for each in runs
         }
-        last = any(each["recipe"].get("data", {}).get("validation") == "last" for each in trainings)
+        last = any(each["recipe"].get("data", {}).get("validation") == "last" for each in runs)
         seeds = settings["seeds"] if isinstance(settings["seeds"], list) else [settings["seeds"]]
         rows += [
             ["networks", _listed(theirs["networks"]), _listed(settings["networks"])],
@@ -112,13 +112,13 @@ def facts(content, theirs, file):
             ["epochs", str(theirs["epochs"]), str(settings["epochs"])],
             ["seeds", "not stated", _listed(seeds)],
             ["batch size, precision", "–", f"{settings['batch_size']}, {settings['precision']}"],
-            ["runs", "–", str(len(trainings))],
+            ["runs", "–", str(len(runs))],
         ]
         for what, key in (("omitted rows", "without"), ("rows with the first seed only", "once")):
             if settings.get(key):
                 rows.append([what, "–", "; ".join(settings[key])])
         rows += [["exits compared", "not stated", exits] for exits in exits_compared(content)]
-    machines = sorted({_machine(each["machine"]) for each in trainings or [content]})
+    machines = sorted({_machine(each["machine"]) for each in runs or [content]})
     return [*rows, ["machines", "–", "; ".join(machines)], ["command", "–", f"`{command(content)}`"]]
 
 

@@ -141,7 +141,7 @@ def _litert(part, batch_size, precision, samples, named):
     Args:
         samples: list of arrays for the part's inputs; for `"int8"`.
         named: bool, whether the file gets a signature with the names of inputs and outputs. This goes through a
-            SavedModel, which takes three times as long.
+            SavedModel, which takes longer.
     """
     import tensorflow as tf
 

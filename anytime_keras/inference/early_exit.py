@@ -31,7 +31,7 @@ def classify(engine, inputs, thresholds, temperatures, lock):
     for position in range(len(engine)):
         if engine.starts[position]:
             carried, held, size = inputs, np.arange(count), inputs[0].shape[0]
-        by_sample = _by_sample(engine.takes[position], carried, size)
+        by_sample = per_sample(engine.takes[position], carried, size)
         smaller = len(left) if engine.any_size else bucket(len(left))
         if by_sample is not None and smaller < size:
             rows, size, held = np.nonzero(np.isin(held, left))[0], smaller, left
@@ -71,12 +71,12 @@ def exit_outputs(engine, inputs, lock):
 def _filled(engine, inputs):
     """Pads inputs to a shared compiled batch size, if the engine compiles for each size."""
     count = inputs[0].shape[0]
-    if engine.any_size or _by_sample(engine.takes[0], inputs, count) is None:
+    if engine.any_size or per_sample(engine.takes[0], inputs, count) is None:
         return inputs
     return [_rows(engine, tensor, np.arange(count), bucket(count)) for tensor in inputs]
 
 
-def _by_sample(shapes, tensors, size):
+def per_sample(shapes, tensors, size):
     """Returns which tensors have one row for each of the batch's `size` samples.
 
     A tensor of fixed shape is a table shared by all samples. Otherwise, the first axis is the batch axis if it is

@@ -1,4 +1,4 @@
-"""Answers that do not get worse from exit to exit, without training.
+"""Answers that get worse less often from exit to exit, without training.
 
 Reference: [Jazbec, Allingham, Zhang, Nalisnick, NeurIPS 2023](https://arxiv.org/abs/2306.02652), "Towards Anytime
 Classification in Early-Exit Architectures by Enforcing Conditional Monotonicity".
@@ -18,7 +18,7 @@ LOWEST = -3.0e4  # keeps sums of `EXCLUDED` within float16
 
 
 def monotone(model, method="product"):
-    """Returns a network whose answer at each exit combines the exits so far, so that it rarely gets worse.
+    """Returns a network whose answer at each exit combines the exits so far, so that it gets worse less often.
 
     The exits of a trained network disagree: a later exit may be wrong on a sample that an earlier one has right. Both
     methods change the answers only, not the weights, and cost a few operations on the logits of each exit. However, an

@@ -251,8 +251,7 @@ class Predictor(BatchMethods):
             return self._predict_by(state, inputs, float(deadline), begin)
         position, late = len(state.costs) - 1, False
         if budget is not None:
-            affordable = [p for p, cost in enumerate(state.costs_of(inputs)) if cost.with_head <= budget]
-            position, late = max(affordable, default=0), not affordable
+            position, late = deepest_within(state.costs_of(inputs), budget)
         logits = self._run_to(state, inputs, position)
         return state.answer(position, logits, time.perf_counter() - begin, late)
 
@@ -334,6 +333,17 @@ class Predictor(BatchMethods):
                 job.stop()
 
         return answers()
+
+
+def deepest_within(costs, budget):
+    """Returns the position of the deepest exit within a budget, and whether there is none, which gives the first exit.
+
+    Args:
+        costs: list of `ExitCost`.
+        budget: float, MACs per sample.
+    """
+    affordable = [position for position, cost in enumerate(costs) if cost.with_head <= budget]
+    return max(affordable, default=0), not affordable
 
 
 def check_limits(deadline, budget, until):

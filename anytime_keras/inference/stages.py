@@ -99,10 +99,7 @@ class Stages:
         for tensor in given:
             if id(_mask(tensor)) in values:
                 values[id(tensor)] = WithMask()([values[id(tensor)], values[id(_mask(tensor))]])
-        for call in graph.calls(outputs, given):
-            args, kwargs = call.arguments.fill_in(values)
-            results = keras.tree.flatten(call.operation(*args, **kwargs))
-            values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
+        graph.replay(graph.calls(outputs, given), values)
         return keras.Model(inputs, keras.tree.map_structure(lambda tensor: values[id(tensor)], outputs))
 
     def ends_in_sigmoid(self, position):

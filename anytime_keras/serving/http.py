@@ -27,7 +27,7 @@ from anytime_keras.version import __version__
 MOST_BYTES = 16 * 2**20
 MOST_PIXELS = 2**25  # of an image file; a small file can contain many, which take seconds to decode
 SLOWEST_BODY = 10.0  # seconds in which a body must arrive
-WATCHED = 1.0  # seconds; while a request waits longer, the server looks whether the client has hung up
+WATCHED = 1.0  # seconds; while a request waits longer, the server checks whether the client has disconnected
 OLDEST = 60.0  # seconds; older values of `X-Request-Start` are ignored
 SMALL = 2**18  # bytes; larger tensors are read in a thread
 PAGE = pathlib.Path(__file__).with_name("page.html")
@@ -232,7 +232,7 @@ class Api:
         return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def _answer(self, request, future, deadline):
-        """Waits for an answer; cancels the request if the client hangs up during a long wait."""
+        """Waits for an answer; cancels the request if the client disconnects during a long wait."""
         waited = asyncio.wrap_future(future)
         while deadline > WATCHED:
             done, _ = await asyncio.wait([waited], timeout=WATCHED)

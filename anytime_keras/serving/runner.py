@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from anytime_keras.inference.answers import probabilities
-from anytime_keras.inference.early_exit import _by_sample
+from anytime_keras.inference.early_exit import per_sample
 from anytime_keras.serving.times import StageTimes
 
 LEAST_RUNS = 4
@@ -38,6 +38,12 @@ class Runner:
     def inputs(self):
         """The network's input tensors, symbolic."""
         return self._state.stages.inputs
+
+    @property
+    def example(self):
+        """An input of one sample; its other dynamic sizes are those that the predictor was made with."""
+        first = next(iter(self._state.times.values())).example
+        return first if isinstance(first, (dict, list, tuple)) else np.asarray(first)[:1]
 
     def start(self, x):
         """Converts the input of one request to a list of arrays.
@@ -156,8 +162,8 @@ class Batch:
         if size == self._size or self.position + 1 == len(self._engine):
             return
         takes = self._engine.takes
-        carried = _by_sample(takes[self.position + 1], self._carried, self._size)
-        inputs = _by_sample(takes[0], self._inputs, self._size)
+        carried = per_sample(takes[self.position + 1], self._carried, self._size)
+        inputs = per_sample(takes[0], self._inputs, self._size)
         if inputs is None or carried is None and not self._engine.starts[self.position + 1]:
             return  # all samples continue
         filled = rows[np.arange(size) % len(rows)]

@@ -176,9 +176,9 @@ class Scheduler:
         return max(self._busy_until - now, 0.0) + ahead * self.policy.least_share * self.times.pace + own
 
     def _caution(self, now):
-        """Returns the factor on a request's own time: 1 if the machine is idle, or it might refuse for ever.
+        """Returns the safety factor on a request's own time, which is 1 if the machine is idle.
 
-        Only a run can show that a machine which was slow is fast again.
+        A machine that was slow must accept a request to find out that it is fast again.
         """
         return self.times.safety if self.waiting or self._busy_until > now else 1.0
 

@@ -270,7 +270,7 @@ class Server:
 
     def _measured(self, max_batch):
         """Returns `StageTimes` that include the time between stages, measured by running batches as `_run` does."""
-        example = self._runner.start(_example(self._runner))
+        example = self._runner.start(self._runner.example)
         times = self._runner.measure(example, _sizes(max_batch))
         self._scheduler = Scheduler(times, self.accuracies, clock=time.perf_counter)
         self._scheduler.usual_slack = LONGEST_DEADLINE  # no request ends early
@@ -342,12 +342,6 @@ def _predictor(model, options):
         )
     example = [np.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
     return Predictor(model, example if len(inputs) > 1 else example[0], **options)
-
-
-def _example(runner):
-    """Returns an input of one sample; other dynamic sizes are those that the predictor was made with."""
-    size = next(iter(runner._state.times.values())).example
-    return size if isinstance(size, (dict, list, tuple)) else np.asarray(size)[:1]
 
 
 def _accuracies(given, classifier, predictor):

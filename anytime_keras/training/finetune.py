@@ -94,7 +94,7 @@ def finetune(
     if getattr(model, "preprocessor", None) is None:
         raise ValueError(
             "`model` must have a `preprocessor`, which turns images into its inputs. Received: none in the network "
-            f"'{model.name}'. Set it: `model.preprocessor = ak.Preprocessor(...)`."
+            f"'{model.name}'. Set it: `model.preprocessor = ak.preprocessing.Preprocessor(...)`."
         )
     data = load_images(files, model.preprocessor, recipe)
     keras.utils.set_random_seed(seed)

@@ -22,11 +22,12 @@ class Reported:
         reference: str, the paper or address that reports them. The manifest repeats it.
         split: str, the data set's split, `"test"` or `"validation"`. ImageNet's validation images are `"test"` here.
 
-    Example, with a checkpoint of [L2W-DEN](https://github.com/LeapLabTHU/L2W-DEN) and a list `names` of the classes:
+    Example, with a checkpoint of [L2W-DEN](https://github.com/LeapLabTHU/L2W-DEN), a list `names` of the classes and a
+    list `accuracies` of what its paper reports for each exit:
 
         model = ak.models.from_pytorch("msdnet_step7", "checkpoint.pth.tar")
         model.class_names = names
-        reported = ak.zoo.Reported("imagenet2012", [0.6094, 0.7188, 0.7513, 0.7603, 0.7682], 50_000, "Han et al., 2022")
+        reported = ak.zoo.Reported("imagenet2012", accuracies, 50_000, "Han et al., 2022")
         facts = dict(weighting={"name": "learned"}, licence="not stated")
         ak.zoo.publish(model, "msdnet_step7_l2w", reported, folder="our_zoo", **facts)
         ak.zoo.add("our_zoo")

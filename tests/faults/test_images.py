@@ -84,7 +84,8 @@ def test_the_command_names_an_image_that_was_spoilt_after_loading(tmp_path, monk
 
     monkeypatch.setattr(examples.FileExamples, "moments", moments_then_spoil)
     line = ["anytime-keras", "evaluate", tmp_path, f"--dataset={tmp_path / 'images'}", "--image_size=8"]
-    with pytest.raises(SystemExit, match=r"^anytime-keras evaluate: The image '.*png' cannot be decoded: .*remove it\.$"):
+    message = r"^anytime-keras evaluate: The image '.*png' cannot be decoded: .*remove it\.$"
+    with pytest.raises(SystemExit, match=message):
         commands.main([*map(str, line)])
 
 

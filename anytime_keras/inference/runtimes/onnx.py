@@ -8,9 +8,8 @@ from anytime_keras.inference.runtimes.base import Part, Runtime, Terminated, ins
 class ONNXRuntime(Runtime):
     """Runs `.onnx` files with the package `onnxruntime`, on the CPU. See `Runtime`.
 
-    By default, the idle threads of each session spin, which slows down the other stages: 15 stages took 190 ms where
-    their work takes 2 ms. Threads that do not spin cost nothing while they wait. Sessions cannot share a pool of such
-    threads, because ONNX Runtime's global pool always spins.
+    By default, the idle threads of each session spin, which slows down the other stages. Here they wait without
+    spinning. Sessions cannot share a pool of such threads, because ONNX Runtime's global pool always spins.
     """
 
     def __init__(self, num_threads=None):
