@@ -322,9 +322,9 @@ class Recipe:
         """Returns the learning rate when a share of the training, from 0 to 1, is done."""
         return schedules.rate_at(self.schedule, self.learning_rate, share)
 
-    def build_weighting(self, steps_per_epoch=1):
-        """Returns the `Weighting`, for epochs of so many batches."""
-        return build_weighting(self.weighting, (self.epochs or 1) * steps_per_epoch)
+    def build_weighting(self):
+        """Returns the `Weighting`."""
+        return build_weighting(self.weighting)
 
     def _optimizer(self, steps_per_epoch):
         arguments = dict(self.optimizer)
@@ -377,23 +377,19 @@ class _Decay(keras.regularizers.L2):
         return super().__call__(ops.cast(x, keras.config.floatx()))
 
 
-def build_weighting(config, steps=1):
-    """Returns the `Weighting` for a name and its arguments; `steps` is the number of batches of the whole training.
+def build_weighting(config):
+    """Returns the `Weighting` for a name and its arguments.
 
     >>> build_weighting({"name": "single_exit", "exit": 3}).exit
     3
-    >>> float(build_weighting({"name": "adaloss", "gamma": [1.0, 0.0]}, steps=100).gamma(25))
-    0.75
+    >>> build_weighting({"name": "adaloss", "gamma": [1.0, 0.05]}).gamma
+    (1.0, 0.05)
     """
     arguments = dict(config)
     name = arguments.pop("name")
     schemes = {**weighting.SCHEMES, "single_exit": weighting.SingleExit}
     if name not in schemes:
         raise ValueError(f"`weighting` is unknown. Received: {name!r}. {_errors.nearest(name, schemes)}")
-    if isinstance(gamma := arguments.get("gamma"), (list, tuple)):
-        if len(gamma) != 2 or not all(schedules.is_number(end) and 0 <= end <= 1 for end in gamma):
-            raise ValueError(f"`gamma` must be a number in [0, 1] or a pair of them. Received: gamma={gamma!r}.")
-        arguments["gamma"] = keras.optimizers.schedules.PolynomialDecay(gamma[0], steps, gamma[1])
     try:
         return schemes[name](**arguments)
     except TypeError as error:

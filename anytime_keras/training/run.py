@@ -78,7 +78,7 @@ class Training:
             if recipe.init is not None:
                 take_weights(self.model, recipe.init)
             self.strategy.prepare(self.model)
-            weighting = adapt(recipe.build_weighting(self.data.steps_per_epoch))
+            weighting = adapt(recipe.build_weighting())
             # Fails if it names an exit that does not exist, before anything is written.
             weighting.build(self.model.exit_names)
             if self.model.num_exits > 1:

@@ -165,6 +165,10 @@ class AnyWeighting(AdaLossWeighting):
     def variables(self):
         return [*super().variables, self.gamma, self.momentum, self.update_period] if self.built else []
 
+    def _warn_of_starved_exits(self):
+        if self.adaptive:
+            super()._warn_of_starved_exits()
+
     def get_state(self):
         return super().get_state() if self.adaptive else self.original.get_state()
 

@@ -3,6 +3,7 @@
 Paper: Hu, Dey, Hebert, Bagnell (AAAI 2019), sections 3 and C.1, equation 7.
 """
 
+import numbers
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ from keras import ops
 from anytime_keras import _errors
 from anytime_keras._checks import check_number, check_period
 from anytime_keras.weighting import gradients
-from anytime_keras.weighting.base import AdaptiveWeighting
+from anytime_keras.weighting.base import AdaptiveWeighting, state_variable
 
 PRESETS = {
     # Paper, section C.2.
@@ -24,6 +25,13 @@ MEANS = ("arithmetic", "geometric", "batch")
 FIRST_ORDER = {"norm": gradients.norms, "squared": gradients.mean_squares}
 # Averages are at least this where they divide, so that a loss of zero gives finite weights.
 SMALLEST_AVERAGE = 1e-30
+# Number of epochs in a row after which `fit` warns of starved exits.
+STARVED_EPOCHS = 3
+STARVED = (
+    "For {epochs} epochs, AdaLoss has hardly trained {names}, because the smallest loss is close to zero. "
+    "Train with equal weights at first, `AdaLoss(gamma=(1.0, 0.05))`, or with label smoothing, "
+    "`CategoricalCrossentropy(label_smoothing=0.1)`."
+)
 
 
 def adaloss_weights(averages: Any, gamma: float = 0.05, final_extra: float = 0.0, present: Any = None) -> Any:
@@ -89,6 +97,30 @@ def moved_averages(averages: Any, losses: Any, momentum: float, mean: str = "ari
     return momentum * averages + (1.0 - momentum) * losses
 
 
+def starved_exits(weights: Any, averages: Any, first: Any) -> np.ndarray:
+    """Returns which exits AdaLoss hardly trains because another exit's loss is close to zero.
+
+    These are the exits with a weight below 0.1 whose loss has not fallen to half of its first value, while the smallest
+    loss is below a tenth of its own first value.
+
+    Args:
+        weights, averages, first: arrays of shape `(num_exits,)`: the weights, the running means of the losses, and the
+            running means after the first batch. NaN for an exit without any batch.
+
+    Returns:
+        A bool array of shape `(num_exits,)`.
+
+    Example: the first exit's loss is still large when the last one's is close to zero.
+    >>> starved_exits([0.05, 0.3, 1.0], averages=[1.8, 0.04, 0.01], first=[2.3, 2.3, 2.3]).tolist()
+    [True, False, False]
+    """
+    weights, averages, first = (np.asarray(values, "float32") for values in (weights, averages, first))
+    smallest = np.argmin(np.where(np.isnan(averages), np.inf, averages))
+    if not averages[smallest] < 0.1 * first[smallest]:
+        return np.zeros(weights.shape, bool)
+    return (weights < 0.1) & (averages > 0.5 * first)
+
+
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class AdaLossWeighting(AdaptiveWeighting):
     """Weights each exit's loss by the inverse of its running mean.
@@ -139,7 +171,7 @@ class AdaLossWeighting(AdaptiveWeighting):
     ([0.5, 1.0], [4.0, 2.0])
     """
 
-    initial_state = {"averages": 0.0}
+    initial_state = {"averages": 0.0, "first": 0.0}  # `first`: the averages after the first batch
 
     def __init__(
         self,
@@ -170,8 +202,10 @@ class AdaLossWeighting(AdaptiveWeighting):
         self.first_order = "squared" if first_order is True else first_order
         self.preset = preset
         self.mean = mean
+        if isinstance(self.gamma, list):  # a pair from JSON
+            self.gamma = tuple(self.gamma)
         if not _is_schedule(self.gamma):
-            check_number("gamma", self.gamma, "in [0, 1], or a Keras schedule", lambda value: 0 <= value <= 1)
+            _check_gamma(self.gamma)
         check_number("momentum", self.momentum, "in [0, 1)", lambda value: 0 <= value < 1)
         check_number("final_extra", self.final_extra, "of 0 or more", lambda value: 0 <= value < float("inf"))
         check_period(self.update_period)
@@ -200,6 +234,48 @@ class AdaLossWeighting(AdaptiveWeighting):
         started = averages != 0 if self.first_order else self.steps > self.empty
         return np.where(started, averages, np.float32("nan"))
 
+    def build(self, exits):
+        super().build(exits)
+        if isinstance(self.gamma, tuple):
+            self._state["planned_steps"] = state_variable(0, (), "int32", "planned_steps")
+
+    def on_train_begin(self, logs=None):
+        if isinstance(self.gamma, tuple):
+            self._plan_steps()
+        super().on_train_begin(logs)
+        self._warnings.discard("starved")
+        self._starved_epochs = np.zeros(self.num_exits, int)
+
+    def _plan_steps(self):
+        """Notes the number of batches of the first `fit`, over which `gamma` changes."""
+        if self.params.get("steps") is None:
+            raise ValueError(
+                "AdaLoss needs to know the number of batches to change `gamma` over them. "
+                f"Received: gamma={self.gamma} and data of unknown length. Pass `steps_per_epoch` to `fit`."
+            )
+        if not self._read("planned_steps"):
+            self._state["planned_steps"].assign(self.params["epochs"] * self.params["steps"])
+
+    def __call__(self, losses, present=None):
+        if isinstance(self.gamma, tuple):
+            raise ValueError(
+                "AdaLoss cannot know the number of batches of a custom training loop. "
+                f"Received: gamma={self.gamma}. Pass a number or a `keras.optimizers.schedules.LearningRateSchedule`."
+            )
+        return super().__call__(losses, present)
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if not self.first_order:
+            self._warn_of_starved_exits()
+
+    def _warn_of_starved_exits(self):
+        starved = starved_exits(self.weights, self.averages, self._read("first"))
+        self._starved_epochs = np.where(starved, self._starved_epochs + 1, 0)
+        names = [name for name, count in zip(self.exit_names, self._starved_epochs) if count >= STARVED_EPOCHS]
+        if names:
+            self._warn_once("starved", STARVED.format(names=", ".join(names), epochs=STARVED_EPOCHS))
+
     def check(self):
         averages = self.averages
         if (averages < 0).any():
@@ -224,11 +300,20 @@ class AdaLossWeighting(AdaptiveWeighting):
         else:
             averages = ops.where(ops.equal(state["steps"] - state["empty"], 1), values, averages)
         weights = self._weights_for(averages, state["steps"], state["present"])
-        return {"averages": averages, "weights": ops.where(due, weights, state["weights"])}
+        first = ops.where(ops.equal(state["first"], 0), averages, state["first"])
+        return {"averages": averages, "first": first, "weights": ops.where(due, weights, state["weights"])}
 
     def _weights_for(self, averages, steps, present):
-        gamma = ops.clip(self.gamma(steps), 0.0, 1.0) if _is_schedule(self.gamma) else self.gamma
-        return adaloss_weights(averages, gamma, self.final_extra, present)
+        return adaloss_weights(averages, self._gamma_at(steps), self.final_extra, present)
+
+    def _gamma_at(self, steps):
+        if _is_schedule(self.gamma):
+            return ops.clip(self.gamma(steps), 0.0, 1.0)
+        if not isinstance(self.gamma, tuple):
+            return self.gamma
+        first, last = self.gamma
+        planned = ops.convert_to_tensor(self._state["planned_steps"])
+        return first + (last - first) * ops.minimum(ops.cast(steps, "float32") / ops.cast(planned, "float32"), 1.0)
 
     def get_config(self):
         gamma = keras.saving.serialize_keras_object(self.gamma) if _is_schedule(self.gamma) else self.gamma
@@ -249,6 +334,13 @@ class AdaLossWeighting(AdaptiveWeighting):
         if isinstance(gamma, dict):
             gamma = keras.saving.deserialize_keras_object(gamma)
         return cls(**{**config, "gamma": gamma})
+
+
+def _check_gamma(gamma):
+    expected = "in [0, 1], a pair of such numbers, or a Keras schedule"
+    for number in gamma if isinstance(gamma, tuple) and len(gamma) == 2 else (gamma,):
+        if isinstance(number, bool) or not isinstance(number, numbers.Real) or not 0 <= number <= 1:
+            raise ValueError(f"`gamma` must be a number {expected}. Received: gamma={gamma!r}.")
 
 
 def _is_schedule(gamma):

@@ -265,9 +265,9 @@ class AdaptiveWeighting(Weighting):
     def build(self, exits):
         super().build(exits)
         initial = {**self.initial_state, "weights": 1.0}
-        self._state = {name: _variable(value, (self.num_exits,), "float32", name) for name, value in initial.items()}
-        self._state.update((name, _variable(0, (), "int32", name)) for name in ("steps", "skipped"))
-        self._state["empty"] = _variable(0, (self.num_exits,), "int32", "empty")
+        self._state = {name: state_variable(value, (self.num_exits,), "float32", name) for name, value in initial.items()}
+        self._state.update((name, state_variable(0, (), "int32", name)) for name in ("steps", "skipped"))
+        self._state["empty"] = state_variable(0, (self.num_exits,), "int32", "empty")
 
     @property
     def variables(self):
@@ -350,12 +350,12 @@ class AdaptiveWeighting(Weighting):
                 f"The state is of {len(state['weights'])} exits, but this weighting has {self.num_exits}. "
                 "Use the state with the network that it comes from."
             )
-        state = {"empty": [0] * self.num_exits, **state}  # older states do not have it
-        for name, variable in self._state.items():
-            variable.assign(state[name])
+        for name, variable in self._state.items():  # older states do not have all of them
+            variable.assign(state.get(name, np.zeros(variable.shape)))
 
 
-def _variable(value, shape, dtype, name):
+def state_variable(value: float, shape: tuple, dtype: str, name: str) -> keras.Variable:
+    """Creates a variable of a weighting's state."""
     # Every replica assigns the same values, computed from the losses of the global batch.
     return keras.Variable(
         keras.initializers.Constant(value),
