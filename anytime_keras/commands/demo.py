@@ -54,12 +54,16 @@ def run(flags, arguments):
 
 
 def digits_recipe(epochs, seed):
-    """Returns the paper's recipe with a schedule and a length that were chosen on validation images."""
+    """Returns the paper's recipe with a schedule and a length that were chosen on validation images.
+
+    AdaLoss starts with equal weights, because the data is so easy that the first exit would hardly be trained otherwise.
+    """
     from anytime_keras.training import Recipe
 
     return Recipe(
         model={"name": "resann", "num_units": 2, "channels": 16},
         data={"data": "digits", "augment": ["pad_crop"]},
+        weighting={"name": "adaloss", "gamma": [1.0, 0.05]},
         schedule={"name": "cosine", "warmup_epochs": 2},
         epochs=epochs,
         batch_size=32,

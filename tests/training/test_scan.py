@@ -67,6 +67,7 @@ class Collect(keras.callbacks.Callback):
             augment=["pad_crop", "flip", "erase"],
             optimizer={"name": "sgd", "momentum": 0.9, "nesterov": True},
             schedule={"name": "cosine", "warmup_epochs": 1},
+            weighting={"name": "adaloss", "gamma": [1.0, 0.05]},
             label_smoothing=0.1,
             distillation={"weight": 0.5, "temperature": 2.0},
         ),

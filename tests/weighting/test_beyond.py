@@ -58,9 +58,9 @@ class ByHand:
         self.averages, self.weights = self.moved(self, np.asarray(losses))
 
 
-def annealed(state, losses):
+def annealed(state, losses, steps):
     averages = losses if state.batches == 1 else 0.8 * state.averages + 0.2 * losses
-    gamma = max(1 - state.batches / 4, 0)
+    gamma = max(1 - state.batches / steps, 0)
     return averages, (1 - gamma) * averages.min() / averages + gamma
 
 
@@ -78,7 +78,11 @@ def uncertain(state, losses):
 SCHEMES = {
     "gamma annealed": (
         lambda: ak.AdaLossWeighting(keras.optimizers.schedules.PolynomialDecay(1.0, 4, 0.0), momentum=0.8),
-        annealed,
+        lambda state, losses: annealed(state, losses, 4),
+    ),
+    "gamma from 1 to 0": (
+        lambda: ak.AdaLossWeighting((1.0, 0.0), momentum=0.8),
+        lambda state, losses: annealed(state, losses, len(batches())),
     ),
     "geometric mean": (lambda: ak.AdaLossWeighting(0.1, momentum=0.8, mean="geometric"), geometric),
     "uncertainty": (lambda: weighting.UncertaintyWeighting(rate=0.3), uncertain),
@@ -241,8 +245,9 @@ def test_gradnorm_refuses_exits_that_share_nothing_and_losses_alone():
         weighting.UncertaintyWeighting,
         lambda: ak.AdaLossWeighting(mean="batch"),
         lambda: ak.AdaLossWeighting(mean="geometric"),
+        lambda: ak.AdaLossWeighting(gamma=(1.0, 0.05)),
     ],
-    ids=["gradnorm", "gradnorm, period 2", "uncertainty", "batch", "geometric"],
+    ids=["gradnorm", "gradnorm, period 2", "uncertainty", "batch", "geometric", "pair"],
 )
 def test_two_replicas_equal_one(two_replicas, make):
     import tensorflow as tf
