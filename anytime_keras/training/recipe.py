@@ -33,8 +33,7 @@ class Recipe:
             `from` may name its origin.
         data: dict with `data` and the arguments of `anytime_keras.data.load`, except batch size and seed.
         weighting: dict with `name` ("adaloss", "constant", "linear", "half_end", "single_exit", "gradnorm",
-            "uncertainty") and its arguments. AdaLoss's `gamma` may be a pair of numbers, between which it changes
-            linearly over all epochs.
+            "uncertainty") and its arguments. AdaLoss's `gamma` may be a pair of numbers: see `ak.AdaLoss`.
         optimizer: dict with `name` (Keras's) and its arguments, except the learning rate.
         learning_rate: float, the maximum.
         schedule: dict with `name`. "step" divides the rate by 10 at the `boundaries`, fractions of the run. "cosine"

@@ -114,7 +114,7 @@ def _adapter(recipes):
         if not numbers_alone or not alike or weighting.first_order or weighting.uses_batch_losses:
             raise ValueError(
                 "Different weightings side by side must be static, or AdaLosses of one `final_extra` and one `mean`, "
-                "not that of the batch, with no `first_order` and no schedule of `gamma`. "
+                "not that of the batch, with no `first_order` and one number as `gamma`. "
                 f"Received: {[recipe.weighting for recipe in recipes]}. Train them one after the other."
             )
     return lambda weighting: AnyWeighting(weighting, **shared)

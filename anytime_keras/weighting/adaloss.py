@@ -98,7 +98,7 @@ def moved_averages(averages: Any, losses: Any, momentum: float, mean: str = "ari
 
 
 def starved_exits(weights: Any, averages: Any, first: Any) -> np.ndarray:
-    """Returns which exits AdaLoss hardly trains because another exit's loss is close to zero.
+    """Returns which exits AdaLoss hardly trains because another loss is close to zero.
 
     These are the exits with a weight below 0.1 whose loss has not fallen to half of its first value, while the smallest
     loss is below a tenth of its own first value.
@@ -125,9 +125,16 @@ def starved_exits(weights: Any, averages: Any, first: Any) -> np.ndarray:
 class AdaLossWeighting(AdaptiveWeighting):
     """Weights each exit's loss by the inverse of its running mean.
 
-    Late exits then end close to what they could reach alone, at some cost to the earliest exits (paper, table 1). It is
-    a Keras callback; `Weighting` describes how it works in `fit` and in a custom training loop. `ak.AdaLoss` is the
-    same class.
+    Late exits then end close to what they could reach alone, at some cost to the earliest exits (paper, table 1).
+    Choose it for long training runs in which late losses become much smaller than early ones, if late exits matter
+    most. It is a Keras callback; `Weighting` describes how it works in `fit` and in a custom training loop.
+    `ak.AdaLoss` is the same class.
+
+    On easy data, where late losses come close to zero within a few epochs, the weights of the earliest exits drop to
+    `gamma` while the learning rate is still high, and they are hardly trained. `fit` warns of such exits
+    (`starved_exits`). `gamma=(1.0, 0.05)` prevents it: it starts with equal weights. Label smoothing, which keeps
+    losses away from zero, helps as well. On such data, equal weights (`ConstantWeighting`) are as good at late exits.
+    `tests/benchmarks/results/schemes.json` has the measured errors; `python -m tests.benchmarks.schemes` repeats them.
 
     The weights of a batch come from the batches before it, and are all 1 until the first update. The first batch
     initializes the averages; each later batch updates them by `momentum * average + (1 - momentum) * loss`. On several
@@ -137,9 +144,9 @@ class AdaLossWeighting(AdaptiveWeighting):
     Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.06832), equation 7.
 
     Args:
-        gamma: float in [0, 1], the share of equal weights (see `adaloss_weights`). None is 0.05, as in the paper. Or a
-            `keras.optimizers.schedules.LearningRateSchedule` of the number of batches seen (our addition):
-            `PolynomialDecay(1.0, steps, 0.0)` goes from equal weights to pure AdaLoss.
+        gamma: float in [0, 1], the share of equal weights (see `adaloss_weights`). None is 0.05, as in the paper. A
+            pair `(first, last)` changes linearly over the batches of the first `fit` and is `last` from then on (our
+            addition).
         momentum: float in [0, 1) of the averages. None is 0.9, as in the paper.
         update_period: int, batches between two updates of the weights. The averages are updated with every batch, but
             those of gradients (`first_order`) only with the weights. None is 1, as in the paper.
@@ -160,7 +167,8 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     Raises:
         ValueError: if an argument is out of range; at the start of `fit`, if the model is not functional or has fewer
-            than two outputs with a loss.
+            than two outputs with a loss, or if `gamma` is a pair and the number of batches is unknown; in a custom
+            training loop, if `gamma` is a pair.
 
     Example:
     >>> import keras
@@ -202,10 +210,9 @@ class AdaLossWeighting(AdaptiveWeighting):
         self.first_order = "squared" if first_order is True else first_order
         self.preset = preset
         self.mean = mean
+        _check_gamma(self.gamma)
         if isinstance(self.gamma, list):  # a pair from JSON
             self.gamma = tuple(self.gamma)
-        if not _is_schedule(self.gamma):
-            _check_gamma(self.gamma)
         check_number("momentum", self.momentum, "in [0, 1)", lambda value: 0 <= value < 1)
         check_number("final_extra", self.final_extra, "of 0 or more", lambda value: 0 <= value < float("inf"))
         check_period(self.update_period)
@@ -260,7 +267,7 @@ class AdaLossWeighting(AdaptiveWeighting):
         if isinstance(self.gamma, tuple):
             raise ValueError(
                 "AdaLoss cannot know the number of batches of a custom training loop. "
-                f"Received: gamma={self.gamma}. Pass a number or a `keras.optimizers.schedules.LearningRateSchedule`."
+                f"Received: gamma={self.gamma}. Pass one number."
             )
         return super().__call__(losses, present)
 
@@ -307,8 +314,6 @@ class AdaLossWeighting(AdaptiveWeighting):
         return adaloss_weights(averages, self._gamma_at(steps), self.final_extra, present)
 
     def _gamma_at(self, steps):
-        if _is_schedule(self.gamma):
-            return ops.clip(self.gamma(steps), 0.0, 1.0)
         if not isinstance(self.gamma, tuple):
             return self.gamma
         first, last = self.gamma
@@ -316,32 +321,11 @@ class AdaLossWeighting(AdaptiveWeighting):
         return first + (last - first) * ops.minimum(ops.cast(steps, "float32") / ops.cast(planned, "float32"), 1.0)
 
     def get_config(self):
-        gamma = keras.saving.serialize_keras_object(self.gamma) if _is_schedule(self.gamma) else self.gamma
-        return {
-            "gamma": gamma,
-            "momentum": self.momentum,
-            "update_period": self.update_period,
-            "final_extra": self.final_extra,
-            "first_order": self.first_order,
-            "preset": self.preset,
-            "mean": self.mean,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Creates a weighting from the result of `get_config`."""
-        gamma = config.get("gamma")
-        if isinstance(gamma, dict):
-            gamma = keras.saving.deserialize_keras_object(gamma)
-        return cls(**{**config, "gamma": gamma})
+        names = ("gamma", "momentum", "update_period", "final_extra", "first_order", "preset", "mean")
+        return {name: getattr(self, name) for name in names}
 
 
 def _check_gamma(gamma):
-    expected = "in [0, 1], a pair of such numbers, or a Keras schedule"
-    for number in gamma if isinstance(gamma, tuple) and len(gamma) == 2 else (gamma,):
+    for number in gamma if isinstance(gamma, (list, tuple)) and len(gamma) == 2 else (gamma,):
         if isinstance(number, bool) or not isinstance(number, numbers.Real) or not 0 <= number <= 1:
-            raise ValueError(f"`gamma` must be a number {expected}. Received: gamma={gamma!r}.")
-
-
-def _is_schedule(gamma):
-    return isinstance(gamma, keras.optimizers.schedules.LearningRateSchedule)
+            raise ValueError(f"`gamma` must be a number in [0, 1], or a pair of them. Received: gamma={gamma!r}.")

@@ -265,9 +265,10 @@ class AdaptiveWeighting(Weighting):
     def build(self, exits):
         super().build(exits)
         initial = {**self.initial_state, "weights": 1.0}
-        self._state = {name: state_variable(value, (self.num_exits,), "float32", name) for name, value in initial.items()}
+        shape = (self.num_exits,)
+        self._state = {name: state_variable(value, shape, "float32", name) for name, value in initial.items()}
         self._state.update((name, state_variable(0, (), "int32", name)) for name in ("steps", "skipped"))
-        self._state["empty"] = state_variable(0, (self.num_exits,), "int32", "empty")
+        self._state["empty"] = state_variable(0, shape, "int32", "empty")
 
     @property
     def variables(self):

@@ -26,7 +26,8 @@ SCHEMES = {
     "AdaLoss, label smoothing 0.1": {"weighting": {"name": "adaloss"}, "label_smoothing": 0.1},
     "AdaLoss, gamma from 1 to 0.05": {"weighting": {"name": "adaloss", "gamma": [1.0, 0.05]}},
 }
-BEGIN, END = "<!-- schemes: made by `python -m tests.benchmarks.schemes --readme=README.md` -->", "<!-- end of schemes -->"
+BEGIN = "<!-- schemes: made by `python -m tests.benchmarks.schemes --readme=README.md` -->"
+END = "<!-- end of schemes -->"
 SHOWN = (1, 2, 3, 5, 7, 9)  # exits in the table
 
 
@@ -76,6 +77,15 @@ def table(content):
     for scheme, (means, deviations) in summary(content["runs"]).items():
         cells = [f"{means[number - 1]:.1f} ± {deviations[number - 1]:.1f}" for number in SHOWN]
         lines.append(f"| {scheme} | {' | '.join(cells)} |")
+    first = content["runs"][0]
+    seeds = len({run["seed"] for run in content["runs"]})
+    lines += [
+        "",
+        f"Digits, ResANN(3, 8) with {len(first['test'])} exits, {first['recipe']['epochs']} epochs, "
+        f"{first['images']['test']} test images, mean ± standard deviation of {seeds} seeds, "
+        f"measured {content['machine']['date']}: "
+        "[all exits, validation errors and recipes](tests/benchmarks/results/schemes.json).",
+    ]
     return "\n".join(lines)
 
 

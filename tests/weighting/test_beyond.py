@@ -58,9 +58,9 @@ class ByHand:
         self.averages, self.weights = self.moved(self, np.asarray(losses))
 
 
-def annealed(state, losses, steps):
+def annealed(state, losses):
     averages = losses if state.batches == 1 else 0.8 * state.averages + 0.2 * losses
-    gamma = max(1 - state.batches / steps, 0)
+    gamma = max(1 - state.batches / len(batches()), 0)
     return averages, (1 - gamma) * averages.min() / averages + gamma
 
 
@@ -76,13 +76,9 @@ def uncertain(state, losses):
 
 
 SCHEMES = {
-    "gamma annealed": (
-        lambda: ak.AdaLossWeighting(keras.optimizers.schedules.PolynomialDecay(1.0, 4, 0.0), momentum=0.8),
-        lambda state, losses: annealed(state, losses, 4),
-    ),
     "gamma from 1 to 0": (
         lambda: ak.AdaLossWeighting((1.0, 0.0), momentum=0.8),
-        lambda state, losses: annealed(state, losses, len(batches())),
+        annealed,
     ),
     "geometric mean": (lambda: ak.AdaLossWeighting(0.1, momentum=0.8, mean="geometric"), geometric),
     "uncertainty": (lambda: weighting.UncertaintyWeighting(rate=0.3), uncertain),
@@ -271,7 +267,7 @@ def test_two_replicas_equal_one(two_replicas, make):
     [
         lambda: weighting.GradNormWeighting(alpha=1.0),
         lambda: weighting.UncertaintyWeighting(0.2),
-        lambda: ak.AdaLossWeighting(keras.optimizers.schedules.PolynomialDecay(0.5, 10), mean="geometric"),
+        lambda: ak.AdaLossWeighting(0.2, mean="geometric"),
     ],
     ids=["gradnorm", "uncertainty", "adaloss"],
 )

@@ -18,7 +18,6 @@ NAMES = ["a", "b", "c"]
 SETTINGS = dict(gamma=0.1, momentum=0.8)
 SCHEMES = {
     "adaloss": lambda: ak.AdaLoss(**SETTINGS),
-    "schedule": lambda: ak.AdaLoss(keras.optimizers.schedules.PolynomialDecay(1.0, 9, 0.0)),
     "pair": lambda: ak.AdaLoss((1.0, 0.05)),
     "linear": lambda: ak.LossWeighting("linear"),
     "single exit": lambda: ak.LossWeighting(ak.SingleExit("b")),
