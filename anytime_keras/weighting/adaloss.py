@@ -132,9 +132,10 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     On easy data, where late losses come close to zero within a few epochs, the weights of the earliest exits drop to
     `gamma` while the learning rate is still high, and they are hardly trained. `fit` warns of such exits
-    (`starved_exits`). `gamma=(1.0, 0.05)` prevents it: it starts with equal weights. Label smoothing, which keeps
-    losses away from zero, helps as well. On such data, equal weights (`ConstantWeighting`) are as good at late exits.
-    `tests/benchmarks/results/schemes.json` has the measured errors; `python -m tests.benchmarks.schemes` repeats them.
+    (`starved_exits`). Two changes prevent it: `gamma=(1.0, 0.05)`, which starts with equal weights, and label
+    smoothing, which keeps losses away from zero. On such data, equal weights (`ConstantWeighting`) do nearly as well at
+    late exits. `tests/benchmarks/results/schemes.json` contains the measured errors; `python -m
+    tests.benchmarks.schemes` repeats the runs.
 
     The weights of a batch come from the batches before it, and are all 1 until the first update. The first batch
     initializes the averages; each later batch updates them by `momentum * average + (1 - momentum) * loss`. On several

@@ -44,7 +44,7 @@ def recipe(scheme, seed):
     )
 
 
-def measured(scheme, seed):
+def measured(scheme, seed, commit):
     """Trains by a scheme; returns the errors in percent, and the final weights."""
     run = train(recipe(scheme, seed), verbose=False)
     errors = {
@@ -54,6 +54,7 @@ def measured(scheme, seed):
     return {
         "scheme": scheme,
         "seed": seed,
+        "commit": commit,
         "recipe": run.recipe.to_dict(),
         "images": run.data.sizes,
         "weights": run.weighting.weights.tolist(),
@@ -105,12 +106,13 @@ def main():
     if flags.readme:
         flags.readme.write_text(replaced(flags.readme.read_text(), content))
         return
+    commit = runtime.commit(__file__)  # recorded now, because it may change during the runs
     stored = {(run["scheme"], run["seed"]) for run in content["runs"]}
     for seed in range(flags.seeds):
         for scheme in SCHEMES:
             if (scheme, seed) not in stored:
-                content["runs"].append(measured(scheme, seed))
-                head = {"command": "python -m tests.benchmarks.schemes", "commit": runtime.commit(__file__)}
+                content["runs"].append(measured(scheme, seed, commit))
+                head = {"command": f"python -m tests.benchmarks.schemes --seeds={flags.seeds}"}
                 content = {**head, "machine": runtime.machine(), "runs": content["runs"]}
                 FILE.write_text(json.dumps(content, indent=1) + "\n")
                 print(f"{scheme}, seed {seed}: {np.round(content['runs'][-1]['test'], 1)}", flush=True)
