@@ -56,7 +56,7 @@ def run(flags, arguments):
 def digits_recipe(epochs, seed):
     """Returns the paper's recipe with a schedule and a length that were chosen on validation images.
 
-    AdaLoss starts with equal weights, because the data is so easy that the first exit would hardly be trained otherwise.
+    AdaLoss starts with equal weights, because the data is so easy that it would hardly train the first exit otherwise.
     """
     from anytime_keras.training import Recipe
 
