@@ -127,13 +127,13 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     Late exits then end close to what they could reach alone, at some cost to the earliest exits (paper, table 1).
     Choose it for long training runs in which late losses become much smaller than early ones, if late exits matter
-    most. It is a Keras callback; `Weighting` describes how it works in `fit` and in a custom training loop.
+    most and do not overfit; otherwise equal weights do as well (`zoo/results/README.md`). It is a Keras callback; `Weighting` describes how it works in `fit` and in a custom training loop.
     `ak.AdaLoss` is the same class.
 
     On easy data, where late losses come close to zero within a few epochs, the weights of the earliest exits drop to
     `gamma` while the learning rate is still high, and they are hardly trained. `fit` warns of such exits
     (`starved_exits`). Two changes prevent it: `gamma=(1.0, 0.05)`, which starts with equal weights, and label
-    smoothing, which keeps losses away from zero. On such data, equal weights (`ConstantWeighting`) do nearly as well at
+    smoothing, which keeps losses away from zero. On such data, equal weights (`ConstantWeighting`) do about as well at
     late exits. `tests/benchmarks/results/schemes.json` contains the measured errors; `python -m
     tests.benchmarks.schemes` repeats the runs.
 
