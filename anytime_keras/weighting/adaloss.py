@@ -126,9 +126,9 @@ class AdaLossWeighting(AdaptiveWeighting):
     """Weights each exit's loss by the inverse of its running mean.
 
     Late exits then end close to what they could reach alone, at some cost to the earliest exits (paper, table 1).
-    Choose it for long training runs in which late losses become much smaller than early ones, if late exits matter
-    most and do not overfit; otherwise equal weights do as well (`zoo/results/README.md`). It is a Keras callback; `Weighting` describes how it works in `fit` and in a custom training loop.
-    `ak.AdaLoss` is the same class.
+    Choose it for long training runs in which late losses become much smaller than early ones, if late exits matter most
+    and do not overfit; otherwise equal weights do as well (`zoo/results/README.md`). It is a Keras callback;
+    `Weighting` describes how it works in `fit` and in a custom training loop. `ak.AdaLoss` is the same class.
 
     On easy data, where late losses come close to zero within a few epochs, the weights of the earliest exits drop to
     `gamma` while the learning rate is still high, and they are hardly trained. `fit` warns of such exits
