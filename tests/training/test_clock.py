@@ -101,12 +101,12 @@ def test_the_command_hands_minutes_sizes_and_init_on(monkeypatch):
     recipes = []
     run = types.SimpleNamespace(curve=None)
     monkeypatch.setattr(ak.training, "train", lambda recipe, folder, **options: recipes.append(recipe) or run)
-    flags = "--recipe=modern --minutes=30 --sizes=4:0.5,8:0.5 --init=resann2x16_adaloss_digits"
+    flags = "--recipe=modern --minutes=30 --set=sizes=[[4,0.5],[8,0.5]] --init=resann2x16_adaloss_digits"
     commands.main(["anytime-keras", "train", *flags.split()])
     (recipe,) = recipes
     assert (recipe.minutes, recipe.epochs, recipe.sizes) == (30, None, [[4, 0.5], [8, 0.5]])
     assert recipe.init == "resann2x16_adaloss_digits" and recipe.schedule == {"name": "cosine", "warmup": 0.025}
-    for bad, message in (("--sizes=4", "--sizes must look like"), ("--minutes=-1", "minutes=-1")):
+    for bad, message in (("--set=sizes=4", "`sizes` must list"), ("--minutes=-1", "minutes=-1")):
         with pytest.raises(SystemExit, match=message):
             commands.main(["anytime-keras", "train", bad])
 
