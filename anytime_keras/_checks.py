@@ -1,6 +1,9 @@
 """Checks of arguments, with one clear error each."""
 
 import numbers
+import operator
+
+from anytime_keras import _errors
 
 
 def check_number(name, value, range, within):
@@ -14,7 +17,38 @@ def check_period(update_period):
     check_number("update_period", update_period, "of batches, 1 or more", lambda value: value >= 1 and value % 1 == 0)
 
 
-def check_int(name, value, low):
-    """Raises ValueError unless `value` is an int of `low` or more, below 2**31."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**31:
-        raise ValueError(f"`{name}` must be an int of {low} or more. Received: {name}={value!r}.")
+def check_int(name, value, low=1):
+    """Returns any library's int as Python's, or raises ValueError unless it is `low` or more, below 2**31."""
+    number = _int(value)
+    if number is None or not low <= number < 2**31:
+        expected = "a positive int" if low == 1 else f"an int of {low} or more"
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}.")
+    return number
+
+
+def check_positive(**arguments):
+    """Returns the arguments as a list of ints, or raises ValueError unless each is a positive int."""
+    return [check_int(name, value) for name, value in arguments.items()]
+
+
+def check_positive_list(name, values, expected="a list of positive ints", length=None):
+    """Returns `values` as a tuple of ints, or raises ValueError unless all, at least one, are positive ints."""
+    found = tuple(map(_int, values)) if isinstance(values, (tuple, list)) else ()
+    if not found or length not in (None, len(found)) or not all(number is not None and number > 0 for number in found):
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={values!r}.")
+    return found
+
+
+def check_choice(name, value, choices):
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {tuple(choices)}. Received: {name}={value!r}. {_errors.nearest(value, choices)}"
+        )
+
+
+def _int(value):
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None

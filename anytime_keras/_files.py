@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import tempfile
@@ -58,6 +59,19 @@ def read(path, most=None):
             return file.read(most)
     except OSError:
         return None
+
+
+def read_json(path, expected):
+    """Returns the content of a JSON file; `expected` describes it in the error if the file contains something else.
+
+    Raises:
+        ValueError: if the file is not JSON.
+        OSError: if it cannot be read.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"'{path}' must be {expected}. Received: {error}.") from error
 
 
 @contextlib.contextmanager

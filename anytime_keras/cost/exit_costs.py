@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from anytime_keras import graph
+from anytime_keras._checks import check_choice
 from anytime_keras.cost import counting, rules
 
 
@@ -99,8 +100,7 @@ def exit_costs(
     >>> len(costs), costs[-1].with_all_heads
     (15, 68861952)
     """
-    if layers not in ("all", "conv"):
-        raise ValueError(f"`layers` must be 'all' or 'conv'. Received: layers={layers!r}.")
+    check_choice("layers", layers, ("all", "conv"))
     if not graph.is_functional(model):
         raise ValueError(
             "`model` must be a functional Keras model, because costs are counted on its graph. "

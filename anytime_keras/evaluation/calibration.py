@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+from anytime_keras import _tables
+from anytime_keras._checks import check_int
+
 MOST_PANELS = 4  # per row of a reliability plot
 
 
@@ -34,8 +37,7 @@ class Calibration:
     """
 
     def __init__(self, samples, bins=15, name=""):
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise ValueError(f"`bins` must be a positive int. Received: bins={bins!r}.")
+        check_int("bins", bins)
         self._samples, self._bins, self.name = samples, bins, name
         self.errors = self._errors(samples.confidences)
         self.calibrated_errors = None if samples.calibrated is None else self._errors(samples.calibrated)
@@ -90,12 +92,7 @@ class Calibration:
             ]
             for row, (name, error) in enumerate(self.errors.items())
         ]
-        widths = [max(map(len, column)) for column in zip(headings, *rows)]
-        lines = [
-            "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-            for line in [headings, *rows]
-        ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        return _tables.table(headings, rows)
 
     def plot(self, path=None, title=None):
         """Plots reliability: accuracy against confidence at each exit, before and after temperatures.

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from anytime_keras import graph, runtime
+from anytime_keras._checks import check_int
 from anytime_keras.cost import exit_costs
 from anytime_keras.evaluation.curve import Curve, CurvePoint
 from anytime_keras.evaluation.labels import class_numbers
@@ -52,8 +53,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     >>> len(curve), 0 <= curve[-1].error <= 1
     (3, True)
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive int. Received: batch_size={batch_size!r}.")
+    check_int("batch_size", batch_size)
     subject = _Network(model, layers, forward) if graph.is_functional(model) else _Predicted(model, layers)
     costs, names = subject.costs, [cost.exit for cost in subject.costs]
     tallies = {exit_name: _Tally(exit_name, sigmoid) for exit_name, sigmoid in zip(names, subject.sigmoid)}

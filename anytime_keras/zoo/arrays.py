@@ -10,6 +10,8 @@ import zipfile
 import keras
 import numpy as np
 
+from anytime_keras._checks import check_choice
+
 # Size of written shards, below the schema's limit for files.
 SHARD_BYTES = 49_000_000
 PRECISIONS = ("float32", "float16")
@@ -35,8 +37,7 @@ def shards(arrays, precision="float32", shard_bytes=SHARD_BYTES):
     Raises:
         ValueError: if an array exceeds a file's size, or is not finite in this precision.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}.")
+    check_choice("precision", precision, PRECISIONS)
     groups, room = [], 0
     for name, array in arrays.items():
         with np.errstate(over="ignore"):

@@ -370,7 +370,7 @@ def test_recipes_out_of_range_are_refused(changes, message):
 
 def test_recipe_files_that_are_none_are_refused(tmp_path):
     for content, message in [
-        ("{", "no recipe"),
+        ("{", "must be a recipe written by"),
         ('{"model": "resann"}', "needs"),
         ('{"model": "resann", "data": "digits", "epoch": 3}', "no field `epoch`"),
         ('{"model": "resann", "data": {"data": "digits", "seed": 3}}', "belongs to the recipe"),
