@@ -149,9 +149,8 @@ def spec(operation, args, kwargs):
 
 def accepted(operation, kwargs):
     """Returns `kwargs`, without `training` if the `call` of `operation` does not accept it."""
-    if "training" in kwargs and "training" not in inspect.signature(operation.call).parameters:
-        return {name: value for name, value in kwargs.items() if name != "training"}
-    return kwargs
+    takes_training = "training" in inspect.signature(operation.call).parameters
+    return {name: value for name, value in kwargs.items() if takes_training or name != "training"}
 
 
 def trace(layer, *args, **kwargs):
@@ -316,7 +315,7 @@ def _inputs_of(model, args):
 
 def _open_stack(layer, args, taken):
     """Flattens a stack of blocks and returns its results, or None if `layer` is not a stack."""
-    children = list(layer._flatten_layers(include_self=False, recursive=False))
+    children = sublayers(layer, recursive=False)
     blocks = [type(child) for child in children if is_composite(child)]
     if not is_composite(layer) or len(blocks) == len(set(blocks)):
         return None
@@ -328,31 +327,40 @@ def _open_stack(layer, args, taken):
     expected = tree.flatten(layer.compute_output_spec(*args))
     chained = [call.operation for call, _ in narrow(found, [1] * len(found))]
     kinds = [type(operation) for operation in chained if is_composite(operation)]
-    names = [call.operation.name for call in found]
+    named = {call.operation.name: call.operation for call in found}
     if (
         len(kinds) > len(set(kinds))
         and [(x.shape, x.dtype) for x in results] == [(x.shape, x.dtype) for x in expected]
-        and not any(taken.get(call.operation.name, call.operation) is not call.operation for call in found)
-        and len(names) == len(set(names))
+        and all(taken.get(name, operation) is operation for name, operation in named.items())
+        and len(named) == len(found)
     ):
-        taken.update((call.operation.name, call.operation) for call in found)
+        taken.update(named)
         return results
     forget(found)
     return None
+
+
+def sublayers(layer, recursive=True):
+    """Lists the layers inside a layer or model, at any depth unless `recursive` is False."""
+    return list(layer._flatten_layers(include_self=False, recursive=recursive))
+
+
+def is_from_keras(kind, package=""):
+    """Returns whether a class is defined by Keras, in a package such as `"layers."` if one is given."""
+    return kind.__module__.startswith(f"keras.src.{package}")
 
 
 def is_composite(layer):
     """Returns whether `layer` is a third-party layer whose weights all belong to its sublayers."""
     if not is_foreign(layer):
         return False
-    children = list(layer._flatten_layers(include_self=False, recursive=False))
-    inherited = {id(weight) for child in children for weight in child.weights}
+    inherited = {id(weight) for child in sublayers(layer, recursive=False) for weight in child.weights}
     return bool(inherited) and all(id(weight) in inherited for weight in layer.weights)
 
 
 def is_foreign(operation):
     """Returns whether `operation` is a layer defined outside Keras."""
-    return isinstance(operation, keras.Layer) and not type(operation).__module__.startswith("keras.src.layers.")
+    return isinstance(operation, keras.Layer) and not is_from_keras(type(operation), "layers.")
 
 
 def narrow(recorded, costs, width=1):
@@ -377,7 +385,7 @@ def narrow(recorded, costs, width=1):
         for source in sources:
             needed[place] |= needed[source]
             readers[source] |= 1 << place
-    work = [sum(costs[each] for each in _bits(needs)) for needs in needed]
+    work = [sum(cost for place, cost in enumerate(costs) if needs >> place & 1) for needs in needed]
 
     passing = []  # for each call, the earlier results that calls it does not depend on also read
     for place, sources in enumerate(parents):
@@ -391,7 +399,3 @@ def narrow(recorded, costs, width=1):
             found.append((recorded[place], work[place]))
             within = needed[place]
     return found[::-1]
-
-
-def _bits(number):
-    return [place for place, bit in enumerate(reversed(bin(number)[2:])) if bit == "1"]

@@ -163,12 +163,7 @@ def _weights(operation, only):
         return []
     if only is None or isinstance(operation, only):
         return operation.weights
-    return [
-        weight
-        for layer in operation._flatten_layers(include_self=False)
-        if isinstance(layer, only)
-        for weight in layer.weights
-    ]
+    return [weight for layer in graph.sublayers(operation) if isinstance(layer, only) for weight in layer.weights]
 
 
 def macs_by_call(

@@ -170,7 +170,9 @@ class Calibration:
         return style.save(figure, path)
 
 
-def reliability(confidences, correct, bins=15):
+def reliability(
+    confidences: np.ndarray, correct: np.ndarray, bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Groups samples by confidence into intervals of equal width.
 
     Args:
@@ -192,7 +194,7 @@ def reliability(confidences, correct, bins=15):
     return sums[0] / counts[used], sums[1] / counts[used], counts[used] / len(confidences)
 
 
-def expected_error(confidences, correct, bins=15):
+def expected_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     """Returns the expected calibration error, from 0 to 1; arguments as in `reliability`.
 
     >>> expected_error(np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, False, False]))

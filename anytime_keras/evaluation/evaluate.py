@@ -1,5 +1,7 @@
 """`evaluate` measures a network on data and returns a curve."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -79,13 +81,9 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     seconds = subject.seconds(example) if latency else {}
     points = [
         CurvePoint(
-            exit=cost.exit,
+            **dataclasses.asdict(cost),
             error=tallies[cost.exit].error,
             loss=tallies[cost.exit].loss,
-            backbone=cost.backbone,
-            with_head=cost.with_head,
-            with_all_heads=cost.with_all_heads,
-            params=cost.params,
             latency=seconds.get(cost.exit),
         )
         for cost in costs

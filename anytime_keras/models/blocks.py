@@ -1,14 +1,33 @@
-"""Building blocks shared by the families: argument checks, layers and exit heads."""
+"""What the families share: their base class, argument checks, layers and exit heads."""
 
+import inspect
+
+import keras
 from keras import layers
 
 from anytime_keras._checks import check_number, check_positive_list
-from anytime_keras.models.convolution import Conv2D
-from anytime_keras.models.initializers import HeNormal
-from anytime_keras.models.normalization import BatchNormalization
+from anytime_keras.models.anytime_model import BuiltModel
+from anytime_keras.models.layers import BatchNormalization, Conv2D, HeNormal
 
 PRESETS = ("paper", "authors_code")
 STEMS = ("small", "ilsvrc")
+
+
+class Family(BuiltModel):
+    """An anytime network built from a few arguments, each stored as an attribute of the same name.
+
+    `input_shape` is stored as `image_shape`, since Keras has a property named `input_shape`.
+    """
+
+    def get_config(self):
+        others = ("name", "dtype", "kwargs")
+        arguments = [name for name in inspect.signature(type(self)).parameters if name not in others]
+        return {
+            **{name: getattr(self, "image_shape" if name == "input_shape" else name) for name in arguments},
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
 
 
 def check_image_shape(input_shape):

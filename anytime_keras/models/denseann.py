@@ -20,8 +20,7 @@ Here `dropout` is off by default, since the paper found it harmful on ILSVRC.
 import keras
 
 from anytime_keras._checks import check_choice, check_number, check_positive, check_positive_list
-from anytime_keras.models.blocks import PRESETS, STEMS, Builder, check_fraction, check_image_shape, kept
-from anytime_keras.models.family import Family
+from anytime_keras.models.blocks import PRESETS, STEMS, Builder, Family, check_fraction, check_image_shape, kept
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")

@@ -21,8 +21,7 @@ networks), and features that no later exit reads are left out of the network.
 import keras
 
 from anytime_keras._checks import check_choice, check_int, check_positive, check_positive_list
-from anytime_keras.models.blocks import STEMS, Builder, check_fraction, check_image_shape, kept
-from anytime_keras.models.family import Family
+from anytime_keras.models.blocks import STEMS, Builder, Family, check_fraction, check_image_shape, kept
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")

@@ -7,9 +7,8 @@ from anytime_keras import graph
 from anytime_keras.cost import rules
 from anytime_keras.models.anytime_model import AnytimeModel
 from anytime_keras._checks import check_int
-from anytime_keras.models.blocks import logits_dtype
-from anytime_keras.models.family import Family
-from anytime_keras.models.initializers import HeNormal
+from anytime_keras.models.blocks import Family, logits_dtype
+from anytime_keras.models.layers import HeNormal
 
 
 def with_classes(model, num_classes):

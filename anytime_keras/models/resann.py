@@ -17,8 +17,7 @@ import keras
 from keras import ops
 
 from anytime_keras._checks import check_choice, check_positive, check_positive_list
-from anytime_keras.models.blocks import PRESETS, Builder, check_image_shape
-from anytime_keras.models.family import Family
+from anytime_keras.models.blocks import PRESETS, Builder, Family, check_image_shape
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")

@@ -99,13 +99,13 @@ def train(
             print(f"resuming after {'epoch' if recipe.minutes is None else 'round'} {training.epoch}")
         result = None
         if plan.first < plan.end:
-            with crops.corruption_told():
+            with crops.corrupt_images_named():
                 if engine == "scan":
                     seeds = [recipe.seed]
                     (result,) = scan.fit([training.model], training.data, seeds, plan, [callbacks], verbose)
                 else:
                     result = place.fit(training.model, training.data, plan, callbacks)
-        with crops.corruption_told():
+        with crops.corrupt_images_named():
             run = training.finish(result, training.stopped, verbose)
         place.leave()
         return run

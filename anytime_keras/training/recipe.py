@@ -8,7 +8,7 @@ import pathlib
 import keras
 from keras import ops
 
-from anytime_keras import _errors, _files, data, models, weighting
+from anytime_keras import _errors, _files, data, graph, models, weighting
 from anytime_keras._checks import check_choice, check_int, check_number
 from anytime_keras.data import sources
 from anytime_keras.training import distillation, schedules
@@ -352,7 +352,7 @@ def _ending_with(model, last_exit):
 
 def decay_kernels(model, weight_decay):
     """Adds the paper's weight decay to a model's loss: half of `weight_decay` times each kernel's squared norm."""
-    for layer in model._flatten_layers():
+    for layer in graph.sublayers(model):
         kernel = getattr(layer, "kernel", None)
         if kernel is not None and kernel.regularizer is None:
             kernel.regularizer = _Decay(weight_decay / 2)

@@ -136,6 +136,6 @@ def check_sizes(sizes):
         )
 
 
-def is_number(value):
+def is_number(value: object) -> bool:
     """Returns whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

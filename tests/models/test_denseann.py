@@ -2,7 +2,7 @@ import keras
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.models.convolution import Conv2D
+from anytime_keras.models.layers import Conv2D
 
 
 def tiny(**changes):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
-from anytime_keras import runtime
-from anytime_keras.zoo import arrays, cache, loading, publishing
+from anytime_keras import _files, runtime
+from anytime_keras.zoo import arrays, loading, publishing
 from tests.checks import answers, scramble, some_input
 from tests.zoo.conftest import NAME
 
@@ -161,7 +161,7 @@ def test_what_was_announced_is_replaced_by_what_was_trained(tiny, digits, tmp_pa
 
 @pytest.mark.parametrize("stops", [1, 2, 3])
 def test_a_failed_publication_leaves_nothing(tiny, digits, tmp_path, monkeypatch, stops):
-    written, write = [], cache.write
+    written, write = [], _files.write
 
     def fail(path, content):
         written.append(path)
@@ -169,7 +169,7 @@ def test_a_failed_publication_leaves_nothing(tiny, digits, tmp_path, monkeypatch
             raise OSError(28, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(cache, "write", fail)
+    monkeypatch.setattr(_files, "write", fail)
     with pytest.raises(OSError, match="No space left"):
         ak.zoo.publish(tiny, NAME, digits, folder=tmp_path / "new", **ABOUT)
     assert len(written) == stops and files(tmp_path / "new") == []
