@@ -13,6 +13,7 @@ from PIL import Image
 
 import anytime_keras as ak
 from anytime_keras import commands
+from anytime_keras.training import Recipe, result
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:tensorboard")
 
@@ -32,8 +33,12 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(demo):
-    return demo[0]
+def trained(tmp_path_factory):
+    """The folder of a training, with a network of the zoo, so that nothing is trained."""
+    folder, recipe = tmp_path_factory.mktemp("trained"), Recipe({"name": "resann"}, "digits")
+    result.describe(folder, recipe, recipe.load_data())
+    ak.zoo.load("resann2x16_adaloss_digits").save(folder / "model.keras")
+    return folder
 
 
 @pytest.fixture
@@ -66,8 +71,8 @@ def test_demo_trains_measures_answers_and_draws(demo):
 
 
 @pytest.mark.long
-def test_demo_replaces_an_earlier_one_but_no_training(trained, tmp_path):
-    folder = shutil.copytree(trained, tmp_path / "again")
+def test_demo_replaces_an_earlier_one_but_no_training(demo, tmp_path):
+    folder = shutil.copytree(demo[0], tmp_path / "again")
     run("demo", "--epochs=1", f"--folder={folder}", "--seed=1")
     assert '"seed": 1' in (folder / "recipe.json").read_text()
     (folder / "checkpoints").mkdir()
@@ -76,7 +81,8 @@ def test_demo_replaces_an_earlier_one_but_no_training(trained, tmp_path):
 
 
 @pytest.mark.long
-def test_evaluate_prints_saves_and_draws(trained, tmp_path, capsys):
+def test_evaluate_prints_saves_and_draws(demo, tmp_path, capsys):
+    trained, _ = demo
     curve = ak.Curve.from_json(trained / "curve.json")
     run("evaluate", trained, f"--json={tmp_path / 'again.json'}", f"--plot={tmp_path / 'both.png'}", "--latency")
     again = ak.Curve.from_json(tmp_path / "again.json")
@@ -279,7 +285,8 @@ def test_module_and_version():
 
 
 @pytest.mark.long
-def test_report_writes_a_page_about_a_run_or_a_network_of_the_zoo(trained, tmp_path, capsys):
+def test_report_writes_a_page_about_a_run_or_a_network_of_the_zoo(demo, tmp_path, capsys):
+    trained, _ = demo
     folder = tmp_path / "report"
     run("report", "resann2x16_adaloss_digits", f"--smaller={trained}", f"--folder={folder}")
     said = capsys.readouterr().out

@@ -144,6 +144,7 @@ def test_open_sizes_are_counted_at_a_usual_size():
 # --- What is shared and what stays ---
 
 
+@pytest.mark.long
 def test_training_the_anytime_model_trains_the_original():
     base = residual(num_blocks=2)
     model = ak.to_anytime(base, num_exits=3)
@@ -199,6 +200,7 @@ def test_saving(head, tmp_path):
     checks.check_saving(ak.to_anytime(residual(2), num_exits=3, head=head), tmp_path)
 
 
+@pytest.mark.long
 def test_a_saved_model_can_be_saved_and_trained_again(tmp_path):
     model = ak.to_anytime(nested(), exits=["join_2"])
     model.compile("sgd", loss="sparse_categorical_crossentropy")

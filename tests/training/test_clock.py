@@ -49,7 +49,14 @@ def by_the_clock(monkeypatch, tmp_path):
     return begin
 
 
-@pytest.mark.parametrize("late_pace", [0.5, 0.2, 1.5], ids=["steady", "faster", "slower"])
+@pytest.mark.parametrize(
+    "late_pace",
+    [
+        pytest.param(0.5, id="steady", marks=pytest.mark.long),
+        pytest.param(0.2, id="faster"),
+        pytest.param(1.5, id="slower", marks=pytest.mark.long),
+    ],
+)
 def test_it_ends_in_time_with_the_rate_at_zero(by_the_clock, late_pace):
     trained, seconds = by_the_clock(lambda step: 0.5 if seconds_spent(step) < 55 else late_pace)
     reserve = clock.MARGIN * AFTER * late_pace / 0.5

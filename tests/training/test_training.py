@@ -233,6 +233,7 @@ def test_a_checkpoint_that_was_being_written_is_never_read(tmp_path, monkeypatch
     assert len(train(recipe, tmp_path, resume=True, verbose=False).history) == 2
 
 
+@pytest.mark.long
 def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path):
     train(tiny(epochs=1), tmp_path, verbose=False)
     with pytest.raises(ValueError, match="already holds a run.*resume=True"):

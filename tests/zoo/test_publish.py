@@ -51,6 +51,7 @@ def test_the_manifest_says_what_can_be_measured(published, tiny, digits):
     assert entry["data"]["class_names"] == digits.class_names and entry["data"]["licence"] == "CC BY 4.0"
 
 
+@pytest.mark.long
 def test_float16_halves_the_kernels_and_is_what_was_measured(tiny, digits, tmp_path):
     manifest = ak.zoo.publish(tiny, "half_adaloss", digits, folder=tmp_path, precision="float16", **ABOUT)
     ak.zoo.add(tmp_path)
@@ -127,6 +128,7 @@ def test_only_better_weights_replace_those_that_are_there(zoo, tiny, digits):
     assert {path: (zoo / path).read_bytes() for path in files(zoo)} == before
 
 
+@pytest.mark.long
 def test_replacing_weights_adds_a_cycle_and_removes_the_old_files(zoo, tiny, digits):
     other = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
     scramble(other, seed=1)
