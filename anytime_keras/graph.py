@@ -232,8 +232,7 @@ def flatten(model):
             return _open_stack(operation, args, taken)
         return None
 
-    values = {id(tensor): tensor for tensor in model.inputs}
-    return run_again(model, values, None), opened
+    return run_again(model, {id(tensor): tensor for tensor in model.inputs}, None), opened
 
 
 _OPENED = weakref.WeakKeyDictionary()  # cache of `opened`, by functional model
