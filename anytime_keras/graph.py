@@ -60,15 +60,20 @@ def producer(tensor):
     return history.operation._inbound_nodes[history.node_index]
 
 
-def ends_in_sigmoid(tensor):
-    """Returns whether a tensor is the output of a sigmoid, which makes each value an independent probability."""
+def ends_in(tensor, *activations):
+    """Returns whether a tensor is the output of one of these activations, such as `"softmax"`."""
     operation = producer(tensor).operation
     if runs_its_graph(operation):
-        return ends_in_sigmoid(functional(operation).outputs[tensor._keras_history.tensor_index])
+        return ends_in(functional(operation).outputs[tensor._keras_history.tensor_index], *activations)
     if type(operation) in (keras.layers.Identity, keras.layers.Reshape, keras.layers.Flatten):
-        return ends_in_sigmoid(producer(tensor).input_tensors[0])
+        return ends_in(producer(tensor).input_tensors[0], *activations)
     activation = getattr(operation, "activation", operation)
-    return getattr(activation, "__name__", type(activation).__name__).lower() in ("sigmoid", "hard_sigmoid")
+    return getattr(activation, "__name__", type(activation).__name__).lower() in activations
+
+
+def ends_in_sigmoid(tensor):
+    """Returns whether a tensor is the output of a sigmoid, which makes each value an independent probability."""
+    return ends_in(tensor, "sigmoid", "hard_sigmoid")
 
 
 def calls(outputs, inputs=()):
@@ -272,10 +277,8 @@ def opened(model):
 def _nested(outputs, inputs):
     """Finds the nested models with several outputs that `outputs` depend on, and layers that compute several `outputs`.
 
-    Weightless operations after such a layer, such as a softmax, make no difference.
-
-    Returns:
-        A dict from each nested model or layer to the number of its outputs.
+    Weightless operations after such a layer, such as a softmax, make no difference. Returns a dict from each of them to
+    the number of its outputs.
     """
     operations = [call.operation for call in calls(outputs, inputs)]
     nested = {each: len(each.outputs) for each in operations if is_functional(each) and len(each.outputs) > 1}
@@ -290,11 +293,7 @@ def _nested(outputs, inputs):
 def _last_with_weights(tensor):
     """Returns the last call with weights, several inputs or several outputs on the way to `tensor`."""
     call = producer(tensor)
-    while (
-        not getattr(call.operation, "weights", None)
-        and len(call.input_tensors) == 1
-        and len(call.output_tensors) == 1
-    ):
+    while not getattr(call.operation, "weights", None) and len(call.input_tensors) == len(call.output_tensors) == 1:
         call = producer(call.input_tensors[0])
     return call
 

@@ -27,7 +27,7 @@ if BACKEND == "tensorflow":
 
 
 # Examples of docstrings that belong to the second tier, as they train for some seconds.
-LONG_EXAMPLES = ("anytime_keras.training.cycles.train_cycle", "anytime_keras.training.finetune.finetune")
+LONG_EXAMPLES = [f"anytime_keras.training.{name}" for name in ("cycles.train_cycle", "finetune.finetune", "result.Run")]
 
 
 def pytest_collection_modifyitems(items):
