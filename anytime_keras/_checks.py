@@ -1,20 +1,59 @@
 """Checks of arguments, with one clear error each."""
 
 import numbers
+import operator
+from collections.abc import Callable, Collection
+from typing import Any
+
+from anytime_keras import _errors
 
 
-def check_number(name, value, range, within):
+def check_number(name: str, value: Any, range: str, within: Callable[[Any], bool]) -> None:
     """Raises ValueError unless `value` is a number for which the function `within` is true; `range` describes it."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not within(value):
         raise ValueError(f"`{name}` must be a number {range}. Received: {name}={value!r}.")
 
 
-def check_period(update_period):
+def check_period(update_period: Any) -> None:
     """Raises ValueError unless `update_period` is a number of batches."""
     check_number("update_period", update_period, "of batches, 1 or more", lambda value: value >= 1 and value % 1 == 0)
 
 
-def check_int(name, value, low):
-    """Raises ValueError unless `value` is an int of `low` or more, below 2**31."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**31:
-        raise ValueError(f"`{name}` must be an int of {low} or more. Received: {name}={value!r}.")
+def check_int(name: str, value: Any, low: int = 1) -> int:
+    """Returns any library's int as Python's, or raises ValueError unless it is `low` or more, below 2**31."""
+    number = _int(value)
+    if number is None or not low <= number < 2**31:
+        expected = "a positive int" if low == 1 else f"an int of {low} or more"
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}.")
+    return number
+
+
+def check_positive(**arguments: Any) -> list[int]:
+    """Returns the arguments as a list of ints, or raises ValueError unless each is a positive int."""
+    return [check_int(name, value) for name, value in arguments.items()]
+
+
+def check_positive_list(
+    name: str, values: Any, expected: str = "a list of positive ints", length: int | None = None
+) -> tuple[int, ...]:
+    """Returns `values` as a tuple of ints, or raises ValueError unless all, at least one, are positive ints."""
+    listed = values if isinstance(values, (tuple, list)) else ()
+    found = tuple(number for number in map(_int, listed) if number is not None and number > 0)
+    if not found or len(found) < len(listed) or length not in (None, len(found)):
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={values!r}.")
+    return found
+
+
+def check_choice(name: str, value: Any, choices: Collection) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {tuple(choices)}. Received: {name}={value!r}. {_errors.nearest(value, choices)}"
+        )
+
+
+def _int(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None

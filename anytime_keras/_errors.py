@@ -1,24 +1,26 @@
 """Helpers for error messages, shared across the package."""
 
 import difflib
+import os
 import pathlib
+from collections.abc import Iterable
 
 
-def nearest(name, known, most=60):
+def nearest(name: object, known: Iterable, most: int = 60) -> str:
     """Returns a hint with the known names closest to `name`, and all known names if there are at most `most`.
 
     >>> nearest("resan", ["resann", "msdnet33"])
     "Did you mean 'resann'? Known: 'msdnet33', 'resann'."
     """
-    known = sorted(set(map(str, known)))
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    names = sorted(set(map(str, known)))
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    if len(known) <= most:
-        return f"{hint}Known: {', '.join(map(repr, known))}."
-    return hint.strip() or f"Known: {', '.join(map(repr, known[:most]))} and {len(known) - most} more."
+    if len(names) <= most:
+        return f"{hint}Known: {', '.join(map(repr, names))}."
+    return hint.strip() or f"Known: {', '.join(map(repr, names[:most]))} and {len(names) - most} more."
 
 
-def expanded(path, remedy):
+def expanded(path: str | os.PathLike, remedy: str) -> pathlib.Path:
     """Expands `~` in a path to the home directory.
 
     Raises:

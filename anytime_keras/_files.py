@@ -2,19 +2,22 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 from anytime_keras import _errors
 
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
-def cache_folder():
+def cache_folder() -> pathlib.Path:
     """Returns the user's cache: `ANYTIME_KERAS_CACHE`, or `anytime_keras` in `XDG_CACHE_HOME` or ~/.cache.
 
     Raises:
@@ -27,7 +30,7 @@ def cache_folder():
     return _errors.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", remedy) / "anytime_keras"
 
 
-def sha256(content):
+def sha256(content: bytes) -> str:
     """Returns the SHA-256 of bytes, as hexadecimal digits.
 
     >>> sha256(b"")[:8]
@@ -36,12 +39,12 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-def with_hash(content):
+def with_hash(content: bytes) -> bytes:
     """Prepends the hash of a file that has no known one, for `without_hash`."""
     return sha256(content).encode() + b"\n" + content
 
 
-def without_hash(content):
+def without_hash(content: bytes | None) -> bytes | None:
     """Returns what `with_hash` was given, or None if it was changed or truncated.
 
     >>> without_hash(with_hash(b"text")), without_hash(with_hash(b"text")[:-1]), without_hash(None)
@@ -51,17 +54,30 @@ def without_hash(content):
     return rest if sha256(rest).encode() == own else None
 
 
-def read(path, most=None):
+def read(path: str | os.PathLike, most: int | None = None) -> bytes | None:
     """Returns a file's content, up to `most` bytes, or None if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return file.read(most)
+            return file.read(-1 if most is None else most)
     except OSError:
         return None
 
 
+def read_json(path: str | os.PathLike, expected: str) -> Any:
+    """Returns the content of a JSON file; `expected` describes it in the error if the file contains something else.
+
+    Raises:
+        ValueError: if the file is not JSON.
+        OSError: if it cannot be read.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"'{path}' must be {expected}. Received: {error}.") from error
+
+
 @contextlib.contextmanager
-def writing(path):
+def writing(path: pathlib.Path) -> Iterator[None]:
     """Locks an entry of the cache for writing and removes partial files of killed processes.
 
     Raises:
@@ -92,7 +108,26 @@ def _locked(file):
         return False
 
 
-def write(path, content):
+def lock_folder(folder: pathlib.Path) -> int | None:
+    """Locks a folder until the returned descriptor is closed; returns None on systems without locks.
+
+    Raises:
+        BlockingIOError: if another process has locked the folder.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
     """Writes a file atomically."""
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
     try:

@@ -1,7 +1,7 @@
 """Text tables and short numbers, shared across the package."""
 
 
-def table(headings, rows, left=1):
+def table(headings: list[str], rows: list[list[str]], left: int = 1) -> str:
     """Returns rows as a text table with aligned columns.
 
     Args:
@@ -23,7 +23,7 @@ def table(headings, rows, left=1):
     return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def short(number):
+def short(number: float) -> str:
     """Returns a number with three digits and a unit.
 
     >>> short(68861952), short(1234), short(2.5e9), short(57)

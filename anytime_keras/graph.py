@@ -60,15 +60,20 @@ def producer(tensor):
     return history.operation._inbound_nodes[history.node_index]
 
 
-def ends_in_sigmoid(tensor):
-    """Returns whether a tensor is the output of a sigmoid, which makes each value an independent probability."""
+def ends_in(tensor, *activations):
+    """Returns whether a tensor is the output of one of these activations, such as `"softmax"`."""
     operation = producer(tensor).operation
     if runs_its_graph(operation):
-        return ends_in_sigmoid(functional(operation).outputs[tensor._keras_history.tensor_index])
+        return ends_in(functional(operation).outputs[tensor._keras_history.tensor_index], *activations)
     if type(operation) in (keras.layers.Identity, keras.layers.Reshape, keras.layers.Flatten):
-        return ends_in_sigmoid(producer(tensor).input_tensors[0])
+        return ends_in(producer(tensor).input_tensors[0], *activations)
     activation = getattr(operation, "activation", operation)
-    return getattr(activation, "__name__", type(activation).__name__).lower() in ("sigmoid", "hard_sigmoid")
+    return getattr(activation, "__name__", type(activation).__name__).lower() in activations
+
+
+def ends_in_sigmoid(tensor):
+    """Returns whether a tensor is the output of a sigmoid, which makes each value an independent probability."""
+    return ends_in(tensor, "sigmoid", "hard_sigmoid")
 
 
 def calls(outputs, inputs=()):
@@ -149,9 +154,8 @@ def spec(operation, args, kwargs):
 
 def accepted(operation, kwargs):
     """Returns `kwargs`, without `training` if the `call` of `operation` does not accept it."""
-    if "training" in kwargs and "training" not in inspect.signature(operation.call).parameters:
-        return {name: value for name, value in kwargs.items() if name != "training"}
-    return kwargs
+    takes_training = "training" in inspect.signature(operation.call).parameters
+    return {name: value for name, value in kwargs.items() if takes_training or name != "training"}
 
 
 def trace(layer, *args, **kwargs):
@@ -233,8 +237,7 @@ def flatten(model):
             return _open_stack(operation, args, taken)
         return None
 
-    values = {id(tensor): tensor for tensor in model.inputs}
-    return run_again(model, values, None), opened
+    return run_again(model, {id(tensor): tensor for tensor in model.inputs}, None), opened
 
 
 _OPENED = weakref.WeakKeyDictionary()  # cache of `opened`, by functional model
@@ -274,10 +277,8 @@ def opened(model):
 def _nested(outputs, inputs):
     """Finds the nested models with several outputs that `outputs` depend on, and layers that compute several `outputs`.
 
-    Weightless operations after such a layer, such as a softmax, make no difference.
-
-    Returns:
-        A dict from each nested model or layer to the number of its outputs.
+    Weightless operations after such a layer, such as a softmax, make no difference. Returns a dict from each of them to
+    the number of its outputs.
     """
     operations = [call.operation for call in calls(outputs, inputs)]
     nested = {each: len(each.outputs) for each in operations if is_functional(each) and len(each.outputs) > 1}
@@ -292,11 +293,7 @@ def _nested(outputs, inputs):
 def _last_with_weights(tensor):
     """Returns the last call with weights, several inputs or several outputs on the way to `tensor`."""
     call = producer(tensor)
-    while (
-        not getattr(call.operation, "weights", None)
-        and len(call.input_tensors) == 1
-        and len(call.output_tensors) == 1
-    ):
+    while not getattr(call.operation, "weights", None) and len(call.input_tensors) == len(call.output_tensors) == 1:
         call = producer(call.input_tensors[0])
     return call
 
@@ -316,7 +313,7 @@ def _inputs_of(model, args):
 
 def _open_stack(layer, args, taken):
     """Flattens a stack of blocks and returns its results, or None if `layer` is not a stack."""
-    children = list(layer._flatten_layers(include_self=False, recursive=False))
+    children = sublayers(layer, recursive=False)
     blocks = [type(child) for child in children if is_composite(child)]
     if not is_composite(layer) or len(blocks) == len(set(blocks)):
         return None
@@ -328,31 +325,40 @@ def _open_stack(layer, args, taken):
     expected = tree.flatten(layer.compute_output_spec(*args))
     chained = [call.operation for call, _ in narrow(found, [1] * len(found))]
     kinds = [type(operation) for operation in chained if is_composite(operation)]
-    names = [call.operation.name for call in found]
+    named = {call.operation.name: call.operation for call in found}
     if (
         len(kinds) > len(set(kinds))
         and [(x.shape, x.dtype) for x in results] == [(x.shape, x.dtype) for x in expected]
-        and not any(taken.get(call.operation.name, call.operation) is not call.operation for call in found)
-        and len(names) == len(set(names))
+        and all(taken.get(name, operation) is operation for name, operation in named.items())
+        and len(named) == len(found)
     ):
-        taken.update((call.operation.name, call.operation) for call in found)
+        taken.update(named)
         return results
     forget(found)
     return None
+
+
+def sublayers(layer, recursive=True):
+    """Lists the layers inside a layer or model, at any depth unless `recursive` is False."""
+    return list(layer._flatten_layers(include_self=False, recursive=recursive))
+
+
+def is_from_keras(kind, package=""):
+    """Returns whether a class is defined by Keras, in a package such as `"layers."` if one is given."""
+    return kind.__module__.startswith(f"keras.src.{package}")
 
 
 def is_composite(layer):
     """Returns whether `layer` is a third-party layer whose weights all belong to its sublayers."""
     if not is_foreign(layer):
         return False
-    children = list(layer._flatten_layers(include_self=False, recursive=False))
-    inherited = {id(weight) for child in children for weight in child.weights}
+    inherited = {id(weight) for child in sublayers(layer, recursive=False) for weight in child.weights}
     return bool(inherited) and all(id(weight) in inherited for weight in layer.weights)
 
 
 def is_foreign(operation):
     """Returns whether `operation` is a layer defined outside Keras."""
-    return isinstance(operation, keras.Layer) and not type(operation).__module__.startswith("keras.src.layers.")
+    return isinstance(operation, keras.Layer) and not is_from_keras(type(operation), "layers.")
 
 
 def narrow(recorded, costs, width=1):
@@ -377,7 +383,7 @@ def narrow(recorded, costs, width=1):
         for source in sources:
             needed[place] |= needed[source]
             readers[source] |= 1 << place
-    work = [sum(costs[each] for each in _bits(needs)) for needs in needed]
+    work = [sum(cost for place, cost in enumerate(costs) if needs >> place & 1) for needs in needed]
 
     passing = []  # for each call, the earlier results that calls it does not depend on also read
     for place, sources in enumerate(parents):
@@ -391,7 +397,3 @@ def narrow(recorded, costs, width=1):
             found.append((recorded[place], work[place]))
             within = needed[place]
     return found[::-1]
-
-
-def _bits(number):
-    return [place for place, bit in enumerate(reversed(bin(number)[2:])) if bit == "1"]

@@ -1,5 +1,6 @@
 """Backend-specific helpers (compilation, synchronization, determinism) and a description of the machine."""
 
+import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -104,6 +105,27 @@ def check_fork(seconds=5.0):
 def finish(outputs):
     """Waits for the backend to compute `outputs` and returns them as NumPy arrays."""
     return keras.tree.map_structure(lambda value: np.asarray(keras.ops.convert_to_numpy(value)), outputs)
+
+
+@contextlib.contextmanager
+def full_precision():
+    """Disables TF32, in which GPUs multiply with 10 bits, so that results match those of a CPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.default_matmul_precision("highest"):
+            yield
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        before = tf.config.experimental.tensor_float_32_execution_enabled()
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            tf.config.experimental.enable_tensor_float_32_execution(before)
+    else:
+        yield
 
 
 def repeatable():

@@ -26,8 +26,14 @@ if BACKEND == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+# Examples of docstrings that belong to the second tier, as they train for some seconds.
+LONG_EXAMPLES = [f"anytime_keras.training.{name}" for name in ("cycles.train_cycle", "finetune.finetune", "result.Run")]
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
+        if item.name in LONG_EXAMPLES:
+            item.add_marker(pytest.mark.long)
         needs_it = "Needs the TensorFlow backend." in (getattr(getattr(item, "dtest", None), "docstring", None) or "")
         if BACKEND != "tensorflow" and (needs_it or item.get_closest_marker("tensorflow")):
             item.add_marker(pytest.mark.skip(reason="needs the TensorFlow backend"))

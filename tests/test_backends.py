@@ -11,16 +11,22 @@ from tests import checks
 
 pytestmark = pytest.mark.long
 
-# Training is run on JAX by `test_scan.py`, which compares the scan with `fit`; commands and zoo are the same on both.
-PLACES = ["weighting", "models", "cost", "data", "evaluation", "inference", "training/test_scan.py"]
-PLACES += ["training/test_clock.py", "zoo/test_load.py", "experiments/test_work.py"]
+# Where the library computes on Keras's backend: both tiers of what runs within a step of training, the quick tests of
+# the rest. Left out is what is the same on every backend (text, files, layouts of networks) or needs TensorFlow.
+TRAINING = ["weighting", "training/test_scan.py", "training/test_clock.py"]
+OTHERS = [f"models/test_{name}.py" for name in ("anytime_model", "convert", "families", "initializers", "metrics")]
+OTHERS += ["cost/test_exit_costs.py", "data/test_augment.py", "data/test_load.py", "evaluation/test_evaluate.py"]
+OTHERS += [f"inference/test_{name}.py" for name in ("early_exit", "engines", "ensemble", "evaluation", "predictor")]
+OTHERS += ["inference/test_stages.py", "zoo/test_load.py", "experiments/test_work.py"]
 
 
 @pytest.mark.tensorflow
-def test_the_suite_passes_on_jax():
-    places = [f"tests/{place}" for place in PLACES]
+@pytest.mark.parametrize(
+    "places, tiers", [(TRAINING, "not slow"), (OTHERS, "not slow and not long")], ids=["training", "others"]
+)
+def test_the_suite_passes_on_jax(places, tiers):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *places],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", tiers, *map("tests/{}".format, places)],
         cwd=pathlib.Path(__file__).parents[1],
         env={**os.environ, **checks.on_jax(), "PYTEST_ADDOPTS": ""},
         stdout=subprocess.PIPE,

@@ -1,3 +1,6 @@
+import pathlib
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -140,3 +143,11 @@ def test_a_traced_layer_shows_its_calls_and_can_be_forgotten():
     assert len(layer.dense._inbound_nodes) == 2
     graph.forget(recorded)
     assert not layer.dense._inbound_nodes and not layer.dense._outbound_nodes
+
+
+def test_private_attributes_of_keras_are_used_in_two_files():
+    root = pathlib.Path(graph.__file__).parent
+    names = "flatten_layers|functional|inbound_nodes|outbound_nodes|keras_history|metrics|compile_loss|attention_axes"
+    private = re.compile(rf"(?<!self)\._({names})\b|keras\.src")
+    users = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if private.search(path.read_text())}
+    assert users == {"graph.py", "weighting/training_loss.py"}

@@ -2,7 +2,8 @@
 
 import pytest
 
-ROOMS = ("cost", "weighting", "evaluation")
+ROOMS = ("cost", "weighting", "evaluation", "data", "models", "training", "zoo", "commands.overrides")
+ROOMS += ("_checks", "_errors", "_files", "_tables")
 pytestmark = [pytest.mark.long, pytest.mark.tensorflow]  # about the source, not about a backend
 
 
@@ -15,7 +16,7 @@ def mypy(*arguments):
 
 def test_mypy_accepts_the_hints(pytestconfig, monkeypatch):
     monkeypatch.chdir(pytestconfig.rootpath)
-    report, status = mypy(*(f"--package=anytime_keras.{room}" for room in ROOMS))
+    report, status = mypy(*(argument for room in ROOMS for argument in ("-p", f"anytime_keras.{room}")))
     assert status == 0, report
 
 

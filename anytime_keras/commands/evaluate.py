@@ -60,7 +60,7 @@ def _curve(flags, path):
     if images is None:
         raise ValueError(f"Data set '{data.name}' has no {flags.split} images.")
     latency = flags.latency or flags.cost == "latency"
-    with crops.corruption_told():
+    with crops.corrupt_images_named():
         curve = evaluation.evaluate(model, images, latency=latency, name=path.stem)
     curve.about.update(data=data.describe(), split=flags.split)
     return curve

@@ -5,7 +5,7 @@ import json
 from anytime_keras import _errors
 
 
-def changed(recipe, settings):
+def changed(recipe: dict, settings: list[str]) -> dict:
     """Returns a copy of a recipe's dict with some fields changed.
 
     Args:

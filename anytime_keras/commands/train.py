@@ -2,7 +2,11 @@
 
 anytime-keras train --model=resann --num_units=9 --channels=16 --dataset=cifar10 --weighting=adaloss --folder=runs/a
 anytime-keras train --folder=runs/a --resume
-anytime-keras train --dataset=cifar10 --recipe=modern --minutes=60
+anytime-keras train --dataset=cifar10 --recipe=modern --minutes=60 --set=label_smoothing=0.2 --set=model.exit_every=3
+
+--set changes any field of the recipe by its path; the value is JSON or a word. `recipe.json` in a run's directory shows
+all fields. Examples: --set=precision=mixed_bfloat16, --set=weighting.momentum=0.99, --set=distillation.weight=0.5,
+--set=sizes=[[32,0.5],[64,0.5]].
 """
 
 import json
@@ -11,6 +15,7 @@ import pathlib
 from absl import flags
 
 from anytime_keras import commands
+from anytime_keras.commands import overrides
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
@@ -21,11 +26,6 @@ flags.DEFINE_enum("recipe", "paper", ["paper", "modern"], "Recipe to start from.
 flags.DEFINE_string("model", "resann", "Name of the network family.", **_own)
 flags.DEFINE_integer("num_units", None, "Units per block (ResANN).", **_own)
 flags.DEFINE_integer("channels", None, "Filters of the first convolution (ResANN).", **_own)
-flags.DEFINE_integer("exit_every", None, "Units between consecutive exits (ResANN).", **_own)
-flags.DEFINE_enum(
-    "preset", None, ["paper", "authors_code"], "Which to follow where the authors' paper and code differ.", **_own
-)
-flags.DEFINE_string("model_config", None, "Further arguments of the network, as a JSON object.", **_own)
 flags.DEFINE_string("dataset", "digits", "Name of a data set, a directory of images, or an .npz file.", **_own)
 flags.DEFINE_string(
     "augment",
@@ -34,7 +34,9 @@ flags.DEFINE_string(
     "steps. keras_cv_... steps need pip install '.[cv]'. Default: the data set's.",
     **_own,
 )
-flags.DEFINE_float("validation", None, "Fraction (below 1) or number of training images to hold out.", **_own)
+flags.DEFINE_string(
+    "validation", None, "Fraction (below 1) or number of training images to hold out, or 'last' as the paper.", **_own
+)
 flags.DEFINE_integer("image_size", None, "Pixels, height and width to crop images of different sizes to.", **_own)
 flags.DEFINE_bool("skip_corrupt", False, "Skip images of a directory that cannot be decoded, with a warning.", **_own)
 flags.DEFINE_string("data_dir", None, "Data directory of tensorflow-datasets or tiny-imagenet-200.", **_own)
@@ -42,26 +44,13 @@ flags.DEFINE_string(
     "weighting", None, "adaloss, constant, linear, half_end, gradnorm, uncertainty, or single_exit:NUMBER.", **_own
 )
 flags.DEFINE_float("gamma", None, "AdaLoss: fraction of uniform weight.", **_own)
-flags.DEFINE_float("momentum", None, "AdaLoss: momentum of the running means.", **_own)
-flags.DEFINE_integer("update_period", None, "AdaLoss: batches between weight updates.", **_own)
 flags.DEFINE_integer("epochs", None, "Number of epochs. Default: the recipe's.", **_own)
 flags.DEFINE_float("minutes", None, "Minutes of the run, evaluation included; replaces --epochs.", **_own)
-flags.DEFINE_string("sizes", None, "Image sizes in pixels with their fractions of the run: 32:0.5,64:0.5.", **_own)
 flags.DEFINE_string("init", None, "Initial weights: the directory of a training run, or a model of the zoo.", **_own)
 flags.DEFINE_integer("batch_size", None, "Global batch size, over all devices.", **_own)
 flags.DEFINE_float("learning_rate", None, "Peak learning rate.", **_own)
-flags.DEFINE_float(
-    "weight_decay", None, "L2 penalty as in the paper: adds half of this times the squared norm to the loss.", **_own
-)
-flags.DEFINE_float("label_smoothing", None, "Label smoothing.", **_own)
-flags.DEFINE_enum("schedule", None, ["step", "cosine", "constant"], "Learning-rate schedule.", **_own)
-flags.DEFINE_string("optimizer", None, "Keras optimizer, such as sgd or adamw.", **_own)
 flags.DEFINE_integer("seed", None, "Seed of initialisation, shuffling and augmentation.", **_own)
-flags.DEFINE_string("precision", None, "Keras dtype policy, such as mixed_bfloat16.", **_own)
-flags.DEFINE_integer("steps_per_execution", None, "Batches per call of the compiled training function.", **_own)
-flags.DEFINE_float("ema_momentum", None, "Also evaluate a moving average of the weights, with this momentum.", **_own)
-flags.DEFINE_float("distillation", None, "Weight of the distillation loss from the last exit to earlier ones.", **_own)
-flags.DEFINE_float("temperature", None, "Temperature of --distillation.", **_own)
+flags.DEFINE_multi_string("set", [], "A field of the recipe to change, such as --set=optimizer.momentum=0.8.", **_own)
 flags.DEFINE_enum(
     "engine", "fit", ["fit", "scan"], "Keras's fit, or one program per epoch (KERAS_BACKEND=jax only).", **_own
 )
@@ -117,76 +106,24 @@ def run(flags, arguments):
     print(f"\n{'checkpoint' if run.curve is None else 'results'} in {folder}")
 
 
+# The recipe's field that each flag sets.
+FIELDS = {"model": "model.name", "num_units": "model.num_units", "channels": "model.channels", "dataset": "data.data"}
+FIELDS |= {name: f"data.{name}" for name in ("image_size", "data_dir", "skip_corrupt")}
+FIELDS |= {"gamma": "weighting.gamma"}
+FIELDS |= {name: name for name in ("epochs", "batch_size", "learning_rate", "seed", "init")}
+
+
 def _changes(flags, recipe):
     """Returns the recipe with the given flags applied."""
-    content = recipe.to_dict()
-    if flags["model"].present:
-        content["model"]["name"] = flags.model
-    for name in ("num_units", "channels", "exit_every", "preset"):
-        if flags[name].present:
-            content["model"][name] = flags[name].value
-    if flags.model_config:
-        try:
-            content["model"].update(json.loads(flags.model_config))
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"--model_config must be a JSON object such as '{{\"num_units\": 5}}'. Received: "
-                f"{flags.model_config!r}: {error}."
-            ) from error
-    if flags["dataset"].present:
-        content["data"]["data"] = flags.dataset
-    if flags["augment"].present:
-        content["data"]["augment"] = [] if flags.augment == "none" else flags.augment
-    if flags["validation"].present:
-        if flags.validation == 1 or (flags.validation > 1 and flags.validation % 1):
-            raise ValueError(
-                f"--validation must be a fraction below 1 or an int above 1. Received: {flags.validation}."
-            )
-        content["data"]["validation"] = flags.validation if flags.validation < 1 else int(flags.validation)
-    for name in ("image_size", "data_dir", "skip_corrupt"):
-        if flags[name].present:
-            content["data"][name] = flags[name].value
-    if flags["weighting"].present:
+    settings = []
+    if flags.weighting:
         name, _, exit_name = flags.weighting.partition(":")
-        content["weighting"] = {"name": name}
-        if exit_name:
-            content["weighting"]["exit"] = int(exit_name) if exit_name.lstrip("-").isdigit() else exit_name
-    for name in ("gamma", "momentum", "update_period"):
-        if flags[name].present:
-            content["weighting"][name] = flags[name].value
-    for flag, name in (("distillation", "weight"), ("temperature", "temperature")):
-        if flags[flag].present:
-            content["distillation"] = {**(content["distillation"] or {}), name: flags[flag].value}
-    for name in ("schedule", "optimizer"):
-        if flags[name].present and flags[name].value != content[name]["name"]:
-            content[name] = {"name": flags[name].value}
-    for name in (
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "weight_decay",
-        "label_smoothing",
-        "seed",
-        "precision",
-        "steps_per_execution",
-        "ema_momentum",
-        "init",
-    ):
-        if flags[name].present:
-            content[name] = flags[name].value
-    if flags["sizes"].present:
-        content["sizes"] = _sizes(flags.sizes)
-    recipe = type(recipe).from_dict(content)
+        number = int(exit_name) if exit_name.lstrip("-").isdigit() else exit_name
+        settings.append(f"weighting={json.dumps({'name': name, **({'exit': number} if exit_name else {})})}")
+    if flags.augment:
+        settings.append(f"data.augment={'[]' if flags.augment == 'none' else flags.augment}")
+    if flags.validation:
+        settings.append(f"data.validation={flags.validation}")
+    settings += [f"{field}={json.dumps(flags[name].value)}" for name, field in FIELDS.items() if flags[name].present]
+    recipe = type(recipe).from_dict(overrides.changed(recipe.to_dict(), [*settings, *flags.set]))
     return recipe if flags.minutes is None else recipe.with_minutes(flags.minutes)
-
-
-def _sizes(text):
-    """
-    >>> _sizes("32:0.5,64:0.5")
-    [[32, 0.5], [64, 0.5]]
-    """
-    try:
-        pairs = [pair.split(":") for pair in text.split(",")]
-        return [[int(side), float(share)] for side, share in pairs]
-    except ValueError as error:
-        raise ValueError(f"--sizes must look like --sizes=32:0.5,48:0.3,64:0.2. Received: --sizes={text}.") from error

@@ -88,12 +88,8 @@ def rule_of(layer: keras.Operation) -> Callable | None:
 def _kinds(layer):
     """Lists the classes whose rule applies to `layer`: its MRO up to the first class outside Keras with a `call`."""
     kinds = type(layer).__mro__
-    own = (place for place, kind in enumerate(kinds) if "call" in vars(kind) and not _is_kerass(kind))
+    own = (place for place, kind in enumerate(kinds) if "call" in vars(kind) and not graph.is_from_keras(kind))
     return kinds[: next(own, len(kinds)) + 1]
-
-
-def _is_kerass(kind):
-    return kind.__module__.startswith("keras.src.")
 
 
 def _shapes(values):
@@ -217,7 +213,7 @@ _LOOK_UPS = ("Add", "BroadcastTo", "Concatenate", "GetItem", "Subtract", "Take",
 
 def _only_looks_up(layer, calls, results):
     """Returns whether a layer only looks up, adds or concatenates its own matrices."""
-    children = {id(w) for child in layer._flatten_layers(include_self=False) for w in child.weights}
+    children = {id(w) for child in graph.sublayers(layer) for w in child.weights}
     if not any(_is_matrix(weight) for weight in layer.weights if id(weight) not in children):
         return True
     users = [call for call in calls if any(map(_is_matrix, tree.flatten((call.arguments.args, call.arguments.kwargs))))]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from anytime_keras import graph
+from anytime_keras._checks import check_choice
 from anytime_keras.cost import counting, rules
 
 
@@ -99,8 +100,7 @@ def exit_costs(
     >>> len(costs), costs[-1].with_all_heads
     (15, 68861952)
     """
-    if layers not in ("all", "conv"):
-        raise ValueError(f"`layers` must be 'all' or 'conv'. Received: layers={layers!r}.")
+    check_choice("layers", layers, ("all", "conv"))
     if not graph.is_functional(model):
         raise ValueError(
             "`model` must be a functional Keras model, because costs are counted on its graph. "
@@ -163,12 +163,7 @@ def _weights(operation, only):
         return []
     if only is None or isinstance(operation, only):
         return operation.weights
-    return [
-        weight
-        for layer in operation._flatten_layers(include_self=False)
-        if isinstance(layer, only)
-        for weight in layer.weights
-    ]
+    return [weight for layer in graph.sublayers(operation) if isinstance(layer, only) for weight in layer.weights]
 
 
 def macs_by_call(

@@ -94,7 +94,7 @@ def _reversible_embedding_macs(layer, inputs, outputs):
 @_for(layers.MultiHeadAttention)
 def _multi_head_attention_macs(layer, inputs, outputs):
     query, value = inputs[:2]
-    axes = [axis % len(query) for axis in layer._attention_axes]
+    axes = [axis % len(query) for axis in layer.get_config()["attention_axes"]]
     targets, sources = (math.prod(shape[axis] for axis in axes) for shape in (query, value))
     elsewhere = math.prod(query[axis] for axis in range(1, len(query) - 1) if axis not in axes)
     projections = targets * (

@@ -8,7 +8,7 @@ same seed, epoch and step give the same images, so training resumes exactly.
 import keras
 from keras import ops
 
-from anytime_keras import _errors
+from anytime_keras import _errors, graph
 from anytime_keras.data import keras_cv_steps
 
 
@@ -263,7 +263,7 @@ def _from_layer(layer, mixes=False):
     """Wraps a Keras augmentation layer as a step that draws from our seed instead of the layer's."""
 
     def step(images, labels, seed):
-        for part in layer._flatten_layers():
+        for part in [layer, *graph.sublayers(layer)]:
             if hasattr(part, "generator"):
                 part.generator = seed
         transformation = layer.get_random_transformation(images, training=True, seed=seed)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import os
 import re
 import struct
 
@@ -28,7 +29,7 @@ class CorruptImage(ValueError):
 
 
 @contextlib.contextmanager
-def corruption_told():
+def corrupt_images_named():
     """Re-raises the `CorruptImage` that TensorFlow wraps in its own error."""
     try:
         yield
@@ -109,7 +110,7 @@ def _eight_bits(image, turned):
     return Image.fromarray((values + 0.5).astype("uint8"))
 
 
-def size(path):
+def size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns the (height, width) of an image as decoded by `decode`, usually from the file's header alone."""
     try:
         with Image.open(path) as image:
@@ -130,13 +131,13 @@ def _corrupt(name, error):
     return CorruptImage(f"The image '{name}' cannot be decoded: {error}. Repair or remove it.")
 
 
-def to_array(image):
+def to_array(image: Image.Image) -> np.ndarray:
     """Returns the image as uint8, shape (height, width, channels)."""
     array = np.asarray(image)
     return array if array.ndim == 3 else array[..., np.newaxis]
 
 
-def center_crop(image, size, short_side=None):
+def center_crop(image: Image.Image, size: tuple[int, int], short_side: int | None = None) -> np.ndarray:
     """Resizes the short side to `short_side` pixels and takes the central crop, the paper's single crop (224 of 256).
 
     Resizing is bilinear, with antialiasing when the image shrinks.
@@ -151,12 +152,12 @@ def center_crop(image, size, short_side=None):
     """
     height, width = size
     resized = resized_size((image.height, image.width), size, short_side)
-    image = image.resize((resized[1], resized[0]), Image.BILINEAR)
+    image = image.resize((resized[1], resized[0]), Image.Resampling.BILINEAR)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return to_array(image.crop((left, top, left + width, top + height)))
 
 
-def short_side(size):
+def short_side(size: tuple[int, int]) -> int:
     """Returns 256/224 of the short side of a crop, the length to which `center_crop` resizes an image's by default.
 
     >>> short_side((224, 224))
@@ -165,7 +166,9 @@ def short_side(size):
     return round(min(size) * 256 / 224)
 
 
-def resized_size(image_size, size, shorter=None):
+def resized_size(
+    image_size: tuple[int, int], size: tuple[int, int], shorter: int | None = None
+) -> tuple[int, int]:
     """Returns the (height, width) to which `center_crop` resizes an image before cropping.
 
     Args:
@@ -178,7 +181,8 @@ def resized_size(image_size, size, shorter=None):
     """
     shorter = shorter or short_side(size)
     scale = max(shorter / min(image_size), *(crop / length for crop, length in zip(size, image_size)))
-    return tuple(max(crop, round(length * scale)) for crop, length in zip(size, image_size))
+    height, width = (max(crop, round(length * scale)) for crop, length in zip(size, image_size))
+    return height, width
 
 
 def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
@@ -205,5 +209,5 @@ def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3
         if 0 < width <= image.width and 0 < height <= image.height:
             left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
             box = (left, top, left + width, top + height)
-            return to_array(image.resize((size[1], size[0]), Image.BILINEAR, box=tuple(map(float, box))))
+            return to_array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=tuple(map(float, box))))
     return center_crop(image, size, short_side=min(size))

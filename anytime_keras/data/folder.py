@@ -13,10 +13,10 @@ from anytime_keras.data.examples import ArrayExamples, FileExamples, Skipped
 from anytime_keras.data.sources import Source
 
 # Non-hidden leftovers of tools: macOS archives, recycle bins, thumbnails, settings, Python's bytecode.
-LEFTOVERS = ("__macosx", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information", "lost+found")
-LEFTOVERS += ("thumbs.db", "desktop.ini", "__pycache__")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".jp2", ".avif")
-EXTENSIONS += (".pbm", ".pgm", ".pnm", ".ppm")
+LEFTOVERS = ["__macosx", "$recycle.bin", "#recycle", "@recycle", "@eadir", "system volume information", "lost+found"]
+LEFTOVERS += ["thumbs.db", "desktop.ini", "__pycache__"]
+EXTENSIONS = [".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".jp2", ".avif"]
+EXTENSIONS += [".pbm", ".pgm", ".pnm", ".ppm"]
 
 
 def load(path, image_size=None, skip_corrupt=False, name=None):

@@ -7,6 +7,8 @@ resumes exactly, as with the other steps.
 
 import keras
 
+from anytime_keras import graph
+
 # keras-cv layers and their non-default arguments.
 STEPS = {
     # Cubuk et al., 2020. Unlike Keras's layer, draws operations per image: three, of medium strength.
@@ -101,7 +103,7 @@ def _draw_from(layer, random):
     """Replaces the generators and factor samplers of a keras-cv layer and its sublayers with `random`."""
     from keras_cv import core
 
-    for part in layer._flatten_layers():
+    for part in [layer, *graph.sublayers(layer)]:
         part._random_generator = random
         for name, value in list(vars(part).items()):
             if isinstance(value, (core.UniformFactorSampler, core.NormalFactorSampler)):

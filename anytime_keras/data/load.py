@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from anytime_keras import _errors
+from anytime_keras._checks import check_int, check_positive_list
 from anytime_keras.data import augment as augmentation
 from anytime_keras.data import folder, parts, sources, splits, tiny_imagenet
 from anytime_keras.data.batches import pipeline
@@ -209,13 +210,11 @@ def load(
     DataSet('digits', train=1294, validation=144, test=359, image_shape=(8, 8, 1), num_classes=10)
     >>> train, validation, test = data
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive int. Received: batch_size={batch_size!r}.")
-    for name, value in (("seed", seed), ("split_seed", split_seed)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-            raise ValueError(f"`{name}` must be an int from 0 to 2**31 - 1. Received: {name}={value!r}.")
+    batch_size = check_int("batch_size", batch_size)
+    seed, split_seed = check_int("seed", seed, 0), check_int("split_seed", split_seed, 0)
     if image_size is not None:
-        image_size = _image_size(image_size)
+        pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+        image_size = check_positive_list("image_size", pair, "(height, width), two positive ints", length=2)
     if augment is not None and not isinstance(augment, (str, list, tuple)):
         raise ValueError(f"`augment` must be 'default', None or a list of steps. Received: augment={augment!r}.")
     if isinstance(augment, str) and augment != "default":
@@ -288,19 +287,6 @@ def _check_source(source, image_size):
         )
     if len(source.class_names) < 2:
         raise ValueError(f"'{source.name}' must hold two classes or more. Received: {source.class_names}.")
-
-
-def _image_size(size):
-    pair = (
-        (size, size)
-        if isinstance(size, int) and size is not True
-        else tuple(size)
-        if isinstance(size, (tuple, list))
-        else ()
-    )
-    if len(pair) != 2 or not all(isinstance(length, int) and length > 0 for length in pair):
-        raise ValueError(f"`image_size` must be (height, width), two positive ints. Received: image_size={size!r}.")
-    return pair
 
 
 def _check_labels(labels, split, source):

@@ -5,7 +5,6 @@ the original files if there are any, otherwise PNG files for 8-bit grey and RGB 
 """
 
 import concurrent.futures
-import hashlib
 import io
 import json
 import pathlib
@@ -13,6 +12,8 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from anytime_keras import _files
+from anytime_keras._checks import check_number
 from anytime_keras.data import crops
 from anytime_keras.data.examples import ArrayExamples, processors
 from anytime_keras.data.sources import Source
@@ -45,8 +46,7 @@ def pack(data_set, folder, part_mb=58.0):
     >>> ak.data.load(folder).sizes
     {'train': 1294, 'validation': 144}
     """
-    if not isinstance(part_mb, (int, float)) or isinstance(part_mb, bool) or not part_mb > 0:
-        raise ValueError(f"`part_mb` must be a number above 0. Received: part_mb={part_mb!r}.")
+    check_number("part_mb", part_mb, "above 0", lambda value: value > 0)
     folder = pathlib.Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"`folder` must be new or empty. Received: '{folder}', which holds files.")
@@ -75,7 +75,7 @@ def pack(data_set, folder, part_mb=58.0):
         "encoding": encoding,
         "split_seed": data_set.split_seed,
         "sizes": {split: len(examples) for split, examples in splits.items()},
-        "parts": [{"path": path.name, "sha256": _sha256(path.read_bytes())} for path in paths],
+        "parts": [{"path": path.name, "sha256": _files.sha256(path.read_bytes())} for path in paths],
     }
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
     return [folder / INDEX, *paths]
@@ -114,10 +114,6 @@ def _write(folder, number, records):
     return path
 
 
-def _sha256(content):
-    return hashlib.sha256(content).hexdigest()
-
-
 def is_folder(path):
     """Returns whether a folder contains a packed data set."""
     return (path / INDEX).is_file()
@@ -148,7 +144,7 @@ def load(path):
     with concurrent.futures.ThreadPoolExecutor(processors()) as pool:
         for part, sha256 in parts:
             content = part.read_bytes() if part.is_file() else b""
-            if _sha256(content) != sha256:
+            if _files.sha256(content) != sha256:
                 raise ValueError(f"'{part}' is missing or damaged: its hash is not the one in {INDEX}. Copy it again.")
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 whole, ends = arrays["contents"].tobytes(), arrays["ends"].tolist()

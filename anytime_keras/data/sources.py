@@ -31,7 +31,7 @@ class Source:
     name: str
     splits: dict
     class_names: list
-    skipped: Skipped = None
+    skipped: Skipped | None = None
     split_seed: int | None = None
 
 
@@ -49,7 +49,7 @@ class Known:
     splits: dict
     augment: tuple
     validation: float = 0.1
-    image_size: tuple = None
+    image_size: tuple | None = None
 
 
 # The paper's four data sets (section 5.1) and Tiny ImageNet. Validation sizes are ours where the paper gives none.

@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 
 
-def hold_out(labels, amount, seed, what):
+def hold_out(labels: np.ndarray, amount: float, seed: int | list[int], what: str) -> tuple[np.ndarray, np.ndarray]:
     """Selects examples to hold out, stratified by class.
 
     Args:
@@ -30,12 +30,12 @@ def hold_out(labels, amount, seed, what):
     rest = np.argsort(-(shares - taken), kind="stable")[: wanted - taken.sum()]
     taken[rest] += 1
     taken = np.minimum(taken, counts - 1)
-    held = [rng.permutation(np.flatnonzero(labels == label))[:number] for label, number in zip(classes, taken)]
-    held = np.sort(np.concatenate(held))
+    chosen = [rng.permutation(np.flatnonzero(labels == label))[:number] for label, number in zip(classes, taken)]
+    held = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def number(amount, available, what):
+def number(amount: float, available: int, what: str) -> int:
     """Converts a fraction or a number of examples to a number, or raises; see `hold_out`."""
     whole = isinstance(amount, numbers.Integral)
     share = isinstance(amount, numbers.Real) and not whole and 0 < amount < 1

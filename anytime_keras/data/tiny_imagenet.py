@@ -4,11 +4,10 @@ The published test images have no labels. As usual, the 10,000 published validat
 the validation split is held out of train.
 """
 
-
 import numpy as np
 
 from anytime_keras.data.folder import from_files, list_images
-from anytime_keras.data.sources import Source, tfds_directory
+from anytime_keras.data.sources import tfds_directory
 
 FOLDER = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -63,8 +62,7 @@ def load(path, image_size=None, skip_corrupt=False):
         if wnid not in words:
             raise ValueError(f"'{path / 'words.txt'}' has no words for a class of wnids.txt. Received: '{wnid}'.")
     files = {"train": _training_files(path / "train", wnids), "test": _validation_files(path / "val", wnids)}
-    source = from_files("tiny_imagenet", files, [words[wnid] for wnid in wnids], image_size, skip_corrupt)
-    return Source("tiny_imagenet", source.splits, source.class_names, source.skipped)
+    return from_files("tiny_imagenet", files, [words[wnid] for wnid in wnids], image_size, skip_corrupt)
 
 
 def _training_files(place, wnids):
@@ -86,7 +84,7 @@ def _validation_files(place, wnids):
     there = {path.name for path in images.iterdir()} if images.is_dir() else ()
     paths, labels = [], []
     for line in filter(str.strip, (place / "val_annotations.txt").read_text().splitlines()):
-        name, wnid, *_ = [*line.split("\t"), ""]
+        name, wnid = (line.split("\t") + [""])[:2]
         if wnid not in label_of:
             raise ValueError(f"'{place / 'val_annotations.txt'}' must give each image a class. Received: {line!r}.")
         if name not in there:

@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+from anytime_keras import _tables
+from anytime_keras._checks import check_int
+
 MOST_PANELS = 4  # per row of a reliability plot
 
 
@@ -34,8 +37,7 @@ class Calibration:
     """
 
     def __init__(self, samples, bins=15, name=""):
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise ValueError(f"`bins` must be a positive int. Received: bins={bins!r}.")
+        check_int("bins", bins)
         self._samples, self._bins, self.name = samples, bins, name
         self.errors = self._errors(samples.confidences)
         self.calibrated_errors = None if samples.calibrated is None else self._errors(samples.calibrated)
@@ -90,12 +92,7 @@ class Calibration:
             ]
             for row, (name, error) in enumerate(self.errors.items())
         ]
-        widths = [max(map(len, column)) for column in zip(headings, *rows)]
-        lines = [
-            "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-            for line in [headings, *rows]
-        ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        return _tables.table(headings, rows)
 
     def plot(self, path=None, title=None):
         """Plots reliability: accuracy against confidence at each exit, before and after temperatures.
@@ -173,7 +170,9 @@ class Calibration:
         return style.save(figure, path)
 
 
-def reliability(confidences, correct, bins=15):
+def reliability(
+    confidences: np.ndarray, correct: np.ndarray, bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Groups samples by confidence into intervals of equal width.
 
     Args:
@@ -195,7 +194,7 @@ def reliability(confidences, correct, bins=15):
     return sums[0] / counts[used], sums[1] / counts[used], counts[used] / len(confidences)
 
 
-def expected_error(confidences, correct, bins=15):
+def expected_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     """Returns the expected calibration error, from 0 to 1; arguments as in `reliability`.
 
     >>> expected_error(np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, False, False]))

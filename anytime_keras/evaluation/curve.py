@@ -6,6 +6,9 @@ import math
 import numbers
 import pathlib
 
+from anytime_keras import _files, _tables
+from anytime_keras._checks import check_choice
+
 COSTS = ("with_all_heads", "with_head", "backbone", "latency")
 
 
@@ -98,8 +101,7 @@ class Curve:
 
     def costs(self, cost: str = "with_all_heads") -> list:
         """The cost of each exit, a list: MACs, or seconds for `"latency"`."""
-        if cost not in COSTS:
-            raise ValueError(f"`cost` must be one of {COSTS}. Received: cost={cost!r}.")
+        check_choice("cost", cost, COSTS)
         costs = [getattr(point, cost) for point in self.points]
         if None in costs:
             raise ValueError(
@@ -191,12 +193,7 @@ class Curve:
         for heading, values in (columns or {}).items():
             headings.append(heading)
             rows = [[*row, value if isinstance(value, str) else f"{value:.3f}"] for row, value in zip(rows, values)]
-        widths = [max(map(len, column)) for column in zip(headings, *rows)]
-        lines = [
-            "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-            for line in [headings, *rows]
-        ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        return _tables.table(headings, rows)
 
     def calibration(self, bins=15):
         """Compares the exits' confidence with their accuracy, before and after temperatures.
@@ -273,7 +270,4 @@ class Curve:
     @classmethod
     def from_json(cls, path):
         """Reads a curve from a file written by `to_json`."""
-        try:
-            return cls.from_dict(json.loads(pathlib.Path(path).read_text()))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"'{path}' must be a curve written by `Curve.to_json`. Received: {error}.") from error
+        return cls.from_dict(_files.read_json(path, "a curve written by `Curve.to_json`"))

@@ -1,9 +1,12 @@
 """`evaluate` measures a network on data and returns a curve."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
 from anytime_keras import graph, runtime
+from anytime_keras._checks import check_int
 from anytime_keras.cost import exit_costs
 from anytime_keras.evaluation.curve import Curve, CurvePoint
 from anytime_keras.evaluation.labels import class_numbers
@@ -52,8 +55,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     >>> len(curve), 0 <= curve[-1].error <= 1
     (3, True)
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive int. Received: batch_size={batch_size!r}.")
+    check_int("batch_size", batch_size)
     subject = _Network(model, layers, forward) if graph.is_functional(model) else _Predicted(model, layers)
     costs, names = subject.costs, [cost.exit for cost in subject.costs]
     tallies = {exit_name: _Tally(exit_name, sigmoid) for exit_name, sigmoid in zip(names, subject.sigmoid)}
@@ -79,13 +81,9 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     seconds = subject.seconds(example) if latency else {}
     points = [
         CurvePoint(
-            exit=cost.exit,
+            **dataclasses.asdict(cost),
             error=tallies[cost.exit].error,
             loss=tallies[cost.exit].loss,
-            backbone=cost.backbone,
-            with_head=cost.with_head,
-            with_all_heads=cost.with_all_heads,
-            params=cost.params,
             latency=seconds.get(cost.exit),
         )
         for cost in costs

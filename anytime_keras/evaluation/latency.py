@@ -1,6 +1,7 @@
 """Measures the latency of each exit on this machine."""
 
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -40,7 +41,7 @@ def latencies(model, example, repeats=30, seconds=2.0):
     return medians(calls, repeats, seconds)
 
 
-def medians(runs, repeats=30, seconds=2.0):
+def medians(runs: dict[str, Callable[[], object]], repeats: int = 30, seconds: float = 2.0) -> dict[str, float]:
     """Measures the median time of several functions, in turns.
 
     Args:
@@ -53,7 +54,7 @@ def medians(runs, repeats=30, seconds=2.0):
     >>> list(medians({"nothing": lambda: None}, repeats=1, seconds=0))
     ['nothing']
     """
-    times = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     start, rounds = time.perf_counter(), 0

@@ -4,6 +4,7 @@ import csv
 import math
 import pathlib
 
+from anytime_keras._checks import check_choice
 from anytime_keras.evaluation.curve import Curve
 
 AXIS = {
@@ -95,8 +96,7 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
     from anytime_keras.evaluation import style
 
     curves = _curves(curves)
-    if value not in ("loss", "error"):
-        raise ValueError(f"`value` must be 'loss' or 'error'. Received: value={value!r}.")
+    check_choice("value", value, ("loss", "error"))
     if not isinstance(optimal, Curve):
         raise ValueError(f"`optimal` must be a `Curve`. Received: {type(optimal).__name__}.")
     base = {point.exit: getattr(point, value) for point in optimal}

@@ -140,7 +140,7 @@ def _probabilities(logs, labels):
     return largest, true
 
 
-def log_probabilities(outputs):
+def log_probabilities(outputs: np.ndarray) -> np.ndarray:
     """Returns the logarithm of the softmax of outputs, or of the outputs themselves if they are probabilities.
 
     Args:

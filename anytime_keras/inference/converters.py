@@ -15,6 +15,7 @@ import zipfile
 import keras
 import numpy as np
 
+from anytime_keras import graph
 from anytime_keras.inference import quantization
 
 
@@ -226,7 +227,7 @@ def held_by_layers(model):
 
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable, tf.Module)
     held = {}
-    for layer in model._flatten_layers(include_self=False):
+    for layer in graph.sublayers(model):
         for name, value in vars(layer).items():
             values = keras.tree.flatten(value) if isinstance(value, (dict, list, tuple)) else [value]
             if resources := [each for each in values if isinstance(each, kinds)]:

@@ -98,7 +98,7 @@ def _combined(model, inference, method):
         _check(name, tensor)
         options = {
             "temperature": temperatures.get(name, 1.0),
-            "probabilities": _ends_in_softmax(tensor),
+            "probabilities": graph.ends_in(tensor, "softmax"),
             "name": f"{name.replace('/', '_')}_{method}",
             "dtype": "float32",
         }
@@ -121,15 +121,6 @@ def _check(name, tensor):
             "`monotone` needs exits of shape (batch, classes) that predict one of two classes or more. "
             f"Received: '{name}' with {kind}."
         )
-
-
-def _ends_in_softmax(tensor):
-    """Returns whether a tensor holds probabilities, as the output of a softmax."""
-    operation = graph.producer(tensor).operation
-    if graph.runs_its_graph(operation):
-        return _ends_in_softmax(graph.functional(operation).outputs[tensor._keras_history.tensor_index])
-    activation = getattr(operation, "activation", operation)
-    return getattr(activation, "__name__", type(activation).__name__).lower() == "softmax"
 
 
 def _joined(eann, names):

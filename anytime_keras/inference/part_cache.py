@@ -132,7 +132,7 @@ def _structure(model):
 
 def _operation(operation):
     kind = type(operation)
-    layers = list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else [operation]
+    layers = [operation, *graph.sublayers(operation)] if isinstance(operation, keras.Layer) else [operation]
     functions = [value for layer in layers for value in vars(layer).values() if inspect.isfunction(value)]
     if not all(each.__module__.startswith(_KNOWN_MODULES) for each in [*map(type, layers), *functions]):
         raise _Unknown

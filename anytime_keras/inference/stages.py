@@ -220,7 +220,7 @@ def in_dtype(model, dtype):
 
     plain = keras.Model(model.input, graph.outputs_by_name(model))
     clone = keras.models.clone_model(plain, clone_function=copy, recursive=True)
-    for layer, original in zip(clone._flatten_layers(), plain._flatten_layers()):
+    for layer, original in zip(graph.sublayers(clone), graph.sublayers(plain)):
         _check_copy(layer, original)
     for layer, original in zip(clone.layers, plain.layers, strict=True):
         for variable, value in zip(layer.variables, original.variables, strict=True):

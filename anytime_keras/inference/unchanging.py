@@ -2,6 +2,8 @@
 
 import keras
 
+from anytime_keras import graph
+
 
 def call(model, inputs, values=()):
     """Runs a functional model in inference mode without changing its state.
@@ -32,7 +34,7 @@ def call(model, inputs, values=()):
 
 def _states(model):
     """Returns the paths of the states of stateful recurrent layers."""
-    layers = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False) is True]
+    layers = [layer for layer in graph.sublayers(model) if getattr(layer, "stateful", False) is True]
     states = [state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))]
     return {state.path for state in states if state is not None}
 

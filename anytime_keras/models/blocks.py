@@ -1,71 +1,45 @@
-"""Building blocks shared by the families: argument checks, layers and exit heads."""
+"""What the families share: their base class, argument checks, layers and exit heads."""
 
-import operator
+import inspect
 
+import keras
 from keras import layers
 
-from anytime_keras import _errors
-from anytime_keras.models.convolution import Conv2D
-from anytime_keras.models.initializers import HeNormal
-from anytime_keras.models.normalization import BatchNormalization
+from anytime_keras._checks import check_number, check_positive_list
+from anytime_keras.models.anytime_model import BuiltModel
+from anytime_keras.models.layers import BatchNormalization, Conv2D, HeNormal
 
 PRESETS = ("paper", "authors_code")
 STEMS = ("small", "ilsvrc")
 
 
-def check_choice(name, value, choices):
-    """Raises unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {choices}. Received: {name}={value!r}. {_errors.nearest(value, choices)}"
-        )
+class Family(BuiltModel):
+    """An anytime network built from a few arguments, each stored as an attribute of the same name.
 
+    `input_shape` is stored as `image_shape`, since Keras has a property named `input_shape`.
+    """
 
-def check_preset(preset):
-    check_choice("preset", preset, PRESETS)
+    def get_config(self):
+        others = ("name", "dtype", "kwargs")
+        arguments = [name for name in inspect.signature(type(self)).parameters if name not in others]
+        return {
+            **{name: getattr(self, "image_shape" if name == "input_shape" else name) for name in arguments},
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
 
 
 def check_image_shape(input_shape):
-    """Returns `input_shape` as (height, width, channels), or raises."""
-    shape = tuple(map(_count, input_shape)) if isinstance(input_shape, (tuple, list)) else ()
-    if len(shape) != 3 or None in shape:
-        raise ValueError(
-            "`input_shape` must be (height, width, channels), three positive ints. "
-            f"Received: input_shape={input_shape!r}. For example `input_shape=(32, 32, 3)`."
-        )
-    return shape
-
-
-def check_positive(**arguments):
-    """Returns the arguments as a list of ints, or raises unless every one is a positive int."""
-    for name, value in arguments.items():
-        if _count(value) is None:
-            raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}.")
-    return [_count(value) for value in arguments.values()]
-
-
-def _count(value):
-    """Converts any library's positive int to a Python int; returns None for all other values."""
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
-    return number if number > 0 else None
+    """Returns `input_shape` as a tuple, or raises ValueError unless it is (height, width, channels)."""
+    expected = "(height, width, channels), three positive ints, such as (32, 32, 3)"
+    return check_positive_list("input_shape", input_shape, expected, length=3)
 
 
 def check_fraction(**arguments):
-    """Raises unless every argument is a number above 0 and at most 1."""
+    """Raises ValueError unless each argument is a number above 0 and at most 1."""
     for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise ValueError(f"`{name}` must be a number in (0, 1]. Received: {name}={value!r}.")
-
-
-def check_positive_list(name, values):
-    """Returns `values` as a tuple of positive ints, at least one, or raises."""
-    numbers = tuple(map(_count, values)) if isinstance(values, (tuple, list)) else ()
-    if not numbers or None in numbers:
-        raise ValueError(f"`{name}` must be a list of positive ints. Received: {name}={values!r}.")
-    return numbers
+        check_number(name, value, "in (0, 1]", lambda value: 0 < value <= 1)
 
 
 def kept(channels, reduction):

@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from anytime_keras import _errors, graph
+from anytime_keras._checks import check_int
 from anytime_keras.models import heads, places
 from anytime_keras.models.converted import ConvertedModel
 from anytime_keras.preprocessing import of_pretrained
@@ -125,9 +126,8 @@ def _check(exits, num_exits, every, head):
     ):
         raise ValueError(f"`exits` must be a list of names of layers. Received: exits={exits!r}.")
     for argument, least in (("num_exits", 2), ("every", 1)):
-        value = given[argument]
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise ValueError(f"`{argument}` must be an int, at least {least}. Received: {argument}={value!r}.")
+        if given[argument] is not None:
+            check_int(argument, given[argument], least)
     if not callable(head) and head not in heads.HEADS:
         raise ValueError(
             "`head` must be 'pool', 'msd' or a function (features, name) -> logits. "
@@ -175,8 +175,7 @@ def _keeps_head(model, output, head, num_classes):
                 "Pass the number of classes, or a function as `head` if that output is the answer."
             )
         return True
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-        raise ValueError(f"`num_classes` must be a positive int. Received: num_classes={num_classes!r}.")
+    check_int("num_classes", num_classes)
     fits = output.shape[-1] == num_classes
     if is_answer and not fits and not graph.is_foreign(graph.producer(output).operation):
         raise ValueError(

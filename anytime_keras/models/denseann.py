@@ -19,18 +19,8 @@ Here `dropout` is off by default, since the paper found it harmful on ILSVRC.
 
 import keras
 
-from anytime_keras.models.blocks import (
-    STEMS,
-    Builder,
-    check_choice,
-    check_fraction,
-    check_image_shape,
-    check_positive,
-    check_positive_list,
-    check_preset,
-    kept,
-)
-from anytime_keras.models.family import Family
+from anytime_keras._checks import check_choice, check_number, check_positive, check_positive_list
+from anytime_keras.models.blocks import PRESETS, STEMS, Builder, Family, check_fraction, check_image_shape, kept
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -92,9 +82,8 @@ class DenseANN(Family):
         )
         check_choice("stem", stem, STEMS)
         check_fraction(reduction=reduction)
-        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be a number in [0, 1). Received: dropout={dropout!r}.")
-        check_preset(preset)
+        check_number("dropout", dropout, "in [0, 1)", lambda value: 0 <= value < 1)
+        check_choice("preset", preset, PRESETS)
         input_shape = check_image_shape(input_shape)
         for argument, value in (("exit_every", exit_every), ("first_exit", first_exit)):
             if value > num_layers:

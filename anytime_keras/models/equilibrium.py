@@ -4,7 +4,7 @@ Reference: [Li, Zhang, Qi, Yang, Huang, ICCV 2019](https://arxiv.org/abs/1908.06
 """
 
 import keras
-from keras import ops, tree
+from keras import ops
 
 from anytime_keras import graph
 from anytime_keras.models.anytime_model import AnytimeModel
@@ -94,10 +94,9 @@ def gradient_equilibrium(model):
             id(tensor): values[id(tensor)] if id(tensor) in inputs else scale(tensor, made[id(tensor)] / share)
             for tensor in call.input_tensors
         }
-        args, kwargs = call.arguments.fill_in(given)
-        results = tree.flatten(call.operation(*args, **kwargs))
-        for tensor, result in zip(call.output_tensors, results):
-            values[id(tensor)], made[id(tensor)] = result, share
+        graph.replay([call], given)
+        for tensor in call.output_tensors:
+            values[id(tensor)], made[id(tensor)] = given[id(tensor)], share
     new = {name: values[id(tensor)] for name, tensor in outputs.items()}
     return AnytimeModel(model.input, new, name=model.name, dtype=getattr(model, "dtype_policy", None))
 

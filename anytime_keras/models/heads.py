@@ -6,9 +6,7 @@ from keras import layers
 from anytime_keras import graph
 from anytime_keras.cost import rules
 from anytime_keras.models.blocks import logits_dtype
-from anytime_keras.models.convolution import Conv2D
-from anytime_keras.models.initializers import HeNormal
-from anytime_keras.models.normalization import BatchNormalization
+from anytime_keras.models.layers import BatchNormalization, Conv2D, HeNormal
 
 DROPOUT = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D)
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
@@ -128,7 +126,7 @@ def is_activated(x):
     while isinstance(call.operation, DROPOUT):
         call = graph.producer(call.input_tensors[0])
     operation = call.operation
-    if isinstance(operation, _ACTIVATIONS) or type(operation).__module__ == "keras.src.ops.nn":
+    if isinstance(operation, _ACTIVATIONS) or graph.is_from_keras(type(operation), "ops.nn"):
         return True
     activation = None if graph.is_foreign(operation) else getattr(operation, "activation", None)
     return activation not in (None, keras.activations.linear)

@@ -20,17 +20,8 @@ networks), and features that no later exit reads are left out of the network.
 
 import keras
 
-from anytime_keras.models.blocks import (
-    STEMS,
-    Builder,
-    check_choice,
-    check_fraction,
-    check_image_shape,
-    check_positive,
-    check_positive_list,
-    kept,
-)
-from anytime_keras.models.family import Family
+from anytime_keras._checks import check_choice, check_int, check_positive, check_positive_list
+from anytime_keras.models.blocks import STEMS, Builder, Family, check_fraction, check_image_shape, kept
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -88,16 +79,14 @@ class MSDNet(Family):
         dtype=None,
         **kwargs,
     ):
-        (growth_rate,) = check_positive(growth_rate=growth_rate)
-        channels = 2 * growth_rate if channels is None else channels
+        channels = 2 * check_int("growth_rate", growth_rate) if channels is None else channels
         blocks = check_positive_list("blocks", blocks)
         factors = check_positive_list("factors", factors)
         exit_every, first_exit, num_classes = check_positive(
             exit_every=exit_every, first_exit=first_exit, num_classes=num_classes
         )
-        (channels,) = check_positive(channels=channels)
-        if head_channels is not None:
-            (head_channels,) = check_positive(head_channels=head_channels)
+        growth_rate, channels = check_positive(growth_rate=growth_rate, channels=channels)
+        head_channels = None if head_channels is None else check_int("head_channels", head_channels)
         check_growth(growth_rate, factors)
         check_fraction(reduction=reduction)
         check_choice("stem", stem, STEMS)

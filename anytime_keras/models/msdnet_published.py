@@ -19,15 +19,8 @@ import math
 
 import keras
 
-from anytime_keras.models.blocks import (
-    STEMS,
-    check_choice,
-    check_fraction,
-    check_image_shape,
-    check_positive,
-    check_positive_list,
-)
-from anytime_keras.models.family import Family
+from anytime_keras._checks import check_choice, check_positive, check_positive_list
+from anytime_keras.models.blocks import STEMS, Family, check_fraction, check_image_shape
 from anytime_keras.models.msdnet import MultiScaleBuilder, check_growth
 
 STEPS = ("even", "growing")

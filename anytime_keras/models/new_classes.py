@@ -6,9 +6,9 @@ from keras import layers
 from anytime_keras import graph
 from anytime_keras.cost import rules
 from anytime_keras.models.anytime_model import AnytimeModel
-from anytime_keras.models.blocks import check_positive, logits_dtype
-from anytime_keras.models.family import Family
-from anytime_keras.models.initializers import HeNormal
+from anytime_keras._checks import check_int
+from anytime_keras.models.blocks import Family, logits_dtype
+from anytime_keras.models.layers import HeNormal
 
 
 def with_classes(model, num_classes):
@@ -39,7 +39,7 @@ def with_classes(model, num_classes):
         raise ValueError(
             f"`model` must be an `AnytimeModel`. Received: {type(model).__name__}. `ak.to_anytime` makes one of it."
         )
-    (num_classes,) = check_positive(num_classes=num_classes)
+    num_classes = check_int("num_classes", num_classes)
     new = _rebuilt(model, num_classes) if isinstance(model, Family) else _regrown(model, num_classes)
     new.preprocessor = model.preprocessor
     return new

@@ -116,7 +116,7 @@ def _why_unknown(name, known, model):
     if any(graph.producer(tensor).operation.name == name for tensor in model.inputs):
         return "it is an input, nothing has been computed there"
     for layer in model.layers:
-        inner = [inside.name for inside in layer._flatten_layers(include_self=False)]
+        inner = [inside.name for inside in graph.sublayers(layer)]
         if name in inner:
             return (
                 f"it is inside '{layer.name}' of type {type(layer).__name__}, whose insides are no part of the graph; "

@@ -3,7 +3,8 @@
 import inspect
 
 from anytime_keras import _errors
-from anytime_keras.models.blocks import check_preset
+from anytime_keras._checks import check_choice
+from anytime_keras.models.blocks import PRESETS
 from anytime_keras.models.denseann import DenseANN
 from anytime_keras.models.msdnet import MSDNet
 from anytime_keras.models.msdnet_published import PublishedMSDNet
@@ -85,7 +86,7 @@ def build(name, **config):
     family, fixed = NETWORKS[name]
     if name in AUTHORS_CODE:
         preset = config.pop("preset", "paper")
-        check_preset(preset)
+        check_choice("preset", preset, PRESETS)
         fixed = {**fixed, **(AUTHORS_CODE[name] if preset == "authors_code" else {})}
     parameters = inspect.signature(family).parameters
     for key in config:

@@ -16,8 +16,8 @@ added, and has no batch normalisation in the exits.
 import keras
 from keras import ops
 
-from anytime_keras.models.blocks import Builder, check_image_shape, check_positive, check_positive_list, check_preset
-from anytime_keras.models.family import Family
+from anytime_keras._checks import check_choice, check_positive, check_positive_list
+from anytime_keras.models.blocks import PRESETS, Builder, Family, check_image_shape
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -65,7 +65,7 @@ class ResANN(Family):
         num_units, channels, num_classes, exit_every = check_positive(
             num_units=num_units, channels=channels, num_classes=num_classes, exit_every=exit_every
         )
-        check_preset(preset)
+        check_choice("preset", preset, PRESETS)
         input_shape = check_image_shape(input_shape)
         if exit_every > 3 * num_units:
             raise ValueError(
@@ -142,7 +142,7 @@ class BottleneckResANN(Family):
         channels, num_classes, exit_every = check_positive(
             channels=channels, num_classes=num_classes, exit_every=exit_every
         )
-        check_preset(preset)
+        check_choice("preset", preset, PRESETS)
         input_shape = check_image_shape(input_shape)
         num_units = sum(blocks)
         if exit_every > num_units:

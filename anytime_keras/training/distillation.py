@@ -4,10 +4,12 @@ Reference: [Zhang et al., 2019](https://arxiv.org/abs/1905.08094), without the p
 [Hinton et al., 2015](https://arxiv.org/abs/1503.02531).
 """
 
-import numbers
+import math
 
 import keras
 from keras import ops
+
+from anytime_keras._checks import check_number
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -35,14 +37,8 @@ class DistilledLoss(keras.losses.Loss):
 
     def __init__(self, loss, weight=1.0, temperature=1.0, name="distilled", **kwargs):
         super().__init__(name=name, **kwargs)
-        for argument, value, low in (("weight", weight, "0 or more"), ("temperature", temperature, "above 0")):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, numbers.Real)
-                or not (0 <= value < float("inf"))
-                or (low == "above 0" and value == 0)
-            ):
-                raise ValueError(f"`{argument}` must be a number {low}. Received: {argument}={value!r}.")
+        check_number("weight", weight, "0 or more", lambda value: 0 <= value < math.inf)
+        check_number("temperature", temperature, "above 0", lambda value: 0 < value < math.inf)
         self.loss, self.weight, self.temperature = loss, weight, temperature
 
     def call(self, y_true, y_pred):

@@ -2,7 +2,7 @@
 
 import keras
 
-from anytime_keras import _errors
+from anytime_keras._checks import check_choice, check_int
 from anytime_keras.data import crops
 from anytime_keras.training import scan
 from anytime_keras.training import strategy as strategies
@@ -99,13 +99,13 @@ def train(
             print(f"resuming after {'epoch' if recipe.minutes is None else 'round'} {training.epoch}")
         result = None
         if plan.first < plan.end:
-            with crops.corruption_told():
+            with crops.corrupt_images_named():
                 if engine == "scan":
                     seeds = [recipe.seed]
                     (result,) = scan.fit([training.model], training.data, seeds, plan, [callbacks], verbose)
                 else:
                     result = place.fit(training.model, training.data, plan, callbacks)
-        with crops.corruption_told():
+        with crops.corrupt_images_named():
             run = training.finish(result, training.stopped, verbose)
         place.leave()
         return run
@@ -122,8 +122,7 @@ def _check(recipe, callbacks, engine, time_limit, checkpoint_every):
                 "`callbacks` must be Keras callbacks, and no weighting, which the recipe names. "
                 f"Received: {type(callback).__name__}."
             )
-    if engine not in ENGINES:
-        raise ValueError(f"`engine` is unknown. Received: engine={engine!r}. {_errors.nearest(engine, ENGINES)}")
+    check_choice("engine", engine, ENGINES)
     if engine == "scan":
         scan.check_backend()
     if recipe.minutes is not None and time_limit is not None:
@@ -131,10 +130,5 @@ def _check(recipe, callbacks, engine, time_limit, checkpoint_every):
             "A recipe with `minutes` ends by itself. "
             f"Received: minutes={recipe.minutes}, time_limit={time_limit}. Leave `time_limit` out."
         )
-    if checkpoint_every is None:
-        return
-    if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int) or checkpoint_every < 1:
-        raise ValueError(
-            "`checkpoint_every` must be a number of epochs, 1 or more. "
-            f"Received: checkpoint_every={checkpoint_every!r}."
-        )
+    if checkpoint_every is not None:
+        check_int("checkpoint_every", checkpoint_every)

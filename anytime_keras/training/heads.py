@@ -4,7 +4,6 @@ import time
 
 import keras
 import numpy as np
-from keras import tree
 
 from anytime_keras import graph, runtime, weighting
 from anytime_keras.models import AnytimeModel
@@ -93,9 +92,7 @@ def split(model):
             if id(tensor) not in values:
                 features.append(tensor)
                 values[id(tensor)] = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
-        args, kwargs = call.arguments.fill_in(values)
-        results = tree.flatten(call.operation(*args, **kwargs))
-        values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
+        graph.replay([call], values)
         made.update(id(tensor) for tensor in call.output_tensors)
     heads = AnytimeModel(
         [values[id(tensor)] for tensor in features], {name: values[id(tensor)] for name, tensor in outputs.items()}

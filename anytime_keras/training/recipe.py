@@ -8,8 +8,8 @@ import pathlib
 import keras
 from keras import ops
 
-from anytime_keras import _errors, data, models, weighting
-from anytime_keras._checks import check_int, check_number
+from anytime_keras import _errors, _files, data, graph, models, weighting
+from anytime_keras._checks import check_choice, check_int, check_number
 from anytime_keras.data import sources
 from anytime_keras.training import distillation, schedules
 
@@ -143,15 +143,11 @@ class Recipe:
         self.schedule = _named(self.schedule, "name")
         self._check_length()
         for name, low in (("batch_size", 1), ("steps_per_execution", 1), ("seed", 0)):
-            check_int(name, getattr(self, name), low)
+            setattr(self, name, check_int(name, getattr(self, name), low))
         for name, end in dict(learning_rate=2**31, weight_decay=2**31, label_smoothing=1, ema_momentum=1).items():
             if name != "ema_momentum" or self.ema_momentum is not None:
                 check_number(name, getattr(self, name), f"of 0 or more, below {end}", lambda value: 0 <= value < end)
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"`precision` is unknown. Received: precision={self.precision!r}. "
-                f"{_errors.nearest(self.precision, PRECISIONS)}"
-            )
+        check_choice("precision", self.precision, PRECISIONS)
         if self.model["name"] != GIVEN:
             models.registry.check_name(self.model["name"])
         schedules.check_schedule(self.schedule)
@@ -166,11 +162,7 @@ class Recipe:
         self._optimizer(1)
         if self.distillation is not None:
             distillation.distilled_loss(None, self.distillation)
-        if not isinstance(self.gradient_equilibrium, bool):
-            raise ValueError(
-                "`gradient_equilibrium` must be True or False. "
-                f"Received: gradient_equilibrium={self.gradient_equilibrium!r}."
-            )
+        check_choice("gradient_equilibrium", self.gradient_equilibrium, (True, False))
         for name, expected in (("last_exit", "an exit's name"), ("init", "a folder or a name of the zoo")):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
@@ -179,8 +171,7 @@ class Recipe:
 
     def _check_length(self):
         if self.minutes is None:
-            self.epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
-            check_int("epochs", self.epochs, 1)
+            self.epochs = DEFAULT_EPOCHS if self.epochs is None else check_int("epochs", self.epochs)
             return
         if self.epochs is not None:
             raise ValueError(
@@ -231,10 +222,7 @@ class Recipe:
     @classmethod
     def from_json(cls, path):
         """Reads a recipe from a file that `to_json` wrote."""
-        try:
-            return cls.from_dict(json.loads(pathlib.Path(path).read_text()))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"'{path}' is no recipe: {error}. Expected what `Recipe.to_json` writes.") from error
+        return cls.from_dict(_files.read_json(path, "a recipe written by `Recipe.to_json`"))
 
     def with_minutes(self, minutes):
         """Returns a copy of the recipe that trains for a given time. The warm-up keeps its share of the run.
@@ -363,7 +351,7 @@ def _ending_with(model, last_exit):
 
 def decay_kernels(model, weight_decay):
     """Adds the paper's weight decay to a model's loss: half of `weight_decay` times each kernel's squared norm."""
-    for layer in model._flatten_layers():
+    for layer in graph.sublayers(model):
         kernel = getattr(layer, "kernel", None)
         if kernel is not None and kernel.regularizer is None:
             kernel.regularizer = _Decay(weight_decay / 2)
@@ -387,8 +375,7 @@ def build_weighting(config):
     arguments = dict(config)
     name = arguments.pop("name")
     schemes = {**weighting.SCHEMES, "single_exit": weighting.SingleExit}
-    if name not in schemes:
-        raise ValueError(f"`weighting` is unknown. Received: {name!r}. {_errors.nearest(name, schemes)}")
+    check_choice("weighting", name, schemes)
     try:
         return schemes[name](**arguments)
     except TypeError as error:

@@ -15,6 +15,7 @@ import zlib
 import keras
 from keras import ops
 
+from anytime_keras import graph
 from anytime_keras.training.devices import OneDevice, copied, make_state
 from anytime_keras.weighting import replicas
 from anytime_keras.weighting.training_loss import replaced
@@ -76,7 +77,7 @@ class Replicas(OneDevice):
         return self.strategy.scope()
 
     def prepare(self, model):
-        for layer in model._flatten_layers():
+        for layer in graph.sublayers(model):
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
 

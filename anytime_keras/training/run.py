@@ -8,7 +8,7 @@ import time
 
 import keras
 
-from anytime_keras import evaluation, runtime, zoo
+from anytime_keras import _files, evaluation, runtime, zoo
 from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.training import averaging, clock, schedules
@@ -24,12 +24,6 @@ from anytime_keras.training.checkpoint import (
 from anytime_keras.training.devices import OneDevice
 from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.result import Run, describe, title
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 
 # With `Recipe(minutes=)`, the least time between two checkpoints, and its share of the whole.
 CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60, 0.02
@@ -198,16 +192,12 @@ class Training:
     def _take_folder(self):
         """Locks the folder against other processes until `release` or the end of this process."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder, os.O_RDONLY) if fcntl is not None else None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = _files.lock_folder(self.folder)
         except BlockingIOError as error:
-            self.release()
             raise ValueError(
                 f"Another process trains in '{self.folder}'. Wait until it ends, stop it, or choose another folder."
             ) from error
-        except (OSError, AttributeError):  # a file system without locks; a system without fcntl
-            pass
         _claim(self.folder, self.recipe, self.resume)  # another process may have trained here meanwhile
 
     def release(self):

@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-from anytime_keras import _errors
+from anytime_keras._checks import check_choice
 
 # The arguments of each schedule.
 SCHEDULES = {"step": ("boundaries", "factor"), "cosine": ("warmup_epochs", "warmup"), "constant": ()}
@@ -103,8 +103,7 @@ def side_by_epoch(sizes: list, epochs: int):
 def check_schedule(schedule):
     """Raises ValueError unless `schedule` is a dict of a schedule's `name` and its arguments."""
     name, given = schedule["name"], {key: value for key, value in schedule.items() if key != "name"}
-    if not isinstance(name, str) or name not in SCHEDULES:
-        raise ValueError(f"`schedule` is unknown. Received: {name!r}. {_errors.nearest(name, SCHEDULES)}")
+    check_choice("schedule", name, SCHEDULES)
     known = list(SCHEDULES[name])
     for key in given:
         if key not in known:
@@ -125,14 +124,9 @@ def check_schedule(schedule):
 
 def check_sizes(sizes):
     """Raises unless `sizes` is a list of (side, share) with shares that sum to 1."""
-    pairs = isinstance(sizes, (list, tuple)) and len(sizes) > 0 and all(
-        isinstance(pair, (list, tuple))
-        and len(pair) == 2
-        and isinstance(pair[0], int)
-        and not isinstance(pair[0], bool)
-        and pair[0] >= 1
-        and is_number(pair[1])
-        and pair[1] > 0
+    pairs = isinstance(sizes, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and type(pair[0]) is int and is_number(pair[1])
+        and min(pair) > 0
         for pair in sizes
     )
     if not pairs or abs(sum(share for _, share in sizes) - 1) > 1e-6:
@@ -142,6 +136,6 @@ def check_sizes(sizes):
         )
 
 
-def is_number(value):
+def is_number(value: object) -> bool:
     """Returns whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -36,7 +36,7 @@ import sys
 
 import keras
 
-from anytime_keras import _errors
+from anytime_keras._checks import check_choice
 from anytime_keras.training.devices import JaxDevices, OneDevice
 from anytime_keras.training.replicated import Replicas
 
@@ -66,10 +66,7 @@ def choose(strategy="none"):
         return strategy
     backend = keras.backend.backend()
     if isinstance(strategy, str):
-        if strategy not in NAMES:
-            raise ValueError(
-                f"`strategy` is unknown. Received: strategy={strategy!r}. {_errors.nearest(strategy, NAMES)}"
-            )
+        check_choice("strategy", strategy, NAMES)
         _check_backend(strategy, backend)
         return _named(strategy)
     if isinstance(strategy, keras.distribution.DataParallel):

@@ -10,6 +10,8 @@ import zipfile
 import keras
 import numpy as np
 
+from anytime_keras._checks import check_choice
+
 # Size of written shards, below the schema's limit for files.
 SHARD_BYTES = 49_000_000
 PRECISIONS = ("float32", "float16")
@@ -20,7 +22,9 @@ def of_model(model):
     return {variable.path: np.asarray(keras.ops.convert_to_numpy(variable)) for variable in model.weights}
 
 
-def shards(arrays, precision="float32", shard_bytes=SHARD_BYTES):
+def shards(
+    arrays: dict[str, np.ndarray], precision: str = "float32", shard_bytes: int = SHARD_BYTES
+) -> list[bytes]:
     """Packs arrays into the contents of one or more files.
 
     Args:
@@ -35,9 +39,9 @@ def shards(arrays, precision="float32", shard_bytes=SHARD_BYTES):
     Raises:
         ValueError: if an array exceeds a file's size, or is not finite in this precision.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}.")
-    groups, room = [], 0
+    check_choice("precision", precision, PRECISIONS)
+    groups: list[dict[str, np.ndarray]] = []
+    room = 0
     for name, array in arrays.items():
         with np.errstate(over="ignore"):
             array = array.astype(precision if array.ndim > 1 else "float32")
@@ -54,14 +58,14 @@ def shards(arrays, precision="float32", shard_bytes=SHARD_BYTES):
     return [pack(group) for group in groups]
 
 
-def pack(arrays):
+def pack(arrays: dict[str, np.ndarray]) -> bytes:
     """Returns the content of an .npz file, which is the same for equal arrays."""
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs mistake arrays for its option
     return file.getvalue()
 
 
-def unpack(content, shapes, where):
+def unpack(content: bytes, shapes: dict[str, tuple | None], where: str) -> dict[str, np.ndarray]:
     """Reads the arrays of an .npz file.
 
     Args:
@@ -75,7 +79,7 @@ def unpack(content, shapes, where):
     Raises:
         ValueError: if the file is not such an .npz or contains anything else.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.infolist():

@@ -9,7 +9,7 @@ FILTERS = {
     "weighting": lambda manifest, entry: entry.content["weighting"]["name"],
     "trained": lambda manifest, entry: entry.trained,
 }
-_added = []
+_added: list[places.Folder | places.Site] = []
 
 
 def _homes():

@@ -4,6 +4,7 @@ import numpy as np
 
 from anytime_keras import data as data_sets
 from anytime_keras import evaluation
+from anytime_keras._checks import check_int
 from anytime_keras.models.registry import NETWORKS
 from anytime_keras.zoo import arrays, catalog, places
 
@@ -43,10 +44,7 @@ def load(name, weights="default", num_classes=None, trainable=True):
     """
     if trainable not in TRAINABLE or isinstance(trainable, int) and not isinstance(trainable, bool):
         raise ValueError(f"`trainable` must be one of {TRAINABLE}. Received: trainable={trainable!r}.")
-    if num_classes is not None and (
-        isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1
-    ):
-        raise ValueError(f"`num_classes` must be a positive int or None. Received: num_classes={num_classes!r}.")
+    num_classes = None if num_classes is None else check_int("num_classes", num_classes)
     if weights is not None and not isinstance(weights, str):
         raise ValueError(f"`weights` must be a label, 'default' or None. Received: weights={weights!r}.")
     manifest, home = catalog.find(name)

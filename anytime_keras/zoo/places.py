@@ -1,7 +1,6 @@
 """Zoos, which are directories or sites with manifests and the files that the manifests refer to."""
 
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -9,7 +8,7 @@ import urllib.parse
 import urllib.request
 
 import anytime_keras
-from anytime_keras import _errors
+from anytime_keras import _errors, _files
 from anytime_keras.zoo import cache, schema
 from anytime_keras.zoo.manifest import FORMAT, File, Manifest
 
@@ -56,7 +55,7 @@ class Folder:
         if not cache.is_content(content, file.sha256, file.bytes):
             raise ValueError(
                 f"'{path}' is damaged or does not match its manifest. Expected: {file.bytes} bytes, sha256 "
-                f"{file.sha256}. Received: {path.stat().st_size} bytes, sha256 {hashlib.sha256(content).hexdigest()}. "
+                f"{file.sha256}. Received: {path.stat().st_size} bytes, sha256 {_files.sha256(content)}. "
                 f"Restore it, for example with `git checkout`."
             )
         return content

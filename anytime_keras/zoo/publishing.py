@@ -1,18 +1,15 @@
 """`publish` writes a trained network to a zoo, with its manifest, weights and golden pair."""
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import pathlib
 
-import keras
-
-from anytime_keras import _errors, evaluation, models, runtime
+from anytime_keras import _files, evaluation, models, runtime
 from anytime_keras.cost import exit_costs
 from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.models.registry import NETWORKS
-from anytime_keras.zoo import arrays, cache, places, schema
+from anytime_keras.zoo import arrays, places, schema
+from anytime_keras.zoo.facts import SOURCES, Facts
 from anytime_keras.zoo.loading import make
 from anytime_keras.zoo.manifest import FORMAT, Manifest
 from anytime_keras.zoo.reported import Reported
@@ -20,52 +17,6 @@ from anytime_keras.zoo.reported import Reported
 # Weights up to this size are in `weights/` and in the wheel; larger ones are in `weights/large/`.
 SMALL_BYTES = 3_000_000
 PAPER = "https://arxiv.org/abs/1708.06832"
-# Where a data set comes from and on what terms, as its makers say.
-SOURCES = {
-    "digits": (
-        "Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), UCI Machine Learning Repository, "
-        "test part as bundled with scikit-learn, https://doi.org/10.24432/C50P49",
-        "CC BY 4.0",
-    ),
-    "cifar10": ("Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "none stated; asks for citation"),
-    "cifar100": ("Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "none stated; asks for citation"),
-    "tiny_imagenet": (
-        "Stanford CS231n, a subset of ImageNet (Deng et al., 2009), http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-        "ImageNet's terms: research and education, not commercial",
-    ),
-    "imagenet2012": (
-        "Russakovsky et al., 2015, https://www.image-net.org",
-        "ImageNet's terms: research and education, not commercial",
-    ),
-}
-
-
-@dataclasses.dataclass
-class Facts:
-    """Facts that `publish` cannot measure; see its `facts`."""
-
-    description: str = ""
-    reference: str | None = None
-    licence: str = "Apache-2.0"
-    source: str | None = None
-    data_licence: str | None = None
-    epochs: float | None = None
-    images: int | None = None
-    seed: int = 0
-    minutes: float | None = None
-    machine: dict | None = None
-    note: str | None = None
-    weighting: dict | None = None
-    before: list | None = None
-    after: list | None = None
-
-    @classmethod
-    def of(cls, facts):
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in facts:
-            if key not in known:
-                raise ValueError(f"Unknown fact `{key}`. {_errors.nearest(key, known)}")
-        return cls(**facts)
 
 
 def publish(model, name, data, recipe=None, folder=None, label=None, precision="float32", **facts):
@@ -124,7 +75,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
     for shard in shards:
         found.update(arrays.unpack(shard, {variable.path: variable.shape for variable in stored.weights}, name))
     arrays.assign(stored, found)
-    with _full_precision():
+    with runtime.full_precision():
         reported = isinstance(data, Reported)
         golden_pair = data.fill(entry, model, stored) if reported else _measure(stored, data, entry)
     lineage = old["lineage"] if old is not None and recipe is not None and recipe.init is not None else []
@@ -135,7 +86,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
 
     large = "large/" if sum(map(len, shards)) > SMALL_BYTES else ""
     # New file names, so that the old files stay intact until the manifest refers to the new ones.
-    version = f"-{hashlib.sha256(b''.join(shards)).hexdigest()[:8]}" if old is not None and old["files"] else ""
+    version = f"-{_files.sha256(b''.join(shards))[:8]}" if old is not None and old["files"] else ""
     place = f"weights/{large}{stem(name, label)}{version}"
     numbers = [""] if len(shards) == 1 else [f"-{number}of{len(shards)}" for number in range(1, len(shards) + 1)]
     files = {f"{place}{number}.npz": shard for number, shard in zip(numbers, shards)}
@@ -150,7 +101,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
     return manifest
 
 
-def better(before, after):
+def better(before: list[float], after: list[float]) -> bool:
     """Returns whether errors improved: a lower mean over the exits, and no higher error at the last exit.
 
     Args:
@@ -227,7 +178,7 @@ def announce(recipe, name, label=None, folder=None, **facts):
     return _write(zoo, _begin(models.build(**recipe.model), name, label, data_name, before, recipe, facts), {})
 
 
-def stem(name, label):
+def stem(name: str, label: str) -> str:
     """Returns the stem of the file names of a network's weights.
 
     >>> stem("msdnet33_adaloss", "tiny_imagenet"), stem("resann5x16_adaloss_digits", "digits")
@@ -290,22 +241,13 @@ def _begin(model, name, label, data_name, before, recipe, facts):
     weighting = facts.weighting or (recipe.weighting if recipe is not None else None)
     if weighting is None:
         raise ValueError("Without a recipe, pass the weighting of the exits, such as `weighting={'name': 'adaloss'}`.")
-    costs = exit_costs(model)
     entry = {
         "config": _config(model),
         "data": dict(name=data_name, source=source, licence=terms, class_names=None, mean=None, std=None, sizes=None),
         "params": model.count_params(),
         "exits": [
-            {
-                "name": cost.exit,
-                "backbone": cost.backbone,
-                "with_head": cost.with_head,
-                "with_all_heads": cost.with_all_heads,
-                "params": cost.params,
-                "accuracy": None,
-                "loss": None,
-            }
-            for cost in costs
+            {"name": costs.pop("exit"), **costs, "accuracy": None, "loss": None}
+            for costs in map(dataclasses.asdict, exit_costs(model))
         ],
         "weighting": weighting,
         "recipe": {**_recipe_dict(recipe), "init": None} if recipe is not None else None,
@@ -380,29 +322,8 @@ def _measure(model, data, entry):
     return {"input": x, **runtime.finish(model(x, training=False))}
 
 
-@contextlib.contextmanager
-def _full_precision():
-    """Disables TF32, in which GPUs multiply with 10 bits, so that results match those of a CPU."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        with jax.default_matmul_precision("highest"):
-            yield
-    elif keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        before = tf.config.experimental.tensor_float_32_execution_enabled()
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-        try:
-            yield
-        finally:
-            tf.config.experimental.enable_tensor_float_32_execution(before)
-    else:
-        yield
-
-
 def _file(path, content):
-    return {"path": path, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    return {"path": path, "sha256": _files.sha256(content), "bytes": len(content)}
 
 
 def _write(zoo, content, files):
@@ -431,4 +352,4 @@ def _put(place, content):
     place.parent.mkdir(parents=True, exist_ok=True)
     for left in place.parent.glob(f"{place.name}.*.part"):
         left.unlink(missing_ok=True)
-    cache.write(place, content)
+    _files.write(place, content)

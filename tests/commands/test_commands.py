@@ -13,6 +13,7 @@ from PIL import Image
 
 import anytime_keras as ak
 from anytime_keras import commands
+from anytime_keras.training import Recipe, result
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:tensorboard")
 
@@ -32,8 +33,12 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(demo):
-    return demo[0]
+def trained(tmp_path_factory):
+    """The folder of a training, with a network of the zoo, so that nothing is trained."""
+    folder, recipe = tmp_path_factory.mktemp("trained"), Recipe({"name": "resann"}, "digits")
+    result.describe(folder, recipe, recipe.load_data())
+    ak.zoo.load("resann2x16_adaloss_digits").save(folder / "model.keras")
+    return folder
 
 
 @pytest.fixture
@@ -66,8 +71,8 @@ def test_demo_trains_measures_answers_and_draws(demo):
 
 
 @pytest.mark.long
-def test_demo_replaces_an_earlier_one_but_no_training(trained, tmp_path):
-    folder = shutil.copytree(trained, tmp_path / "again")
+def test_demo_replaces_an_earlier_one_but_no_training(demo, tmp_path):
+    folder = shutil.copytree(demo[0], tmp_path / "again")
     run("demo", "--epochs=1", f"--folder={folder}", "--seed=1")
     assert '"seed": 1' in (folder / "recipe.json").read_text()
     (folder / "checkpoints").mkdir()
@@ -76,7 +81,8 @@ def test_demo_replaces_an_earlier_one_but_no_training(trained, tmp_path):
 
 
 @pytest.mark.long
-def test_evaluate_prints_saves_and_draws(trained, tmp_path, capsys):
+def test_evaluate_prints_saves_and_draws(demo, tmp_path, capsys):
+    trained, _ = demo
     curve = ak.Curve.from_json(trained / "curve.json")
     run("evaluate", trained, f"--json={tmp_path / 'again.json'}", f"--plot={tmp_path / 'both.png'}", "--latency")
     again = ak.Curve.from_json(tmp_path / "again.json")
@@ -130,11 +136,12 @@ BAD = [
     (["train", "--model=resnan"], "resann"),
     (["train", "--num_units=0", "--channels=4"], "num_units=0"),
     (["train", "--num_units=2", "--channels=-4"], "channels=-4"),
-    (["train", "--num_units=2", "--channels=4", "--exit_every=0"], "exit_every=0"),
-    (["train", "--preset=papers"], "papers"),
-    (["train", "--model_config=[1]"], "model_config"),
-    (["train", "--model_config={"], "model_config"),
-    (["train", '--model_config={"units": 3}'], "units"),
+    (["train", "--num_units=2", "--channels=4", "--set=model.exit_every=0"], "exit_every=0"),
+    (["train", "--num_units=1", "--channels=4", "--set=model.preset=papers"], "papers"),
+    (["train", "--set=epochs"], "--set=model.num_units=9"),
+    (["train", "--set=epoch=3"], "Did you mean 'epochs'"),
+    (["train", "--set=epochs.most=3"], "`epochs` has no fields"),
+    (["train", '--set=model={"name": "resann", "units": 3}'], "units"),
     (["train"], "num_units"),
     (["train", "--num_units=1", "--channels=4", "--dataset=/nowhere/at/all"], "/nowhere/at/all"),
     (["train", "--num_units=1", "--channels=4", "--dataset=nothing.npz"], "nothing.npz"),
@@ -145,19 +152,19 @@ BAD = [
     (["train", "--weighting=single_exit:99", "--num_units=1", "--channels=4"], "99"),
     (["train", "--gamma=2"], "gamma"),
     (["train", "--gamma=nan"], "gamma"),
-    (["train", "--momentum=1"], "momentum"),
-    (["train", "--update_period=0"], "update_period"),
+    (["train", "--set=weighting.momentum=1"], "momentum"),
+    (["train", "--set=weighting.update_period=0"], "update_period"),
     (["train", "--weighting=constant", "--gamma=0.5"], "gamma"),
     (["train", "--batch_size=0"], "batch_size=0"),
     (["train", "--learning_rate=-1"], "learning_rate"),
     (["train", "--learning_rate=nan"], "learning_rate"),
-    (["train", "--weight_decay=inf"], "weight_decay"),
-    (["train", "--label_smoothing=1"], "label_smoothing"),
-    (["train", "--schedule=steps"], "steps"),
-    (["train", "--num_units=1", "--channels=4", "--optimizer=sdg"], "sdg"),
+    (["train", "--set=weight_decay=Infinity"], "weight_decay"),
+    (["train", "--set=label_smoothing=1"], "label_smoothing"),
+    (["train", "--set=schedule.name=steps"], "steps"),
+    (["train", "--num_units=1", "--channels=4", "--set=optimizer.name=sdg"], "sdg"),
     (["train", "--seed=-1"], "seed"),
-    (["train", "--precision=float8"], "float8"),
-    (["train", "--steps_per_execution=0"], "steps_per_execution"),
+    (["train", "--set=precision=float8"], "float8"),
+    (["train", "--set=steps_per_execution=0"], "steps_per_execution"),
     (["train", "--recipe=old"], "old"),
     (["train", "--recipe_file=/nowhere.json"], "/nowhere.json"),
     (["evaluate"], "Name what to evaluate"),
@@ -278,7 +285,8 @@ def test_module_and_version():
 
 
 @pytest.mark.long
-def test_report_writes_a_page_about_a_run_or_a_network_of_the_zoo(trained, tmp_path, capsys):
+def test_report_writes_a_page_about_a_run_or_a_network_of_the_zoo(demo, tmp_path, capsys):
+    trained, _ = demo
     folder = tmp_path / "report"
     run("report", "resann2x16_adaloss_digits", f"--smaller={trained}", f"--folder={folder}")
     said = capsys.readouterr().out

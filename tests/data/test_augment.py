@@ -260,6 +260,7 @@ def test_steps_of_keras_cv_follow_from_the_seed_alone_and_treat_each_image_on_it
     assert len({image.tobytes() for image in one}) > 3
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
 def test_steps_of_keras_cv_run_in_the_training_stream_on_grey_images_too():

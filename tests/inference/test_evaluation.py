@@ -75,6 +75,7 @@ def test_exits_of_different_shapes_are_computed():
         np.testing.assert_allclose(outputs[name], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_what_is_no_model_or_predictor_is_refused(model, test_set):
     with pytest.raises(ValueError, match="or a `Predictor`. Received: int"):
         ak.evaluate(3, test_set)

@@ -4,7 +4,7 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras import runtime
-from anytime_keras.models.convolution import Conv2D
+from anytime_keras.models.layers import Conv2D
 
 SHAPE = (4, 9, 8, 3)
 TOLERANCE = {"bfloat16": 0.05, "float16": 0.005}  # of the largest number: 8 and 11 bits, and sums of emulated ones

@@ -2,7 +2,7 @@ import keras
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.models.convolution import Conv2D
+from anytime_keras.models.layers import Conv2D
 
 
 def tiny(**changes):
@@ -19,6 +19,7 @@ def exit_layers(model):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # costs are counted on the graph, alike on every backend; large networks take a while to build
 def test_costs_of_denseann169():
     """Convolution MACs (M) as shared/facts.md has them."""
@@ -28,6 +29,7 @@ def test_costs_of_denseann169():
     assert exit_layers(model) == [12, 26, 40, 54, 68, 82]
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_with_the_last_exit_alone_it_is_keras_densenet():
     ours = ak.models.build("denseann121", preset="authors_code", exit_every=58)

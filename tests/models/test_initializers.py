@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from anytime_keras.models.initializers import HeNormal
+from anytime_keras.models.layers import HeNormal
 
 
 @pytest.mark.parametrize("shape, fan_in", [((3, 3, 32, 64), 288), ((300, 200), 300), ((5, 32, 64), 160)])

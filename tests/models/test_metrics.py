@@ -93,6 +93,7 @@ def test_a_metric_that_cannot_be_copied_is_refused():
     assert "b_sure" in model.evaluate(X, Y, verbose=0, return_dict=True)
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_a_copied_metric_on_two_replicas(two_replicas):
     with two_replicas.scope():

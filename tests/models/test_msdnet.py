@@ -189,6 +189,7 @@ def test_exits_stand_where_the_arguments_say(make, change, units):
     assert exit_units(make(**change)) == units
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_msdnet23_is_as_the_authors_code_has_it():
     model = ak.models.build("msdnet23", preset="authors_code", growth_rate=1, input_shape=(32, 32, 3), num_classes=2)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.models.normalization import BatchNormalization
+from anytime_keras.models.layers import BatchNormalization
 
 SHAPE = (4, 6, 5, 3)
 ARGUMENTS = dict(momentum=0.7, epsilon=1e-5, gamma_initializer="ones", beta_initializer="zeros")

@@ -49,7 +49,14 @@ def by_the_clock(monkeypatch, tmp_path):
     return begin
 
 
-@pytest.mark.parametrize("late_pace", [0.5, 0.2, 1.5], ids=["steady", "faster", "slower"])
+@pytest.mark.parametrize(
+    "late_pace",
+    [
+        pytest.param(0.5, id="steady", marks=pytest.mark.long),
+        pytest.param(0.2, id="faster"),
+        pytest.param(1.5, id="slower", marks=pytest.mark.long),
+    ],
+)
 def test_it_ends_in_time_with_the_rate_at_zero(by_the_clock, late_pace):
     trained, seconds = by_the_clock(lambda step: 0.5 if seconds_spent(step) < 55 else late_pace)
     reserve = clock.MARGIN * AFTER * late_pace / 0.5
@@ -101,12 +108,12 @@ def test_the_command_hands_minutes_sizes_and_init_on(monkeypatch):
     recipes = []
     run = types.SimpleNamespace(curve=None)
     monkeypatch.setattr(ak.training, "train", lambda recipe, folder, **options: recipes.append(recipe) or run)
-    flags = "--recipe=modern --minutes=30 --sizes=4:0.5,8:0.5 --init=resann2x16_adaloss_digits"
+    flags = "--recipe=modern --minutes=30 --set=sizes=[[4,0.5],[8,0.5]] --init=resann2x16_adaloss_digits"
     commands.main(["anytime-keras", "train", *flags.split()])
     (recipe,) = recipes
     assert (recipe.minutes, recipe.epochs, recipe.sizes) == (30, None, [[4, 0.5], [8, 0.5]])
     assert recipe.init == "resann2x16_adaloss_digits" and recipe.schedule == {"name": "cosine", "warmup": 0.025}
-    for bad, message in (("--sizes=4", "--sizes must look like"), ("--minutes=-1", "minutes=-1")):
+    for bad, message in (("--set=sizes=4", "`sizes` must list"), ("--minutes=-1", "minutes=-1")):
         with pytest.raises(SystemExit, match=message):
             commands.main(["anytime-keras", "train", bad])
 

@@ -206,7 +206,8 @@ def test_the_command_hands_engine_and_options_on(images, monkeypatch, capsys):
         return types.SimpleNamespace(curve=None)
 
     monkeypatch.setattr(training, "train", fake)
-    flags = "--engine=scan --time_limit=60 --checkpoint_every=5 --ema_momentum=0.9 --distillation=0.5 --temperature=2"
+    flags = "--engine=scan --time_limit=60 --checkpoint_every=5 --set=ema_momentum=0.9"
+    flags += " --set=distillation.weight=0.5 --set=distillation.temperature=2.0"
     commands.main(["anytime-keras", "train", f"--dataset={images}", *flags.split()])
     ((recipe, arguments),) = calls
     assert arguments.pop("strategy").name == "none" and 0 <= time.monotonic() - arguments.pop("begin") < 600

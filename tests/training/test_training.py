@@ -55,8 +55,18 @@ class StopAfter(keras.callbacks.Callback):
             raise RuntimeError("crash")
 
 
-def test_results_take_the_place_of_older_ones_only_if_there_are_any(tmp_path):
-    run = train(tiny(epochs=1), verbose=False)
+@pytest.fixture(scope="module")
+def written(repeatable, tmp_path_factory):
+    """A finished run, its folder, and how often TensorFlow traced its step."""
+    folder, traced, plain = tmp_path_factory.mktemp("written"), [], keras.Model.train_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "train_step", lambda self, batch: traced.append(batch) or plain(self, batch))
+        run = train(tiny(), folder, verbose=False)
+    return run, folder, len(traced)
+
+
+def test_results_take_the_place_of_older_ones_only_if_there_are_any(written, tmp_path):
+    run, *_ = written
     dataclasses.replace(run, average=run).save(tmp_path)
     (tmp_path / "average" / "notes.txt").write_text("the user's own")
     run.save(tmp_path)
@@ -68,9 +78,9 @@ def test_results_take_the_place_of_older_ones_only_if_there_are_any(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_a_training_writes_what_it_says(tmp_path):
-    run = train(tiny(), tmp_path, verbose=False)
-    assert sorted(place.name for place in tmp_path.iterdir() if place.name != "tensorboard") == [
+def test_a_training_writes_what_it_says(written):
+    run, folder, _ = written
+    assert sorted(place.name for place in folder.iterdir() if place.name != "tensorboard") == [
         "checkpoints",
         "curve.json",
         "data.json",
@@ -78,28 +88,25 @@ def test_a_training_writes_what_it_says(tmp_path):
         "model.keras",
         "recipe.json",
     ]
-    assert Recipe.from_json(tmp_path / "recipe.json") == tiny()
-    with open(tmp_path / "history.csv") as file:
+    assert Recipe.from_json(folder / "recipe.json") == tiny()
+    with open(folder / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for name in ("loss", "exit_3_loss", "exit_3_accuracy", "val_exit_3_accuracy", "exit_1_weight"):
         assert float(rows[1][name]) == run.history[1][name]
-    curve = ak.Curve.from_json(tmp_path / "curve.json")
+    curve = ak.Curve.from_json(folder / "curve.json")
     assert curve == run.curve and curve.about["split"] == "test" and curve.about["images"] == 359
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(folder / "model.keras")
     for ours, theirs in zip(parameters(loaded), parameters(run.model)):
         np.testing.assert_array_equal(ours, theirs)
-    assert json.loads((tmp_path / "data.json").read_text())["mean"] == [float(value) for value in run.data.mean]
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    assert json.loads((folder / "data.json").read_text())["mean"] == [float(value) for value in run.data.mean]
+    assert len(list((folder / "checkpoints").iterdir())) == 2
 
 
 @pytest.mark.tensorflow
-def test_a_step_is_traced_once(monkeypatch):
+def test_a_step_is_traced_once(written):
     """Keras 3.15 makes a step's variables within it, and TensorFlow then traces it again."""
-    traced, plain = [], keras.Model.train_step
-    monkeypatch.setattr(keras.Model, "train_step", lambda self, batch: traced.append(batch) or plain(self, batch))
-    train(tiny(epochs=1), verbose=False)
-    assert len(traced) == 1
+    assert written[2] == 1
 
 
 ADALOSS = {"name": "adaloss", "update_period": 3}
@@ -233,6 +240,7 @@ def test_a_checkpoint_that_was_being_written_is_never_read(tmp_path, monkeypatch
     assert len(train(recipe, tmp_path, resume=True, verbose=False).history) == 2
 
 
+@pytest.mark.long
 def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path):
     train(tiny(epochs=1), tmp_path, verbose=False)
     with pytest.raises(ValueError, match="already holds a run.*resume=True"):
@@ -370,7 +378,7 @@ def test_recipes_out_of_range_are_refused(changes, message):
 
 def test_recipe_files_that_are_none_are_refused(tmp_path):
     for content, message in [
-        ("{", "no recipe"),
+        ("{", "must be a recipe written by"),
         ('{"model": "resann"}', "needs"),
         ('{"model": "resann", "data": "digits", "epoch": 3}', "no field `epoch`"),
         ('{"model": "resann", "data": {"data": "digits", "seed": 3}}', "belongs to the recipe"),
@@ -428,6 +436,10 @@ def test_steps_per_execution_that_would_run_into_the_next_epoch_are_refused(tmp_
     with pytest.raises(ValueError, match="must divide.*steps_per_execution=4, 6 steps"):
         train(tiny(steps_per_execution=4), tmp_path / "run", verbose=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_several_steps_per_execution_are_the_steps_of_an_epoch():
     run = train(tiny(epochs=1, steps_per_execution=3), verbose=False)
     assert int(run.model.optimizer.iterations) == 6
 

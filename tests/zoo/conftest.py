@@ -10,7 +10,7 @@ import time
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.zoo import cache, catalog, places
+from anytime_keras.zoo import catalog, places
 from tests.checks import scramble
 
 NAME = "tiny_adaloss"
@@ -18,11 +18,10 @@ NAME = "tiny_adaloss"
 
 @pytest.fixture(autouse=True)
 def of_its_own(tmp_path, monkeypatch):
-    """A cache of its own, no zoo but the checkout's, and servers that stall are given up soon."""
+    """A cache of its own, and no zoo but the checkout's."""
     monkeypatch.setenv("ANYTIME_KERAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ANYTIME_KERAS_ZOO", raising=False)
     monkeypatch.setattr(catalog, "_added", [])
-    monkeypatch.setattr(cache, "TIMEOUT", 1.5)
     places.site.cache_clear()
 
 

@@ -66,6 +66,7 @@ def test_another_number_of_classes_renews_only_the_last_linear_layers(tiny):
     assert ak.zoo.load(NAME, num_classes=10).inference is not None
 
 
+@pytest.mark.long
 def test_trainable_says_what_trains():
     assert len(ak.zoo.load(NAME).trainable_variables) > 20
     assert not ak.zoo.load(NAME, trainable=False).trainable_variables

@@ -75,7 +75,10 @@ def test_every_cycle_of_a_lineage_was_better_on_validation_images(name, label):
             assert len(cycle["before"]) == len(cycle["after"]) == len(entry.accuracies)
 
 
-@pytest.mark.parametrize("name, label", TRAINED)
+@pytest.mark.parametrize(
+    "name, label",  # an MSDNet takes some seconds to build
+    [pytest.param(*each, marks=pytest.mark.long if each[0].startswith("msdnet") else ()) for each in TRAINED],
+)
 def test_the_golden_pair_is_what_the_network_answers(name, label):
     manifest, home = catalog.find(name)
     image, expected = loading.golden(manifest.pick(label), home)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
-from anytime_keras import runtime
-from anytime_keras.zoo import arrays, cache, loading, publishing
+from anytime_keras import _files, runtime
+from anytime_keras.zoo import arrays, loading, publishing
 from tests.checks import answers, scramble, some_input
 from tests.zoo.conftest import NAME
 
@@ -51,6 +51,7 @@ def test_the_manifest_says_what_can_be_measured(published, tiny, digits):
     assert entry["data"]["class_names"] == digits.class_names and entry["data"]["licence"] == "CC BY 4.0"
 
 
+@pytest.mark.long
 def test_float16_halves_the_kernels_and_is_what_was_measured(tiny, digits, tmp_path):
     manifest = ak.zoo.publish(tiny, "half_adaloss", digits, folder=tmp_path, precision="float16", **ABOUT)
     ak.zoo.add(tmp_path)
@@ -127,6 +128,7 @@ def test_only_better_weights_replace_those_that_are_there(zoo, tiny, digits):
     assert {path: (zoo / path).read_bytes() for path in files(zoo)} == before
 
 
+@pytest.mark.long
 def test_replacing_weights_adds_a_cycle_and_removes_the_old_files(zoo, tiny, digits):
     other = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
     scramble(other, seed=1)
@@ -161,7 +163,7 @@ def test_what_was_announced_is_replaced_by_what_was_trained(tiny, digits, tmp_pa
 
 @pytest.mark.parametrize("stops", [1, 2, 3])
 def test_a_failed_publication_leaves_nothing(tiny, digits, tmp_path, monkeypatch, stops):
-    written, write = [], cache.write
+    written, write = [], _files.write
 
     def fail(path, content):
         written.append(path)
@@ -169,7 +171,7 @@ def test_a_failed_publication_leaves_nothing(tiny, digits, tmp_path, monkeypatch
             raise OSError(28, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(cache, "write", fail)
+    monkeypatch.setattr(_files, "write", fail)
     with pytest.raises(OSError, match="No space left"):
         ak.zoo.publish(tiny, NAME, digits, folder=tmp_path / "new", **ABOUT)
     assert len(written) == stops and files(tmp_path / "new") == []

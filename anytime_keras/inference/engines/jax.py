@@ -6,6 +6,7 @@ when it fuses operations differently, so answers may differ in the last bit from
 
 import keras
 
+from anytime_keras import graph
 from anytime_keras.inference import unchanging
 from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.base import Engine
@@ -58,7 +59,7 @@ def _compiled(models):
         return eager
     import jax
 
-    for layer in (layer for model in models for layer in model._flatten_layers()):
+    for layer in (layer for model in models for layer in graph.sublayers(model)):
         if isinstance(layer, ON_TENSORFLOW_ALONE):
             raise ValueError(
                 f"On JAX, layers that it can compile are expected. Received: '{layer.name}' of type "

@@ -1,9 +1,61 @@
-"""Batch normalisation with TensorFlow's fused operation in training."""
+"""The families' layers: Keras's, faster on CPUs, with the same weights and results."""
+
+import math
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
+from anytime_keras import runtime
 from anytime_keras.cost import register_rule
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class HeNormal(keras.initializers.HeNormal):
+    """Keras's initializer of the same name and arguments, drawn by NumPy on JAX.
+
+    JAX compiles a program for every shape, which on a CPU takes nearly all of the time to build a network. The
+    distribution is the same: a normal truncated at two standard deviations and rescaled to compensate.
+
+    Example:
+    >>> kernel = np.asarray(HeNormal(seed=0)((3, 3, 64, 128)))
+    >>> round(float(kernel.std()), 3), round((2 / (3 * 3 * 64)) ** 0.5, 3)
+    (0.059, 0.059)
+    """
+
+    def __call__(self, shape, dtype=None):
+        own_axes = self.input_axes is not None or self.output_axes is not None or len(shape) < 2
+        if keras.backend.backend() != "jax" or not isinstance(self.seed, int) or own_axes:
+            return super().__call__(shape, dtype)
+        rng = np.random.default_rng(self.seed % 2**63)
+        numbers = rng.standard_normal(shape, "float32")
+        while (far := np.abs(numbers) > 2).any():
+            numbers[far] = rng.standard_normal(far.sum(), "float32")
+        # A standard normal truncated at 2 has standard deviation 0.8796.
+        scale = math.sqrt(2 / max(1, math.prod(shape[:-1]))) / 0.87962566103423978
+        return keras.ops.convert_to_tensor(numbers * np.float32(scale), dtype or keras.config.floatx())
+
+
+@keras.saving.register_keras_serializable(package="anytime_keras")
+class Conv2D(layers.Conv2D):
+    """`keras.layers.Conv2D` that trains many times faster in half precision on CPUs without support for it.
+
+    TensorFlow emulates half precision there, number by number. Here inputs and outputs are rounded to half precision,
+    and the same products are summed in single precision. In all other cases, and on other backends, Keras's code runs.
+
+    Example:
+    >>> import numpy as np
+    >>> layer = Conv2D(3, 1, dtype="mixed_bfloat16")
+    >>> y = layer(np.ones((1, 4, 4, 2)))
+    >>> keras.backend.standardize_dtype(y.dtype)
+    'bfloat16'
+    """
+
+    def convolution_op(self, inputs, kernel):
+        if self.compute_dtype not in runtime.emulated_dtypes():
+            return super().convolution_op(inputs, kernel)
+        wide = super().convolution_op(ops.cast(inputs, "float32"), ops.cast(kernel, "float32"))
+        return ops.cast(wide, self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
