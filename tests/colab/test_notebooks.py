@@ -118,9 +118,10 @@ def test_its_outputs_are_those_of_its_cells(notebook):
 
 
 def check_outputs(notebook):
-    """No complaints; the data is named; every picture is what a `plot` of the library gave in that cell."""
+    """No complaints; the data or the network is named; each picture is what a `plot` of the library gave in its cell."""
     assert not notebooks.complaints(notebook)
-    assert re.search(r"^data: (digits|cifar10|cifar100|tf_flowers|images) \(.+\)$", notebooks.printed(notebook), re.M)
+    named = r"^(data: (digits|cifar10|cifar100|tf_flowers|images)|network: \w+) \(.+\)$"
+    assert re.search(named, notebooks.printed(notebook), re.M)
     pictures = 0
     for cell, output in notebooks.outputs(notebook):
         assert output.output_type in ("stream", "execute_result"), output
@@ -149,8 +150,8 @@ def run(name, folder):
 def test_start_here_runs_from_a_clean_kernel(tmp_path):
     printed = notebooks.printed(run("1_start_here.ipynb", tmp_path))
     accuracies = ak.zoo.show("resann2x16_adaloss_digits").pick().accuracies
-    for accuracy in accuracies:
-        assert f"{100 * accuracy:.2f}%" in printed and f"{100 * (1 - accuracy):.2f}" in printed
+    assert all(f" {100 * (1 - accuracy):.2f} " in printed for accuracy in accuracies)
+    assert all(f"{title}: LabeledAnswer(" in printed for title in ak.data.photos())
     assert (tmp_path / "answers.gif").exists()
 
 
@@ -159,7 +160,7 @@ def test_start_here_runs_from_a_clean_kernel(tmp_path):
 def test_ship_it_runs_from_a_clean_kernel(tmp_path):
     printed = notebooks.printed(run("5_ship_it.ipynb", tmp_path))
     within = dict(re.findall(r"^(\w+): .* logits within (\S+) of Keras's", printed, re.M))
-    assert set(within) == {"litert", "onnx"} and max(map(float, within.values())) < 1e-4
+    assert set(within) == {"litert", "onnx", "openvino"} and max(map(float, within.values())) < 1e-3
 
 
 @pytest.mark.slow
