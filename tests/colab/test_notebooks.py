@@ -118,7 +118,7 @@ def test_its_outputs_are_those_of_its_cells(notebook):
 
 
 def check_outputs(notebook):
-    """No complaints; the data or the network is named; each picture is what a `plot` of the library gave in its cell."""
+    """No complaints; the data or network is named; each picture is what a `plot` of the library gave in its cell."""
     assert not notebooks.complaints(notebook)
     named = r"^(data: (digits|cifar10|cifar100|tf_flowers|images)|network: \w+) \(.+\)$"
     assert re.search(named, notebooks.printed(notebook), re.M)
