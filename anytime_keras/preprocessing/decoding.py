@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from anytime_keras.data.crops import decode, to_array, upright
+from anytime_keras.data.crops import CorruptImage, decode, to_array, upright
 
 # Pillow refuses larger files, which could fill the memory.
 MOST_PIXELS = 2 * 89_478_485
@@ -75,10 +75,13 @@ def _decoded(image, name, channels):
         check_file(image)
         found = to_array(decode(os.fspath(image), image, channels))
         name = f"'{image}'"
-    elif isinstance(image, bytes):
-        found = to_array(decode(image, name, channels))
-    elif isinstance(image, Image.Image):
-        found = to_array(upright(image, name, channels))
+    elif isinstance(image, (bytes, Image.Image)):
+        convert = decode if isinstance(image, bytes) else upright
+        try:
+            found = to_array(convert(image, name, channels))
+        except CorruptImage as error:  # its message is about a file
+            reason = str(error.__cause__).partition(" <_io")[0]  # Pillow names the object that holds the bytes
+            raise ValueError(f"{name[0].upper()}{name[1:]} cannot be decoded: {reason}.") from error
     elif isinstance(image, np.ndarray) or hasattr(image, "__array__"):
         found = _array(np.asarray(image), name, channels)
     else:

@@ -216,7 +216,9 @@ def test_bad_images_are_named(preprocessor, tmp_path):
         (np.full((32, 32, 3), np.nan), "NaN"),
         (np.full((32, 32, 3), 200.0), "from 200 to 200"),
         (np.zeros((1, 1, 3), "uint8"), "1 x 1 pixels"),
-        (b"", "cannot be decoded"),
+        (b"", "^The image cannot be decoded: cannot identify image file.$"),
+        ([b"a cat"], "^Image 0 cannot be decoded: cannot identify image file.$"),
+        (Image.new("F", (9, 9)), "^The image cannot be decoded: .*mode 'F' of 32 bits, which has no fixed range.$"),
         ("", "no image ''"),
     ],
 )
