@@ -261,7 +261,7 @@ def test_bad_images_and_networks_are_one_clear_line(arguments, message, tmp_path
 
 def test_a_file_name_that_is_no_text_is_printed():
     answer = ak.classifier.LabeledAnswer(np.zeros((1, 2)), "exit_1", 0, 0.001, class_names=["cat", "dog"], single=True)
-    line = predict._text(os.fsdecode(b"caf\xe9.png"), answer, 1, 9)
+    line = predict._text(os.fsdecode(b"caf\xe9.png"), answer, 1, 8)
     assert line.encode().decode().startswith("caf\N{REPLACEMENT CHARACTER}.png  cat (50.0% sure)")
 
 
