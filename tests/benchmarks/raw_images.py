@@ -51,7 +51,7 @@ def main():
             accuracies = {name: float(np.mean(predicted[name] == truth)) for name in names}
             ways[way] = {
                 "accuracies": accuracies,
-                "points": max(100 * abs(accuracies[name] - known[name]) for name in names),
+                "points": round(max(100 * abs(accuracies[name] - known[name]) for name in names), 6),
                 "other_labels": float(np.mean(classes[way] != classes["classifier"])),
             }
             print(way, ways[way], flush=True)
