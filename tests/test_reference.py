@@ -1,7 +1,7 @@
 """The reference pages are made from docstrings: every public name tells its arguments and shows its use."""
 
 import doctest
-import importlib
+import importlib.util
 import inspect
 import pathlib
 import re
@@ -90,6 +90,8 @@ def test_names_of_the_library_that_texts_speak_of_exist():
     for dotted, place in spoken:
         found = ak
         for name in dotted[1:].split("."):
+            if hasattr(found, "__path__") and importlib.util.find_spec(f"{found.__name__}.{name}"):
+                importlib.import_module(f"{found.__name__}.{name}")
             assert hasattr(found, name), f"{place} speaks of `ak{dotted}`"
             found = getattr(found, name)
 

@@ -73,15 +73,15 @@ def _introduction(classifier):
     count, costs = len(classifier.class_names), classifier.costs
     return _wrapped(
         f"This network says which of {count} classes an image shows. It is an *anytime* network: it has {len(costs)} "
-        "exits, at which it can stop and answer. An early exit answers after little computation and is wrong more "
-        "often; a later exit takes longer and is more accurate. A program that has a deadline gets the answer of the "
-        "latest exit that was reached in time."
+        "exits, at which it can stop and answer. An early exit answers after little computation; a later exit takes "
+        "longer and is usually more accurate. A program that has a deadline gets the answer of the latest exit that "
+        "was reached in time."
     )
 
 
 def _use(preset):
     where = json.dumps(preset or "path/of/this/folder")
-    return f"""Install the package `anytime_keras`, then:
+    return f"""Install the Python package `anytime-keras`, then:
 
 ```python
 import anytime_keras as ak
@@ -112,22 +112,24 @@ def _accuracy(classifier, about, curve):
     ]
     images, split, data = curve.about.get("images"), curve.about.get("split"), about.get("data", {}).get("name")
     measured = f"Measured on {images:,} {split} images of {data}." if images and split and data else ""
+    measured += " The loss is the mean cross-entropy; lower is better."
     return "\n".join([*lines, "", _wrapped(f"{measured} {_MACS}"), "", f"![Error against cost]({PLOT})"])
 
 
 _MACS = (
-    "MACs are the multiply-accumulates, that is multiplications each with an addition, which one image takes up to an "
-    "exit. Parameters are the numbers that the network has learnt up to there."
+    "MACs are the multiply-accumulate operations (a multiplication and an addition each) that one image needs up to an "
+    "exit. Parameters are the numbers that the network has learned up to that exit."
 )
 
 
 def _input(classifier):
     height, width, channels = classifier.preprocessor.image_shape
     colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
-    names = ", ".join(classifier.class_names)
+    names = "; ".join(classifier.class_names)  # a name may contain commas
     found = _wrapped(
-        f"The classifier takes image files and arrays of any size. It scales them so that the short side has "
-        f"{classifier.preprocessor.short_side} pixels, and crops the centre of {height} x {width} pixels, {colour}."
+        f"The classifier takes image files and arrays of any size. It converts them to {colour}, scales them so that "
+        f"the short side has {classifier.preprocessor.short_side} pixels, and crops the center of {height} x {width} "
+        "pixels. The network tells these classes apart:"
     )
     return f"{found}\n\n<details><summary>{len(classifier.class_names)} classes</summary>\n\n{names}\n\n</details>"
 

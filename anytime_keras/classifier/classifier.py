@@ -6,10 +6,9 @@ import time
 
 import numpy as np
 
-from anytime_keras.classifier import card, facts, presets, sets
+from anytime_keras.classifier import card, facts, networks, presets, sets
 from anytime_keras.classifier.answers import LabeledAnswer
-from anytime_keras.cost import exit_costs
-from anytime_keras.inference import Predictor
+from anytime_keras.inference import EANN, Predictor
 from anytime_keras.inference.predictor import check_limits
 from anytime_keras.inference.reader import ExportedModel
 from anytime_keras.preprocessing import decoding
@@ -24,13 +23,15 @@ class Classifier:
     takes some seconds. Later calls are fast.
 
     Args:
-        model: functional Keras model whose outputs are its exits, such as an `AnytimeModel`; or the reader of an
-            exported set.
-        preprocessor: `anytime_keras.preprocessing.Preprocessor`; None is the model's own.
-        class_names: list of str, the names of the classes in the order of the network's outputs; None is the model's
-            own.
+        model: functional Keras model whose outputs are its exits, such as an `AnytimeModel`; an `EANN`; or the reader
+            of an exported set.
+        preprocessor: `anytime_keras.preprocessing.Preprocessor`; None is the model's own, or that of an ensemble's
+            first member.
+        class_names: list of str, the names of the classes in the order of the network's outputs; None is as for
+            `preprocessor`.
         about: dict with facts for the model card, as in the `about` of a loaded classifier; None if there are none.
-        **options: arguments of `Predictor`, such as `exits` and `engine`.
+        **options: arguments of `Predictor`, such as `exits` and `engine`. An exported set has only the engine that it
+            was exported for.
 
     Attributes:
         model: the network.
@@ -40,7 +41,9 @@ class Classifier:
         predictor: the `Predictor`.
 
     Raises:
-        ValueError: if the model has no preprocessor or class names and none are given, or they do not fit the model.
+        ValueError: if the model has no preprocessor or class names and none are given, or they or an option do not fit
+            the model.
+        TypeError: if an option is unknown.
 
     Example:
     >>> import anytime_keras as ak
@@ -55,9 +58,11 @@ class Classifier:
     """
 
     def __init__(self, model, preprocessor=None, class_names=None, about=None, **options):
+        networks.check_options(options)
         self.model, self.about, self._options = model, dict(about or {}), options
-        self.preprocessor = getattr(model, "preprocessor", None) if preprocessor is None else preprocessor
-        self.class_names = getattr(model, "class_names", None) if class_names is None else class_names
+        own = networks.first(model)
+        self.preprocessor = getattr(own, "preprocessor", None) if preprocessor is None else preprocessor
+        self.class_names = getattr(own, "class_names", None) if class_names is None else class_names
         name = self.about.get("name") or getattr(model, "name", "the model")
         for what in ("preprocessor", "class_names"):
             if getattr(self, what) is None:
@@ -72,25 +77,12 @@ class Classifier:
         if isinstance(self.class_names, str) or not hasattr(self.class_names, "__iter__"):
             raise ValueError(f"`class_names` must be a list of names. Received: {self.class_names!r:.100}.")
         self.class_names = list(map(str, self.class_names))
-        self._costs = model.costs if isinstance(model, ExportedModel) else exit_costs(model)
-        self._check(name)
-
-    def _check(self, name):
-        if isinstance(self.model, ExportedModel):
-            shape, *others = [spec["shape"] for spec in self.model.description["inputs"]]
-            classes = sets.num_classes(self.model)
+        networks.check(name, model, self.preprocessor, self.class_names)
+        self._costs = networks.costs(model, self.preprocessor.image_shape)
+        if isinstance(model, ExportedModel):
+            sets.check_options(model, options)
         else:
-            (shape, *others), classes = [tensor.shape for tensor in self.model.inputs], self.model.outputs[-1].shape[-1]
-        wanted = self.preprocessor.image_shape
-        if others or len(shape) != 4 or any(side not in (None, want) for side, want in zip(shape[1:], wanted)):
-            raise ValueError(
-                f"`preprocessor` must give the inputs of '{name}', shape {tuple(shape[1:])}. Received: a preprocessor "
-                f"for {wanted}."
-            )
-        if len(self.class_names) != classes:
-            raise ValueError(
-                f"`class_names` must name the {classes} classes of '{name}'. Received: {len(self.class_names)} names."
-            )
+            networks.check_exits(self._costs, options)
 
     @classmethod
     def from_preset(cls, preset, weights="default", preprocessor=None, class_names=None, **options):
@@ -99,23 +91,28 @@ class Classifier:
         Args:
             preset: one of
 
-                - a name of the zoo, see `ak.zoo.list(trained=True)`;
+                - a name of the zoo, see `ak.zoo.list(loads=True)`;
                 - the folder of a finished training, or one that `save_to_preset` wrote;
-                - a `.keras` file of a model with a preprocessor;
+                - a `.keras` file of a model with a preprocessor, or a folder that `EANN.save` wrote of such models;
                 - the folder of a set that `ak.export` wrote;
                 - `"hf://user/model"`, a preset on the Hugging Face Hub. Needs the package huggingface_hub.
             weights: str, for names of the zoo the label of the weights, such as a data set's name.
-            preprocessor, class_names, **options: as in `Classifier`.
+            preprocessor, class_names, **options: as in `Classifier`. For an exported set, `num_threads` is also
+                possible.
 
         Returns:
             A `Classifier`.
 
         Raises:
-            ValueError: if there is no such preset (similar names are listed), or it is damaged.
+            ValueError: if there is no such preset (similar names are listed), it is damaged, or an option does not fit.
+            TypeError: if an option is unknown.
             OSError: if a file is neither here nor can be downloaded.
             ImportError: if a package is missing.
         """
-        found = presets.load(preset, weights)
+        networks.check_options(options)
+        found = presets.load(preset, weights, options.get("num_threads"))
+        if isinstance(found.model, ExportedModel):
+            options.pop("num_threads", None)
         preprocessor = found.preprocessor if preprocessor is None else preprocessor
         class_names = found.class_names if class_names is None else class_names
         return cls(found.model, preprocessor, class_names, found.about, **options)
@@ -126,7 +123,7 @@ class Classifier:
     @functools.cached_property
     def predictor(self):
         if isinstance(self.model, ExportedModel):
-            return sets.SetPredictor(self.model, **self._options)
+            return sets.SetPredictor(self.model)
         return Predictor(self.model, self._example(1), **self._options)
 
     def _example(self, batch_size):
@@ -232,7 +229,7 @@ class Classifier:
 
         Raises:
             ValueError: as `ak.training.finetune`, for example if there are too few images or one cannot be decoded; or
-                if the classifier runs an exported set, which cannot be trained.
+                if the classifier runs an exported set or an ensemble, which cannot be trained.
 
         Example, with three folders of photos in `photos`:
 
@@ -245,6 +242,8 @@ class Classifier:
             raise ValueError(
                 f"An exported set cannot be trained. Received: '{self.model.path}'. Train the model that was exported."
             )
+        if isinstance(self.model, EANN):
+            raise ValueError("An ensemble cannot be trained. Received: an `EANN`. Train its members and combine them.")
         if getattr(self.model, "preprocessor", None) is None:
             self.model.preprocessor = self.preprocessor
         run = training.finetune(self.model, folder, minutes, to, name=self.about.get("name"), **options)
@@ -254,8 +253,9 @@ class Classifier:
     def save_to_preset(self, folder, overwrite=False):
         """Writes the classifier to a folder for `from_preset`, with a model card.
 
-        The folder contains `model.keras`, `preset.json` (preprocessing, class names and `about`), the model card
-        `README.md` and, if the errors of the exits are known, their plot. It is written completely or not at all.
+        The folder contains `model.keras` (or what `EANN.save` writes), `preset.json` (preprocessing, class names and
+        `about`), the model card `README.md` and, if the errors of the exits are known, their plot. It is written
+        completely or not at all.
 
         Args:
             folder: path, new or empty.

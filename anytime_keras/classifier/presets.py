@@ -13,6 +13,7 @@ import keras
 from anytime_keras import zoo
 from anytime_keras.classifier import card, facts
 from anytime_keras.data import crops, defaults
+from anytime_keras.inference import EANN, ensemble
 from anytime_keras.inference.reader import ExportedModel
 from anytime_keras.inference.reader.description import DESCRIPTION
 from anytime_keras.models import AnytimeModel
@@ -22,9 +23,10 @@ FORMAT = 1
 HUB = "hf://"
 # The files of a preset, and no others, are downloaded.
 FILES = ("model.keras", "preset.json", "README.md", "data.json", "recipe.json", "curve.json")
+FILES += (ensemble.DESCRIPTION, "member_*.keras")
 KINDS = (
-    "a name of the zoo, the folder of a finished training, of a saved preset or of an exported set, a .keras file, or "
-    "hf://user/model"
+    "a name of the zoo, the folder of a finished training, of a saved preset, of an `EANN` or of an exported set, a "
+    ".keras file, or hf://user/model"
 )
 
 
@@ -33,7 +35,7 @@ class Preset:
     """What `load` returns.
 
     Attributes:
-        model: Keras model, or `ExportedModel`.
+        model: Keras model, `EANN` or `ExportedModel`.
         preprocessor: `Preprocessor` or None if the model has its own.
         class_names: list of str, or None if the model has its own.
         about: dict, see `facts`.
@@ -45,24 +47,24 @@ class Preset:
     about: dict = dataclasses.field(default_factory=dict)
 
 
-def load(preset, weights="default"):
-    """Loads a preset; see `Classifier.from_preset`."""
+def load(preset, weights="default", num_threads=None):
+    """Loads a preset; see `Classifier.from_preset`. `num_threads` is for exported sets."""
     if not isinstance(preset, (str, os.PathLike)) or not str(preset):
         raise ValueError(f"`preset` must be {KINDS}. Received: {preset!r:.60}.")
     text, path = os.fspath(preset), pathlib.Path(preset)
     if text.startswith(HUB):
         return _check_weights(_of_folder(_downloaded(text)), weights, text)
     if (path / DESCRIPTION).is_file():
-        model = ExportedModel(path)
+        model = ExportedModel(path, num_threads)
         return _check_weights(Preset(model, about={"name": model.description["model"]}), weights, text)
-    if (path / "model.keras").is_file():
+    if _is_folder(path):
         return _check_weights(_of_folder(path), weights, text)
     if path.is_file():
         return _check_weights(Preset(load_keras(path)), weights, text)
     if path.is_dir():
         raise ValueError(
-            f"The folder '{path}' contains no network. Expected: model.keras, as of a finished training, or "
-            f"{DESCRIPTION}, as of an exported set."
+            f"The folder '{path}' contains no network. Expected: model.keras, as of a finished training, "
+            f"{DESCRIPTION}, as of an exported set, or {ensemble.DESCRIPTION}, as of an ensemble."
         )
     if len(path.parts) > 1 or path.suffix:
         raise ValueError(f"There is no file or folder '{path}'. Pass {KINDS}.")
@@ -90,9 +92,24 @@ def load_keras(file):
         raise ValueError(f"'{file}' cannot be loaded as a Keras model: {error}") from error
 
 
+def _is_folder(folder):
+    """Returns whether a folder contains a network, alone or with what `Classifier.save_to_preset` writes beside it."""
+    return any((folder / name).is_file() for name in ("model.keras", ensemble.DESCRIPTION))
+
+
+def _network(folder):
+    """Loads the network in a folder of `_is_folder`, or raises ValueError."""
+    if (folder / "model.keras").is_file():
+        return load_keras(folder / "model.keras")
+    try:
+        return EANN.load(folder)
+    except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
+
+
 def _of_folder(folder):
-    """Loads a saved preset or the folder of a training."""
-    model = load_keras(folder / "model.keras")
+    """Loads a saved preset, an ensemble or the folder of a training."""
+    model = _network(folder)
     if (folder / "preset.json").is_file():
         content = facts.read_json(folder / "preset.json")
         try:
@@ -135,7 +152,7 @@ def save(classifier, folder, overwrite=False):
         new.mkdir()
         if isinstance(model, AnytimeModel) and model.preprocessor is None:
             model.preprocessor, model.class_names = classifier.preprocessor, classifier.class_names
-        model.save(new / "model.keras")
+        model.save(new if isinstance(model, EANN) else new / "model.keras")
         content = {
             "format": FORMAT,
             "preprocessor": classifier.preprocessor.get_config(),
@@ -193,7 +210,7 @@ def _downloaded(uri):
         folder = pathlib.Path(hub.snapshot_download(repository, allow_patterns=list(FILES)))
     except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
         raise OSError(f"'{uri}' cannot be downloaded: {_first_line(error)}") from error
-    if not (folder / "model.keras").is_file():
+    if not _is_folder(folder):
         raise ValueError(f"'{uri}' is not a preset of this library: it has no model.keras.")
     return folder
 

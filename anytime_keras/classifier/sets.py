@@ -4,14 +4,13 @@ import dataclasses
 
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.predictor import check_limits, deepest_within
+from anytime_keras.inference.reader import ExportedModel
 
 
 class SetPredictor:
     """The methods of `Predictor` that a `Classifier` uses, on an exported set."""
 
-    def __init__(self, reader, **options):
-        if options:
-            raise ValueError(f"An exported set has its exits and its engine. Received: {sorted(options)}. Omit them.")
+    def __init__(self, reader):
         self._reader = reader
 
     def prepare(self, example):
@@ -41,6 +40,27 @@ class SetPredictor:
 
 def _answer(answer):
     return Answer(**{field.name: getattr(answer, field.name) for field in dataclasses.fields(Answer)})
+
+
+def is_set(model):
+    """Returns whether a model is the reader of an exported set."""
+    return isinstance(model, ExportedModel)
+
+
+def check_options(reader, options):
+    """Raises ValueError unless the options of a classifier fit an exported set, which has its exits and its runtime."""
+    format = reader.description["format"]
+    engine = "tensorflow" if format == "saved_model" else format
+    if options.get("engine", "auto") not in ("auto", engine):
+        raise ValueError(
+            f"The set in '{reader.path}' runs on {engine}. Received: engine={options['engine']!r}. Omit `engine`, or "
+            "export the network for that runtime."
+        )
+    if others := sorted(set(options) - {"engine"}):
+        raise ValueError(
+            f"The set in '{reader.path}' was exported with its exits and its precision. Received: {others}. Omit "
+            "them, and export the network anew to change them."
+        )
 
 
 def num_classes(reader):

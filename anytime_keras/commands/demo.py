@@ -98,37 +98,25 @@ def _answer(model, images, labels, count):
         print(f"{labels[image]:>5}  " + "".join(f"{cell:>26}" for cell in cells))
 
 
-def photos():
-    """Returns the photographs that come with scikit-learn and Matplotlib, a dict from names to uint8 arrays."""
-    from matplotlib import cbook
-    from PIL import Image
-    from sklearn.datasets import load_sample_image
-
-    found = {name: load_sample_image(f"{name}.jpg") for name in ("flower", "china")}
-    with cbook.get_sample_data("grace_hopper.jpg") as file, Image.open(file) as image:
-        found["officer"] = np.asarray(image.convert("RGB"))
-    return found
-
-
 def name_photos(path):
     """Prints what a network of the zoo sees in photographs under each budget, and draws it as a grid of pictures."""
     import keras
 
-    from anytime_keras import Classifier, evaluation, zoo
+    from anytime_keras import Classifier, data, evaluation, zoo
 
-    name = next(name for name in NAMES if zoo.catalog.is_here(name))
+    name = next(name for name in NAMES if name in zoo.list(loads=True))
     exits = zoo.show(name).pick().content["exits"]
     budgets = [share * exits[-1]["with_head"] for share in BUDGETS]
     # Only the exits that answer within the budgets, on the backend itself, so that the network is prepared quickly.
     chosen = [[exit["name"] for exit in exits if exit["with_head"] <= budget][-1] for budget in budgets]
     engine = keras.backend.backend()
     classifier = Classifier.from_preset(name, exits=list(dict.fromkeys(chosen)), engine=engine)
-    data = classifier.about["data"]["name"]
-    print(f"Photographs, classified by the zoo's '{name}' into the {len(classifier.class_names)} classes of {data}:")
+    classes = f"{len(classifier.class_names)} classes of {classifier.about['data']['name']}"
+    print(f"Photographs, classified by the zoo's '{name}' into the {classes}:")
     headings = [f"{budget / 1e6:.1f}M MACs ({exit})" for budget, exit in zip(budgets, chosen)]
     print(" " * 9 + "".join(f"{heading:>30}" for heading in headings))
     answers = []
-    for title, image in (images := photos()).items():
+    for title, image in (images := data.photos()).items():
         answers.append([classifier(image, budget=budget) for budget in budgets])
         cells = [f"{short(answer.label)} ({100 * answer.confidence[0]:.0f}% sure)" for answer in answers[-1]]
         print(f"{title:<9}" + "".join(f"{cell:>30}" for cell in cells))

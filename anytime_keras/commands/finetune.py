@@ -20,7 +20,9 @@ flags.DEFINE_float("minutes", 10.0, "Duration, from start to end.", **_own)
 flags.DEFINE_string("folder", None, "Output folder. Default: runs/IMAGES_NETWORK.", **_own)
 flags.DEFINE_float("validation", 0.2, "Fraction of the images to hold out, if there is no folder `validation`.", **_own)
 flags.DEFINE_integer("batch_size", 32, "Images per step.", **_own)
-flags.DEFINE_float("learning_rate", 1e-3, "Highest learning rate of the heads; that of all layers is a third.", **_own)
+flags.DEFINE_float(
+    "learning_rate", 1e-3, "Highest learning rate of the heads; that of all layers is a third.", lower_bound=0.0, **_own
+)
 flags.DEFINE_integer("seed", 0, "Seed of the split, the new layers and the augmentation.", **_own)
 flags.DEFINE_string("weights", "default", "For names of the zoo, the label of the weights.", **_own)
 
@@ -38,6 +40,8 @@ def run(flags, arguments):
     runtime.repeatable()
     image_files(images)  # fails before the network is loaded
     to = pathlib.Path(flags.folder or pathlib.Path("runs", f"{_stem(images)}_{_stem(network)}"))
+    if to.is_file():
+        raise ValueError(f"--folder must be a directory. Received: the file '{to}'.")
     options = {name: flags[name].value for name in ("validation", "batch_size", "learning_rate", "seed")}
     classifier = Classifier.from_preset(network, flags.weights)
     classifier.finetune(images, flags.minutes, to, begin=commands.begin, **options)

@@ -9,6 +9,7 @@ an exported set, a .keras file, or hf://user/model. The images are files, folder
 
 import glob
 import json
+import os
 import pathlib
 
 from absl import flags
@@ -16,9 +17,13 @@ from absl import flags
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_float(
-    "deadline_ms", None, "Deadline for each image in milliseconds, decoding and preprocessing included.", **_own
+    "deadline_ms",
+    None,
+    "Deadline for each image in milliseconds, decoding and preprocessing included.",
+    lower_bound=0.0,
+    **_own,
 )
-flags.DEFINE_float("budget_macs", None, "Budget for each image, in multiply-accumulates.", **_own)
+flags.DEFINE_float("budget_macs", None, "Budget for each image, in multiply-accumulates.", lower_bound=0.0, **_own)
 flags.DEFINE_bool("stream", False, "Print each exit's answer as soon as it is available.", **_own)
 flags.DEFINE_integer("top", 1, "Number of classes to name, likeliest first.", lower_bound=1, **_own)
 flags.DEFINE_bool("json", False, "Print a JSON list with an object for each answer.", **_own)
@@ -68,12 +73,12 @@ def image_files(arguments):
 
     paths = []
     for argument in arguments:
-        if pathlib.Path(argument).is_dir():
+        if argument and pathlib.Path(argument).is_dir():
             found = folder.list_images(pathlib.Path(argument))
             if not found:
                 known = ", ".join(folder.EXTENSIONS)
                 raise ValueError(f"The folder '{argument}' contains no images. Known file types: {known}.")
-        elif not pathlib.Path(argument).exists() and glob.has_magic(argument):
+        elif glob.has_magic(argument) and not pathlib.Path(argument).exists():
             found = sorted(glob.glob(argument, recursive=True))
             if not found:
                 raise ValueError(f"No file matches '{argument}'.")
@@ -101,6 +106,7 @@ def _answers(classifier, path, flags):
 
 
 def _text(path, answer, top, width):
+    path = os.fsencode(path).decode(errors="replace")  # names of files need not be text
     when = f"{answer.exit}  {1e3 * answer.seconds:.2f} ms{'  late' if answer.late else ''}"
     if top == 1:
         return f"{path:<{width}}  {answer.label} ({100 * answer.confidence[0]:.1f}% sure)  {when}"

@@ -63,7 +63,7 @@ def monotone(model, method="product"):
     if isinstance(model, Predictor):
         return _of_predictor(model, method)
     if isinstance(model, EANN):
-        return _combined(_joined(model, model.exit_names), model.inference, method)
+        return _combined(joined(model, model.exit_names), model.inference, method)
     if not graph.is_functional(model):
         raise ValueError(
             "`model` must be a functional Keras model whose outputs are its exits, an `EANN` or a `Predictor`. "
@@ -75,7 +75,7 @@ def monotone(model, method="product"):
 def _of_predictor(predictor, method):
     model, names = predictor._model, predictor.exit_names
     if isinstance(model, EANN):
-        model = _joined(model, names)
+        model = joined(model, names)
     else:
         opened = graph.opened(model)
         tensors = graph.outputs_by_name(opened)
@@ -123,7 +123,7 @@ def _check(name, tensor):
         )
 
 
-def _joined(eann, names):
+def joined(eann, names):
     """Copies the members of an `EANN` into one functional model with the exits `names`, in order."""
     first = graph.opened(eann.members[0])
     inputs = keras.tree.map_structure(

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from anytime_keras.data.crops import decode, to_array, upright
+from anytime_keras.data.crops import CorruptImage, decode, to_array, upright
 
 # Pillow refuses larger files, which could fill the memory.
 MOST_PIXELS = 2 * 89_478_485
@@ -75,10 +75,13 @@ def _decoded(image, name, channels):
         check_file(image)
         found = to_array(decode(os.fspath(image), image, channels))
         name = f"'{image}'"
-    elif isinstance(image, bytes):
-        found = to_array(decode(image, name, channels))
-    elif isinstance(image, Image.Image):
-        found = to_array(upright(image, name, channels))
+    elif isinstance(image, (bytes, Image.Image)):
+        convert = decode if isinstance(image, bytes) else upright
+        try:
+            found = to_array(convert(image, name, channels))
+        except CorruptImage as error:  # its message is about a file
+            reason = str(error.__cause__).partition(" <_io")[0]  # Pillow names the object that holds the bytes
+            raise ValueError(f"{name[0].upper()}{name[1:]} cannot be decoded: {reason}.") from error
     elif isinstance(image, np.ndarray) or hasattr(image, "__array__"):
         found = _array(np.asarray(image), name, channels)
     else:
@@ -121,19 +124,24 @@ def _array(array, name, channels):
     return _with_channels(_plain(array, name), channels, name)
 
 
+def check_dtype(dtype, name):
+    """Raises ValueError unless the values of images of a dtype have a known range."""
+    if not (str(dtype) in ("uint8", "uint16", "bool") or "float" in str(dtype)):
+        raise ValueError(
+            "An array must be uint8 (0 to 255), uint16 (0 to 65535), bool, or float (0 to 1). "
+            f"Received: dtype {dtype} for {name}. Convert it, for example with `astype('uint8')`."
+        )
+
+
 def _plain(array, name):
     """Returns an array as uint8, or as float32 if it has floats."""
+    check_dtype(array.dtype.newbyteorder("="), name)
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:
         return array.astype("uint8") * np.uint8(255)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # to 8 bits, like a file of 16 bits
+    if array.dtype.kind == "u":  # 16 bits, to 8 bits like a file of 16 bits
         return (array.astype("float32") * (255 / 65535) + 0.5).astype("uint8")
-    if array.dtype.kind != "f":
-        raise ValueError(
-            "An array must be uint8 (0 to 255), uint16 (0 to 65535), bool, or float (0 to 1). "
-            f"Received: dtype {array.dtype} for {name}. Convert it, for example with `astype('uint8')`."
-        )
     array = array.astype("float32", copy=False)
     if not np.isfinite(array).all():
         raise ValueError(f"An array of floats must be finite. Received: a NaN or an infinity in {name}.")

@@ -1,6 +1,5 @@
 """Preprocesses raw images with NumPy and Pillow. Exports ship this module, so it imports no Keras."""
 
-import math
 import numbers
 
 import numpy as np
@@ -42,7 +41,8 @@ class HostPreprocessor:
         fitted = [self._fitted(image) for image in decoded(images, self.image_shape[-1])]
         batch = np.empty((len(fitted), *self.image_shape), "float32")
         for row, image in zip(batch, fitted):
-            self._check_range(image)
+            if image.dtype != np.uint8:
+                self._check_range(image.min(), image.max())
             image = image if self.channel_order == "rgb" else image[..., ::-1]
             row[:] = image.astype("float32") * self._scales[image.dtype.name] - self._shift
         return batch
@@ -50,27 +50,32 @@ class HostPreprocessor:
     def _fitted(self, image):
         """Returns one image resized and cropped, shape `image_shape`."""
         size = self.image_shape[:2]
-        resized = resized_size(image.shape[:2], size, self.short_side)
-        if resized == image.shape[:2] == size:
+        if self._resized_size(image.shape[:2]) == image.shape[:2] == size:
             return image
-        if math.prod(resized) > MOST_PIXELS:
-            raise ValueError(
-                f"An image must not be that narrow. Received: {image.shape[0]} x {image.shape[1]} pixels, which the "
-                f"network's input would enlarge to {resized[0]} x {resized[1]}. Crop it."
-            )
         if image.dtype == np.uint8 and image.shape[-1] == 3:
             return center_crop(Image.fromarray(image), size, self.short_side)
         parts = [center_crop(Image.fromarray(part), size, self.short_side) for part in np.moveaxis(image, -1, 0)]
         return np.concatenate(parts, axis=-1)
 
-    def _check_range(self, image):
-        if image.dtype == np.uint8 or self.value_range is None:
+    def _resized_size(self, image_size):
+        """Returns the size to which an image is resized before it is cropped, or raises ValueError if it is huge."""
+        height, width = resized_size(image_size, self.image_shape[:2], self.short_side)
+        if height * width > MOST_PIXELS:
+            raise ValueError(
+                f"An image must not be that narrow. Received: {image_size[0]} x {image_size[1]} pixels, which the "
+                f"network's input would enlarge to {height} x {width}. Crop it."
+            )
+        return height, width
+
+    def _check_range(self, least, largest):
+        """Raises ValueError if the values of float images are out of range."""
+        if self.value_range is None:
             return
         (low, high), margin = self.value_range, 1e-3
-        if image.min() < low - margin or image.max() > high + margin:
+        if least < low - margin or largest > high + margin:
             raise ValueError(
-                f"Images of floats must have values from {low:g} to {high:g}. Received: values from {image.min():g} to "
-                f"{image.max():g}. Convert images with values from 0 to 255 with `astype('uint8')`."
+                f"Images of floats must have values from {low:g} to {high:g}. Received: values from {least:g} to "
+                f"{largest:g}. Convert images with values from 0 to 255 with `astype('uint8')`."
             )
 
     def get_config(self):

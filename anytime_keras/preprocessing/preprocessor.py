@@ -6,6 +6,7 @@ from keras import ops
 
 from anytime_keras.data import crops
 from anytime_keras.data.examples import ArrayExamples
+from anytime_keras.preprocessing import decoding
 from anytime_keras.preprocessing.host import HostPreprocessor
 from anytime_keras.preprocessing.layers import ReverseChannels, ShortSideResizing
 
@@ -82,16 +83,39 @@ class Preprocessor(HostPreprocessor):
     def _on_device(self, images):
         """Applies `layers` to a tensor of shape (batch, height, width, channels) or (height, width, channels)."""
         images = images if len(images.shape) == 4 else images[None]
-        if len(images.shape) != 4 or images.shape[-1] != self.image_shape[-1]:
+        if len(images.shape) != 4 or images.shape[-1] != self.image_shape[-1] or 0 in images.shape:
             raise ValueError(
                 f"A tensor of images must have shape (batch, height, width, {self.image_shape[-1]}). "
                 f"Received: shape {tuple(images.shape)}."
             )
-        if not keras.backend.is_int_dtype(images.dtype):
-            images = ops.cast(images, "float32") * 255
+        size = images.shape[1:3]
+        if None not in size:  # known, also while a graph is traced
+            decoding.check_size(size, "the tensor")
+            self._resized_size(size)
+        images = self._of_255(images)
         for layer in self.layers:
             images = layer(images)
         return images
+
+    def _of_255(self, images):
+        """Converts a tensor of images to uint8, or to float32 from 0 to 255, with the checks of arrays."""
+        dtype = keras.backend.standardize_dtype(images.dtype)
+        decoding.check_dtype(dtype, "the tensor")
+        if dtype == "uint8":
+            return images
+        if dtype == "bool":
+            return ops.cast(images, "uint8") * 255
+        values = ops.cast(images, "float32")
+        if dtype == "uint16":
+            return ops.cast(values * (255 / 65535) + 0.5, "uint8")
+        try:
+            finite, low, high = bool(ops.all(ops.isfinite(values))), float(ops.min(values)), float(ops.max(values))
+        except TypeError:  # while a graph is traced, values are unknown
+            return values * 255
+        if not finite:
+            raise ValueError("An array of floats must be finite. Received: a NaN or an infinity in the tensor.")
+        self._check_range(low, high)
+        return values * 255
 
     def _layers(self):
         height, width, _ = self.image_shape

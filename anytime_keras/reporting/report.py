@@ -10,7 +10,8 @@ import keras
 from anytime_keras import graph
 from anytime_keras.evaluation import Samples, evaluate
 from anytime_keras.evaluation.evaluate import weighted_batches
-from anytime_keras.inference import risk
+from anytime_keras.inference import EANN, risk
+from anytime_keras.inference.monotone import joined
 from anytime_keras.reporting import measure, page, sections
 
 
@@ -25,7 +26,7 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
     All logits of both data sets are held in memory, as float32.
 
     Args:
-        model: functional Keras model whose outputs are its exits.
+        model: functional Keras model whose outputs are its exits, or an `EANN`, of which the used exits are measured.
         data: `ak.data.DataSet`, or test data as in `evaluate`.
         validation: validation data as in `evaluate`, held out from training; None uses the data set's. A float is the
             share of the test samples to use instead, chosen at random; the others are then measured.
@@ -55,6 +56,7 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
     """
     risk.check_risk(measure.RISKS[0], confidence)
     test, validation, facts = _splits(data, validation)
+    model = _functional(model)
     smaller = _checked(model, smaller)
     name = model.name if name is None else name
     curve, logits, thresholds, rows = _measured(model, test, validation, name)
@@ -225,10 +227,19 @@ def _splits(data, validation):
     return data, validation, facts
 
 
+def _functional(model):
+    """Returns the used exits of an ensemble as one functional model, or the model itself."""
+    if not isinstance(model, EANN):
+        return model
+    network = joined(model, model.exit_names)
+    network.inference = model.inference
+    return network
+
+
 def _checked(model, smaller):
     if not graph.is_functional(model) or len(graph.outputs_by_name(model)) < 2:
         raise ValueError(
-            "`model` must be a functional Keras model with two exits or more. "
+            "`model` must be a functional Keras model with two exits or more, or an `EANN`. "
             f"Received: {type(model).__name__}."
         )
     if smaller is not None and not isinstance(smaller, dict):

@@ -8,6 +8,7 @@ FILTERS = {
     "data": lambda manifest, entry: entry.content["data"]["name"],
     "weighting": lambda manifest, entry: entry.content["weighting"]["name"],
     "trained": lambda manifest, entry: entry.trained,
+    "loads": lambda manifest, entry: entry.trained and _are_here(entry, find(manifest.name)[1]),
 }
 _added: list[places.Folder | places.Site] = []
 
@@ -39,7 +40,8 @@ def list_names(**filters):
 
     Args:
         **filters: `architecture` (one of `ak.models.names()`), `data` (a data set's name), `weighting` (such as
-            `"adaloss"`), `trained` (bool).
+            `"adaloss"`), `trained` (bool), `loads` (bool: whether they are trained, and the files are here or can be
+            downloaded).
 
     Returns:
         A sorted list of str.
@@ -71,15 +73,12 @@ def entries(**filters):
             manifest = home.manifest(name)
             for entry in manifest.weights.values():
                 if all(FILTERS[key](manifest, entry) == value for key, value in filters.items()):
-                    found.append((manifest, entry, all(places.has_file(file, home) for file in entry.files)))
+                    found.append((manifest, entry, _are_here(entry, home)))
     return sorted(found, key=lambda each: (each[0].name, each[1].label != each[0].default, each[1].label))
 
 
-def is_here(name):
-    """Returns whether the default weights of a network are here or can be downloaded."""
-    manifest, home = find(name)
-    entry = manifest.pick()
-    return entry.trained and all(places.has_file(file, home) for file in entry.files)
+def _are_here(entry, home):
+    return all(places.has_file(file, home) for file in entry.files)
 
 
 def table(found):

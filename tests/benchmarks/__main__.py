@@ -4,7 +4,8 @@
     python -m tests.benchmarks --only weighting,startup
 
 Close other programs first. Ratios compare alternating measurements, but deadlines depend on the load. Benchmarks that
-fail, or lack a requirement (see `throughput`), are listed at the end.
+fail, or lack a requirement (see `throughput`), are listed at the end. `raw_images` and `finetuning`, which measure
+accuracy rather than speed, need files of images and are run by themselves.
 """
 
 import argparse

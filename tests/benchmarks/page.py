@@ -165,6 +165,13 @@ ROWS = [
         ("serving_simulated", ("decision", key), f"scheduler's decision {what}, microseconds", (MOST, 50.0))
         for key, what in (("batch_us", "on a batch"), ("exit_us", "at an exit"))
     ],
+    (
+        "raw_images",
+        ("worst",),
+        "accuracy on image files, difference from the manifest in percentage points, largest of all ways",
+        (MOST, 0.1),
+    ),
+    ("finetuning", ("gain",), "accuracy finetuned on 90 photos minus from scratch, percentage points", None),
 ]
 
 

@@ -134,6 +134,61 @@ def test_options_reach_the_predictor():
     assert small(exits=["exit_1", "exit_3"]).predictor.exit_names == ["exit_1", "exit_3"]
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"engin": "litert"}, "engin='litert'. Did you mean 'engine'"),
+        ({"engine": "tpu"}, "`engine` must be one of"),
+        ({"exits": ["exit_1", "exit_9"]}, "exit_9.*Known: 'exit_1'"),
+        ({"exits": "exit_1"}, "must be a list of exits"),
+        ({"num_threads": 0}, "num_threads"),
+    ],
+    ids=["name", "engine", "exit", "text", "threads"],
+)
+def test_options_are_checked_before_the_first_call(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        small(**options)
+
+
+def test_unknown_options_are_refused_before_a_preset_is_loaded(monkeypatch):
+    monkeypatch.setattr(presets, "load", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(TypeError, match="class_name='a'"):
+        ak.Classifier.from_preset(DIGITS, class_name="a")
+
+
+@pytest.fixture(scope="module")
+def eann():
+    shape = dict(input_shape=(8, 8, 3), num_classes=3)
+    members = [ak.models.build("resann", num_units=number, channels=4, **shape) for number in (1, 2)]
+    for number, member in enumerate(members):
+        scramble(member, seed=number)
+    x = np.random.default_rng(0).normal(size=(60, 8, 8, 3)).astype("float32")
+    answers = list(members[1].predict(x, verbose=0).values())[-1].argmax(axis=1)
+    return ak.EANN(members, (x, answers))
+
+
+@pytest.mark.long
+def test_an_ensemble_is_a_network_too(eann, tmp_path):
+    preprocessor, names, image = Preprocessor((8, 8, 3), 0.4, 0.3), ["cat", "dog", "fox"], np.ones((9, 9, 3), "uint8")
+    classifier = ak.Classifier(eann, preprocessor, names, engine=keras.backend.backend())
+    answer = classifier(image)
+    member, exit = re.fullmatch(r"member_(\d)/(.*)", answer.exit).groups()
+    expected = eann.members[int(member) - 1].predict(preprocessor(image), verbose=0)[exit]
+    np.testing.assert_allclose(answer.logits, expected, rtol=1e-4, atol=1e-4)
+    assert answer.exit == eann.exit_names[-1] == classifier.costs[-1].exit
+    assert classifier(image, budget=classifier.costs[0].with_head).exit == eann.exit_names[0]
+    again = ak.Classifier.from_preset(classifier.save_to_preset(tmp_path / "ensemble"), engine=keras.backend.backend())
+    assert again.class_names == names and again(image).exit == answer.exit
+    np.testing.assert_allclose(again(image).logits, answer.logits, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="ensemble cannot be trained"):
+        classifier.finetune(tmp_path)
+    with pytest.raises(ValueError, match="does not contain its preprocessor"):
+        ak.Classifier(eann)
+    (tmp_path / "ensemble" / "member_2.keras").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="ensemble"):
+        ak.Classifier.from_preset(tmp_path / "ensemble")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["folder", pytest.param("file", marks=pytest.mark.long)])
 def test_a_saved_preset_gives_the_same_answers(tmp_path, kind):

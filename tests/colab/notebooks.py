@@ -16,25 +16,26 @@ ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "colab"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 
-# The library's address, defined only here. GitHub accounts cannot contain underscores, so this placeholder never
-# installs or opens other code. After a change, run `python -m tests.colab --links` to update notebooks and README.
-REPOSITORY = "https://github.com/TO_BE_NAMED/anytime_keras"
-
-BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
-NOTEBOOK = re.compile(r"\]\((?:https://colab\.research\.google\.com/github/[^)]*/)?(\d_\w+\.ipynb)\)")
-INSTALL = re.compile(r'git\+https://[^"\s]+')
+GITHUB = "https://github.com/"
+COLAB = "https://colab.research.google.com/"
+BADGE = re.compile(r"\s*\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\s*")
+NOTEBOOK = re.compile(rf"\]\((?:{re.escape(COLAB)}[^)]*/)?(\d_\w+\.ipynb)\)")
+VARIABLE = re.compile(r'^REPOSITORY = "(.*)"$', re.MULTILINE)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def address(name):
-    """Returns a notebook's address in Colab."""
-    place = REPOSITORY.removeprefix("https://github.com/")
-    return f"https://colab.research.google.com/github/{place}/blob/main/colab/{name}"
+def address(name, repository):
+    """Returns a notebook's address in Colab, or its relative one if the repository is not on GitHub."""
+    if not repository.startswith(GITHUB):
+        return name
+    return f"{COLAB}github/{repository.removeprefix(GITHUB)}/blob/main/colab/{name}"
 
 
-def badge(name):
-    """Returns the link that opens a notebook in Colab, as Markdown."""
-    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address(name)})"
+def badge(name, repository):
+    """Returns the link that opens a notebook in Colab, as Markdown; nothing if the repository is not on GitHub."""
+    if not repository.startswith(GITHUB):
+        return ""
+    return f"[![Open in Colab]({COLAB}assets/colab-badge.svg)]({address(name, repository)})"
 
 
 def read(path):
@@ -46,34 +47,39 @@ def write(notebook, path):
     nbformat.write(notebook, path)
 
 
-def linked(notebook, name):
-    """Updates a notebook's badge, the library's address in its install cell, and its links to other notebooks.
+def repository(notebook):
+    """Returns the address of the library's repository in a notebook's first cell of code; empty if it has none."""
+    return VARIABLE.search(notebook.cells[1].source)[1]
+
+
+def linked(notebook, name, repository):
+    """Names the library's repository in a notebook: in its install cell, its badge and its links to other notebooks.
 
     Links use addresses in Colab, which does not resolve relative ones.
     """
     first, install = notebook.cells[:2]
-    title = BADGE.sub("", first.source).strip()
-    first.source = f"{badge(name)}\n\n{title}"
-    install.source = INSTALL.sub(f"git+{REPOSITORY}", install.source)
+    first.source = f"{badge(name, repository)}\n\n{BADGE.sub('', first.source)}".strip()
+    install.source = VARIABLE.sub(f'REPOSITORY = "{repository}"', install.source)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = NOTEBOOK.sub(lambda link: f"]({address(link[1])})", cell.source)
+            cell.source = NOTEBOOK.sub(lambda link: f"]({address(link[1], repository)})", cell.source)
     return notebook
 
 
-def link_readme(text):
-    """Returns a README's text with each badge linked to the notebook in its line."""
+def link_readme(text, repository):
+    """Returns a README's text with a badge behind each link to a notebook that begins a row of a table."""
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines):
-        if (named := re.search(r"colab/(\d_\w+\.ipynb)", line)) and BADGE.search(line):
-            lines[number] = BADGE.sub(badge(named[1]), line)
+        if row := re.match(r"\| \[[^]]*\]\(colab/(\d_\w+\.ipynb)\)", line):
+            rest = BADGE.sub("", line[row.end() :]).strip()
+            lines[number] = " ".join(filter(None, [row[0], badge(row[1], repository), rest])) + "\n"
     return "".join(lines)
 
 
 def sources(notebook):
-    """Returns the SHA-256 of a notebook's code, ignoring the library's address."""
-    code = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    return hashlib.sha256(INSTALL.sub("", code).encode()).hexdigest()
+    """Returns the SHA-256 of a notebook's code without its install cell."""
+    code = "\0".join(cell.source for cell in notebook.cells[2:] if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()
 
 
 def execute(notebook, folder, timeout=540):

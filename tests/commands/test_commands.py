@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from PIL import Image
 
 import anytime_keras as ak
 from anytime_keras import commands
+from anytime_keras.commands import predict
 from anytime_keras.training import Recipe, result
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:tensorboard")
@@ -61,7 +63,8 @@ def test_demo_trains_measures_answers_and_draws(demo):
     assert f"{100 * curve[-1].error:.2f}" in text
     digits, photos = text.split("Photographs")
     assert digits.count("% sure") == 9, "three images on three budgets"
-    assert photos.count("% sure") == 9 and all(name in photos for name in ("flower", "china", "officer"))
+    names = list(ak.data.photos())
+    assert photos.count("% sure") == 3 * len(names) and all(f"\n{name} " in photos for name in names)
     for name in ("curve.png", "photos.png"):
         with Image.open(folder / name) as picture:
             assert picture.width > 300
@@ -243,6 +246,8 @@ def test_predict_takes_names_folders_and_patterns_and_names_several_classes(digi
         (["DIGITS", "empty"], "folder 'empty' contains no images"),
         (["DIGITS", "empty.jpg"], "must not be empty"),
         (["DIGITS", "text.jpg"], "'text.jpg' cannot be decoded"),
+        (["DIGITS", ""], "There is no image ''"),
+        (["DIGITS", "dot.png", "--deadline_ms=-1"], "deadline_ms"),
         (["DIGITS", "dot.png"], "1 x 1 pixels for 'dot.png'"),
         (["DIGITS", "huge.png"], "'huge.png' is too large"),
         (["DIGITS", "cat.png", "--top=0"], "top"),
@@ -259,6 +264,12 @@ def test_bad_images_and_networks_are_one_clear_line(arguments, message, tmp_path
     with pytest.raises(SystemExit, match=message) as error:
         run("predict", *(argument.replace("DIGITS", "resann2x16_adaloss_digits") for argument in arguments))
     assert "\n" not in str(error.value) and not capsys.readouterr().out
+
+
+def test_a_file_name_that_is_no_text_is_printed():
+    answer = ak.classifier.LabeledAnswer(np.zeros((1, 2)), "exit_1", 0, 0.001, class_names=["cat", "dog"], single=True)
+    line = predict._text(os.fsdecode(b"caf\xe9.png"), answer, 1, 8)
+    assert line.encode().decode().startswith("caf\N{REPLACEMENT CHARACTER}.png  cat (50.0% sure)")
 
 
 def test_a_corrupt_image_is_named(trained, digit):

@@ -105,6 +105,10 @@ def test_a_set_is_a_preset_of_the_classifier(model, exported, photo, tmp_path):
     assert classifier(photo, until=lambda answer: True).exit == "exit_1"
     assert [answer.exit for answer in classifier.stream(photo)] == ["exit_1", "exit_2", "exit_3"]
     assert len(classifier.predict([photo] * 5, batch_size=2).labels) == 5
+    assert ak.Classifier.from_preset(exported, engine="tensorflow")(photo).label == top[0][0]
+    for wrong in ({"engine": "onnx"}, {"exits": ["exit_1"]}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*export the network"):
+            ak.Classifier.from_preset(exported, **wrong)
     for wrong in ({"deadline": "soon"}, {"budget": "little"}, {"budget": math.nan}, {"until": 3}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             classifier(photo, **wrong)

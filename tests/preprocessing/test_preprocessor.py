@@ -216,13 +216,42 @@ def test_bad_images_are_named(preprocessor, tmp_path):
         (np.full((32, 32, 3), np.nan), "NaN"),
         (np.full((32, 32, 3), 200.0), "from 200 to 200"),
         (np.zeros((1, 1, 3), "uint8"), "1 x 1 pixels"),
-        (b"", "cannot be decoded"),
+        (b"", "^The image cannot be decoded: cannot identify image file.$"),
+        ([b"a cat"], "^Image 0 cannot be decoded: cannot identify image file.$"),
+        (Image.new("F", (9, 9)), "^The image cannot be decoded: .*mode 'F' of 32 bits, which has no fixed range.$"),
         ("", "no image ''"),
     ],
 )
 def test_bad_input_is_one_clear_error(preprocessor, images, message):
     with pytest.raises(ValueError, match=message):
         preprocessor(images)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (np.zeros((32, 32, 1), "uint8"), "\\(1, 32, 32, 1\\)"),
+        (np.zeros((0, 32, 32, 3), "uint8"), "\\(0, 32, 32, 3\\)"),
+        (np.zeros((32, 32, 3), "int32"), "int32 for the tensor"),
+        (np.full((32, 32, 3), np.nan, "float32"), "NaN"),
+        (np.full((32, 32, 3), np.inf, "float32"), "NaN or an infinity"),
+        (np.full((32, 32, 3), 200.0, "float32"), "from 200 to 200"),
+        (np.zeros((1, 1, 3), "uint8"), "1 x 1 pixels for the tensor"),
+        (np.zeros((2, 30000, 3), "uint8"), "narrow"),
+    ],
+)
+def test_tensors_are_checked_like_arrays(preprocessor, images, message):
+    preprocessor = Preprocessor((224, 224, 3)) if message == "narrow" else preprocessor
+    with pytest.raises(ValueError, match=message):
+        preprocessor(keras.ops.convert_to_tensor(images))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "bool", "float32", "float16"])
+def test_tensors_of_all_types_equal_arrays(preprocessor, dtype):
+    kinds = {"uint16": pixels().astype("uint16") * 256, "bool": pixels() > 100}
+    images = kinds.get(dtype, (pixels() / (1 if dtype == "uint8" else 255)).astype(dtype))
+    found = keras.ops.convert_to_numpy(preprocessor(keras.ops.convert_to_tensor(images)))
+    np.testing.assert_allclose(found, preprocessor(images), atol=1e-5)
 
 
 def test_arrays_of_either_byte_order_are_equal(preprocessor):

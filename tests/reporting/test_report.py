@@ -66,6 +66,28 @@ def test_the_numbers_are_those_of_the_predictor(trained, report):
             assert entry["excess"] < entry["risk"] + 0.02
 
 
+@pytest.mark.long
+def test_an_ensemble_is_reported_at_its_used_exits():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 4)).astype("float32")
+    y = x[:, :3].argmax(axis=1)
+    members = []
+    for units in (2, 16):
+        features = keras.Input((4,))
+        hidden = keras.layers.Dense(units, "relu")(features)
+        exits = {"early": keras.layers.Dense(3)(hidden), "late": keras.layers.Dense(3)(keras.layers.Dense(64)(hidden))}
+        members.append(ak.AnytimeModel(features, exits))
+        members[-1].compile(keras.optimizers.Adam(0.03), loss=checks.crossentropy())
+        members[-1].fit(x, y, epochs=4, verbose=0)
+    eann = ak.EANN(members, (x[:300], y[:300]))
+    eann.inference = {"temperatures": {name: 1.5 for name in eann.exit_names}}
+    held, test = (x[:300], y[:300]), (x[300:], y[300:])
+    found, expected = ak.report(eann, test, validation=held, seconds=0), eann.curve(test)
+    assert [point.exit for point in found.curve] == eann.exit_names and len(eann.exit_names) > 1
+    assert found.curve.errors == expected.errors and found.curve.costs() == expected.costs()
+    assert found.about["temperatures"] == "those of the model"
+
+
 def test_thresholds_are_fitted_on_validation_samples_that_temperatures_did_not_see(trained, report):
     model, (x, y), _ = trained
     thresholds = thresholds_of(model, (x, y))

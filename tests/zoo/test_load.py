@@ -154,6 +154,13 @@ def test_list_filters():
         ak.zoo.list(traind=True)
 
 
+def test_networks_whose_files_are_missing_are_not_among_those_that_load(zoo):
+    assert NAME in ak.zoo.list(loads=True) and NAME not in ak.zoo.list(loads=False)
+    for file in (zoo / "weights").rglob(f"{NAME}*"):
+        file.unlink()
+    assert NAME not in ak.zoo.list(loads=True) and NAME in ak.zoo.list(trained=True, loads=False)
+
+
 def test_unknown_names_list_near_ones():
     with pytest.raises(ValueError, match=f"Received: name='tiny_adalos'. Did you mean '{NAME}'"):
         ak.zoo.load("tiny_adalos")
