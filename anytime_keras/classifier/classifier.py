@@ -9,9 +9,9 @@ import numpy as np
 from anytime_keras.classifier import card, facts, presets, sets
 from anytime_keras.classifier.answers import LabeledAnswer
 from anytime_keras.cost import exit_costs
+from anytime_keras.export.reader import ExportedModel
 from anytime_keras.inference import Predictor
 from anytime_keras.inference.predictor import check_limits
-from anytime_keras.inference.reader import ExportedModel
 from anytime_keras.preprocessing import decoding
 from anytime_keras.preprocessing.host import HostPreprocessor
 

@@ -8,7 +8,8 @@ import time
 import numpy as np
 
 from anytime_keras import runtime
-from anytime_keras.inference import engines, part_cache
+from anytime_keras.conversion import part_cache
+from anytime_keras.inference import engines
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.jobs import Job, Latest
 from anytime_keras.inference.latency import LatencyTable

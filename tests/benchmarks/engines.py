@@ -33,8 +33,8 @@ import keras
 import numpy as np
 
 import anytime_keras as ak
-from anytime_keras.inference import converters
-from anytime_keras.inference.parts import Parts
+from anytime_keras.conversion import converters
+from anytime_keras.conversion.parts import Parts
 from tests.benchmarks import engines_page, torch_network
 from tests.benchmarks.engine_worker import LARGE
 from tests.benchmarks.measuring import RESULTS, parser, write

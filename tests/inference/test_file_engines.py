@@ -12,9 +12,10 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras import runtime
-from anytime_keras.inference import LatencyTable, Stages, converters, engines
+from anytime_keras.conversion import converters
+from anytime_keras.conversion.runtimes import Terminated
+from anytime_keras.inference import LatencyTable, Stages, engines
 from anytime_keras.inference.engines import choice
-from anytime_keras.inference.runtimes import Terminated
 from tests import checks
 from tests.inference import networks
 

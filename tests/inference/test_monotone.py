@@ -4,7 +4,7 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras.evaluation import Samples
-from anytime_keras.inference.reader import ExportedModel
+from anytime_keras.export.reader import ExportedModel
 from tests import checks
 from tests.evaluation.test_calibration import softmax
 from tests.inference import networks

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from anytime_keras import _errors, runtime
-from anytime_keras.inference import converters, part_cache, runtimes
+from anytime_keras.conversion import converters, part_cache, runtimes
 from anytime_keras.inference.engines.base import arrays
 from anytime_keras.inference.engines.files import FileEngine
 from anytime_keras.inference.engines.loading import Loader, Plan

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-from anytime_keras.inference import part_cache, runtimes
+from anytime_keras.conversion import part_cache, runtimes
 from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
 from anytime_keras.inference.engines.loading import Loader, Plan

@@ -1,8 +1,8 @@
 """Converts the stages of a network into parts of a runtime, and loads them."""
 
 from anytime_keras import graph
-from anytime_keras.inference import converters, part_cache, runtimes
-from anytime_keras.inference.parts import Part
+from anytime_keras.conversion import converters, part_cache, runtimes
+from anytime_keras.conversion.parts import Part
 
 
 class Loader:

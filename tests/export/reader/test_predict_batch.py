@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.inference.reader import ExportedModel
+from anytime_keras.export.reader import ExportedModel
 
 pytestmark = pytest.mark.tensorflow
 

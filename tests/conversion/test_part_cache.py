@@ -8,8 +8,8 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras import _files
-from anytime_keras.inference import part_cache
-from anytime_keras.inference.parts import Parts
+from anytime_keras.conversion import part_cache
+from anytime_keras.conversion.parts import Parts
 from tests import checks
 from tests.inference import networks
 

@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 
-from anytime_keras.inference.runtimes import RUNTIMES
+from anytime_keras.conversion.runtimes import RUNTIMES
 from anytime_keras.preprocessing.host import HostPreprocessor
 
 DESCRIPTION = "exported.json"

@@ -10,12 +10,12 @@ import types
 
 import numpy as np
 
+from anytime_keras.conversion.runtimes import RUNTIMES
+from anytime_keras.export.reader.description import read_description
+from anytime_keras.export.reader.inputs import batch_size_of, by_name
+from anytime_keras.export.reader.stages import ExportedStages
 from anytime_keras.inference.answers import Answer, BatchAnswer
 from anytime_keras.inference.early_exit import classify
-from anytime_keras.inference.reader.description import read_description
-from anytime_keras.inference.reader.inputs import batch_size_of, by_name
-from anytime_keras.inference.reader.stages import ExportedStages
-from anytime_keras.inference.runtimes import RUNTIMES
 from anytime_keras.preprocessing.decoding import is_raw
 from anytime_keras.preprocessing.host import HostPreprocessor
 
@@ -48,6 +48,15 @@ class ExportedModel:
     Raises:
         ValueError: if the folder does not contain an export, or a file is missing, was changed or was added.
         ImportError: if the format's runtime is not installed.
+
+    Example:
+    >>> import pathlib, tempfile, numpy as np, anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> reader = ExportedModel(ak.export(model, pathlib.Path(folder.name, "digits")))
+    >>> reader.predict(np.zeros((1, 8, 8, 1), "float32")).exit
+    'exit_3'
+    >>> folder.cleanup()
     """
 
     def __init__(self, path=None, num_threads=None):

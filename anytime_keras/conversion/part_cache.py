@@ -46,7 +46,7 @@ def key(part, format, batch_size, dtype="float32", calibration=None):
     Example:
     >>> import anytime_keras as ak
     >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
-    >>> part = ak.inference.parts.Parts(ak.inference.Stages(model)).whole
+    >>> part = ak.conversion.parts.Parts(ak.inference.Stages(model)).whole
     >>> key(part, "litert", 1) == key(part, "litert", 1), key(part, "litert", 1) == key(part, "litert", 2)
     (True, False)
     """
@@ -57,7 +57,7 @@ def key(part, format, batch_size, dtype="float32", calibration=None):
     versions = {package: _version(package) for package in ("keras", *_PACKAGES[format])}
     text = json.dumps([structure, part.describe(batch_size), format, batch_size, dtype, __version__, versions])
     digest = hashlib.sha256(text.encode())
-    digest.update(_code("anytime_keras.inference.converters", "anytime_keras.inference.quantization").encode())
+    digest.update(_code("anytime_keras.conversion.converters", "anytime_keras.conversion.quantization").encode())
     for array in [*_weights(part.model), *(calibration or [])]:
         digest.update(_digest(array).encode())
     return digest.hexdigest()
