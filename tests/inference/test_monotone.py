@@ -149,6 +149,15 @@ def test_of_a_predictor_it_is_one_of_the_exits_and_temperatures_in_use():
 
 
 @pytest.mark.long
+@pytest.mark.tensorflow
+def test_of_a_predictor_it_keeps_the_engine():
+    model = networks.eleven_exits(2)
+    predictor = ak.Predictor(model, networks.inputs_for(model, batch=1), engine="litert", num_threads=1)
+    combined = ak.monotone(predictor)
+    assert combined.engine == "litert" and combined.requested == predictor.requested
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("method", BY_HAND)
 def test_of_an_ensemble_it_combines_all_exits_in_use(method):
     small, large = spread(networks.eleven_exits(2)), spread(networks.eleven_exits(4), factor=3.0)

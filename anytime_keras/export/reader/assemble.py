@@ -10,6 +10,7 @@ MODULES = (
     "preprocessing/host",
     "inference/answers",
     "inference/early_exit",
+    "inference/thresholds",
     "conversion/runtimes/base",
     "conversion/runtimes/saved_model",
     "conversion/runtimes/litert",
