@@ -22,6 +22,7 @@ BENCHMARKS = {
     "engines": ("tensorflow",),
     "deadlines": ("tensorflow",),
     "serving": ("tensorflow",),
+    "soak": ("tensorflow",),
 }
 
 

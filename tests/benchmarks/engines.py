@@ -9,6 +9,8 @@ number of threads. Each runs in its own process, so that the idle threads of one
 take turns of `--seconds`, and a ratio is the median over `--rounds` of the ratio of two medians of the same round.
 Networks have random weights and at most 8 exits. PyTorch is left out if it is not installed.
 
+`--convert` only fills `--work` and the cache of converted stages, which no other program disturbs; do it before.
+
 `--work` keeps the converted networks, and the table of each network and batch size as soon as it is measured. A later
 call with the same flags at the same commit measures only what is missing. `--minutes` leaves out what would not fit.
 
@@ -83,6 +85,21 @@ def prepare(name, folder):
         (folder / f"{file}.onnx").write_bytes(converters.convert([part], "onnx")[0])
     (folder / "done").touch()
     return names
+
+
+def convert(networks, work, threads):
+    """Makes a predictor of each network on each file engine, so that later ones find their stages in the cache."""
+    for name in networks:
+        names = prepare(name, work / name)
+        model, x = keras.saving.load_model(work / name / "model.keras"), np.load(work / name / "images.npy")[:1]
+        table = None
+        for engine in BARE:
+            begin = time.monotonic()
+            made = ak.Predictor(model, x, exits=names, engine=engine, num_threads=threads, latencies=table)
+            made.predict(x, budget=made.costs[0].with_head)
+            table = made.latencies
+            table.engine = None  # it need not be measured on the other engines
+            print(f"{name} for {engine}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
 
 
 class Worker:
@@ -233,7 +250,11 @@ def main():
     made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     made.add_argument("--minutes", type=float, default=None, help="leaves out what would take longer")
     made.add_argument("--work", type=pathlib.Path, default=None, help="a folder to keep and to resume from")
+    made.add_argument("--convert", action="store_true", help="only converts")
     flags = made.parse_args()
+    if flags.convert:
+        convert(flags.networks.split(","), flags.work, flags.threads)
+        return
     load, networks, subjects = os.getloadavg(), flags.networks.split(","), flags.subjects
     work, settings = flags.work, json.dumps({**vars(flags), "out": None}, default=str)
     flags.subjects, flags.work = subjects.split(","), None
