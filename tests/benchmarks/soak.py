@@ -4,7 +4,7 @@
     python -m tests.benchmarks.soak --minutes=1 --requests=2000 --out=/tmp/soak.json
 
 Starts `anytime-keras serve` in a process of its own and sends requests from `--clients` connections at once, until
-`--requests` were sent or `--minutes` are over. One in `1 / HOSTILE` connections is hostile: it hangs up before the
+`--requests` were sent or `--minutes` are over. One request in ten is hostile: its client hangs up before the
 answer, sends garbage, half a body, a slow body, a wrong shape, NaN, an unknown model, a body that is too large or an
 impossible deadline.
 
