@@ -163,13 +163,14 @@ class Bench:
 
 def compare(bench, flags, policies, end=math.inf):
     """Yields a row for each arrival process, deadline and load until a moment, with a result for each policy."""
-    rng = np.random.default_rng(0)
+    rng, found = np.random.default_rng(0), 0
     for arrivals in flags.arrivals.split(","):
         for factor in map(float, flags.factors.split(",")):
             capacity, deadline = bench.capacity("last"), factor * bench.last_seconds()
             for load in map(float, flags.loads.split(",")):
-                if time.monotonic() + len(policies) * flags.seconds > end:
+                if found and time.monotonic() + len(policies) * flags.seconds > end:
                     return
+                found += 1
                 results = {}
                 for policy in rng.permutation(policies):
                     moments = arrival_times(arrivals, load * capacity, flags.seconds, seed=1)

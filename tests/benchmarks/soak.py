@@ -5,7 +5,7 @@
 
 Starts `anytime-keras serve` in a process of its own and sends requests from `--clients` connections at once, until
 `--requests` were sent or `--minutes` are over. One request in ten is hostile: its client hangs up before the
-answer, sends garbage, half a body, a slow body, a wrong shape, NaN, an unknown model, a body that is too large or an
+answer, sends garbage, half a body, a wrong shape, NaN, an unknown model, a body that is too large or an
 impossible deadline.
 
 Contents of the file:
