@@ -3,8 +3,8 @@
   anytime-keras serve resann5x16_adaloss --port=8000
   curl --data-binary @cat.jpg "http://127.0.0.1:8000/v1/classify?deadline_ms=20"
 
-Arguments: networks, each a name of the zoo, the folder of a training or of a saved preset, a .keras file, or
-hf://user/model. The page http://127.0.0.1:8000/ shows the load. SIGTERM stops the server after it has answered what it
+Arguments: networks, each a name of the zoo, the folder of a training, of a saved preset or of an exported set, a .keras
+file, or hf://user/model. The page http://127.0.0.1:8000/ shows the load. SIGTERM stops the server after it has answered what it
 has. Needs pip install 'anytime-keras[serve]'.
 """
 
