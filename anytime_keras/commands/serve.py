@@ -4,8 +4,8 @@
   curl --data-binary @cat.jpg "http://127.0.0.1:8000/v1/classify?deadline_ms=20"
 
 Arguments: networks, each a name of the zoo, the folder of a training, of a saved preset or of an exported set, a .keras
-file, or hf://user/model. The page http://127.0.0.1:8000/ shows the load. SIGTERM stops the server after it has answered what it
-has. Needs pip install 'anytime-keras[serve]'.
+file, or hf://user/model. The page http://127.0.0.1:8000/ shows the load. SIGTERM stops the server after it has answered
+what it has. Needs pip install 'anytime-keras[serve]'.
 """
 
 import contextlib

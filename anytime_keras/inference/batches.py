@@ -25,7 +25,8 @@ class BatchMethods:
         Confident samples are removed from the batch at each exit, so easy samples cost less than hard ones. If the
         network mixes the batch axis with another axis, the batch cannot shrink: all samples continue, and
         `average_macs` counts this. If the backend compiles for each batch size (JAX), the batch is padded to one of a
-        few sizes: any size up to 8, then 10, 12, 14, 16, 20, 24, 28, 32, 40 ...
+        few sizes: any size up to 8, then 10, 12, 14, 16, 20, 24, 28, 32, 40 ... File engines run at most 32
+        samples, or the largest prepared size, at a time; LiteRT and OpenVINO load stages for 8 and 2 samples as well.
 
         Args:
             x: input of the model, shape `(samples, ...)`.
