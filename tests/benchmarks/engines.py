@@ -89,16 +89,16 @@ def prepare(name, folder):
 
 def convert(networks, work, threads):
     """Makes a predictor of each network on each file engine, so that later ones find their stages in the cache."""
-    for name in networks:
-        names = prepare(name, work / name)
-        model, x = keras.saving.load_model(work / name / "model.keras"), np.load(work / name / "images.npy")[:1]
-        table = None
-        for engine in BARE:
-            begin = time.monotonic()
-            made = ak.Predictor(model, x, exits=names, engine=engine, num_threads=threads, latencies=table)
+    tables = {}
+    for engine in BARE:
+        for name in networks:
+            begin, names = time.monotonic(), prepare(name, work / name)
+            model, x = keras.saving.load_model(work / name / "model.keras"), np.load(work / name / "images.npy")[:1]
+            options = dict(exits=names, engine=engine, num_threads=threads, latencies=tables.get(name))
+            made = ak.Predictor(model, x, **options)
             made.predict(x, budget=made.costs[0].with_head)
-            table = made.latencies
-            table.engine = None  # it need not be measured on the other engines
+            tables[name] = made.latencies
+            tables[name].engine = None  # they need not be measured on the other engines
             print(f"{name} for {engine}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
 
 
