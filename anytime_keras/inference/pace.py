@@ -17,7 +17,7 @@ SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
 # to take at most beyond its median, a factor and seconds. Longer ones were interrupted by other processes, for a time
 # slice of milliseconds that no such margin covers; a wider one would only make every answer worse.
 STEP_CALLS = 9
-WIDEST_FACTOR, WIDEST_SECONDS = 1.15, 20e-6
+WIDEST_FACTOR, WIDEST_SECONDS = 1.2, 25e-6
 
 
 @dataclasses.dataclass(frozen=True)
