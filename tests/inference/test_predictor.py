@@ -189,7 +189,7 @@ def test_where_sizes_are_open_times_and_costs_go_by_the_inputs_own(tmp_path):
         assert predictor.predict_batch(x, confidence=1.1).average_macs == macs[side][1] + 12
     predictor.fit_thresholds((large, np.array([0])), 2 * macs[8][1])
     assert predictor.predict_batch(large, average_budget=2 * macs[8][1]).exits == ["exit_2"]
-    with pytest.raises(ValueError, match="No threshold is fitted.*inputs of that size"):
+    with pytest.raises(ValueError, match="No threshold is fitted.*inputs of this size"):
         predictor.predict_batch(small, average_budget=2 * macs[8][1])
     batches = [(small, np.array([0])), (large, np.array([0]))]
     with pytest.raises(ValueError, match="fitted for inputs of one size"):
