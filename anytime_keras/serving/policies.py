@@ -268,7 +268,8 @@ def check(name, num_exits=None):
     """Raises a ValueError that lists the policies' names unless `name` is one of them; None allows any exit."""
     if num_exits is None:
         if name not in ("value", "slack", "last") and not re.fullmatch(r"exit_[1-9]\d*", str(name)):
-            raise ValueError(f"`policy` must be value, slack, last, exit_1, exit_2 ... Received: policy={name!r}.")
+            known = "'value', 'slack', 'last', 'exit_1', 'exit_2', ..."
+            raise ValueError(f"`policy` must be one of {known} Received: policy={name!r}.")
         return
     known = ["value", "slack", "last", *(f"exit_{number}" for number in range(1, num_exits + 1))]
     if name not in known:
