@@ -25,8 +25,8 @@ from anytime_keras import (  # noqa: E402
 )
 from anytime_keras.classifier import Classifier  # noqa: E402
 from anytime_keras.evaluation import Curve, evaluate  # noqa: E402
+from anytime_keras.export import export  # noqa: E402, after the imports of the room with the same name
 from anytime_keras.inference import EANN, Predictor  # noqa: E402
-from anytime_keras.inference.export import export  # noqa: E402
 from anytime_keras.inference.monotone import monotone  # noqa: E402
 from anytime_keras.models import AnytimeModel, to_anytime  # noqa: E402
 from anytime_keras.reporting import report  # noqa: E402

@@ -8,9 +8,9 @@ import numpy as np
 
 from anytime_keras.classifier import card, facts, networks, presets, sets
 from anytime_keras.classifier.answers import LabeledAnswer
+from anytime_keras.export.reader import ExportedModel
 from anytime_keras.inference import EANN, Predictor
 from anytime_keras.inference.predictor import check_limits
-from anytime_keras.inference.reader import ExportedModel
 from anytime_keras.preprocessing import decoding
 from anytime_keras.preprocessing.host import HostPreprocessor
 

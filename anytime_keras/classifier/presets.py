@@ -13,9 +13,9 @@ import keras
 from anytime_keras import zoo
 from anytime_keras.classifier import card, facts
 from anytime_keras.data import crops, defaults
+from anytime_keras.export.reader import ExportedModel
+from anytime_keras.export.reader.description import DESCRIPTION
 from anytime_keras.inference import EANN, ensemble
-from anytime_keras.inference.reader import ExportedModel
-from anytime_keras.inference.reader.description import DESCRIPTION
 from anytime_keras.models import AnytimeModel
 from anytime_keras.preprocessing import Preprocessor
 

@@ -1,10 +1,13 @@
 """Runs an exported set in place of a `Predictor`."""
 
 import dataclasses
+import types
+
+import numpy as np
 
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.predictor import check_limits, deepest_within
-from anytime_keras.inference.reader import ExportedModel
+from anytime_keras.export.reader import ExportedModel
 
 
 class SetPredictor:
@@ -12,6 +15,26 @@ class SetPredictor:
 
     def __init__(self, reader):
         self._reader = reader
+
+    @property
+    def exit_names(self):
+        """The names of the exits, a list of str."""
+        return list(self._reader.exit_names)
+
+    @property
+    def costs(self):
+        """The cost of each exit, see `ExportedModel`."""
+        return list(self._reader.costs)
+
+    @property
+    def lock(self):
+        """The lock that is held while a stage runs."""
+        return self._reader._lock
+
+    @property
+    def state(self):
+        """What `anytime_keras.serving.runner` reads of a `Predictor`: its engine, exits, inputs and temperatures."""
+        return _State(self._reader)
 
     def prepare(self, example):
         """Measures the latency of the stages for inputs of this size."""
@@ -36,6 +59,49 @@ class SetPredictor:
     def stream(self, x):
         """As `Predictor.stream`."""
         return map(_answer, self._reader.stream(x))
+
+
+class _State:
+    """The stages of an exported set in the form of a predictor's state; see `SetPredictor.state`."""
+
+    def __init__(self, reader):
+        specs = reader.description["inputs"]
+        sizes = [(None, *spec["shape"][1:]) for spec in specs]
+        inputs = [types.SimpleNamespace(name=s["name"], dtype=s["dtype"], shape=size) for s, size in zip(specs, sizes)]
+        self.stages = types.SimpleNamespace(exit_names=list(reader.exit_names), inputs=inputs)
+        self.engine, self.temperatures = _Engine(reader), list(reader.temperatures)
+        example = np.zeros((1, *reader.preprocessor.image_shape), "float32")
+        self.times = {1: types.SimpleNamespace(example=example)}
+
+    def answer(self, position, logits, seconds):
+        name = self.stages.exit_names[position]
+        return Answer(
+            logits, name, position, seconds, False, self.temperatures[position], self.engine.sigmoid[position]
+        )
+
+
+class _Engine:
+    """The stages of an exported set with the methods of an `Engine` that a server uses."""
+
+    any_size = True
+
+    def __init__(self, reader):
+        self._reader, stages = reader, reader._stages
+        self.takes, self.starts, self.sigmoid = stages.takes, stages.starts, stages.sigmoid
+        self.take, self.array = stages.take, stages.array
+        self.gives = [(None, num_classes(reader))] * len(stages)
+
+    def __len__(self):
+        return len(self._reader._stages)
+
+    def start(self, x):
+        return list(self._reader._tensors(x, any_size=True).values())
+
+    def prepare(self, inputs):
+        """Does nothing: batches of any size run, if need be in pieces of the set's own."""
+
+    def stage(self, position, carried, inputs):
+        return self._reader._stages.stage(position, carried)
 
 
 def _answer(answer):

@@ -3,12 +3,13 @@
   anytime-keras serve resann5x16_adaloss --port=8000
   curl --data-binary @cat.jpg "http://127.0.0.1:8000/v1/classify?deadline_ms=20"
 
-Arguments: networks, each a name of the zoo, the folder of a training or of a saved preset, a .keras file, or
-hf://user/model. The page http://127.0.0.1:8000/ shows the load. SIGTERM stops the server after it has answered what it
-has. Needs pip install 'anytime-keras[serve]'.
+Arguments: networks, each a name of the zoo, the folder of a training, of a saved preset or of an exported set, a .keras
+file, or hf://user/model. The page http://127.0.0.1:8000/ shows the load. SIGTERM stops the server after it has answered
+what it has. Needs pip install 'anytime-keras[serve]'.
 """
 
 import contextlib
+import math
 import pathlib
 import socket
 import sys
@@ -36,6 +37,7 @@ def run(flags, arguments):
     names = [pathlib.PurePath(argument).name for argument in arguments]
     if len(set(names)) < len(names):
         raise ValueError(f"Networks must have different names. Received: {names}.")
+    _check(flags)
     try:
         import uvicorn
 
@@ -52,6 +54,17 @@ def run(flags, arguments):
         options = {"log_level": "warning", "access_log": False, "backlog": BACKLOG, "timeout_graceful_shutdown": 90}
         config = uvicorn.Config(app, **options)
         uvicorn.Server(config).run(sockets=[bound])
+
+
+def _check(flags):
+    """Checks the flags before networks are loaded, which takes long."""
+    from anytime_keras.inference.engines import choice
+    from anytime_keras.serving import server
+
+    if not math.isfinite(flags.deadline_ms):
+        raise ValueError(f"--deadline_ms must be a number of milliseconds. Received: {flags.deadline_ms}.")
+    server.check_options(flags.policy, flags.max_batch, flags.max_queue, flags.confidence)
+    choice.check(flags.engine or "auto", None)
 
 
 def _bound(host, port):

@@ -1,8 +1,5 @@
 """Batch prediction within an average budget, and calibration on validation data, for `Predictor`."""
 
-import math
-import numbers
-
 import keras
 import numpy as np
 
@@ -10,6 +7,13 @@ from anytime_keras.evaluation.evaluate import weighted_batches
 from anytime_keras.evaluation.labels import class_numbers
 from anytime_keras.inference import calibration, early_exit, risk as risks
 from anytime_keras.inference.answers import BatchAnswer, check_classes, probabilities
+from anytime_keras.inference.thresholds import (
+    check_batch_size,
+    checked_budget,
+    choose_thresholds,
+    fits_budget,
+    same_target,
+)
 
 
 class BatchMethods:
@@ -21,7 +25,8 @@ class BatchMethods:
         Confident samples are removed from the batch at each exit, so easy samples cost less than hard ones. If the
         network mixes the batch axis with another axis, the batch cannot shrink: all samples continue, and
         `average_macs` counts this. If the backend compiles for each batch size (JAX), the batch is padded to one of a
-        few sizes: any size up to 8, then 10, 12, 14, 16, 20, 24, 28, 32, 40 ...
+        few sizes: any size up to 8, then 10, 12, 14, 16, 20, 24, 28, 32, 40 ... File engines run at most 32
+        samples, or the largest prepared size, at a time; LiteRT and OpenVINO load stages for 8 and 2 samples as well.
 
         Args:
             x: input of the model, shape `(samples, ...)`.
@@ -43,22 +48,12 @@ class BatchMethods:
                 classes.
         """
         goals = {"confidence": confidence, "average_budget": average_budget, "risk": risk, "max_drop": max_drop}
-        if sum(goal is not None for goal in goals.values()) != 1:
-            raise ValueError(
-                "One of `confidence`, `average_budget`, `risk` and `max_drop` must be given. "
-                f"Received: {', '.join(f'{name}={goal}' for name, goal in goals.items())}."
-            )
         state = self._current()
         _check_heads(state)
-        batches = _parts(state, x, batch_size)
+        batches = self._batches(state, x, batch_size)
         macs = _macs(state, batches[0])
-        if confidence is not None:
-            thresholds = _thresholds(confidence, state)
-        elif average_budget is not None:
-            thresholds = self._fitted(state, average_budget, macs)
-        else:
-            target = {name: goals[name] for name in ("risk", "max_drop") if goals[name] is not None}
-            thresholds = [risks.stored(self._found(), state, **target)] * len(state.costs)
+        fitted_for = state.stages.exit_names, state.temperatures, macs
+        thresholds = choose_thresholds(goals, self._found(), *fitted_for)
         parts = [
             early_exit.classify(state.engine, inputs, thresholds, state.temperatures, self._worker.lock)
             for inputs in batches
@@ -105,7 +100,7 @@ class BatchMethods:
             )
         if average_budget is None:
             return self._fit_risks(validation, risk, max_drop, confidence, loss)
-        budgets = [_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
+        budgets = [checked_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
         if not budgets:
             raise ValueError("`average_budget` must be a number or a list with at least one. Received: [].")
         state = self._current()
@@ -120,8 +115,9 @@ class BatchMethods:
         sure = [probabilities(*of_exit).max(axis=-1) for of_exit in each]
         fitted = {budget: early_exit.fit_threshold(np.stack(sure), macs, budget) for budget in budgets}
         with self._changing:
-            known = [entry for entry in self._found().get("thresholds", []) if not _of(entry, state, macs, fitted)]
             of_state = [state.stages.exit_names, state.temperatures, list(macs)]
+            known = self._found().get("thresholds", [])
+            known = [entry for entry in known if not fits_budget(entry, fitted, *of_state)]
             known += [[budget, threshold, *of_state] for budget, threshold in fitted.items()]
             self._keep(thresholds=sorted(known))
         return fitted
@@ -133,7 +129,8 @@ class BatchMethods:
         logits, labels, weights, _ = self._outputs(state, validation)
         fitted, entries = risks.fit(state, logits, labels, weights, kind, targets, confidence, loss)
         with self._changing:
-            known = [entry for entry in self._found().get("risk_thresholds", []) if not risks.replaced(entry, entries)]
+            known = self._found().get("risk_thresholds", [])
+            known = [entry for entry in known if not any(same_target(entry, other) for other in entries)]
             self._keep(risk_thresholds=known + entries)
         return fitted
 
@@ -189,9 +186,18 @@ class BatchMethods:
         """
         state = self._current()
         parts = [
-            early_exit.exit_outputs(state.engine, inputs, self._worker.lock) for inputs in _parts(state, x, batch_size)
+            early_exit.exit_outputs(state.engine, inputs, self._worker.lock)
+            for inputs in self._batches(state, x, batch_size)
         ]
         return {name: np.concatenate(logits) for name, logits in zip(state.stages.exit_names, zip(*parts))}
+
+    def _batches(self, state, x, batch_size):
+        """Splits samples into batches, each a list of the first stage's input tensors."""
+        check_batch_size(batch_size)
+        inputs = state.engine.start(x)
+        with self._worker.lock:
+            size = state.engine.batch_size(int(batch_size))
+        return [[tensor[at : at + size] for tensor in inputs] for at in range(0, inputs[0].shape[0], size)]
 
     def _found(self):
         """Returns the stored calibration of the model, by this or another predictor."""
@@ -201,17 +207,6 @@ class BatchMethods:
         self._own = {**self._found(), **found}
         if hasattr(self._model, "inference"):
             self._model.inference = dict(self._own)
-
-    def _fitted(self, state, average_budget, macs):
-        budget = _budget(average_budget)
-        found = {entry[0]: entry[1] for entry in self._found().get("thresholds", []) if _of(entry, state, macs)}
-        if budget not in found:
-            raise ValueError(
-                f"No threshold is fitted for `average_budget` {average_budget} and the exits "
-                f"{state.stages.exit_names} at their temperatures and costs, {list(macs)} MACs. Fitted: {list(found)}. "
-                "Call `predictor.fit_thresholds(validation, average_budget)` with inputs of that size."
-            )
-        return [found[budget]] * len(state.costs)
 
     def _outputs(self, state, validation, batch_size=256):
         """Runs all exits on validation data.
@@ -223,7 +218,7 @@ class BatchMethods:
         _check_heads(state)
         logits, labels, weights, macs = [], [], [], set()
         for x, y, sample_weight in weighted_batches(validation, batch_size):
-            for inputs in _parts(state, x, batch_size):
+            for inputs in self._batches(state, x, batch_size):
                 logits.append(early_exit.all_logits(state.engine, inputs, self._worker.lock))
                 macs.add(_macs(state, inputs))
             labels.append(np.asarray(keras.ops.convert_to_numpy(y)))
@@ -243,14 +238,6 @@ class BatchMethods:
         return logits, np.concatenate(labels), weights, macs
 
 
-def _parts(state, x, batch_size):
-    """Splits samples into batches, each a list of the first stage's input tensors."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
-    inputs, size = state.engine.start(x), int(batch_size)
-    return [[tensor[at : at + size] for tensor in inputs] for at in range(0, inputs[0].shape[0], size)]
-
-
 def _macs(state, inputs):
     return tuple(cost.with_all_heads for cost in state.costs_of(inputs))
 
@@ -260,35 +247,3 @@ def _check_heads(state):
         check_classes(shape, f"'{name}'")
     if len(set(state.engine.gives)) > 1:
         raise ValueError(f"All exits must tell the same classes. Received: shapes {state.engine.gives}.")
-
-
-def _budget(value):
-    if not isinstance(value, numbers.Real) or math.isnan(value):
-        raise ValueError(f"`average_budget` must be a number of MACs. Received: {value!r}.")
-    return float(value)
-
-
-def _of(entry, state, macs, budgets=None):
-    """Returns whether a threshold was fitted for these exits, temperatures and costs, and any of `budgets` if given.
-
-    Fields that older entries lack are assumed to match.
-    """
-    budget, _, *fitted_for = entry
-    of_state = [state.stages.exit_names, state.temperatures, list(macs)][: len(fitted_for)]
-    return fitted_for == of_state and (budgets is None or budget in budgets)
-
-
-def _thresholds(confidence, state):
-    exit_names = state.stages.exit_names
-    if np.ndim(confidence) == 0:
-        values = [confidence] * len(exit_names)
-    elif len(confidence) == len(exit_names) - 1:
-        values = [*confidence, 0.0]
-    else:
-        raise ValueError(
-            f"`confidence` needs one value for each exit but the last of {exit_names}. "
-            f"Received: {len(confidence)} values."
-        )
-    if not np.isfinite(np.asarray(values, float)).all():
-        raise ValueError(f"`confidence` must be numbers. Received: {confidence}.")
-    return values

@@ -32,7 +32,7 @@ def fit_temperature(logits, labels, weights=None):
 
     Args:
         logits: array of shape `(samples, classes)`.
-        labels: int array of shape `(samples,)`.
+        labels: int array of shape `(samples,)`, or probabilities of shape `(samples, classes)`.
         weights: array of shape `(samples,)`, sample weights; None weighs all samples equally.
 
     Returns:
@@ -43,7 +43,7 @@ def fit_temperature(logits, labels, weights=None):
     10.0
     """
     logits = as_logits(np.asarray(logits, "float64"))
-    chosen = logits[np.arange(len(labels)), labels]
+    chosen = logits[np.arange(len(labels)), labels] if np.ndim(labels) == 1 else (labels * logits).sum(axis=1)
     low, high = np.log(0.01), np.log(100.0)
     # The log-likelihood is concave in 1 / temperature, so bisect for the root of its slope.
     for _ in range(50):

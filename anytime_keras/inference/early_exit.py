@@ -23,30 +23,30 @@ def classify(engine, inputs, thresholds, temperatures, lock):
         exit if a stage takes tensors that cannot be sliced by sample.
     """
     count = inputs[0].shape[0]
-    inputs = _filled(engine, inputs)
-    left, held, carried = np.arange(count), np.arange(count), inputs  # unfinished samples; sample in each row
+    carried = inputs = _filled(engine, inputs)
+    held = np.arange(count)  # the sample of each row of `carried`
+    left = rows = held  # the unfinished samples, and their rows
     logits, positions, confidence = None, np.zeros(count, int), np.zeros(count, "float32")
-    deepest = np.zeros(count, int)
-    size = inputs[0].shape[0]
+    deepest, size = np.zeros(count, int), inputs[0].shape[0]
     for position in range(len(engine)):
         if engine.starts[position]:
-            carried, held, size = inputs, np.arange(count), inputs[0].shape[0]
+            carried, held, rows, size = inputs, np.arange(count), left, inputs[0].shape[0]
         by_sample = per_sample(engine.takes[position], carried, size)
         smaller = len(left) if engine.any_size else bucket(len(left))
         if by_sample is not None and smaller < size:
-            rows, size, held = np.nonzero(np.isin(held, left))[0], smaller, left
-            carried = [_rows(engine, value, rows, size) if cut else value for value, cut in zip(carried, by_sample)]
+            carried = [_rows(engine, value, rows, smaller) if cut else value for value, cut in zip(carried, by_sample)]
+            rows, size, held = np.arange(len(left)), smaller, left
         deepest[held if by_sample is None else left] = position
         with lock:
             output, carried = engine.stage(position, carried, carried)
-            output = engine.array(output)[np.nonzero(np.isin(held, left))[0]]
+            output = engine.array(output)[rows]
         sure = probabilities(output, temperatures[position], engine.sigmoid[position]).max(axis=-1)
         if logits is None:
             logits = np.zeros((count, *output.shape[1:]), output.dtype)
         leaves = (sure >= thresholds[position]) | (position + 1 == len(engine))
         at = left[leaves]
         logits[at], positions[at], confidence[at] = output[leaves], position, sure[leaves]
-        left = left[~leaves]
+        left, rows = left[~leaves], rows[~leaves]
         if not len(left):
             break
     return logits, positions, confidence, deepest

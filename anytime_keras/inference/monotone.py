@@ -42,7 +42,8 @@ def monotone(model, method="product"):
 
     Returns:
         An `AnytimeModel` with the same exits, earliest first. For an `EANN`, it holds a copy of the members' weights
-        and has the exits in use. For a `Predictor`, a `Predictor` of such a model, prepared for the same sizes.
+        and has the exits in use. For a `Predictor`, a `Predictor` of such a model, prepared for the same sizes, with
+        the same `engine` argument.
 
     Raises:
         ValueError: if the method is unknown, or the exits are not those of a classifier with one class for each sample.
@@ -82,7 +83,8 @@ def _of_predictor(predictor, method):
         model = keras.Model(opened.input, {name: tensors[name] for name in names}, name=model.name)
     found = {"temperatures": dict(zip(names, predictor.temperatures))}
     first, *others = [times.example for times in predictor._state.times.values()]
-    combined = Predictor(_combined(model, found, method), first, exits=names, dtype=predictor.latencies.dtype)
+    options = {"dtype": predictor.latencies.dtype, **predictor.requested}
+    combined = Predictor(_combined(model, found, method), first, exits=names, **options)
     for example in others:
         combined.prepare(example)
     return combined

@@ -36,10 +36,12 @@ class ParallelPredictor:
         workers: int, number of processes.
         environments: list of dicts, additional environment variables for each process, such as
             `{"CUDA_VISIBLE_DEVICES": "1"}` to assign a device.
+        engine: str, the engine of each process, see `Predictor`.
+        num_threads: int, the threads of a file engine in each process; None shares the cores among the processes.
 
     Raises:
         ValueError: if an argument is invalid.
-        RuntimeError: if a process cannot start.
+        RuntimeError: if a process cannot start, or the engine cannot run the network.
 
     Example, as a script:
 
@@ -48,7 +50,7 @@ class ParallelPredictor:
                 answer = predictor.predict(images[:1], deadline=0.01)
     """
 
-    def __init__(self, eann, example, workers=2, environments=None):
+    def __init__(self, eann, example, workers=2, environments=None, engine="auto", num_threads=None):
         if not isinstance(eann, EANN):
             raise ValueError(f"`eann` must be an `EANN`. Received: {type(eann).__name__}.")
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
@@ -58,6 +60,9 @@ class ParallelPredictor:
             raise ValueError(
                 f"`environments` must be one dict for each of {workers} workers. Received: {environments}."
             )
+        engines.choice.check(engine, num_threads)
+        if num_threads is None and engine not in ("tensorflow", "jax"):
+            num_threads = max(engines.choice.cores() // workers, 1)
         self._stages = eann.stages()
         example = [np.asarray(tensor) for tensor in self._stages.start(example)]
         self.exit_names = _exits(eann)
@@ -65,7 +70,8 @@ class ParallelPredictor:
         self._temperatures = [temperatures.get(name, 1.0) for name in self.exit_names]
         used = self._stages.at(self.exit_names)
         self._sigmoid = [used.ends_in_sigmoid(position) for position in range(len(used))]
-        self._processes = _Processes(eann, example, environments)
+        options = {"name": engine, "num_threads": num_threads}
+        self._processes = _Processes(eann, example, environments, options)
         self._worker = Worker()
 
     def predict(self, x, deadline=None):
@@ -116,14 +122,14 @@ class ParallelPredictor:
 class _Processes:
     """The pool of processes, with the interface of an `Engine` for `Job`."""
 
-    def __init__(self, eann, example, environments):
+    def __init__(self, eann, example, environments, options):
         spawn = multiprocessing.get_context("spawn")  # a forked TensorFlow or JAX hangs
         self._count, self._members = len(_exits(eann)), len(eann.members)
         self._tasks, self._results = spawn.Queue(), spawn.Queue()
         self._stopped, self._number = spawn.Value("q", 0), 0
         with tempfile.TemporaryDirectory(prefix="anytime-keras-") as folder:
             eann.save(pathlib.Path(folder, "eann"))
-            arguments = (str(pathlib.Path(folder, "eann")), example, self._tasks, self._results, self._stopped)
+            arguments = (str(pathlib.Path(folder, "eann")), example, options, self._tasks, self._results, self._stopped)
             self._processes = [spawn.Process(target=_serve, args=arguments, daemon=True) for _ in environments]
             self._finalizer = weakref.finalize(self, _end, self._processes, self._tasks)
             for process, own in zip(self._processes, environments):
@@ -196,7 +202,7 @@ def _end(processes, tasks):
         process.kill()
 
 
-def _serve(folder, example, tasks, results, stopped):
+def _serve(folder, example, options, tasks, results, stopped):
     """The main function of a process: loads all members, then runs those assigned by tasks."""
     try:
         eann = EANN.load(folder)
@@ -204,7 +210,8 @@ def _serve(folder, example, tasks, results, stopped):
         for own in eann.exits:
             if own.name in names:
                 members.setdefault(own.member, []).append(own.name)
-        runs = {member: engines.engine(eann.stages().at(exits)) for member, exits in members.items()}
+        stages = {member: eann.stages().at(exits) for member, exits in members.items()}
+        runs = {member: engines.create(own, own.start(example), **options) for member, own in stages.items()}
         worker = Worker()
 
         def answers(member, inputs):

@@ -7,22 +7,20 @@ import numbers
 import threading
 import time
 
-import keras
-import numpy as np
-
 from anytime_keras import runtime
-from anytime_keras.inference import engines
-from anytime_keras.inference.answers import as_array
+from anytime_keras.inference import calibration, early_exit, engines
+from anytime_keras.inference.answers import as_array, probabilities
 from anytime_keras.inference.batches import BatchMethods
 from anytime_keras.inference.jobs import Latest, Worker
 from anytime_keras.inference.latency import LatencyTable
 from anytime_keras.inference.pace import Pace, StepPace
 from anytime_keras.inference.progress import Progress
-from anytime_keras.inference.stages import Stages, exits_as_list, in_dtype
+from anytime_keras.inference.stages import evenly, exits_as_list, stages_of
 from anytime_keras.inference.state import State
 
 MOST_EXITS = 8
-RETURN_SECONDS = 20e-6  # from the last answer to the return of `predict`
+RETURN_SECONDS = 10e-6  # from the last answer to the return of `predict`, where nothing interrupts it
+LARGER_SECONDS = 0.5  # for which a larger batch is measured on JAX when it is first asked for
 
 
 class Predictor(BatchMethods):
@@ -38,7 +36,8 @@ class Predictor(BatchMethods):
 
     A file engine is used only if its outputs for `example` equal the network's to 1e-5, relative to the largest output
     or 1. Converted stages, and what was measured on this machine, are cached in the folder `ANYTIME_KERAS_CACHE`, by
-    default `~/.cache/anytime_keras`. Networks with layers of other packages are converted each time.
+    default `~/.cache/anytime_keras`; of more than 2 GB, those not used for longest are removed. Networks with layers of
+    other packages are converted each time.
 
     Predictors are thread-safe: one computation runs at a time, and others wait. In a forked process they raise a
     RuntimeError. `calibrate` and `fit_thresholds` store their results as the model's `inference`, which is saved with
@@ -53,7 +52,8 @@ class Predictor(BatchMethods):
             all exits, or eight spaced evenly by cost if there are more than 8.
         dtype: str; None computes like the model. A Keras dtype policy, such as `"bfloat16"`, for the backend's engine.
             With a file engine, `"float16"` (LiteRT, OpenVINO), `"bfloat16"` (OpenVINO) or `"int8"` (LiteRT, ONNX);
-            evaluate the predictor then, because outputs are not compared with the network's.
+            evaluate the predictor then, because outputs are not compared with the network's. For int8, calibrated
+            temperatures are fitted again, to the network's confidences on `representative`.
         latencies: `LatencyTable`, or the path of a table saved with `predictor.latencies.to_json(path)`; None measures
             the latencies.
         engine: str, `"auto"`, `"tensorflow"`, `"jax"`, `"litert"`, `"onnx"` or `"openvino"`.
@@ -67,6 +67,7 @@ class Predictor(BatchMethods):
         costs: list of `ExitCost`, one per exit, for inputs of the example's size.
         latencies: `LatencyTable` of the prepared sizes.
         temperatures: list of float, one per exit.
+        requested: dict, the arguments `engine`, `num_threads` and `representative`.
 
     Raises:
         ValueError: if the model is not functional or has a single exit, `example` or `latencies` do not fit it, or the
@@ -105,12 +106,13 @@ class Predictor(BatchMethods):
         self._model, self._worker = model, Worker()
         self._changing = threading.Lock()  # held by methods that replace the state, not by its readers
         self._own = {}
-        stages, found = _stages(model, None if by_runtime else dtype), self._found()
+        stages, found = stages_of(model, None if by_runtime else dtype), self._found()
         if exits is None:
-            exits = found.get("exits") or _evenly(stages, example, MOST_EXITS)
+            exits = found.get("exits") or evenly(stages, example, MOST_EXITS)
         stages, temperatures = stages.at(exits_as_list(exits)), found.get("temperatures", {})
         if latencies is not None and not isinstance(latencies, LatencyTable):
             latencies = LatencyTable.from_json(latencies)
+        self.requested = {"engine": engine, "num_threads": num_threads, "representative": representative}
         self._options = {"num_threads": num_threads}
         if by_runtime:
             samples = _representative(stages, dtype, representative)
@@ -125,8 +127,21 @@ class Predictor(BatchMethods):
                 latencies.check(state.latencies)
                 state = dataclasses.replace(state, latencies=latencies.copy())
             state.prepare(example, self._worker, progress=progress)
+            if temperatures and dtype == "int8":
+                state = self._with_temperatures(state)
         self._paces = collections.defaultdict(StepPace if state.engine.steps else Pace)  # by size, see `Stages.size`
         self._state = state
+
+    def _with_temperatures(self, state):
+        """Fits the temperatures of 8-bit stages, so that their confidences equal the network's own, calibrated ones."""
+        samples, fitted = self._options["representative"], list(state.temperatures)
+        theirs = state.engine.network_logits(samples)
+        ours = early_exit.exit_outputs(state.engine, samples, self._worker.lock)
+        for position, temperature in enumerate(state.temperatures):
+            if not state.engine.sigmoid[position]:
+                expected = probabilities(theirs[position], temperature)
+                fitted[position] = calibration.fit_temperature(ours[position], expected)
+        return dataclasses.replace(state, temperatures=fitted)
 
     def __repr__(self):
         macs = ", ".join(f"{cost.exit} {cost.with_all_heads / 1e6:.3g}M" for cost in self.costs)
@@ -225,7 +240,7 @@ class Predictor(BatchMethods):
                 of the last calls, fits. TensorFlow and JAX run straight to an exit that is certain to meet the
                 deadline, continue in another thread, and return shortly before the deadline at the latest. A batch of
                 a size that was not prepared is computed in batches of prepared sizes, the last one padded; TensorFlow
-                needs no padding, and JAX needs a larger size to be prepared.
+                needs no padding. JAX prepares a larger size in the first call with it, whose answer is late.
             budget: float, MACs per sample. Runs the deepest exit whose cost, including its own head, is within the
                 budget; if there is none, the first exit, whose answer has `late=True`. Each exit is compiled on its
                 first use with a budget, or all by `prepare(example, budgets=True)`.
@@ -234,8 +249,7 @@ class Predictor(BatchMethods):
 
         Raises:
             ValueError: if more than one limit is given, a limit is not a number (or `until` not callable), `x` does
-                not fit the model, or a deadline is given and the image size of `x`, or on JAX no batch size as large,
-                is prepared.
+                not fit the model, or a deadline is given and the image size of `x` is not prepared.
             Exception: any exception raised by a stage.
         """
         begin = time.perf_counter()
@@ -263,6 +277,9 @@ class Predictor(BatchMethods):
 
     def _predict_by(self, state, inputs, deadline, begin):
         """Runs to a deadline stage by stage in this thread, or in the worker thread; see `Engine.steps`."""
+        if state.must_prepare(inputs):
+            self.prepare(engines.base.padded(inputs, early_exit.bucket(len(inputs[0]))), LARGER_SECONDS)
+            state = self._current()
         size, times, padded = state.times_for(inputs)
         pace = self._paces[size]
         if state.engine.steps:
@@ -361,19 +378,6 @@ def check_limits(deadline, budget, until):
             raise ValueError(f"`{name}` must be a number. Received: {limit!r}.")
 
 
-def _stages(model, dtype):
-    """Cuts a model at all its exits."""
-    if not isinstance(model, keras.Model) and hasattr(model, "stages"):
-        return model.stages(dtype=dtype)
-    stages = Stages(model)
-    if len(stages) < 2:
-        raise ValueError(
-            f"`model` must have two exits or more to be anytime. Received: model '{model.name}' with one output. "
-            "Give it exits with `anytime_keras.to_anytime`."
-        )
-    return stages if dtype is None else Stages(in_dtype(stages.model, dtype))
-
-
 def _own_dtype(model):
     """Returns the name of the dtype policy of a model, or of an ensemble's first member."""
     return getattr(model, "members", [model])[0].dtype_policy.name
@@ -387,12 +391,3 @@ def _representative(stages, dtype, representative):
             f"dtype={dtype!r}, representative of type {type(representative).__name__}."
         )
     return None if representative is None else engines.base.arrays(stages.start(representative))
-
-
-def _evenly(stages, example, most):
-    """Chooses at most `most` exits, evenly spaced by cost, including the first and the last."""
-    if len(stages) <= most:
-        return list(stages.exit_names)
-    macs = np.array([cost.with_head for cost in stages.costs(stages.start(example))], float)
-    nearest = {int(np.abs(macs - target).argmin()) for target in np.linspace(macs[0], macs[-1], most)}
-    return [stages.exit_names[position] for position in sorted(nearest | {0, len(macs) - 1})]

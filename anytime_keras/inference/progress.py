@@ -6,6 +6,10 @@ import time
 QUIET_SECONDS = 2.0
 
 
+def silent(step):
+    """Shows nothing."""
+
+
 class Progress:
     """Shows the current step in one line on stderr, if that is a terminal, once the work has taken `QUIET_SECONDS`.
 

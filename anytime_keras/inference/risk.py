@@ -225,32 +225,3 @@ def fit(state, logits, labels, weights, kind, targets, confidence, loss):
             }
         )
     return fitted, entries
-
-
-def replaced(entry, entries):
-    """Returns whether one of `entries` has the target, exits and temperatures of a stored entry."""
-    return any(_key(entry) == _key(other) for other in entries)
-
-
-def stored(found, state, **target):
-    """Returns the threshold that is stored with a model for a target, such as `risk=0.01`.
-
-    Raises:
-        ValueError: if there is none for the state's exits and temperatures.
-    """
-    ((kind, value),) = target.items()
-    key = (kind, value, list(state.stages.exit_names), list(state.temperatures))
-    entries = found.get("risk_thresholds", [])
-    for entry in entries:
-        if _key(entry) == key:
-            return entry["threshold"]
-    known = [entry[kind] for entry in entries if kind in entry]
-    raise ValueError(
-        f"No threshold is fitted for `{kind}` {value!r} and the exits {state.stages.exit_names} at their temperatures. "
-        f"Fitted for any: {known}. Call `predictor.fit_thresholds(validation, {kind}={value!r})`."
-    )
-
-
-def _key(entry):
-    kind = "risk" if "risk" in entry else "max_drop"
-    return kind, entry[kind], entry["exits"], entry["temperatures"]

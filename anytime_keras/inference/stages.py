@@ -177,6 +177,28 @@ class Stages:
         return exit_costs(keras.Model(self.inputs, outputs), input_shape=shapes)
 
 
+def stages_of(model, dtype):
+    """Cuts a model at all its exits."""
+    if not isinstance(model, keras.Model) and hasattr(model, "stages"):
+        return model.stages(dtype=dtype)
+    stages = Stages(model)
+    if len(stages) < 2:
+        raise ValueError(
+            f"`model` must have two exits or more to be anytime. Received: model '{model.name}' with one output. "
+            "Give it exits with `anytime_keras.to_anytime`."
+        )
+    return stages if dtype is None else Stages(in_dtype(stages.model, dtype))
+
+
+def evenly(stages, example, most):
+    """Chooses at most `most` exits, evenly spaced by cost, including the first and the last."""
+    if len(stages) <= most:
+        return list(stages.exit_names)
+    macs = np.array([cost.with_head for cost in stages.costs(stages.start(example))], float)
+    nearest = {int(np.abs(macs - target).argmin()) for target in np.linspace(macs[0], macs[-1], most)}
+    return [stages.exit_names[position] for position in sorted(nearest | {0, len(macs) - 1})]
+
+
 def _mask(tensor):
     """Returns the mask that Keras attached to a symbolic tensor (itself a tensor of the graph), or None."""
     return getattr(tensor, "_keras_mask", None)

@@ -8,19 +8,17 @@ import time
 import numpy as np
 
 from anytime_keras import runtime
-from anytime_keras.inference import engines, part_cache
+from anytime_keras.conversion import part_cache
+from anytime_keras.inference import engines
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.jobs import Job, Latest
 from anytime_keras.inference.latency import LatencyTable
 from anytime_keras.inference.pace import Times
+from anytime_keras.inference.progress import silent
 from anytime_keras.inference.stages import Stages
 
 ENOUGH_RUNS = 500  # for a 99% quantile
 STEADY = 1.5  # most that the 90% quantile may be of the median in a measurement that is cached
-
-
-def _ignored(text):
-    """Shows no progress."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +73,7 @@ class State:
             logits, name, position, seconds, late, self.temperatures[position], self.engine.sigmoid[position]
         )
 
-    def prepare(self, example, worker, seconds=2.0, progress=_ignored):
+    def prepare(self, example, worker, seconds=2.0, progress=silent):
         """See `Predictor.prepare`."""
         inputs = self.engine.start(example)
         size = self.stages.size(inputs)
@@ -149,6 +147,11 @@ class State:
                 times.append(end - start)
         return direct, stages
 
+    def must_prepare(self, inputs):
+        """Returns whether a batch is larger than all that an engine was compiled for, if it compiles for each size."""
+        size = self.stages.size(inputs)
+        return isinstance(size, int) and not self.engine.any_size and size > max(self.times)
+
     def times_for(self, inputs):
         """Returns the expected times for inputs of any batch size.
 
@@ -159,7 +162,7 @@ class State:
             A tuple of the size, its `Times`, and the inputs, which may be padded.
 
         Raises:
-            ValueError: if the size is not prepared and has no larger one, or image sizes are dynamic too.
+            ValueError: if image sizes are dynamic too and these are not prepared.
         """
         size = self.stages.size(inputs)
         if (times := self.times.get(size)) is not None:
@@ -171,13 +174,12 @@ class State:
 
     def _derive(self, size):
         known = sorted(self.times)
-        larger = [own for own in known if isinstance(size, int) and own >= size]
-        if not isinstance(size, int) or not (larger or self.engine.any_size):
-            what = f"a batch of {size}" if isinstance(size, int) else f"shapes {list(size)}"
+        if not isinstance(size, int):
             raise ValueError(
-                f"A deadline needs a size that is prepared. Received: {what}, prepared: {known}. Call "
+                f"A deadline needs a size that is prepared. Received: shapes {list(size)}, prepared: {known}. Call "
                 "`predictor.prepare(example)` with an example of that size."
             )
+        larger = [own for own in known if own >= size]
         if self.engine.steps:
             return size, Times.total([self.times[own] for own in self.engine.pieces(size)])
         if larger:

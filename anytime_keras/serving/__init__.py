@@ -1,5 +1,6 @@
 """Serving under load: answers by each request's deadline, a worse answer before a late one. See `Server`."""
 
+from anytime_keras.serving import ray_app
 from anytime_keras.serving.plots import plot_loads
 from anytime_keras.serving.scheduler import Overloaded, Request, Scheduler
 from anytime_keras.serving.server import Server
@@ -17,5 +18,6 @@ __all__ = [
     "Stats",
     "arrival_times",
     "plot_loads",
+    "ray_app",
     "simulate",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 
@@ -263,8 +264,13 @@ def make(name, times, accuracies):
     return Static(times, accuracies, times.num_exits - 1 if name == "last" else int(name[5:]) - 1)
 
 
-def check(name, num_exits):
-    """Raises a ValueError that lists the policies' names unless `name` is one of them."""
+def check(name, num_exits=None):
+    """Raises a ValueError that lists the policies' names unless `name` is one of them; None allows any exit."""
+    if num_exits is None:
+        if name not in ("value", "slack", "last") and not re.fullmatch(r"exit_[1-9]\d*", str(name)):
+            known = "'value', 'slack', 'last', 'exit_1', 'exit_2', ..."
+            raise ValueError(f"`policy` must be one of {known} Received: policy={name!r}.")
+        return
     known = ["value", "slack", "last", *(f"exit_{number}" for number in range(1, num_exits + 1))]
     if name not in known:
         raise ValueError(f"`policy` must be one of {known}. Received: policy={name!r}.")

@@ -8,6 +8,7 @@ import time
 import keras
 import numpy as np
 
+from anytime_keras.classifier.sets import SetPredictor
 from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.early_exit import per_sample
 from anytime_keras.serving.times import StageTimes
@@ -20,7 +21,7 @@ class Runner:
     """Prepares a predictor's engine for several batch sizes and creates batches.
 
     Args:
-        predictor: `Predictor`.
+        predictor: `Predictor`, or the `SetPredictor` of a classifier of an exported set.
 
     Attributes:
         exit_names: list of str.
@@ -28,7 +29,10 @@ class Runner:
     """
 
     def __init__(self, predictor):
-        self._state, self.lock = predictor._state, predictor._worker.lock
+        if isinstance(predictor, SetPredictor):
+            self._state, self.lock = predictor.state, predictor.lock
+        else:
+            self._state, self.lock = predictor._state, predictor._worker.lock
         self.engine = self._state.engine
         self.exit_names = list(self._state.stages.exit_names)
         self.padded = not self.engine.any_size

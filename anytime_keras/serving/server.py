@@ -31,7 +31,7 @@ class Server:
 
     Args:
         model: `Predictor`, `Classifier` or functional Keras model whose outputs are its exits. A classifier takes raw
-            images, others take the network's inputs.
+            images, others take the network's inputs. A classifier of an exported set runs on the set's runtime.
         accuracies: list of float, the accuracy of each exit in use on validation data. None takes those that a
             classifier knows, or else assumes that accuracy grows with the logarithm of the cost.
         policy: str, see `Scheduler`.
@@ -62,12 +62,7 @@ class Server:
     def __init__(
         self, model, accuracies=None, policy="value", max_batch=8, max_queue=1024, confidence=None, **options
     ):
-        for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"`{name}` must be an int, at least 1. Received: {name}={value!r}.")
-        number = isinstance(confidence, numbers.Real) and not isinstance(confidence, bool)
-        if confidence is not None and not (number and 0 < confidence <= 1):
-            raise ValueError(f"`confidence` must be a number from 0 to 1, or None. Received: {confidence!r}.")
+        check_options(policy, max_batch, max_queue, confidence)
         self.classifier = model if isinstance(model, Classifier) else None
         predictor = _predictor(model, options)
         self._runner = Runner(predictor)
@@ -317,6 +312,21 @@ class Server:
                 request.payload.future.set_exception(Overloaded("The deadline could not be met under this load.", 0.0))
             else:
                 self.stats.count("cancelled")
+
+
+def check_options(policy, max_batch, max_queue, confidence):
+    """Checks the arguments of `Server` that do not depend on the network.
+
+    Raises:
+        ValueError: if one is not valid.
+    """
+    policies.check(policy)
+    for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(f"`{name}` must be an int, at least 1. Received: {name}={value!r}.")
+    number = isinstance(confidence, numbers.Real) and not isinstance(confidence, bool)
+    if confidence is not None and not (number and 0 < confidence <= 1):
+        raise ValueError(f"`confidence` must be a number from 0 to 1, or None. Received: {confidence!r}.")
 
 
 class _Pending:

@@ -23,6 +23,7 @@ BENCHMARKS = {
     "engines": ("tensorflow",),
     "deadlines": ("tensorflow",),
     "serving": ("tensorflow",),
+    "soak": ("tensorflow",),
 }
 
 

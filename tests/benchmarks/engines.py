@@ -2,11 +2,17 @@
 
     python -m tests.benchmarks.engines
     python -m tests.benchmarks.engines --networks=resann5x16 --batches=1 --rounds=3 --out=/tmp/engines.json
+    python -m tests.benchmarks.engines --minutes=15 --work=/tmp/engines     # resumes what is in that folder
 
 Takes about an hour on two cores, half of it for conversions. Stop other programs first. All runtimes use the same
 number of threads. Each runs in its own process, so that the idle threads of one do not disturb another; the processes
 take turns of `--seconds`, and a ratio is the median over `--rounds` of the ratio of two medians of the same round.
 Networks have random weights and at most 8 exits. PyTorch is left out if it is not installed.
+
+`--convert` only fills `--work` and the cache of converted stages, which no other program disturbs; do it before.
+
+`--work` keeps the converted networks, and the table of each network and batch size as soon as it is measured. A later
+call with the same flags at the same commit measures only what is missing. `--minutes` leaves out what would not fit.
 
 Contents of the file, for each network and batch size, with targets:
     milliseconds        by runtime: to the last exit, of all exits stage by stage, to the first exit; `engine_worker`
@@ -21,6 +27,7 @@ Contents of the file, for each network and batch size, with targets:
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -33,8 +40,8 @@ import keras
 import numpy as np
 
 import anytime_keras as ak
-from anytime_keras.inference import converters
-from anytime_keras.inference.parts import Parts
+from anytime_keras.conversion import converters
+from anytime_keras.conversion.parts import Parts
 from tests.benchmarks import engines_page, torch_network
 from tests.benchmarks.engine_worker import LARGE
 from tests.benchmarks.measuring import RESULTS, parser, write
@@ -52,7 +59,10 @@ PACKAGES = ("ai-edge-litert", "onnxruntime", "openvino", "torch", "tensorflow", 
 
 
 def prepare(name, folder):
-    """Builds a network and writes it in the forms that the workers read."""
+    """Builds a network and writes it in the forms that the workers read, unless that was done; returns its exits."""
+    if (folder / "done").exists():
+        return json.loads((folder / "exits.json").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     architecture, config = NETWORKS[name]
     model = ak.models.build(architecture, **config)
@@ -73,7 +83,23 @@ def prepare(name, folder):
         part = Parts(ak.inference.Stages(model, exits)).whole
         (folder / f"{file}.tflite").write_bytes(converters.convert([part], "litert", 1)[0])
         (folder / f"{file}.onnx").write_bytes(converters.convert([part], "onnx")[0])
+    (folder / "done").touch()
     return names
+
+
+def convert(networks, work, threads):
+    """Makes a predictor of each network on each file engine, so that later ones find their stages in the cache."""
+    tables = {}
+    for engine in BARE:
+        for name in networks:
+            begin, names = time.monotonic(), prepare(name, work / name)
+            model, x = keras.saving.load_model(work / name / "model.keras"), np.load(work / name / "images.npy")[:1]
+            options = dict(exits=names, engine=engine, num_threads=threads, latencies=tables.get(name))
+            made = ak.Predictor(model, x, **options)
+            made.predict(x, budget=made.costs[0].with_head)
+            tables[name] = made.latencies
+            tables[name].engine = None  # they need not be measured on the other engines
+            print(f"{name} for {engine}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
 
 
 class Worker:
@@ -86,6 +112,10 @@ class Worker:
         self.process = subprocess.Popen(
             [str(word) for word in command], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.about = None
+
+    def wait(self):
+        """Waits until the subject is ready; raises a RuntimeError if it cannot run."""
         self.about = self._read()
 
     def _read(self):
@@ -104,17 +134,29 @@ class Worker:
         self.process.wait()
 
 
+def start(subjects, folder, batch, threads):
+    """Starts the workers; returns a dict of those that are ready, and a dict with the others' errors.
+
+    Those of fixed engines start together. `auto` measures when it starts, so it then is alone.
+    """
+    workers, left_out = {}, {}
+    for group in (["predictor_auto"], [subject for subject in subjects if subject != "predictor_auto"]):
+        started = {own: Worker(own, folder, batch, threads) for own in group if own in subjects}
+        for subject, worker in started.items():
+            try:
+                worker.wait()
+                workers[subject] = worker
+            except RuntimeError as error:
+                left_out[subject] = str(error)
+    return {subject: workers[subject] for subject in subjects if subject in workers}, left_out
+
+
 def measure(folder, batch, flags):
     """Measures all subjects in turns; returns the table of one network and batch size."""
     subjects = [subject for subject in flags.subjects if subject != "torch" or importlib.util.find_spec("torch")]
     subjects += ["torch_compiled"] if "torch" in subjects else []
-    workers, left_out = {}, {}
+    workers, left_out = start(subjects, folder, batch, flags.threads)
     try:
-        for subject in subjects:
-            try:
-                workers[subject] = Worker(subject, folder, batch, flags.threads)
-            except RuntimeError as error:
-                left_out[subject] = str(error)
         medians = {(subject, what): [] for subject, worker in workers.items() for what in worker.about["runs"]}
         order = list(workers)
         for _ in range(flags.rounds):
@@ -167,6 +209,27 @@ def ratios(medians, about):
     return found
 
 
+def tables(networks, work, settings, flags):
+    """Measures each network, first with the first batch size; returns a dict of tables, and what was left out."""
+    found, not_measured, begin, longest = {}, [], time.monotonic(), 0.0
+    for batch in map(int, flags.batches.split(",")):
+        for name in networks:
+            left = math.inf if flags.minutes is None else begin + 60 * flags.minutes - time.monotonic()
+            file, start = work / f"{name}_batch_{batch}.json", time.monotonic()
+            stored = json.loads(file.read_text()) if file.exists() else {}
+            if stored.get("settings") != settings:
+                if left < longest:
+                    not_measured.append(f"{name}, batch {batch}")
+                    continue
+                print(f"{name}, batch {batch}, after {start - begin:.0f} s", file=sys.stderr, flush=True)
+                exits = prepare(name, work / name)
+                stored = {"settings": settings, "exits": exits, "table": measure(work / name, batch, flags)}
+                file.write_text(json.dumps(stored, default=float))
+                longest = max(longest, time.monotonic() - start)
+            found.setdefault(name, {"exits": stored["exits"]})[f"batch_{batch}"] = stored["table"]
+    return found, not_measured
+
+
 def versions():
     """Returns the versions of the runtimes that are installed."""
     installed = {}
@@ -185,18 +248,21 @@ def main():
     made.add_argument("--subjects", default=",".join(SUBJECTS), help="comma-separated names")
     made.add_argument("--rounds", type=int, default=9)
     made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--minutes", type=float, default=None, help="leaves out what would take longer")
+    made.add_argument("--work", type=pathlib.Path, default=None, help="a folder to keep and to resume from")
+    made.add_argument("--convert", action="store_true", help="only converts")
     flags = made.parse_args()
+    if flags.convert:
+        convert(flags.networks.split(","), flags.work, flags.threads)
+        return
     load, networks, subjects = os.getloadavg(), flags.networks.split(","), flags.subjects
-    flags.subjects = subjects.split(",")
-    table = {"runtimes": versions(), "threads": flags.threads, "load_before": load, "networks": {}}
-    for name in networks:
-        with tempfile.TemporaryDirectory() as folder:
-            own = table["networks"][name] = {"exits": prepare(name, pathlib.Path(folder))}
-            for batch in map(int, flags.batches.split(",")):
-                print(f"{name}, batch {batch}", file=sys.stderr, flush=True)
-                own[f"batch_{batch}"] = measure(folder, batch, flags)
+    work, settings = flags.work, json.dumps({**vars(flags), "out": None}, default=str)
+    flags.subjects, flags.work = subjects.split(","), None
+    with tempfile.TemporaryDirectory() as temporary:
+        found, not_measured = tables(networks, work or pathlib.Path(temporary), settings, flags)
+    table = {"runtimes": versions(), "threads": flags.threads, "load_before": load, "not_measured": not_measured}
     flags.subjects = subjects
-    write("engines", flags, table)
+    write("engines", flags, {**table, "networks": found})
     if flags.out is None:
         engines_page.write(RESULTS)
 

@@ -121,6 +121,16 @@ ROWS = [
     ],
     *[
         (
+            "engines",
+            ("networks", network, "batch_32", "ratios", f"early_{engine}"),
+            f"speed-up by early exit on {engine} / speed-up in multiply-accumulates, {network}",
+            (LEAST, 0.85),
+        )
+        for network in ("resann5x16", "msdnet_cifar_10exits")
+        for engine in ("litert", "onnx")
+    ],
+    *[
+        (
             f"inference_{backend}",
             ("early_exit", "ratio"),
             "speed-up by early exit / speed-up in multiply-accumulates",
@@ -159,6 +169,15 @@ ROWS = [
                 "right and in time at 1.3 times the capacity: policy `value` / last exit, least of all arrivals",
                 (LEAST, 1.5),
             ),
+        )
+    ],
+    *[
+        ("soak", (key,), what, aim)
+        for key, what, aim in (
+            ("requests", "requests to a server, one in ten hostile", None),
+            ("unanswered", "good requests without an answer", (MOST, 0)),
+            ("mismatched", "hostile requests without the protocol's error", (MOST, 0)),
+            ("growth", "the server's memory at the end / after a fifth of the requests", (MOST, 1.1)),
         )
     ],
     *[

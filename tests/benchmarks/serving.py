@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.serving                                     # hours: everything that the issue lists
     python -m tests.benchmarks.serving --seconds=2 --arrivals=poisson,gamma --networks=resann5x16_adaloss
+    python -m tests.benchmarks.serving --seconds=1.5 --loads=0.4,0.95,1.3,4 --statics=exit_1,exit_3,exit_5 --minutes=12
 
 Another process sends requests at random moments, whether or not earlier ones were answered (open loop). Loads are
 multiples of the last exit's capacity: the requests per second that it answers from a full queue, measured before each
@@ -15,12 +16,16 @@ With `--simulate`, the policies run in virtual time on two machines, with the ac
 stage times that vary by 10%, and `results/serving_simulated.json` is written: on the first machine a batch takes as
 long as its requests one by one; on the second, a batch of 8 takes 2.4 times as long as one request.
 
+`--minutes` leaves out the rows that would take longer, alike for each network. While it runs, the rows so far are in a
+file beside the result that ends in `.part.json`.
+
 Also measures the answers in time at 80% of the first exit's capacity, what HTTP adds to an answer without load, and how
 long a decision takes.
 """
 
 import http.client
 import json
+import math
 import multiprocessing
 import socket
 import threading
@@ -156,13 +161,16 @@ class Bench:
         self.server.close()
 
 
-def compare(bench, flags, policies):
-    """Yields a row for each arrival process, deadline and load, with a result for each policy."""
-    rng = np.random.default_rng(0)
+def compare(bench, flags, policies, end=math.inf):
+    """Yields a row for each arrival process, deadline and load until a moment, with a result for each policy."""
+    rng, found = np.random.default_rng(0), 0
     for arrivals in flags.arrivals.split(","):
         for factor in map(float, flags.factors.split(",")):
             capacity, deadline = bench.capacity("last"), factor * bench.last_seconds()
             for load in map(float, flags.loads.split(",")):
+                if found and time.monotonic() + len(policies) * flags.seconds > end:
+                    return
+                found += 1
                 results = {}
                 for policy in rng.permutation(policies):
                     moments = arrival_times(arrivals, load * capacity, flags.seconds, seed=1)
@@ -270,7 +278,7 @@ def aims(rows):
     worst, over_last = [], []
     for row in rows:
         right = {name: result["right"] for name, result in row["policies"].items()}
-        worst.append(right["value"] - max(own for name, own in right.items() if name.startswith("exit_")))
+        worst.append(right["value"] - max(own for name, own in right.items() if name.startswith(("exit_", "last"))))
         if row["load"] == 1.3:
             over_last.append(right["value"] / max(right["last"], 1e-3))
     return {"worst_difference": min(worst), "over_last_at_1.3": min(over_last, default=None)}
@@ -299,16 +307,18 @@ def plot(networks, path):
 
 def measured(flags):
     """Returns the measurements of each network."""
-    networks = {}
-    for name in flags.networks.split(","):
+    networks, names, begin = {}, flags.networks.split(","), time.monotonic()
+    for number, name in enumerate(names, start=1):
+        end = math.inf if flags.minutes is None else begin + 60 * flags.minutes * number / len(names)
         bench = Bench(name, flags.engine, flags.max_batch, flags.images)
         exits = [f"exit_{number}" for number in range(1, len(bench.server.exit_names) + 1)]
         policies = ["value", "slack", "last", *(flags.statics.split(",") if flags.statics else exits)]
         rows = []
-        for row in compare(bench, flags, policies):
+        for row in compare(bench, flags, policies, end - 5 * flags.seconds):
             right = {policy: round(result["right"], 3) for policy, result in row["policies"].items()}
             print(name, row["arrivals"], row["factor"], row["load"], f"{row['capacity']:.0f}/s", right, flush=True)
             rows.append(row)
+            (flags.out or measuring.RESULTS / "serving").with_suffix(".part.json").write_text(json.dumps({name: rows}))
         networks[name] = {
             "engine": bench.classifier.predictor.engine,
             "accuracies": bench.server.accuracies,
@@ -333,10 +343,12 @@ def main():
     parser.add_argument("--max_batch", type=int, default=8)
     parser.add_argument("--images", default=None, help="an .npz with x_test and y_test of the networks' data")
     parser.add_argument("--simulate", action="store_true", help="in virtual time")
+    parser.add_argument("--minutes", type=float, default=None, help="of all networks together")
     flags = parser.parse_args()
     name = "serving_simulated" if flags.simulate else "serving"
     networks = simulated(flags) if flags.simulate else measured(flags)
     plot(networks, (flags.out or measuring.RESULTS / name).with_suffix(".png"))
+    (flags.out or measuring.RESULTS / name).with_suffix(".part.json").unlink(missing_ok=True)
     measuring.write(name, flags, {"decision": decisions(), "networks": networks})
 
 

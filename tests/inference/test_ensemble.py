@@ -4,7 +4,7 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras.evaluation.evaluate import batches
-from anytime_keras.inference import inflation
+from anytime_keras.inference import engines, inflation
 from anytime_keras.inference.ensemble import depths
 from tests import checks
 from tests.inference import networks
@@ -209,8 +209,11 @@ def test_the_example_of_parallel_processes_runs(eann, images):
 
 
 @pytest.mark.long
-def test_members_run_in_parallel_processes(eann, images):
-    with ak.inference.ParallelPredictor(eann, images, workers=2) as predictor:
+@pytest.mark.parametrize("engine", ["litert", pytest.param(engines.backend(), id="backend")])
+def test_members_run_in_parallel_processes(eann, images, engine):
+    if engine == "litert" and keras.backend.backend() != "tensorflow":
+        pytest.skip("files are converted by TensorFlow")
+    with ak.inference.ParallelPredictor(eann, images, workers=2, engine=engine) as predictor:
         answer = predictor.predict(images)
         assert answer.exit == eann.exit_names[-1] and not answer.late
         np.testing.assert_allclose(answer.logits, by_hand(eann, images, answer.exit), atol=1e-4)
@@ -231,6 +234,8 @@ def test_members_run_in_parallel_processes(eann, images):
         ak.inference.ParallelPredictor(eann.members[0], images)
     with pytest.raises(ValueError, match="workers"):
         ak.inference.ParallelPredictor(eann, images, workers=0)
+    with pytest.raises(ValueError, match="`engine` must be one of"):
+        ak.inference.ParallelPredictor(eann, images, engine="litter")
 
 
 def test_the_curve_of_an_ensemble_shows_its_calibration_after_temperatures():

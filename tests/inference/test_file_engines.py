@@ -12,9 +12,10 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras import runtime
-from anytime_keras.inference import LatencyTable, Stages, converters, engines
-from anytime_keras.inference.engines import choice
-from anytime_keras.inference.runtimes import Terminated
+from anytime_keras.conversion import converters
+from anytime_keras.conversion.runtimes import Terminated
+from anytime_keras.inference import LatencyTable, Stages, engines
+from anytime_keras.inference.engines import choice, files
 from tests import checks
 from tests.inference import networks
 
@@ -119,6 +120,29 @@ def test_a_batch_of_any_size_meets_a_deadline(chain):
     predictor.prepare(networks.inputs_for(chain, 1), seconds=0)
     assert predictor._engine.pieces(9) == [4, 4, 1]
     assert_close(predictor.predict(x).logits, checks.outputs(chain, x)["exit_3"])
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("engine", FILES)
+def test_early_exit_loads_sizes_that_waste_little(chain, engine):
+    predictor = predictor_for(chain, engine, batch=5)
+    for count in (1, 7, 40):
+        x = networks.inputs_for(chain, count, seed=4)
+        for name, logits in predictor.predict_exits(x).items():
+            assert_close(logits, checks.outputs(chain, x)[name])
+    sizes = sorted(predictor._engine._loaded)
+    assert sizes == ([5] if engine == "onnx" else [2, 5, 8])  # ONNX Runtime runs any size
+    assert predictor._engine.pieces(7) == [5, 5], "deadlines use what was measured"
+
+
+@pytest.mark.tensorflow
+def test_parts_that_cannot_be_resized_run_in_prepared_sizes(monkeypatch, chain):
+    predictor = predictor_for(chain, batch=3)
+    monkeypatch.setattr(predictor._engine._loader, "resized", lambda plans, size: None)
+    x = networks.inputs_for(chain, 7, seed=4)
+    for name, logits in predictor.predict_exits(x).items():
+        assert_close(logits, checks.outputs(chain, x)[name])
+    assert sorted(predictor._engine._loaded) == [3]
 
 
 @pytest.mark.tensorflow
@@ -315,6 +339,28 @@ def test_8_bit_stages_are_near_the_network(chain):
     logits = predictor.predict(samples).logits
     assert np.abs(logits - expected["exit_3"]).mean() < 0.1 * np.abs(expected["exit_3"]).mean()
     assert predictor.latencies.dtype == "int8"
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+def test_8_bit_stages_get_temperatures_of_their_own(monkeypatch, chain):
+    samples = networks.inputs_for(chain, 64, seed=7)
+    fitted = {name: 2.0 + position for position, name in enumerate(chain.exit_names)}
+    monkeypatch.setattr(chain, "inference", {"temperatures": fitted})
+    plain = predictor_for(chain, dtype="int8", representative=samples, latencies=None)
+    assert plain.temperatures == pytest.approx(list(fitted.values()), rel=0.1)
+    assert plain.temperatures != list(fitted.values())
+    monkeypatch.setattr(files, "in_batches", halved(files.in_batches))  # as if 8 bits had doubled the logits
+    halving = predictor_for(chain, dtype="int8", representative=samples, latencies=None)
+    np.testing.assert_allclose(halving.temperatures, 2 * np.array(plain.temperatures), rtol=0.01)
+
+
+def halved(in_batches):
+    def run(segment, samples):
+        logits, carried = in_batches(segment, samples)
+        return logits / 2, carried
+
+    return run
 
 
 @pytest.mark.tensorflow

@@ -4,7 +4,7 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras.evaluation import Samples
-from anytime_keras.inference.reader import ExportedModel
+from anytime_keras.export.reader import ExportedModel
 from tests import checks
 from tests.evaluation.test_calibration import softmax
 from tests.inference import networks
@@ -146,6 +146,15 @@ def test_of_a_predictor_it_is_one_of_the_exits_and_temperatures_in_use():
     assert combined.exit_names == predictor.exit_names
     np.testing.assert_allclose(combined.predict(x).probabilities, caching(logits)[-1], atol=1e-5)
     assert combined.predict(x, deadline=60).exit == "exit_4", "the sizes of the predictor are prepared"
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+def test_of_a_predictor_it_keeps_the_engine():
+    model = networks.eleven_exits(2)
+    predictor = ak.Predictor(model, networks.inputs_for(model, batch=1), engine="litert", num_threads=1)
+    combined = ak.monotone(predictor)
+    assert combined.engine == "litert" and combined.requested == predictor.requested
 
 
 @pytest.mark.long

@@ -98,11 +98,8 @@ def test_a_measured_predictor_prepares_other_sizes_when_told():
     predictor = ak.Predictor(model, networks.inputs_for(model, batch=1))
     assert list(predictor.latencies.direct) == [1] and (predictor.latencies.direct[1] > 0).all()
     x = networks.inputs_for(model, batch=3)
-    if keras.backend.backend() == "jax":
-        with pytest.raises(ValueError, match=r"batch of 3, prepared: \[1\].*predictor.prepare"):
-            predictor.predict(x, deadline=1)
-    else:
-        networks.assert_same(predictor.predict(x, deadline=60).logits, whole(model, x)["exit_6"])
+    networks.assert_same(predictor.predict(x, deadline=60).logits, whole(model, x)["exit_6"])
+    assert list(predictor.latencies.direct) == ([1, 3] if keras.backend.backend() == "jax" else [1])
     networks.assert_same(predictor.predict(x).logits, whole(model, x)["exit_6"])
     predictor.prepare(x, seconds=0)
     answer = predictor.predict(x, deadline=30)
@@ -199,7 +196,7 @@ def test_where_sizes_are_open_times_and_costs_go_by_the_inputs_own(tmp_path):
         assert predictor.predict_batch(x, confidence=1.1).average_macs == macs[side][1] + 12
     predictor.fit_thresholds((large, np.array([0])), 2 * macs[8][1])
     assert predictor.predict_batch(large, average_budget=2 * macs[8][1]).exits == ["exit_2"]
-    with pytest.raises(ValueError, match="No threshold is fitted.*inputs of that size"):
+    with pytest.raises(ValueError, match="No threshold is fitted.*inputs of this size"):
         predictor.predict_batch(small, average_budget=2 * macs[8][1])
     batches = [(small, np.array([0])), (large, np.array([0]))]
     with pytest.raises(ValueError, match="fitted for inputs of one size"):

@@ -38,6 +38,20 @@ def busy(gated, gate):
     first.result(20)
 
 
+@pytest.mark.long
+@pytest.mark.tensorflow
+def test_it_serves_a_classifier_of_an_exported_set(digits, image, tmp_path):
+    exported = ak.export(digits.classifier.model, tmp_path / "set", format="litert", exits=["exit_1", "exit_6"])
+    with Server(ak.Classifier.from_preset(exported), max_batch=3) as server:
+        answers = [future.result(30) for future in [server.submit(image, deadline=30) for _ in range(3)]]
+        assert server.exit_names == ["exit_1", "exit_6"] and server.num_classes == 10
+        assert server.inputs == digits.inputs
+    expected = digits.submit(image, deadline=30).result()
+    for answer in answers:
+        assert answer.label == expected.label and answer.exit == "exit_6"
+        np.testing.assert_allclose(answer.probabilities, expected.probabilities, atol=1e-4)
+
+
 def test_answers_equal_the_predictors(digits, image):
     classifier = digits.classifier
     answer = digits.submit(image, deadline=30).result()

@@ -76,8 +76,15 @@ class Engine:
         return None
 
     def pieces(self, count):
-        """Returns the sizes of the compiled batches in which a batch of `count` samples runs."""
+        """Returns sizes of prepared batches in which a batch of `count` samples can run."""
         return [count]
+
+    def batch_size(self, most):
+        """Returns the batch size, at most `most`, at which many samples run fastest with early exit.
+
+        Loads the stages for it and for the smaller batches that remain, if the engine needs that.
+        """
+        return most
 
     def run(self, inputs, run):
         """Runs stage `run.first`, then later stages while they are expected to end by `run.limit`. Blocks."""

@@ -10,10 +10,11 @@ import keras
 import numpy as np
 
 from anytime_keras import _errors, runtime
-from anytime_keras.inference import converters, part_cache, runtimes
+from anytime_keras.conversion import converters, part_cache, runtimes
 from anytime_keras.inference.engines.base import arrays
 from anytime_keras.inference.engines.files import FileEngine
 from anytime_keras.inference.engines.loading import Loader, Plan
+from anytime_keras.inference.progress import silent
 
 FILE_ENGINES = ("litert", "onnx", "openvino")
 ENGINES = ("auto", "tensorflow", "jax", *FILE_ENGINES)
@@ -22,9 +23,7 @@ BLOCK_SECONDS = 0.3  # measuring time of each runtime
 GAIN = 0.1  # that several threads must bring over one, which meets deadlines more steadily beside other processes
 
 
-def create(
-    stages, inputs, name="auto", num_threads=None, dtype=None, representative=None, progress=lambda text: None
-):
+def create(stages, inputs, name="auto", num_threads=None, dtype=None, representative=None, progress=silent):
     """Returns an `Engine` that is prepared for inputs of one size.
 
     Args:
@@ -124,7 +123,7 @@ def _measured(stages, inputs, names, num_threads, options):
     Raises:
         Exception: if the network has dynamic sizes, or the single runtime cannot run it.
     """
-    threads = [num_threads] if num_threads else sorted({1, _cores()})
+    threads = [num_threads] if num_threads else sorted({1, cores()})
     key = _key(options, inputs, names, threads)
     if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
@@ -177,5 +176,6 @@ def _version(package):
         return None
 
 
-def _cores():
+def cores():
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

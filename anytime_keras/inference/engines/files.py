@@ -9,18 +9,23 @@ import threading
 
 import numpy as np
 
-from anytime_keras.inference import part_cache, runtimes
+from anytime_keras.conversion import part_cache, runtimes
 from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
 from anytime_keras.inference.engines.loading import Loader, Plan
+from anytime_keras.inference.progress import silent
 
+BATCHES = (8, 2)  # sizes that early exit uses; larger ones gain little on a CPU, as their tensors leave its caches
+AT_ONCE = 32  # samples that run together with early exit
+CALL = 0.5  # what entering a part costs, in samples
 TOLERANCE = 1e-5  # largest difference to the network's float32 outputs, relative to the largest output or 1
 
 
 class FileEngine(Engine):
     """Runs converted stages on a runtime.
 
-    A batch of a size that is not prepared runs as several prepared batches, the last of which is padded.
+    A batch of a size that is not prepared runs as several prepared batches, the last of which may be padded. ONNX
+    Runtime runs any size.
 
     Args:
         stages: `Stages`.
@@ -41,9 +46,7 @@ class FileEngine(Engine):
 
     steps = True
 
-    def __init__(
-        self, stages, name, num_threads, dtype="float32", representative=None, progress=lambda text: None, last=None
-    ):
+    def __init__(self, stages, name, num_threads, dtype="float32", representative=None, progress=silent, last=None):
         super().__init__(stages)
         self.name, self.num_threads = name, num_threads
         self._dtype, self._representative = dtype, representative
@@ -70,22 +73,22 @@ class FileEngine(Engine):
             ValueError: if the runtime cannot run the network, or its outputs differ from the network's.
         """
         size = len(inputs[0])
-        if size in self._loaded:
+        if size in self._sizes:
             return
         stages = [self._loader.load(plan, size) for plan in self._plans]
         self.direct(len(self) - 1, size)
         self._check(stages, size, inputs)
         self._loaded[size] = stages
-        self._sizes = sorted(self._loaded, reverse=True)
+        self._sizes.append(size)
 
     def pieces(self, count):
-        if count in self._loaded:
-            return [count]
-        sizes = []
-        for size in self._sizes:
-            sizes += [size] * (count // size)
-            count %= size
-        return sizes + [self._sizes[-1]] * (count > 0)
+        return cut(count, sorted(self._sizes, reverse=True))
+
+    def batch_size(self, most):
+        for size in () if self.name == "onnx" else BATCHES:
+            if size not in self._loaded and (stages := self._loader.resized(self._plans, size)):
+                self._loaded[size] = stages
+        return min(most, max(AT_ONCE, *self._sizes))
 
     def run(self, inputs, run):
         with self._changing:
@@ -115,7 +118,10 @@ class FileEngine(Engine):
 
     def stage(self, position, carried, inputs):
         given = inputs if self.starts[position] else carried
-        return self._run_pieces(given, lambda size: self._loaded[size][position])
+        return self._run_pieces(given, lambda size: self._stages(size)[position])
+
+    def _stages(self, size):
+        return self._loaded[self._sizes[0] if self.name == "onnx" else size]
 
     def take(self, tensor, rows):
         return tensor[rows]
@@ -129,13 +135,15 @@ class FileEngine(Engine):
         return self._direct[size, position]
 
     def _run_pieces(self, given, part):
-        """Runs a batch in prepared sizes and joins the results."""
+        """Runs a batch in the sizes that are loaded and joins the results."""
         count = len(given[0])
-        if count in self._loaded:
+        any_size, largest = self.name == "onnx", max(AT_ONCE, *self._sizes)
+        if count in self._loaded or (any_size and count <= largest):
             self._running = part(count)
             return self._running(given)
         results, begin = [], 0
-        for size in self.pieces(count):
+        sizes = [largest, count % largest or 1] if any_size else sorted(self._loaded, reverse=True)
+        for size in cut(count, sizes):
             rows = [tensor[begin : begin + size] for tensor in given]
             if begin + size > count:
                 rows = padded(rows, size)
@@ -155,9 +163,17 @@ class FileEngine(Engine):
         given = inputs = self._representative
         for position in range(self._plans.index(plan)):
             model = self._segments[position]
-            given = in_batches(model, inputs if self.starts[position] else given)
+            _, given = in_batches(model, inputs if self.starts[position] else given)
         given = inputs if self.starts[self._plans.index(plan)] else given
         return [given[at] for at in plan.reads]
+
+    def network_logits(self, samples):
+        """Returns the logits of each exit that the network itself computes, for inputs of the first stage."""
+        given, found = samples, []
+        for segment, starts in zip(self._segments, self.starts):
+            logits, given = in_batches(segment, samples if starts else given)
+            found.append(logits)
+        return found
 
     def identity(self, size):
         keys = [self._loader.key(plan) for plan in self._plans if plan.part]
@@ -188,13 +204,35 @@ class FileEngine(Engine):
             part_cache.write(key, b"")
 
 
+def cut(count, sizes):
+    """Cuts a batch of `count` samples into batches of the given sizes, of which the last may be padded.
+
+    Args:
+        count: int.
+        sizes: list of int, descending.
+
+    Returns:
+        A list of int, the cheapest choice if each batch costs as much as its samples and `CALL`.
+
+    >>> cut(26, [32, 8, 2]), cut(31, [32, 8, 2])
+    ([8, 8, 8, 2], [32])
+    """
+    size, rest = sizes[0], sizes[1:]
+    filled = [size] * -(-count // size)
+    if not rest or count % size == 0:
+        return filled
+    exact = [size] * (count // size) + cut(count % size, rest)
+    return min(filled, exact, key=lambda batches: sum(batches) + CALL * len(batches))
+
+
 def in_batches(segment, samples, size=32):
-    """Returns the "carried" outputs of a stage for many samples, a list of arrays."""
+    """Runs a stage for many samples; returns its logits, and the list of its "carried" arrays."""
     results = [
-        segment([array[begin : begin + size] for array in samples], training=False)["carried"]
+        segment([array[begin : begin + size] for array in samples], training=False)
         for begin in range(0, len(samples[0]), size)
     ]
-    return [np.concatenate(arrays(tensors)) for tensors in zip(*results)]
+    joined = [np.concatenate(arrays(tensors)) for tensors in zip(*([r["logits"], *r["carried"]] for r in results))]
+    return joined[0], joined[1:]
 
 
 def _difference(ours, theirs):

@@ -7,7 +7,7 @@ when it fuses operations differently, so answers may differ in the last bit from
 import keras
 
 from anytime_keras import graph
-from anytime_keras.inference import unchanging
+from anytime_keras.conversion import unchanging
 from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.base import Engine
 

@@ -1,8 +1,9 @@
 """Converts the stages of a network into parts of a runtime, and loads them."""
 
 from anytime_keras import graph
-from anytime_keras.inference import converters, part_cache, runtimes
-from anytime_keras.inference.parts import Part
+from anytime_keras.conversion import converters, part_cache, runtimes
+from anytime_keras.conversion.parts import Part
+from anytime_keras.inference.progress import silent
 
 
 class Loader:
@@ -19,7 +20,7 @@ class Loader:
         ImportError: if the runtime is not installed.
     """
 
-    def __init__(self, name, num_threads, dtype="float32", samples=None, progress=lambda text: None):
+    def __init__(self, name, num_threads, dtype="float32", samples=None, progress=silent):
         self.name, self._num_threads, self._dtype = name, num_threads, dtype
         self._samples, self._progress = samples or (lambda plan: None), progress
         self._runtime = runtimes.get(name)(num_threads)
@@ -43,6 +44,16 @@ class Loader:
             if size == 1:
                 raise
             return self._load(plan, size)
+
+    def resized(self, plans, size):
+        """Returns the loaded parts for another batch size, or None if that needs a new conversion."""
+        try:
+            return [
+                self.load(plan, size) if self.name != "litert" or plan.part is None else self._load(plan, 1, size)
+                for plan in plans
+            ]
+        except (ValueError, RuntimeError):  # LiteRT cannot resize every part
+            return None
 
     def key(self, plan):
         """Returns a str that identifies the converted part and the number of threads, or None; see `part_cache.key`."""

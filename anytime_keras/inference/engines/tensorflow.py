@@ -8,7 +8,7 @@ once, when it is created. Answers are bitwise equal to the whole model's.
 
 import threading
 
-from anytime_keras.inference import unchanging
+from anytime_keras.conversion import unchanging
 from anytime_keras.inference.engines.base import Engine
 
 

@@ -3,7 +3,7 @@
 import os
 import threading
 
-from anytime_keras.inference.runtimes.base import Part, Runtime, installed
+from anytime_keras.conversion.runtimes.base import Part, Runtime, installed
 
 
 class LiteRT(Runtime):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.inference.reader import ExportedModel
+from anytime_keras.export.reader import ExportedModel
 
 pytestmark = pytest.mark.tensorflow
 
@@ -27,6 +27,7 @@ def predictor(digits):
     made = ak.Predictor(model, digits[0][:1], exits=EXITS, engine="tensorflow")
     cheapest, dearest = made.costs[0].with_all_heads, made.costs[-1].with_all_heads
     made.fit_thresholds(digits, average_budget=(cheapest + dearest) / 2)
+    made.fit_thresholds(digits, max_drop=0.1)
     return made
 
 
@@ -55,17 +56,22 @@ def test_fitted_thresholds_go_along(exported, predictor, digits):
     answer = exported.predict_batch(digits[0], average_budget=entry[0])
     assert answer.exits == exported.predict_batch(digits[0], confidence=entry[1]).exits
     assert answer.average_macs <= entry[0]
-    with pytest.raises(ValueError, match=r"No threshold was fitted for `average_budget` 1.0 .*Fitted: \[\d+"):
+    with pytest.raises(ValueError, match=r"No threshold is fitted for `average_budget` 1.0 .*Fitted for any: \[\d+"):
         exported.predict_batch(digits[0], average_budget=1.0)
+    (entry,) = predictor._model.inference["risk_thresholds"]
+    answer = exported.predict_batch(digits[0], max_drop=np.float32(entry["max_drop"]))  # rounded
+    assert answer.exits == exported.predict_batch(digits[0], confidence=entry["threshold"]).exits
+    with pytest.raises(ValueError, match=r"No threshold is fitted for `risk` 0.3 .*Fitted for any: \[\]"):
+        exported.predict_batch(digits[0], risk=0.3)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(), "One of `confidence` and `average_budget`"),
-        (dict(confidence=0.5, average_budget=1e6), "One of `confidence` and `average_budget`"),
-        (dict(confidence=[0.5]), r"one for each exit but the last of .* Received: \[0.5\]"),
-        (dict(confidence=float("nan")), "`confidence` must be a number"),
+        (dict(), "One of `confidence`, `average_budget`, `risk` and `max_drop` must be given"),
+        (dict(confidence=0.5, average_budget=1e6), "One of .*confidence=0.5, average_budget=1000000.0, risk=None"),
+        (dict(confidence=[0.5]), r"one value for each exit but the last of .* Received: 1 values"),
+        (dict(confidence=float("nan")), "`confidence` must be numbers. Received: nan"),
         (dict(confidence=0.5, batch_size=0), "`batch_size` must be an int, at least 1. Received: 0"),
     ],
 )

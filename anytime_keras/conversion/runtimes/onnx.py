@@ -2,7 +2,7 @@
 
 import os
 
-from anytime_keras.inference.runtimes.base import Part, Runtime, Terminated, installed
+from anytime_keras.conversion.runtimes.base import Part, Runtime, Terminated, installed
 
 
 class ONNXRuntime(Runtime):

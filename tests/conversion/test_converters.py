@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.inference import converters, runtimes
-from anytime_keras.inference.parts import Parts
+from anytime_keras.conversion import converters, runtimes
+from anytime_keras.conversion.parts import Parts
 from tests import checks
 
 PACKAGES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "openvino"}

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import anytime_keras as ak
-from anytime_keras.inference.reader import ExportedModel
-from anytime_keras.inference.reader.description import fingerprint
+from anytime_keras.export.reader import ExportedModel
+from anytime_keras.export.reader.description import fingerprint
 from anytime_keras.preprocessing import Preprocessor
 from tests.checks import scramble
 

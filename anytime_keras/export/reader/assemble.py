@@ -3,26 +3,25 @@
 import ast
 import pathlib
 
-from anytime_keras.inference import reader
-
-FOLDER = pathlib.Path(reader.__file__).parent.parent
+FOLDER = pathlib.Path(__file__).parents[2]  # the package
 MODULES = (
-    "../data/crops",
-    "../preprocessing/decoding",
-    "../preprocessing/host",
-    "answers",
-    "early_exit",
-    "runtimes/base",
-    "runtimes/saved_model",
-    "runtimes/litert",
-    "runtimes/onnx",
-    "runtimes/openvino",
-    "runtimes/__init__",
-    "reader/description",
-    "reader/inputs",
-    "reader/stages",
-    "reader/exported",
-    "reader/command",
+    "data/crops",
+    "preprocessing/decoding",
+    "preprocessing/host",
+    "inference/answers",
+    "inference/early_exit",
+    "inference/thresholds",
+    "conversion/runtimes/base",
+    "conversion/runtimes/saved_model",
+    "conversion/runtimes/litert",
+    "conversion/runtimes/onnx",
+    "conversion/runtimes/openvino",
+    "conversion/runtimes/__init__",
+    "export/reader/description",
+    "export/reader/inputs",
+    "export/reader/stages",
+    "export/reader/exported",
+    "export/reader/command",
 )
 HEAD = '''"""Runs an exported anytime network, whole or stage by stage until a deadline, or with early exit.
 
@@ -70,7 +69,7 @@ def assemble():
                 left_out.append(node)
         for node in left_out:
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
-        bodies.append(f"# {module.removesuffix('/__init__').removeprefix('../')}\n\n" + "".join(lines).strip())
+        bodies.append(f"# {module.removesuffix('/__init__')}\n\n" + "".join(lines).strip())
     pillow = {line for line in imports if line.startswith("from PIL import ")}
     third_party = [line for line in imports if "numpy" in line]
     standard = sorted(imports.difference(third_party, pillow))

@@ -3,14 +3,18 @@
 Entries lie in the folder `parts` of the user's cache, see `ANYTIME_KERAS_CACHE`. They are written atomically and their
 hash is verified on every read, so an entry that was truncated or changed is made again. If several processes need the
 same entry, one makes it and the others wait. A cache that is not writable is not an error.
+
+The entries take at most `MOST_BYTES`: each new one removes those that were not used for the longest time.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import importlib.metadata
 import inspect
 import json
+import os
 
 import keras
 import numpy as np
@@ -18,6 +22,7 @@ import numpy as np
 from anytime_keras import _files, graph
 from anytime_keras.version import __version__
 
+MOST_BYTES = 2 * 2**30
 # Packages whose versions decide what a conversion returns, in addition to Keras and this library.
 _PACKAGES = {
     "litert": ("tensorflow",),
@@ -46,7 +51,7 @@ def key(part, format, batch_size, dtype="float32", calibration=None):
     Example:
     >>> import anytime_keras as ak
     >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
-    >>> part = ak.inference.parts.Parts(ak.inference.Stages(model)).whole
+    >>> part = ak.conversion.parts.Parts(ak.inference.Stages(model)).whole
     >>> key(part, "litert", 1) == key(part, "litert", 1), key(part, "litert", 1) == key(part, "litert", 2)
     (True, False)
     """
@@ -57,7 +62,7 @@ def key(part, format, batch_size, dtype="float32", calibration=None):
     versions = {package: _version(package) for package in ("keras", *_PACKAGES[format])}
     text = json.dumps([structure, part.describe(batch_size), format, batch_size, dtype, __version__, versions])
     digest = hashlib.sha256(text.encode())
-    digest.update(_code("anytime_keras.inference.converters", "anytime_keras.inference.quantization").encode())
+    digest.update(_code("anytime_keras.conversion.converters", "anytime_keras.conversion.quantization").encode())
     for array in [*_weights(part.model), *(calibration or [])]:
         digest.update(_digest(array).encode())
     return digest.hexdigest()
@@ -83,7 +88,7 @@ def cached(key, make):
             found = read(key)
             if found is None:
                 found = make()
-                _files.write(_path(key), _files.with_hash(found))
+                _store(key, found)
             return found
     except OSError:  # not writable or full
         return make() if found is None else found
@@ -92,7 +97,11 @@ def cached(key, make):
 def read(key):
     """Returns an entry of the cache, bytes, or None if it is missing or damaged."""
     try:
-        return _files.without_hash(_files.read(_path(key)))
+        content = _files.without_hash(_files.read(_path(key)))
+        if content is not None:
+            with contextlib.suppress(OSError):  # a cache that only others may write
+                os.utime(_path(key))  # notes the use
+        return content
     except OSError:  # there is no home directory
         return None
 
@@ -101,9 +110,25 @@ def write(key, content):
     """Stores bytes in the cache; does nothing if the cache is not writable."""
     try:
         with _files.writing(_path(key)):
-            _files.write(_path(key), _files.with_hash(content))
+            _store(key, content)
     except OSError:
         pass
+
+
+def _store(key, content):
+    """Writes an entry, then removes those that were not used for the longest time while all take too much space."""
+    _files.write(_path(key), _files.with_hash(content))
+    entries = []
+    for path in _path(key).parent.iterdir():
+        with contextlib.suppress(OSError):  # removed by another process
+            about = path.stat()
+            entries.append((about.st_mtime, about.st_size, path))
+    over = sum(size for _, size, _ in entries) - MOST_BYTES
+    for _, size, path in sorted(entries):
+        if over <= 0 or path.name == key:
+            break
+        path.unlink(missing_ok=True)
+        over -= size
 
 
 def _path(key):

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.inference import converters
+from anytime_keras.conversion import converters
+from anytime_keras.export.reader import ExportedModel
+from anytime_keras.export.reader.description import fingerprint
+from anytime_keras.export.reader.inputs import by_name
 from anytime_keras.inference.answers import Answer, probabilities
-from anytime_keras.inference.reader import ExportedModel
-from anytime_keras.inference.reader.description import fingerprint
-from anytime_keras.inference.reader.inputs import by_name
 from tests import checks
 from tests.faults.dying import in_child
 from tests.inference import networks

@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 
-from anytime_keras.inference.reader.exported import ExportedModel
+from anytime_keras.export.reader.exported import ExportedModel
 
 
 def main():

@@ -5,7 +5,7 @@ import re
 import keras
 
 from anytime_keras import graph
-from anytime_keras.inference import unchanging
+from anytime_keras.conversion import unchanging
 
 
 class Part:

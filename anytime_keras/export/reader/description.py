@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 
-from anytime_keras.inference.runtimes import RUNTIMES
+from anytime_keras.conversion.runtimes import RUNTIMES
 from anytime_keras.preprocessing.host import HostPreprocessor
 
 DESCRIPTION = "exported.json"
@@ -37,7 +37,13 @@ _FORM = {
 }
 # Files, besides hidden ones, that Python and file managers create in folders. They are ignored.
 _LEFTOVERS = ("__pycache__", "__macosx", "@eadir", "thumbs.db", "desktop.ini")
-_INFERENCE = {"temperatures": {str: float}, "exits": [str], "thresholds": [list]}  # all optional
+# All optional.
+_INFERENCE = {
+    "temperatures": {str: float},
+    "exits": [str],
+    "thresholds": [list],
+    "risk_thresholds": [{"threshold": float, "exits": [str], "temperatures": [float]}],
+}
 _TYPES = "string bool float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 
 

@@ -10,12 +10,13 @@ import types
 
 import numpy as np
 
+from anytime_keras.conversion.runtimes import RUNTIMES
+from anytime_keras.export.reader.description import read_description
+from anytime_keras.export.reader.inputs import batch_size_of, by_name
+from anytime_keras.export.reader.stages import ExportedStages
 from anytime_keras.inference.answers import Answer, BatchAnswer
 from anytime_keras.inference.early_exit import classify
-from anytime_keras.inference.reader.description import read_description
-from anytime_keras.inference.reader.inputs import batch_size_of, by_name
-from anytime_keras.inference.reader.stages import ExportedStages
-from anytime_keras.inference.runtimes import RUNTIMES
+from anytime_keras.inference.thresholds import check_batch_size, choose_thresholds
 from anytime_keras.preprocessing.decoding import is_raw
 from anytime_keras.preprocessing.host import HostPreprocessor
 
@@ -48,6 +49,15 @@ class ExportedModel:
     Raises:
         ValueError: if the folder does not contain an export, or a file is missing, was changed or was added.
         ImportError: if the format's runtime is not installed.
+
+    Example:
+    >>> import pathlib, tempfile, numpy as np, anytime_keras as ak
+    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> reader = ExportedModel(ak.export(model, pathlib.Path(folder.name, "digits")))
+    >>> reader.predict(np.zeros((1, 8, 8, 1), "float32")).exit
+    'exit_3'
+    >>> folder.cleanup()
     """
 
     def __init__(self, path=None, num_threads=None):
@@ -145,7 +155,7 @@ class ExportedModel:
         answer.late = deadline is not None and answer.seconds > deadline
         return answer
 
-    def predict_batch(self, x, confidence=None, average_budget=None, batch_size=256):
+    def predict_batch(self, x, confidence=None, average_budget=None, batch_size=256, risk=None, max_drop=None):
         """Classifies each sample with the first exit that is confident enough (early exit).
 
         Args:
@@ -156,23 +166,21 @@ class ExportedModel:
             average_budget: float, average MACs per sample, for which `Predictor.fit_thresholds` fitted a threshold
                 before the export, for the same exits.
             batch_size: int, initial batch size.
+            risk, max_drop: float, a target for which `Predictor.fit_thresholds` fitted a threshold alike.
 
         Returns:
             A `BatchAnswer`.
 
         Raises:
-            ValueError: if not exactly one of `confidence` and `average_budget` is given, no threshold is fitted for
-                `average_budget`, or `x` does not fit the network.
+            ValueError: if not exactly one of `confidence`, `average_budget`, `risk` and `max_drop` is given, no
+                threshold is fitted for it, or `x` does not fit the network.
         """
         self._check_stages()
-        if (confidence is None) == (average_budget is None):
-            raise ValueError(
-                "One of `confidence` and `average_budget` must be given. "
-                f"Received: confidence={confidence}, average_budget={average_budget}."
-            )
-        if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
-        thresholds = self._thresholds(confidence) if average_budget is None else self._fitted(average_budget)
+        check_batch_size(batch_size)
+        goals = {"confidence": confidence, "average_budget": average_budget, "risk": risk, "max_drop": max_drop}
+        macs = [cost.with_all_heads for cost in self.costs]
+        found = self.description["inference"]
+        thresholds = choose_thresholds(goals, found, self.exit_names, self.temperatures, macs)
         given = self._tensors(x, any_size=True).values()
         parts = [
             classify(
@@ -185,31 +193,8 @@ class ExportedModel:
             for start in range(0, len(next(iter(given))), batch_size)
         ]
         logits, positions, sure, deepest = (np.concatenate(values) for values in zip(*parts))
-        macs = np.array([cost.with_all_heads for cost in self.costs], float)
         exits = [self.exit_names[position] for position in positions]
-        return BatchAnswer(logits, exits, positions, sure, float(macs[deepest].mean()))
-
-    def _thresholds(self, confidence):
-        """Returns a threshold for each exit."""
-        values = [confidence] * len(self.exit_names) if np.ndim(confidence) == 0 else [*confidence, 0.0]
-        if len(values) != len(self.exit_names) or not np.isfinite(np.asarray(values, float)).all():
-            raise ValueError(
-                f"`confidence` must be a number, or one for each exit but the last of {self.exit_names}. Received: "
-                f"{confidence}."
-            )
-        return values
-
-    def _fitted(self, average_budget):
-        """Returns the threshold for each exit that was fitted for a budget and these exits."""
-        of_set = [self.exit_names, self.temperatures, [cost.with_all_heads for cost in self.costs]]
-        entries = (self.description["inference"] or {}).get("thresholds", [])
-        found = {entry[0]: entry[1] for entry in entries if entry[2:] == of_set[: len(entry) - 2]}
-        if average_budget not in found:
-            raise ValueError(
-                f"No threshold was fitted for `average_budget` {average_budget} and the exits {self.exit_names}. "
-                f"Fitted: {list(found)}. Call `Predictor.fit_thresholds` for the same exits and export again."
-            )
-        return [found[average_budget]] * len(self.exit_names)
+        return BatchAnswer(logits, exits, positions, sure, float(np.array(macs, float)[deepest].mean()))
 
     def calibrate(self, x, repeats=50, quantile=0.95):
         """Measures the latency of each stage on this machine, for deadlines with inputs of this size.

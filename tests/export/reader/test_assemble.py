@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 
-from anytime_keras.inference.reader.assemble import assemble
+from anytime_keras.export.reader.assemble import assemble
 
 
 def test_no_name_is_defined_twice():

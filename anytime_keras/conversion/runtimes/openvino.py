@@ -5,7 +5,7 @@ import os
 import threading
 import zipfile
 
-from anytime_keras.inference.runtimes.base import Part, Runtime, Terminated, installed
+from anytime_keras.conversion.runtimes.base import Part, Runtime, Terminated, installed
 
 
 class OpenVINO(Runtime):

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from anytime_keras import graph
-from anytime_keras.inference import quantization
+from anytime_keras.conversion import quantization
 
 
 def saved_model(parts, folder, batch_size, precision="float32", calibration=None, preprocessor=None):

@@ -4,16 +4,16 @@ These modules need NumPy and the runtime's own package, but neither Keras nor th
 their text into the reader that is shipped with an export.
 
 Example:
->>> from anytime_keras.inference import runtimes
+>>> from anytime_keras.conversion import runtimes
 >>> list(runtimes.RUNTIMES)
 ['saved_model', 'litert', 'onnx', 'openvino']
 """
 
-from anytime_keras.inference.runtimes.base import Part, Runtime, Terminated
-from anytime_keras.inference.runtimes.litert import LiteRT
-from anytime_keras.inference.runtimes.onnx import ONNXRuntime
-from anytime_keras.inference.runtimes.openvino import OpenVINO
-from anytime_keras.inference.runtimes.saved_model import SavedModel
+from anytime_keras.conversion.runtimes.base import Part, Runtime, Terminated
+from anytime_keras.conversion.runtimes.litert import LiteRT
+from anytime_keras.conversion.runtimes.onnx import ONNXRuntime
+from anytime_keras.conversion.runtimes.openvino import OpenVINO
+from anytime_keras.conversion.runtimes.saved_model import SavedModel
 
 RUNTIMES = {"saved_model": SavedModel, "litert": LiteRT, "onnx": ONNXRuntime, "openvino": OpenVINO}
 

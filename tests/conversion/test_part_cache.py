@@ -8,8 +8,8 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras import _files
-from anytime_keras.inference import part_cache
-from anytime_keras.inference.parts import Parts
+from anytime_keras.conversion import part_cache
+from anytime_keras.conversion.parts import Parts
 from tests import checks
 from tests.inference import networks
 
@@ -51,6 +51,19 @@ def test_a_damaged_entry_is_made_again(damage, folder):
     assert part_cache.read(KEY) is None
     assert part_cache.cached(KEY, make) == part_cache.read(KEY) == b"converted"
     assert len(made) == 2
+
+
+def test_entries_that_were_not_used_for_longest_are_removed(monkeypatch, folder):
+    monkeypatch.setattr(part_cache, "MOST_BYTES", 3500)
+    keys = [str(number) * 64 for number in range(4)]
+    for age, key in enumerate(keys[:3]):
+        part_cache.write(key, bytes(1000))
+        os.utime(folder / "parts" / key, (1000.0 + age, 1000.0 + age))
+    assert part_cache.read(keys[0]) == bytes(1000)  # used now, so the second is the oldest
+    part_cache.write(keys[3], bytes(1000))
+    assert [part_cache.read(key) is not None for key in keys] == [True, False, True, True]
+    part_cache.write(KEY, bytes(9000))
+    assert [part_cache.read(key) for key in (*keys[1:], KEY)] == [None, None, None, bytes(9000)]
 
 
 def test_a_cache_that_is_not_writable_is_no_error(monkeypatch, tmp_path):

@@ -10,12 +10,12 @@ import tempfile
 import keras
 
 from anytime_keras import _errors, graph, runtime
-from anytime_keras.inference import converters
+from anytime_keras.conversion import converters
+from anytime_keras.conversion.parts import Parts
+from anytime_keras.export.reader import description as descriptions
+from anytime_keras.export.reader.assemble import assemble
+from anytime_keras.export.reader.inputs import by_name
 from anytime_keras.inference.ensemble import EANN
-from anytime_keras.inference.parts import Parts
-from anytime_keras.inference.reader import description as descriptions
-from anytime_keras.inference.reader.assemble import assemble
-from anytime_keras.inference.reader.inputs import by_name
 from anytime_keras.inference.stages import Stages
 from anytime_keras.models import AnytimeModel
 
