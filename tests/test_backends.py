@@ -13,7 +13,7 @@ pytestmark = pytest.mark.long
 
 # Training is run on JAX by `test_scan.py`, which compares the scan with `fit`; commands and zoo are the same on both.
 PLACES = ["weighting", "models", "cost", "data", "evaluation", "inference", "training/test_scan.py"]
-PLACES += ["training/test_clock.py", "zoo/test_load.py", "experiments/test_work.py"]
+PLACES += ["training/test_clock.py", "zoo/test_load.py", "experiments/test_runs.py"]
 
 
 @pytest.mark.tensorflow
