@@ -214,10 +214,16 @@ def test_groups_are_what_one_program_can_train(images, tmp_path, monkeypatch):
     assert len(list(own._groups([found[0].recipe, found[1].recipe]))) == 2, "stopped at different epochs"
 
 
+@pytest.fixture(scope="module")
+def quick_runs(tmp_path_factory):
+    """One directory for all quick checks, which share many runs."""
+    return tmp_path_factory.mktemp("quick")
+
+
 @pytest.mark.parametrize("name", [name for name, one in experiments.EXPERIMENTS.items() if one.plan])
-def test_the_quick_check_of_each_experiment_runs(name, tmp_path):
+def test_the_quick_check_of_each_experiment_runs(name, quick_runs, tmp_path):
     chosen = experiments.EXPERIMENTS[name]
-    own = experiments.Runs(tmp_path / "runs", at_once=1, say=str)
+    own = experiments.Runs(quick_runs, at_once=1, say=str)
     path, complete = experiments.reproduce(name, chosen.settings(quick=True, epochs=1), own, tmp_path, quick=True)
     assert complete and path.name == f"{name}_quick.json"
     content = experiments.read(path)
