@@ -7,7 +7,7 @@
 
 NAME is an experiment, images or page. Training runs are stored in --folder, and the result is written to --results as
 NAME.json (NAME_quick.json with --quick) after each of them. A run that either directory contains is never repeated, and
-experiments share runs of the same recipe; only ensembles (figure6, figure6b) need the networks in --folder.
+experiments share runs of the same recipe; only ensembles (figure6, figure6b) need their networks in --folder.
 
 `images` writes small images of the same data set, NAME_16px.npz, to the current directory. `page` writes the tables and
 plots of all results into README.md beside them, and keeps its other text.
@@ -71,7 +71,7 @@ def run(flags, arguments):
     if not complete:
         print("Stopped by the time limit. Run the same command to resume.")
         return
-    picture = experiments.show(path)
+    picture = experiments.report.show(path)
     print(f"\n{path}" + (f", {picture}" if picture else ""))
 
 

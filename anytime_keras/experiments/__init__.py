@@ -2,7 +2,7 @@
 
 from anytime_keras.experiments.catalog import EXPERIMENTS, Experiment, paper
 from anytime_keras.experiments.images import small_images
-from anytime_keras.experiments.report import read, reproduce, show, write_page
+from anytime_keras.experiments.report import read, reproduce, write_page
 from anytime_keras.experiments.runs import Runs
 from anytime_keras.experiments.settings import Settings
 
@@ -14,7 +14,6 @@ __all__ = [
     "paper",
     "read",
     "reproduce",
-    "show",
     "small_images",
     "write_page",
 ]

@@ -12,7 +12,6 @@ from anytime_keras.training import Recipe
 from anytime_keras.training.checkpoint import write
 
 FORMAT = 1
-LABELS = ("row", "dataset", "seed")
 INTRODUCTION = """# Reproduction of the paper's results
 
 `anytime-keras reproduce page` generates the parts between markers from the JSON files here. It keeps all other text.
@@ -72,9 +71,12 @@ def reproduce(name, settings, runs, results, quick=False):
         }
         write(path, _to_text(content))
 
-    complete = runs.run([one.recipe for one in planned], after=(lambda: None) if ensembles else save)
+    recipes = [one.recipe for one in planned]
+    complete = runs.run(recipes, after=(lambda: None) if ensembles else save)
     if complete:
         save(ensembles)
+    elif not ensembles and any(map(runs.finished, recipes)):
+        save()
     return path, complete
 
 
@@ -128,23 +130,7 @@ def paths(results):
 
 
 def show(path, file=None):
-    """Prints a result as a table, and plots it to a `.png` file beside it if Matplotlib is installed.
-
-    Args:
-        path: path of the JSON.
-        file: file object to print to; defaults to standard output.
-
-    Returns:
-        The plot's path, or None.
-
-    Example:
-    >>> import tempfile
-    >>> from anytime_keras import experiments
-    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
-    >>> path, _ = experiments.reproduce("proposition", chosen.settings(), experiments.Runs(folder), folder)
-    >>> with open(path.with_suffix(".txt"), "w") as file:
-    ...     experiments.show(path, file)
-    """
+    """Prints a result as a table, and plots it to a `.png` file, if Matplotlib is installed, whose path it returns."""
     content = read(path)
     header, rows = content["table"]
     table = Table(title=f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}")

@@ -18,6 +18,7 @@ from anytime_keras.training import Recipe, train, train_side_by_side
 from anytime_keras.training.checkpoint import write
 from anytime_keras.training.result import title
 
+LABELS = ("row", "network", "dataset", "seed", "exit", "pair")
 COLUMNS = ("exit", "error", "loss", "backbone", "with_head", "with_all_heads", "params")
 AT_ONCE = 8  # networks to train side by side on an accelerator, which a small network leaves mostly idle
 CHECKPOINT_EVERY = 10  # epochs, on an accelerator, where writing several networks takes as long as an epoch
@@ -26,21 +27,15 @@ CHECKPOINT_EVERY = 10  # epochs, on an accelerator, where writing several networ
 class Runs:
     """A directory of training runs, whose subdirectories are named after their recipes.
 
-    A finished run is never repeated, whichever experiment needs it; a stopped run is resumed. Test images are evaluated
-    once, at the end of a run.
+    A finished run is never repeated, whichever experiment needs it; a stopped run is resumed.
 
     Args:
         folder: path of the directory.
-        results: directory of results (`reproduce`). Runs that they contain count as finished, matched by recipe with
-            the same path of the data. Ensembles need the networks, so their members are trained again unless the
-            ensemble is in the results, too. None for none.
+        results: directory of results. Runs that they contain count as finished, matched by recipe with the same path of
+            the data, except members of ensembles, whose networks are needed. None for none.
         at_once: int, number of networks to train side by side on JAX; defaults to 8 on an accelerator, 1 on a CPU.
-        time_limit: float, seconds from now after which no further epoch starts, except the first of each call to `run`;
-            None for no limit.
+        time_limit: float, seconds after which no further epoch starts, except the first of each `run`, or None.
         say: function called with lines of progress.
-
-    Raises:
-        ValueError: if an argument is not valid, or a result cannot be read.
 
     Example:
     >>> import tempfile
@@ -59,21 +54,15 @@ class Runs:
         if self._accelerated:
             _keep_programs(self.folder / ".programs")
         self.limit, self.start = time_limit, monotonic()
-        self.stored, self._ensembles = {}, {}
+        self.stored = {}
         for path in report.paths(results) if results is not None else ():
-            content = report.read(path)
-            for run in content["trainings"]:
+            for run in report.read(path)["trainings"]:
                 self.stored.setdefault(self.place(Recipe.from_dict(run["recipe"])), run)
-            for one in content["ensembles"]:
-                alike = [run for run in content["trainings"] if all(run[key] == one[key] for key in report.LABELS)]
-                members = tuple(self.place(Recipe.from_dict(run["recipe"])) for run in alike)
-                self._ensembles[members] = {key: one[key] for key in ("members", "exits")}
 
     def place(self, recipe):
         """Returns the directory of a recipe's run.
 
-        Later layers do not affect an exit that is trained alone. Therefore the complete network and the one that ends
-        after this exit share a directory.
+        A network that is trained for one exit and ends after it shares a directory with the complete one.
         """
         content = recipe.to_dict()
         for name in ("minutes", "sizes", "init"):  # fields newer than the directory names
@@ -95,15 +84,12 @@ class Runs:
     def measured(self, recipe):
         """Returns the measurements of a finished run as plain data.
 
-        Returns:
-            A dict with `recipe`; `exits`, a dict of lists with error, loss and costs of each exit; `train_loss`,
-            `weight` and `validation_error` of each exit in the last epoch, or None if the recipe does not log them;
-            `converged`, see `converged`; `split`, the measured split; `sizes` of all splits; and `machine`.
+        `exits` is a dict of lists with each exit's error, loss and costs. `train_loss`, `weight` and `validation_error`
+        are those of each exit in the last epoch, or None if the recipe does not log them.
         """
         place = self.place(recipe)
         if not self._kept(recipe):
-            labels = (*report.LABELS, "network", "exit", "pair")
-            return {key: value for key, value in self.stored[place].items() if key not in labels}
+            return {key: value for key, value in self.stored[place].items() if key not in LABELS}
         curve = Curve.from_json(place / "curve.json")
         with open(place / "history.csv") as file:
             history = list(csv.DictReader(file))
@@ -131,14 +117,9 @@ class Runs:
         return Recipe.from_json(file) if file.exists() else recipe
 
     def run(self, recipes, after=lambda: None):
-        """Trains all recipes that are not finished.
+        """Trains all recipes that are not finished, and calls `after` after each group of runs side by side.
 
-        Args:
-            recipes: list of `Recipe`.
-            after: function called after each finished run, or group of runs side by side.
-
-        Returns:
-            True if all are finished, or False if the time limit was reached. Another call then resumes.
+        Returns False if the time limit was reached. Another call then resumes.
         """
         unique = {self.place(recipe): self._begun(recipe) for recipe in recipes}
         first = True
@@ -184,42 +165,29 @@ class Runs:
                 yield group[start : start + self.at_once]
 
     def need_networks(self, recipes):
-        """Makes `run` train the members of an ensemble that is not stored, because it needs their networks.
-
-        Raises:
-            ValueError: if a member is finished, but its network is missing.
-        """
-        if self._stored(recipes) is None:
+        """Makes `run` train the members of an ensemble that is not measured yet, even if results contain them."""
+        if not self._ensemble_file(recipes).exists():
             self._check_networks(filter(self._kept, recipes))
             for recipe in recipes:
                 self.stored.pop(self.place(recipe), None)
 
     def ensemble(self, recipes):
-        """Chains finished networks to an `EANN`, chooses its exits on validation images and measures it on test images.
-
-        Args:
-            recipes: recipes of the members, smallest first, that differ in their networks only.
+        """Chains finished networks, smallest first, to an `EANN`, and measures it on test images.
 
         Returns:
             A dict with `members`, the exits of the networks that are used, and `exits`, as in `measured`.
         """
-        stored = self._stored(recipes)
-        if stored is not None:
-            return stored
+        file = self._ensemble_file(recipes)
+        if file.exists():
+            return json.loads(file.read_text())
         self._check_networks(recipes)
         self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")
         data = recipes[0].load_data()
         eann = EANN([keras.saving.load_model(self.place(each) / "model.keras") for each in recipes], data.validation)
         curve = eann.curve(data.test)
         exits = {name: [getattr(point, name) for point in curve] for name in COLUMNS}
-        write(self._ensemble_file(recipes), json.dumps({"members": eann.exit_names, "exits": exits}) + "\n")
-        return self._stored(recipes)
-
-    def _stored(self, recipes):
-        file = self._ensemble_file(recipes)
-        # A member that was trained here may differ from the one in the results.
-        own = None if any(map(self._kept, recipes)) else self._ensembles.get(tuple(map(self.place, recipes)))
-        return json.loads(file.read_text()) if file.exists() else own
+        write(file, json.dumps({"members": eann.exit_names, "exits": exits}) + "\n")
+        return json.loads(file.read_text())
 
     def _ensemble_file(self, recipes):
         digest = hashlib.sha256(" ".join(self.place(recipe).name for recipe in recipes).encode()).hexdigest()[:10]

@@ -83,7 +83,7 @@ def test_text_around_the_generated_parts_is_kept(folder):
 
 
 def test_a_table_is_shown_in_the_terminal(folder, capsys):
-    experiments.show(folder / "table1.json")
+    report.show(folder / "table1.json")
     said = capsys.readouterr().out
     assert "+25.0" in said and "+15.1" in said
 
