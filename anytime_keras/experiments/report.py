@@ -221,8 +221,8 @@ def _facts(content):
         last = ", the last ones" if run["recipe"]["data"].get("validation") == "last" else ""
         data[run["dataset"]] = f"{run['dataset']} ({sizes}{last}; {_listed(augment or ['no augmentation'])})"
     exits = [f"{name}: {', '.join(run_exits)}" for name, run_exits in _exits_compared(runs).items()]
-    changes = [run["converged"] for run in runs if run.get("converged") is not None]
-    loss = f"{min(changes):+.1f}% to {max(changes):+.1f}%" if changes else "not recorded"
+    falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
+    late = f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded"
     machines = {}
     for run in runs:
         own = run["machine"]
@@ -233,7 +233,7 @@ def _facts(content):
         ["data", _listed(theirs["datasets"]), "; ".join(data.values())],
         ["epochs, seeds", f"{theirs['epochs']}, not stated", f"{settings['epochs']}, {_listed(settings['seeds'])}"],
         ["runs", "–", f"{len(runs)} of {content.get('planned', len(runs))}"],
-        ["change of the last exit's training loss in the last tenth of the epochs", "–", loss],
+        ["share of the fall in training loss in the last tenth of the epochs, last exit", "–", late],
         ["machine", "–", "; ".join(f"{name}, {_listed(sorted(dates))}" for name, dates in machines.items())],
     ]
 

@@ -105,7 +105,7 @@ class Runs:
             "train_loss": each("{}_loss"),
             "weight": each("{}_weight"),
             "validation_error": accuracy and [1 - value for value in accuracy],
-            "converged": converged([float(epoch[last]) for epoch in history]) if history[-1].get(last) else None,
+            "late_fall": late_fall([float(epoch[last]) for epoch in history]) if history[-1].get(last) else None,
             "split": curve.about["split"],
             "sizes": curve.about["data"]["sizes"],
             "machine": curve.about["machine"],
@@ -202,16 +202,16 @@ class Runs:
             )
 
 
-def converged(losses):
-    """Returns how much a training loss changed at the end, in percent: its mean over the last tenth of the epochs
-    relative to that over the tenth before.
+def late_fall(losses):
+    """Returns the fall of a training loss in the last tenth of the epochs, from the mean of the tenth before, in
+    percent of its whole fall since the first epoch. Close to 0, the training has converged.
 
-    >>> converged([2.0, 1.0, 1.0])
+    >>> late_fall([3.0, 1.0, 1.0])
     0.0
     """
     tenth = max(1, len(losses) // 10)
-    before = losses[-2 * tenth : -tenth]
-    return 100 * (statistics.fmean(losses[-tenth:]) / statistics.fmean(before) - 1) if before else None
+    before, last = losses[-2 * tenth : -tenth], statistics.fmean(losses[-tenth:])
+    return 100 * (statistics.fmean(before) - last) / (losses[0] - last) if before and losses[0] != last else None
 
 
 def _program(recipe):

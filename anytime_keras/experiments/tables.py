@@ -28,15 +28,21 @@ def relative(summary, paper):
     rows = []
     for row, content in summary["rows"].items():
         if row == summary["base"]:
-            errors = [each if each == "–" else f"error {each}%" for each in map(plain, content["error"])]
-            rows.append([row, *map(number, [0.0] * len(FRACTIONS)), *errors])
+            rows.append([row, *map(number, [0.0] * len(FRACTIONS)), *map(_error, content["error"])])
             continue
-        rows.append([row, *map(number, paper["rows"].get(row, nothing)), *_with_spread(content["cells"])])
+        # Errors where the base is not trained yet.
+        increases = zip(_with_spread(content["cells"]), content["error"])
+        here = [_error(error) if own == "–" else own for own, error in increases]
+        rows.append([row, *map(number, paper["rows"].get(row, nothing)), *here])
         datasets = dict.fromkeys(one["cell"][1] for one in content["cells"])
         for dataset in datasets if len(datasets) > 1 else ():
             cells = [one for one in content["cells"] if one["cell"][1] == dataset]
             rows.append([f"{row} on {dataset}", *map(number, nothing), *_with_spread(cells)])
     return header, rows
+
+
+def _error(value):
+    return "–" if value is None else f"error {value:.2f}%"
 
 
 def _with_spread(cells):

@@ -31,7 +31,7 @@ def run(row, errors, seed=0, network="1x1", dataset="made", losses=None, weight=
         },
         "train_loss": losses,
         "weight": weight,
-        "converged": -1.5,
+        "late_fall": 1.5,
         "sizes": {"train": 8, "test": 4},
         "machine": MACHINE,
     }

@@ -66,7 +66,7 @@ def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
     assert "| OPT | +0.0 | +0.0 | +0.0 | +0.0 | error 40.00% | error 30.00% | error 20.00% | error 20.00% |" in text
     assert "| exit_2 | +100.0 |" in text
     assert "| epochs, seeds | 300 (60 on SVHN), not stated | 60, 1 |" in text and "| runs | – | 5 of 9 |" in text
-    assert "made (8 train + 4 test; no augmentation)" in text and "| -1.5% to -1.5% |" in text
+    assert "made (8 train + 4 test; no augmentation)" in text and "| 1.50% to 1.50% |" in text
     assert "1x1: exit_1, exit_2, exit_3, exit_4" in text
     assert text.count("quick check") == 1, "Figure 3's; Table 1 is there in full"
     assert "\n- The paper says: AdaLoss enjoys small performance gaps in the later half of layers.\n" in text

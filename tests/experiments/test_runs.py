@@ -99,12 +99,12 @@ def test_measurements_are_those_of_the_run(images, finished):
     curve = json.loads((folder / "curve.json").read_text())
     assert first["exits"]["error"] == [point["error"] for point in curve["points"]]
     assert first["split"] == "test" and first["sizes"] == {"train": 60, "validation": 12, "test": 24}
-    assert first["converged"] is None, "one epoch shows no change"
+    assert first["late_fall"] is None, "one epoch shows no change"
 
 
 def test_convergence_compares_the_last_two_tenths():
     losses = [9.0] * 16 + [2.0, 2.0, 1.0, 2.0]
-    assert module.converged(losses) == pytest.approx(-25.0)
+    assert module.late_fall(losses) == pytest.approx(100 * 0.5 / 7.5)
 
 
 def test_a_killed_experiment_loses_no_epoch_on_a_cpu(images, tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_killed_experiment_loses_no_epoch_on_a_cpu(images, tmp_path, monkeypat
     monkeypatch.setattr(module, "train", trained)
     assert own.run([recipe])
     assert len((own.place(recipe) / "history.csv").read_text().splitlines()) == 4
-    assert own.measured(recipe)["converged"] is not None
+    assert own.measured(recipe)["late_fall"] is not None
 
 
 def test_an_exit_trained_alone_shares_its_run_with_the_complete_network(images, tmp_path, taken):
