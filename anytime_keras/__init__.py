@@ -28,7 +28,7 @@ from anytime_keras.evaluation import Curve, evaluate  # noqa: E402
 from anytime_keras.export import export  # noqa: E402, after the imports of the room with the same name
 from anytime_keras.inference import EANN, Predictor  # noqa: E402
 from anytime_keras.inference.monotone import monotone  # noqa: E402
-from anytime_keras.models import AnytimeModel, to_anytime  # noqa: E402
+from anytime_keras.models import AnytimeModel, linear_ensemble, to_anytime  # noqa: E402
 from anytime_keras.reporting import report  # noqa: E402
 from anytime_keras.version import __version__  # noqa: E402
 from anytime_keras.weighting import AdaLoss, AdaLossWeighting, LossWeighting, SingleExit  # noqa: E402
@@ -51,6 +51,7 @@ __all__ = [
     "evaluation",
     "export",
     "inference",
+    "linear_ensemble",
     "models",
     "monotone",
     "preprocessing",

@@ -17,7 +17,7 @@ TRAINING = ["weighting", "training/test_scan.py", "training/test_clock.py"]
 OTHERS = [f"models/test_{name}.py" for name in ("anytime_model", "convert", "families", "initializers", "metrics")]
 OTHERS += ["cost/test_exit_costs.py", "data/test_augment.py", "data/test_load.py", "evaluation/test_evaluate.py"]
 OTHERS += [f"inference/test_{name}.py" for name in ("early_exit", "engines", "ensemble", "evaluation", "predictor")]
-OTHERS += ["inference/test_stages.py", "zoo/test_load.py", "experiments/test_work.py"]
+OTHERS += ["inference/test_stages.py", "zoo/test_load.py", "experiments/test_runs.py"]
 
 
 @pytest.mark.tensorflow

@@ -2,19 +2,18 @@
 
   anytime-keras reproduce table1 --quick
   anytime-keras reproduce table1 --dataset=cifar10.npz --seeds=2 --precision=mixed_bfloat16 --time_limit=500
+  anytime-keras reproduce images --dataset=cifar10.npz --side=16 --train=5000
   anytime-keras reproduce page
 
-NAME is table1, table3, table4, table5, figure3, figure5, figure6, proposition, beyond or page. Training runs are stored
-in --folder. A finished run is never repeated, and experiments share runs of the same recipe. When all runs of an
-experiment are finished, its numbers are written to --results as NAME.json (NAME_quick.json with --quick). `page` writes
-the tables and plots of all results into README.md there, and keeps its other text.
+NAME is an experiment, images or page. Training runs are stored in --folder, and the result is written to --results as
+NAME.json (NAME_quick.json with --quick) after each of them. A run that either directory contains is never repeated, and
+experiments share runs of the same recipe; only ensembles (figure6, figure6b) need their networks in --folder.
+
+`images` writes small images of the same data set, NAME_16px.npz, to the current directory. `page` writes the tables and
+plots of all results into README.md beside them, and keeps its other text.
 
 KERAS_BACKEND=jax needs no TensorFlow. On an accelerator it trains several networks side by side; compiled programs are
 cached in --folder (or JAX_COMPILATION_CACHE_DIR).
-
-To move runs to another machine, copy --folder without .programs and without the finished runs' model.keras, which only
-figure6 needs, and use the same path for the data. Alternatively copy the results only: --reuse=FOLDER skips runs whose
-results are in FOLDER, matched by recipe. figure6 still trains the members of ensembles that have no stored result.
 """
 
 import pathlib
@@ -23,35 +22,34 @@ from absl import flags
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
-flags.DEFINE_bool("quick", False, "Check the code in minutes, with tiny networks on scikit-learn's digits.", **_own)
-flags.DEFINE_integer("epochs", None, "Number of epochs. Default: 60, or 3 with --quick.", **_own)
-flags.DEFINE_string(
-    "seeds", None, "Number of seeds, or one per data set such as 2,1. Default: 2, or 1 with --quick.", **_own
-)
-flags.DEFINE_string(
-    "dataset", None, "Comma-separated data sets: names, .npz files or directories. Default: the experiment's.", **_own
-)
+flags.DEFINE_bool("quick", False, "Check the code in a minute, with tiny networks on scikit-learn's digits.", **_own)
+flags.DEFINE_string("epochs", None, "Epochs, or data sets' epochs such as cifar10:300,svhn_cropped:60.", **_own)
+flags.DEFINE_string("seeds", None, "Number of seeds, or one per data set such as 2,1.", **_own)
+flags.DEFINE_string("dataset", None, "Comma-separated data sets: names, .npz files or directories.", **_own)
 flags.DEFINE_string(
     "networks",
     None,
-    "ResANNs, such as 5x16,9x16 (figure5: pairs of a small and a large one). Default: the experiment's.",
+    "Networks, such as 5x16,9x16 (ResANNs) or 'resann50; msdnet:blocks=[2,2],exit_every=2' (figures 1, 5 and 5de: "
+    "pairs of a small and a large one; figure6b: those with one exit make linear ensembles).",
     **_own,
 )
-flags.DEFINE_multi_string("without", None, "A row to omit; repeatable.", **_own)
-flags.DEFINE_multi_string("once", None, "A row to run with the first seed only; repeatable.", **_own)
-flags.DEFINE_integer("batch_size", None, "Batch size. Default: 64.", **_own)
+flags.DEFINE_integer("batch_size", None, "Batch size.", **_own)
 flags.DEFINE_string("precision", None, "Keras dtype policy, such as mixed_bfloat16. Default: float32.", **_own)
 flags.DEFINE_string("folder", "runs/reproduce", "Directory of the training runs.", **_own)
 flags.DEFINE_string("results", None, "Directory of results. Default: zoo/results of the checkout or results/.", **_own)
-flags.DEFINE_string("reuse", None, "Directory of results; runs recorded there are skipped.", **_own)
 flags.DEFINE_integer("at_once", None, "Networks trained together (JAX). Default: 8 on an accelerator, else 1.", **_own)
 flags.DEFINE_float("time_limit", None, "Seconds after which to stop; run the same command to resume.", **_own)
+flags.DEFINE_integer("side", 16, "images: height and width.", **_own)
+flags.DEFINE_integer("train", 5000, "images: number of training images to keep.", **_own)
+flags.DEFINE_integer("validation", 2000, "images: number of validation images to keep.", **_own)
+
+SETTINGS = ("epochs", "seeds", "dataset", "networks", "batch_size", "precision")
 
 
 def run(flags, arguments):
-    from anytime_keras import _errors, experiments
+    from anytime_keras import _errors, experiments, runtime
 
-    known = [*experiments.EXPERIMENTS, "page"]
+    known = [*experiments.EXPERIMENTS, "images", "page"]
     if len(arguments) != 1:
         raise ValueError(f"Name exactly one experiment: {', '.join(known)}. Received: {arguments}.")
     (name,) = arguments
@@ -61,49 +59,50 @@ def run(flags, arguments):
     if name == "page":
         print(experiments.write_page(results))
         return
+    if name == "images":
+        if flags.dataset is None or not pathlib.Path(flags.dataset).is_file():
+            raise ValueError(f"--dataset must be the .npz file of a data set. Received: {flags.dataset}.")
+        print(experiments.small_images(flags.dataset, ".", flags.side, flags.train, flags.validation))
+        return
     settings = _settings(flags, experiments.EXPERIMENTS[name])
-    work = experiments.Work(flags.folder, flags.at_once, flags.time_limit, reuse=flags.reuse)
-    from anytime_keras import runtime
-
+    runs = experiments.Runs(flags.folder, results, flags.at_once, flags.time_limit)
     runtime.repeatable()
-    path = experiments.reproduce(name, settings, work, results, flags.quick)
-    if path is None:
+    path, complete = experiments.reproduce(name, settings, runs, results, flags.quick)
+    if not complete:
         print("Stopped by the time limit. Run the same command to resume.")
         return
-    experiments.show(path)
-    picture = experiments.picture(path)
+    picture = experiments.report.show(path)
     print(f"\n{path}" + (f", {picture}" if picture else ""))
 
 
 def _settings(flags, experiment):
-    from anytime_keras.experiments import planning
+    from anytime_keras.experiments import settings
     from anytime_keras.training.recipe import PRECISIONS
 
-    changes = {name: flags[name].value for name in ("epochs", "batch_size", "precision")}
-    if flags.seeds is not None:
-        changes["seeds"] = _numbers(flags.seeds)
-    if flags.precision is not None and flags.precision not in PRECISIONS:
+    given = {name: flags[name].value for name in SETTINGS if flags[name].value is not None}
+    if experiment.plan is None and given:
+        raise ValueError(f"This experiment trains nothing. Omit {', '.join(f'--{name}' for name in given)}.")
+    if given.get("precision", "float32") not in PRECISIONS:
         raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}. Received: '{flags.precision}'.")
-    if flags.dataset is not None:
-        changes["datasets"] = tuple(part.strip() for part in flags.dataset.split(",") if part.strip())
-    if flags.networks is not None:
-        changes["networks"] = planning.parse_networks(flags.networks)
-    changes.update((name, tuple(flags[name].value)) for name in ("without", "once") if flags[name].value is not None)
-    if experiment.plan is None and any(value is not None for value in changes.values()):
-        given = [
-            f"--{name}"
-            for name in ("epochs", "seeds", "dataset", "networks", "without", "once", "batch_size", "precision")
-        ]
-        raise ValueError(f"This experiment trains nothing and takes none of {', '.join(given)}. Omit them.")
-    return experiment.settings(flags.quick, **changes)
+    if "seeds" in given:
+        numbers = tuple(_number("seeds", each) for each in given["seeds"].split(","))
+        given["seeds"] = numbers if len(numbers) > 1 else numbers[0]
+    if "epochs" in given:
+        parts = [part.rpartition(":") for part in given["epochs"].split(",")]
+        numbers = {name.strip(): _number("epochs", number) for name, _, number in parts}
+        given["epochs"] = numbers.get("", numbers)
+    if "dataset" in given:
+        given["datasets"] = tuple(part.strip() for part in given.pop("dataset").split(",") if part.strip())
+    if "networks" in given:
+        given["networks"] = settings.split_networks(given["networks"])
+    return experiment.settings(flags.quick, **given)
 
 
-def _numbers(text):
-    try:
-        first, *others = map(int, text.split(","))
-    except ValueError as error:
-        raise ValueError(f"--seeds must be a number, or one per data set such as 2,1. Received: '{text}'.") from error
-    return (first, *others) if others else first
+def _number(name, text):
+    if not text.strip().isdigit() or not int(text):
+        example = {"seeds": "2,1", "epochs": "cifar10:300,svhn_cropped:60"}[name]
+        raise ValueError(f"--{name} must be above 0, or one number per data set such as {example}. Received: '{text}'.")
+    return int(text)
 
 
 def _results(where):

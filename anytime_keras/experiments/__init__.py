@@ -1,20 +1,19 @@
 """Reproduces the paper's experiments, stores the results as JSON and compares them with the paper's numbers."""
 
-from anytime_keras.experiments.experiment import EXPERIMENTS, Experiment, paper
-from anytime_keras.experiments.page import write_page
-from anytime_keras.experiments.planning import Settings
-from anytime_keras.experiments.report import picture, read, reproduce, show
-from anytime_keras.experiments.work import Work
+from anytime_keras.experiments.catalog import EXPERIMENTS, Experiment, paper
+from anytime_keras.experiments.images import small_images
+from anytime_keras.experiments.report import read, reproduce, write_page
+from anytime_keras.experiments.runs import Runs
+from anytime_keras.experiments.settings import Settings
 
 __all__ = [
     "EXPERIMENTS",
     "Experiment",
+    "Runs",
     "Settings",
-    "Work",
     "paper",
-    "picture",
     "read",
     "reproduce",
-    "show",
+    "small_images",
     "write_page",
 ]

@@ -1,101 +1,103 @@
-"""Runs an experiment, writes its result as JSON, and shows a result as a table and a plot."""
+"""Runs an experiment, writes its result as JSON, and shows it in the terminal and on a Markdown page."""
 
 import json
 import pathlib
+import shlex
 
 from rich.console import Console
 from rich.table import Table
 
-from anytime_keras import runtime
-from anytime_keras.experiments import experiment
+from anytime_keras.experiments import catalog
 from anytime_keras.training import Recipe
 from anytime_keras.training.checkpoint import write
 
 FORMAT = 1
-WIDTH = 200  # of a table in a log file, in characters
+INTRODUCTION = """# Reproduction of the paper's results
+
+`anytime-keras reproduce page` generates the parts between markers from the JSON files here. It keeps all other text.
+"""
+BEGIN, END = "<!-- {}: made by `anytime-keras reproduce page` -->", "<!-- end of {} -->"
 
 
-def reproduce(name, settings, work, results, quick=False):
-    """Runs the unfinished training runs of an experiment and writes its result.
+def reproduce(name, settings, runs, results, quick=False):
+    """Runs the unfinished training runs of an experiment and writes its result after each of them.
 
     Args:
         name: one of `EXPERIMENTS`.
         settings: `Settings`.
-        work: `Work`.
-        results: directory for the JSON and the plot.
-        quick: bool, whether the settings are those of a quick check, whose result goes to a separate file. No effect
-            if nothing is trained.
+        runs: `Runs`.
+        results: directory of the result.
+        quick: bool, whether the settings are those of a quick check, whose result goes to a separate file.
 
     Returns:
-        The path of the JSON, or None if the time limit was reached.
+        The result's path and a bool, whether all runs are finished. With ensembles, the result is written at the end.
 
     Raises:
-        ValueError: if the experiment is unknown, `work` reuses results and would overwrite one with fewer runs, or the
-            network of a finished ensemble member is missing.
+        ValueError: if the experiment is unknown, its result contains runs that the settings omit, or the network of a
+            finished ensemble member is missing.
 
     Example:
     >>> import tempfile
     >>> from anytime_keras import experiments
     >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
-    >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
-    >>> path.name
-    'proposition.json'
+    >>> path, complete = experiments.reproduce("proposition", chosen.settings(), experiments.Runs(folder), folder)
+    >>> path.name, complete
+    ('proposition.json', True)
     """
-    chosen = experiment.get(name)
+    chosen = catalog.get(name)
     planned = chosen.plan(settings) if chosen.plan else []
-    quick = quick and bool(planned)
-    path = pathlib.Path(results) / f"{name}{'_quick' if quick else ''}.json"
-    if work.stored and path.exists():
-        kept = {work.place(each.recipe) for each in planned}
-        if any(work.place(Recipe.from_dict(each["recipe"])) not in kept for each in read(path)["trainings"]):
-            raise ValueError(
-                f"'{path}' contains runs that these settings omit, and may be their only record. Write to another "
-                "directory of results."
-            )
-    chained = chosen.ensembles(settings) if chosen.ensembles else []
-    for _, members in chained:
-        work.prepare_ensemble(members)
+    path = pathlib.Path(results) / f"{name}{'_quick' if quick and planned else ''}.json"
+    if path.exists() and not quick:
+        kept = {runs.place(one.recipe) for one in planned}
+        if any(runs.place(Recipe.from_dict(run["recipe"])) not in kept for run in read(path)["trainings"]):
+            raise ValueError(f"'{path}' contains runs that these settings omit. Choose another directory of results.")
+    ensembles = chosen.ensembles(settings) if chosen.ensembles else []
+    for _, members in ensembles:
+        runs.need_networks(members)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not work.run([each.recipe for each in planned]):
-        return None
-    content = {
-        "format": FORMAT,
-        "experiment": name,
-        "title": chosen.title,
-        "quick": quick,
-        "settings": settings.to_dict() if planned else None,
-        "machine": runtime.machine(),
-        "ensembles": [{**labels, **work.ensemble(members)} for labels, members in chained],
-        "trainings": [
-            {**each.labels, "recipe": work.begun(each.recipe).to_dict(), **work.measured(each.recipe)}
-            for each in planned
-        ],
-    }
-    content["summary"] = chosen.summarize(content["trainings"], content["ensembles"])
-    write(path, to_text(content))
-    return path
+
+    def save(ensembles=()):
+        content = {
+            "format": FORMAT,
+            "experiment": name,
+            "title": chosen.title,
+            "quick": path.stem.endswith("_quick"),
+            "settings": dict(vars(settings)) if planned else None,
+            "planned": len(planned),
+            "ensembles": [{**labels, **runs.ensemble(members)} for labels, members in ensembles],
+            "trainings": [
+                {**one.labels, **runs.measured(one.recipe)} for one in planned if runs.finished(one.recipe)
+            ],
+        }
+        write(path, _to_text(content))
+
+    recipes = [one.recipe for one in planned]
+    complete = runs.run(recipes, after=(lambda: None) if ensembles else save)
+    if complete:
+        save(ensembles)
+    elif not ensembles and any(map(runs.finished, recipes)):
+        save()
+    return path, complete
 
 
-def to_text(content):
+def _to_text(content):
     """Formats a result as JSON, with one line per run."""
     lines = []
     for key, value in content.items():
-        if isinstance(value, list) and value:
-            inner = ",\n".join(f"  {json.dumps(each, allow_nan=False)}" for each in value)
-            lines.append(f' "{key}": [\n{inner}\n ]')
-        else:
-            lines.append(f' "{key}": {json.dumps(value, allow_nan=False)}')
+        each_line = value if isinstance(value, list) else ()
+        inner = ",\n".join(f"  {json.dumps(each, allow_nan=False)}" for each in each_line)
+        lines.append(f' "{key}": ' + (f"[\n{inner}\n ]" if inner else json.dumps(value, allow_nan=False)))
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def read(path):
-    """Reads a result written by `reproduce`.
+    """Reads a result written by `reproduce` and computes its numbers.
 
     Args:
         path: path of the JSON.
 
     Returns:
-        A dict with `experiment`, `summary`, `trainings`, `machine`, `settings` and more.
+        The content, a dict, with `summary`, see `summaries`, and `table`, a header and rows of str.
 
     Raises:
         ValueError: if the file is not a result.
@@ -104,7 +106,7 @@ def read(path):
     >>> import tempfile
     >>> from anytime_keras import experiments
     >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
-    >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
+    >>> path, _ = experiments.reproduce("proposition", chosen.settings(), experiments.Runs(folder), folder)
     >>> experiments.read(path)["title"]
     'Proposition 4.1: cost inflation, bounds and simulation'
     """
@@ -112,52 +114,39 @@ def read(path):
         content = json.loads(pathlib.Path(path).read_text())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
-        content["quick"], content["settings"]
-        for part in (content, *content["trainings"]):
-            part["machine"]["versions"]
-        experiment.get(content["experiment"]).table(content["summary"], experiment.paper()[content["experiment"]])
+        chosen = catalog.get(content["experiment"])
+        content["summary"] = chosen.summarize(content["trainings"], content["ensembles"])
+        content["table"] = chosen.table(content["summary"], catalog.paper()[content["experiment"]])
+        content["facts"] = _facts(content)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' must be a result of `anytime-keras reproduce`. Received: {error!r}.") from error
     return content
 
 
 def paths(results):
-    """Lists the results in a directory in the order of the experiments, with quick checks last.
-
-    Args:
-        results: path of the directory.
-
-    Returns:
-        A list of paths.
-
-    Example:
-    >>> import tempfile
-    >>> paths(tempfile.mkdtemp())
-    []
-    """
-    every = [pathlib.Path(results) / f"{name}{end}.json" for end in ("", "_quick") for name in experiment.EXPERIMENTS]
+    """Lists the results in a directory in the order of the experiments, with quick checks last."""
+    every = [pathlib.Path(results) / f"{name}{end}.json" for end in ("", "_quick") for name in catalog.EXPERIMENTS]
     return [path for path in every if path.exists()]
 
 
-def picture(path):
-    """Plots a result to a `.png` file beside it.
-
-    Args:
-        path: path of the JSON.
-
-    Returns:
-        The plot's path, or None if the experiment has no plot or Matplotlib is not installed.
-
-    Example:
-    >>> import tempfile
-    >>> from anytime_keras import experiments
-    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
-    >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
-    >>> experiments.picture(path) is None  # this experiment has no plot
-    True
-    """
+def show(path, file=None):
+    """Prints a result as a table, and plots it to a `.png` file, if Matplotlib is installed, whose path it returns."""
     content = read(path)
-    draw = experiment.get(content["experiment"]).draw
+    header, rows = content["table"]
+    table = Table(title=f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}")
+    for place, heading in enumerate(header):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(file=file, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+    return _picture(content, path)
+
+
+def _picture(content, path):
+    draw = catalog.get(content["experiment"]).draw
     if draw is None:
         return None
     try:
@@ -169,31 +158,109 @@ def picture(path):
     return drawn
 
 
-def show(path, file=None):
-    """Prints a result as a table.
+def write_page(results):
+    """Writes the tables and plots of all results in a directory into its page, README.md.
+
+    The text between the generated parts is kept. A result that the page does not show yet gets a section at the end,
+    with the paper's claims. The result of a quick check is shown only if there is no full result.
 
     Args:
-        path: path of the JSON.
-        file: file object to print to; defaults to standard output.
+        results: path of the directory.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: if the directory contains no results.
 
     Example:
     >>> import tempfile
     >>> from anytime_keras import experiments
     >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
-    >>> path = experiments.reproduce("proposition", chosen.settings(), experiments.Work(folder), folder)
-    >>> with open(path.with_suffix(".txt"), "w") as file:
-    ...     experiments.show(path, file)
+    >>> _ = experiments.reproduce("proposition", chosen.settings(), experiments.Runs(folder), folder)
+    >>> experiments.write_page(folder).name
+    'README.md'
     """
-    content = read(path)
-    chosen = experiment.get(content["experiment"])
-    theirs = experiment.paper()[content["experiment"]]
-    header, rows = chosen.table(content["summary"], theirs)
-    table = Table(title=f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}")
-    for number, heading in enumerate(header):
-        table.add_column(heading, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(file=file, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(table)
+    found = {}
+    for path in paths(results):
+        found.setdefault(path.stem.removesuffix("_quick"), path)
+    if not found:
+        raise ValueError(f"There are no results in '{results}'. Run `anytime-keras reproduce table1 --quick` first.")
+    page = pathlib.Path(results) / "README.md"
+    text = page.read_text() if page.exists() else INTRODUCTION
+    for name, path in found.items():
+        begin, end, content = BEGIN.format(name), END.format(name), read(path)
+        if begin not in text:
+            claims = [f"- The paper says: {claim}" for claim in catalog.paper()[name].get("claims", [])]
+            text += "\n".join(["", f"## {name}: {content['title']}", "", *claims, "", begin, end, ""])
+        before, _, rest = text.partition(begin)
+        parts = [_markdown(["", "paper", "here"], content["facts"], ":---"), _markdown(*content["table"], "---:")]
+        picture = _picture(content, path)
+        parts += [f"![{content['title']}]({picture.name})"] if picture else []
+        parts.append(f"Run again: `{command(content)}` ([{path.name}]({path.name}))")
+        text = "\n\n".join([f"{before}{begin}", *parts, f"{end}{rest.partition(end)[2]}"])
+    write(page, text)
+    return page
+
+
+def _markdown(header, rows, alignment):
+    lines = [header, ["---", *[alignment] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _facts(content):
+    """Lists how the paper's numbers and a result were obtained: what, in the paper, here."""
+    theirs, settings, runs = catalog.paper()[content["experiment"]], content["settings"], content["trainings"]
+    rows = [["source", theirs["source"], "**quick check, not comparable with the paper**" if content["quick"] else ""]]
+    if settings is None:
+        return rows
+    data = {}
+    for run in runs:
+        sizes = " + ".join(f"{count} {split}" for split, count in run["sizes"].items())
+        augment = run["recipe"]["data"].get("augment")
+        last = ", the last ones" if run["recipe"]["data"].get("validation") == "last" else ""
+        data[run["dataset"]] = f"{run['dataset']} ({sizes}{last}; {_listed(augment or ['no augmentation'])})"
+    exits = [f"{name}: {', '.join(run_exits)}" for name, run_exits in _exits_compared(runs).items()]
+    falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
+    late = f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded"
+    machines = {}
+    for run in runs:
+        own = run["machine"]
+        versions = f"{own['backend']} {own['versions'].get(own['backend'], '')}, Keras {own['versions'].get('keras')}"
+        machines.setdefault(f"{own['processor']}, {versions}", set()).add(own["date"])
+    return rows + [
+        ["networks", _listed(theirs["networks"]), "; ".join(exits) or _listed(settings["networks"])],
+        ["data", _listed(theirs["datasets"]), "; ".join(data.values())],
+        ["epochs, seeds", f"{theirs['epochs']}, not stated", f"{settings['epochs']}, {_listed(settings['seeds'])}"],
+        ["runs", "–", f"{len(runs)} of {content.get('planned', len(runs))}"],
+        ["share of the fall in training loss in the last tenth of the epochs, last exit", "–", late],
+        ["machine", "–", "; ".join(f"{name}, {_listed(sorted(dates))}" for name, dates in machines.items())],
+    ]
+
+
+def _listed(values):
+    return ", ".join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)
+
+
+def _exits_compared(runs):
+    """Maps each network to the exits at the compared fractions of its cost, for networks with an OPT."""
+    found = {}
+    for run in runs:
+        if run["row"] == "OPT":
+            found.setdefault(run["network"], {})[run["exit"]] = None
+    return {network: list(exits) for network, exits in found.items()}
+
+
+def command(content):
+    """Returns the command line that reproduces a result."""
+    parts = ["anytime-keras", "reproduce", content["experiment"], *(["--quick"] if content["quick"] else [])]
+    for key, value in (content["settings"] or {}).items():
+        flag = "dataset" if key == "datasets" else key
+        if isinstance(value, dict):
+            value = [f"{name}:{number}" for name, number in value.items()]
+        if isinstance(value, (list, tuple)):
+            separator = ";" if key == "networks" and any(":" in each for each in value) else ","
+            value = separator.join(map(str, value))
+        if value != [] and value != "":  # omitted rows of old results
+            parts.append(f"--{flag}={value}")
+    return shlex.join(parts)

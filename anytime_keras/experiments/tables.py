@@ -1,206 +1,91 @@
-"""Computes tables of relative increases in test error from the results of training runs."""
+"""Formats summaries as tables. Each function returns the header and the rows, lists of str."""
 
-import statistics
+from anytime_keras.experiments.settings import FRACTIONS
+from anytime_keras.experiments.summaries import GRID, means, means_by_seed
 
-from anytime_keras.evaluation.curve import Curve, CurvePoint
-from anytime_keras.experiments.planning import FRACTIONS
-
-
-def curve_of(training):
-    """Returns the `Curve` stored in a run's `exits`."""
-    exits = training["exits"]
-    return Curve([CurvePoint(**dict(zip(exits, values))) for values in zip(*exits.values())])
+HEADING = [f"{fraction:g}" for fraction in FRACTIONS]
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the reference network's cost
 
 
-def increase(own, base):
-    """Returns the increase of `own` over `base` in percent, or None if one is missing or `base` is 0.
-
-    >>> round(increase(0.11, 0.10), 6)
-    10.0
-    """
-    return None if own is None or not base else 100 * (own / base - 1)
-
-
-def mean(values):
-    """Returns the mean of the values that are not None, or None if there are none."""
-    values = [value for value in values if value is not None]
-    return statistics.fmean(values) if values else None
-
-
-def means(lines):
-    """Averages the numbers of many cells elementwise, over seeds first, then over networks and data sets.
-
-    Args:
-        lines: list of pairs of a cell (network, data set, seed) and its numbers, which may be None.
-
-    Returns:
-        A list of floats, None where no cell has a number.
-
-    >>> means([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])])
-    [4.0]
-    """
-    alike = {}
-    for (network, dataset, _), values in lines:
-        alike.setdefault((network, dataset), []).append(values)
-    over_seeds = [[mean(each) for each in zip(*some)] for some in alike.values()]
-    return [mean(each) for each in zip(*over_seeds)]
-
-
-def means_by_seed(lines):
-    """Returns the `means` of each seed shared by all networks and data sets, which show the spread between seeds.
-
-    >>> means_by_seed([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])])
-    {'0': [3.5]}
-    """
-    seeds = {}
-    for (network, dataset, seed), _ in lines:
-        seeds.setdefault((network, dataset), []).append(seed)
-    first, *others = seeds.values()
-    return {
-        str(seed): means([(where, values) for where, values in lines if where[-1] == seed])
-        for seed in first
-        if all(seed in its for its in others)
-    }
-
-
-def cell(training):
-    """Returns the network, data set and seed of a run, which compared runs must share."""
-    return training["network"], training["dataset"], training["seed"]
-
-
-def on_validation(trainings):
-    """Returns copies of the runs with errors on validation images instead of test images."""
-    return [
-        {**training, "exits": {**training["exits"], "error": training["validation_error"]}} for training in trainings
-    ]
-
-
-def errors_at_fractions(training):
-    """Returns the error at each of `FRACTIONS` of the network's cost (`Curve.at`), or None before the first exit."""
-    points = [curve_of(training).at(fraction) for fraction in FRACTIONS]
-    return [None if point.exit is None else point.error for point in points]
-
-
-def optimal_errors(trainings):
-    """Returns the errors at each of `FRACTIONS` of networks trained for one exit only.
-
-    Args:
-        trainings: list of dicts with the row `OPT`, whose networks may end early, and at least one other row in each
-            cell.
-
-    Returns:
-        A dict from the cell to a list of errors.
-    """
-    alone = {(cell(training), training["exit"]): training for training in trainings if training["row"] == "OPT"}
-    whole = {cell(training): curve_of(training) for training in trainings if training["row"] != "OPT"}
-    errors = {}
-    for where, curve in whole.items():
-        reached = []
-        for fraction in FRACTIONS:
-            answering = curve.at(fraction).exit
-            own = alone.get((where, answering))
-            reached.append(None if own is None else own["exits"]["error"][own["exits"]["exit"].index(answering)])
-        errors[where] = reached
-    return errors
-
-
-def relative_table(trainings, base):
-    """Compares rows at fractions of the cost.
-
-    Args:
-        trainings: list of dicts with labels and `exits`.
-        base: the row to compare with; `"OPT"` has a separate network for each fraction.
-
-    Returns:
-        A dict with `fractions`, `base` and `rows`. `rows` maps a row's name to a dict with:
-        `mean`, the relative increase in error in percent, averaged over all cells (network, data set, seed) by `means`;
-        `error`, the mean error in percent;
-        `by_seed` (from `means_by_seed`), `by_network` and `by_dataset`, the increase for one seed, network or data set;
-        `cells`, the errors and increases of each cell.
-        The increases in the base's own row are 0.
-    """
-    own = {(training["row"], cell(training)): errors_at_fractions(training) for training in trainings}
-    if base == "OPT":
-        own = {key: errors for key, errors in own.items() if key[0] != "OPT"}
-        own.update((("OPT", where), errors) for where, errors in optimal_errors(trainings).items())
-    rows = {}
-    for row in dict.fromkeys(training["row"] for training in trainings):
-        cells = [
-            {
-                "network": where[0],
-                "dataset": where[1],
-                "seed": where[2],
-                "errors": errors,
-                "increase": [increase(*pair) for pair in zip(errors, own[base, where])],
-            }
-            for (own_row, where), errors in own.items()
-            if own_row == row
-        ]
-        rows[row] = {
-            "mean": means(lines_of(cells)),
-            "error": means(
-                [(where, [each and 100 * each for each in own]) for where, own in lines_of(cells, "errors")]
-            ),
-            "by_seed": means_by_seed(lines_of(cells)),
-            **{f"by_{key}": _mean_by(key, cells) for key in ("network", "dataset")},
-            "cells": cells,
-        }
-    return {"fractions": list(FRACTIONS), "base": base, "rows": rows}
-
-
-def lines_of(cells, what="increase"):
-    """Converts a row's `cells` to the argument of `means`."""
-    return [((one["network"], one["dataset"], one["seed"]), one[what]) for one in cells]
-
-
-def _mean_by(key, cells):
-    groups = {}
-    for one in cells:
-        groups.setdefault(str(one[key]), []).append(one)
-    return {name: means(lines_of(some)) for name, some in groups.items()}
-
-
-def number(value, digits=2):
+def number(value):
     """Formats a number with its sign for a table, or a dash for None.
 
     >>> number(3.14159), number(None)
-    ('+3.14', '–')
+    ('+3.1', '–')
     """
-    return "–" if value is None else f"{value:+.{digits}f}"
+    return "–" if value is None else f"{value:+.1f}"
 
 
-def spread(cells, place):
-    """Formats the smallest and largest of the seeds' means over a row's cells; empty for a single seed."""
-    values = [own[place] for own in means_by_seed(lines_of(cells)).values() if own[place] is not None]
-    return f" ({min(values):+.1f} to {max(values):+.1f})" if len(values) > 1 else ""
+def plain(value, digits=2):
+    """Formats a number for a table, or a dash for None."""
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _with_spread(values, cells):
-    return [number(value) + spread(cells, place) for place, value in enumerate(values)]
-
-
-def cells_of_table(summary, paper):
-    """Formats a summary of `relative_table` beside the paper's numbers.
-
-    Args:
-        summary: dict.
-        paper: dict from a row's name to the paper's numbers.
-
-    Returns:
-        The header and the rows, lists of str.
-    """
-    fractions = [f"{fraction:g}" for fraction in summary["fractions"]]
-    header = ["", *(f"paper {fraction}" for fraction in fractions), *(f"here {fraction}" for fraction in fractions)]
-    nothing = [None] * len(fractions)
+def relative(summary, paper):
+    """Formats a summary of `relative_table` beside the paper's numbers, with the spread between seeds in brackets."""
+    header = ["", *(f"paper {each}" for each in HEADING), *(f"here {each}" for each in HEADING)]
+    nothing = [None] * len(FRACTIONS)
     rows = []
     for row, content in summary["rows"].items():
         if row == summary["base"]:
-            errors = ["–" if error is None else f"error {error:.2f}%" for error in content["error"]]
-            rows.append([row, *map(number, [0.0] * len(fractions)), *errors])
+            rows.append([row, *map(number, [0.0] * len(FRACTIONS)), *map(_error, content["error"])])
             continue
-        rows.append([row, *map(number, paper.get(row, nothing)), *_with_spread(content["mean"], content["cells"])])
-        if len(content["by_dataset"]) > 1:
-            for dataset, own in content["by_dataset"].items():
-                cells = [one for one in content["cells"] if one["dataset"] == dataset]
-                rows.append([f"{row} on {dataset}", *map(number, nothing), *_with_spread(own, cells)])
+        # Errors where the base is not trained yet.
+        increases = zip(_with_spread(content["cells"]), content["error"])
+        here = [_error(error) if own == "–" else own for own, error in increases]
+        rows.append([row, *map(number, paper["rows"].get(row, nothing)), *here])
+        datasets = dict.fromkeys(one["cell"][1] for one in content["cells"])
+        for dataset in datasets if len(datasets) > 1 else ():
+            cells = [one for one in content["cells"] if one["cell"][1] == dataset]
+            rows.append([f"{row} on {dataset}", *map(number, nothing), *_with_spread(cells)])
     return header, rows
+
+
+def _error(value):
+    return "–" if value is None else f"error {value:.2f}%"
+
+
+def _with_spread(cells):
+    lines = [(one["cell"], one["increase"]) for one in cells]
+    by_seed = list(means_by_seed(lines).values())
+    texts = []
+    for value, *values in zip(means(lines), *by_seed):
+        values = [each for each in values if each is not None]
+        texts.append(number(value) + (f" ({number(min(values))} to {number(max(values))})" if len(values) > 1 else ""))
+    return texts
+
+
+def losses(summary, paper):
+    """Formats a summary of `losses`: the increases (%) of each row at each exit."""
+    columns = zip(summary["exits"], *summary["rows"].values())
+    return ["exit", *summary["rows"]], [[name, *map(number, values)] for name, *values in columns]
+
+
+def budgets(summary, paper):
+    """Formats each line of a summary of `budgets` or `pairs` at `SHARES` and its mean over budgets."""
+    rows = []
+    for title, panel in summary["panels"].items():
+        for name, line in panel["lines"].items():
+            values = [line[GRID.index(share)] for share in SHARES] + [panel["mean"].get(name)]
+            rows.append([f"{name}, {title}" if len(summary["panels"]) > 1 else name, *map(plain, values)])
+    for dataset, values in summary["weights"].items():
+        late = sum(values[len(values) // 2 :]) / sum(values)
+        rows.append([f"AdaLoss weight in the second half of exits, {dataset}", *[""] * len(SHARES), f"{late:.1%}"])
+    unit = f"{summary['unit']} at budgets, {'; '.join(summary['panels'])} = 1"
+    return [unit, *(f"{share:g}" for share in SHARES), "mean"], rows
+
+
+def fractions(summary, paper):
+    """Formats each network's errors (%) at `FRACTIONS` of its own cost beside the paper's, as in Table 2."""
+    rows = [[f"{name} (paper)", *map(plain, errors)] for name, errors in paper["rows"].items()]
+    rows += [[name, *map(plain, content["error"])] for name, content in summary["fractions"]["rows"].items()]
+    return ["error (%) at a fraction of the cost", *HEADING], rows
+
+
+def inflations(summary, paper):
+    """Formats a summary of `inflations`."""
+    header = ["b", "networks", "workers", "sup C, bound", "sup C, simulated", "E[C], bound", "E[C], simulated"]
+    return header, [
+        [f"{base:.3g}", kind, str(workers), *(plain(value, 3) for value in values)]
+        for base, kind, workers, *values in summary["rows"]
+    ]

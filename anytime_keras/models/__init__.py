@@ -5,6 +5,7 @@ from anytime_keras.models.convert import to_anytime
 from anytime_keras.models.denseann import DenseANN
 from anytime_keras.models.equilibrium import GradientScale, gradient_equilibrium
 from anytime_keras.models.from_pytorch import from_pytorch
+from anytime_keras.models.linear_ensemble import linear_ensemble
 from anytime_keras.models.msdnet import MSDNet
 from anytime_keras.models.msdnet_published import PublishedMSDNet
 from anytime_keras.models.new_classes import with_classes
@@ -23,6 +24,7 @@ __all__ = [
     "build",
     "from_pytorch",
     "gradient_equilibrium",
+    "linear_ensemble",
     "names",
     "to_anytime",
     "with_classes",

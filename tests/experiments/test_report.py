@@ -1,0 +1,163 @@
+"""Results, the page made of them, and the command line."""
+
+import copy
+import json
+import pathlib
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+
+from anytime_keras import commands, experiments
+from anytime_keras.commands import reproduce
+from anytime_keras.experiments import report
+from tests.experiments.results import alone, run, write
+
+RESULTS = pathlib.Path(__file__).parents[2] / "zoo" / "results"
+COMMITTED = sorted(RESULTS.rglob("*.json"))
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in COMMITTED}), ids=lambda path: path.name)
+def test_the_committed_page_is_that_of_the_committed_results(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "results")
+    assert experiments.write_page(copied).read_text() == (folder / "README.md").read_text()
+
+
+def settings_of(command):
+    """Returns an experiment and its settings, as its command line gives them."""
+    program, subcommand, *arguments = shlex.split(command)
+    flags = copy.deepcopy(reproduce.FLAGS)
+    _, name = flags([subcommand, *arguments])
+    return name, vars(reproduce._settings(flags, experiments.EXPERIMENTS[name]))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_the_command_of_a_result_has_its_settings(path):
+    content = report.read(path)
+    name, settings = settings_of(report.command(content))
+    assert name == content["experiment"]
+    if content["settings"] is not None:
+        settings = json.loads(json.dumps(settings))
+        assert settings == {key: content["settings"][key] for key in settings}
+
+
+def test_a_command_has_epochs_and_seeds_of_each_data_set_and_networks_of_any_family():
+    settings = dict(datasets=["a", "b"], epochs={"a": 3, "b": 4}, seeds=[2, 1])
+    settings["networks"] = ["5x16", "msdnet:blocks=[2,2],exit_every=2"]
+    name, found = settings_of(report.command(dict(experiment="table1", quick=False, settings=settings)))
+    assert {key: json.loads(json.dumps(found[key])) for key in settings} == settings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two results by hand: Table 1 in full and as a quick check, Figure 3 as a quick check."""
+    runs = [run("CONST", [0.50, 0.33, 0.24, 0.22]), *alone([0.40, 0.30, 0.20, 0.20])]
+    losses = [run("CONST", [0.5] * 4, losses=[2.0] * 4), *alone([0.1] * 4, losses=[1.0] * 4)]
+    write(tmp_path, "table1", runs)
+    write(tmp_path, "table1", runs[:1], quick=True)
+    write(tmp_path, "figure3", losses, quick=True)
+    return tmp_path
+
+
+def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
+    text = experiments.write_page(folder).read_text()
+    assert "| CONST | +15.1 | +16.4 | +18.8 | +18.9 | +25.0 | +10.0 | +20.0 | +10.0 |" in text
+    assert "| OPT | +0.0 | +0.0 | +0.0 | +0.0 | error 40.00% | error 30.00% | error 20.00% | error 20.00% |" in text
+    assert "| exit_2 | +100.0 |" in text
+    assert "| epochs, seeds | 300 (60 on SVHN), not stated | 60, 1 |" in text and "| runs | – | 5 of 9 |" in text
+    assert "made (8 train + 4 test; no augmentation)" in text and "| 1.50% to 1.50% |" in text
+    assert "1x1: exit_1, exit_2, exit_3, exit_4" in text
+    assert text.count("quick check") == 1, "Figure 3's; Table 1 is there in full"
+    assert "\n- The paper says: AdaLoss enjoys small performance gaps in the later half of layers.\n" in text
+    assert "(figure3_quick.png)" in text and (folder / "figure3_quick.png").stat().st_size > 1000
+    assert "Run again: `anytime-keras reproduce table1 --dataset=made --networks=1x1 --epochs=60" in text
+
+
+def test_text_around_the_generated_parts_is_kept(folder):
+    path = experiments.write_page(folder)
+    begin, end = report.BEGIN.format("table1"), report.END.format("table1")
+    before, _, rest = path.read_text().partition(begin)
+    path.write_text(f"{before}By hand.\n\n{begin}\nold\n{end}{rest.partition(end)[2]}\nLast words.\n")
+    assert experiments.write_page(folder).read_text() == f"{before}By hand.\n\n{begin}{rest}\nLast words.\n"
+
+
+def test_a_table_is_shown_in_the_terminal(folder, capsys):
+    report.show(folder / "table1.json")
+    said = capsys.readouterr().out
+    assert "+25.0" in said and "+15.1" in said
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="There are no results"):
+        experiments.write_page(tmp_path)
+    (tmp_path / "table1.json").write_text('{"format": 7}')
+    with pytest.raises(ValueError, match="table1.json' must be a result"):
+        experiments.write_page(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [dict(settings={}), dict(trainings=None), dict(trainings=[{}])])
+def test_a_damaged_result_is_refused(folder, damage):
+    path = folder / "table1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(ValueError, match="table1.json' must be a result"):
+        experiments.read(path)
+
+
+def test_small_images_are_area_averages_of_some_images_of_each_class(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, 8, 8, 3), "uint8"), np.repeat([0, 1, 2], 20)
+    source = tmp_path / "made.npz"
+    np.savez(source, x_train=images, y_train=labels, x_test=images[:6], y_test=labels[:6], class_names=["a", "b", "c"])
+    with np.load(experiments.small_images(source, tmp_path, side=4, train=15, validation=9)) as file:
+        made = dict(file)
+    assert made["x_test"].shape == (6, 4, 4, 3) and made["x_test"].dtype == np.uint8
+    assert made["x_test"][2, 1, 3, 0] == np.rint(images[2, 2:4, 6:8, 0].mean())
+    assert [list(np.bincount(made[f"y_{split}"])) for split in ("train", "validation")] == [[5] * 3, [3] * 3]
+    parts = np.concatenate([made["x_train"], made["x_validation"]])
+    assert len(np.unique(parts, axis=0)) == 24, "no image is in both"
+    with pytest.raises(ValueError, match="multiples of side=3.*8x8"):
+        experiments.small_images(source, tmp_path, side=3, train=15, validation=9)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "Name exactly one experiment.*table1.*page"),
+        (["table1", "table3"], "Name exactly one experiment"),
+        (["tabel1"], "Did you mean 'table1'"),
+        (["table1", "--epochs=0"], "--epochs must be above 0.*'0'"),
+        (["table1", "--epochs=cifar10:3,many"], "many"),
+        (["table1", "--seeds=-1"], "'-1'"),
+        (["table1", "--seeds=2,many"], "many"),
+        (["table1", "--quick", "--seeds=2,1"], "one for each data set"),
+        (["table1", "--networks=5"], "must look like 5x16"),
+        (["table1", "--quick", "--networks=resann:chanels=4,num_units=1"], "chanels"),
+        (["table1", "--precision=float8"], "float8"),
+        (["table1", "--at_once=0"], "at_once=0"),
+        (["table1", "--time_limit=-1"], "time_limit=-1"),
+        (["table1", "--quick", "--dataset=/nowhere.npz"], "/nowhere.npz"),
+        (["table1", "--dataset="], "one data set"),
+        (["figure5", "--networks=5x16"], "pairs"),
+        (["proposition", "--epochs=3"], "trains nothing.*--epochs"),
+        (["page", "--results=/nowhere"], "no results in '/nowhere'"),
+        (["images", "--dataset=/nowhere.npz"], "npz.*/nowhere.npz"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_flags_give_clear_errors(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where = [f"--folder={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}"]
+    with pytest.raises(SystemExit, match=f"(?s)anytime-keras reproduce: .*{message}"):
+        commands.main(["anytime-keras", "reproduce", *where, *arguments])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_result_and_page(tmp_path, capsys):
+    where = [f"--results={tmp_path}", f"--folder={tmp_path / 'runs'}"]
+    commands.main(["anytime-keras", "reproduce", "proposition", *where])
+    assert "sup C" in capsys.readouterr().out
+    commands.main(["anytime-keras", "reproduce", "page", *where])
+    row = experiments.read(tmp_path / "proposition.json")["summary"]["rows"][1]
+    expected = f"| 2 | anytime | 1 | 3.000 | {row[4]:.3f} | {row[5]:.3f} | {row[6]:.3f} |"
+    assert expected in (tmp_path / "README.md").read_text()
