@@ -46,7 +46,7 @@ def check_positive_list(
 
 def check_choice(name: str, value: Any, choices: Collection) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
+    if value not in list(choices):  # in a list, `value` may be of any type, even unhashable
         raise ValueError(
             f"`{name}` must be one of {tuple(choices)}. Received: {name}={value!r}. {_errors.nearest(value, choices)}"
         )

@@ -162,7 +162,11 @@ class Recipe:
         self._optimizer(1)
         if self.distillation is not None:
             distillation.distilled_loss(None, self.distillation)
-        check_choice("gradient_equilibrium", self.gradient_equilibrium, (True, False))
+        if not isinstance(self.gradient_equilibrium, bool):
+            raise ValueError(
+                "`gradient_equilibrium` must be True or False. "
+                f"Received: gradient_equilibrium={self.gradient_equilibrium!r}."
+            )
         for name, expected in (("last_exit", "an exit's name"), ("init", "a folder or a name of the zoo")):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):

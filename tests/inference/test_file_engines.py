@@ -20,6 +20,7 @@ from tests import checks
 from tests.inference import networks
 
 FILES = choice.FILE_ENGINES
+SLOWEST = {"openvino": pytest.mark.long}  # for tests that convert several batch sizes
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +124,7 @@ def test_a_batch_of_any_size_meets_a_deadline(chain):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("engine", FILES)
+@pytest.mark.parametrize("engine", [pytest.param(name, marks=SLOWEST.get(name, ())) for name in FILES])
 def test_early_exit_loads_sizes_that_waste_little(chain, engine):
     predictor = predictor_for(chain, engine, batch=5)
     for count in (1, 7, 40):

@@ -159,7 +159,7 @@ def test_sizes_that_make_no_sense_are_refused(sizes):
         tiny(sizes=sizes)
 
 
-@pytest.mark.parametrize("name", ["resann50", "msdnet_cifar_7exits"])
+@pytest.mark.parametrize("name", ["resann50", pytest.param("msdnet_cifar_7exits", marks=pytest.mark.long)])
 def test_networks_take_other_sizes_with_the_same_weights(name):
     images = np.random.default_rng(0).random((2, 20, 20, 3)).astype("float32")
     data = ak.data.load((images, np.array([0, 1])), test=0, validation=0, augment=[])

@@ -342,6 +342,7 @@ def test_negative_losses_are_refused():
         model.fit(x, y, batch_size=8, verbose=0, callbacks=[ak.AdaLoss()])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first_order", ["squared", "norm"])
 def test_first_order_goes_by_the_size_of_the_gradient(first_order):
     ((x, y),) = batches(1)

@@ -143,6 +143,7 @@ def norms_by_hand(x, y):
     return np.array(norms)
 
 
+@pytest.mark.long
 def test_gradnorm_goes_by_the_norms_at_the_shared_layer():
     ((x, y),) = batches(1)
     norms = norms_by_hand(x, y)
@@ -202,6 +203,7 @@ def test_gradients_are_measured_when_weights_are_due_and_only_then(name, monkeyp
     assert np.abs(weights[1] - 1).max() > 0.01 and np.abs(weights[3] - weights[1]).max() > 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PERIODIC)
 def test_the_first_measured_batch_counts_as_a_first(name):
     """Weights are 1 until then: a batch measured second is measured as if it were trained with period 1."""
@@ -332,6 +334,7 @@ def build(name):
     return ak.models.build(name, **{"input_shape": (16, 16, 3), "num_classes": 3, **FAMILIES[name]})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_part_gets_the_mean_over_the_exits_that_need_it(name):
     rng = np.random.default_rng(0)
@@ -380,6 +383,7 @@ def images(tmp_path):
     return checks.write_images(tmp_path / "images.npz", train=56, validation=6, test=6)
 
 
+@pytest.mark.long
 def test_a_recipe_with_equilibrium_adaloss_and_distillation_trains_and_is_read_back(images, tmp_path):
     """One batch: AdaLoss goes by losses with the last exit's teaching in, as worked out on the untrained network."""
     recipe = tiny(
