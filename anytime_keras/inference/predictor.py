@@ -31,7 +31,8 @@ class Predictor(BatchMethods):
     - `"litert"`, `"onnx"` and `"openvino"` convert the stages for LiteRT, ONNX Runtime or OpenVINO, which are faster
       than Keras on a CPU. They need the TensorFlow backend, layers that the runtime has, and fixed image sizes.
     - `"tensorflow"` and `"jax"` compile them for Keras's backend, on its default device. They run any network.
-    - `"auto"` measures the installed runtimes and TensorFlow on a CPU and takes the fastest; on other devices and
+    - `"auto"` measures the installed runtimes and TensorFlow on a CPU and takes the fastest to the last exit. Others
+      than LiteRT must be 25% faster than it, because they lose more time stage by stage. On other devices and
       backends, it takes the backend's.
 
     A file engine is used only if its outputs for `example` equal the network's to 1e-5, relative to the largest output
