@@ -193,14 +193,15 @@ def test_an_ensemble_is_a_network_too(eann, tmp_path):
 @pytest.mark.long
 @pytest.mark.tensorflow
 def test_a_set_of_open_image_size_takes_a_preprocessor(tmp_path):
-    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(None, None, 3), num_classes=3)
-    scramble(model)
+    pooled = keras.layers.GlobalAveragePooling2D()(image := keras.Input((None, None, 3)))
+    late = keras.layers.Dense(3, name="late")(keras.layers.Dense(4, activation="relu")(pooled))
+    model = ak.AnytimeModel(image, {"early": keras.layers.Dense(3, name="early")(pooled), "late": late})
     reader, names = ExportedModel(ak.export(model, tmp_path / "set")), ["cat", "dog", "fox"]
     preprocessor, image = Preprocessor((8, 8, 3), 0.4, 0.3), np.ones((9, 9, 3), "uint8")
     classifier = ak.Classifier(reader, preprocessor, names)
     answer, times = classifier(image, deadline=60), dict(reader.times)
-    np.testing.assert_allclose(answer.logits, model.predict(preprocessor(image), verbose=0)["exit_3"], atol=1e-4)
-    assert classifier(image, deadline=60).exit == "exit_3" and reader.times == times, "measured once"
+    np.testing.assert_allclose(answer.logits, model.predict(preprocessor(image), verbose=0)["late"], atol=1e-4)
+    assert classifier(image, deadline=60).exit == "late" and reader.times == times, "measured once"
     with ak.serving.Server(classifier, max_batch=2) as server:
         assert server.submit(image, deadline=30).result(60).label == answer.label
     with pytest.raises(ValueError, match="'num_threads'.*argument of `ExportedModel`"):
