@@ -123,7 +123,7 @@ class Classifier:
     @functools.cached_property
     def predictor(self):
         if isinstance(self.model, ExportedModel):
-            return sets.SetPredictor(self.model)
+            return sets.SetPredictor(self.model, self._example(1))
         return Predictor(self.model, self._example(1), **self._options)
 
     def _example(self, batch_size):
@@ -147,8 +147,8 @@ class Classifier:
         Args:
             images: an image or a list of images, each a path, a Pillow image or an array; see `Preprocessor`.
             deadline: float, seconds from the call, which include decoding and preprocessing. The time in which the
-                first call makes the predictor is not counted. For several images on JAX, call `prepare` with their
-                number first.
+                first call makes the predictor is not counted. The first call with more images on JAX is late; call
+                `prepare` with their number to avoid it.
             budget: float, multiply-accumulates for each image.
             until: function of a `LabeledAnswer`; returns the first answer for which it returns true.
 

@@ -7,7 +7,9 @@ import numpy as np
 from anytime_keras import _errors
 from anytime_keras.classifier import sets
 from anytime_keras.cost import exit_costs
+from anytime_keras.export.reader import ExportedModel
 from anytime_keras.inference import EANN, Predictor, engines
+from anytime_keras.inference.stages import exits_as_list
 
 OPTIONS = [name for name in inspect.signature(Predictor).parameters if name not in ("model", "example")]
 
@@ -31,17 +33,16 @@ def check_exits(costs, options):
     """Raises ValueError unless the options `engine` and `exits` fit a Keras model or an ensemble."""
     engines.choice.check(options.get("engine", "auto"), options.get("num_threads"))
     names, exits = [cost.exit for cost in costs], options.get("exits")
-    unknown = [] if exits is None or isinstance(exits, str) else [name for name in exits if name not in names]
-    if isinstance(exits, str) or unknown:
-        raise ValueError(
-            f"`exits` must be a list of exits of the network. Received: exits={exits!r}. "
-            f"{_errors.nearest(unknown[0] if unknown else exits, names)}"
-        )
+    for name in [] if exits is None else exits_as_list(exits):
+        if name not in names:
+            raise ValueError(
+                f"`exits` must be exits of the network. Received: {name!r}. {_errors.nearest(name, names)}"
+            )
 
 
 def check(name, model, preprocessor, class_names):
     """Raises ValueError unless a network takes the images of a preprocessor and has the given classes."""
-    if sets.is_set(model):
+    if isinstance(model, ExportedModel):
         shape, *others = [tuple(spec["shape"][1:]) for spec in model.description["inputs"]]
         classes = sets.num_classes(model)
     else:
@@ -60,7 +61,7 @@ def check(name, model, preprocessor, class_names):
 
 def costs(model, image_shape):
     """Returns the cost of each exit that a `Predictor` can answer with, a list."""
-    if sets.is_set(model):
+    if isinstance(model, ExportedModel):
         return model.costs
     if isinstance(model, EANN):
         stages = model.stages()

@@ -211,7 +211,8 @@ def _downloaded(uri):
     except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
         raise OSError(f"'{uri}' cannot be downloaded: {_first_line(error)}") from error
     if not _is_folder(folder):
-        raise ValueError(f"'{uri}' is not a preset of this library: it has no model.keras.")
+        known = f"model.keras nor {ensemble.DESCRIPTION}"
+        raise ValueError(f"'{uri}' is not a preset of this library: it has neither {known}.")
     return folder
 
 

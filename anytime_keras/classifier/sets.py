@@ -3,18 +3,20 @@
 import dataclasses
 import types
 
-import numpy as np
-
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.predictor import check_limits, deepest_within
-from anytime_keras.export.reader import ExportedModel
 
 
 class SetPredictor:
-    """The methods of `Predictor` that a `Classifier` uses, on an exported set."""
+    """The methods of `Predictor` that a `Classifier` uses, on an exported set.
 
-    def __init__(self, reader):
-        self._reader = reader
+    Args:
+        reader: `ExportedModel`.
+        example: an input of the network with a batch of one sample.
+    """
+
+    def __init__(self, reader, example):
+        self._reader, self._example = reader, example
 
     @property
     def exit_names(self):
@@ -34,7 +36,7 @@ class SetPredictor:
     @property
     def state(self):
         """What `anytime_keras.serving.runner` reads of a `Predictor`: its engine, exits, inputs and temperatures."""
-        return _State(self._reader)
+        return _State(self._reader, self._example)
 
     def prepare(self, example):
         """Measures the latency of the stages for inputs of this size."""
@@ -44,7 +46,7 @@ class SetPredictor:
         """As `Predictor.predict`."""
         check_limits(deadline, budget, until)
         if deadline is not None:
-            if len(x) not in self._reader.times:
+            if self._reader.size(x) not in self._reader.times:
                 self.prepare(x)
             return _answer(self._reader.predict(x, deadline))
         if budget is not None:
@@ -64,13 +66,12 @@ class SetPredictor:
 class _State:
     """The stages of an exported set in the form of a predictor's state; see `SetPredictor.state`."""
 
-    def __init__(self, reader):
+    def __init__(self, reader, example):
         specs = reader.description["inputs"]
         sizes = [(None, *spec["shape"][1:]) for spec in specs]
         inputs = [types.SimpleNamespace(name=s["name"], dtype=s["dtype"], shape=size) for s, size in zip(specs, sizes)]
         self.stages = types.SimpleNamespace(exit_names=list(reader.exit_names), inputs=inputs)
         self.engine, self.temperatures = _Engine(reader), list(reader.temperatures)
-        example = np.zeros((1, *reader.preprocessor.image_shape), "float32")
         self.times = {1: types.SimpleNamespace(example=example)}
 
     def answer(self, position, logits, seconds):
@@ -108,11 +109,6 @@ def _answer(answer):
     return Answer(**{field.name: getattr(answer, field.name) for field in dataclasses.fields(Answer)})
 
 
-def is_set(model):
-    """Returns whether a model is the reader of an exported set."""
-    return isinstance(model, ExportedModel)
-
-
 def check_options(reader, options):
     """Raises ValueError unless the options of a classifier fit an exported set, which has its exits and its runtime."""
     format = reader.description["format"]
@@ -122,10 +118,11 @@ def check_options(reader, options):
             f"The set in '{reader.path}' runs on {engine}. Received: engine={options['engine']!r}. Omit `engine`, or "
             "export the network for that runtime."
         )
-    if others := sorted(set(options) - {"engine"}):
+    if others := sorted(name for name, value in options.items() if name != "engine" and value is not None):
         raise ValueError(
-            f"The set in '{reader.path}' was exported with its exits and its precision. Received: {others}. Omit "
-            "them, and export the network anew to change them."
+            f"An exported set takes no options but `engine`. Received: {others} for the set in '{reader.path}'. Its "
+            "exits and precision are arguments of `ak.export`, so export the network again to change them; "
+            "`num_threads` is an argument of `ExportedModel`."
         )
 
 

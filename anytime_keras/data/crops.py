@@ -59,6 +59,8 @@ def decode(source, name, channels=3):
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return upright(image, name, channels)
+    except CorruptImage:  # raised by `upright`
+        raise
     except NO_IMAGE as error:
         raise _corrupt(name, error) from error
 
@@ -123,8 +125,6 @@ def size(path: str | os.PathLike) -> tuple[int, int]:
 
 def _corrupt(name, error):
     if isinstance(error, OSError) and error.errno is not None:  # a system error; the file may be intact
-        return error
-    if isinstance(error, CorruptImage):
         return error
     if isinstance(error, Image.DecompressionBombError):
         return CorruptImage(f"The image '{name}' is too large to be decoded safely: {error} Scale it down.")

@@ -48,15 +48,15 @@ class BatchMethods:
                 classes.
         """
         goals = {"confidence": confidence, "average_budget": average_budget, "risk": risk, "max_drop": max_drop}
+        check_batch_size(batch_size)
         state = self._current()
         _check_heads(state)
-        batches = self._batches(state, x, batch_size)
-        macs = _macs(state, batches[0])
-        fitted_for = state.stages.exit_names, state.temperatures, macs
-        thresholds = choose_thresholds(goals, self._found(), *fitted_for)
+        inputs = state.engine.start(x)
+        macs = _macs(state, inputs)
+        thresholds = choose_thresholds(goals, self._found(), state.stages.exit_names, state.temperatures, macs)
         parts = [
-            early_exit.classify(state.engine, inputs, thresholds, state.temperatures, self._worker.lock)
-            for inputs in batches
+            early_exit.classify(state.engine, batch, thresholds, state.temperatures, self._worker.lock)
+            for batch in self._batches(state, inputs, batch_size)
         ]
         logits, positions, sure, deepest = (np.concatenate(values) for values in zip(*parts))
         exits = [state.stages.exit_names[position] for position in positions]
@@ -184,17 +184,16 @@ class BatchMethods:
         Raises:
             ValueError: if `x` does not fit the model.
         """
+        check_batch_size(batch_size)
         state = self._current()
         parts = [
-            early_exit.exit_outputs(state.engine, inputs, self._worker.lock)
-            for inputs in self._batches(state, x, batch_size)
+            early_exit.exit_outputs(state.engine, batch, self._worker.lock)
+            for batch in self._batches(state, state.engine.start(x), batch_size)
         ]
         return {name: np.concatenate(logits) for name, logits in zip(state.stages.exit_names, zip(*parts))}
 
-    def _batches(self, state, x, batch_size):
-        """Splits samples into batches, each a list of the first stage's input tensors."""
-        check_batch_size(batch_size)
-        inputs = state.engine.start(x)
+    def _batches(self, state, inputs, batch_size):
+        """Splits the first stage's inputs into batches of the size that is fastest, at most `batch_size`."""
         with self._worker.lock:
             size = state.engine.batch_size(int(batch_size))
         return [[tensor[at : at + size] for tensor in inputs] for at in range(0, inputs[0].shape[0], size)]
@@ -218,7 +217,7 @@ class BatchMethods:
         _check_heads(state)
         logits, labels, weights, macs = [], [], [], set()
         for x, y, sample_weight in weighted_batches(validation, batch_size):
-            for inputs in self._batches(state, x, batch_size):
+            for inputs in self._batches(state, state.engine.start(x), batch_size):
                 logits.append(early_exit.all_logits(state.engine, inputs, self._worker.lock))
                 macs.add(_macs(state, inputs))
             labels.append(np.asarray(keras.ops.convert_to_numpy(y)))

@@ -149,8 +149,10 @@ class State:
 
     def must_prepare(self, inputs):
         """Returns whether a batch is larger than all that an engine was compiled for, if it compiles for each size."""
+        if self.engine.any_size:
+            return False
         size = self.stages.size(inputs)
-        return isinstance(size, int) and not self.engine.any_size and size > max(self.times)
+        return isinstance(size, int) and size > max(self.times)
 
     def times_for(self, inputs):
         """Returns the expected times for inputs of any batch size.

@@ -284,10 +284,14 @@ def _begun(request):
 
 def _decoded(body, preprocessor):
     """Decodes an image file, unless it has more than `MOST_PIXELS`."""
-    with PIL.Image.open(io.BytesIO(body)) as image:  # reads the header only
-        width, height = image.size
+    most = f"Images must have at most {MOST_PIXELS:,} pixels."
+    try:
+        with PIL.Image.open(io.BytesIO(body)) as image:  # reads the header only
+            width, height = image.size
+    except PIL.Image.DecompressionBombError as error:
+        raise HTTPException(413, f"{most} {error}") from error
     if width * height > MOST_PIXELS:
-        raise HTTPException(413, f"Images must have at most {MOST_PIXELS:,} pixels. Received: {width} x {height}.")
+        raise HTTPException(413, f"{most} Received: {width} x {height}.")
     return preprocessor(body)
 
 

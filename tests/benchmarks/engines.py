@@ -253,6 +253,8 @@ def main():
     made.add_argument("--convert", action="store_true", help="only converts")
     flags = made.parse_args()
     if flags.convert:
+        if flags.work is None:
+            made.error("--convert needs --work")
         convert(flags.networks.split(","), flags.work, flags.threads)
         return
     load, networks, subjects = os.getloadavg(), flags.networks.split(","), flags.subjects

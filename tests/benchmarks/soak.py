@@ -12,7 +12,7 @@ Contents of the file:
     sent, answered, refused     good requests: sent, answered with 200, refused with 503 and `Retry-After`
     unanswered                  good requests without either, with their errors; must be 0
     late                        answered requests that say so
-    hostile                     by kind, how many were sent, and with which status or end
+    hostile                     by kind, how many ended with which status; `None`: closed without one
     mismatched                  hostile requests that did not end as they must
     server                      the server's own counters at the end; nothing may have failed
     megabytes                   the server's memory after each tenth of the run
@@ -21,7 +21,6 @@ Contents of the file:
 
 import asyncio
 import collections
-import contextlib
 import io
 import json
 import os
@@ -146,8 +145,12 @@ class Clients:
         else:
             name = "other" if kind == "unknown_model" else self._server.name
             path, body = f"/v2/models/{name}/infer", self._tensor(kind)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             return (await self._ask(path, body, length, wait))[0]
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return None
+        except TimeoutError:  # counts as mismatched
+            return "no answer"
 
     def _tensor(self, kind):
         values = [float("nan") if kind == "nan" else 0.5] * (SIDE * SIDE * 3)
@@ -182,6 +185,8 @@ class Clients:
             return int(head.split()[1]) if head.startswith(b"HTTP/") else None
         except ConnectionError:
             return None
+        except TimeoutError:
+            return "no answer"
         finally:
             writer.close()
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 import anytime_keras as ak
 from anytime_keras.classifier import card, presets
+from anytime_keras.export.reader import ExportedModel
 from anytime_keras.preprocessing import Preprocessor
 from tests.checks import scramble
 
@@ -140,7 +141,7 @@ def test_options_reach_the_predictor():
         ({"engin": "litert"}, "engin='litert'. Did you mean 'engine'"),
         ({"engine": "tpu"}, "`engine` must be one of"),
         ({"exits": ["exit_1", "exit_9"]}, "exit_9.*Known: 'exit_1'"),
-        ({"exits": "exit_1"}, "must be a list of exits"),
+        ({"exits": "exit_1"}, "must be a list of names"),
         ({"num_threads": 0}, "num_threads"),
     ],
     ids=["name", "engine", "exit", "text", "threads"],
@@ -187,6 +188,24 @@ def test_an_ensemble_is_a_network_too(eann, tmp_path):
     (tmp_path / "ensemble" / "member_2.keras").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="ensemble"):
         ak.Classifier.from_preset(tmp_path / "ensemble")
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+def test_a_set_of_open_image_size_takes_a_preprocessor(tmp_path):
+    pooled = keras.layers.GlobalAveragePooling2D()(image := keras.Input((None, None, 3)))
+    late = keras.layers.Dense(3, name="late")(keras.layers.Dense(4, activation="relu")(pooled))
+    model = ak.AnytimeModel(image, {"early": keras.layers.Dense(3, name="early")(pooled), "late": late})
+    reader, names = ExportedModel(ak.export(model, tmp_path / "set")), ["cat", "dog", "fox"]
+    preprocessor, image = Preprocessor((8, 8, 3), 0.4, 0.3), np.ones((9, 9, 3), "uint8")
+    classifier = ak.Classifier(reader, preprocessor, names)
+    answer, times = classifier(image, deadline=60), dict(reader.times)
+    np.testing.assert_allclose(answer.logits, model.predict(preprocessor(image), verbose=0)["late"], atol=1e-4)
+    assert classifier(image, deadline=60).exit == "late" and reader.times == times, "measured once"
+    with ak.serving.Server(classifier, max_batch=2) as server:
+        assert server.submit(image, deadline=30).result(60).label == answer.label
+    with pytest.raises(ValueError, match="'num_threads'.*argument of `ExportedModel`"):
+        ak.Classifier(reader, preprocessor, names, num_threads=2)
 
 
 @pytest.mark.long

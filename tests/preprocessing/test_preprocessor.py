@@ -22,6 +22,12 @@ def pixels(height=32, width=32, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape).astype("uint8")
 
 
+def truncated():
+    file = io.BytesIO()
+    Image.fromarray(pixels(64, 64)).save(file, "JPEG")
+    return file.getvalue()[:-200]
+
+
 def smooth(height, width):
     small = Image.fromarray(pixels(9, 12))
     return np.asarray(small.resize((width, height), Image.BICUBIC))
@@ -218,6 +224,7 @@ def test_bad_images_are_named(preprocessor, tmp_path):
         (np.zeros((1, 1, 3), "uint8"), "1 x 1 pixels"),
         (b"", "^The image cannot be decoded: cannot identify image file.$"),
         ([b"a cat"], "^Image 0 cannot be decoded: cannot identify image file.$"),
+        (truncated(), "^The image cannot be decoded: image file is truncated[^.]*[.]$"),
         (Image.new("F", (9, 9)), "^The image cannot be decoded: .*mode 'F' of 32 bits, which has no fixed range.$"),
         ("", "no image ''"),
     ],

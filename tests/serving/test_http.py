@@ -7,9 +7,11 @@ import io
 import json
 import re
 import socket
+import struct
 import threading
 import time
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -232,6 +234,11 @@ def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(ask):
     assert len(file.getvalue()) < 20_000
     response, content = ask("POST", "/v1/classify", file.getvalue())
     assert response.status == 413 and "at most 33,554,432 pixels. Received: 8000 x 5000" in content.decode()
+    huge = b"\x89PNG\r\n\x1a\n"  # more pixels than Pillow opens
+    for kind, chunk in ((b"IHDR", struct.pack(">II5B", 60_000, 60_000, 8, 0, 0, 0, 0)), (b"IDAT", bytes(100))):
+        huge += struct.pack(">I", len(chunk)) + kind + chunk + struct.pack(">I", zlib.crc32(kind + chunk))
+    response, content = ask("POST", "/v1/classify", huge)
+    assert response.status == 413 and "at most 33,554,432 pixels. Image size" in content.decode()
 
 
 def test_unknown_models_paths_and_methods(ask):

@@ -55,9 +55,14 @@ class Runtime:
 
     Args:
         num_threads: int, number of threads of each part; None is the runtime's default.
+
+    Raises:
+        ValueError: if `num_threads` is not a positive int.
     """
 
     def __init__(self, num_threads=None):
+        if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
+            raise ValueError(f"`num_threads` must be a positive int or None. Received: {num_threads!r}.")
         self.num_threads = num_threads
 
     def load(self, source, spec, batch_size=None):

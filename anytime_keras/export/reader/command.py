@@ -1,6 +1,7 @@
 """The reader's command, which measures an exported network."""
 
 import argparse
+import sys
 
 import numpy as np
 
@@ -11,14 +12,21 @@ def main():
     parser = argparse.ArgumentParser(description="Measures an exported anytime network on this machine.")
     parser.add_argument("path", nargs="?", help="the set's folder; by default that of this file")
     parser.add_argument("--batch_size", type=int, help="by default what the set was exported for, or 1")
-    parser.add_argument("--deadline", type=float, help="seconds; tells which exit answers by then")
+    parser.add_argument("--deadline", type=float, help="seconds; shows which exit answers by then")
     parser.add_argument("--num_threads", type=int)
-    args = parser.parse_args()
+    try:
+        _measure(parser.parse_args())
+    except (ValueError, ImportError) as error:
+        sys.exit(str(error))
+
+
+def _measure(args):
+    """Prints the milliseconds until each exit, and which exit answers by the deadline."""
     model = ExportedModel(args.path, args.num_threads)
-    size = args.batch_size or model.batch_size or 1
+    size = model.batch_size or 1 if args.batch_size is None else args.batch_size
     inputs = model.description["inputs"]
     if any(None in spec["shape"][1:] for spec in inputs):
-        parser.error("this set has inputs of open size. Measure it in Python: `ExportedModel(path).calibrate(x)`")
+        raise ValueError("This set has inputs of open size. Measure it in Python: `ExportedModel(path).calibrate(x)`.")
     x = {spec["key"]: np.zeros([size, *spec["shape"][1:]], spec["dtype"].replace("string", "U1")) for spec in inputs}
     seconds = np.cumsum(model.calibrate(x))
     print(f"{'exit':<16}{'MACs (millions)':>16}{'milliseconds':>16}")

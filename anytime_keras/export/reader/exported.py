@@ -47,7 +47,8 @@ class ExportedModel:
             seconds of each stage; see `calibrate`.
 
     Raises:
-        ValueError: if the folder does not contain an export, or a file is missing, was changed or was added.
+        ValueError: if the folder does not contain an export, a file is missing, was changed or was added, or
+            `num_threads` is not valid.
         ImportError: if the format's runtime is not installed.
 
     Example:
@@ -220,8 +221,11 @@ class ExportedModel:
         self.times[self._size(given)] = measured.tolist()
         return self.times[self._size(given)]
 
+    def size(self, x):
+        """Returns the key of `times` for an input: its batch size, or the shapes of all inputs."""
+        return self._size(self._tensors(x, any_size=True))
+
     def _size(self, tensors):
-        """Returns the input size, the key of `times`."""
         if any(None in spec["shape"][1:] for spec in self._inputs):
             return tuple(tensors[spec["name"]].shape for spec in self._inputs)
         return batch_size_of(tensors)

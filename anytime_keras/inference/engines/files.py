@@ -55,7 +55,7 @@ class FileEngine(Engine):
         self._direct_plans = {} if last is None else {len(stages) - 1: last}
         self._loaded = {}  # from batch size to the list of loaded stages
         self._direct = {}  # from (batch size, position) to a loaded part
-        self._sizes = []
+        self._sizes, self._fixed = [], set()  # the prepared sizes; those to which the parts cannot be resized
         self._run, self._running, self._changing = None, None, threading.Lock()
         inputs = stages.inputs
         self._form = (np.dtype(inputs[0].dtype), tuple(inputs[0].shape[1:])) if len(inputs) == 1 else None
@@ -86,8 +86,12 @@ class FileEngine(Engine):
 
     def batch_size(self, most):
         for size in () if self.name == "onnx" else BATCHES:
-            if size not in self._loaded and (stages := self._loader.resized(self._plans, size)):
+            if size in self._loaded or size in self._fixed:
+                continue
+            if stages := self._loader.resized(self._plans, size):
                 self._loaded[size] = stages
+            else:
+                self._fixed.add(size)
         return min(most, max(AT_ONCE, *self._sizes))
 
     def run(self, inputs, run):
