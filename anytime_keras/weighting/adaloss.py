@@ -10,8 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from anytime_keras import _errors
-from anytime_keras._checks import check_number, check_period
+from anytime_keras._checks import check_choice, check_number, check_period
 from anytime_keras.weighting import gradients
 from anytime_keras.weighting.base import AdaptiveWeighting, state_variable
 
@@ -30,7 +29,7 @@ STARVED_EPOCHS = 3
 STARVED = (
     "For {epochs} epochs, AdaLoss has hardly trained {names}, because the smallest loss is close to zero. "
     "Train with equal weights at first, `AdaLoss(gamma=(1.0, 0.05))`, or with label smoothing, "
-    "`CategoricalCrossentropy(label_smoothing=0.1)`."
+    "`CategoricalCrossentropy(label_smoothing=0.1)` on one-hot labels."
 )
 
 
@@ -104,8 +103,8 @@ def starved_exits(weights: Any, averages: Any, first: Any) -> np.ndarray:
     loss is below a tenth of its own first value.
 
     Args:
-        weights, averages, first: arrays of shape `(num_exits,)`: the weights, the running means of the losses, and the
-            running means after the first batch. NaN for an exit without any batch.
+        weights, averages, first: arrays of shape `(num_exits,)`: the weights, the running means of the losses (NaN for
+            an exit without any batch), and the running means after the first batch.
 
     Returns:
         A bool array of shape `(num_exits,)`.
@@ -197,12 +196,8 @@ class AdaLossWeighting(AdaptiveWeighting):
             raise ValueError(
                 f"`first_order` must be False or one of {list(FIRST_ORDER)}. Received: first_order={first_order!r}."
             )
-        for name, value, known in (("preset", preset, sorted(PRESETS)), ("mean", mean, MEANS)):
-            if not isinstance(value, str) or value not in known:
-                raise ValueError(
-                    f"`{name}` must be one of {list(known)}. Received: {name}={value!r}. "
-                    f"{_errors.nearest(value, known)}"
-                )
+        check_choice("preset", preset, PRESETS)
+        check_choice("mean", mean, MEANS)
         chosen = PRESETS[preset]
         self.gamma = chosen["gamma"] if gamma is None else gamma
         self.momentum = chosen["momentum"] if momentum is None else momentum
