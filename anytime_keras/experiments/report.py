@@ -218,7 +218,7 @@ def _facts(content):
     for run in runs:
         sizes = " + ".join(f"{count} {split}" for split, count in run["sizes"].items())
         augment = run["recipe"]["data"].get("augment")
-        last = ", the last ones" if run["recipe"]["data"].get("validation") == "last" else ""
+        last = "; validation: the last training images" if run["recipe"]["data"].get("validation") == "last" else ""
         data[run["dataset"]] = f"{run['dataset']} ({sizes}{last}; {_listed(augment or ['no augmentation'])})"
     exits = [f"{name}: {', '.join(run_exits)}" for name, run_exits in _exits_compared(runs).items()]
     falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
