@@ -38,7 +38,8 @@ def small_images(source, folder, side=16, train=5000, validation=2000):
     found = sources.npz(source)
     given = found.splits
     if "test" not in given or any(examples.images.dtype != np.uint8 for examples in given.values()):
-        raise ValueError(f"'{source}' must hold images of uint8, `x_train` and `x_test`. Received: {_described(given)}.")
+        received = ", ".join(f"{split} of {examples.images.dtype}" for split, examples in given.items())
+        raise ValueError(f"'{source}' must hold images of uint8, `x_train` and `x_test`. Received: {received}.")
     height, width = given["train"].image_shape[:2]
     if height % side or width % side:
         raise ValueError(f"Height and width must be multiples of side={side}. Received: images of {height}x{width}.")
@@ -56,7 +57,3 @@ def small_images(source, folder, side=16, train=5000, validation=2000):
     path = pathlib.Path(folder) / f"{pathlib.Path(source).stem}_{side}px.npz"
     np.savez(path, **arrays, class_names=found.class_names)
     return path
-
-
-def _described(splits):
-    return ", ".join(f"{split} of {examples.images.dtype}" for split, examples in splits.items())

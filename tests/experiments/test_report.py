@@ -78,7 +78,8 @@ def test_the_page_says_whether_the_last_images_were_held_out(tmp_path):
     one = run("CONST", [0.5] * 4)
     one["recipe"]["data"].update(validation="last", augment=["flip"])
     write(tmp_path, "table1", [one])
-    assert "made (8 train + 4 test; validation: the last training images; flip)" in experiments.write_page(tmp_path).read_text()
+    text = experiments.write_page(tmp_path).read_text()
+    assert "made (8 train + 4 test; validation: the last training images; flip)" in text
 
 
 def test_text_around_the_generated_parts_is_kept(folder):
