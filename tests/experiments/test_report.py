@@ -82,6 +82,14 @@ def test_the_page_says_whether_the_last_images_were_held_out(tmp_path):
     assert "made (8 train + 4 test; validation: the last training images; flip)" in text
 
 
+def test_the_page_names_the_epochs_of_each_data_set(tmp_path):
+    path = write(tmp_path, "table1", [run("CONST", [0.5] * 4)])
+    content = json.loads(path.read_text())
+    content["settings"].update(epochs={"made": 60, "other": 30}, seeds=[2, 1])
+    path.write_text(json.dumps(content))
+    assert "| made: 60, other: 30, 2, 1 |" in experiments.write_page(tmp_path).read_text()
+
+
 def test_text_around_the_generated_parts_is_kept(folder):
     path = experiments.write_page(folder)
     begin, end = report.BEGIN.format("table1"), report.END.format("table1")
