@@ -24,6 +24,7 @@ def check_int(name: str, value: Any, low: int = 1) -> int:
     number = _int(value)
     if number is None or not low <= number < 2**31:
         expected = "a positive int" if low == 1 else f"an int of {low} or more"
+        expected += "" if number is None or number < low else ", below 2**31"
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}.")
     return number
 
@@ -44,12 +45,12 @@ def check_positive_list(
     return found
 
 
-def check_choice(name: str, value: Any, choices: Collection) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
-    if value not in list(choices):  # in a list, `value` may be of any type, even unhashable
-        raise ValueError(
-            f"`{name}` must be one of {tuple(choices)}. Received: {name}={value!r}. {_errors.nearest(value, choices)}"
-        )
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raises ValueError unless `value` is one of `choices`, which are words."""
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(map(repr, choices))
+        message = f"`{name}` must be one of {listed}. Received: {name}={value!r}. {_errors.guess(value, choices)}"
+        raise ValueError(message.rstrip())
 
 
 def _int(value: Any) -> int | None:

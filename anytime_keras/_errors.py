@@ -6,6 +6,16 @@ import pathlib
 from collections.abc import Iterable
 
 
+def guess(name: object, known: Iterable) -> str:
+    """Returns a hint with the known names closest to `name`, or an empty string if none is close.
+
+    >>> guess("resan", ["resann", "msdnet33"]), guess(3, ["resann"])
+    ("Did you mean 'resann'?", '')
+    """
+    near = difflib.get_close_matches(str(name), sorted(set(map(str, known))), n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
 def nearest(name: object, known: Iterable, most: int = 60) -> str:
     """Returns a hint with the known names closest to `name`, and all known names if there are at most `most`.
 
@@ -13,11 +23,10 @@ def nearest(name: object, known: Iterable, most: int = 60) -> str:
     "Did you mean 'resann'? Known: 'msdnet33', 'resann'."
     """
     names = sorted(set(map(str, known)))
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    hint = guess(name, names)
     if len(names) <= most:
-        return f"{hint}Known: {', '.join(map(repr, names))}."
-    return hint.strip() or f"Known: {', '.join(map(repr, names[:most]))} and {len(names) - most} more."
+        return f"{hint} Known: {', '.join(map(repr, names))}.".lstrip()
+    return hint or f"Known: {', '.join(map(repr, names[:most]))} and {len(names) - most} more."
 
 
 def expanded(path: str | os.PathLike, remedy: str) -> pathlib.Path:

@@ -88,9 +88,7 @@ def _settings(flags, experiment):
         numbers = tuple(_number("seeds", each) for each in given["seeds"].split(","))
         given["seeds"] = numbers if len(numbers) > 1 else numbers[0]
     if "epochs" in given:
-        parts = [part.rpartition(":") for part in given["epochs"].split(",")]
-        numbers = {name.strip(): _number("epochs", number) for name, _, number in parts}
-        given["epochs"] = numbers.get("", numbers)
+        given["epochs"] = _epochs(given["epochs"])
     if "dataset" in given:
         given["datasets"] = tuple(part.strip() for part in given.pop("dataset").split(",") if part.strip())
     if "networks" in given:
@@ -98,11 +96,23 @@ def _settings(flags, experiment):
     return experiment.settings(flags.quick, **given)
 
 
+def _epochs(text):
+    parts = [part.rpartition(":") for part in text.split(",")]
+    numbers = {name.strip(): _number("epochs", number) for name, _, number in parts}
+    if len(numbers) < len(parts) or ("" in numbers and len(parts) > 1):
+        raise _unclear("epochs", text)
+    return numbers.get("", numbers)
+
+
 def _number(name, text):
-    if not text.strip().isdigit() or not int(text):
-        example = {"seeds": "2,1", "epochs": "cifar10:300,svhn_cropped:60"}[name]
-        raise ValueError(f"--{name} must be above 0, or one number per data set such as {example}. Received: '{text}'.")
+    if not text.strip().isdecimal() or not int(text):
+        raise _unclear(name, text)
     return int(text)
+
+
+def _unclear(name, text):
+    example = {"seeds": "2,1", "epochs": "cifar10:300,svhn_cropped:60"}[name]
+    return ValueError(f"--{name} must be above 0, or one number per data set such as {example}. Received: '{text}'.")
 
 
 def _results(where):

@@ -6,7 +6,7 @@ anytime-keras train --dataset=cifar10 --recipe=modern --minutes=60 --set=label_s
 
 --set changes any field of the recipe by its path; the value is JSON or a word. `recipe.json` in a run's directory shows
 all fields. Examples: --set=precision=mixed_bfloat16, --set=weighting.momentum=0.99, --set=distillation.weight=0.5,
---set=sizes=[[32,0.5],[64,0.5]].
+--set='weighting.gamma=[1.0,0.05]', --set='sizes=[[32,0.5],[64,0.5]]'.
 """
 
 import json
@@ -43,7 +43,7 @@ flags.DEFINE_string("data_dir", None, "Data directory of tensorflow-datasets or 
 flags.DEFINE_string(
     "weighting", None, "adaloss, constant, linear, half_end, gradnorm, uncertainty, or single_exit:NUMBER.", **_own
 )
-flags.DEFINE_float("gamma", None, "AdaLoss: fraction of uniform weight.", **_own)
+flags.DEFINE_float("gamma", None, "AdaLoss: fraction of uniform weight. For a pair, see --set above.", **_own)
 flags.DEFINE_integer("epochs", None, "Number of epochs. Default: the recipe's.", **_own)
 flags.DEFINE_float("minutes", None, "Minutes of the run, evaluation included; replaces --epochs.", **_own)
 flags.DEFINE_string("init", None, "Initial weights: the directory of a training run, or a model of the zoo.", **_own)

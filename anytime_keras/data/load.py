@@ -1,6 +1,7 @@
 """Loads data sets: holds out splits, normalises and batches."""
 
 import functools
+import numbers
 import os
 import pathlib
 
@@ -213,7 +214,7 @@ def load(
     batch_size = check_int("batch_size", batch_size)
     seed, split_seed = check_int("seed", seed, 0), check_int("split_seed", split_seed, 0)
     if image_size is not None:
-        pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+        pair = (image_size, image_size) if isinstance(image_size, numbers.Integral) else image_size
         image_size = check_positive_list("image_size", pair, "(height, width), two positive ints", length=2)
     if augment is not None and not isinstance(augment, (str, list, tuple)):
         raise ValueError(f"`augment` must be 'default', None or a list of steps. Received: augment={augment!r}.")

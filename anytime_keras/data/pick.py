@@ -31,5 +31,5 @@ def pick(name, otherwise="digits"):
 
         tfds.builder(name).download_and_prepare()
     except Exception as error:  # each download host fails differently
-        return otherwise, f"not {name}, which cannot be had here ({type(error).__name__}: {error!s:.100})"
-    return name, f"there is a GPU ({devices[0]}), and the data set can be had"
+        return otherwise, f"not {name}, which is not available here ({type(error).__name__}: {error!s:.100})"
+    return name, f"there is a GPU ({devices[0]}), and the data set is available"

@@ -4,6 +4,8 @@ import pathlib
 
 import numpy as np
 
+from anytime_keras._checks import check_int
+from anytime_keras.data import sources
 from anytime_keras.data.splits import hold_out
 
 
@@ -11,8 +13,8 @@ def small_images(source, folder, side=16, train=5000, validation=2000):
     """Scales a data set's images down by area averaging and keeps a part of the training images, stratified by class.
 
     Args:
-        source: path of an `.npz` file with arrays x_train, y_train, x_test and y_test; images of uint8 whose height and
-            width are multiples of `side`.
+        source: path of an `.npz` file with arrays x_train, y_train, x_test, y_test and optionally class_names; images
+            of uint8 whose height and width are multiples of `side`.
         folder: directory of the result, `<name>_<side>px.npz`. Experiments do not augment images of such a name.
         side: int, height and width of the small images.
         train, validation: ints, numbers of images to keep from x_train. All test images are kept.
@@ -21,7 +23,7 @@ def small_images(source, folder, side=16, train=5000, validation=2000):
         The result's path.
 
     Raises:
-        ValueError: if the images' size is not a multiple of `side`, or there are too few.
+        ValueError: if the file has other arrays, the images' size is not a multiple of `side`, or there are too few.
 
     Example:
     >>> import os, tempfile
@@ -32,9 +34,13 @@ def small_images(source, folder, side=16, train=5000, validation=2000):
     >>> small_images(source, os.path.dirname(source), train=20, validation=8).name
     'cifar10_16px.npz'
     """
-    with np.load(source) as file:
-        arrays = dict(file)
-    height, width = arrays["x_train"].shape[1:3]
+    check_int("side", side)
+    found = sources.npz(source)
+    given = found.splits
+    if "test" not in given or any(examples.images.dtype != np.uint8 for examples in given.values()):
+        received = ", ".join(f"{split} of {examples.images.dtype}" for split, examples in given.items())
+        raise ValueError(f"'{source}' must hold images of uint8, `x_train` and `x_test`. Received: {received}.")
+    height, width = given["train"].image_shape[:2]
     if height % side or width % side:
         raise ValueError(f"Height and width must be multiples of side={side}. Received: images of {height}x{width}.")
 
@@ -42,11 +48,12 @@ def small_images(source, folder, side=16, train=5000, validation=2000):
         blocks = images.reshape(len(images), side, height // side, side, width // side, -1)
         return np.rint(blocks.mean((2, 4), dtype="float64")).astype("uint8")
 
-    kept, held = hold_out(arrays["y_train"], validation, 0, "validation")
-    chosen = kept[hold_out(arrays["y_train"][kept], train, 0, "train")[1]]
+    labels = given["train"].labels
+    kept, held = hold_out(labels, validation, 0, "validation")
+    chosen = kept[hold_out(labels[kept], train, 0, "train")[1]]
+    parts = dict(train=given["train"].subset(chosen), validation=given["train"].subset(held), test=given["test"])
+    arrays = {f"x_{name}": scaled(part.images) for name, part in parts.items()}
+    arrays.update({f"y_{name}": part.labels for name, part in parts.items()})
     path = pathlib.Path(folder) / f"{pathlib.Path(source).stem}_{side}px.npz"
-    parts = {"train": ("train", chosen), "validation": ("train", held), "test": ("test", slice(None))}
-    made = {f"x_{name}": scaled(arrays[f"x_{split}"][index]) for name, (split, index) in parts.items()}
-    made.update({f"y_{name}": arrays[f"y_{split}"][index] for name, (split, index) in parts.items()})
-    np.savez(path, **made, **{name: arrays[name] for name in arrays if name == "class_names"})
+    np.savez(path, **arrays, class_names=found.class_names)
     return path

@@ -218,7 +218,7 @@ def _facts(content):
     for run in runs:
         sizes = " + ".join(f"{count} {split}" for split, count in run["sizes"].items())
         augment = run["recipe"]["data"].get("augment")
-        last = ", the last ones" if run["recipe"]["data"].get("validation") == "last" else ""
+        last = "; validation: the last training images" if run["recipe"]["data"].get("validation") == "last" else ""
         data[run["dataset"]] = f"{run['dataset']} ({sizes}{last}; {_listed(augment or ['no augmentation'])})"
     exits = [f"{name}: {', '.join(run_exits)}" for name, run_exits in _exits_compared(runs).items()]
     falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
@@ -228,10 +228,11 @@ def _facts(content):
         own = run["machine"]
         versions = f"{own['backend']} {own['versions'].get(own['backend'], '')}, Keras {own['versions'].get('keras')}"
         machines.setdefault(f"{own['processor']}, {versions}", set()).add(own["date"])
+    scale = f"{_listed(settings['epochs'])}, {_listed(settings['seeds'])}"
     return rows + [
         ["networks", _listed(theirs["networks"]), "; ".join(exits) or _listed(settings["networks"])],
         ["data", _listed(theirs["datasets"]), "; ".join(data.values())],
-        ["epochs, seeds", f"{theirs['epochs']}, not stated", f"{settings['epochs']}, {_listed(settings['seeds'])}"],
+        ["epochs, seeds", f"{theirs['epochs']}, not stated", scale],
         ["runs", "–", f"{len(runs)} of {content.get('planned', len(runs))}"],
         ["share of the fall in training loss in the last tenth of the epochs, last exit", "–", late],
         ["machine", "–", "; ".join(f"{name}, {_listed(sorted(dates))}" for name, dates in machines.items())],
@@ -239,6 +240,8 @@ def _facts(content):
 
 
 def _listed(values):
+    if isinstance(values, dict):
+        values = [f"{name}: {value}" for name, value in values.items()]
     return ", ".join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)
 
 

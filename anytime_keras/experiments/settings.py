@@ -26,7 +26,8 @@ class Settings:
         datasets: names or paths of data sets, as for `anytime_keras.data.load`.
         networks: tuple of str. "5x16" is a ResANN with 5 units in each block and 16 channels. Any other network is its
             name with the arguments of `anytime_keras.models.build`, such as "msdnet:blocks=[2,2],exit_every=2".
-        epochs: int, or a dict with one number for each data set. The learning rate is divided by 10 at 1/2 and 3/4.
+        epochs: int, or a dict with one number for each data set. The learning rate is divided by 10 at 1/2 and 3/4 of
+            the epochs, on ILSVRC at 1/3 and 2/3.
         seeds: int, the number of seeds (0, 1, ...), or a tuple with one number for each data set.
         batch_size: int.
         precision: Keras dtype policy.
@@ -57,7 +58,7 @@ class Settings:
         if isinstance(self.epochs, dict) and set(self.epochs) != set(labels):
             raise ValueError(f"`epochs` needs one number for each of {labels}. Received: epochs={self.epochs}.")
         numbers = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
-        if len(numbers) != len(self.datasets) or not all(isinstance(each, int) and each > 0 for each in numbers):
+        if len(numbers) != len(self.datasets) or not all(type(each) is int and each > 0 for each in numbers):
             raise ValueError(
                 "`seeds` must be a positive int, or one for each data set. "
                 f"Received: seeds={self.seeds!r} for {self.datasets!r}."
@@ -130,9 +131,9 @@ def label(dataset):
 def recipe(settings, network, dataset, seed, **changes):
     """Returns the paper's recipe (section 5.1) at the scale of the settings."""
     arguments = {"data": str(dataset)}
-    known = sources.KNOWN.get(sources.known_name(dataset))
-    if known is not None:  # a file named after a known data set is augmented and split like it
-        arguments.update(augment=list(known.augment), validation=known.validation)
+    augment = sources.defaults(dataset).augment
+    if augment:  # named, so that results contain it
+        arguments["augment"] = list(augment)
     scale = dict(epochs=settings.epochs_of(dataset), batch_size=settings.batch_size, precision=settings.precision)
     return Recipe.paper(network_config(network), arguments, **{**scale, "seed": seed, **changes})
 

@@ -13,14 +13,14 @@ def linear_ensemble(name, argument, values, **config):
     Args:
         name: str, as for `build`.
         argument: str, the argument of `build` that differs, such as `"num_units"` or `"depth"`.
-        values: list of the argument's values, smallest network first.
+        values: list of one or more values of the argument, smallest network first.
         **config: the other arguments of `build`.
 
     Returns:
         A list of `AnytimeModel`, named after their values, with outputs of shape `(batch, num_classes)`.
 
     Raises:
-        ValueError: as `build`.
+        ValueError: if `values` is not such a list; as `build`.
 
     Example:
     >>> import anytime_keras as ak
@@ -30,6 +30,8 @@ def linear_ensemble(name, argument, values, **config):
     [('resann_num_units_1', 1), ('resann_num_units_2', 1)]
     >>> eann = ak.EANN(members, validation=ak.data.load("digits").validation)
     """
+    if not isinstance(values, (list, tuple, range)) or not values:
+        raise ValueError(f"`values` must be a list of one or more values of `{argument}`. Received: values={values!r}.")
     members = []
     for value in values:
         model = build(name, **{argument: value}, **config)

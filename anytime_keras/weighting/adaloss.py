@@ -10,8 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from anytime_keras import _errors
-from anytime_keras._checks import check_number, check_period
+from anytime_keras._checks import check_choice, check_number, check_period
 from anytime_keras.weighting import gradients
 from anytime_keras.weighting.base import AdaptiveWeighting, state_variable
 
@@ -28,9 +27,10 @@ SMALLEST_AVERAGE = 1e-30
 # Number of epochs in a row after which `fit` warns of starved exits.
 STARVED_EPOCHS = 3
 STARVED = (
-    "For {epochs} epochs, AdaLoss has hardly trained {names}, because the smallest loss is close to zero. "
-    "Train with equal weights at first, `AdaLoss(gamma=(1.0, 0.05))`, or with label smoothing, "
-    "`CategoricalCrossentropy(label_smoothing=0.1)`."
+    "The smallest loss is close to zero, so AdaLoss has given {names} weights below 0.1 for {epochs} epochs, and the "
+    "losses there are still large. If early exits matter, train with equal weights at first, "
+    "`AdaLoss(gamma=(1.0, 0.05))`, or with label smoothing, "
+    "`CategoricalCrossentropy(label_smoothing=0.1)` on one-hot labels."
 )
 
 
@@ -98,14 +98,14 @@ def moved_averages(averages: Any, losses: Any, momentum: float, mean: str = "ari
 
 
 def starved_exits(weights: Any, averages: Any, first: Any) -> np.ndarray:
-    """Returns which exits AdaLoss hardly trains because another loss is close to zero.
+    """Returns which exits have a low weight and a large loss because another loss is close to zero.
 
     These are the exits with a weight below 0.1 whose loss has not fallen to half of its first value, while the smallest
     loss is below a tenth of its own first value.
 
     Args:
-        weights, averages, first: arrays of shape `(num_exits,)`: the weights, the running means of the losses, and the
-            running means after the first batch. NaN for an exit without any batch.
+        weights, averages, first: arrays of shape `(num_exits,)`: the weights, the running means of the losses (NaN for
+            an exit without any batch), and the running means after the first batch.
 
     Returns:
         A bool array of shape `(num_exits,)`.
@@ -131,11 +131,12 @@ class AdaLossWeighting(AdaptiveWeighting):
     `Weighting` describes how it works in `fit` and in a custom training loop. `ak.AdaLoss` is the same class.
 
     On easy data, where late losses come close to zero within a few epochs, the weights of the earliest exits drop to
-    `gamma` while the learning rate is still high, and they are hardly trained. `fit` warns of such exits
-    (`starved_exits`). Two changes prevent it: `gamma=(1.0, 0.05)`, which starts with equal weights, and label
-    smoothing, which keeps losses away from zero. On such data, equal weights (`ConstantWeighting`) do about as well at
-    late exits. `tests/benchmarks/results/schemes.json` contains the measured errors; `python -m
-    tests.benchmarks.schemes` repeats the runs.
+    `gamma` while the learning rate is still high, and they are hardly trained. Two changes prevent it:
+    `gamma=(1.0, 0.05)`, which starts with equal weights, and label smoothing, which keeps losses away from zero. Equal
+    weights (`ConstantWeighting`) do about as well there at late exits. `tests/benchmarks/results/schemes.json` contains
+    the measured errors; `python -m tests.benchmarks.schemes` repeats the runs. `fit` warns if late losses are close to
+    zero while early ones are still large (`starved_exits`), unless `gamma` is a pair. On hard data, where early losses
+    stay large with any weighting, the warning does not mean that something is wrong.
 
     The weights of a batch come from the batches before it, and are all 1 until the first update. The first batch
     initializes the averages; each later batch updates them by `momentum * average + (1 - momentum) * loss`. On several
@@ -197,12 +198,8 @@ class AdaLossWeighting(AdaptiveWeighting):
             raise ValueError(
                 f"`first_order` must be False or one of {list(FIRST_ORDER)}. Received: first_order={first_order!r}."
             )
-        for name, value, known in (("preset", preset, sorted(PRESETS)), ("mean", mean, MEANS)):
-            if not isinstance(value, str) or value not in known:
-                raise ValueError(
-                    f"`{name}` must be one of {list(known)}. Received: {name}={value!r}. "
-                    f"{_errors.nearest(value, known)}"
-                )
+        check_choice("preset", preset, PRESETS)
+        check_choice("mean", mean, MEANS)
         chosen = PRESETS[preset]
         self.gamma = chosen["gamma"] if gamma is None else gamma
         self.momentum = chosen["momentum"] if momentum is None else momentum
@@ -274,7 +271,7 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        if not self.first_order:
+        if not self.first_order and not isinstance(self.gamma, tuple):
             self._warn_of_starved_exits()
 
     def _warn_of_starved_exits(self):

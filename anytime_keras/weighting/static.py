@@ -37,7 +37,7 @@ class StaticWeighting(Weighting):
 class ConstantWeighting(StaticWeighting):
     """Weights all exits by 1: the paper's CONST, the same as training without a weighting.
 
-    Early exits then dominate, and the last exit ends with a larger error than it could reach alone (paper, figure 3).
+    Early exits then dominate, and the last exit ends with a larger error than it could reach alone (paper, table 1).
 
     Example:
     >>> ConstantWeighting().values(3)

@@ -74,6 +74,22 @@ def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
     assert "Run again: `anytime-keras reproduce table1 --dataset=made --networks=1x1 --epochs=60" in text
 
 
+def test_the_page_says_whether_the_last_images_were_held_out(tmp_path):
+    one = run("CONST", [0.5] * 4)
+    one["recipe"]["data"].update(validation="last", augment=["flip"])
+    write(tmp_path, "table1", [one])
+    text = experiments.write_page(tmp_path).read_text()
+    assert "made (8 train + 4 test; validation: the last training images; flip)" in text
+
+
+def test_the_page_names_the_epochs_of_each_data_set(tmp_path):
+    path = write(tmp_path, "table1", [run("CONST", [0.5] * 4)])
+    content = json.loads(path.read_text())
+    content["settings"].update(epochs={"made": 60, "other": 30}, seeds=[2, 1])
+    path.write_text(json.dumps(content))
+    assert "| made: 60, other: 30, 2, 1 |" in experiments.write_page(tmp_path).read_text()
+
+
 def test_text_around_the_generated_parts_is_kept(folder):
     path = experiments.write_page(folder)
     begin, end = report.BEGIN.format("table1"), report.END.format("table1")
@@ -121,6 +137,26 @@ def test_small_images_are_area_averages_of_some_images_of_each_class(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "changes, side, message",
+    [
+        ({}, 0, "side=0"),
+        ({}, -4, "side=-4"),
+        ({"x_test": None, "y_test": None}, 4, "`x_train` and `x_test`.*train of uint8"),
+        ({"x_test": np.zeros((6, 8, 8, 3))}, 4, "test of float32"),
+        ({"x_train": None}, 4, "needs both `x_train` and `y_train`"),
+        ({"pixels": np.zeros(3)}, 4, "unknown name.*'pixels'"),
+    ],
+)
+def test_other_files_make_no_small_images(changes, side, message, tmp_path):
+    images, labels = np.zeros((6, 8, 8, 3), "uint8"), np.array([0, 1] * 3)
+    arrays = {**dict(x_train=images, y_train=labels, x_test=images, y_test=labels), **changes}
+    np.savez(tmp_path / "made.npz", **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(ValueError, match=message):
+        experiments.small_images(tmp_path / "made.npz", tmp_path, side=side, train=2, validation=2)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         ([], "Name exactly one experiment.*table1.*page"),
@@ -128,6 +164,9 @@ def test_small_images_are_area_averages_of_some_images_of_each_class(tmp_path):
         (["tabel1"], "Did you mean 'table1'"),
         (["table1", "--epochs=0"], "--epochs must be above 0.*'0'"),
         (["table1", "--epochs=cifar10:3,many"], "many"),
+        (["table1", "--epochs=300,60"], "one number per data set.*'300,60'"),
+        (["table1", "--epochs=cifar10:300,60"], "'cifar10:300,60'"),
+        (["table1", "--epochs=cifar10:300,cifar10:60"], "'cifar10:300,cifar10:60'"),
         (["table1", "--seeds=-1"], "'-1'"),
         (["table1", "--seeds=2,many"], "many"),
         (["table1", "--quick", "--seeds=2,1"], "one for each data set"),

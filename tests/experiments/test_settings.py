@@ -49,7 +49,7 @@ def test_any_family_is_named_by_its_arguments():
 
 def test_a_file_is_split_and_augmented_as_the_data_set_of_its_name():
     made = recipe(Settings(), "5x16", "/data/cifar10.npz", 0)
-    assert made.data == {"data": "/data/cifar10.npz", "augment": ["pad_crop", "flip"], "validation": 5000}
+    assert made.data == {"data": "/data/cifar10.npz", "augment": ["pad_crop", "flip"], "validation": "last"}
     assert recipe(Settings(), "5x16", "cifar10_16px.npz", 0).data == {"data": "cifar10_16px.npz"}
 
 
@@ -64,6 +64,7 @@ def test_other_names_of_networks_are_refused(text):
     [
         (dict(seeds=-1), "seeds=-1"),
         (dict(seeds=(2, 0)), r"seeds=\(2, 0\)"),
+        (dict(seeds=True), "seeds=True"),
         (dict(seeds=(2, 1, 1)), "one for each data set"),
         (dict(datasets=()), "at least one data set"),
         (dict(datasets=("a/made.npz", "b/made.npz")), "distinct names"),

@@ -30,3 +30,6 @@ def test_an_ensemble_of_them_answers_with_its_members():
 def test_unknown_arguments_are_refused():
     with pytest.raises(ValueError, match="num_unit"):
         ak.linear_ensemble("resann", "num_unit", [1], channels=2, **SHAPE)
+    for values in ([], 2, "12", None):
+        with pytest.raises(ValueError, match="`values` must be a list.*`num_units`. Received: values="):
+            ak.linear_ensemble("resann", "num_units", values, channels=2, **SHAPE)
