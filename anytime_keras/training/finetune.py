@@ -41,7 +41,7 @@ def finetune(
     """Trains a network on a folder of images, starting from its weights, with new last layers for the folder's classes.
 
     First the exits' heads are trained with all other layers frozen, for at most a quarter of the time, then all layers
-    at a lower learning rate with a cosine schedule. Both parts use AdaLoss, label smoothing and AdamW. Images are
+    at a lower learning rate with AdaLoss and a cosine schedule. Both parts use label smoothing and AdamW. Images are
     resized, cropped and normalized by the network's own `preprocessor`, then shifted, flipped and changed in color at
     random. A part of the images, stratified by class, is held out for validation.
     Reference for training the heads first: [Kumar et al., ICLR 2022](https://arxiv.org/abs/2202.10054).

@@ -5,7 +5,7 @@ import time
 import keras
 import numpy as np
 
-from anytime_keras import graph, runtime, weighting
+from anytime_keras import graph, runtime
 from anytime_keras.models import AnytimeModel
 from anytime_keras.models.heads import DROPOUT
 
@@ -22,7 +22,9 @@ FEATURES_SHARE = 0.5
 
 
 def train_heads(model, data, seconds, optimizer, loss, verbose=False):
-    """Trains the heads of a network's exits with AdaLoss, and leaves all other layers as they are.
+    """Trains the heads of a network's exits, and leaves all other layers as they are.
+
+    The exits' losses have equal weights: heads share no parameters, so a weighting would only scale learning rates.
 
     A head consists of the layers whose names are the exit's, or begin with it and an underscore. What they read is
     computed once for several augmented copies of each training image, and then the heads are trained on that. So this
@@ -46,7 +48,7 @@ def train_heads(model, data, seconds, optimizer, loss, verbose=False):
         labels,
         batch_size=data.batch_size,
         epochs=MOST_EPOCHS,
-        callbacks=[weighting.AdaLoss(), stop],
+        callbacks=[stop],
         verbose=0,
         shuffle=True,
     )
