@@ -346,7 +346,7 @@ def test_problems_with_the_hub_are_one_clear_line(hub, monkeypatch):
     with pytest.raises(OSError, match="'hf://me/nothing' cannot be downloaded: .*name resolution$"):
         ak.Classifier.from_preset("hf://me/nothing")
     (hub.place / "me" / "text").mkdir(parents=True)
-    with pytest.raises(ValueError, match="has no model.keras"):
+    with pytest.raises(ValueError, match="it has neither model.keras nor eann.json"):
         ak.Classifier.from_preset("hf://me/text")
     with pytest.raises(ValueError, match="hf://user/model"):
         small().upload_preset("me/animals")

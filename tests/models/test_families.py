@@ -100,7 +100,7 @@ def test_a_preset_is_refused_where_there_is_none_and_when_unknown():
     with pytest.raises(ValueError, match="'msdnet_step4' has no argument `preset`"):
         ak.models.build("msdnet_step4", preset="paper")
     for kind in (*WITH_PRESETS, "msdnet"):
-        with pytest.raises(ValueError, match="Did you mean 'paper'.*'authors_code'"):
+        with pytest.raises(ValueError, match="must be one of 'paper', 'authors_code'.*Did you mean 'paper'"):
             small(kind, preset="papers")
 
 
