@@ -129,7 +129,7 @@ def _input(classifier):
     found = _wrapped(
         f"The classifier takes image files and arrays of any size. It converts them to {colour}, scales them so that "
         f"the short side has {classifier.preprocessor.short_side} pixels, and crops the center of {height} x {width} "
-        "pixels. The network tells these classes apart:"
+        "pixels. The network distinguishes these classes:"
     )
     return f"{found}\n\n<details><summary>{len(classifier.class_names)} classes</summary>\n\n{names}\n\n</details>"
 

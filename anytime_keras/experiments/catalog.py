@@ -51,7 +51,7 @@ BEYOND = {
     "GradNorm, period 10": {"weighting": {"name": "gradnorm", "update_period": 10}},
 }
 
-# Tiny ImageNet stands in for ILSVRC. `--dataset=imagenet2012` runs the paper's.
+# Tiny ImageNet in place of ILSVRC; `--dataset=imagenet2012` runs ILSVRC.
 IMAGENET = dict(datasets=("tiny_imagenet",), epochs=90, seeds=1, batch_size=256)
 PAIR = dict(networks=("1x4", "2x4"))
 PLAIN = "resann26:blocks=[{0},{0},{0},{0}],exit_every={1}"  # one exit makes it a plain network

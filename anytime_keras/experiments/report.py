@@ -49,7 +49,7 @@ def reproduce(name, settings, runs, results, quick=False):
     path = pathlib.Path(results) / f"{name}{'_quick' if quick and planned else ''}.json"
     if path.exists() and not quick:
         kept = {runs.place(one.recipe) for one in planned}
-        if any(runs.place(Recipe.from_dict(run["recipe"])) not in kept for run in read(path)["trainings"]):
+        if any(runs.place(Recipe.from_dict(run["recipe"])) not in kept for run in read(path)["runs"]):
             raise ValueError(f"'{path}' contains runs that these settings omit. Choose another directory of results.")
     ensembles = chosen.ensembles(settings) if chosen.ensembles else []
     for _, members in ensembles:
@@ -65,7 +65,7 @@ def reproduce(name, settings, runs, results, quick=False):
             "settings": dict(vars(settings)) if planned else None,
             "planned": len(planned),
             "ensembles": [{**labels, **runs.ensemble(members)} for labels, members in ensembles],
-            "trainings": [
+            "runs": [
                 {**one.labels, **runs.measured(one.recipe)} for one in planned if runs.finished(one.recipe)
             ],
         }
@@ -115,7 +115,7 @@ def read(path):
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
         chosen = catalog.get(content["experiment"])
-        content["summary"] = chosen.summarize(content["trainings"], content["ensembles"])
+        content["summary"] = chosen.summarize(content["runs"], content["ensembles"])
         content["table"] = chosen.table(content["summary"], catalog.paper()[content["experiment"]])
         content["facts"] = _facts(content)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -210,7 +210,7 @@ def _markdown(header, rows, alignment):
 
 def _facts(content):
     """Lists how the paper's numbers and a result were obtained: what, in the paper, here."""
-    theirs, settings, runs = catalog.paper()[content["experiment"]], content["settings"], content["trainings"]
+    theirs, settings, runs = catalog.paper()[content["experiment"]], content["settings"], content["runs"]
     rows = [["source", theirs["source"], "**quick check, not comparable with the paper**" if content["quick"] else ""]]
     if settings is None:
         return rows
@@ -264,6 +264,5 @@ def command(content):
         if isinstance(value, (list, tuple)):
             separator = ";" if key == "networks" and any(":" in each for each in value) else ","
             value = separator.join(map(str, value))
-        if value != [] and value != "":  # omitted rows of old results
-            parts.append(f"--{flag}={value}")
+        parts.append(f"--{flag}={value}")
     return shlex.join(parts)

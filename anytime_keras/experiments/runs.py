@@ -57,7 +57,7 @@ class Runs:
         self.limit, self.start = time_limit, monotonic()
         self.stored = {}
         for path in report.paths(results) if results is not None else ():
-            for run in report.read(path)["trainings"]:
+            for run in report.read(path)["runs"]:
                 self.stored.setdefault(self.place(Recipe.from_dict(run["recipe"])), run)
 
     def place(self, recipe):

@@ -14,8 +14,8 @@ CAUTION = 1.5  # factor on the worst wake-up lag
 FIRST_LAG = 0.001  # seconds, initial wake-up lag
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
 # Of engines that run stage by stage: the calls over which the median slowdown is taken, and what a stage is expected
-# to take at most beyond its median, a factor and seconds. Longer ones were interrupted by other processes, for a time
-# slice of milliseconds that no such margin covers; a wider one would only make every answer worse.
+# to take at most beyond its median, a factor and seconds. Longer times are interruptions by other processes. They last
+# milliseconds, which no such margin covers, so a wider margin would only make answers worse.
 STEP_CALLS = 9
 WIDEST_FACTOR, WIDEST_SECONDS = 1.2, 25e-6
 

@@ -4,9 +4,9 @@ import keras
 from keras import layers
 
 from anytime_keras import graph
+from anytime_keras._checks import check_int
 from anytime_keras.cost import rules
 from anytime_keras.models.anytime_model import AnytimeModel
-from anytime_keras._checks import check_int
 from anytime_keras.models.blocks import Family, logits_dtype
 from anytime_keras.models.layers import HeNormal
 

@@ -56,7 +56,7 @@ def write(name, flags, table):
     """Writes and prints a benchmark's table, with the machine that it was measured on."""
     own = {key: value for key, value in vars(flags).items() if key not in ("out", "note", "commit")}
     command = ["python", "-m", f"tests.benchmarks.{name.partition('_')[0]}"]
-    command += [f"--{key}={value}" for key, value in own.items() if value is not None]
+    command += [f"--{key}={_portable(value)}" for key, value in own.items() if value is not None]
     head = {"command": shlex.join(command), "commit": flags.commit}
     head.update(machine=runtime.machine(), load=os.getloadavg(), note=flags.note)
     out = flags.out or RESULTS / f"{name}.json"
@@ -66,6 +66,15 @@ def write(name, flags, table):
     print(text)
     if flags.out is None:
         page.write()
+
+
+def _portable(value):
+    """Returns a flag's value, without the directory if it is an absolute path, which differs between machines.
+
+    >>> _portable("/data/cifar10.npz"), _portable(2.0)
+    ('cifar10.npz', 2.0)
+    """
+    return os.path.basename(value) if os.path.isabs(str(value)) else value
 
 
 def in_process(arguments, backend=None):

@@ -51,7 +51,7 @@ def alone(errors, seed=0, losses=None, **labels):
 def write(folder, name, runs, quick=False, **changes):
     settings = dict(datasets=["made"], networks=["1x1"], epochs=60, seeds=1, batch_size=64, precision="float32")
     content = dict(format=1, experiment=name, title=f"The title of {name}", quick=quick, settings=settings, planned=9)
-    content.update(ensembles=[], trainings=runs, **changes)
+    content.update(ensembles=[], runs=runs, **changes)
     path = folder / f"{name}{'_quick' if quick else ''}.json"
     path.write_text(json.dumps(content))
     return path

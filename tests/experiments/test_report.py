@@ -112,7 +112,7 @@ def test_a_file_that_is_no_result_is_refused(tmp_path):
         experiments.write_page(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [dict(settings={}), dict(trainings=None), dict(trainings=[{}])])
+@pytest.mark.parametrize("damage", [dict(settings={}), dict(runs=None), dict(runs=[{}])])
 def test_a_damaged_result_is_refused(folder, damage):
     path = folder / "table1.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))

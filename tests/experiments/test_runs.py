@@ -88,7 +88,7 @@ def test_a_result_grows_with_each_run(images, finished, tmp_path, taken, monkeyp
 
 def test_measurements_are_those_of_the_run(images, finished):
     path = finished / "results" / "table4.json"
-    first, second = experiments.read(path)["trainings"]
+    first, second = experiments.read(path)["runs"]
     assert first["row"] == "momentum 0.9" and second["recipe"]["weighting"]["momentum"] == 0.99
     folder = experiments.Runs(finished / "runs").place(planned("table4", images)[0].recipe)
     with open(folder / "history.csv") as file:
@@ -152,7 +152,7 @@ def test_a_run_in_the_results_serves_every_experiment(images, finished, tmp_path
     own = experiments.Runs(tmp_path / "runs", results, at_once=1, say=str)
     path, _ = experiments.reproduce("table5", settings("table5", images), own, results)
     assert [recipe.weighting.get("update_period") for recipe in taken] == [100]
-    (before, _), (first, _) = (experiments.read(each)["trainings"] for each in (results / "table4.json", path))
+    (before, _), (first, _) = (experiments.read(each)["runs"] for each in (results / "table4.json", path))
     assert {**first, "row": before["row"]} == before
     with pytest.raises(ValueError, match="table4.json' contains runs that these settings omit"):
         experiments.reproduce("table4", settings("table4", images, epochs=2), own, results)
@@ -227,7 +227,7 @@ def test_the_quick_check_of_each_experiment_runs(name, quick_runs, tmp_path):
     path, complete = experiments.reproduce(name, chosen.settings(quick=True, epochs=1), own, tmp_path, quick=True)
     assert complete and path.name == f"{name}_quick.json"
     content = experiments.read(path)
-    assert len(content["trainings"]) == content["planned"] > 1
+    assert len(content["runs"]) == content["planned"] > 1
     assert experiments.write_page(tmp_path).read_text().count("quick check") == 1
 
 
@@ -262,7 +262,7 @@ commands.main(["anytime-keras", "reproduce", "table4", *flags.split(), *where])
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("runs finished]") == 1 and "momentum 0.99" in done.stdout, "both in one group"
     content = experiments.read(tmp_path / "table4.json")
-    assert [run["machine"]["backend"] for run in content["trainings"]] == ["jax", "jax"]
+    assert [run["machine"]["backend"] for run in content["runs"]] == ["jax", "jax"]
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ FILE_ENGINES = ("litert", "onnx", "openvino")
 ENGINES = ("auto", "tensorflow", "jax", *FILE_ENGINES)
 COMPARED = FILE_ENGINES  # by "auto"; tests leave it empty
 BLOCK_SECONDS = 0.3  # measuring time of each runtime
-GAIN = 0.1  # that several threads must bring over one, which meets deadlines more steadily beside other processes
-# That another runtime must bring over LiteRT to the last exit. Deadlines need a run stage by stage, in which the others
-# lose more time (tests/benchmarks/results/engines.md).
+# How much faster several threads must be than one, which meets deadlines more reliably beside other processes.
+GAIN = 0.1
+# How much faster to the last exit another runtime must be than LiteRT, because deadlines need a run stage by stage, in
+# which the others lose more time (tests/benchmarks/results/engines.md).
 GAIN_OVER_LITERT = 0.25
 
 
@@ -103,7 +104,7 @@ def _fastest(stages, inputs, names, num_threads, options):
     reason = None
     try:
         options["last"] = Plan.direct(stages, len(stages) - 1)
-        for _, name, threads in _measured(stages, inputs, names, num_threads, options):
+        for _, name, threads in sorted(_measured(stages, inputs, names, num_threads, options), key=_handicapped):
             if name == "tensorflow":
                 break
             try:
@@ -121,7 +122,7 @@ def _measured(stages, inputs, names, num_threads, options):
     """Measures the time to the last exit on each runtime, one after the other, or reads what was measured before.
 
     Returns:
-        A list of [seconds, engine, threads], the engine to use first, without the runtimes that cannot run the network.
+        A list of [seconds, engine, threads], without the runtimes that cannot run the network.
 
     Raises:
         Exception: if the network has dynamic sizes, or the single runtime cannot run it.
@@ -145,7 +146,6 @@ def _measured(stages, inputs, names, num_threads, options):
         options["progress"]("tensorflow")
         whole = runtime.compiled(last.part.model)
         found.append([_block(lambda: runtime.finish(whole(inputs))), "tensorflow", None])
-    found.sort(key=_handicapped)
     if key:
         part_cache.write(key, json.dumps(found).encode())
     return found
@@ -167,7 +167,6 @@ def _key(options, inputs, names, threads):
     if (network := part_cache.key(options["last"].part, "litert", 1)) is None:
         return None
     about = [network, options["dtype"], inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
-    about.append(GAIN_OVER_LITERT)
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
 from anytime_keras.inference.engines.loading import Loader, Plan
 from anytime_keras.inference.progress import silent
 
-BATCHES = (8, 2)  # sizes that early exit uses; larger ones gain little on a CPU, as their tensors leave its caches
+BATCHES = (8, 2)  # batch sizes that early exit uses in addition to the prepared ones
 AT_ONCE = 32  # samples that run together with early exit
 CALL = 0.5  # what entering a part costs, in samples
 TOLERANCE = 1e-5  # largest difference to the network's float32 outputs, relative to the largest output or 1
