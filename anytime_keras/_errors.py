@@ -30,11 +30,7 @@ def nearest(name: object, known: Iterable, most: int = 60) -> str:
 
 
 def expanded(path: str | os.PathLike, remedy: str) -> pathlib.Path:
-    """Expands `~` in a path to the home directory.
-
-    Raises:
-        OSError: if there is no home directory, as in some containers. The message ends with `remedy`.
-    """
+    """Expands `~` in a path. Raises an OSError that ends with `remedy` if there is no home directory."""
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:

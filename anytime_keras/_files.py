@@ -18,11 +18,7 @@ except ImportError:  # Windows
 
 
 def cache_folder() -> pathlib.Path:
-    """Returns the user's cache: `ANYTIME_KERAS_CACHE`, or `anytime_keras` in `XDG_CACHE_HOME` or ~/.cache.
-
-    Raises:
-        OSError: if that lies in a home directory and there is none.
-    """
+    """Returns the user's cache: `ANYTIME_KERAS_CACHE`, or `anytime_keras` in `XDG_CACHE_HOME` or ~/.cache."""
     remedy = "Set ANYTIME_KERAS_CACHE to a folder in which downloads are kept."
     own = os.environ.get("ANYTIME_KERAS_CACHE")
     if own:
@@ -64,12 +60,7 @@ def read(path: str | os.PathLike, most: int | None = None) -> bytes | None:
 
 
 def read_json(path: str | os.PathLike, expected: str) -> Any:
-    """Returns the content of a JSON file; `expected` describes it in the error if the file contains something else.
-
-    Raises:
-        ValueError: if the file is not JSON.
-        OSError: if it cannot be read.
-    """
+    """Returns the content of a JSON file; `expected` describes it in the ValueError if the file is not JSON."""
     try:
         return json.loads(pathlib.Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -78,11 +69,7 @@ def read_json(path: str | os.PathLike, expected: str) -> Any:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Locks an entry of the cache for writing and removes partial files of killed processes.
-
-    Raises:
-        OSError: if the cache is not writable.
-    """
+    """Locks an entry of the cache for writing and removes partial files of killed processes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         locks = cache_folder() / "locks"

@@ -2,12 +2,7 @@
 
 
 def table(headings: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """Returns rows as a text table with aligned columns.
-
-    Args:
-        headings: list of str.
-        rows: list of lists of str.
-        left: int, the number of first columns that are aligned on the left.
+    """Returns rows as a text table with aligned columns, the first `left` columns on the left.
 
     >>> print(table(["exit", "MACs"], [["exit_1", "5.16M"], ["exit_2", "68.9M"]]))
     exit     MACs

@@ -21,6 +21,15 @@ def is_functional(model):
         return False
 
 
+def check_functional(model):
+    """Raises ValueError unless `model` is a functional Keras model or a built `Sequential`."""
+    if not is_functional(model):
+        raise ValueError(
+            "`model` must be a functional Keras model or a built `Sequential`. "
+            f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)`."
+        )
+
+
 def functional(model):
     """Returns the functional model behind a `Sequential`, or `model` itself."""
     return model._functional if isinstance(model, keras.Sequential) else model
@@ -40,7 +49,7 @@ def outputs_by_name(model):
         named = dict(zip(model.output_names, output))
         if len(named) < len(output):
             raise ValueError(
-                "The model's outputs need different names, or they cannot be told apart. "
+                "The model's outputs must have different names. "
                 f"Received: model '{model.name}' with output names {list(model.output_names)}. "
                 "Give the model a dict of outputs: `keras.Model(inputs, {'a': a, 'b': b})`."
             )
@@ -77,15 +86,10 @@ def ends_in_sigmoid(tensor):
 
 
 def calls(outputs, inputs=()):
-    """Lists the calls that compute `outputs` from `inputs` in topological order.
+    """Lists the calls that compute `outputs` from `inputs`, both nested structures of tensors, in topological order.
 
-    Args:
-        outputs: tensor or nested structure of tensors of a functional model.
-        inputs: tensor or nested structure of tensors at which to stop. The list excludes the calls that produced
-            them, and input layers.
-
-    Returns:
-        A list of Keras nodes: `.operation`, `.input_tensors`, `.output_tensors`, `.arguments`.
+    The list excludes the calls that produced `inputs`, and input layers. The calls are Keras nodes: `.operation`,
+    `.input_tensors`, `.output_tensors`, `.arguments`.
     """
     given = {id(tensor) for tensor in tree.flatten(inputs)}
     ordered, seen = [], set()
@@ -105,32 +109,25 @@ def calls(outputs, inputs=()):
     return ordered
 
 
-def run(model, inputs, apply):
-    """Applies a function to each call of a functional model, with values in place of tensors.
+def _call(operation, args, kwargs):
+    return operation(*args, **kwargs)
 
-    Args:
-        model: functional model.
-        inputs: flat list of values, one for each of `model.inputs`.
-        apply: function called as `apply(operation, args, kwargs)` for each call in order. It returns the call's result.
 
-    Returns:
-        A dict from the `id` of each tensor of the model to its value.
+def run(model, inputs, apply=_call):
+    """Runs a functional model on a flat list of values, and returns a dict from the `id` of each tensor to its value.
+
+    The function `apply(operation, args, kwargs)` computes each call in order. By default, it calls the operation.
     """
     model = functional(model)
     values = {id(tensor): value for tensor, value in zip(model.inputs, inputs)}
     return replay(calls(model.outputs, model.inputs), values, apply)
 
 
-def replay(calls, values, apply=lambda operation, args, kwargs: operation(*args, **kwargs)):
-    """Repeats calls on other values.
+def replay(calls, values, apply=_call):
+    """Repeats calls, in topological order, on other values.
 
-    Args:
-        calls: list of calls in topological order, see `calls`.
-        values: dict from the `id` of each tensor that the calls read to its value. The results are added to it.
-        apply: as for `run`; by default, the operation is called.
-
-    Returns:
-        `values`.
+    `values` is a dict from the `id` of each tensor that the calls read to its value. It is returned with the results
+    added. `apply` is as for `run`.
     """
     for call in calls:
         args, kwargs = call.arguments.fill_in(values)
@@ -159,14 +156,9 @@ def accepted(operation, kwargs):
 
 
 def trace(layer, *args, **kwargs):
-    """Runs `layer.call` on `KerasTensor`s, which records each inner layer and operation as a separate call.
+    """Runs the `call` of a built layer on `KerasTensor`s, which records each inner layer and operation as a call.
 
-    Args:
-        layer: built layer that computes with Keras layers and `keras.ops`.
-        *args, **kwargs: arguments of the call.
-
-    Returns:
-        The layer's results. Pass them to `calls` to list the recorded calls.
+    Returns the layer's results. Pass them to `calls` to list the recorded calls.
     """
 
     def convert(value):
@@ -193,9 +185,6 @@ def flatten(model):
     only chains blocks, such as keras-hub's `ViTEncoder`. A nested model is kept as one call if it overrides `call` or
     has a layer whose name is already used.
 
-    Args:
-        model: functional model.
-
     Returns:
         A list of the model's results, as tensors computed from `model.inputs` in the order of `model.outputs` (the
         original tensors if nothing is nested), and a dict from the name of each flattened model or stack to its
@@ -213,7 +202,7 @@ def flatten(model):
             args, kwargs = call.arguments.fill_in(values)
             if training is not None and isinstance(operation, keras.Layer):
                 kwargs = {**kwargs, "training": training}
-            results = _laid_open(operation, args, kwargs)
+            results = inlined(operation, args, kwargs)
             if results is not None:
                 opened.setdefault(operation.name, []).append(results)
             elif all(values[id(tensor)] is tensor for tensor in call.input_tensors):
@@ -223,7 +212,7 @@ def flatten(model):
             values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
         return [values[id(tensor)] for tensor in inner.outputs]
 
-    def _laid_open(operation, args, kwargs):
+    def inlined(operation, args, kwargs):
         if runs_its_graph(operation):
             inner = functional(operation)
             inputs = _inputs_of(inner, args)
@@ -240,19 +229,16 @@ def flatten(model):
     return run_again(model, {id(tensor): tensor for tensor in model.inputs}, None), opened
 
 
-_OPENED = weakref.WeakKeyDictionary()  # cache of `opened`, by functional model
-_TOLD = weakref.WeakSet()  # the operations that `opened` has warned about
+_OPENED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # cache of `opened`, by functional model
+_WARNED: weakref.WeakSet = weakref.WeakSet()  # the operations that `opened` has warned about
 
 
 def opened(model):
     """Flattens nested models with several outputs, so that each output depends only on the calls it needs.
 
-    Args:
-        model: functional model, such as one that puts preprocessing before a network with exits.
-
-    Returns:
-        A functional model with a dict of the same outputs that shares all layers, cached per model. If no such model
-        is nested, the functional model itself.
+    An example is a functional model that puts preprocessing before a network with exits. Returns a functional model
+    with a dict of the same outputs that shares all layers, cached per model. If no such model is nested, returns the
+    functional model itself.
     """
     model = functional(model)
     if not _nested(model.outputs, model.inputs):
@@ -261,13 +247,13 @@ def opened(model):
         results = dict(zip(map(id, model.outputs), flatten(model)[0]))
         outputs = {name: results[id(tensor)] for name, tensor in outputs_by_name(model).items()}
         nested = _nested(outputs, model.inputs)
-        closed = [operation for operation in nested if operation not in _TOLD]
+        closed = [operation for operation in nested if operation not in _WARNED]
         if closed:
-            _TOLD.update(closed)
+            _WARNED.update(closed)
             warnings.warn(
                 f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {nested[closed[0]]} outputs, "
-                "so each of them costs the whole of it. Its class overrides `call`, its layer names are already used, "
-                "or its inputs differ in structure from those it was built with.",
+                "so each output costs as much as all of it. Its class overrides `call`, its layer names are already "
+                "used, or its inputs differ in structure from those it was built with.",
                 stacklevel=3,
             )
         _OPENED[model] = keras.Model(model.input, outputs, name=model.name)
@@ -370,7 +356,7 @@ def narrow(recorded, costs, width=1):
     Args:
         recorded: list of calls in topological order; the last computes the graph's result.
         costs: list of numbers, the work of each call.
-        width: int, how many results later calls may read, that of the bottleneck included.
+        width: int, the number of results that later calls may read, including the bottleneck's.
 
     Returns:
         A list of pairs (call, work up to and including it). Each call is needed by the next.

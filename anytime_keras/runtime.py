@@ -8,27 +8,21 @@ import os
 import pathlib
 import platform
 import subprocess
-import threading
 
 import keras
 import numpy as np
 
-_PID = os.getpid()  # of the process that imported this module
+from anytime_keras import _forks
 
 
 def compiled(model, jit=None):
     """Compiles a model's forward pass (inference) for this backend.
 
-    Args:
-        model: built Keras model.
-        jit: bool, whether TensorFlow compiles with XLA; None uses XLA if there is an accelerator. JAX always does.
+    With `jit`, TensorFlow compiles with XLA; None uses XLA if there is an accelerator. JAX always does.
 
     Returns:
         A function from the model's inputs to its outputs, both backend tensors. It recompiles for each new input
         shape and uses the model's current weights.
-
-    Raises:
-        RuntimeError: in a fork in which the backend does not compute, see `check_fork`.
     """
     check_fork()
     if keras.backend.backend() == "tensorflow":
@@ -65,41 +59,23 @@ def compiled(model, jit=None):
 
 
 def check_fork(seconds=5.0):
-    """Checks that the backend computes in this process, if that is a fork.
+    """Raises a RuntimeError if this process is a fork in which the backend cannot compute, see `_forks.check_fork`."""
+    backend = keras.backend.backend()
 
-    Compiled functions of TensorFlow and JAX need threads, which a fork of a process that has used them lacks.
-
-    Args:
-        seconds: float, how long to wait for a small computation.
-
-    Raises:
-        RuntimeError: if the computation does not end.
-    """
-    if os.getpid() == _PID or keras.backend.backend() not in ("tensorflow", "jax"):
-        return
-    ended = threading.Event()
+    def small(x):
+        return keras.ops.matmul(x, x) + keras.ops.sum(keras.ops.exp(x))
 
     def compute():
-        def small(x):
-            return keras.ops.matmul(x, x) + keras.ops.sum(keras.ops.exp(x))
-
-        if keras.backend.backend() == "tensorflow":
+        if backend == "tensorflow":
             import tensorflow as tf
 
             finish(tf.function(small, autograph=False)(np.ones((2, 2), "float32")))
-        else:
+        elif backend == "jax":
             import jax
 
             finish(jax.jit(small)(np.ones((2, 2), "float32")))
-        ended.set()
 
-    threading.Thread(target=compute, daemon=True).start()
-    if not ended.wait(seconds):
-        raise RuntimeError(
-            f"In this fork {os.getpid()} of process {_PID} nothing can be computed, because a fork lacks the threads "
-            f"of {keras.backend.backend()}. Start processes with `multiprocessing.get_context('spawn')`, or "
-            "fork before the first computation."
-        )
+    _forks.check_fork(compute, backend, seconds)
 
 
 def finish(outputs):
@@ -153,12 +129,8 @@ def devices():
 
 def machine():
     """Describes the setup of a measurement: package versions, processor, devices and date."""
-    versions = {}
-    for package in ("anytime-keras", "keras", "tensorflow", "jax", "torch", "numpy"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            pass
+    packages = ("anytime-keras", "keras", "tensorflow", "jax", "torch", "numpy")
+    versions = {package: version for package in packages if (version := version_of(package))}
     return {
         "backend": keras.backend.backend(),
         "versions": versions,
@@ -168,6 +140,14 @@ def machine():
         "devices": [str(device) for device in devices()],
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def version_of(package):
+    """Returns the version of an installed package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def on_cpu():

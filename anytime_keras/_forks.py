@@ -1,0 +1,24 @@
+"""Detects forks in which a backend can no longer compute. Exports ship this module."""
+
+import os
+import threading
+
+_PID = os.getpid()  # of the process that imported this module
+
+
+def check_fork(compute, backend, seconds=5.0):
+    """Raises a RuntimeError if this process is a fork in which a small computation does not end.
+
+    TensorFlow and JAX compute in threads, which a fork of a process that has used them lacks. `compute` is a function
+    without arguments, for which `seconds` is the time limit.
+    """
+    if os.getpid() == _PID:
+        return
+    ended = threading.Event()
+    threading.Thread(target=lambda: (compute(), ended.set()), daemon=True).start()
+    if not ended.wait(seconds):
+        raise RuntimeError(
+            f"Process {os.getpid()}, a fork of process {_PID}, cannot compute, because a fork lacks the threads of "
+            f"{backend}. Start processes with `multiprocessing.get_context('spawn')`, or fork before the first "
+            "computation."
+        )
