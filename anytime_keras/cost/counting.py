@@ -6,10 +6,10 @@ products. "FLOPs" in the paper are 2 x MACs. Padding counts like any other input
 compare with.
 """
 
-import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import keras
 from keras import layers, ops, tree
@@ -73,7 +73,11 @@ def macs(layer: keras.Operation, *args, only: type | tuple[type, ...] | None = N
     >>> ak.cost.macs(layer, keras.KerasTensor((None, 64)))
     640
     """
-    args, kwargs = tree.map_structure(_one_sample, (args, kwargs))
+
+    def one_sample(value):
+        return keras.KerasTensor((1, *value.shape[1:]), value.dtype) if isinstance(value, keras.KerasTensor) else value
+
+    args, kwargs = tree.map_structure(one_sample, (args, kwargs))
     return _count(layer, args, kwargs, only)
 
 
@@ -93,14 +97,8 @@ def _kinds(layer):
 
 
 def _shapes(values):
-    """Lists the shapes of the tensors in `values`, in the order of the call's signature."""
+    """Lists the shapes of the tensors in `values`."""
     return [tuple(t.shape) for value in values for t in tree.flatten(value) if hasattr(t, "shape")]
-
-
-def _one_sample(value):
-    if isinstance(value, keras.KerasTensor):
-        return keras.KerasTensor((1, *value.shape[1:]), value.dtype)
-    return value
 
 
 def _count(layer, args, kwargs, only):
@@ -136,7 +134,7 @@ def _count_by(rule, layer, args, kwargs):
     except TypeError as error:
         if not any(size is None for shape in inputs + outputs for size in shape):
             raise
-        raise _open_sizes(layer, inputs, outputs) from error
+        raise _OpenSizes(layer, inputs, outputs) from error
 
 
 def _unwrap(layer, inputs, *args):
@@ -164,13 +162,12 @@ def _count_graph(model, args, only):
 class _OpenSizes(ValueError):
     """The cost depends on an unknown size."""
 
-
-def _open_sizes(layer, inputs, outputs):
-    return _OpenSizes(
-        f"Layer '{layer.name}' must have fully known shapes, because its cost depends on them. "
-        f"Received: inputs {inputs}, outputs {outputs}. "
-        "Pass `exit_costs(model, input_shape=...)`, or build the model with a full `input_shape`."
-    )
+    def __init__(self, layer, inputs, outputs):
+        super().__init__(
+            f"Layer '{layer.name}' must have fully known shapes, because its cost depends on them. "
+            f"Received: inputs {inputs}, outputs {outputs}. "
+            "Pass `exit_costs(model, input_shape=...)`, or build the model with a full `input_shape`."
+        )
 
 
 def _count_within(layer, args, kwargs, only):
@@ -186,25 +183,25 @@ def _count_within(layer, args, kwargs, only):
             return 0
         shapes = _shapes([args, kwargs])
         if any(size is None for shape in shapes for size in shape):
-            raise _open_sizes(layer, shapes, "unknown") from error
+            raise _OpenSizes(layer, shapes, "unknown") from error
         if graph.is_composite(layer):
             return sum(_count(child, *arguments, only) for child, arguments in _calls_within(layer, args, kwargs))
-        why = f"its `call` cannot be traced with symbolic tensors ({type(error).__name__}: {error})"
-        raise _no_rule(layer, why) from error
+        why = f"has weights and a `call` that cannot be traced with symbolic tensors ({type(error).__name__}: {error})"
+        raise no_rule(layer, why) from error
     calls = graph.calls([x for x in results if isinstance(x, keras.KerasTensor)], (args, kwargs))
     try:
         total = sum(_count(call.operation, call.arguments.args, call.arguments.kwargs, only) for call in calls)
         if total == 0 and only is None and not _only_looks_up(layer, calls, results):
-            raise _no_rule(layer, "its `call` contains no product with a known rule")
+            raise no_rule(layer, "has weights and a `call` without a product that has a rule")
     finally:
         graph.forget(calls)
     return total
 
 
-def _no_rule(layer, why):
+def no_rule(layer, why):
     return ValueError(
-        f"No rule counts layer '{layer.name}' of type {type(layer).__name__}, which has weights, and {why}. Register a "
-        f"rule with `anytime_keras.cost.register_rule({type(layer).__name__}, lambda layer, inputs, outputs: ...)`."
+        f"Layer '{layer.name}' of type {type(layer).__name__} {why}, and has no rule to count its cost. Register one: "
+        f"`anytime_keras.cost.register_rule({type(layer).__name__}, lambda layer, inputs, outputs: ...)`."
     )
 
 
@@ -248,9 +245,7 @@ def _calls_within(layer, args, kwargs):
         def call(self, *args, **kwargs):
             return layer.call(*args, **kwargs)
 
-    with contextlib.ExitStack() as stack:
-        layers.Layer.__call__ = recording_call
-        stack.callback(setattr, layers.Layer, "__call__", call)
+    with mock.patch.object(layers.Layer, "__call__", recording_call):
         Trace(name="trace").compute_output_spec(*args, **graph.accepted(layer, kwargs))
     return recorded
 

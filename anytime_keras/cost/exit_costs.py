@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
-from anytime_keras import graph
+from anytime_keras import _tables, graph
 from anytime_keras._checks import check_choice
 from anytime_keras.cost import counting, rules
 
@@ -38,29 +38,26 @@ class ExitCost:
 
 
 class ExitCosts(list):
-    """A list of `ExitCost` in the order of the exits, which prints as a table with a 2 x MACs column.
-
-    Returned by `exit_costs`.
+    """The result of `exit_costs`, a list of `ExitCost` that prints as a table with a 2 x MACs column.
 
     Example:
     >>> import anytime_keras as ak
     >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
     >>> print(ak.cost.exit_costs(model))
-    exit            backbone   with head   all heads    2 x MACs      params   (millions)
-    exit_1             0.021       0.021       0.021       0.042       0.000
-    exit_2             0.035       0.035       0.035       0.069       0.001
-    exit_3             0.048       0.049       0.049       0.097       0.005
+    millions  backbone  with head  all heads  2 x MACs  params
+    ----------------------------------------------------------
+    exit_1       0.021      0.021      0.021     0.042   0.000
+    exit_2       0.035      0.035      0.035     0.069   0.001
+    exit_3       0.048      0.049      0.049     0.097   0.005
     """
 
     def table(self) -> str:
         """Returns the costs as a text table, in millions. 2 x MACs ("FLOPs") include all heads so far."""
-        lines = [
-            f"{'exit':<12}{'backbone':>12}{'with head':>12}{'all heads':>12}{'2 x MACs':>12}{'params':>12}   (millions)"
-        ]
+        rows = []
         for cost in self:
             numbers = (cost.backbone, cost.with_head, cost.with_all_heads, 2 * cost.with_all_heads, cost.params)
-            lines.append(f"{cost.exit:<12}" + "".join(f"{number / 1e6:>12,.3f}" for number in numbers))
-        return "\n".join(lines)
+            rows.append([cost.exit, *(f"{number / 1e6:,.3f}" for number in numbers)])
+        return _tables.table(["millions", "backbone", "with head", "all heads", "2 x MACs", "params"], rows)
 
     __str__ = table
 
@@ -101,12 +98,7 @@ def exit_costs(
     (15, 68861952)
     """
     check_choice("layers", layers, ("all", "conv"))
-    if not graph.is_functional(model):
-        raise ValueError(
-            "`model` must be a functional Keras model, because costs are counted on its graph. "
-            f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)` or "
-            f"`anytime_keras.AnytimeModel`."
-        )
+    graph.check_functional(model)
     model = graph.opened(model)
     only = rules.CONVOLUTIONS if layers == "conv" else None
     exits = graph.outputs_by_name(model)
@@ -115,13 +107,9 @@ def exit_costs(
     macs = macs_by_call(model, only, input_shape)
     if not lazy:
         needed = _every_layer(needed, heads, macs)
-
-    return _costs(needed, heads, macs, only)
-
-
-def _costs(needed, heads, macs, only):
-    """Adds up the MACs and parameters of the calls of each exit."""
-    costs, paid, params = ExitCosts(), {}, {}
+    costs = ExitCosts()
+    paid: dict[int, int] = {}
+    params: dict[int, keras.Variable] = {}
     for name, calls in needed.items():
         backbone = sum(macs[id(call)] for call in calls if id(call) not in heads[name])
         paid.update((id(call), macs[id(call)]) for call in calls)
@@ -169,15 +157,9 @@ def _weights(operation, only):
 def macs_by_call(
     model: keras.Model, only: type | tuple[type, ...] | None = None, input_shape: Sequence | None = None
 ) -> dict[int, int]:
-    """Counts the multiply-accumulates of each call in a functional model's graph.
+    """Returns a dict from the `id` of each call in a functional model's graph to its MACs per sample.
 
-    Args:
-        model: functional Keras model.
-        only: layer class or tuple of layer classes to count; None counts all.
-        input_shape: as in `exit_costs`.
-
-    Returns:
-        A dict from the `id` of each call listed by `anytime_keras.graph.calls` to its MACs per sample.
+    `only` is as in `macs`, `input_shape` as in `exit_costs`.
     """
     shapes = [tensor.shape[1:] for tensor in model.inputs]
     if input_shape is not None:

@@ -8,7 +8,6 @@ import math
 from keras import layers
 
 from anytime_keras.cost import counting
-from anytime_keras.cost.counting import rule_of
 
 PLAIN = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -19,26 +18,16 @@ CONVOLUTIONS = (*PLAIN, *TRANSPOSED, *DEPTHWISE, *SEPARABLE, *RECURRENT)
 
 
 def _for(*kinds):
+    """Registers a rule for classes of layers, or for names of operations, whose classes Keras does not export.
+
+    Products written with `keras.ops` appear as such operations in a functional model's graph and in a traced `call`.
+    """
+
     def register(rule):
         counting.RULES.update(dict.fromkeys(kinds, rule))
         return rule
 
     return register
-
-
-@_for(
-    layers.BatchNormalization,
-    layers.LayerNormalization,
-    layers.GroupNormalization,
-    layers.UnitNormalization,
-    layers.RMSNormalization,
-    layers.Normalization,
-    layers.Embedding,
-    layers.PReLU,
-    layers.Dropout,
-)
-def _no_macs(layer, inputs, outputs):
-    return 0
 
 
 def _channels(layer, shape):
@@ -54,19 +43,28 @@ def _positions(layer, shape):
     return math.prod(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])
 
 
-@_for(*PLAIN)
-def _convolution_macs(layer, inputs, outputs):
-    return math.prod(outputs[0]) * _kernel(layer) * (_channels(layer, inputs[0]) // layer.groups)
-
-
-@_for(*TRANSPOSED)
-def _convolution_transpose_macs(layer, inputs, outputs):
-    return math.prod(inputs[0]) * _kernel(layer) * layer.filters
-
-
-@_for(*DEPTHWISE)
-def _depthwise_macs(layer, inputs, outputs):
-    return math.prod(outputs[0]) * _kernel(layer)
+# Rules of one line. The shapes of kernels are: (*sizes, channels of a group, filters) of "Conv", (*sizes, filters,
+# channels) of "ConvTranspose", and (*sizes, channels, multiplier) of "DepthwiseConv".
+NORMALIZATIONS = (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.UnitNormalization,
+    layers.RMSNormalization,
+    layers.Normalization,
+)
+_for(*NORMALIZATIONS, layers.Embedding, layers.PReLU, layers.Dropout)(lambda layer, x, y: 0)
+_for(*PLAIN)(lambda layer, x, y: math.prod(y[0]) * _kernel(layer) * (_channels(layer, x[0]) // layer.groups))
+_for(*TRANSPOSED)(lambda layer, x, y: math.prod(x[0]) * _kernel(layer) * layer.filters)
+_for(*DEPTHWISE)(lambda layer, x, y: math.prod(y[0]) * _kernel(layer))
+_for(layers.Dense, "Dot", "Matmul")(lambda layer, x, y: math.prod(y[0]) * x[0][-1])
+_for(layers.EinsumDense)(lambda layer, x, y: einsum_macs(layer.equation, x[0], tuple(layer.kernel.shape)))
+_for(layers.Attention, layers.AdditiveAttention)(lambda layer, x, y: (math.prod(x[0]) + math.prod(y[0])) * x[1][-2])
+_for("Einsum")(lambda operation, x, y: einsum_macs(operation.subscripts, *x))
+_for("Tensordot")(lambda operation, x, y: math.isqrt(math.prod(x[0]) * math.prod(x[1]) * math.prod(y[0])))
+_for("Conv")(lambda operation, x, y: math.prod(y[0]) * math.prod(x[1][:-1]))
+_for("ConvTranspose")(lambda operation, x, y: math.prod(x[0]) * math.prod(x[1][:-1]))
+_for("DepthwiseConv")(lambda operation, x, y: math.prod(y[0]) * math.prod(x[1][:-2]))
 
 
 @_for(*SEPARABLE)
@@ -75,14 +73,10 @@ def _separable_macs(layer, inputs, outputs):
     return _positions(layer, outputs[0]) * between * (_kernel(layer) + layer.filters)
 
 
-@_for(layers.Dense)
-def _dense_macs(layer, inputs, outputs):
-    return math.prod(outputs[0]) * inputs[0][-1]
-
-
-@_for(layers.EinsumDense)
-def _einsum_dense_macs(layer, inputs, outputs):
-    return einsum_macs(layer.equation, inputs[0], tuple(layer.kernel.shape))
+@_for("SeparableConv")
+def _separable_conv_operation_macs(operation, inputs, outputs):
+    positions = math.prod(outputs[0]) // inputs[2][-1]
+    return positions * (math.prod(inputs[1]) + math.prod(inputs[2]))
 
 
 @_for(layers.ReversibleEmbedding)
@@ -110,31 +104,16 @@ def _group_query_attention_macs(layer, inputs, outputs):
     return 2 * size * (targets * features * heads + sources * features * key_heads + heads * targets * sources)
 
 
-@_for(layers.Attention, layers.AdditiveAttention)
-def _dot_attention_macs(layer, inputs, outputs):
-    query, value = inputs[0], inputs[1]
-    return math.prod(query) * value[-2] + math.prod(outputs[0]) * value[-2]
-
-
 @_for(layers.Dot)
 def _dot_layer_macs(layer, inputs, outputs):
     axis = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
     return math.prod(outputs[0]) * inputs[0][axis]
 
 
-@_for(layers.SimpleRNNCell)
-def _simple_cell_macs(layer, inputs, outputs):
-    return layer.units * (inputs[0][-1] + layer.units)
-
-
-@_for(layers.GRUCell)
-def _gru_cell_macs(layer, inputs, outputs):
-    return 3 * layer.units * (inputs[0][-1] + layer.units)
-
-
-@_for(layers.LSTMCell)
-def _lstm_cell_macs(layer, inputs, outputs):
-    return 4 * layer.units * (inputs[0][-1] + layer.units)
+@_for(layers.SimpleRNNCell, layers.GRUCell, layers.LSTMCell)
+def _recurrent_cell_macs(layer, inputs, outputs):
+    gates = 4 if isinstance(layer, layers.LSTMCell) else 3 if isinstance(layer, layers.GRUCell) else 1
+    return gates * layer.units * (inputs[0][-1] + layer.units)
 
 
 @_for(layers.StackedRNNCells)
@@ -147,12 +126,9 @@ def _stacked_cells_macs(layer, inputs, outputs):
 
 
 def _cell_macs(cell, shape):
-    rule = rule_of(cell)
+    rule = counting.rule_of(cell)
     if rule is None:
-        raise ValueError(
-            f"No rule counts the recurrent cell '{cell.name}' of type {type(cell).__name__}. "
-            f"Register one with `anytime_keras.cost.register_rule({type(cell).__name__}, ...)`."
-        )
+        raise counting.no_rule(cell, "is a recurrent cell")
     states = [_of_one(size) for size in _list(cell.state_size)]
     output = getattr(cell, "output_size", None)
     return rule(cell, [shape, *states], [states[0] if output is None else _of_one(output), *states])
@@ -192,9 +168,8 @@ def einsum_macs(equation: str, *shapes: tuple[int, ...]) -> int:
     for term, shape in zip(equation.replace(" ", "").split("->")[0].split(","), shapes):
         if "..." in term:
             before, after = term.split("...")
-            named = (
-                list(before) + [f"...{n}" for n in range(len(shape) - len(before) - len(after), 0, -1)] + list(after)
-            )
+            rest = [f"...{n}" for n in range(len(shape) - len(before) - len(after), 0, -1)]
+            named = [*before, *rest, *after]
         else:
             named = list(term)
         for index, size in zip(named, shape):
@@ -202,47 +177,7 @@ def einsum_macs(equation: str, *shapes: tuple[int, ...]) -> int:
     return math.prod(sizes.values())
 
 
-# Products written with `keras.ops` appear as operations in a functional model's graph and in a traced `call`. Keras
-# does not export the classes of these operations, so they are registered by name.
-
-
-@_for("Dot", "Matmul")
-def _matmul_macs(operation, inputs, outputs):
-    return math.prod(outputs[0]) * inputs[0][-1]
-
-
-@_for("Einsum")
-def _einsum_operation_macs(operation, inputs, outputs):
-    return einsum_macs(operation.subscripts, *inputs)
-
-
-@_for("Tensordot")
-def _tensordot_macs(operation, inputs, outputs):
-    return math.isqrt(math.prod(inputs[0]) * math.prod(inputs[1]) * math.prod(outputs[0]))
-
-
 @_for("DotProductAttention")
 def _dot_product_attention_macs(operation, inputs, outputs):
     query, key = inputs[:2]  # (batch, length, heads, size)
     return 2 * math.prod(query) * key[1]
-
-
-@_for("Conv")
-def _conv_operation_macs(operation, inputs, outputs):
-    return math.prod(outputs[0]) * math.prod(inputs[1][:-1])  # kernel: (*sizes, channels of a group, filters)
-
-
-@_for("ConvTranspose")
-def _conv_transpose_operation_macs(operation, inputs, outputs):
-    return math.prod(inputs[0]) * math.prod(inputs[1][:-1])  # kernel: (*sizes, filters, channels)
-
-
-@_for("DepthwiseConv")
-def _depthwise_conv_operation_macs(operation, inputs, outputs):
-    return math.prod(outputs[0]) * math.prod(inputs[1][:-2])  # kernel: (*sizes, channels, multiplier)
-
-
-@_for("SeparableConv")
-def _separable_conv_operation_macs(operation, inputs, outputs):
-    positions = math.prod(outputs[0]) // inputs[2][-1]
-    return positions * (math.prod(inputs[1]) + math.prod(inputs[2]))

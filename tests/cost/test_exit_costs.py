@@ -286,7 +286,7 @@ def test_a_layer_whose_product_is_not_seen_is_an_error_and_not_free():
         def call(self, x):
             return keras.ops.sum(keras.ops.expand_dims(x, -1) * self.kernel, axis=-2)
 
-    with pytest.raises(ValueError, match="'unseen' of type Hidden.*contains no product.*register_rule"):
+    with pytest.raises(ValueError, match="'unseen' of type Hidden.*without a product that has a rule.*register_rule"):
         of_layer(Hidden(name="unseen"), (5,))
     cost.register_rule(Hidden, lambda layer, inputs, outputs: 35)
     assert of_layer(Hidden(), (5,)) == 35
