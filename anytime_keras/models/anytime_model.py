@@ -87,11 +87,8 @@ class AnytimeModel(keras.Model):
     """
 
     def __init__(self, inputs, outputs, name=None, **kwargs):
-        if (
-            not isinstance(outputs, dict)
-            or not outputs
-            or not all(isinstance(key, str) and isinstance(value, keras.KerasTensor) for key, value in outputs.items())
-        ):
+        named = isinstance(outputs, dict) and all(isinstance(name, str) for name in outputs)
+        if not named or not outputs or not all(isinstance(x, keras.KerasTensor) for x in outputs.values()):
             raise ValueError(
                 "`outputs` must be a dict from each exit's name to its logits, in the order of the exits. "
                 f"Received: outputs={outputs}. For example `AnytimeModel(inputs, "
@@ -141,7 +138,7 @@ class AnytimeModel(keras.Model):
         weights = self._weights_by_exit(loss, loss_weights)
         super().compile(
             optimizer,
-            loss=self._by_exit("loss", loss, each=lambda value: value),
+            loss=self._by_exit("loss", loss),
             loss_weights=weights,
             metrics=self._by_exit("metrics", metrics, each=_own_metrics),
             weighted_metrics=self._by_exit("weighted_metrics", weighted_metrics, each=_own_metrics),
@@ -149,21 +146,22 @@ class AnytimeModel(keras.Model):
         )
         vars(self)["loss_weights"] = weights  # not tracked by Keras, where a weight is a variable
 
-    def _by_exit(self, argument, value, each):
+    def _by_exit(self, argument, value, each=lambda value: value):
+        """Returns a dict by exit name of the entries of a dict or list, or of `each(value)` for a common value."""
         if value is None:
             return None
         if isinstance(value, dict):
             for key in value:
                 if key not in self._exit_names:
                     raise ValueError(
-                        f"`{argument}` names an exit that the model does not have. Received: '{key}' for model "
-                        f"'{self.name}'. {_errors.nearest(key, self._exit_names)}"
+                        f"`{argument}` must have names of exits as keys. Received: '{key}' for model '{self.name}'. "
+                        f"{_errors.nearest(key, self._exit_names)}"
                     )
             return {name: value[name] for name in self._exit_names if value.get(name) is not None}
-        if isinstance(value, (list, tuple)) and (argument == "loss" or any(map(keras.tree.is_nested, value))):
+        if isinstance(value, (list, tuple)) and (each is not _own_metrics or any(map(keras.tree.is_nested, value))):
             if len(value) != self.num_exits:
                 raise ValueError(
-                    f"A list for `{argument}` needs an entry for each exit. "
+                    f"A list for `{argument}` must have an entry for each exit. "
                     f"Received: {argument} of length {len(value)} for model '{self.name}' with {self.num_exits} exits."
                 )
             return dict(zip(self._exit_names, value))
@@ -172,21 +170,12 @@ class AnytimeModel(keras.Model):
     def _weights_by_exit(self, loss, loss_weights):
         if loss_weights is None:
             return None
-        weights = loss_weights
-        if isinstance(loss_weights, (list, tuple)):
-            if len(loss_weights) != self.num_exits:
-                raise ValueError(
-                    "`loss_weights` needs one value per exit. "
-                    f"Received: loss_weights={loss_weights} for model '{self.name}', num_exits={self.num_exits}. "
-                    "Pass `loss_weights=None` to weigh all exits alike."
-                )
-            weights = dict(zip(self._exit_names, loss_weights))
-        elif not isinstance(loss_weights, dict):
+        if not isinstance(loss_weights, (dict, list, tuple)):
             raise ValueError(
-                "`loss_weights` must be a list with one number per exit, or a dict by exit's name. "
+                "`loss_weights` must be a list with one number per exit, or a dict by exit name. "
                 f"Received: loss_weights={loss_weights}."
             )
-        weights = self._by_exit("loss_weights", weights, each=None)
+        weights = self._by_exit("loss_weights", loss_weights)
         for name, weight in weights.items():
             number = not isinstance(weight, numbers.Real) or (math.isfinite(weight) and weight >= 0)
             if isinstance(weight, str) or not number:
@@ -194,7 +183,7 @@ class AnytimeModel(keras.Model):
                     f"`loss_weights` must be numbers of 0 or more. Received: {weight!r} for '{name}' of model "
                     f"'{self.name}'."
                 )
-        losses = self._by_exit("loss", loss, each=lambda value: value) or {}
+        losses = self._by_exit("loss", loss) or {}
         return {name: weights.get(name, 1.0) for name in losses}
 
     # Keras recompiles a loaded model whose class overrides `compile` only if the class also defines these methods.
@@ -270,45 +259,28 @@ class AnytimeModel(keras.Model):
 
     def _labels(self, y):
         """Returns each exit's label: the common label, or the exit's entry if `y` is a dict."""
+        expected = "`y` must be one label for all exits, or a dict with a label for each. Received: "
         if isinstance(y, (list, tuple)):
-            raise ValueError(
-                "`y` must be one label for all exits, or a dict with a label for each. "
-                f"Received: a {type(y).__name__} of {len(y)}."
-            )
+            raise ValueError(f"{expected}a {type(y).__name__} of {len(y)}.")
         if not isinstance(y, dict):
             return {name: y for name in self._exit_names}
-        missing = [name for name in self._exit_names if name not in y]
-        if missing:
-            raise ValueError(
-                "`y` must be one label for all exits, or a dict with a label for each. "
-                f"Received: labels for {list(y)}, none for {missing}."
-            )
+        if missing := [name for name in self._exit_names if name not in y]:
+            raise ValueError(f"{expected}labels for {list(y)}, none for {missing}.")
         return {name: y[name] for name in self._exit_names}
 
     def _sample_weights(self, weights):
         """Returns each exit's sample weights: the common array, or the exit's entry of a list or dict."""
         if not keras.tree.is_nested(weights):  # one array, or None
             return weights
-        if isinstance(weights, dict):
-            weights = self._by_exit("sample_weight", weights, each=None)
-        elif len(weights) == self.num_exits:
-            weights = dict(zip(self._exit_names, weights))
-        else:
-            raise ValueError(
-                "`sample_weight` must be one array for all exits, a list with one for each, or a dict by exit's name. "
-                f"Received: {len(weights)} arrays for model '{self.name}' with {self.num_exits} exits."
-            )
+        weights = self._by_exit("sample_weight", weights)
         return {name: weights.get(name) for name in self._exit_names} if weights else None
 
     # Keras stores these files next to the weights in a `.keras` file.
     def save_assets(self, folder):
         """Writes `inference`, `preprocessor` and `class_names`; Keras calls this when saving a model."""
         config = None if self.preprocessor is None else self.preprocessor.get_config()
-        for name, content in (
-            ("inference", self.inference),
-            ("preprocessor", config),
-            ("class_names", self.class_names),
-        ):
+        assets = {"inference": self.inference, "preprocessor": config, "class_names": self.class_names}
+        for name, content in assets.items():
             if content is not None:
                 with open(os.path.join(folder, f"{name}.json"), "w") as file:
                     json.dump(content, file)

@@ -16,8 +16,14 @@ STEMS = ("small", "ilsvrc")
 class Family(BuiltModel):
     """An anytime network built from a few arguments, each stored as an attribute of the same name.
 
-    `input_shape` is stored as `image_shape`, since Keras has a property named `input_shape`.
+    `config` is the dict of these arguments. `input_shape` is stored as `image_shape`, since Keras has a property named
+    `input_shape`.
     """
+
+    def __init__(self, image, exits, config, name=None, dtype=None, **kwargs):
+        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
+        for argument, value in config.items():
+            setattr(self, "image_shape" if argument == "input_shape" else argument, value)
 
     def get_config(self):
         others = ("name", "dtype", "kwargs")
@@ -42,6 +48,13 @@ def check_fraction(**arguments):
         check_number(name, value, "in (0, 1]", lambda value: 0 < value <= 1)
 
 
+def check_exits(num_units, **arguments):
+    """Raises ValueError if an argument that places the exits exceeds the number of units."""
+    for name, value in arguments.items():
+        if value > num_units:
+            raise ValueError(f"`{name}` must be at most {num_units}, the number of units. Received: {name}={value}.")
+
+
 def kept(channels, reduction):
     """Returns the number of channels that a transition keeps, or raises if it is 0."""
     filters = int(channels * reduction)
@@ -58,10 +71,8 @@ class Builder:
     Convolutions have no bias. Convolutions and linear layers use the initialisation of He et al. (2015), as in the
     authors' code (the paper does not say).
 
-    Args:
-        dtype: dtype or policy of the layers.
-        symmetric: bool, whether strided layers pad equally on all sides, as in PyTorch. Otherwise they pad as in
-            TensorFlow, with more at the bottom and right if the padding is odd.
+    If `symmetric`, strided layers pad equally on all sides, as in PyTorch. Otherwise they pad as in TensorFlow, with
+    more at the bottom and right if the padding is odd.
     """
 
     def __init__(self, dtype=None, symmetric=False):
@@ -70,17 +81,9 @@ class Builder:
 
     def conv(self, x, filters, kernel_size, strides=1, name=None):
         x, padding = self._padded(x, kernel_size, strides, name)
-        return Conv2D(
-            filters,
-            kernel_size,
-            strides,
-            padding=padding,
-            use_bias=False,
-            kernel_initializer=HeNormal(),
-            data_format="channels_last",
-            dtype=self.dtype,
-            name=name,
-        )(x)
+        options = {"data_format": "channels_last", "dtype": self.dtype, "name": name}
+        conv = Conv2D(filters, kernel_size, strides, padding, use_bias=False, kernel_initializer=HeNormal(), **options)
+        return conv(x)
 
     def _padded(self, x, size, strides, name):
         """Returns the input, padded if necessary, and the `padding` argument of a layer with this window."""
@@ -119,17 +122,11 @@ class Builder:
         x = self.conv_bn_relu(image, filters, 7, strides=2, name=name)
         # Padding zeros never win the symmetric max pooling, since its input comes from a ReLU.
         x, padding = self._padded(x, 3, 2, f"{name}_pool")
-        pool = layers.MaxPooling2D(
-            3, 2, padding=padding, data_format="channels_last", dtype=self.dtype, name=f"{name}_pool"
-        )
-        return pool(x)
+        options = {"data_format": "channels_last", "dtype": self.dtype, "name": f"{name}_pool"}
+        return layers.MaxPooling2D(3, 2, padding, **options)(x)
 
     def classify_by_convs(self, x, num_classes, channels, name):
-        """Applies MSDNet's head: two 3x3 convolutions with stride 2, then `classify`.
-
-        Args:
-            channels: int, filters of the convolutions, or None for as many as `x` has.
-        """
+        """Applies MSDNet's head: two 3x3 convolutions with stride 2, then `classify`."""
         channels = x.shape[-1] if channels is None else channels
         for number in (1, 2):
             x = self.conv_bn_relu(x, channels, 3, strides=2, name=f"{name}_{number}")

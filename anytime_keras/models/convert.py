@@ -1,24 +1,23 @@
 """Converts a functional Keras model to an anytime model whose last exit is the original output."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 from keras import layers
 
 from anytime_keras import _errors, graph
 from anytime_keras._checks import check_int
+from anytime_keras.cost import rules
 from anytime_keras.models import heads, places
+from anytime_keras.models.anytime_model import AnytimeModel
 from anytime_keras.models.converted import ConvertedModel
-from anytime_keras.preprocessing import of_pretrained
+from anytime_keras.preprocessing import Preprocessor, of_pretrained
 
 _FEATURES = (
-    layers.BatchNormalization,
-    layers.LayerNormalization,
-    layers.GroupNormalization,
-    layers.RMSNormalization,
+    *rules.NORMALIZATIONS,
     layers.RNN,
     layers.Bidirectional,
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
-    layers.GlobalAveragePooling3D,
+    *heads.POOLING.values(),
     layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D,
     layers.GlobalMaxPooling3D,
@@ -29,15 +28,15 @@ _HIDDEN_ACTIVATIONS |= {"mish", "tanh", "hardtanh", "tanhshrink", "softsign", "s
 
 
 def to_anytime(
-    model,
-    exits=None,
-    num_exits=None,
-    every=None,
-    head="pool",
-    num_classes=None,
-    input_shape=None,
-    preprocessor=None,
-):
+    model: keras.Model,
+    exits: Sequence[str] | None = None,
+    num_exits: int | None = None,
+    every: int | None = None,
+    head: str | Callable = "pool",
+    num_classes: int | None = None,
+    input_shape: Sequence | None = None,
+    preprocessor: Preprocessor | None = None,
+) -> AnytimeModel:
     """Turns a functional Keras model into an anytime model that shares its layers and weights.
 
     The model's output becomes the last exit, with unchanged values. New heads end in the same activation as the
@@ -55,7 +54,7 @@ def to_anytime(
             candidates allow.
         every: int, an exit at every `every`-th candidate, plus the last exit.
         head: `"pool"` (global average pooling and a linear layer; features that do not come from an activation are
-            normalised first, see `anytime_keras.models.heads.PoolHead`), `"msd"` (MSDNet's head: two 3x3
+            normalised first, see `anytime_keras.models.heads.pool_head`), `"msd"` (MSDNet's head: two 3x3
             convolutions of stride 2 before that), or a function `(features, name) -> logits` whose results match the
             model's own output, activation included.
         num_classes: int; None uses the model's own. Required for a model without a head (a backbone), which gets a
@@ -89,11 +88,11 @@ def to_anytime(
     (output,), opened = graph.flatten(model)
     keeps_head = _keeps_head(model, output, head, num_classes)
     if exits is not None:
-        chosen = places.named(model, output, opened, list(exits))
+        chosen = places.by_layer_name(model, output, opened, list(exits))
     else:
         wanted = 2 if num_exits is None else num_exits - 1
-        found, total = places.possible(model, output, keeps_head, wanted, input_shape)
-        chosen = places.each(found, every) if every else places.spread(found, total, num_exits)
+        found, total = places.candidates(model, output, keeps_head, wanted, input_shape)
+        chosen = places.every_nth(found, every) if every else places.evenly_by_cost(found, total, num_exits)
     features = [call.output_tensors[0] for call in chosen]
     if not keeps_head:
         features.append(output)
@@ -101,15 +100,14 @@ def to_anytime(
         num_classes = output.shape[-1]
 
     _check_names(output, model, len(features) + keeps_head)
-    ending = heads.ending(output) if keeps_head and not callable(head) else []
+    activations = heads.output_activations(output) if keeps_head and not callable(head) else []
     answers = {}
     for number, x in enumerate(features, start=1):
         name = f"exit_{number}"
         if callable(head):
             answers[name] = _checked_answer(head(x, name), name, output if keeps_head else None)
         else:
-            build = heads.HEADS[head](num_classes, heads.is_activated(x), heads.data_format(x))
-            answers[name] = heads.end(build(x, name), ending, name)
+            answers[name] = heads.append_activations(heads.HEADS[head](x, name, num_classes), activations, name)
     if keeps_head:
         answers[f"exit_{len(answers) + 1}"] = output
     anytime = ConvertedModel(original, output, answers, name=f"anytime_{model.name}", dtype=model.dtype_policy)
@@ -120,11 +118,11 @@ def to_anytime(
 def _check(exits, num_exits, every, head):
     given = {"exits": exits, "num_exits": num_exits, "every": every}
     if sum(value is not None for value in given.values()) != 1:
-        raise ValueError(f"Say by one of `exits`, `num_exits` and `every` where the exits are. Received: {given}.")
+        raise ValueError(f"Exactly one of `exits`, `num_exits` and `every` must be given. Received: {given}.")
     if exits is not None and (
         not isinstance(exits, (list, tuple)) or not exits or not all(isinstance(name, str) for name in exits)
     ):
-        raise ValueError(f"`exits` must be a list of names of layers. Received: exits={exits!r}.")
+        raise ValueError(f"`exits` must be a list of layer names. Received: exits={exits!r}.")
     for argument, least in (("num_exits", 2), ("every", 1)):
         if given[argument] is not None:
             check_int(argument, given[argument], least)
@@ -136,15 +134,11 @@ def _check(exits, num_exits, every, head):
 
 
 def _checked_model(model):
-    if not graph.is_functional(model):
-        raise ValueError(
-            "`model` must be a functional Keras model or a built `Sequential`, whose graph can be read. "
-            f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)`."
-        )
+    graph.check_functional(model)
     if not graph.runs_its_graph(model):
         raise ValueError(
-            f"`model` must run its graph as it is. Received: '{model.name}' of type {type(model).__name__}, "
-            "which has a `call` of its own. Pass `keras.Model(model.inputs, model.outputs)` if its graph is enough."
+            f"`model` must not override `call`. Received: '{model.name}' of type {type(model).__name__}, which does. "
+            "Pass `keras.Model(model.inputs, model.outputs)` if the model's graph computes the same."
         )
     inner = graph.functional(model)
     if len(inner.outputs) != 1:
@@ -170,17 +164,17 @@ def _keeps_head(model, output, head, num_classes):
     if num_classes is None:
         if not is_answer and not callable(head):
             raise ValueError(
-                f"`num_classes` is needed: the output of '{model.name}', of shape {output.shape}, is no vector of "
-                "classes but features without a head. Received: num_classes=None. "
-                "Pass the number of classes, or a function as `head` if that output is the answer."
+                "`num_classes` must be given for a model without a head. Received: num_classes=None for "
+                f"'{model.name}', whose output of shape {output.shape} holds features, not classes. "
+                "Pass the number of classes, or a function as `head` if the output is a prediction."
             )
         return True
     check_int("num_classes", num_classes)
     fits = output.shape[-1] == num_classes
     if is_answer and not fits and not graph.is_foreign(graph.producer(output).operation):
         raise ValueError(
-            "`num_classes` must be what the model's own head gives, since one label serves all exits. "
-            f"Received: num_classes={num_classes} for '{model.name}', whose output has shape {output.shape}. "
+            "`num_classes` must equal the number of classes of the model's own head, because all exits share one "
+            f"label. Received: num_classes={num_classes} for '{model.name}', whose output has shape {output.shape}. "
             "Leave it out, or build the model without its head (`include_top=False`)."
         )
     return is_answer and fits
@@ -209,7 +203,7 @@ def _is_hidden(operation):
 
 
 def _checked_answer(answer, name, output):
-    expected = "a tensor" if output is None else f"a tensor of the shape of the model's own answer, {output.shape}"
+    expected = "a tensor" if output is None else f"a tensor of shape {output.shape}, as the model's own output"
     if not isinstance(answer, keras.KerasTensor) or (output is not None and answer.shape != output.shape):
         raise ValueError(f"`head` must return {expected}. Received: {answer} for '{name}'.")
     return answer
@@ -221,6 +215,6 @@ def _check_names(output, model, num_exits):
         taken = sorted(name for name in names if name == f"exit_{number}" or name.startswith(f"exit_{number}_"))
         if taken:
             raise ValueError(
-                f"The exits will be named exit_1 to exit_{num_exits}, but '{model.name}' has layers with such names. "
-                f"Received: a model with layers {taken}. Name them otherwise."
+                f"The names exit_1 to exit_{num_exits} must be free for the exits. "
+                f"Received: model '{model.name}' with layers {taken}. Rename these layers."
             )

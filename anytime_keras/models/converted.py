@@ -10,22 +10,19 @@ from anytime_keras.models.anytime_model import BuiltModel
 class ConvertedModel(BuiltModel):
     """The model that `to_anytime` returns; its config contains the original model, serialised by its own class.
 
-    Args:
-        original: functional model.
-        output: tensor, the original's output as returned by `graph.flatten`.
-        answers: dict of the exits' logits.
-        name: str or None.
+    `output` is the original's output as returned by `graph.flatten`; `answers` is the dict of the exits' logits.
     """
 
     def __init__(self, original, output, answers, name=None, **kwargs):
         super().__init__(inputs=graph.functional(original).input, outputs=answers, name=name, **kwargs)
-        self._made_of = _MadeOf(original, output)
+        # Not tracked by Keras, because the model already tracks the layers.
+        vars(self)["_original"], vars(self)["_output"] = original, output
 
     def get_config(self):
-        made_of, answers = self._made_of, graph.outputs_by_name(self)
-        new = {name: tensor for name, tensor in answers.items() if tensor is not made_of.output}
-        heads, reads = _apart(new, _tensors(self, made_of.output))
-        original = keras.saving.serialize_keras_object(made_of.original)
+        answers = graph.outputs_by_name(self)
+        new = {name: tensor for name, tensor in answers.items() if tensor is not self._output}
+        heads, reads = _apart(new, _tensors(self, self._output))
+        original = keras.saving.serialize_keras_object(self._original)
         original.pop("compile_config", None)  # the original is no longer trained on its own
         config = {
             "original": original,
@@ -48,19 +45,12 @@ class ConvertedModel(BuiltModel):
         (output,), _ = graph.flatten(graph.functional(original))
         known = _tensors(graph.functional(original), output)
         read = [known[number] for number in config.pop("reads")]
-        values = graph.run(heads, read, lambda operation, args, kwargs: operation(*args, **kwargs))
+        values = graph.run(heads, read)
         answers = {name: values[id(tensor)] for name, tensor in graph.outputs_by_name(heads).items()}
         trainable = config.pop("trainable")
         model = cls(original, output, {name: answers.get(name, output) for name in config.pop("exits")}, **config)
         model.trainable = trainable
         return model
-
-
-class _MadeOf:
-    """Holds a converted model's original, untracked by Keras because the model already tracks its layers."""
-
-    def __init__(self, original, output):
-        self.original, self.output = original, output
 
 
 def _tensors(model, output):
@@ -69,14 +59,9 @@ def _tensors(model, output):
 
 
 def _apart(answers, known):
-    """Builds a separate model of the heads.
+    """Builds a separate model of the heads, whose outputs are `answers`, on the tensors `known` of the original.
 
-    Args:
-        answers: dict of the heads' output tensors.
-        known: list of the tensors that the original computes.
-
-    Returns:
-        The model, and the indices of its inputs in `known`: features, and the masks that Keras passes along with them.
+    Returns the model, and the indices of its inputs in `known`: features, and the masks that Keras passes with them.
     """
     place, calls = {id(tensor): number for number, tensor in enumerate(known)}, graph.calls(answers, known)
     read = [tensor for call in calls for tensor in call.input_tensors] + list(answers.values())

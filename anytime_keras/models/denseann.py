@@ -20,7 +20,16 @@ Here `dropout` is off by default, since the paper found it harmful on ILSVRC.
 import keras
 
 from anytime_keras._checks import check_choice, check_number, check_positive, check_positive_list
-from anytime_keras.models.blocks import PRESETS, STEMS, Builder, Family, check_fraction, check_image_shape, kept
+from anytime_keras.models.blocks import (
+    PRESETS,
+    STEMS,
+    Builder,
+    Family,
+    check_exits,
+    check_fraction,
+    check_image_shape,
+    kept,
+)
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -37,14 +46,10 @@ class DenseANN(Family):
         growth_rate: int, channels that each dense layer adds (the paper's k).
         exit_every: int, dense layers from one exit to the next, counted back from the last layer, which has an exit.
         first_exit: int, the first dense layer (counted from 1) that may have an exit.
-        stem: `"small"`, a 3x3 convolution, or `"ilsvrc"`, a 7x7 convolution and a max pooling, each with stride 2.
         reduction: float in (0, 1], fraction of the channels kept between blocks.
         dropout: float in [0, 1), dropout rate after each convolution in a block or between blocks.
-        input_shape: (height, width, channels) of the images.
-        num_classes: int.
         preset: `"paper"` or `"authors_code"`, see above.
-        name: str or None.
-        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+        stem, input_shape, num_classes, name, dtype: as in `MSDNet`.
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
 
@@ -85,12 +90,7 @@ class DenseANN(Family):
         check_number("dropout", dropout, "in [0, 1)", lambda value: 0 <= value < 1)
         check_choice("preset", preset, PRESETS)
         input_shape = check_image_shape(input_shape)
-        for argument, value in (("exit_every", exit_every), ("first_exit", first_exit)):
-            if value > num_layers:
-                raise ValueError(
-                    f"`{argument}` must not exceed the number of dense layers, {num_layers}. "
-                    f"Received: {argument}={value} for blocks of {sizes}."
-                )
+        check_exits(num_layers, exit_every=exit_every, first_exit=first_exit)
 
         # === Graph ===
         build = Builder(dtype)
@@ -110,20 +110,12 @@ class DenseANN(Family):
                     exit_name = f"exit_{len(exits) + 1}"
                     features = x if preset == "paper" else build.bn_relu(x, exit_name)
                     exits[exit_name] = build.classify(features, num_classes, name=exit_name)
-        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
 
         # === Config ===
-        self.depth = depth
-        self.blocks = sizes
-        self.growth_rate = growth_rate
-        self.exit_every = exit_every
-        self.first_exit = first_exit
-        self.stem = stem
-        self.reduction = reduction
-        self.dropout = dropout
-        self.image_shape = input_shape
-        self.num_classes = num_classes
-        self.preset = preset
+        config = dict(depth=depth, blocks=sizes, growth_rate=growth_rate, exit_every=exit_every, first_exit=first_exit)
+        config.update(stem=stem, reduction=reduction, dropout=dropout, input_shape=input_shape)
+        config.update(num_classes=num_classes, preset=preset)
+        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
 
     def get_config(self):
         config = super().get_config()

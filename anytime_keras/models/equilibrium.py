@@ -40,7 +40,7 @@ class GradientScale(keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
-def gradient_equilibrium(model):
+def gradient_equilibrium(model: keras.Model) -> AnytimeModel:
     """Returns the same network with gradients scaled between its stages, so that each layer gets a mean over its exits.
 
     Without it, the gradient at the first stage is the sum over all n exits, and at the last over one. With it, layers
@@ -67,17 +67,15 @@ def gradient_equilibrium(model):
     >>> sorted({round(layer.factor, 3) for layer in scaled.layers if isinstance(layer, GradientScale)})  # of 3 exits
     [0.333, 0.5, 0.667]
     """
-    if not graph.is_functional(model):
-        raise ValueError(
-            f"`model` must be a functional Keras model with several outputs. Received: {type(model).__name__}."
-        )
+    graph.check_functional(model)
     outputs = graph.outputs_by_name(model)
     shares = _shares(model, outputs)
     values = {id(tensor): tensor for tensor in graph.functional(model).inputs}
-    made = {id(tensor): 1.0 for tensor in graph.functional(model).inputs}  # the share of the call that made a tensor
-    scaled = {}
+    made: dict[int, float] = {}  # the share of the call that made a tensor, not an input
+    scaled: dict[tuple, keras.KerasTensor] = {}
 
-    def scale(tensor, factor):
+    def scale(tensor, share):
+        factor = made.get(id(tensor), share) / share
         if factor == 1.0:
             return values[id(tensor)]
         key = id(tensor), factor
@@ -87,14 +85,9 @@ def gradient_equilibrium(model):
             scaled[key] = GradientScale(factor, name=name, dtype=dtype)(values[id(tensor)])
         return scaled[key]
 
-    inputs = {id(tensor) for tensor in graph.functional(model).inputs}
     for call in graph.calls(list(outputs.values()), model.inputs):
         share = shares[id(call)]
-        given = {
-            id(tensor): values[id(tensor)] if id(tensor) in inputs else scale(tensor, made[id(tensor)] / share)
-            for tensor in call.input_tensors
-        }
-        graph.replay([call], given)
+        given = graph.replay([call], {id(tensor): scale(tensor, share) for tensor in call.input_tensors})
         for tensor in call.output_tensors:
             values[id(tensor)], made[id(tensor)] = given[id(tensor)], share
     new = {name: values[id(tensor)] for name, tensor in outputs.items()}

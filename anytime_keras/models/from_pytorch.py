@@ -5,9 +5,11 @@ networks for ImageNet.
 """
 
 import inspect
+import os
 import pickle
+from typing import Any
 
-from anytime_keras import _errors
+from anytime_keras._checks import check_choice
 from anytime_keras.data import crops
 from anytime_keras.models.msdnet_published import PublishedMSDNet, exit_layers, layers_per_scale
 from anytime_keras.models.registry import NETWORKS, build
@@ -23,7 +25,7 @@ _STATISTICS = {
 MINIMUM_TORCH = (2, 6)
 
 
-def from_pytorch(name, checkpoint, **config):
+def from_pytorch(name: str, checkpoint: str | os.PathLike, **config: Any) -> PublishedMSDNet:
     """Builds a published MSDNet with the weights of a PyTorch checkpoint.
 
     Reads the files of Huang et al.'s [MSDNet-PyTorch](https://github.com/kalviny/MSDNet-PyTorch) and of
@@ -66,18 +68,28 @@ def from_pytorch(name, checkpoint, **config):
         model = ak.models.from_pytorch("msdnet_cifar_7exits", "model_best.pth.tar", num_exits=2, base=1, step=1)
     """
     networks = [known for known, (family, _) in NETWORKS.items() if family is PublishedMSDNet]
-    if name not in networks:
-        raise ValueError(
-            f"`name` must be a published MSDNet. Received: name={name!r}. {_errors.nearest(name, networks)}"
-        )
+    check_choice("name", name, networks)
     state = _read(checkpoint)
     model = build(name, **config)
-    layers = _layers(model.num_exits, model.base, model.step, model.steps, len(model.factors), model.stem)
-    _check_names(state, layers, checkpoint, name)
-    _check_shapes(state, layers, model, checkpoint, name)
-    values = {path: value for layer in layers for path, value in layer.values(state).items()}
+    paths, biases = _arrays(model.num_exits, model.base, model.step, model.steps, len(model.factors), model.stem)
+    _check_names(state, {*paths, *biases.values()}, checkpoint, name)
+    arrays = {path: array for array, path in paths.items()}
     for variable in model.weights:
-        variable.assign(values[variable.path])
+        array, shape = arrays[variable.path], variable.shape[::-1]
+        if len(shape) == 4:
+            shape = (*shape[:2], *shape[:1:-1])  # (out, in, width, height) -> (out, in, height, width)
+        if state[array].shape != shape:
+            raise ValueError(
+                f"'{checkpoint}' must fit '{name}' with these arguments. Expected: shape {shape} for '{array}'. "
+                f"Received: shape {state[array].shape}. Pass `growth_rate`, `channels`, `factors`, `reduction` and "
+                "`num_classes` of its training."
+            )
+    for variable in model.weights:
+        value = state[arrays[variable.path]]
+        # (out, in, height, width) -> (height, width, in, out), (out, in) -> (in, out)
+        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+        # Our convolutions have no bias, so it is subtracted from the mean of the normalisation after it.
+        variable.assign(value - state[biases[variable.path]] if variable.path in biases else value)
     model.preprocessor = _preprocessor(model)
     return model
 
@@ -91,64 +103,35 @@ def _preprocessor(model):
     return Preprocessor(model.image_shape, *_STATISTICS[key], short_side=short_side)
 
 
-# Each layer's arrays in the checkpoint and its variables here, in the same order.
-_ARRAYS = {
+# Each layer's arrays in the checkpoint and its variables here.
+_VARIABLES = {
     "conv": {"weight": "kernel"},
     "bn": {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"},
     "linear": {"weight": "kernel", "bias": "bias"},
 }
 
 
-class _Layer:
-    """A layer of both networks.
-
-    Args:
-        kind: `"conv"`, `"bn"` or `"linear"`.
-        theirs: str, its name in the checkpoint.
-        ours: str, its name in our network.
-        bias: str, for a normalisation after a convolution with a bias, the bias's name in the checkpoint. Our
-            convolutions have none, so it is subtracted from the mean.
-    """
-
-    def __init__(self, kind, theirs, ours, bias=None):
-        self.ours, self.bias = ours, bias
-        self.paths = {f"{theirs}.{array}": f"{ours}/{variable}" for array, variable in _ARRAYS[kind].items()}
-
-    @property
-    def names(self):
-        """The names of its arrays in the checkpoint."""
-        return [*self.paths, *([self.bias] if self.bias is not None else [])]
-
-    def values(self, state):
-        """Returns a dict from the paths of our variables to arrays."""
-        values = {path: _to_keras(state[name]) for name, path in self.paths.items()}
-        if self.bias is not None:
-            values[f"{self.ours}/moving_mean"] = values[f"{self.ours}/moving_mean"] - state[self.bias]
-        return values
-
-
-def _to_keras(array):
-    """Reorders the axes of a kernel: (out, in) -> (in, out), (out, in, height, width) -> (height, width, in, out)."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
-def _shape_in_pytorch(shape):
-    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else tuple(shape[::-1])
-
-
-def _layers(num_exits, base, step, steps, num_scales, stem):
-    """Lists the layers of the published network.
+def _arrays(num_exits, base, step, steps, num_scales, stem):
+    """Lists the arrays of the published network.
 
     It is a list of blocks, each ending in an exit, of layers: the first layer, dense layers, transitions. Each layer
     has one part per scale, counted from the finest that is left.
+
+    Returns:
+        A dict from the name of each array in a checkpoint to the path of our variable; and a dict from the path of a
+        normalisation's mean to the name of the bias in the convolution before, if that has one.
     """
-    found, layer, exits = [], 0, exit_layers(num_exits, base, step, steps)
+    paths, biases, layer, exits = {}, {}, 0, exit_layers(num_exits, base, step, steps)
     interval = layers_per_scale(exits[-1], num_scales)
 
+    def add(kind, theirs, ours):
+        paths.update((f"{theirs}.{array}", f"{ours}/{variable}") for array, variable in _VARIABLES[kind].items())
+
     def conv_bn(theirs, index, ours, bias=False):
-        conv, bn = f"{theirs}.{index}", f"{theirs}.{index + 1}"
-        found.append(_Layer("conv", conv, f"{ours}_conv"))
-        found.append(_Layer("bn", bn, f"{ours}_bn", f"{conv}.bias" if bias else None))
+        add("conv", f"{theirs}.{index}", f"{ours}_conv")
+        add("bn", f"{theirs}.{index + 1}", f"{ours}_bn")
+        if bias:
+            biases[f"{ours}_bn/moving_mean"] = f"{theirs}.{index}.bias"
 
     for block, last in enumerate(exits):
         place = 0
@@ -174,8 +157,8 @@ def _layers(num_exits, base, step, steps, num_scales, stem):
                 place += 1
         for number in (0, 1):
             conv_bn(f"classifier.{block}.m.{number}.net", 0, f"exit_{block + 1}_{number + 1}")
-        found.append(_Layer("linear", f"classifier.{block}.linear", f"exit_{block + 1}"))
-    return found
+        add("linear", f"classifier.{block}.linear", f"exit_{block + 1}")
+    return paths, biases
 
 
 def _read(checkpoint):
@@ -218,8 +201,7 @@ def _torch():
     return torch
 
 
-def _check_names(state, layers, checkpoint, name):
-    expected = {array for layer in layers for array in layer.names}
+def _check_names(state, expected, checkpoint, name):
     missing, unknown = sorted(expected - set(state)), sorted(set(state) - expected)
     if missing or unknown:
         examples = [f"lacks {len(missing)}, such as '{missing[0]}'"] if missing else []
@@ -238,8 +220,8 @@ def _fitting(state):
             parameters = inspect.signature(family).parameters.items()
             config = {**{key: parameter.default for key, parameter in parameters}, **fixed}
             sizes = [config[key] for key in ("num_exits", "base", "step", "steps")]
-            layers = _layers(*sizes, len(config["factors"]), config["stem"])
-            if {array for layer in layers for array in layer.names} == set(state):
+            paths, biases = _arrays(*sizes, len(config["factors"]), config["stem"])
+            if {*paths, *biases.values()} == set(state):
                 fitting.append(name)
     if fitting:
         return f"It fits {' or '.join(map(repr, fitting))}."
@@ -247,18 +229,3 @@ def _fitting(state):
         "Pass `num_exits`, `base`, `step`, `steps`, `factors` and `stem` of its training; `--prune min` and networks "
         "without bottlenecks are not supported."
     )
-
-
-def _check_shapes(state, layers, model, checkpoint, name):
-    shapes = {variable.path: _shape_in_pytorch(variable.shape) for variable in model.weights}
-    for layer in layers:
-        expected = {array: shapes[path] for array, path in layer.paths.items() if path in shapes}
-        if layer.bias is not None:
-            expected[layer.bias] = shapes[f"{layer.ours}/moving_mean"]
-        for array, shape in expected.items():
-            if state[array].shape != shape:
-                raise ValueError(
-                    f"'{checkpoint}' must fit '{name}' with these arguments. Expected: shape {shape} for '{array}'. "
-                    f"Received: shape {state[array].shape}. Pass `growth_rate`, `channels`, `factors`, `reduction` and "
-                    "`num_classes` of its training."
-                )

@@ -1,4 +1,4 @@
-"""Heads that `to_anytime` adds to a network, and the operations that end the network's own head."""
+"""Heads that `to_anytime` adds to a network, and the activations that end the network's own head."""
 
 import keras
 from keras import layers
@@ -11,77 +11,58 @@ from anytime_keras.models.layers import BatchNormalization, Conv2D, HeNormal
 DROPOUT = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D)
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
 
-_POOLING = {3: layers.GlobalAveragePooling1D, 4: layers.GlobalAveragePooling2D, 5: layers.GlobalAveragePooling3D}
+POOLING = {3: layers.GlobalAveragePooling1D, 4: layers.GlobalAveragePooling2D, 5: layers.GlobalAveragePooling3D}
 _CONVOLUTION = {3: layers.Conv1D, 4: Conv2D, 5: layers.Conv3D}
 
 
-class PoolHead:
-    """Global average pooling and a linear layer.
+def pool_head(x, name, num_classes):
+    """Applies global average pooling and a linear layer.
 
     Features that do not come directly from an activation are normalised first, as the network's next layers would do:
     maps by batch normalisation and ReLU, as in the paper's exits; sequences, tokens and vectors by layer
     normalisation, as before a transformer's own head.
-
-    Args:
-        num_classes: int.
-        activated: bool, whether the features come from an activation.
-        data_format: `"channels_last"` or `"channels_first"`.
     """
-
-    def __init__(self, num_classes, activated, data_format):
-        self.num_classes = num_classes
-        self.activated = activated
-        self.data_format = data_format
-
-    def __call__(self, x, name):
-        rank, dtype = len(x.shape), policy_of(x)
-        if not self.activated:
-            if rank > 3:
-                x = self._bn_relu(x, name, dtype)
-            else:
-                axis = 1 if rank == 3 and self.data_format == "channels_first" else -1
-                x = layers.LayerNormalization(axis=axis, epsilon=1e-6, dtype=dtype, name=f"{name}_norm")(x)
-        return self._classify(x, name, dtype)
-
-    def _bn_relu(self, x, name, dtype):
-        axis = 1 if self.data_format == "channels_first" else -1
-        # Momentum and epsilon as in the families of this package.
-        x = BatchNormalization(axis=axis, momentum=0.9, epsilon=1e-5, dtype=dtype, name=f"{name}_bn")(x)
-        return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
-
-    def _classify(self, x, name, dtype):
-        if len(x.shape) > 2:
-            x = _POOLING[len(x.shape)](data_format=self.data_format, dtype=dtype, name=f"{name}_pool")(x)
-        return layers.Dense(self.num_classes, dtype=logits_dtype(x), name=name)(x)
+    rank, layout = len(x.shape), data_format(x)
+    if not is_activated(x):
+        if rank > 3:
+            x = _bn_relu(x, name, layout)
+        else:
+            axis = 1 if rank == 3 and layout == "channels_first" else -1
+            x = layers.LayerNormalization(axis=axis, epsilon=1e-6, dtype=policy_of(x), name=f"{name}_norm")(x)
+    return _classify(x, name, num_classes, layout)
 
 
-class MSDHead(PoolHead):
-    """MSDNet's head: two 3x3 convolutions of stride 2, each with BN-ReLU, global average pooling and a linear layer."""
-
-    def __call__(self, x, name):
-        if len(x.shape) < 3:
-            raise ValueError(
-                f"`head='msd'` needs maps or sequences. Received: features of shape {x.shape} for '{name}'. "
-                "Pass `head='pool'`, or exits at layers before."
-            )
-        dtype, channels = policy_of(x), x.shape[1 if self.data_format == "channels_first" else -1]
-        for number in (1, 2):
-            x = _CONVOLUTION[len(x.shape)](
-                channels,
-                3,
-                strides=2,
-                padding="same",
-                use_bias=False,
-                kernel_initializer=HeNormal(),
-                data_format=self.data_format,
-                dtype=dtype,
-                name=f"{name}_conv_{number}",
-            )(x)
-            x = self._bn_relu(x, f"{name}_{number}", dtype)
-        return self._classify(x, name, dtype)
+def msd_head(x, name, num_classes):
+    """Applies MSDNet's head: two 3x3 convolutions of stride 2, each with BN-ReLU, then pooling and a linear layer."""
+    if len(x.shape) < 3:
+        raise ValueError(
+            f"`head='msd'` needs maps or sequences. Received: features of shape {x.shape} for '{name}'. "
+            "Pass `head='pool'`, or choose exits at earlier layers."
+        )
+    layout = data_format(x)
+    channels = x.shape[1 if layout == "channels_first" else -1]
+    for number in (1, 2):
+        options = {"data_format": layout, "dtype": policy_of(x), "name": f"{name}_conv_{number}"}
+        convolution = _CONVOLUTION[len(x.shape)]
+        x = convolution(channels, 3, 2, "same", use_bias=False, kernel_initializer=HeNormal(), **options)(x)
+        x = _bn_relu(x, f"{name}_{number}", layout)
+    return _classify(x, name, num_classes, layout)
 
 
-HEADS = {"pool": PoolHead, "msd": MSDHead}
+HEADS = {"pool": pool_head, "msd": msd_head}
+
+
+def _bn_relu(x, name, layout):
+    dtype, axis = policy_of(x), 1 if layout == "channels_first" else -1
+    # Momentum and epsilon as in the families of this package.
+    x = BatchNormalization(axis=axis, momentum=0.9, epsilon=1e-5, dtype=dtype, name=f"{name}_bn")(x)
+    return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
+
+
+def _classify(x, name, num_classes, layout):
+    if len(x.shape) > 2:
+        x = POOLING[len(x.shape)](data_format=layout, dtype=policy_of(x), name=f"{name}_pool")(x)
+    return layers.Dense(num_classes, dtype=logits_dtype(x), name=name)(x)
 
 
 def policy_of(x):
@@ -94,7 +75,7 @@ def squeezes(call):
     return sum(size != 1 for size in call.input_tensors[0].shape[1:]) <= 1
 
 
-def ending(output):
+def output_activations(output):
     """Lists the operations after the model's logits, such as softmax, as (operation, its call or None), in order."""
     found, call = [], graph.producer(output)
     while len(call.input_tensors) == 1 and not getattr(call.operation, "weights", None):
@@ -109,9 +90,9 @@ def ending(output):
     return found[::-1]
 
 
-def end(logits, ending, name):
-    """Applies the operations of `ending` to `logits`, with new layers."""
-    for operation, call in ending:
+def append_activations(logits, activations, name):
+    """Applies the result of `output_activations` to `logits`, with new layers."""
+    for operation, call in activations:
         config = {**operation.get_config(), "name": f"{name}_{operation.name}"}
         if isinstance(operation, keras.Layer):
             config["dtype"] = logits.dtype

@@ -1,10 +1,13 @@
 """Ensembles of plain networks of growing size, the usual baseline of anytime networks."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from anytime_keras.models.anytime_model import AnytimeModel
 from anytime_keras.models.registry import build
 
 
-def linear_ensemble(name, argument, values, **config):
+def linear_ensemble(name: str, argument: str, values: Sequence, **config: Any) -> list[AnytimeModel]:
     """Builds plain networks, each with a single exit at its end, that differ in one argument.
 
     Train each of them alone and pass them to `EANN`, which runs them one after the other. With linearly growing sizes,
@@ -38,7 +41,6 @@ def linear_ensemble(name, argument, values, **config):
         last = model.exit_names[-1]
         label = "_".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         outputs = {last: model.output[last]}
-        members.append(
-            AnytimeModel(model.input, outputs, name=f"{name}_{argument}_{label}", dtype=model.dtype_policy)
-        )
+        member_name = f"{name}_{argument}_{label}"
+        members.append(AnytimeModel(model.input, outputs, name=member_name, dtype=model.dtype_policy))
     return members

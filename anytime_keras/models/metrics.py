@@ -9,13 +9,8 @@ def copy_metric(metric):
     """Returns a copy of a metric with separate state.
 
     Keras copies a metric through `get_config`, which need not contain every argument. This function copies the
-    attributes instead: it creates new variables and nested metrics and shares layers and losses.
-
-    Args:
-        metric: `keras.metrics.Metric`.
-
-    Raises:
-        ValueError: if an attribute cannot be copied.
+    attributes instead: it creates new variables and nested metrics and shares layers and losses. It raises a ValueError
+    if an attribute cannot be copied.
 
     Example:
     >>> import keras
@@ -35,8 +30,8 @@ def copy_metric(metric):
 
 def _refusal(metric, reason):
     return ValueError(
-        f"Each exit needs a metric of its own, and {metric!r} cannot be copied. Received: {reason}. "
-        "Pass `metrics` as a dict with a list of metrics for each exit, each metric a new object."
+        f"`metrics` for all exits must be metrics that can be copied. Received: {metric!r}, which cannot: {reason}. "
+        "Pass `metrics` as a dict with a list of new metrics for each exit."
     )
 
 

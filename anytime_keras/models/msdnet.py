@@ -21,7 +21,7 @@ networks), and features that no later exit reads are left out of the network.
 import keras
 
 from anytime_keras._checks import check_choice, check_int, check_positive, check_positive_list
-from anytime_keras.models.blocks import STEMS, Builder, Family, check_fraction, check_image_shape, kept
+from anytime_keras.models.blocks import STEMS, Builder, Family, check_exits, check_fraction, check_image_shape, kept
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -46,8 +46,7 @@ class MSDNet(Family):
             channels, or 128 with the small stem.
         input_shape: (height, width, channels) of the images.
         num_classes: int.
-        name: str or None.
-        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+        name, dtype: as in Keras; `dtype` may be a policy such as `"mixed_bfloat16"`.
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
 
@@ -102,12 +101,7 @@ class MSDNet(Family):
                 f"Received: blocks={blocks}."
             )
         depth = sum(blocks)
-        for argument, value in (("exit_every", exit_every), ("first_exit", first_exit)):
-            if value > depth:
-                raise ValueError(
-                    f"`{argument}` must not exceed the number of units, the sum of `blocks`. "
-                    f"Received: {argument}={value}, blocks={blocks}."
-                )
+        check_exits(depth, exit_every=exit_every, first_exit=first_exit)
 
         # === Graph ===
         build = MultiScaleBuilder(growth_rate, factors, reduction, stem, dtype, head_channels=head_channels)
@@ -125,20 +119,12 @@ class MSDNet(Family):
                 if unit >= first_exit and (depth - unit) % exit_every == 0:
                     exit_name = f"exit_{len(exits) + 1}"
                     exits[exit_name] = build.exit(scales, num_classes, exit_name)
-        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
 
         # === Config ===
-        self.blocks = blocks
-        self.exit_every = exit_every
-        self.first_exit = first_exit
-        self.growth_rate = growth_rate
-        self.factors = factors
-        self.channels = channels
-        self.reduction = reduction
-        self.stem = stem
-        self.head_channels = head_channels
-        self.image_shape = input_shape
-        self.num_classes = num_classes
+        config = dict(blocks=blocks, exit_every=exit_every, first_exit=first_exit, growth_rate=growth_rate)
+        config.update(factors=factors, channels=channels, reduction=reduction, stem=stem, head_channels=head_channels)
+        config.update(input_shape=input_shape, num_classes=num_classes)
+        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
 
 
 def check_growth(growth_rate, factors):
@@ -168,13 +154,11 @@ class MultiScaleBuilder(Builder):
         self.head_channels = head_channels or (128 if stem == "small" else None)
 
     def first_layer(self, image, channels, name):
-        first = f"{name}_scale_0"
-        filters = channels * self.factors[0]
-        x = (
-            self.ilsvrc_stem(image, filters, first)
-            if self.stem == "ilsvrc"
-            else self.conv_bn_relu(image, filters, 3, name=first)
-        )
+        first, filters = f"{name}_scale_0", channels * self.factors[0]
+        if self.stem == "ilsvrc":
+            x = self.ilsvrc_stem(image, filters, first)
+        else:
+            x = self.conv_bn_relu(image, filters, 3, name=first)
         scales = {0: x}
         for scale in range(1, len(self.factors)):
             x = self.conv_bn_relu(x, channels * self.factors[scale], 3, strides=2, name=f"{name}_scale_{scale}")
@@ -202,15 +186,11 @@ class MultiScaleBuilder(Builder):
 
     def transition(self, scales, name):
         """Keeps `reduction` of each scale's channels."""
-        return {
-            scale: self.conv_bn_relu(
-                x,
-                kept(x.shape[-1] // self.factors[scale], self.reduction) * self.factors[scale],
-                1,
-                name=f"{name}_scale_{scale}",
-            )
-            for scale, x in scales.items()
-        }
+        compressed = {}
+        for scale, x in scales.items():
+            filters = kept(x.shape[-1] // self.factors[scale], self.reduction) * self.factors[scale]
+            compressed[scale] = self.conv_bn_relu(x, filters, 1, name=f"{name}_scale_{scale}")
+        return compressed
 
     def exit(self, scales, num_classes, name):
         coarsest = scales[max(scales)]

@@ -39,16 +39,8 @@ class PublishedMSDNet(Family):
         step: int, dense layers between two exits.
         steps: `"even"`, or `"growing"` for `step` + 1 layers before the second exit, 2 x `step` + 1 before the third,
             and so on.
-        growth_rate: int, channels that a dense layer adds at the finest scale.
-        factors: list of int, one per scale, finest first: the multiplier of that scale's channels, and of the filters
-            of a 1x1 convolution that reads the scale, relative to the 3x3 convolution after it.
         channels: int, the first layer's filters at the finest scale.
-        reduction: float in (0, 1], fraction of the channels that a transition keeps.
-        stem: `"small"`, a 3x3 convolution, or `"ilsvrc"`, a 7x7 convolution and a max pooling, each with stride 2.
-        input_shape: (height, width, channels) of the images.
-        num_classes: int.
-        name: str or None.
-        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+        growth_rate, factors, reduction, stem, input_shape, num_classes, name, dtype: as in `MSDNet`.
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
 
@@ -105,19 +97,11 @@ class PublishedMSDNet(Family):
             if layer in with_exit:
                 exit_name = f"exit_{len(exits) + 1}"
                 exits[exit_name] = build.exit(scales, num_classes, exit_name)
-        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
 
         # === Config ===
-        self.base = base
-        self.step = step
-        self.steps = steps
-        self.growth_rate = growth_rate
-        self.factors = factors
-        self.channels = channels
-        self.reduction = reduction
-        self.stem = stem
-        self.image_shape = input_shape
-        self.num_classes = num_classes
+        config = dict(base=base, step=step, steps=steps, growth_rate=growth_rate, factors=factors, channels=channels)
+        config.update(reduction=reduction, stem=stem, input_shape=input_shape, num_classes=num_classes)
+        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
 
 
 def exit_layers(num_exits, base, step, steps):
@@ -129,5 +113,5 @@ def exit_layers(num_exits, base, step, steps):
 
 
 def layers_per_scale(num_layers, num_scales):
-    """Returns the number of dense layers after which another scale is dropped."""
+    """Returns after how many dense layers the finest scale is dropped."""
     return math.ceil(num_layers / num_scales)

@@ -11,7 +11,7 @@ from anytime_keras.models.blocks import Family, logits_dtype
 from anytime_keras.models.layers import HeNormal
 
 
-def with_classes(model, num_classes):
+def with_classes(model: AnytimeModel, num_classes: int) -> AnytimeModel:
     """Replaces each exit's last linear layer by an untrained one for another number of classes.
 
     All other layers keep their weights; families of `ak.models.build` stay of their class, with copies of the weights,
@@ -37,7 +37,7 @@ def with_classes(model, num_classes):
     """
     if not isinstance(model, AnytimeModel):
         raise ValueError(
-            f"`model` must be an `AnytimeModel`. Received: {type(model).__name__}. `ak.to_anytime` makes one of it."
+            f"`model` must be an `AnytimeModel`. Received: {type(model).__name__}. Convert it with `ak.to_anytime`."
         )
     num_classes = check_int("num_classes", num_classes)
     new = _rebuilt(model, num_classes) if isinstance(model, Family) else _regrown(model, num_classes)
@@ -61,9 +61,8 @@ def _regrown(model, num_classes):
         x = _features(output, name)
         if len(x.shape) > 2:  # a 1x1 convolution read it
             x = layers.Flatten(name=f"{name}_flatten")(x)
-        outputs[name] = layers.Dense(
-            num_classes, kernel_initializer=HeNormal(), dtype=logits_dtype(x), name=f"{name}_classes"
-        )(x)
+        options = {"dtype": logits_dtype(x), "name": f"{name}_classes"}
+        outputs[name] = layers.Dense(num_classes, kernel_initializer=HeNormal(), **options)(x)
     return AnytimeModel(model.input, outputs, name=model.name, dtype=model.dtype_policy)
 
 

@@ -1,4 +1,4 @@
-"""Finds the positions in a network that can carry an exit, and selects some of them."""
+"""Finds the positions in a network at which an exit can be added, and selects some of them."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from anytime_keras import _errors, graph
 from anytime_keras.cost.exit_costs import macs_by_call, tail
 
 
-def possible(model, output, keeps_head, at_least=1, input_shape=None):
+def candidates(model, output, keeps_head, at_least=1, input_shape=None):
     """Lists the candidate positions for exits before the network's own output, and the total cost.
 
     A candidate is where the graph is one tensor wide (a residual join, a block's end). Of consecutive candidates with
@@ -18,11 +18,9 @@ def possible(model, output, keeps_head, at_least=1, input_shape=None):
     tensors wide are added.
 
     Args:
-        model: functional model.
         output: tensor, the network's output as returned by `graph.flatten`.
         keeps_head: bool, whether the network ends in a head of its own.
         at_least: int, the number of candidates wanted.
-        input_shape: as in `anytime_keras.cost.exit_costs`; None counts open sizes as 224 in images and 128 elsewhere.
 
     Returns:
         A list of (call, MACs) and the network's total MACs, both for one sample.
@@ -35,17 +33,14 @@ def possible(model, output, keeps_head, at_least=1, input_shape=None):
     found = {}
     for width in (1, 2):
         for work, group in itertools.groupby(graph.narrow(recorded, costs, width), key=lambda place: place[1]):
-            call = _last_before_shape_changes([call for call, _ in group])
+            calls = [call for call, _ in group]
+            shape = calls[0].output_tensors[0].shape
+            *_, call = itertools.takewhile(lambda call: call.output_tensors[0].shape == shape, calls)
             if work < before_head and unfit(call) is None:
                 found.setdefault(work, call)
         if len(found) >= at_least:
             break
     return [(found[work], work) for work in sorted(found)], sum(costs)
-
-
-def _last_before_shape_changes(group):
-    shape = group[0].output_tensors[0].shape
-    return list(itertools.takewhile(lambda call: call.output_tensors[0].shape == shape, group))[-1]
 
 
 def _nominal_shapes(model):
@@ -55,35 +50,34 @@ def _nominal_shapes(model):
     ]
 
 
-def each(places, every):
-    """Picks every `every`-th of the places."""
-    if every > len(places):
-        raise ValueError(
-            f"`every` is more than the network has places for: at most {len(places)} here. Received: every={every}. "
-            f"Places: {[call.operation.name for call, _ in places]}. Name other layers in `exits` to have more."
-        )
-    return [call for call, _ in places[every - 1 :: every]]
+def every_nth(found, every):
+    """Picks every `every`-th candidate."""
+    _check_count("every", every, len(found), found)
+    return [call for call, _ in found[every - 1 :: every]]
 
 
-def spread(places, total, num_exits):
-    """Picks `num_exits - 1` of the places that, with the last exit, divide the total cost evenly."""
+def evenly_by_cost(found, total, num_exits):
+    """Picks `num_exits - 1` candidates that, with the last exit, divide the total cost evenly."""
     wanted = num_exits - 1
-    if wanted > len(places):
-        raise ValueError(
-            f"`num_exits` is more than the network has places for: at most {len(places) + 1} here, its own answer "
-            f"included. Received: num_exits={num_exits}. Places: {[call.operation.name for call, _ in places]}. "
-            "Name other layers in `exits` to have more."
-        )
+    _check_count("num_exits", num_exits, len(found) + 1, found)
     picked, start = [], 0
     for number in range(1, num_exits):
-        free = places[start : len(places) - (wanted - number)]  # leaves one for each remaining exit
+        free = found[start : len(found) - (wanted - number)]  # leaves one for each remaining exit
         nearest = min(range(len(free)), key=lambda place: abs(free[place][1] - total * number / num_exits))
         picked.append(free[nearest][0])
         start += nearest + 1
     return picked
 
 
-def named(model, output, opened, names):
+def _check_count(argument, value, most, found):
+    if value > most:
+        raise ValueError(
+            f"`{argument}` must be at most {most} for this network. Received: {argument}={value}. Exits can be added "
+            f"at {[call.operation.name for call, _ in found]}; name other layers in `exits` to have more."
+        )
+
+
+def by_layer_name(model, output, opened, names):
     """Returns the calls that compute the named layers' results, in the order of computation."""
     recorded = graph.calls(output, model.inputs)
     known = {}
@@ -92,7 +86,7 @@ def named(model, output, opened, names):
     known = {**opened, **known}
     picked = {name: _only(name, known, model, output) for name in names}
     if len({id(call) for call in picked.values()}) < len(names):
-        raise ValueError(f"`exits` must name different places. Received: exits={names}.")
+        raise ValueError(f"`exits` must name different layers. Received: exits={names}.")
     order = {id(call): place for place, call in enumerate(recorded)}
     return sorted(picked.values(), key=lambda call: order[id(call)])
 
@@ -102,9 +96,9 @@ def _only(name, known, model, output):
     if not results:
         reason = _why_unknown(name, known, model)
     elif len(results) > 1:
-        reason = f"it is called {len(results)} times, which leaves open which result is meant; name a layer after it"
+        reason = f"it is called {len(results)} times, so its result is ambiguous; name a layer after it"
     elif any(tensor is output for tensor in results[0]):
-        reason = "its result is the network's own answer, which is the last exit anyway"
+        reason = "its result is the model's own output, which is the last exit anyway"
     else:
         reason = _too_many(results[0]) or unfit(graph.producer(results[0][0]))
     if reason:
@@ -114,15 +108,15 @@ def _only(name, known, model, output):
 
 def _why_unknown(name, known, model):
     if any(graph.producer(tensor).operation.name == name for tensor in model.inputs):
-        return "it is an input, nothing has been computed there"
+        return "it is an input"
     for layer in model.layers:
         inner = [inside.name for inside in graph.sublayers(layer)]
         if name in inner:
             return (
-                f"it is inside '{layer.name}' of type {type(layer).__name__}, whose insides are no part of the graph; "
-                f"the nearest place is '{layer.name}'"
+                f"it is inside '{layer.name}' of type {type(layer).__name__}, whose inner layers are not part of the "
+                f"graph; use '{layer.name}'"
             )
-    return f"no such layer is on the way to the model's output. {_errors.nearest(name, known)}".removesuffix(".")
+    return f"the model's output depends on no layer of this name. {_errors.nearest(name, known)}".removesuffix(".")
 
 
 def unfit(call):
@@ -131,11 +125,11 @@ def unfit(call):
         return _too_many(call.output_tensors)
     x = call.output_tensors[0]
     if not keras.backend.is_float_dtype(x.dtype):
-        return f"its result holds {x.dtype}, where an exit reads floating point features"
+        return f"its result has dtype {x.dtype}, but an exit needs floating-point features"
     if not 2 <= len(x.shape) <= 5:
-        return f"its result has shape {x.shape}, where an exit reads (batch, ..., channels) with 2 to 5 axes"
+        return f"its result has shape {x.shape}, but an exit needs (batch, ..., channels) with 2 to 5 axes"
     return None
 
 
 def _too_many(results):
-    return f"its result is {len(results)} tensors, where an exit reads one" if len(results) > 1 else None
+    return f"its result is {len(results)} tensors, but an exit needs one" if len(results) > 1 else None

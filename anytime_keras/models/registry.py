@@ -1,9 +1,11 @@
 """Maps each network's name to its class and arguments, and builds networks by name."""
 
 import inspect
+from typing import Any
 
 from anytime_keras import _errors
 from anytime_keras._checks import check_choice
+from anytime_keras.models.anytime_model import AnytimeModel
 from anytime_keras.models.blocks import PRESETS
 from anytime_keras.models.denseann import DenseANN
 from anytime_keras.models.msdnet import MSDNet
@@ -13,7 +15,7 @@ from anytime_keras.models.resann import BottleneckResANN, ResANN
 _DENSE = dict(growth_rate=32, stem="ilsvrc", input_shape=(224, 224, 3), num_classes=1000)
 _CIFAR = dict(growth_rate=6, factors=(1, 2, 4), channels=16, stem="small", input_shape=(32, 32, 3), num_classes=10)
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[type, dict]] = {
     "resann": (ResANN, {}),
     "resann26": (BottleneckResANN, dict(blocks=(2, 2, 2, 2), exit_every=2)),
     "resann50": (BottleneckResANN, dict(blocks=(3, 4, 6, 3), exit_every=2)),
@@ -38,14 +40,14 @@ NETWORKS = {
 }
 
 # Arguments that `preset="authors_code"` changes, for families without a `preset` argument.
-AUTHORS_CODE = {
+AUTHORS_CODE: dict[str, dict] = {
     "msdnet23": {},
     "msdnet33": dict(blocks=(9, 8, 8, 8), exit_every=6, first_exit=9),
     "msdnet38": {},
 }
 
 
-def names():
+def names() -> list[str]:
     """Lists the names that `build` accepts.
 
     >>> "resann" in names()
@@ -55,14 +57,11 @@ def names():
 
 
 def check_name(name):
-    """Raises a `ValueError` unless `build` accepts the name."""
-    if not isinstance(name, str) or name not in NETWORKS:
-        raise ValueError(
-            f"`name` must be the name of a network. Received: name={name!r}. {_errors.nearest(name, NETWORKS)}"
-        )
+    """Raises a ValueError unless `build` accepts the name."""
+    check_choice("name", name, NETWORKS)
 
 
-def build(name, **config):
+def build(name: str, **config: Any) -> AnytimeModel:
     """Builds an untrained anytime network by name.
 
     Args:
@@ -88,16 +87,12 @@ def build(name, **config):
         preset = config.pop("preset", "paper")
         check_choice("preset", preset, PRESETS)
         fixed = {**fixed, **(AUTHORS_CODE[name] if preset == "authors_code" else {})}
-    parameters = inspect.signature(family).parameters
+    arguments, known = {**fixed, **config}, dict(inspect.signature(family).parameters)
+    del known["kwargs"]
     for key in config:
-        if key not in parameters:
-            known = [parameter for parameter in parameters if parameter not in ("self", "kwargs")]
+        if key not in known:
             raise ValueError(f"'{name}' has no argument `{key}`. {_errors.nearest(key, known)}")
-    missing = [
-        key
-        for key, parameter in parameters.items()
-        if parameter.default is parameter.empty and key not in ("self", "kwargs") and key not in {**fixed, **config}
-    ]
+    missing = [key for key, each in known.items() if each.default is each.empty and key not in arguments]
     if missing:
         raise ValueError(f"'{name}' needs {', '.join(f'`{key}`' for key in missing)}. Received: {config}.")
-    return family(**{**fixed, **config})
+    return family(**arguments)

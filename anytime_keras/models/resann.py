@@ -17,7 +17,7 @@ import keras
 from keras import ops
 
 from anytime_keras._checks import check_choice, check_positive, check_positive_list
-from anytime_keras.models.blocks import PRESETS, Builder, Family, check_image_shape
+from anytime_keras.models.blocks import PRESETS, Builder, Family, check_exits, check_image_shape
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -34,8 +34,7 @@ class ResANN(Family):
         exit_every: int or None, units from one exit to the next, counted back from the last unit, which has an exit
             (the paper's s). None is the paper's choice: 3 for 25 units per block, else 1.
         preset: `"paper"` or `"authors_code"`, see above.
-        name: str or None.
-        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+        name, dtype: as in Keras; `dtype` may be a policy such as `"mixed_bfloat16"`.
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
 
@@ -67,11 +66,7 @@ class ResANN(Family):
         )
         check_choice("preset", preset, PRESETS)
         input_shape = check_image_shape(input_shape)
-        if exit_every > 3 * num_units:
-            raise ValueError(
-                "`exit_every` must not exceed the number of units, 3 x `num_units`. "
-                f"Received: exit_every={exit_every}, num_units={num_units}."
-            )
+        check_exits(3 * num_units, exit_every=exit_every)
 
         # === Graph ===
         build = Builder(dtype)
@@ -85,15 +80,11 @@ class ResANN(Family):
             if (3 * num_units - unit) % exit_every == 0:
                 exit_name = f"exit_{len(exits) + 1}"
                 exits[exit_name] = _exit(build, x, num_classes, preset, exit_name)
-        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
 
         # === Config ===
-        self.num_units = num_units
-        self.channels = channels
-        self.image_shape = input_shape
-        self.num_classes = num_classes
-        self.exit_every = exit_every
-        self.preset = preset
+        config = dict(num_units=num_units, channels=channels, input_shape=input_shape, num_classes=num_classes)
+        config.update(exit_every=exit_every, preset=preset)
+        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -105,14 +96,9 @@ class BottleneckResANN(Family):
 
     Args:
         blocks: list of int, bottleneck units in each block, such as (3, 4, 6, 3) for ResANN50.
-        exit_every: int, units from one exit to the next, counted back from the last unit, which has an exit.
         channels: int, filters of the first convolution and of the first block's 1x1 and 3x3 convolutions; units
             output four times as many.
-        input_shape: (height, width, channels) of the images.
-        num_classes: int.
-        preset: `"paper"` or `"authors_code"`, see above.
-        name: str or None.
-        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`; None is Keras's global policy.
+        exit_every, input_shape, num_classes, preset, name, dtype: as in `ResANN`.
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
 
@@ -145,11 +131,7 @@ class BottleneckResANN(Family):
         check_choice("preset", preset, PRESETS)
         input_shape = check_image_shape(input_shape)
         num_units = sum(blocks)
-        if exit_every > num_units:
-            raise ValueError(
-                "`exit_every` must not exceed the number of units, the sum of `blocks`. "
-                f"Received: exit_every={exit_every}, blocks={blocks}."
-            )
+        check_exits(num_units, exit_every=exit_every)
 
         # === Graph ===
         build = Builder(dtype)
@@ -164,15 +146,11 @@ class BottleneckResANN(Family):
                 if (num_units - unit) % exit_every == 0:
                     exit_name = f"exit_{len(exits) + 1}"
                     exits[exit_name] = _exit(build, x, num_classes, preset, exit_name)
-        super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
 
         # === Config ===
-        self.blocks = blocks
-        self.exit_every = exit_every
-        self.channels = channels
-        self.image_shape = input_shape
-        self.num_classes = num_classes
-        self.preset = preset
+        config = dict(blocks=blocks, exit_every=exit_every, channels=channels, input_shape=input_shape)
+        config.update(num_classes=num_classes, preset=preset)
+        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
 
 
 def _exit(build, x, num_classes, preset, name):

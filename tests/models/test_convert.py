@@ -268,7 +268,7 @@ def test_a_backbone_gets_a_head_on_its_output():
     model = ak.to_anytime(backbone, num_exits=3, num_classes=7)
     assert reads(model)[-1] == "last_relu"
     assert {answer.shape for answer in model(checks.some_input(model)).values()} == {(2, 7)}
-    with pytest.raises(ValueError, match="`num_classes` is needed"):
+    with pytest.raises(ValueError, match="`num_classes` must be given"):
         ak.to_anytime(backbone, num_exits=3)
 
 
@@ -279,7 +279,7 @@ def test_a_pooled_backbone_is_no_classifier_however_small_its_last_map(size):
     backbone = make(input_shape=shape, alpha=0.25, include_top=False, pooling="avg", weights=None)
     model = ak.to_anytime(backbone, exits=["conv_pw_5_relu"], num_classes=10)
     assert [answer.shape for answer in model.output.values()] == [(None, 10)] * 2
-    with pytest.raises(ValueError, match="`num_classes` is needed"):
+    with pytest.raises(ValueError, match="`num_classes` must be given"):
         ak.to_anytime(backbone, exits=["conv_pw_5_relu"])
 
 
@@ -298,7 +298,7 @@ def test_what_ends_in_a_hidden_layer_is_features(hidden):
     backbone = keras.Model(x, hidden(layers.Dense(4, activation="relu", name="lower")(x)))
     model = ak.to_anytime(backbone, exits=["lower"], num_classes=3)
     assert [answer.shape for answer in model.output.values()] == [(None, 3)] * 2
-    with pytest.raises(ValueError, match="`num_classes` is needed"):
+    with pytest.raises(ValueError, match="`num_classes` must be given"):
         ak.to_anytime(backbone, exits=["lower"])
 
 
@@ -513,25 +513,25 @@ def test_layers_that_cannot_carry_an_exit_are_named_with_the_reason():
         "tokens": "it is an input",
         "states": "its result is 3 tensors",
         "forward_inside": "it is inside 'both_ways' of type Bidirectional",
-        "classes": "the network's own answer",
+        "classes": "the model's own output",
         "both_wayz": "Did you mean 'both_ways'",
     }.items():
         with pytest.raises(ValueError, match=f"'{name}' cannot carry an exit: .*{reason}"):
             ak.to_anytime(base, exits=[name])
-    with pytest.raises(ValueError, match="different places"):
+    with pytest.raises(ValueError, match="different layers"):
         ak.to_anytime(base, exits=["block_1", "block_1"])
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({}, "by one of `exits`, `num_exits` and `every`"),
-        ({"num_exits": 3, "every": 2}, "by one of"),
-        ({"exits": "join_1"}, "list of names.*'join_1'"),
+        ({}, "one of `exits`, `num_exits` and `every` must be given"),
+        ({"num_exits": 3, "every": 2}, "Exactly one of"),
+        ({"exits": "join_1"}, "list of layer names.*'join_1'"),
         ({"num_exits": 1}, "2 or more.*num_exits=1"),
         ({"num_exits": 99}, "num_exits=99.*join_1"),
         ({"every": 0}, "positive int.*every=0"),
-        ({"every": 5}, "at most 4 here. Received: every=5.*join_3"),
+        ({"every": 5}, "at most 4 for this network. Received: every=5.*join_3"),
         ({"num_exits": 2, "head": "pol"}, "Did you mean 'pool'"),
         ({"num_exits": 2, "num_classes": 4}, r"num_classes=4.*\(None, 5\)"),
         ({"num_exits": 2, "num_classes": 0}, "positive int.*num_classes=0"),
@@ -548,7 +548,7 @@ def test_what_cannot_be_converted_is_refused():
             return 2 * super().call(x)
 
     base = residual()
-    with pytest.raises(ValueError, match="'own' of type OwnCall.*`call` of its own"):
+    with pytest.raises(ValueError, match="must not override `call`.*'own' of type OwnCall"):
         ak.to_anytime(OwnCall(base.input, base.output, name="own"), num_exits=2)
     with pytest.raises(ValueError, match="must be a functional Keras model.*Received: Dense"):
         ak.to_anytime(layers.Dense(3), num_exits=2)
@@ -560,5 +560,5 @@ def test_what_cannot_be_converted_is_refused():
         )
     image = keras.Input((3,))
     taken = keras.Model(image, layers.Dense(2)(layers.Dense(4, name="exit_1")(image)))
-    with pytest.raises(ValueError, match="'exit_1'.*Name them otherwise"):
+    with pytest.raises(ValueError, match="'exit_1'.*Rename these layers"):
         ak.to_anytime(taken, exits=["exit_1"])

@@ -188,7 +188,7 @@ def test_other_contents_names_and_missing_files_are_refused(tmp_path):
         load_tiny(path)
     with pytest.raises(ValueError, match="Did you mean 'msdnet_step7'"):
         ak.models.from_pytorch("msdnet_step77", path)
-    with pytest.raises(ValueError, match="published MSDNet"):
+    with pytest.raises(ValueError, match="`name` must be one of 'msdnet_step4'"):
         ak.models.from_pytorch("resann", path)
     with pytest.raises(FileNotFoundError):
         load_tiny(tmp_path / "missing.pth")
