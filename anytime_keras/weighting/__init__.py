@@ -1,6 +1,6 @@
 """Weightings of the exits' losses, as Keras callbacks: static schemes, AdaLoss and other adaptive schemes."""
 
-from anytime_keras import _errors
+from anytime_keras._checks import check_choice
 from anytime_keras.weighting.adaloss import AdaLossWeighting, adaloss_weights
 from anytime_keras.weighting.base import AdaptiveWeighting, Weighting
 from anytime_keras.weighting.gradnorm import GradNormWeighting, gradnorm_step
@@ -68,9 +68,5 @@ def LossWeighting(weighting: str | Weighting = "constant") -> Weighting:
     """
     if isinstance(weighting, Weighting):
         return weighting
-    if not isinstance(weighting, str) or weighting not in SCHEMES:
-        raise ValueError(
-            "`weighting` must be a `Weighting` or the name of one. "
-            f"Received: weighting={weighting!r}. {_errors.nearest(weighting, SCHEMES)}"
-        )
+    check_choice("weighting", weighting, SCHEMES)
     return SCHEMES[weighting]()

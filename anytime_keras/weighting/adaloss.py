@@ -103,12 +103,8 @@ def starved_exits(weights: Any, averages: Any, first: Any) -> np.ndarray:
     These are the exits with a weight below 0.1 whose loss has not fallen to half of its first value, while the smallest
     loss is below a tenth of its own first value.
 
-    Args:
-        weights, averages, first: arrays of shape `(num_exits,)`: the weights, the running means of the losses (NaN for
-            an exit without any batch), and the running means after the first batch.
-
-    Returns:
-        A bool array of shape `(num_exits,)`.
+    All arrays are of shape `(num_exits,)`: the weights, the running means of the losses (NaN for an exit without any
+    batch), the running means after the first batch, and the result, of bool.
 
     Example: the first exit's loss is still large when the last one's is close to zero.
     >>> starved_exits([0.05, 0.3, 1.0], averages=[1.8, 0.04, 0.01], first=[2.3, 2.3, 2.3]).tolist()
@@ -140,8 +136,8 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     The weights of a batch come from the batches before it, and are all 1 until the first update. The first batch
     initializes the averages; each later batch updates them by `momentum * average + (1 - momentum) * loss`. On several
-    replicas, the losses are those of the global batch. A batch in which a loss is not finite is skipped. An exit whose
-    samples all have weight 0 in a batch keeps its average and its weight, and is ignored in the minimum.
+    replicas, the losses are those of the global batch. For losses that are not finite and exits without samples, see
+    `AdaptiveWeighting`; the latter are also ignored in the minimum.
 
     Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.06832), equation 7.
 
@@ -163,9 +159,8 @@ class AdaLossWeighting(AdaptiveWeighting):
         mean: how losses are averaged, see `moved_averages`. `"arithmetic"` is the paper's, with which training
             minimizes the geometric mean of the exits' expected losses (equation 4). `"batch"` weights each batch by its
             own losses, without averaging, so each step follows the gradient of that batch's geometric mean (apart from
-            `gamma` and a scale). The paper distinguishes its expectation from equation 4, because ln and expectation do
-            not commute. `"geometric"` averages the logarithms of the losses, which is in between. The last two are our
-            additions.
+            `gamma` and a scale). `"geometric"` averages the logarithms of the losses, which is in between. The last two
+            are our additions.
 
     Raises:
         ValueError: if an argument is out of range; at the start of `fit`, if the model is not functional or has fewer
@@ -200,24 +195,21 @@ class AdaLossWeighting(AdaptiveWeighting):
             )
         check_choice("preset", preset, PRESETS)
         check_choice("mean", mean, MEANS)
-        chosen = PRESETS[preset]
-        self.gamma = chosen["gamma"] if gamma is None else gamma
-        self.momentum = chosen["momentum"] if momentum is None else momentum
-        self.update_period = chosen["update_period"] if update_period is None else update_period
-        self.final_extra = chosen["final_extra"] if final_extra is None else final_extra
+        given = dict(gamma=gamma, momentum=momentum, update_period=update_period, final_extra=final_extra)
+        chosen = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+        self.gamma = _checked_gamma(chosen["gamma"])
+        self.momentum = check_number("momentum", chosen["momentum"], "in [0, 1)", lambda value: 0 <= value < 1)
+        self.update_period = check_period(chosen["update_period"])
+        self.final_extra = check_number(
+            "final_extra", chosen["final_extra"], "of 0 or more", lambda value: 0 <= value < float("inf")
+        )
         self.first_order = "squared" if first_order is True else first_order
         self.preset = preset
         self.mean = mean
-        _check_gamma(self.gamma)
-        if isinstance(self.gamma, list):  # a pair from JSON
-            self.gamma = tuple(self.gamma)
-        check_number("momentum", self.momentum, "in [0, 1)", lambda value: 0 <= value < 1)
-        check_number("final_extra", self.final_extra, "of 0 or more", lambda value: 0 <= value < float("inf"))
-        check_period(self.update_period)
         if mean == "batch" and (first_order or self.update_period != 1):
             raise ValueError(
-                "`mean='batch'` weights each batch by its own losses, so it takes no `first_order` and no "
-                f"`update_period`. Received: first_order={first_order}, update_period={self.update_period}."
+                "`mean='batch'` needs `first_order=False` and `update_period=1`. "
+                f"Received: first_order={first_order}, update_period={self.update_period}."
             )
 
     @property
@@ -246,26 +238,22 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     def on_train_begin(self, logs=None):
         if isinstance(self.gamma, tuple):
-            self._plan_steps()
+            if self.params.get("steps") is None:
+                raise ValueError(
+                    "AdaLoss needs the number of batches to change `gamma` over them. "
+                    f"Received: gamma={self.gamma} and data of unknown length. Pass `steps_per_epoch` to `fit`."
+                )
+            if not self._read("planned_steps"):  # of the first `fit`
+                self._state["planned_steps"].assign(self.params["epochs"] * self.params["steps"])
         super().on_train_begin(logs)
         self._warnings.discard("starved")
         self._starved_epochs = np.zeros(self.num_exits, int)
 
-    def _plan_steps(self):
-        """Notes the number of batches of the first `fit`, over which `gamma` changes."""
-        if self.params.get("steps") is None:
-            raise ValueError(
-                "AdaLoss needs to know the number of batches to change `gamma` over them. "
-                f"Received: gamma={self.gamma} and data of unknown length. Pass `steps_per_epoch` to `fit`."
-            )
-        if not self._read("planned_steps"):
-            self._state["planned_steps"].assign(self.params["epochs"] * self.params["steps"])
-
     def __call__(self, losses, present=None):
         if isinstance(self.gamma, tuple):
             raise ValueError(
-                "AdaLoss cannot know the number of batches of a custom training loop. "
-                f"Received: gamma={self.gamma}. Pass one number."
+                "`gamma` must be a number in a custom training loop, whose number of batches is unknown. "
+                f"Received: gamma={self.gamma}."
             )
         return super().__call__(losses, present)
 
@@ -285,8 +273,8 @@ class AdaLossWeighting(AdaptiveWeighting):
         averages = self.averages
         if (averages < 0).any():
             raise ValueError(
-                "AdaLoss needs losses that are never negative, because it weights by their inverse. "
-                f"Received averages {averages.tolist()}. Add a constant to the losses, or choose another weighting."
+                "AdaLoss needs losses of 0 or more, because it weights by their inverse. "
+                f"Received: averages {averages.tolist()}. Add a constant to the losses, or choose another weighting."
             )
 
     def weights_for_batch(self, losses, present=None):
@@ -315,15 +303,13 @@ class AdaLossWeighting(AdaptiveWeighting):
         if not isinstance(self.gamma, tuple):
             return self.gamma
         first, last = self.gamma
-        planned = ops.convert_to_tensor(self._state["planned_steps"])
-        return first + (last - first) * ops.minimum(ops.cast(steps, "float32") / ops.cast(planned, "float32"), 1.0)
-
-    def get_config(self):
-        names = ("gamma", "momentum", "update_period", "final_extra", "first_order", "preset", "mean")
-        return {name: getattr(self, name) for name in names}
+        planned = ops.cast(ops.convert_to_tensor(self._state["planned_steps"]), "float32")
+        return first + (last - first) * ops.minimum(ops.cast(steps, "float32") / planned, 1.0)
 
 
-def _check_gamma(gamma):
-    for number in gamma if isinstance(gamma, (list, tuple)) and len(gamma) == 2 else (gamma,):
-        if isinstance(number, bool) or not isinstance(number, numbers.Real) or not 0 <= number <= 1:
-            raise ValueError(f"`gamma` must be a number in [0, 1], or a pair of them. Received: gamma={gamma!r}.")
+def _checked_gamma(gamma):
+    """Returns a float, or a tuple of two floats, which JSON stores as a list."""
+    values = gamma if isinstance(gamma, (list, tuple)) and len(gamma) == 2 else (gamma,)
+    if not all(isinstance(each, numbers.Real) and not isinstance(each, bool) and 0 <= each <= 1 for each in values):
+        raise ValueError(f"`gamma` must be a number in [0, 1], or a pair of them. Received: gamma={gamma!r}.")
+    return float(gamma) if len(values) == 1 else tuple(map(float, values))

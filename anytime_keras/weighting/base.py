@@ -127,8 +127,8 @@ class Weighting(keras.callbacks.Callback):
         """Restores a state that `get_state` returned."""
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments as plain data."""
-        return {}
+        """Returns the constructor's arguments, which must be attributes of the same names, as plain data."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @classmethod
     def from_config(cls, config):
@@ -153,7 +153,7 @@ class Weighting(keras.callbacks.Callback):
         """Creates the state where the model's variables are, with the values of a copy or a restored state if any."""
         if keeps_state and self.exit_names != names:
             raise ValueError(
-                "The weighting was trained with other exits. "
+                "A copied or restored weighting needs a model with the same exits. "
                 f"Received: a weighting of {self.exit_names} for model '{model.name}' with {names}."
             )
         state = self.get_state() if keeps_state else None
@@ -214,7 +214,7 @@ class Weighting(keras.callbacks.Callback):
     def _check_built(self):
         if not self.built:
             raise ValueError(
-                f"This {type(self).__name__} has no weights before it knows the exits. "
+                f"{type(self).__name__} has no weights until it is built. "
                 "Train with it, or call `build(num_exits)` first."
             )
 
@@ -348,8 +348,8 @@ class AdaptiveWeighting(Weighting):
             self.build(state["exits"])
         if len(state["weights"]) != self.num_exits:
             raise ValueError(
-                f"The state is of {len(state['weights'])} exits, but this weighting has {self.num_exits}. "
-                "Use the state with the network that it comes from."
+                f"`state` must be of {self.num_exits} exits. Received: a state of {len(state['weights'])} exits. "
+                "Use it with the network that it comes from."
             )
         for name, variable in self._state.items():  # older states do not have all of them
             variable.assign(state.get(name, np.zeros(variable.shape)))
@@ -370,12 +370,7 @@ def state_variable(value: float, shape: tuple, dtype: str, name: str) -> keras.V
 
 
 def _check_model(model):
-    if not graph.is_functional(model):
-        raise ValueError(
-            "A weighting needs a functional Keras model with several outputs. "
-            f"Received: {type(model).__name__}, which has no graph of calls. "
-            "Build it with `keras.Model(inputs, outputs)` or `anytime_keras.AnytimeModel`."
-        )
+    graph.check_functional(model)
     if not model.compiled or model.loss is None:
         raise ValueError(
             f"A weighting needs a model that is compiled with a loss. Received: model '{model.name}'. "
@@ -383,8 +378,8 @@ def _check_model(model):
         )
     if "training" not in inspect.signature(model.compute_loss).parameters:
         raise ValueError(
-            "A weighting needs to know whether a loss is for training. "
-            f"Received: a `compute_loss` of {type(model).__name__} without the argument `training`. "
+            "A weighting needs a model whose `compute_loss` has the argument `training`. "
+            f"Received: {type(model).__name__} without it. "
             "Add it: `def compute_loss(self, x, y, y_pred, sample_weight, training=True)`."
         )
     names = training_loss.exit_names(model)

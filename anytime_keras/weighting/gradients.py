@@ -15,16 +15,8 @@ def mean_squares(model: keras.Model, exit_names: Sequence[str], losses_of: Calla
     """Computes half the mean square of each loss's gradient over the parameters that the exit depends on.
 
     It takes one more forward pass with the same batch, whose updates are discarded (layers with random masks draw new
-    ones), and one backward pass per exit. On several replicas, gradients are summed before they are squared.
-
-    Args:
-        model: the model in training.
-        exit_names: names of the exits, earliest first.
-        losses_of: function from the outputs of the model to the losses of these exits, of shape `(num_exits,)`.
-        x: the inputs of the batch.
-
-    Returns:
-        Tensor of shape `(num_exits,)`.
+    ones), and one backward pass per exit. On several replicas, gradients are summed before they are squared. The
+    function `losses_of` computes the losses of the exits from the model's outputs. All are of shape `(num_exits,)`.
     """
     sizes = [
         max(sum(math.prod(variable.shape) for variable in variables.values()), 1)
@@ -35,15 +27,12 @@ def mean_squares(model: keras.Model, exit_names: Sequence[str], losses_of: Calla
 
 
 def norms(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x: Any) -> Any:
-    """Computes the L2 norm of each loss's gradient. For arguments, result and cost, see `mean_squares`."""
+    """Computes the L2 norm of each loss's gradient; see `mean_squares` for arguments, result and cost."""
     return ops.sqrt(_squares(model, losses_of, x))
 
 
 def shared_norms(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x: Any) -> Any:
-    """Computes the L2 norm of each loss's gradient with respect to the parameters that every exit depends on.
-
-    For arguments, result and cost, see `mean_squares`.
-    """
+    """Computes the L2 norm of each loss's gradient over the parameters that every exit depends on."""
     dependencies = _dependencies(model, exit_names)
     chosen = [
         position

@@ -98,10 +98,9 @@ class GradNormWeighting(AdaptiveWeighting):
 
     def __init__(self, alpha=1.5, rate=0.025, update_period=1):
         super().__init__()
-        check_number("alpha", alpha, "of 0 or more", lambda value: 0 <= value < math.inf)
-        check_number("rate", rate, "above 0", lambda value: 0 < value < math.inf)
-        check_period(update_period)
-        self.alpha, self.rate, self.update_period = alpha, rate, update_period
+        self.alpha = check_number("alpha", alpha, "of 0 or more", lambda value: 0 <= value < math.inf)
+        self.rate = check_number("rate", rate, "above 0", lambda value: 0 < value < math.inf)
+        self.update_period = check_period(update_period)
 
     def next_state(self, state, losses, statistics):
         if statistics is None:
@@ -113,6 +112,3 @@ class GradNormWeighting(AdaptiveWeighting):
         weights = gradnorm_step(state["weights"], losses, first, statistics, self.alpha, self.rate, state["present"])
         weights = ops.where(self.is_update_step(state["steps"]), weights, state["weights"])
         return {"first_losses": first, "weights": weights}
-
-    def get_config(self):
-        return {"alpha": self.alpha, "rate": self.rate, "update_period": self.update_period}

@@ -20,7 +20,7 @@ def total(values: Any) -> Any:
 
 
 def count() -> int:
-    """Returns the number of replicas that compute this training step, an int."""
+    """Returns the number of replicas that compute this training step."""
     replica = _replica()
     return 1 if replica is None else replica.num_replicas_in_sync
 
@@ -28,11 +28,7 @@ def count() -> int:
 def share(outputs: Any, dtype: str = "float32") -> Any:
     """Returns this replica's share of the global batch, relative to the `1 / num_replicas` that Keras assumes.
 
-    It is 1 if the batch is split evenly.
-
-    Args:
-        outputs: tensors with an entry for each example.
-        dtype: str, of the result.
+    It is 1 if the batch is split evenly. The first axis of `outputs` is the batch axis.
     """
     replica = _replica()
     if replica is None:

@@ -114,6 +114,3 @@ class SingleExit(StaticWeighting):
         weights = [0.0] * num_exits
         weights[index] = 1.0
         return weights
-
-    def get_config(self):
-        return {"exit": self.exit}

@@ -57,7 +57,7 @@ class TrainingLoss:
         if other is not None and other is not self.state and other.fit is self.model.history:
             withdraw(self.model)
             raise ValueError(
-                "`fit` takes one weighting. Received two callbacks: "
+                "`fit` takes one weighting. Received: two, "
                 f"{type(other.weighting).__name__} and {type(self.weighting).__name__}. Leave one out."
             )
         self.state.fit = self.model.history
@@ -102,12 +102,7 @@ class TrainingLoss:
     # === In a training step ===
 
     def compute_loss(self, plain, x, y, y_pred, sample_weight):
-        """Computes the weighted loss of a batch and updates the weighting.
-
-        Args:
-            plain: the model's `compute_loss` without the weighting.
-            x, y, y_pred, sample_weight: as in `keras.Model.compute_loss`.
-        """
+        """Computes the weighted loss of a batch and updates the weighting; `plain` is the model's `compute_loss`."""
         self.used = True
         total, losses = self._compute(plain, x, y, y_pred, sample_weight)
         present = self._present(y, sample_weight)
@@ -279,10 +274,8 @@ def _hooks(model, loss):
 def _by_output(model, value):
     """Returns a dict from the name of each output to its entry of an argument of `compile` or `fit`.
 
-    Args:
-        model: functional model.
-        value: one value for all outputs, a dict by name, or a list for all outputs or for those with a loss. Keras
-            matches a list with a dict of outputs in the order of sorted names.
+    The argument is one value for all outputs, a dict by name, or a list for all outputs or for those with a loss. Keras
+    matches a list with a dict of outputs in the order of sorted names.
     """
     names = list(graph.outputs_by_name(model))
     if isinstance(value, dict):

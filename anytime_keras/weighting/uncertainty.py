@@ -61,12 +61,8 @@ class UncertaintyWeighting(AdaptiveWeighting):
 
     def __init__(self, rate=0.01):
         super().__init__()
-        check_number("rate", rate, "above 0", lambda value: 0 < value < math.inf)
-        self.rate = rate
+        self.rate = check_number("rate", rate, "above 0", lambda value: 0 < value < math.inf)
 
     def next_state(self, state, losses, statistics):
         log_variances = uncertainty_step(state["log_variances"], losses, self.rate)
         return {"log_variances": log_variances, "weights": ops.exp(-log_variances)}
-
-    def get_config(self):
-        return {"rate": self.rate}

@@ -293,7 +293,7 @@ def test_state_and_config_go_through_json(make):
 def test_arguments_out_of_range_are_refused():
     for make, message in [
         (lambda: ak.AdaLoss(mean="median"), "mean='median'"),
-        (lambda: ak.AdaLoss(mean="batch", update_period=2), "no `update_period`.*update_period=2"),
+        (lambda: ak.AdaLoss(mean="batch", update_period=2), "and `update_period=1`.*update_period=2"),
         (lambda: ak.AdaLoss(mean="batch", first_order=True), "first_order=True"),
         (lambda: weighting.UncertaintyWeighting(rate=0), "rate=0"),
         (lambda: weighting.GradNormWeighting(alpha=-1), "alpha=-1"),
