@@ -34,7 +34,6 @@ def plot_answers(image, answers, class_names=None, path=None, truth=None, title=
     """
     from anytime_keras.evaluation import style  # only plots need Matplotlib
 
-    style.checked(path)
     image, answers = _image(image), list(answers)
     if not answers or any(len(answer.probabilities) != 1 for answer in answers):
         raise ValueError(
@@ -46,9 +45,7 @@ def plot_answers(image, answers, class_names=None, path=None, truth=None, title=
     figure = _drawn(image, answers, shown, names, truth, title)
     if path is not None and str(path).lower().endswith(".gif"):
         frames = [_drawn(image, [answer], shown, names, truth, title).frame().quantize() for answer in answers]
-        path = style.checked(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
+        frames[0].save(style.file_of(path), save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
     else:
         style.save(figure, path)
     return figure
@@ -80,7 +77,6 @@ def plot_photos(images, answers, headings, path=None, k=3):
     """
     from anytime_keras.evaluation import style  # only plots need Matplotlib
 
-    style.checked(path)
     if not images or len(images) != len(answers) or any(len(row) != len(headings) for row in answers):
         raise ValueError(
             "`answers` must have a list for each image, with an answer for each heading. Received: "
@@ -106,8 +102,7 @@ def _draw_top(panel, top, k):
         panel.barh(place + 0.2, sure, height=0.35, color=style.COLORS[0] if place == 0 else style.GREY)
         name = label.split(",")[0]
         panel.text(0, place - 0.1, f"{name} ({100 * sure:.0f}%)", fontsize=7, va="bottom")
-    panel.set_xlim(0, 1)
-    panel.set_ylim(k - 0.4, -0.6)
+    panel.set(xlim=(0, 1), ylim=(k - 0.4, -0.6))
     panel.axis("off")
 
 
@@ -130,7 +125,6 @@ def _considered(answers, truth):
 
 
 def _drawn(image, answers, shown, names, truth, title):
-    """Draws the image and a bar chart for each answer, with the likeliest class in colour and the true one marked."""
     from anytime_keras.evaluation import style
 
     figure = style.picture(width=2.2 + 1.5 * len(answers), height=2.5)
@@ -144,8 +138,7 @@ def _drawn(image, answers, shown, names, truth, title):
         panel.barh(range(len(shown)), sure, color=colors)
         panel.set_yticks(range(len(shown)), labels if panel is panels[0] else [""] * len(shown))
         panel.invert_yaxis()
-        panel.set_xlim(0, 100)
-        panel.set_xticks([0, 50, 100])
+        panel.set(xlim=(0, 100), xticks=[0, 50, 100])
         panel.tick_params(labelsize=8, length=0)
         panel.set_title(f"{answer.exit}\n{1e3 * answer.seconds:.2f} ms", fontsize=8)
         panel.spines[["top", "right", "bottom"]].set_visible(False)

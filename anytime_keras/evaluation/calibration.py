@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from anytime_keras import _tables
-from anytime_keras._checks import check_int
+from anytime_keras._checks import check_choice, check_int
 
 MOST_PANELS = 4  # per row of a reliability plot
 
@@ -50,12 +50,6 @@ class Calibration:
         pairs = zip(self._samples.exit_names, confidences, self._samples.correct)
         return {name: expected_error(own, correct, self._bins) for name, own, correct in pairs}
 
-    def _row(self, exit_name):
-        names = self._samples.exit_names
-        if exit_name not in names:
-            raise ValueError(f"`exit_name` must be one of {names}. Received: {exit_name!r}.")
-        return names.index(exit_name)
-
     def risk_coverage(self, exit_name):
         """Returns the selective-prediction curve of an exit.
 
@@ -69,7 +63,8 @@ class Calibration:
         Returns:
             Two arrays of shape `(samples,)`: coverage, ascending to 1, and risk, from 0 to 1.
         """
-        row = self._row(exit_name)
+        check_choice("exit_name", exit_name, self._samples.exit_names)
+        row = self._samples.exit_names.index(exit_name)
         sure, wrong = self._samples.best_confidences[row], ~self._samples.correct[row]
         order = np.argsort(-sure, kind="stable")
         counts = np.arange(1, len(order) + 1)
@@ -106,23 +101,21 @@ class Calibration:
         """
         from anytime_keras.evaluation import style  # only plots need Matplotlib
 
-        style.checked(path)
         names = self._samples.exit_names
         columns = min(len(names), MOST_PANELS)
         rows = math.ceil(len(names) / columns)
         figure = style.picture(width=1.2 + 1.55 * columns, height=0.9 + 1.55 * rows)
         panels = np.ravel(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False))
+        kinds = {"as trained": self._samples.confidences, "with temperature": self._samples.calibrated}
+        kinds = {label: confidences for label, confidences in kinds.items() if confidences is not None}
         for row, (axes, name) in enumerate(zip(panels, names)):
             axes.plot([0, 100], [0, 100], color="0.6", linewidth=0.8, linestyle="--", zorder=1)
-            for number, (label, own) in enumerate(self._kinds()):
+            for number, (label, own) in enumerate(kinds.items()):
                 sure, right, _ = reliability(own[row], self._samples.correct[row], self._bins)
                 look = {**style.look(number), "markersize": 3}
                 axes.plot(100 * sure, 100 * right, label=label if row == 0 else None, **look)
             axes.set_title(name, fontsize=8)
-            axes.set_xlim(0, 100)
-            axes.set_ylim(0, 100)
-            axes.set_xticks([0, 50, 100])
-            axes.set_yticks([0, 50, 100])
+            axes.set(xlim=(0, 100), ylim=(0, 100), xticks=[0, 50, 100], yticks=[0, 50, 100])
             axes.tick_params(labelsize=7)
             style.plain(axes)
         for axes in panels[len(names) :]:
@@ -135,11 +128,6 @@ class Calibration:
             figure.suptitle(title, fontsize=10)
         return style.save(figure, path)
 
-    def _kinds(self):
-        yield "as trained", self._samples.confidences
-        if self._samples.calibrated is not None:
-            yield "with temperature", self._samples.calibrated
-
     def plot_risk_coverage(self, path=None, title=None):
         """Plots the selective-prediction curve of each exit: error among the most confident share of the samples.
 
@@ -151,7 +139,6 @@ class Calibration:
         """
         from anytime_keras.evaluation import style
 
-        style.checked(path)
         figure = style.picture(height=3.6)
         axes = figure.add_subplot()
         names = self._samples.exit_names
@@ -159,15 +146,10 @@ class Calibration:
             coverage, risk = self.risk_coverage(name)
             kept = np.unique(np.linspace(0, len(risk) - 1, 400).astype(int))
             axes.plot(100 * coverage[kept], 100 * risk[kept], color=color, linewidth=1.4, label=name)
-        axes.set_xlabel("coverage: share of the samples that are answered (%)")
-        axes.set_ylabel("risk: error among these (%)")
-        axes.set_xlim(0, 100)
-        axes.set_ylim(bottom=0)
-        style.plain(axes)
+        axes.set(xlabel="coverage: share of the samples that are answered (%)", ylabel="risk: error among these (%)")
+        axes.set(xlim=(0, 100), ylim=(0, None))
         figure.legend(loc="outside right center", frameon=False, fontsize=8)
-        if title:
-            axes.set_title(title)
-        return style.save(figure, path)
+        return style.finish(axes, path, title)
 
 
 def reliability(
@@ -175,13 +157,8 @@ def reliability(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Groups samples by confidence into intervals of equal width.
 
-    Args:
-        confidences: array of shape `(samples,)`, from 0 to 1.
-        correct: bool array of shape `(samples,)`.
-        bins: int.
-
-    Returns:
-        Three arrays, one value for each interval that has samples: mean confidence, accuracy, and share of the samples.
+    The arguments are arrays of shape `(samples,)`. Returns three arrays with a value for each interval that has
+    samples: mean confidence, accuracy, and share of the samples.
 
     >>> [values.tolist() for values in reliability(np.array([0.5, 0.75, 1.0]), np.array([False, True, True]), bins=2)]
     [[0.5, 0.875], [0.0, 1.0], [0.3333333333333333, 0.6666666666666666]]

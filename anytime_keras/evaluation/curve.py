@@ -187,10 +187,10 @@ class Curve:
             ]
             for point in self.points
         ]
+        columns = dict(columns or {})
         if all(point.latency is not None for point in self.points):
-            headings.append("latency (ms)")
-            rows = [[*row, f"{1e3 * point.latency:.2f}"] for row, point in zip(rows, self.points)]
-        for heading, values in (columns or {}).items():
+            columns = {"latency (ms)": [f"{1e3 * point.latency:.2f}" for point in self.points], **columns}
+        for heading, values in columns.items():
             headings.append(heading)
             rows = [[*row, value if isinstance(value, str) else f"{value:.3f}"] for row, value in zip(rows, values)]
         return _tables.table(headings, rows)
@@ -202,7 +202,7 @@ class Curve:
             bins: int, number of intervals of confidence of equal width.
 
         Returns:
-            A `anytime_keras.evaluation.Calibration`.
+            An `anytime_keras.evaluation.Calibration`.
 
         Raises:
             ValueError: if the curve has no `samples`: it was read from a file, samples were weighted, or exits end in a
@@ -213,13 +213,9 @@ class Curve:
         return Calibration(self._samples(), bins, self.name)
 
     def monotonicity(self):
-        """Counts the samples whose answer gets worse from an exit to a later one.
+        """Counts the samples whose prediction gets worse from an exit to a later one.
 
-        Returns:
-            A `anytime_keras.evaluation.Monotonicity`.
-
-        Raises:
-            ValueError: as for `calibration`.
+        Returns an `anytime_keras.evaluation.Monotonicity`. Raises a ValueError as `calibration` does.
         """
         from anytime_keras.evaluation.monotonicity import Monotonicity
 
@@ -246,11 +242,7 @@ class Curve:
 
     @classmethod
     def from_dict(cls, content):
-        """Creates a curve from the result of `to_dict`.
-
-        Raises:
-            ValueError: if the content is not valid.
-        """
+        """Creates a curve from the result of `to_dict`; raises a ValueError if that is not valid."""
         try:
             points = [CurvePoint(**point) for point in content["points"]]
             for point in points:

@@ -1,6 +1,8 @@
 """`evaluate` measures a network on data and returns a curve."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +16,16 @@ from anytime_keras.evaluation.latency import latencies
 from anytime_keras.evaluation.samples import SamplesBuilder, log_probabilities
 
 
-def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256, forward=None, temperatures=None):
+def evaluate(
+    model: Any,
+    data: Any,
+    layers: str = "all",
+    latency: bool = False,
+    name: str | None = None,
+    batch_size: int = 256,
+    forward: Callable | None = None,
+    temperatures: dict[str, float] | None = None,
+) -> Curve:
     """Measures a classifier's error, loss and cost at each exit.
 
     The model does not need to be compiled and is not changed. All exits are computed in one forward pass. For exits
@@ -57,7 +68,7 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
     """
     check_int("batch_size", batch_size)
     subject = _Network(model, layers, forward) if graph.is_functional(model) else _Predicted(model, layers)
-    costs, names = subject.costs, [cost.exit for cost in subject.costs]
+    names = [cost.exit for cost in subject.costs]
     tallies = {exit_name: _Tally(exit_name, sigmoid) for exit_name, sigmoid in zip(names, subject.sigmoid)}
     samples = SamplesBuilder(names, subject.temperatures if temperatures is None else temperatures)
     example, count = None, 0
@@ -77,24 +88,22 @@ def evaluate(model, data, layers="all", latency=False, name=None, batch_size=256
         raise ValueError("`data` must contain at least one batch. Received: none.")
     for exit_name, tally in tallies.items():
         if not tally.weight:
-            raise ValueError(f"Sample weights must not all be 0. Received: nothing but 0 for '{exit_name}'.")
+            raise ValueError(f"Sample weights must not all be 0. Received: only 0 for '{exit_name}'.")
     seconds = subject.seconds(example) if latency else {}
     points = [
         CurvePoint(
             **dataclasses.asdict(cost),
-            error=tallies[cost.exit].error,
-            loss=tallies[cost.exit].loss,
+            error=tally.wrong / tally.weight,
+            loss=tally.total / tally.weight,
             latency=seconds.get(cost.exit),
         )
-        for cost in costs
+        for cost, tally in zip(subject.costs, tallies.values())
     ]
     about = {"images": count, "macs": layers, "machine": runtime.machine(), **subject.about}
     return Curve(points, name or subject.name, about, samples.finish(count))
 
 
 class _Network:
-    """A model to evaluate."""
-
     def __init__(self, model, layers, forward):
         exits = graph.outputs_by_name(model)
         self.model, self.name, self.about, self.costs = model, model.name, {}, exit_costs(model, layers)
@@ -104,7 +113,10 @@ class _Network:
 
     def outputs(self, x):
         """Returns the outputs of all exits in order."""
-        return _in_order(runtime.finish(self._forward(x)), [cost.exit for cost in self.costs])
+        outputs = runtime.finish(self._forward(x))
+        if isinstance(outputs, dict):
+            return [outputs[cost.exit] for cost in self.costs]
+        return outputs if isinstance(outputs, (list, tuple)) else [outputs]
 
     def seconds(self, example):
         """Returns a dict from exit name to latency."""
@@ -112,8 +124,6 @@ class _Network:
 
 
 class _Predicted:
-    """A predictor to evaluate. Raises a ValueError if it is none."""
-
     def __init__(self, predictor, layers):
         if not hasattr(predictor, "predict_exits"):  # rooms below this one are not imported
             raise ValueError(
@@ -133,16 +143,10 @@ class _Predicted:
         table = self._predictor.latencies
         if 1 not in table.direct:
             raise ValueError(
-                f"Latencies are of a batch of one image. Prepared sizes: {sorted(table.direct)}. Call "
-                "`predictor.prepare(image)` with a batch of one."
+                "`latency=True` needs a predictor that is prepared for a batch of one. Received: prepared batch sizes "
+                f"{sorted(table.direct)}. Call `predictor.prepare(image)` with a batch of one."
             )
         return dict(zip(self._predictor.exit_names, table.quantile(1, 0.5)))
-
-
-def _in_order(outputs, names):
-    if isinstance(outputs, dict):
-        return [outputs[name] for name in names]
-    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
 
 
 def batches(data, batch_size=256):
@@ -153,13 +157,11 @@ def batches(data, batch_size=256):
 
 def weighted_batches(data, batch_size=256):
     """Yields the batches (x, y, sample weights or None) of data for `evaluate`."""
+    expected = "`data` must be batches of (x, y) or (x, y, sample_weight), or such a tuple of arrays. Received: "
     listed = isinstance(data, (tuple, list)) and bool(data) and all(isinstance(part, (tuple, list)) for part in data)
     if isinstance(data, (tuple, list)) and not listed:
         if len(data) != 2 and not (len(data) == 3 and isinstance(data, tuple)):
-            raise ValueError(
-                "`data` must be batches, or a tuple of arrays, (x, y) or (x, y, sample_weight). "
-                f"Received: {len(data)} elements."
-            )
+            raise ValueError(f"{expected}{len(data)} elements.")
         x, y, sample_weight = (*data, None)[:3]
         count = len(keras.tree.flatten(y)[0])
         sizes = {len(array) for array in keras.tree.flatten((x, y, sample_weight)) if array is not None}
@@ -173,10 +175,10 @@ def weighted_batches(data, batch_size=256):
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(data.num_batches))
     if not hasattr(data, "__iter__"):
-        raise ValueError(f"`data` must be batches, or a tuple (x, y) of arrays. Received: {type(data).__name__}.")
+        raise ValueError(f"{expected}{type(data).__name__}.")
     for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise ValueError(f"`data` must give batches (x, y). Received: a batch of type {type(batch).__name__}.")
+            raise ValueError(f"{expected}a batch of type {type(batch).__name__}.")
         yield (*batch, None)[:3]
 
 
@@ -188,13 +190,13 @@ def weights_by_exit(sample_weight, names):
     if isinstance(sample_weight, dict):
         for name in sample_weight:
             if name not in names:
-                raise ValueError(f"Sample weights name an exit that is not there: '{name}'. Exits: {names}.")
+                raise ValueError(f"Sample weights must have names of exits as keys, {names}. Received: '{name}'.")
         return [sample_weight.get(name) for name in names]
     if isinstance(sample_weight, (list, tuple)):
         if len(sample_weight) != len(names):
             raise ValueError(
-                f"A list of sample weights needs one array for each of {len(names)} exits. Received: "
-                f"{len(sample_weight)}. Pass an array to weigh all exits' samples alike."
+                f"A list of sample weights must have one array for each of {len(names)} exits. Received: "
+                f"{len(sample_weight)} arrays. Pass one array for the same weights at all exits."
             )
         return list(sample_weight)
     return [sample_weight] * len(names)
@@ -205,14 +207,6 @@ class _Tally:
 
     def __init__(self, name, sigmoid):
         self.name, self.sigmoid, self.weight, self.wrong, self.total = name, sigmoid, 0.0, 0.0, 0.0
-
-    @property
-    def error(self):
-        return self.wrong / self.weight
-
-    @property
-    def loss(self):
-        return self.total / self.weight
 
     def add(self, output, labels, weights=None):
         output = np.asarray(output, "float64")
@@ -235,15 +229,14 @@ class _Tally:
 
 
 def _of_classes(output, labels, name):
-    """Returns, for each sample, whether the likeliest class is wrong, and the cross entropy in nats."""
+    """Returns whether each sample's likeliest class is wrong, and its cross entropy in nats."""
     labels = class_numbers(labels, output.shape, name)
     losses = -log_probabilities(output)[np.arange(len(labels)), labels]
     return output.argmax(axis=1) != labels, losses
 
 
 def _binary(output, labels, name):
-    """Returns, for each sample, the share of its labels that are wrong at a threshold of 0.5, and the mean binary cross
-    entropy in nats: what Keras calls `binary_accuracy` and `binary_crossentropy`."""
+    """Returns each sample's share of wrong labels at a threshold of 0.5 and its mean binary cross entropy in nats."""
     if labels.size != output.size or not ((labels == 0) | (labels == 1)).all():
         raise ValueError(
             f"Labels of an exit that ends in a sigmoid must be 0 or 1 for each of its outputs, shape {output.shape}. "

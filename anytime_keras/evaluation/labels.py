@@ -2,16 +2,13 @@
 
 import numpy as np
 
-ELSEWHERE = "`model.evaluate` measures other networks, with the loss and the metrics that the model was compiled with."
+ELSEWHERE = "For other networks, use `model.evaluate`, which computes the compiled loss and metrics."
 
 
 def class_numbers(labels: np.ndarray, shape: tuple, exit_name: str) -> np.ndarray:
-    """Returns labels as ints.
+    """Returns labels, ints of shape `(samples,)` or `(samples, 1)` or one-hot rows, as ints of shape `(samples,)`.
 
-    Args:
-        labels: array of ints, shape `(samples,)` or `(samples, 1)`, or of one-hot rows, `(samples, classes)`.
-        shape: that of an exit's outputs, `(samples, classes)`.
-        exit_name: str, for errors.
+    `shape` is that of an exit's outputs, `(samples, classes)`.
 
     Raises:
         ValueError: if the outputs or the labels are not those of a classifier with one class for each sample.
@@ -21,8 +18,8 @@ def class_numbers(labels: np.ndarray, shape: tuple, exit_name: str) -> np.ndarra
     """
     if len(shape) != 2 or shape[1] < 2:
         raise ValueError(
-            "Errors of classes need exits of shape (batch, classes), two classes or more. Received: shape "
-            f"{tuple(shape)} at '{exit_name}', as of a regression. {ELSEWHERE}"
+            "The exits of a classifier must have shape (batch, classes), with two classes or more. Received: shape "
+            f"{tuple(shape)} at '{exit_name}'. {ELSEWHERE}"
         )
     labels = np.asarray(labels)
     if labels.shape == tuple(shape):
@@ -31,8 +28,7 @@ def class_numbers(labels: np.ndarray, shape: tuple, exit_name: str) -> np.ndarra
             bad = int(np.argmin(one_hot))
             raise ValueError(
                 "Rows of labels must be one-hot, with a single 1. Received: "
-                f"{labels[bad].tolist()!s:.60} for sample {bad}, as of a regression or of several labels for each "
-                f"sample. {ELSEWHERE}"
+                f"{labels[bad].tolist()!s:.60} for sample {bad}. {ELSEWHERE}"
             )
         return labels.argmax(axis=1)
     labels = labels.reshape(-1)

@@ -1,7 +1,7 @@
 """Measures the latency of each exit on this machine."""
 
 import time
-from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from anytime_keras import graph, runtime
 
 
-def latencies(model, example, repeats=30, seconds=2.0):
+def latencies(model: keras.Model, example: Any, repeats: int = 30, seconds: float = 2.0) -> dict[str, float]:
     """Measures the median time from the input to each exit's answer.
 
     Each exit is one compiled graph without the earlier heads. Exits are measured in turns, so that a temporary slowdown
@@ -31,37 +31,27 @@ def latencies(model, example, repeats=30, seconds=2.0):
     >>> list(seconds), min(seconds.values()) > 0
     (['exit_1', 'exit_2', 'exit_3'], True)
     """
+    return medians(models_by_exit(model), example, repeats, seconds)
+
+
+def models_by_exit(model):
+    """Returns a dict from each exit's name to a model of this exit, which shares the layers."""
     model = graph.opened(model)
-    runs = {
-        name: runtime.compiled(keras.Model(model.input, tensor))
-        for name, tensor in graph.outputs_by_name(model).items()
-    }
+    return {name: keras.Model(model.input, tensor) for name, tensor in graph.outputs_by_name(model).items()}
+
+
+def medians(models: dict, example: Any, repeats: int = 30, seconds: float = 2.0) -> dict:
+    """Measures the median time of several models in turns. Returns a dict from the key of each model to seconds."""
     example = keras.tree.map_structure(keras.ops.convert_to_tensor, example)
-    calls = {name: (lambda run=run: runtime.finish(run(example))) for name, run in runs.items()}
-    return medians(calls, repeats, seconds)
-
-
-def medians(runs: dict[str, Callable[[], object]], repeats: int = 30, seconds: float = 2.0) -> dict[str, float]:
-    """Measures the median time of several functions, in turns.
-
-    Args:
-        runs: dict from a name to a function without arguments. Each is first called once to compile.
-        repeats, seconds: as in `latencies`.
-
-    Returns:
-        A dict from each name to its median time in seconds.
-
-    >>> list(medians({"nothing": lambda: None}, repeats=1, seconds=0))
-    ['nothing']
-    """
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    runs = {key: runtime.compiled(model) for key, model in models.items()}
+    times: dict[Any, list[float]] = {key: [] for key in runs}
     for run in runs.values():
-        run()
+        runtime.finish(run(example))  # compiles
     start, rounds = time.perf_counter(), 0
     while rounds < repeats or time.perf_counter() - start < min(seconds, 60.0):
-        for name, run in runs.items():
+        for key, run in runs.items():
             begin = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - begin)
+            runtime.finish(run(example))
+            times[key].append(time.perf_counter() - begin)
         rounds += 1
-    return {name: float(np.median(measured)) for name, measured in times.items()}
+    return {key: float(np.median(measured)) for key, measured in times.items()}

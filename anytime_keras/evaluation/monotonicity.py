@@ -1,4 +1,4 @@
-"""How often an answer gets worse from an exit to a later one."""
+"""How often a prediction gets worse from an exit to a later one."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ FALLS = (0.01, 0.05, 0.1)
 
 
 class Monotonicity:
-    """Counts the samples whose answer gets worse from an exit to a later one, as returned by `Curve.monotonicity`.
+    """Counts the samples whose prediction gets worse from an exit to a later one, as returned by `Curve.monotonicity`.
 
     The measure is that of [Jazbec et al., NeurIPS 2023](https://arxiv.org/abs/2306.02652): the probability of the true
     class should not fall. Probabilities are those after temperatures, if there are any, as `Predictor` returns them.
@@ -18,8 +18,8 @@ class Monotonicity:
     Attributes:
         falls: dict from 0.01, 0.05 and 0.1 to the share of samples for which the probability of the true class falls by
             more than that, from any exit to any later one.
-        lost: float, the share of samples that some exit has right and the last exit has wrong.
-        flips: float, the share of samples that some exit has right and some later exit has wrong.
+        lost: float, the share of samples that some exit classifies correctly and the last exit does not.
+        flips: float, the share of samples that some exit classifies correctly and some later exit does not.
         accuracies: dict from exit name to accuracy, from 0 to 1.
 
     Example:

@@ -44,25 +44,28 @@ def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=
     from anytime_keras.evaluation import style  # only plots need Matplotlib
 
     curves = _curves(curves)
-    style.checked(path)
     figure = style.picture()
     axes = figure.add_subplot()
     last = max(curve.costs(cost)[-1] for curve in curves)
     for fraction in fractions:
         axes.axvline(fraction * last, color=style.GREY, linewidth=0.8, zorder=0)
         style.note_above(axes, fraction * last, f"{fraction:g}")
+    draw_curves(axes, curves, cost)
+    axes.set_xlabel(AXIS[cost] + (" (lines: shares of the largest)" if fractions else ""))
+    return style.finish(axes, path, _legend_and_title(axes, curves, title), pad=14)
+
+
+def draw_curves(axes, curves, cost):
+    """Draws error against cost into the axes of a plot."""
+    from anytime_keras.evaluation import style
+
     drawn = [list(zip(curve.costs(cost), (100 * error for error in curve.errors))) for curve in curves]
     for number, (curve, points) in enumerate(zip(curves, drawn)):
         look = style.look(number, covered=sum(_cover(later, points) for later in drawn[number + 1 :]))
         axes.plot(*zip(*points), label=curve.name, **look)
     axes.set_xscale("log")
     style.logarithmic(axes.xaxis, "s" if cost == "latency" else "")
-    axes.set_xlabel(AXIS[cost] + (" (lines: shares of the largest)" if fractions else ""))
-    axes.set_ylabel("error (%)")
-    axes.set_ylim(bottom=0)
-    style.plain(axes)
-    _entitle(axes, curves, title, pad=14)
-    return style.save(figure, path)
+    axes.set(xlabel=AXIS[cost], ylabel="error (%)", ylim=(0, None))
 
 
 def plot_increases(curves, optimal, path=None, value="loss", title=None):
@@ -102,7 +105,6 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
     base = {point.exit: getattr(point, value) for point in optimal}
     if nothing := [name for name, number in base.items() if not number > 0]:
         raise ValueError(f"`optimal` must have a {value} above 0 at each exit. Received: 0 or NaN at {nothing}.")
-    style.checked(path)
     figure = style.picture(height=3.6)
     axes = figure.add_subplot()
     axes.axhline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=1)
@@ -114,11 +116,8 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
         increases = [100 * (own[name][1] / base[name] - 1) for name in base]
         axes.plot(places, increases, label=curve.name, **style.look(number))
     axes.set_xticks(range(1, len(curves[0]) + 1))
-    axes.set_xlabel("exit")
-    axes.set_ylabel(f"relative increase in {value} (%)")
-    style.plain(axes)
-    _entitle(axes, curves, title)
-    return style.save(figure, path)
+    axes.set(xlabel="exit", ylabel=f"relative increase in {value} (%)")
+    return style.finish(axes, path, _legend_and_title(axes, curves, title))
 
 
 def plot_weights(history, path=None, title=None):
@@ -148,7 +147,6 @@ def plot_weights(history, path=None, title=None):
             f"`history` must contain loss weights (`<exit>{WEIGHT}`). Received: no weights. Train with "
             "`callbacks=[ak.AdaLoss()]`, listed before callbacks that write logs."
         )
-    style.checked(path)
     figure = style.picture(height=3.6)
     axes = figure.add_subplot()
     labelled = {round(place * (len(weights) - 1) / (MOST_LABELS - 1)) for place in range(MOST_LABELS)}
@@ -159,19 +157,15 @@ def plot_weights(history, path=None, title=None):
         axes.set_yscale("log")
         style.logarithmic(axes.yaxis)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("weight of the exit's loss")
-    style.plain(axes)
+    axes.set(xlabel="epoch", ylabel="weight of the exit's loss")
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
-    if title:
-        axes.set_title(title)
-    return style.save(figure, path)
+    return style.finish(axes, path, title)
 
 
 def _curves(curves):
     curves = list(curves)
     if not curves or not all(isinstance(curve, Curve) for curve in curves):
-        raise ValueError(f"`curves` must contain at least one `Curve`, and nothing else. Received: {curves!r:.60}.")
+        raise ValueError(f"`curves` must contain only `Curve`s, at least one. Received: {curves!r:.60}.")
     return curves
 
 
@@ -181,16 +175,15 @@ def _cover(later, points):
     return len(shared) >= min(2, len(points))
 
 
-def _entitle(axes, curves, title, pad=None):
-    """Adds a legend and the title. A single curve is named in the title, where a legend would look like more data."""
+def _legend_and_title(axes, curves, title):
+    """Adds a legend and returns the title. A single curve is named in the title instead of a legend."""
     if len(curves) > FEW_CURVES:  # outside the axes, because no corner is sure to be free
         axes.figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     elif len(curves) > 1:
         axes.legend(frameon=False)
     else:
-        title = ": ".join(filter(None, [curves[0].name, title]))
-    if title:
-        axes.set_title(title, pad=pad)
+        return ": ".join(filter(None, [curves[0].name, title]))
+    return title
 
 
 def _history(history):

@@ -7,6 +7,8 @@ import numpy as np
 
 from anytime_keras.evaluation.labels import class_numbers
 
+_ARRAYS = ("classes", "confidences", "true", "calibrated", "calibrated_true")  # fields of `Samples`
+
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -66,21 +68,20 @@ class Samples:
         """
         if any(samples is None for samples, _ in parts):
             return None
-        rows = [[samples.exit_names.index(name) for name in names] for samples, names in parts]
 
         def stacked(field):
             arrays = [getattr(samples, field) for samples, _ in parts]
             if any(array is None for array in arrays):
                 return None
+            rows = ([samples.exit_names.index(name) for name in names] for samples, names in parts)
             return np.concatenate([array[chosen] for array, chosen in zip(arrays, rows)])
 
-        fields = ("classes", "confidences", "true", "calibrated", "calibrated_true")
         names = [new for _, kept in parts for new in kept.values()]
-        return cls(names, parts[0][0].labels, *map(stacked, fields))
+        return cls(names, parts[0][0].labels, *map(stacked, _ARRAYS))
 
     def take(self, rows):
         """Returns the `Samples` with the given indices, an int array."""
-        arrays = (self.classes, self.confidences, self.true, self.calibrated, self.calibrated_true)
+        arrays = [getattr(self, field) for field in _ARRAYS]
         chosen = [None if array is None else array[:, rows] for array in arrays]
         return Samples(self.exit_names, self.labels[rows], *chosen)
 
@@ -101,12 +102,7 @@ class Samples:
 
 
 class SamplesBuilder:
-    """Collects `Samples` batch by batch.
-
-    Args:
-        exit_names: list of str.
-        temperatures: dict from exit name to temperature; empty for none.
-    """
+    """Collects `Samples` batch by batch; for the arguments, see `Samples.of`."""
 
     def __init__(self, exit_names, temperatures):
         self.exit_names, self._parts = list(exit_names), []

@@ -70,39 +70,30 @@ def logarithmic(axis, unit=None):
 
 def note_above(axes, x, text):
     """Writes a small note above the axes at a horizontal position."""
-    axes.annotate(
-        text,
-        (x, 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(0, 2),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=7,
-        color="0.4",
-    )
+    axes.text(x, 1.01, text, ha="center", fontsize=7, color="0.4", transform=axes.get_xaxis_transform())
+
+
+def finish(axes, path, title=None, pad=None):
+    """Adds a title and grid lines to a plot with one pair of axes, and saves its figure."""
+    plain(axes)
+    if title:
+        axes.set_title(title, pad=pad)
+    return save(axes.figure, path)
 
 
 def save(figure, path):
-    """Saves a figure in the format of the path's suffix and creates the directory; None does not save it.
-
-    Raises:
-        ValueError: if the path has no suffix.
-    """
-    path = checked(path)
+    """Saves a figure in the format of the path's suffix, which creates the directory; None does not save it."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        figure.savefig(file_of(path))
     return figure
 
 
-def checked(path):
-    """Returns a plot's path, or None; raises ValueError if it has no suffix."""
-    if path is None:
-        return None
+def file_of(path):
+    """Returns the path of a file in a directory that exists, or raises ValueError if it has no suffix."""
     path = pathlib.Path(path)
     if not path.suffix:
         raise ValueError(
             f"`path` needs a suffix that sets the file format. Received: '{path}'. For example, pass '{path}.png'."
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path

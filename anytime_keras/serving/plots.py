@@ -27,7 +27,6 @@ def plot_loads(results, path=None, title=None, ylabel="right and in time, per re
     """
     from anytime_keras.evaluation import style
 
-    style.checked(path)
     figure = style.picture(height=3.6)
     axes = figure.add_subplot()
     draw_loads(axes, results)

@@ -211,7 +211,7 @@ def test_a_picture_of_several_curves(tmp_path):
         ((X, Y, {"third": np.ones(50)}), "name an exit that is not there: 'third'"),
         ((X, np.eye(3)[Y] + np.eye(3)[(Y + 1) % 3]), r"one-hot, with a single 1. Received: \[.*1.0.* for sample 0"),
         ((X, np.zeros((50, 3))), r"one-hot, with a single 1. Received: \[0.0, 0.0, 0.0\] for sample 0"),
-        ((X, X), "as of a regression or of several labels for each sample. `model.evaluate` measures"),
+        ((X, X), "Rows of labels must be one-hot.*For other networks, use `model.evaluate`"),
         ([], "0 elements"),
         ((X[:0], Y[:0]), "at least one batch"),
         ((X, Y + 3), "from 0 to 2"),
