@@ -1,4 +1,4 @@
-"""One page about a trained network: what its exits cost and are worth, and what to use when. See `report`."""
+"""A report on a trained network: the cost and the error of its exits, and how to use them. See `report`."""
 
 from anytime_keras.reporting.report import Report, report
 

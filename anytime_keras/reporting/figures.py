@@ -3,27 +3,16 @@
 import numpy as np
 
 from anytime_keras.evaluation import style
+from anytime_keras.evaluation.plots import draw_curves
 
 
 def curves(curve, others):
     """Error against MACs and against time, beside smaller networks."""
     figure = style.picture(width=8.0, height=3.4)
-    for axes, cost, label in zip(
-        figure.subplots(1, 2, sharey=True),
-        ("with_all_heads", "latency"),
-        ("multiply-accumulates, all heads so far", "time to the answer, one sample (ms)"),
-    ):
-        for number, each in enumerate([curve, *others.values()]):
-            name = curve.name if number == 0 else list(others)[number - 1]
-            look = style.look(number)
-            costs = [1e3 * own if cost == "latency" else own for own in each.costs(cost)]
-            axes.plot(costs, [100 * error for error in each.errors], label=name, **look)
-        axes.set_xscale("log")
-        style.logarithmic(axes.xaxis, None if cost == "latency" else "")
-        axes.set_xlabel(label)
-        axes.set_ylim(bottom=0)
+    for axes, cost in zip(figure.subplots(1, 2, sharey=True), ("with_all_heads", "latency")):
+        draw_curves(axes, [curve, *others.values()], cost)
         style.plain(axes)
-    figure.axes[0].set_ylabel("error (%)")
+    figure.axes[1].set_ylabel(None)
     if others:
         figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
@@ -39,12 +28,10 @@ def monotonicity(methods):
         places = np.arange(len(found.falls)) + 0.27 * (number - 1)
         right.bar(places, [100 * share for share in found.falls.values()], width=0.25, color=style.COLORS[number])
     left.xaxis.get_major_locator().set_params(integer=True)
-    left.set_xlabel("exit")
-    left.set_ylabel("accuracy (%)")
+    left.set(xlabel="exit", ylabel="accuracy (%)")
     left.legend(frameon=False, fontsize=8)
     right.set_xticks(range(len(found.falls)), [f"> {100 * share:g}" for share in found.falls])
-    right.set_xlabel("fall of the true class (points)")
-    right.set_ylabel("share of samples (%)")
+    right.set(xlabel="fall of the true class (points)", ylabel="share of samples (%)")
     for axes in (left, right):
         style.plain(axes)
     return figure
@@ -60,14 +47,9 @@ def early_exit(curve, points, promised, others):
     ]
     kept = [entry for entry in promised if "threshold" in entry]
     if kept:
-        lines.append(
-            (
-                "early exit with a promise",
-                [entry["macs"] for entry in kept],
-                [entry["accuracy"] for entry in kept],
-                {"linestyle": "none", "markersize": 8, "markerfacecolor": "none"},
-            )
-        )
+        macs, accuracies = [entry["macs"] for entry in kept], [entry["accuracy"] for entry in kept]
+        hollow = {"linestyle": "none", "markersize": 8, "markerfacecolor": "none"}
+        lines.append(("early exit with a guarantee", macs, accuracies, hollow))
     for name, other in others.items():
         lines.append((name, other.costs(), [1 - error for error in other.errors], {}))
     for number, (label, costs, accuracies, options) in enumerate(lines):
@@ -75,8 +57,7 @@ def early_exit(curve, points, promised, others):
         axes.plot(costs, [100 * accuracy for accuracy in accuracies], label=label, **look)
     axes.set_xscale("log")
     style.logarithmic(axes.xaxis, "")
-    axes.set_xlabel("average multiply-accumulates per sample")
-    axes.set_ylabel("accuracy (%)")
+    axes.set(xlabel="average multiply-accumulates per sample", ylabel="accuracy (%)")
     style.plain(axes)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure

@@ -7,7 +7,7 @@ import numpy as np
 
 from anytime_keras import graph, runtime
 from anytime_keras.evaluation import Curve, Monotonicity, Samples, evaluate
-from anytime_keras.evaluation.latency import medians
+from anytime_keras.evaluation.latency import medians, models_by_exit
 from anytime_keras.inference import calibration, early_exit, risk
 from anytime_keras.inference.answers import as_logits
 from anytime_keras.inference.monotone import METHODS, monotone
@@ -21,11 +21,7 @@ LEAST = 200  # samples; with fewer, temperatures would be too uncertain
 
 
 def outputs(model, data, temperatures=None, name=None):
-    """Evaluates a model in one pass and keeps its outputs.
-
-    Returns:
-        A `Curve`, and an array of shape `(exits, samples, classes)`.
-    """
+    """Evaluates a model in one pass. Returns a `Curve` and the outputs, shape `(exits, samples, classes)`."""
     names, forward, parts = list(graph.outputs_by_name(model)), runtime.compiled(model), []
 
     def recorded(x):
@@ -40,34 +36,24 @@ def outputs(model, data, temperatures=None, name=None):
     if curve.samples is None:
         raise ValueError(
             "A report needs exits that predict one class for each sample, and samples of equal weight. Received: model "
-            f"'{model.name}' with exits that end in a sigmoid, or data with sample weights."
+            f"'{model.name}', whose exits end in a sigmoid or whose data have sample weights."
         )
     logits = np.concatenate(parts, axis=1)
     if np.isnan(logits).any():
         raise ValueError(
-            f"A report needs numbers at each exit. Received: NaN from model '{model.name}'. Look for NaN in the inputs "
-            "and in the network's weights."
+            f"A report needs numbers at each exit. Received: NaN from model '{model.name}'. Check the inputs and the "
+            "network's weights for NaN."
         )
     return curve, logits
 
 
-def held_out(curve, logits, share):
-    """Splits test samples at random into validation and test samples.
-
-    Args:
-        curve: `Curve` of all samples.
-        logits: array of shape `(exits, samples, classes)`.
-        share: float from 0 to 1, the validation samples' share.
-
-    Returns:
-        Two int arrays: the rows for validation and the rows for test.
-    """
-    order = np.random.default_rng(0).permutation(logits.shape[1])
+def held_out(count, share):
+    """Splits samples at random. Returns the indices of a `share` of them for validation, and of the others for test."""
+    order = np.random.default_rng(0).permutation(count)
     split = round(share * len(order))
     if not 0 < split < len(order):
         raise ValueError(
-            f"`validation` as a share must leave test samples and validation samples. Received: {share} of "
-            f"{len(order)} samples."
+            f"`validation` as a share must leave test and validation samples. Received: {share} of {count} samples."
         )
     return np.sort(order[:split]), np.sort(order[split:])
 
@@ -94,18 +80,13 @@ def leak(thresholds, samples):
 
 
 class Thresholds:
-    """Validation answers, on which temperatures and thresholds are fitted.
+    """Validation outputs, on which temperatures and thresholds are fitted.
 
-    Args:
-        temperatures: dict from exit name to temperature, those of the model; empty to fit them.
-        names: list of str, the exits.
-        logits: array of shape `(exits, samples, classes)`.
-        labels: int array of shape `(samples,)`.
+    The arguments are those of `Samples.of`. The temperatures are the model's own, or empty to fit them.
 
     Attributes:
-        temperatures: dict from exit name to temperature: the model's own, or fitted on a fifth of the samples; empty if
-            these are fewer than `LEAST`.
-        source: str, where the temperatures come from.
+        temperatures: as given, or fitted on a fifth of the samples; empty if these are fewer than `LEAST`.
+        source: str, the origin of the temperatures.
         count: int, number of samples for thresholds.
         confidences, losses: arrays of shape `(exits, samples)`, on the samples for thresholds.
         errors: float array of shape `(samples,)`, whether the last exit is wrong on each validation sample.
@@ -118,7 +99,7 @@ class Thresholds:
         split = round(FOR_TEMPERATURES * len(labels))
         self.source = "those of the model"
         if not self.temperatures and split < LEAST:
-            self.source = f"none, since {len(labels)} validation images are too few to fit them"
+            self.source = f"none, because {len(labels)} validation images are too few to fit them"
         elif not self.temperatures:
             first, kept = kept[:split], kept[split:]
             self.source = f"fitted on {split} validation images that are not used for thresholds"
@@ -138,9 +119,6 @@ def early_exits(samples, macs, confidences, shares=None):
         macs: list of int, the cost of each exit.
         confidences: array of shape `(exits, samples)`, on validation samples.
         shares: fractions of the last exit's cost; None spaces budgets evenly on a logarithmic scale.
-
-    Returns:
-        A list of dicts: `budget`, `threshold`, and the test set's `macs` and `accuracy`.
     """
     budgets = np.geomspace(macs[0], macs[-1], BUDGETS) if shares is None else np.asarray(shares) * macs[-1]
     budgets[-1] = macs[-1] if shares is None else budgets[-1]
@@ -159,12 +137,7 @@ def applied(samples, macs, threshold):
 
 
 def promises(samples, macs, thresholds, confidence):
-    """Fits a threshold for each tolerated risk, and measures on test samples what it costs and loses.
-
-    Returns:
-        A list of dicts: `risk`; and either `needed`, the samples that validation would need, or `threshold`, `macs`,
-        `accuracy` and `excess`, the test error minus the last exit's.
-    """
+    """Fits a threshold for each tolerated risk on validation samples and applies it to test samples."""
     found = []
     for tolerated in RISKS:
         needed = risk.least_samples(tolerated, confidence)
@@ -179,11 +152,7 @@ def promises(samples, macs, thresholds, confidence):
 
 
 def combined(logits, samples, temperatures):
-    """Applies both methods of `monotone` to outputs.
-
-    Returns:
-        A dict from `"as trained"`, `"product"` and `"caching"` to `Monotonicity`.
-    """
+    """Applies both methods of `monotone` to outputs, and returns the `Monotonicity` of each and as trained."""
     names, given = samples.exit_names, as_logits(logits)
     if given is not logits:  # of probabilities
         given = given - given.mean(axis=-1, keepdims=True)
@@ -198,35 +167,16 @@ def combined(logits, samples, temperatures):
 
 
 def latencies(model, smaller, example, seconds=2.0):
-    """Measures one sample's time to each exit, to all exits at once, to the last exit of `monotone`, and of each
-    smaller network's exits, all in turns.
-
-    Returns:
-        A dict from exit name to seconds; a dict with `"all exits"`, `"product"` and `"caching"`; and for each smaller
-        network a dict from exit name to seconds.
+    """Measures, in turns, one sample's time to each exit; to all exits at once and to the last exit of `monotone`; and
+    to each exit of each smaller network. Returns a dict of seconds, another one, and a list of dicts.
     """
-    example = keras.tree.map_structure(keras.ops.convert_to_tensor, example)
-
-    def direct(network, names=None):
-        opened = graph.opened(network)
-        return {
-            name: keras.Model(opened.input, tensor)
-            for name, tensor in graph.outputs_by_name(opened).items()
-            if names is None or name in names
-        }
-
     last = list(graph.outputs_by_name(model))[-1]
-    models = {("", name): each for name, each in direct(model).items()}
+    models = {("", name): each for name, each in models_by_exit(model).items()}
     models["whole", "all exits"] = model
-    for method in METHODS:
-        models["whole", method] = direct(monotone(model, method), [last])[last]
+    models.update((("whole", method), models_by_exit(monotone(model, method))[last]) for method in METHODS)
     for number, network in enumerate(smaller.values()):
-        models.update(((number, name), each) for name, each in direct(network).items())
-    runs = {}
-    for key, each in models.items():
-        compiled = runtime.compiled(each)
-        runs[key] = lambda compiled=compiled: runtime.finish(compiled(example))
-    times = medians(runs, seconds=seconds)
+        models.update(((number, name), each) for name, each in models_by_exit(network).items())
+    times = medians(models, example, seconds=seconds)
 
     def group(first):
         return {name: value for (owner, name), value in times.items() if owner == first}
@@ -237,14 +187,8 @@ def latencies(model, smaller, example, seconds=2.0):
 def compared(curve, others):
     """Compares each exit of smaller networks with the latest exit that is as fast, sample by sample.
 
-    Args:
-        curve: `Curve` with latencies and samples.
-        others: dict from a name to such a curve, measured on the same samples.
-
-    Returns:
-        A list of dicts: `name`, `accuracy`, `macs`, `seconds`; and, unless no exit is as fast, `exit`,
-        `exit_accuracy`, `exit_seconds`, `gain` of the smaller network, and its `standard_error`. If no exit is as fast
-        and some exit is as accurate, `exit_as_accurate` and `exit_seconds` of the fastest of these.
+    All curves have latencies, and samples of the same data. If no exit is as fast, the comparison is with the fastest
+    that is as accurate, if there is one.
     """
     found = []
     for name, other in others.items():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import numbers
 import pathlib
+from typing import Any
 
 import keras
 
@@ -15,12 +16,20 @@ from anytime_keras.inference.monotone import joined
 from anytime_keras.reporting import measure, page, sections
 
 
-def report(model, data, validation=None, smaller=None, confidence=0.95, name=None, seconds=2.0):
-    """Measures a trained network and describes what its exits cost and are worth, and what to use when.
+def report(
+    model: keras.Model | EANN,
+    data: Any,
+    validation: Any = None,
+    smaller: dict | None = None,
+    confidence: float = 0.95,
+    name: str | None = None,
+    seconds: float = 2.0,
+) -> "Report":
+    """Measures the cost and the error of a trained network's exits, and recommends how to use them.
 
     The report contains the error at each exit against multiply-accumulates and against time on this machine,
     calibration, monotonicity with and without `monotone`, early exit at each average cost beside one exit for all
-    samples, thresholds with a promise, and a comparison with smaller networks at equal time. Temperatures and
+    samples, thresholds with a guarantee, and a comparison with smaller networks at equal time. Temperatures and
     thresholds are fitted on the validation data and measured on the test data. The model is not changed.
 
     All logits of both data sets are held in memory, as float32.
@@ -31,9 +40,9 @@ def report(model, data, validation=None, smaller=None, confidence=0.95, name=Non
         validation: validation data as in `evaluate`, held out from training; None uses the data set's. A float is the
             share of the test samples to use instead, chosen at random; the others are then measured.
         smaller: dict from a name to a functional Keras model for the same data, with one or more outputs.
-        confidence: float from 0 to 1, of the promises; see `Predictor.fit_thresholds`.
+        confidence: float from 0 to 1, the probability with which the guarantees hold; see `Predictor.fit_thresholds`.
         name: str, the network's name; defaults to the model's.
-        seconds: float, least time for measuring latencies.
+        seconds: float, the minimum duration of the latency measurement.
 
     Returns:
         A `Report`.
@@ -108,8 +117,9 @@ class Report:
         promises: list of dicts by `risk`: `threshold`, `macs`, `accuracy` and `excess`, the test error above the last
             exit's; or `needed`, the number of validation samples, if there are too few.
         comparison: list of dicts, each output of the smaller networks beside the latest exit that is as fast: `name`,
-            `accuracy`, `macs`, `seconds`, `exit`, `exit_accuracy`, `exit_seconds`, `gain` and `standard_error` of the
-            difference.
+            `accuracy`, `macs`, `seconds`, `exit`, `exit_accuracy`, `exit_seconds`, `gain` of the smaller network and
+            its `standard_error`. If no exit is as fast, `exit_as_accurate` and `exit_seconds` of the fastest exit
+            that is as accurate, if there is one.
         seconds: dict, the time to all exits in one pass (`"all exits"`) and to the last exit of `monotone` by method.
         about: dict of plain data: images, machine, versions.
 
@@ -135,7 +145,7 @@ class Report:
     about: dict
 
     def advice(self):
-        """Returns what to use when, a list of sentences made from the numbers."""
+        """Returns recommendations made from the numbers, a list of str."""
         return sections.advice(self)
 
     def figures(self):
@@ -152,11 +162,11 @@ class Report:
 
     def to_markdown(self):
         """Returns the page as Markdown with embedded plots, a str."""
-        return page.markdown(sections.blocks(self, self.figures())) + "\n"
+        return page.to_markdown(sections.text(self), self.figures()) + "\n"
 
     def to_html(self):
         """Returns the page as HTML with embedded plots, a str."""
-        return page.page(sections.blocks(self, self.figures()), self.curve.name)
+        return page.to_html(sections.text(self), self.figures(), self.curve.name)
 
     def _repr_html_(self):
         return self.to_html()
@@ -177,13 +187,12 @@ class Report:
 
     def save(self, folder):
         """Writes `report.html`, `report.md`, `report.json` and each plot as PDF to a folder, and returns its path."""
-        folder, drawn = pathlib.Path(folder), self.figures()
-        blocks = sections.blocks(self, drawn)
+        folder, figures, text = pathlib.Path(folder), self.figures(), sections.text(self)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.html").write_text(page.page(blocks, self.curve.name))
-        (folder / "report.md").write_text(page.markdown(blocks) + "\n")
+        (folder / "report.html").write_text(page.to_html(text, figures, self.curve.name))
+        (folder / "report.md").write_text(page.to_markdown(text, figures) + "\n")
         (folder / "report.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-        for name, figure in drawn.items():
+        for name, figure in figures.items():
             figure.savefig(folder / f"{name}.pdf")
         return folder
 
@@ -191,8 +200,7 @@ class Report:
 def _measured(model, test, validation, name):
     """Evaluates the model on test data, and fits temperatures on validation data.
 
-    Returns:
-        A `Curve`, its logits, the `Thresholds`, and the rows of the test data that were measured; None for all.
+    Returns a `Curve`, its logits, the `Thresholds`, and the measured rows of the test data, or None for all.
     """
     temperatures = (getattr(model, "inference", None) or {}).get("temperatures", {})
     if not isinstance(validation, numbers.Real):
@@ -201,7 +209,7 @@ def _measured(model, test, validation, name):
         return *measure.outputs(model, test, thresholds.temperatures, name), thresholds, None
     curve, logits = measure.outputs(model, test, name=name)
     names, labels = curve.samples.exit_names, curve.samples.labels
-    first, rows = measure.held_out(curve, logits, validation)
+    first, rows = measure.held_out(len(labels), validation)
     thresholds = measure.Thresholds(temperatures, names, logits[:, first], labels[first])
     logits = logits[:, rows]
     curve = measure.restricted(curve, Samples.of(names, logits, labels[rows], thresholds.temperatures))
@@ -242,13 +250,10 @@ def _checked(model, smaller):
             "`model` must be a functional Keras model with two exits or more, or an `EANN`. "
             f"Received: {type(model).__name__}."
         )
-    if smaller is not None and not isinstance(smaller, dict):
-        raise ValueError(f"`smaller` must be a dict from a name to a model. Received: {type(smaller).__name__}.")
-    for name, network in (smaller or {}).items():
-        if not graph.is_functional(network):
-            raise ValueError(
-                f"`smaller` must hold functional Keras models. Received: {type(network).__name__} for '{name}'."
-            )
+    if smaller is not None and not (isinstance(smaller, dict) and all(map(graph.is_functional, smaller.values()))):
+        raise ValueError(
+            f"`smaller` must be a dict from a name to a functional Keras model. Received: smaller={smaller!r:.80}."
+        )
     return smaller or {}
 
 

@@ -1,63 +1,72 @@
-"""The sections of a report: tables, and sentences made from the numbers."""
+"""The text of a report: tables, and sentences made from the numbers."""
 
-from anytime_keras.reporting.page import Figure, Heading, Items, Table, Text
+from anytime_keras.reporting.page import table
 
 NOISE = 2.0  # standard errors below which a difference is within noise
 WITHIN = 0.005  # of the last exit's accuracy: "as good as"
 
 
-def blocks(report, figures):
-    """Returns the blocks of the page.
+def text(report):
+    """Returns the page in Markdown. Plots are images with the names of `Report.figures`."""
+    advised = "\n".join(f"- {each}" for each in advice(report))
+    return f"""# {report.curve.name}
 
-    Args:
-        report: `Report`.
-        figures: dict from a name to a plot, the result of `Report.figures`.
-    """
-    return [
-        Heading(report.curve.name, 1),
-        Text(_about(report.about)),
-        *_warning(report.about),
-        Heading("What to use when"),
-        Items(advice(report)),
-        Heading("Exits"),
-        Figure("curve", figures["curve"], "Error at each exit, against multiply-accumulates and against time."),
-        _exits(report),
-        Text(_times(report.seconds)),
-        *_smaller(report),
-        Heading("Early exit"),
-        Text(
-            "Samples exit where the confidence first reaches a threshold. Thresholds are fitted on validation images "
-            "and measured here on test images. Costs include the heads of all exits computed."
-        ),
-        Figure("early_exit", figures["early_exit"], "Accuracy against average cost."),
-        _budgets(report),
-        Heading("Thresholds with a promise"),
-        Text(
-            f"With {_percent(report.about['confidence'], 0)} confidence, early exit by the threshold adds at most the "
-            "tolerated errors to the last exit's, on images drawn as the validation images were. The last column is "
-            "what it adds on the test images."
-        ),
-        _promises(report),
-        Heading("Calibration"),
-        Text(
-            "The expected calibration error is the mean distance between confidence and accuracy, over 15 intervals of "
-            f"confidence. Temperatures: {report.about['temperatures']}."
-        ),
-        Figure("reliability", figures["reliability"], "Accuracy against confidence at each exit."),
-        Figure("risk_coverage", figures["risk_coverage"], "Error among the most confident share of the images."),
-        Heading("Monotonicity"),
-        Text(
-            "The share of test images for which the true class's probability falls by more than 1, 5 and 10 points "
-            "from some exit to a later one; that some exit has right and a later one wrong (flips); and that some exit "
-            "has right and the last one wrong (lost)."
-        ),
-        Figure("monotonicity", figures["monotonicity"], "Accuracy and falls, as trained and with `monotone`."),
-        _methods(report),
-    ]
+{_about(report.about)}
+{_warning(report.about)}
+## What to use when
+
+{advised}
+
+## Exits
+
+{_plot("curve", "Error at each exit, against multiply-accumulates and against time.")}
+
+{_exits(report)}
+
+{_times(report.seconds)}
+{_smaller(report)}
+## Early exit
+
+Samples exit where the confidence first reaches a threshold. Thresholds are fitted on validation images and measured \
+here on test images. Costs include the heads of all exits computed.
+
+{_plot("early_exit", "Accuracy against average cost.")}
+
+{_budgets(report)}
+
+## Thresholds with a guarantee
+
+With {_percent(report.about["confidence"], 0)} confidence, early exit by the threshold adds at most the tolerated \
+errors to the last exit's, on images from the same distribution as the validation images. The last column is what it \
+adds on the test images.
+
+{_promises(report)}
+
+## Calibration
+
+The expected calibration error is the mean distance between confidence and accuracy, over 15 intervals of confidence. \
+Temperatures: {report.about["temperatures"]}.
+
+{_plot("reliability", "Accuracy against confidence at each exit.")}
+
+{_plot("risk_coverage", "Error among the most confident share of the images.")}
+
+## Monotonicity
+
+The share of test images for which the true class's probability falls by more than 1, 5 and 10 points from some exit \
+to a later one; that some exit classifies correctly and a later one does not (flips); and that some exit classifies \
+correctly and the last one does not (lost).
+
+{_plot("monotonicity", "Accuracy and falls, as trained and with `monotone`.")}
+
+{_methods(report)}"""
+
+
+def _plot(name, caption):
+    return f"![{caption}]({name})\n\n{caption}"
 
 
 def advice(report):
-    """Returns what to use when, a list of str."""
     curve, last = report.curve, report.curve[-1]
     call = "`predictor.predict(x, deadline=...)`"
     texts = [
@@ -70,25 +79,25 @@ def advice(report):
     if kept:
         entry = min(kept, key=lambda each: each["risk"])
         texts.append(
-            f"Batches with a promise: `fit_thresholds(validation, risk={entry['risk']})` costs "
+            f"Batches with a guarantee: `fit_thresholds(validation, risk={entry['risk']})` costs "
             f"{_percent(entry['macs'] / last.with_all_heads, 0)} of the last exit's MACs on average."
         )
     else:
         needed = min((entry["needed"] for entry in report.promises if "needed" in entry), default=None)
-        why = f"at least {needed:,} validation images are needed" if needed else "no threshold keeps one"
-        texts.append(f"Batches with a promise: none; {why}.")
+        why = f"at least {needed:,} validation images are needed" if needed else "no threshold meets one"
+        texts.append(f"Batches with a guarantee: none; {why}.")
     texts.append(_monotone_advice(report.monotonicity))
     before = _mean(report.calibration.errors)
     after = _mean(report.calibration.calibrated_errors or report.calibration.errors)
     if report.calibration.calibrated_errors is None:
-        texts.append(f"Confidence that is read as a probability: its mean calibration error is {_percent(before)}.")
+        texts.append(f"Confidence as a probability: its mean calibration error is {_percent(before)}.")
     elif after < before:
         texts.append(
-            "Confidence that is read as a probability: `predictor.calibrate(validation)`. Temperatures lower the mean "
+            "Confidence as a probability: `predictor.calibrate(validation)`. Temperatures lower the mean "
             f"calibration error from {_percent(before)} to {_percent(after)}."
         )
     else:
-        texts.append(f"Confidence can be read as it is: temperatures do not lower its error of {_percent(before)}.")
+        texts.append(f"Confidence as a probability: temperatures do not lower its mean error of {_percent(before)}.")
     return texts
 
 
@@ -113,7 +122,7 @@ def _monotone_advice(methods):
     best = methods[name]
     change = _mean(best.accuracies) - _mean(trained.accuracies)
     if best.falls[0.05] >= trained.falls[0.05]:
-        return "Answers that are shown as they improve: `monotone` makes them no steadier."
+        return "Answers that are shown as they improve: `monotone` does not make them steadier."
     last = _final(best) - _final(trained)
     price = " Use it only where steady answers are worth this." if last < -WITHIN else ""
     return (
@@ -124,28 +133,18 @@ def _monotone_advice(methods):
 
 
 def _verdict(entry):
-    if "exit" not in entry:
-        beside = "no exit is as fast or as accurate"
-        if "exit_as_accurate" in entry:
-            beside = (
-                "no exit is as fast, and the fastest that is as accurate, "
-                f"{entry['exit_as_accurate']}, takes {_ms(entry['exit_seconds'])}"
-            )
-        return (
-            f"At a fixed deadline of {_ms(entry['seconds'])}, the smaller network is better: {entry['name']} has "
-            f"{_percent(entry['accuracy'])}; {beside}."
+    better, beside = "the smaller network is", f"{entry['name']} has {_percent(entry['accuracy'])}; no exit is as fast"
+    if "exit" in entry:
+        gain, noise = entry["gain"], NOISE * entry["standard_error"]
+        better = "the smaller network is" if gain > noise else "this network is" if gain < -noise else "neither is"
+        beside = (
+            f"{entry['name']} has {_percent(entry['accuracy'])} in {_ms(entry['seconds'])}, {entry['exit']} "
+            f"{_percent(entry['exit_accuracy'])} in {_ms(entry['exit_seconds'])}, a difference of {_points(gain)} with "
+            f"a standard error of {100 * entry['standard_error']:.1f}"
         )
-    gain, error = entry["gain"], entry["standard_error"]
-    pair = (
-        f"{entry['name']} has {_percent(entry['accuracy'])} in {_ms(entry['seconds'])}, {entry['exit']} "
-        f"{_percent(entry['exit_accuracy'])} in {_ms(entry['exit_seconds'])}, a difference of {_points(gain)} with a "
-        f"standard error of {100 * error:.1f}."
-    )
-    if gain > NOISE * error:
-        return f"At a fixed deadline of {_ms(entry['seconds'])}, the smaller network is better: {pair}"
-    if gain < -NOISE * error:
-        return f"At a fixed deadline of {_ms(entry['seconds'])}, this network is better: {pair}"
-    return f"At a fixed deadline of {_ms(entry['seconds'])}, the two are within noise: {pair}"
+    elif "exit_as_accurate" in entry:
+        beside += f"; {entry['exit_as_accurate']}, which is as accurate, takes {_ms(entry['exit_seconds'])}"
+    return f"At a fixed deadline of {_ms(entry['seconds'])}, {better} better: {beside}."
 
 
 def _about(about):
@@ -160,34 +159,27 @@ def _about(about):
 
 def _warning(about):
     if about["lower validation error"] is None:
-        return []
+        return ""
     validation, test = about["lower validation error"]
-    return [
-        Text(
-            f"Caution: the last exit's error is {_percent(validation)} on the validation images and {_percent(test)} "
-            "on the test images. The network may have been trained on the validation images; then no promise below "
-            "holds."
-        )
-    ]
+    return (
+        f"\nCaution: the last exit's error is {_percent(validation)} on the validation images and {_percent(test)} on "
+        "the test images. The network may have been trained on the validation images. Then no guarantee below holds.\n"
+    )
 
 
 def _exits(report):
-    after = report.calibration.calibrated_errors
+    before, after = report.calibration.errors, report.calibration.calibrated_errors
     last = report.curve[-1].with_all_heads
-    rows = [
-        [
-            point.exit,
-            f"{point.with_all_heads / 1e6:,.3g}M",
-            f"{100 * point.with_all_heads / last:.0f}%",
-            _ms(point.latency),
-            _percent(1 - point.error),
-            _percent(report.calibration.errors[point.exit]),
-            _percent(after[point.exit]) if after else "-",
-        ]
-        for point in report.curve
-    ]
-    headings = ["exit", "MACs", "of last", "time", "accuracy", "calibration error", "with temperature"]
-    return Table(headings, rows)
+    columns = {
+        "exit": lambda point: point.exit,
+        "MACs": lambda point: _millions(point.with_all_heads),
+        "of last": lambda point: _percent(point.with_all_heads / last, 0),
+        "time": lambda point: _ms(point.latency),
+        "accuracy": lambda point: _percent(1 - point.error),
+        "calibration error": lambda point: _percent(before[point.exit]),
+        "with temperature": lambda point: _percent(after[point.exit]) if after else "-",
+    }
+    return table(columns, report.curve)
 
 
 def _times(seconds):
@@ -200,75 +192,78 @@ def _times(seconds):
 
 def _smaller(report):
     if not report.comparison:
-        return []
-    rows = [
-        [
-            entry["name"],
-            f"{entry['macs'] / 1e6:,.3g}M",
-            _ms(entry["seconds"]),
-            _percent(entry["accuracy"]),
-            entry.get("exit", "-"),
-            _percent(entry["exit_accuracy"]) if "exit" in entry else "-",
-            f"{_points(entry['gain'])} ± {100 * entry['standard_error']:.1f}" if "exit" in entry else "-",
-        ]
-        for entry in report.comparison
-    ]
-    headings = ["smaller network", "MACs", "time", "accuracy", "latest exit as fast", "its accuracy", "difference"]
-    return [Heading("Smaller networks at equal time"), Table(headings, rows)]
+        return ""
+
+    def if_as_fast(text):
+        return lambda entry: text(entry) if "exit" in entry else "-"
+
+    columns = {
+        "smaller network": lambda entry: entry["name"],
+        "MACs": lambda entry: _millions(entry["macs"]),
+        "time": lambda entry: _ms(entry["seconds"]),
+        "accuracy": lambda entry: _percent(entry["accuracy"]),
+        "latest exit as fast": if_as_fast(lambda entry: entry["exit"]),
+        "its accuracy": if_as_fast(lambda entry: _percent(entry["exit_accuracy"])),
+        "difference": if_as_fast(lambda entry: f"{_points(entry['gain'])} ± {100 * entry['standard_error']:.1f}"),
+    }
+    return f"\n## Smaller networks at equal time\n\n{table(columns, report.comparison)}\n"
 
 
 def _budgets(report):
-    last = report.curve[-1]
-    rows = []
-    for entry in report.budgets:
-        static = [point for point in report.curve if point.with_all_heads <= entry["budget"] * (1 + 1e-9)][-1]
-        rows.append(
-            [
-                f"{100 * entry['budget'] / last.with_all_heads:.0f}% ({entry['budget'] / 1e6:,.3g}M)",
-                f"{entry['threshold']:.4f}" if entry["threshold"] <= 1 else "none",
-                f"{entry['macs'] / 1e6:,.3g}M",
-                _percent(entry["accuracy"]),
-                f"{static.exit}: {_percent(1 - static.error)}",
-            ]
-        )
-    headings = ["average budget", "threshold", "MACs on test", "accuracy", "one exit for all"]
-    return Table(headings, rows)
+    last = report.curve[-1].with_all_heads
+
+    def one_exit(entry):
+        point = [point for point in report.curve if point.with_all_heads <= entry["budget"] * (1 + 1e-9)][-1]
+        return f"{point.exit}: {_percent(1 - point.error)}"
+
+    columns = {
+        "average budget": lambda entry: f"{_percent(entry['budget'] / last, 0)} ({_millions(entry['budget'])})",
+        "threshold": _threshold,
+        "MACs on test": lambda entry: _millions(entry["macs"]),
+        "accuracy": lambda entry: _percent(entry["accuracy"]),
+        "one exit for all": one_exit,
+    }
+    return table(columns, report.budgets)
 
 
 def _promises(report):
-    last, rows = report.curve[-1].with_all_heads, []
-    for entry in report.promises:
-        tolerated = f"{100 * entry['risk']:g} per 100"
+    last = report.curve[-1].with_all_heads
+
+    def macs(entry):
         if "needed" in entry:
-            why = f"needs {entry['needed']:,} validation images or more"
-            rows.append([tolerated, "-", why, "-", "-"])
-            continue
-        rows.append(
-            [
-                tolerated,
-                f"{entry['threshold']:.4f}" if entry["threshold"] <= 1 else "none",
-                _percent(entry["macs"] / last, 0),
-                _percent(entry["accuracy"]),
-                f"{100 * entry['excess']:+.2f} per 100",
-            ]
-        )
-    return Table(["tolerated errors", "threshold", "average MACs, of last", "accuracy", "added errors"], rows)
+            return f"needs {entry['needed']:,} validation images or more"
+        return _percent(entry["macs"] / last, 0)
+
+    def if_kept(text):
+        return lambda entry: "-" if "needed" in entry else text(entry)
+
+    columns = {
+        "tolerated errors": lambda entry: f"{100 * entry['risk']:g} per 100",
+        "threshold": if_kept(_threshold),
+        "average MACs, of last": macs,
+        "accuracy": if_kept(lambda entry: _percent(entry["accuracy"])),
+        "added errors": if_kept(lambda entry: f"{100 * entry['excess']:+.2f} per 100"),
+    }
+    return table(columns, report.promises)
 
 
 def _methods(report):
-    rows = [
-        [
-            method,
-            *(_percent(share) for share in found.falls.values()),
-            _percent(found.flips),
-            _percent(found.lost),
-            _percent(_mean(found.accuracies)),
-            _percent(_final(found)),
-        ]
-        for method, found in report.monotonicity.items()
-    ]
-    headings = ["method", "> 1 point", "> 5", "> 10", "flips", "lost", "mean accuracy of exits", "last exit"]
-    return Table(headings, rows)
+    methods = report.monotonicity
+    columns = {
+        "method": str,
+        "> 1 point": lambda method: _percent(methods[method].falls[0.01]),
+        "> 5": lambda method: _percent(methods[method].falls[0.05]),
+        "> 10": lambda method: _percent(methods[method].falls[0.1]),
+        "flips": lambda method: _percent(methods[method].flips),
+        "lost": lambda method: _percent(methods[method].lost),
+        "mean accuracy of exits": lambda method: _percent(_mean(methods[method].accuracies)),
+        "last exit": lambda method: _percent(_final(methods[method])),
+    }
+    return table(columns, methods)
+
+
+def _threshold(entry):
+    return f"{entry['threshold']:.4f}" if entry["threshold"] <= 1 else "none"
 
 
 def _mean(values):
@@ -285,6 +280,10 @@ def _percent(value, digits=1):
 
 def _points(value):
     return f"{100 * value:+.1f} points"
+
+
+def _millions(macs):
+    return f"{macs / 1e6:,.3g}M"
 
 
 def _ms(seconds):
