@@ -1,13 +1,10 @@
-"""Converters of parts to the formats of the runtimes.
-
-The functions that are named like a format write the files of an export, and return the file and signature of every
-part. Their arguments are those of `convert`.
-"""
+"""Converts parts to the formats of the runtimes: `write` for an export, `convert` for the engines of a `Predictor`."""
 
 import contextlib
 import importlib
 import io
 import logging
+import pathlib
 import tempfile
 import warnings
 import zipfile
@@ -16,11 +13,38 @@ import keras
 import numpy as np
 
 from anytime_keras import graph
-from anytime_keras.conversion import quantization
 
 
-def saved_model(parts, folder, batch_size, precision="float32", calibration=None, preprocessor=None):
-    """Writes one TensorFlow SavedModel with a signature per part and a single copy of the weights.
+def write(parts, folder, format, batch_size=None, dtype="float32", calibration=None, preprocessor=None):
+    """Writes the files of an export.
+
+    LiteRT, ONNX and OpenVINO get one model per part, `<part>.tflite`, `.onnx`, or `.xml` and `.bin`. A SavedModel has
+    all parts as signatures and a single copy of the weights.
+
+    Args:
+        format: str, `"saved_model"` or as in `convert`.
+        dtype: as in `convert`, or `"dynamic"` for LiteRT: 8-bit weights and float activations.
+        preprocessor: `Preprocessor` for a SavedModel's signature `serving_raw`, or None.
+        parts, batch_size, calibration: as in `convert`.
+
+    Returns:
+        A list of dicts, the `file` and the `signature` of each part.
+    """
+    if format == "saved_model":
+        return _write_saved_model(parts, folder, batch_size, preprocessor)
+    suffix = {"litert": "tflite", "onnx": "onnx", "openvino": "xml"}[format]
+    for part, samples in zip(parts, calibration or [None] * len(parts)):
+        path = folder / f"{part.name}.{suffix}"
+        if format == "openvino":
+            _save_openvino(_openvino(part, batch_size), path, dtype)
+        else:
+            path.write_bytes(_converted(part, format, batch_size, dtype, samples, named=True))
+    signature = "serving_default" if format == "litert" else None
+    return [{"file": f"{part.name}.{suffix}", "signature": signature} for part in parts]
+
+
+def _write_saved_model(parts, folder, batch_size, preprocessor):
+    """Writes a TensorFlow SavedModel.
 
     The whole network is also the signature `serving_default`, which SavedModel servers run by default, and with a
     `Preprocessor` `serving_raw`, which takes uint8 images of shape `(batch, height, width, channels)`.
@@ -50,27 +74,6 @@ def _of_raw_images(whole, preprocessor, batch_size):
     return tf.function(lambda images: forward(preprocessor(images)), [spec], autograph=False).get_concrete_function()
 
 
-def onnx(parts, folder, batch_size, precision="float32", calibration=None):
-    """Writes one ONNX file per part."""
-    for part, content in zip(parts, convert(parts, "onnx", batch_size, precision, calibration)):
-        (folder / f"{part.name}.onnx").write_bytes(content)
-    return [{"file": f"{part.name}.onnx", "signature": None} for part in parts]
-
-
-def openvino(parts, folder, batch_size, precision="float32", calibration=None):
-    """Writes two OpenVINO files per part, an `.xml` file with the graph and a `.bin` file with the weights."""
-    for part in parts:
-        _save_openvino(_openvino(part, batch_size), folder / f"{part.name}.xml", precision)
-    return [{"file": f"{part.name}.xml", "signature": None} for part in parts]
-
-
-def litert(parts, folder, batch_size, precision="float32", calibration=None):
-    """Writes one LiteRT file per part."""
-    for part, samples in zip(parts, calibration or [None] * len(parts)):
-        (folder / f"{part.name}.tflite").write_bytes(_litert(part, batch_size, precision, samples, named=True))
-    return [{"file": f"{part.name}.tflite", "signature": "serving_default"} for part in parts]
-
-
 # The dtypes of each format's parts. Inputs and outputs keep their own.
 DTYPES = {
     "litert": ("float32", "float16", "int8"),
@@ -80,16 +83,13 @@ DTYPES = {
 
 
 def check_dtype(format, dtype):
-    """Checks that a format has a dtype.
-
-    Raises:
-        ValueError: if it does not.
-    """
+    """Raises a ValueError unless parts of a format can have a dtype."""
     if dtype not in DTYPES[format]:
         having = [other for other, dtypes in DTYPES.items() if dtype in dtypes]
-        remedy = f"{' and '.join(having)} have it." if having else "Backends have Keras's other dtype policies."
+        remedy = f"It is supported by {', '.join(having)}."
         raise ValueError(
-            f"`dtype` must be one of {DTYPES[format]} on the runtime '{format}'. Received: {dtype!r}. {remedy}"
+            f"`dtype` must be one of {DTYPES[format]} for the runtime '{format}'. Received: dtype={dtype!r}. "
+            + (remedy if having else "Other dtypes need a network built with a Keras dtype policy.")
         )
 
 
@@ -108,41 +108,28 @@ def convert(parts, format, batch_size=None, dtype="float32", calibration=None):
         A list of bytes, one file per part, for `runtimes`. Those of LiteRT have no signature.
 
     Raises:
-        ValueError: if the format does not have the dtype, or `calibration` is missing or too small.
+        ValueError: if the format does not have the dtype, or `calibration` has fewer samples than a batch.
         ImportError: if a package required by the format is missing.
         RuntimeError: if the format cannot represent a layer.
     """
     check_dtype(format, dtype)
-    if (dtype == "int8") != (calibration is not None):
-        raise ValueError(
-            "`calibration`, samples of typical inputs, is needed for `dtype='int8'` and for no other. Received: "
-            f"dtype={dtype!r}, calibration of type {type(calibration).__name__}."
-        )
-    contents = []
-    for part, samples in zip(parts, calibration or [None] * len(parts), strict=True):
-        if samples is not None and len(samples[0]) < (batch_size or 1):
-            raise ValueError(
-                f"`calibration` needs at least {batch_size} samples, one batch. Received: {len(samples[0])}."
-            )
-        if format == "litert":
-            contents.append(_litert(part, batch_size, dtype, samples, named=False))
-        elif format == "onnx":
-            content = _onnx(part, batch_size)
-            if samples is not None:
-                content = quantization.of_onnx(content, part, batches(samples, batch_size))
-            contents.append(content)
-        else:
-            contents.append(_packed(_openvino(part, batch_size), dtype))
-    return contents
+    samples = calibration or [None] * len(parts)
+    return [_converted(part, format, batch_size, dtype, own) for part, own in zip(parts, samples)]
+
+
+def _converted(part, format, batch_size, dtype, samples, named=False):
+    if format == "litert":
+        return _litert(part, batch_size, dtype, samples, named)
+    if format == "openvino":
+        return _packed(_openvino(part, batch_size), dtype)
+    content = _onnx(part, batch_size)
+    return content if samples is None else _quantized(content, part, batches(samples, batch_size))
 
 
 def _litert(part, batch_size, precision, samples, named):
-    """Converts a part to LiteRT.
+    """Converts a part to LiteRT, with a signature of named inputs and outputs if `named`.
 
-    Args:
-        samples: list of arrays for the part's inputs; for `"int8"`.
-        named: bool, whether the file gets a signature with the names of inputs and outputs. This goes through a
-            SavedModel, which takes longer.
+    A signature needs a conversion through a SavedModel, which takes longer.
     """
     import tensorflow as tf
 
@@ -167,7 +154,6 @@ def _litert(part, batch_size, precision, samples, named):
 
 
 def _onnx(part, batch_size):
-    """Converts a part to ONNX."""
     onnx, tf2onnx = importlib.import_module("onnx"), importlib.import_module("tf2onnx")
     function = part.function(batch_size)
     # The conversion turns captured tensors other than variables into inputs; make them initializers.
@@ -187,8 +173,37 @@ def _onnx(part, batch_size):
     return proto.SerializeToString()
 
 
+def _quantized(content, part, batches):
+    """Quantizes an ONNX file, bytes, with activation ranges calibrated on samples.
+
+    Weights have one scale per channel. Inputs and outputs remain floats. `batches` is a list of lists of arrays for the
+    inputs of the `part` that was converted.
+    """
+    tools = importlib.import_module("onnxruntime.quantization")
+    left = iter(batches)
+
+    class Reader(tools.CalibrationDataReader):
+        def get_next(self):
+            inputs = next(left, None)
+            return None if inputs is None else dict(zip(part.inputs, inputs))
+
+    with tempfile.TemporaryDirectory() as folder:
+        before, ready, after = (pathlib.Path(folder, f"{name}.onnx") for name in ("before", "ready", "after"))
+        before.write_bytes(content)
+        tools.quant_pre_process(before, ready, skip_symbolic_shape=True)  # folds batch normalization
+        tools.quantize_static(
+            ready,
+            after,
+            Reader(),
+            quant_format=tools.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
+        )
+        return after.read_bytes()
+
+
 def _openvino(part, batch_size):
-    """Converts a part to an OpenVINO model."""
     ov, function = importlib.import_module("openvino"), part.function(batch_size)
     function.get_concrete_function()  # errors of the network itself are raised here
     with _naming(part, "OpenVINO"), _quietly():
@@ -220,8 +235,7 @@ def _packed(model, dtype):
 def held_by_layers(model):
     """Returns the resources of layers other than Keras variables: lookup tables, TensorFlow's variables and modules.
 
-    Returns:
-        A dict from pairs (layer name, attribute name) to lists of the resources.
+    The result is a dict from pairs (layer name, attribute name) to lists of resources.
     """
     import tensorflow as tf
 
@@ -236,22 +250,17 @@ def held_by_layers(model):
 
 
 def samples_of(parts, known, batch_size):
-    """Computes samples of the inputs of parts that run one after the other, for `calibration`.
+    """Computes the `calibration` of parts that run one after the other, in batches of `batch_size` (or None).
 
-    Args:
-        parts: list of `Part`, in order.
-        known: dict from the name of each input of the network to an array of samples.
-        batch_size: int, or None.
-
-    Returns:
-        A list with one entry per part: a list of arrays, one for each input.
+    `known` is a dict from the name of each input of the network to an array of samples.
     """
     found = []
     for position, part in enumerate(parts):
         found.append([known[name] for name in part.inputs])
         needed = {name for later in parts[position + 1 :] for name in later.inputs}
         made = {name: [] for name in part.outputs if name in needed and name not in known}
-        for inputs in batches(found[-1], batch_size) if made else ():
+        full = batches(found[-1], batch_size)
+        for inputs in full if made else ():
             outputs = part.model(inputs, training=False)
             for name, arrays in made.items():
                 arrays.append(keras.ops.convert_to_numpy(outputs[name]))
@@ -262,8 +271,11 @@ def samples_of(parts, known, batch_size):
 
 def batches(samples, batch_size):
     """Cuts a list of arrays into full batches, a list of lists of arrays. Without a size, a batch has up to 64 rows."""
-    batch_size = batch_size or min(len(samples[0]), 64)
-    starts = range(0, len(samples[0]) - batch_size + 1, batch_size)
+    count = len(samples[0])
+    batch_size = batch_size or min(count, 64)
+    if count < batch_size:
+        raise ValueError(f"`representative` needs at least {batch_size} samples, one batch. Received: {count}.")
+    starts = range(0, count - batch_size + 1, batch_size)
     return [[array[start : start + batch_size] for array in samples] for start in starts]
 
 
@@ -287,6 +299,6 @@ def _naming(part, format):
     except Exception as error:
         calls = sorted({type(layer).__name__ for layer in part.model.layers})
         raise RuntimeError(
-            f"{format} has no form for the part '{part.name}', made of {calls}. Another format or precision may "
-            f"have one; 'saved_model' takes any network. The converter says: {error}"
+            f"{format} cannot represent the part '{part.name}', which consists of {calls}. Try another format or "
+            f"precision; 'saved_model' supports every network. The converter's error: {error}"
         ) from error

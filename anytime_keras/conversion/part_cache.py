@@ -1,17 +1,15 @@
-"""A cache of converted parts, named by what they are made of.
+"""A cache of converted parts, keyed by their content.
 
 Entries lie in the folder `parts` of the user's cache, see `ANYTIME_KERAS_CACHE`. They are written atomically and their
 hash is verified on every read, so an entry that was truncated or changed is made again. If several processes need the
-same entry, one makes it and the others wait. A cache that is not writable is not an error.
-
-The entries take at most `MOST_BYTES`: each new one removes those that were not used for the longest time.
+same entry, one makes it and the others wait. A cache that is not writable is not an error. The entries take at most
+`MOST_BYTES`: each new one removes the least recently used ones.
 """
 
 import contextlib
 import functools
 import hashlib
 import importlib
-import importlib.metadata
 import inspect
 import json
 import os
@@ -19,7 +17,7 @@ import os
 import keras
 import numpy as np
 
-from anytime_keras import _files, graph
+from anytime_keras import _files, graph, runtime
 from anytime_keras.version import __version__
 
 MOST_BYTES = 2 * 2**30
@@ -33,20 +31,11 @@ _KNOWN_MODULES = ("keras.", "anytime_keras.", "builtins")
 
 
 def key(part, format, batch_size, dtype="float32", calibration=None):
-    """Returns the key of a converted part, or None if the part cannot be described completely.
+    """Returns the key of a converted part, a str, or None if the part cannot be described completely.
 
     The key covers the weights, the structure, all arguments, the versions of the packages and the source of this
     library's own layers. Layers and functions defined elsewhere cannot be described, because their code may change.
-
-    Args:
-        part: `Part`.
-        format: str, see `converters.convert`; so are the remaining arguments.
-        batch_size: int or None.
-        dtype: str.
-        calibration: list of arrays, samples of the part's inputs, or None.
-
-    Returns:
-        64 hexadecimal digits, or None.
+    The arguments are those of `converters.convert`, for one `Part`.
 
     Example:
     >>> import anytime_keras as ak
@@ -59,34 +48,27 @@ def key(part, format, batch_size, dtype="float32", calibration=None):
         structure = _structure(part.model)
     except _Unknown:
         return None
-    versions = {package: _version(package) for package in ("keras", *_PACKAGES[format])}
+    versions = {package: runtime.version_of(package) for package in ("keras", *_PACKAGES[format])}
     text = json.dumps([structure, part.describe(batch_size), format, batch_size, dtype, __version__, versions])
     digest = hashlib.sha256(text.encode())
-    digest.update(_code("anytime_keras.conversion.converters", "anytime_keras.conversion.quantization").encode())
+    digest.update(_code("anytime_keras.conversion.converters").encode())
     for array in [*_weights(part.model), *(calibration or [])]:
         digest.update(_digest(array).encode())
     return digest.hexdigest()
 
 
 def cached(key, make):
-    """Returns an entry of the cache, which is made if it is missing or damaged.
+    """Returns an entry of the cache, bytes. If it is missing or damaged, the function `make` creates it.
 
-    Args:
-        key: str from `key`; None always makes the entry and stores nothing.
-        make: function without arguments that returns the entry, bytes.
-
-    Returns:
-        The entry, bytes.
+    A key that is None always makes the entry and stores nothing.
     """
     if key is None:
         return make()
-    found = read(key)
-    if found is not None:
+    if (found := read(key)) is not None:
         return found
     try:
         with _files.writing(_path(key)):
-            found = read(key)
-            if found is None:
+            if (found := read(key)) is None:  # no other process has made it meanwhile
                 found = make()
                 _store(key, found)
             return found
@@ -108,15 +90,12 @@ def read(key):
 
 def write(key, content):
     """Stores bytes in the cache; does nothing if the cache is not writable."""
-    try:
-        with _files.writing(_path(key)):
-            _store(key, content)
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), _files.writing(_path(key)):
+        _store(key, content)
 
 
 def _store(key, content):
-    """Writes an entry, then removes those that were not used for the longest time while all take too much space."""
+    """Writes an entry, then removes the least recently used ones if all take too much space."""
     _files.write(_path(key), _files.with_hash(content))
     entries = []
     for path in _path(key).parent.iterdir():
@@ -159,9 +138,8 @@ def _operation(operation):
     kind = type(operation)
     layers = [operation, *graph.sublayers(operation)] if isinstance(operation, keras.Layer) else [operation]
     functions = [value for layer in layers for value in vars(layer).values() if inspect.isfunction(value)]
-    if not all(each.__module__.startswith(_KNOWN_MODULES) for each in [*map(type, layers), *functions]):
-        raise _Unknown
-    if isinstance(operation, keras.layers.Lambda):
+    known = all(each.__module__.startswith(_KNOWN_MODULES) for each in [*map(type, layers), *functions])
+    if not known or isinstance(operation, keras.layers.Lambda):
         raise _Unknown
     own = _code(kind.__module__) if kind.__module__.startswith("anytime_keras.") else ""
     try:
@@ -206,14 +184,5 @@ def _digest(array):
 
 
 @functools.cache
-def _code(*modules):
-    """Returns the source of modules."""
-    return "".join(inspect.getsource(importlib.import_module(module)) for module in modules)
-
-
-@functools.cache
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _code(module):
+    return inspect.getsource(importlib.import_module(module))

@@ -26,10 +26,7 @@ class Part:
         self.model = keras.Model(list(inputs.values()), dict(outputs))
 
     def function(self, batch_size=None, named=True):
-        """Returns a `tf.function` that takes the part's inputs in order.
-
-        It returns a dict of the part's outputs, or the list of them if not `named`.
-        """
+        """Returns a `tf.function` from the part's inputs in order to a dict of its outputs, a list if not `named`."""
         import tensorflow as tf
 
         def call(*tensors):
@@ -56,10 +53,7 @@ class Part:
 
 
 class Parts:
-    """Names the tensors of a network cut into stages and creates the parts to export.
-
-    Args:
-        stages: `Stages`, or the stages of an `EANN`.
+    """Names the tensors of a network cut into `Stages` and creates the parts to export.
 
     Attributes:
         inputs: dict from the name of each network input in the export to its key in the model.

@@ -6,15 +6,9 @@ from anytime_keras import graph
 
 
 def call(model, inputs, values=()):
-    """Runs a functional model in inference mode without changing its state.
+    """Runs a functional model in inference mode without changing its state, and returns its outputs.
 
-    Args:
-        model: functional model.
-        inputs: list of tensors.
-        values: pairs (variable, tensor) that override variables; other variables keep their values.
-
-    Returns:
-        The model's outputs.
+    `values` are pairs (variable, tensor) that override variables.
 
     Raises:
         ValueError: if the call would update a variable, because that update would be lost.
@@ -26,8 +20,8 @@ def call(model, inputs, values=()):
     if changed := scope.changed | stateful:
         raise ValueError(
             "A network that is cut at its exits must not keep a state from one call to the next. Received: layers that "
-            f"change {sorted(changed)} when called, as a stateful recurrent layer or a random one does. Build "
-            "the network without them (`stateful=False`)."
+            f"change {sorted(changed)} when called, such as stateful recurrent layers or random layers. Build the "
+            "network without them (`stateful=False`)."
         )
     return outputs
 

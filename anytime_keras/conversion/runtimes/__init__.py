@@ -17,17 +17,4 @@ from anytime_keras.conversion.runtimes.saved_model import SavedModel
 
 RUNTIMES = {"saved_model": SavedModel, "litert": LiteRT, "onnx": ONNXRuntime, "openvino": OpenVINO}
 
-
-def get(name):
-    """Returns a runtime's class.
-
-    Args:
-        name: str, `"saved_model"`, `"litert"`, `"onnx"` or `"openvino"`.
-
-    Returns:
-        A subclass of `Runtime`, whose constructor raises an ImportError if the runtime is not installed.
-    """
-    return RUNTIMES[name]
-
-
-__all__ = ["RUNTIMES", "LiteRT", "ONNXRuntime", "OpenVINO", "Part", "Runtime", "SavedModel", "Terminated", "get"]
+__all__ = ["RUNTIMES", "LiteRT", "ONNXRuntime", "OpenVINO", "Part", "Runtime", "SavedModel", "Terminated"]

@@ -24,13 +24,7 @@ class Part:
         self.outputs = [tensor["name"] for tensor in spec["outputs"]]
 
     def __call__(self, arrays):
-        """Runs the part.
-
-        Args:
-            arrays: list of arrays in the order of `inputs`, of the dtypes and shapes in the part's description.
-
-        Returns:
-            A list of new arrays in the order of `outputs`.
+        """Runs the part on a list of arrays in the order of `inputs`; returns new arrays in the order of `outputs`.
 
         Raises:
             Terminated: if `terminate` was called meanwhile.
@@ -51,14 +45,7 @@ class Part:
 
 
 class Runtime:
-    """Loads parts of a network.
-
-    Args:
-        num_threads: int, number of threads of each part; None is the runtime's default.
-
-    Raises:
-        ValueError: if `num_threads` is not a positive int.
-    """
+    """Loads parts of a network, each with `num_threads` threads; None is the runtime's default."""
 
     def __init__(self, num_threads=None):
         if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
@@ -66,16 +53,13 @@ class Runtime:
         self.num_threads = num_threads
 
     def load(self, source, spec, batch_size=None):
-        """Loads a part.
+        """Loads a part and returns a `Part`.
 
         Args:
             source: path of the part's file, or its content as bytes.
             spec: dict, the part's description, see `Part`.
             batch_size: int, the batch size to run; None is the part's own. Only LiteRT changes the batch size of a
                 part; the parts of other runtimes either have a dynamic batch size or run with their own.
-
-        Returns:
-            A `Part`.
 
         Raises:
             ValueError: if the file does not have the tensors of the description, or cannot run with `batch_size`.
@@ -84,11 +68,7 @@ class Runtime:
 
 
 def installed(module, package):
-    """Imports a runtime's module.
-
-    Raises:
-        ImportError: with the command that installs the package, if it cannot be imported.
-    """
+    """Imports a runtime's module; the error contains the command that installs the package."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -33,22 +33,15 @@ class LiteRTPart(Part):
         self._inputs = [inputs[name]["index"] for name in self.inputs]
         self._outputs = [outputs[name]["index"] for name in self.outputs]
         if batch_size is not None:
-            self._resize(batch_size, [inputs[name]["shape"] for name in self.inputs])
+            for name, index in zip(self.inputs, self._inputs):
+                interpreter.resize_tensor_input(index, [batch_size, *inputs[name]["shape"][1:]])
         interpreter.allocate_tensors()
-        if batch_size is not None:
-            self._check_size(batch_size)
-
-    def _resize(self, batch_size, shapes):
-        for index, shape in zip(self._inputs, shapes):
-            self._run.resize_tensor_input(index, [batch_size, *shape[1:]])
-
-    def _check_size(self, batch_size):
-        shapes = {detail["index"]: detail["shape"] for detail in self._run.get_output_details()}
+        shapes = {detail["index"]: detail["shape"] for detail in interpreter.get_output_details()}
         for name, index in zip(self.outputs, self._outputs):
-            if shapes[index][0] != batch_size:
+            if batch_size is not None and shapes[index][0] != batch_size:
                 raise ValueError(
                     f"The part has a fixed batch size. Received: a batch of {batch_size}, for which '{name}' has shape "
-                    f"{tuple(shapes[index])}. Convert it for that batch size."
+                    f"{tuple(shapes[index])}. Convert the part for that batch size."
                 )
 
     def __call__(self, arrays):

@@ -29,16 +29,13 @@ class OpenVINO(Runtime):
             model = self._core.read_model(os.fspath(source))
         options = dict(self._options)
         if model.has_rt_info("anytime_keras_precision"):
-            options["INFERENCE_PRECISION_HINT"] = self._supported(model.get_rt_info("anytime_keras_precision").value)
+            precision = options["INFERENCE_PRECISION_HINT"] = model.get_rt_info("anytime_keras_precision").value
+            known = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            if precision.upper() not in known:
+                raise ValueError(
+                    f"OpenVINO must support {precision} on this processor. It supports {sorted(known)}. Use float32."
+                )
         return OpenVINOPart(self._core.compile_model(model, "CPU", options), spec)
-
-    def _supported(self, precision):
-        known = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision.upper() not in known:
-            raise ValueError(
-                f"OpenVINO does not compute in {precision} on this processor. It supports {sorted(known)}. Use float32."
-            )
-        return precision
 
 
 class OpenVINOPart(Part):

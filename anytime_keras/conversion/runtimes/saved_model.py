@@ -1,11 +1,9 @@
 """TensorFlow, for SavedModels."""
 
 import os
-import threading
 
+from anytime_keras._forks import check_fork
 from anytime_keras.conversion.runtimes.base import Part, Runtime, installed
-
-_PID = os.getpid()  # of the process that imported this module
 
 
 class SavedModel(Runtime):
@@ -18,9 +16,9 @@ class SavedModel(Runtime):
         if num_threads is not None:
             raise ValueError("TensorFlow's threads are set for the whole process: `tf.config.threading`.")
         super().__init__(num_threads)
-        self._tf = installed("tensorflow", "tensorflow")
-        if os.getpid() != _PID:
-            self._check_fork()
+        self._tf = tf = installed("tensorflow", "tensorflow")
+        small = tf.function(lambda x: tf.matmul(x, x) + tf.reduce_sum(tf.exp(x)), autograph=False)
+        check_fork(lambda: small(tf.ones((2, 2))), "TensorFlow")
         self._loaded = {}
 
     def load(self, source, spec, batch_size=None):
@@ -31,22 +29,6 @@ class SavedModel(Runtime):
         if signature is None:
             raise ValueError(f"The part has no signature '{spec['signature']}'. Export the network again.")
         return SavedModelPart(signature, self._tf.convert_to_tensor, spec)
-
-    def _check_fork(self, seconds=5.0):
-        """Raises if TensorFlow computes nothing here, as in a fork of a process that has used it."""
-        tf, ended = self._tf, threading.Event()
-
-        def compute():
-            tf.function(lambda x: tf.matmul(x, x) + tf.reduce_sum(tf.exp(x)), autograph=False)(tf.ones((2, 2)))
-            ended.set()
-
-        threading.Thread(target=compute, daemon=True).start()
-        if not ended.wait(seconds):
-            raise RuntimeError(
-                f"In this fork {os.getpid()} of process {_PID} nothing can be computed, because a fork lacks "
-                "TensorFlow's threads. Start processes with `multiprocessing.get_context('spawn')`, or fork before the "
-                "first computation."
-            )
 
 
 class SavedModelPart(Part):

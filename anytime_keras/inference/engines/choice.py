@@ -48,7 +48,7 @@ def create(stages, inputs, name="auto", num_threads=None, dtype=None, representa
         names = ()
     if name != "auto":
         for own in names:
-            runtimes.get(own)()  # raises if the package is missing
+            runtimes.RUNTIMES[own]()  # raises if the package is missing
             converters.check_dtype(own, dtype or "float32")
     options = {"dtype": dtype or "float32", "representative": representative, "progress": progress}
     engine, reason = _fastest(stages, inputs, names, num_threads, options) if names else (None, None)

@@ -23,7 +23,7 @@ class Loader:
     def __init__(self, name, num_threads, dtype="float32", samples=None, progress=silent):
         self.name, self._num_threads, self._dtype = name, num_threads, dtype
         self._samples, self._progress = samples or (lambda plan: None), progress
-        self._runtime = runtimes.get(name)(num_threads)
+        self._runtime = runtimes.RUNTIMES[name](num_threads)
         self._keys, self._of_any_size = {}, {}  # from plan to its key and, on runtimes that allow it, its loaded part
 
     def load(self, plan, size):

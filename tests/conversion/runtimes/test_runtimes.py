@@ -23,7 +23,7 @@ pytestmark = pytest.mark.tensorflow
 def loaded(format, part, batch_size=1, num_threads=1):
     pytest.importorskip(PACKAGES[format])
     (content,) = converters.convert([part], format, batch_size)
-    return runtimes.get(format)(num_threads).load(content, part.describe(batch_size))
+    return runtimes.RUNTIMES[format](num_threads).load(content, part.describe(batch_size))
 
 
 def whole(model):
@@ -79,7 +79,7 @@ def test_a_file_with_other_names_is_refused(format):
     spec = part.describe(1)
     spec["outputs"][0]["name"] = "other"
     with pytest.raises(ValueError, match="name different tensors: .*exit_1.* and .*other"):
-        runtimes.get(format)().load(content, spec)
+        runtimes.RUNTIMES[format]().load(content, spec)
 
 
 def test_litert_changes_the_batch_size_of_a_part():
@@ -146,4 +146,4 @@ def test_idle_threads_of_onnx_runtime_do_not_spin():
 def test_a_missing_package_is_named(name, package, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(ImportError, match="cannot be imported: `pip install"):
-        runtimes.get(name)()
+        runtimes.RUNTIMES[name]()
