@@ -1,19 +1,22 @@
 """`export`: writes an anytime network as files that other runtimes can run stage by stage."""
 
 import dataclasses
-import importlib
 import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
-from anytime_keras import _errors, graph, runtime
+from anytime_keras import graph, runtime
+from anytime_keras._checks import check_choice, check_int
 from anytime_keras.conversion import converters
 from anytime_keras.conversion.parts import Parts
-from anytime_keras.export.reader import description as descriptions
+from anytime_keras.conversion.runtimes.base import installed
 from anytime_keras.export.reader.assemble import assemble
+from anytime_keras.export.reader.description import DESCRIPTION, VERSION, fingerprint, sha256
 from anytime_keras.export.reader.inputs import by_name
 from anytime_keras.inference.ensemble import EANN
 from anytime_keras.inference.stages import Stages
@@ -37,16 +40,16 @@ UNKNOWN_TYPES = {
 
 
 def export(
-    model,
-    path,
-    format="saved_model",
-    exits=None,
-    parts=PARTS,
-    precision="float32",
-    representative=None,
-    batch_size=None,
-    overwrite=False,
-):
+    model: Any,
+    path: str | os.PathLike,
+    format: str = "saved_model",
+    exits: Sequence[str] | None = None,
+    parts: str | Sequence[str] = PARTS,
+    precision: str = "float32",
+    representative: Any = None,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+) -> pathlib.Path:
     """Exports a network, whole and as stages, for a runtime other than Keras. Requires the TensorFlow backend.
 
     The folder contains the parts, `exported.json` and `run_exported.py`. The JSON file describes how stages connect:
@@ -98,24 +101,30 @@ def export(
     if format == "litert" and batch_size is None:
         batch_size = 1
     _check(model, format, parts, precision, representative, batch_size)
-    _check_place(path, overwrite)
-    stages = _stages(model, exits)
+    _check_path(path, overwrite)
+    if isinstance(model, EANN):
+        stages = model.stages() if exits is None else model.stages().at(exits)
+    else:
+        stages = Stages(model, exits)
     named = Parts(stages)
     chosen = [named.whole] * ("whole" in parts) + named.stages * ("stages" in parts)
     description = _describe(stages, named, model, format, precision, batch_size)
-    if (preprocessor := _preprocessor(model, named)) is not None:
+    preprocessor = _preprocessor(model, named)
+    if preprocessor is not None:
         description.update(preprocessing=preprocessor.get_config(), class_names=model.class_names)
     calibration = None
     if precision == "int8":
-        samples = _samples(representative, description["inputs"], batch_size or 1)
+        try:
+            samples = by_name(representative, description["inputs"])
+        except ValueError as error:
+            raise ValueError(f"`representative` does not fit the network. {error}") from error
         calibration = converters.samples_of(chosen, samples, batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
         folder = pathlib.Path(scratch, "new")
         folder.mkdir()
-        options = {} if format != "saved_model" else {"preprocessor": _preprocessor(model, named)}
-        places = getattr(converters, format)(chosen, folder, batch_size, precision, calibration, **options)
-        described = [{**part.describe(batch_size), **place} for part, place in zip(chosen, places)]
+        files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)
+        described = [{**part.describe(batch_size), **file} for part, file in zip(chosen, files)]
         description["whole"] = described.pop(0) if "whole" in parts else None
         description["stages"] = (
             [{**stage, **cost} for stage, cost in zip(described, _stage_costs(description["exits"]))]
@@ -124,26 +133,20 @@ def export(
         )
         (folder / "run_exported.py").write_text(assemble(), encoding="utf-8")
         description["files"] = {
-            file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": descriptions.sha256(file)}
+            file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
-        description["sha256"] = descriptions.fingerprint(description)
-        (folder / descriptions.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        description["sha256"] = fingerprint(description)
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
         _move(folder, path, pathlib.Path(scratch, "old"))
     return path
-
-
-def _stages(model, exits):
-    if isinstance(model, EANN):
-        return model.stages() if exits is None else model.stages().at(exits)
-    return Stages(model, exits)
 
 
 def _describe(stages, named, model, format, precision, batch_size):
     """Returns the general fields of the description, without parts, files and hash."""
     return {
-        "version": descriptions.VERSION,
+        "version": VERSION,
         "model": getattr(model, "name", "eann"),
         "format": format,
         "precision": precision,
@@ -187,13 +190,10 @@ def _move(new, path, old):
 
 
 def _check(model, format, parts, precision, representative, batch_size):
-    if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {FORMATS}. Received: {format!r}. {_errors.nearest(format, FORMATS)}")
+    check_choice("format", format, FORMATS)
     if precision not in PRECISIONS[format]:
-        known = PRECISIONS[format]
         raise ValueError(
-            f"`precision` must be one of {known} for format '{format}'. Received: {precision!r}. "
-            f"{_errors.nearest(precision, known)}"
+            f"`precision` must be one of {PRECISIONS[format]} for format '{format}'. Received: precision={precision!r}."
         )
     if not parts or not set(parts) <= set(PARTS):
         raise ValueError(f"`parts` must name one or both of {PARTS}. Received: {parts}.")
@@ -201,7 +201,7 @@ def _check(model, format, parts, precision, representative, batch_size):
     if not several and not isinstance(model, (AnytimeModel, EANN)):
         raise ValueError(
             "`model` must be a functional model whose outputs are its exits, or an `EANN`. "
-            f"Received: {type(model).__name__}, which has one output or no graph. Make its exits outputs: "
+            f"Received: {type(model).__name__}, with a single output or no graph. For example, build "
             "`anytime_keras.AnytimeModel(inputs, {'early': early, 'late': late})`."
         )
     if (precision == "int8") != (representative is not None):
@@ -209,37 +209,26 @@ def _check(model, format, parts, precision, representative, batch_size):
             "`representative`, samples of typical inputs, is needed for `precision='int8'` and for no other. "
             f"Received: precision={precision!r}, representative of type {type(representative).__name__}."
         )
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):  # True is an int
-        raise ValueError(f"`batch_size` must be a positive int or None. Received: {batch_size!r}.")
-    try:
-        descriptions.check_inference(getattr(model, "inference", None))
-    except ValueError as error:
-        raise ValueError(f"The model's `inference` is not what `Predictor.calibrate` leaves. {error}") from error
+    if batch_size is not None:
+        check_int("batch_size", batch_size)
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             f"Exports need Keras's TensorFlow backend. Received: backend '{keras.backend.backend()}'. Save the model "
-            "with `model.save('model.keras')`, and load and export it in a process with the environment variable "
-            "KERAS_BACKEND=tensorflow, on a machine where TensorFlow is installed. All converters, of ONNX too, read "
-            "TensorFlow's graphs."
+            "with `model.save('model.keras')`. Then load and export it with TensorFlow installed and the environment "
+            "variable KERAS_BACKEND=tensorflow."
         )
     for network in model.members if isinstance(model, EANN) else [model]:
         _check_layers(graph.opened(network), format)
     for package in PACKAGES.get(format, ()):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f"Format '{format}' needs the package {package}, which cannot be imported: "
-                "`pip install '.[export]'` in the library's checkout installs it."
-            ) from error
+        installed(package, package)
 
 
 def _check_layers(functional, format):
     if format != "saved_model" and (held := converters.held_by_layers(functional)):
         raise ValueError(
-            f"Format '{format}' has no form for what layers hold besides Keras's variables, such as lookup tables. "
-            f"Received: layers {sorted({layer for layer, _ in held})}. Export the model as 'saved_model', or keep such "
-            "layers in front of it."
+            f"Format '{format}' cannot represent state other than Keras variables, such as lookup tables. "
+            f"Received: such state in layers {sorted({layer for layer, _ in held})}. Export the model as "
+            "'saved_model', or apply these layers before the model."
         )
     types = {
         tensor.dtype for call in graph.calls(functional.outputs, functional.inputs) for tensor in call.output_tensors
@@ -247,32 +236,16 @@ def _check_layers(functional, format):
     for dtype in sorted(types.intersection(UNKNOWN_TYPES[format])):
         raise ValueError(
             f"Format '{format}' needs a network that computes in float32. Received: model '{functional.name}' with "
-            f"{dtype}. Build it with `dtype='float32'` and give it the weights: `set_weights(model.get_weights())`. Or "
-            "export it as 'saved_model'."
+            f"{dtype}. Export it as 'saved_model', or build a float32 network and copy the weights: "
+            "`set_weights(model.get_weights())`."
         )
 
 
-def _check_place(path, overwrite):
+def _check_path(path, overwrite):
     empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
     if empty or not os.path.lexists(path):
         return
     if not overwrite:
-        raise FileExistsError(
-            f"There is something at '{path}' already. Pass `overwrite=True` to replace an exported set."
-        )
-    if path.is_symlink() or not (path / descriptions.DESCRIPTION).is_file():
-        raise FileExistsError(
-            f"What is at '{path}' is not an exported set, and is not replaced. Remove it or choose another path."
-        )
-
-
-def _samples(representative, specs, batch_size):
-    """Validates the representative inputs and returns them as a dict of arrays by tensor name."""
-    try:
-        samples = by_name(representative, specs)
-    except ValueError as error:
-        raise ValueError(f"`representative` does not fit the network. {error}") from error
-    count = len(next(iter(samples.values())))
-    if count < batch_size:
-        raise ValueError(f"`representative` needs at least {batch_size} samples, one batch. Received: {count}.")
-    return samples
+        raise FileExistsError(f"'{path}' already exists. Pass `overwrite=True` to replace an existing export.")
+    if path.is_symlink() or not (path / DESCRIPTION).is_file():
+        raise FileExistsError(f"'{path}' is not an export, so it is not replaced. Remove it or choose another path.")

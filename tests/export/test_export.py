@@ -302,7 +302,7 @@ def slow_set(tmp_path_factory):
 
 def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
     x = np.zeros((1, 8, 8, 3), "float32")
-    with pytest.raises(ValueError, match=r"batch of 1. Known: \[\]. Call `calibrate"):
+    with pytest.raises(ValueError, match=r"batch of 1. Measured: \[\]. Call `calibrate"):
         slow_set.predict(x, deadline=1.0)
     seconds = slow_set.calibrate(x, repeats=5)
     assert len(seconds) == 3 and all(0.02 <= each < 1 for each in seconds)
@@ -324,7 +324,7 @@ def test_lookup_tables_are_exported_as_a_saved_model_and_refused_elsewhere(make,
     expected = {name: logits.numpy() for name, logits in model(keras.ops.convert_to_tensor(x)).items()}
     assert_answers_are(ExportedModel(ak.export(model, tmp_path / "set")), x, expected, rtol=1e-6)
     for format in ("onnx", "litert"):
-        with pytest.raises(ValueError, match=rf"Format '{format}' has no form for .*lookup tables"):
+        with pytest.raises(ValueError, match=rf"Format '{format}' cannot represent .*lookup tables"):
             ak.export(model, tmp_path / format, format=format)
 
 
@@ -371,7 +371,7 @@ def test_what_layers_hold_in_a_dict_or_a_module_is_exported(tmp_path):
     model = networks.two_exits(features, Holder()(features))
     x = checks.some_input(model, batch=2)
     assert_answers_are(ExportedModel(ak.export(model, tmp_path / "set")), x, checks.outputs(model, x), rtol=1e-6)
-    with pytest.raises(ValueError, match="Format 'onnx' has no form for what layers hold.*'holder"):
+    with pytest.raises(ValueError, match="Format 'onnx' cannot represent state.*'holder"):
         ak.export(model, tmp_path / "other", format="onnx")
 
 
@@ -398,7 +398,7 @@ def test_times_go_by_the_inputs_shape_where_it_is_open(tmp_path):
     short, long = np.ones((1, 5), "int32"), np.ones((1, 50), "int32")
     exported.calibrate(short, repeats=1)
     assert list(exported.times) == [((1, 5),)]
-    with pytest.raises(ValueError, match=r"inputs of shapes \[\(1, 50\)\]. Known: \[\(\(1, 5\),\)\]"):
+    with pytest.raises(ValueError, match=r"inputs of shapes \[\(1, 50\)\]. Measured: \[\(\(1, 5\),\)\]"):
         exported.predict(long, deadline=60.0)
     exported.times[((1, 50),)] = [0.001, 1000.0]
     assert exported.predict(short, deadline=60.0).exit == "second"
@@ -418,7 +418,7 @@ def test_reader_refuses_what_does_not_fit(slow_set):
         slow_set.predict(np.zeros((1, 8, 8, 1)))
     with pytest.raises(ValueError, match=r"inputs are \['image'\]. Received: \['picture'\]"):
         slow_set.predict({"picture": np.zeros((1, 8, 8, 3))})
-    with pytest.raises(ValueError, match="without the whole network"):
+    with pytest.raises(ValueError, match="without its whole"):
         slow_set.whole(np.zeros((1, 8, 8, 3)))
 
 
@@ -433,7 +433,7 @@ def test_a_deadline_that_is_no_number_is_refused_before_any_work(deadline, slow_
 @pytest.mark.parametrize(
     "x, message",
     [
-        (np.zeros((0, 8, 8, 3)), r"a sample or more. Received: \(0, 8, 8, 3\)"),
+        (np.zeros((0, 8, 8, 3)), r"at least one sample. Received: shape \(0, 8, 8, 3\)"),
         (np.zeros((8, 8, 3)), r"Received: shape \(8, 8, 3\)"),
         (1.0, r"Received: shape \(\)"),
         (np.full((1, 8, 8, 3), "a"), "of type float32. Received: <U1"),
@@ -504,9 +504,6 @@ def test_what_calibration_found_goes_along(tmp_path):
     for answer, temperature in zip(answers, [0.5, 1.0, 4.0, 4.0], strict=True):
         expected = probabilities(answer.logits, temperature).max(axis=-1)
         np.testing.assert_allclose(answer.confidence, expected, rtol=1e-5)
-    model.inference = {"temperatures": {"exit_1": 0.0}}
-    with pytest.raises(ValueError, match="`inference`.*temperature of 'exit_1' must be above 0"):
-        ak.export(model, tmp_path / "other")
     model.inference = None
     found = ExportedModel(ak.export(model, tmp_path / "plain"))
     assert found.description["inference"] is None and found.temperatures == [1.0] * 3
@@ -542,7 +539,7 @@ def test_changed_missing_and_foreign_files_are_refused(tmp_path):
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ValueError, match="variables.data.* is not the file that was exported"):
+    with pytest.raises(ValueError, match="variables.data.* is missing or was changed"):
         ExportedModel(path)
     weights.unlink()
     with pytest.raises(ValueError, match="variables.data.* is missing"):
@@ -552,7 +549,7 @@ def test_changed_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="version 99"):
         ExportedModel(path)
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match="holds no exported network"):
+        with pytest.raises(ValueError, match="is not an export"):
             ExportedModel(folder)
 
 
@@ -599,7 +596,7 @@ def test_a_description_that_was_changed_is_noticed_and_its_layout_is_free(sound_
     def cheaper(description):
         description["exits"][0]["params"] -= 1
 
-    with pytest.raises(ValueError, match="is not what was exported: its own hash is another"):
+    with pytest.raises(ValueError, match="is not what was exported: its hash differs"):
         ExportedModel(tampered(sound_set, tmp_path / "changed", cheaper, hashed=False))
     path = tampered(sound_set, tmp_path / "again", lambda description: None, hashed=False)
     assert (path / "exported.json").read_text() != (sound_set / "exported.json").read_text()
@@ -609,67 +606,19 @@ def test_a_description_that_was_changed_is_noticed_and_its_layout_is_free(sound_
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda d: d.update(format="tflite"), "format 'tflite' is not of"),
-        (lambda d: d.update(format=3), r"it\['format'\] must be str, and is 3"),
-        (lambda d: d.update(batch_size=True), "'batch_size'.* must be int of 0 or more, and is True"),
-        (lambda d: d.update(batch_size=2), "'image' is not for batches of 2"),
-        (lambda d: d.update(exits=[]), "its exits need different names"),
-        (lambda d: d["exits"][1].update(exit="exit_1"), "its exits need different names"),
-        (lambda d: d["exits"][0].update(with_head=-1), "'with_head'.* of 0 or more, and is -1"),
-        (lambda d: d["stages"][1].update(macs=-5), "'macs'.* of 0 or more, and is -5"),
-        (lambda d: d["stages"][1].update(macs=5), "the stage of 'exit_2' and its exit disagree on MACs"),
-        (lambda d: d.update(stages=d["stages"][::-1]), "its stages are not those of the exits"),
-        (lambda d: d["stages"].pop(), "its stages are not those of the exits"),
-        (lambda d: d.update(stages=None, whole=None), "neither the whole network nor stages"),
-        (lambda d: d["stages"][0].update(inputs=d["stages"][1]["inputs"]), "takes 'carried_1', which nothing before"),
-        (lambda d: d["stages"][1]["inputs"][0].update(dtype="int8"), "nothing before gives in that shape and type"),
-        (lambda d: d["stages"][1]["outputs"][0].update(exit="exit_1"), "must answer for .'exit_2'., and does for"),
-        (lambda d: d["stages"][1]["outputs"][0].update(name="exit_1"), "gives a tensor that is there already"),
-        (lambda d: d["stages"][1].update(outputs=[]), "must answer for .'exit_2'., and does for ..\\."),
-        (lambda d: d["stages"][1].update(file="stage_9.onnx"), "the stage of 'exit_2' has no file"),
-        (lambda d: d["whole"].update(file="/etc/passwd"), "the whole has no file"),
-        (lambda d: d["inputs"][0].update(dtype="float31"), "'image' has the unknown type 'float31'"),
-        (lambda d: d["inputs"].append(d["inputs"][0]), "its inputs need different names"),
-        (lambda d: d["inference"].update(temperatures={"exit_1": float("nan")}), "temperature of 'exit_1' must be"),
-        (lambda d: d["inference"].update(temperatures=[1.0]), "'temperatures'.* must be dict"),
-        (lambda d: d["files"]["whole.onnx"].pop("bytes"), "has no 'bytes'"),
-        (lambda d: d["files"]["whole.onnx"].update(bytes=1), "whole.onnx' is missing or is not the file"),
-        (lambda d: d["files"].pop("run_exported.py"), "run_exported.py' is not part of the exported set"),
-        (lambda d: d["files"].update({"../whole.onnx": d["files"]["whole.onnx"]}), "a file outside of it"),
-        (lambda d: d["files"].update({"C:\\whole.onnx": d["files"]["whole.onnx"]}), "a file outside of it"),
-        (lambda d: d["files"].update({"/etc/passwd": d["files"]["whole.onnx"]}), "a file outside of it"),
+        (lambda d: d["files"]["whole.onnx"].update(bytes=1), "whole.onnx' is missing or was changed"),
+        (lambda d: d["files"].pop("run_exported.py"), "run_exported.py' is not part of the export"),
+        (lambda d: d["files"].update({"../whole.onnx": d["files"]["whole.onnx"]}), "a file outside this folder"),
+        (lambda d: d["files"].update({"C:\\whole.onnx": d["files"]["whole.onnx"]}), "a file outside this folder"),
+        (lambda d: d["files"].update({"/etc/passwd": d["files"]["whole.onnx"]}), "a file outside this folder"),
+        (lambda d: d["whole"].update(file="/etc/passwd"), "a file outside this folder"),
+        (lambda d: d["stages"][1].update(file="../stage_2.onnx"), "a file outside this folder"),
         (lambda d: d["stages"].__setitem__(0, {**d["stages"][0], "file": "stage_2.onnx"}), "name different tensors"),
     ],
 )
-def test_a_description_that_does_not_agree_with_itself_is_refused(change, message, sound_set, tmp_path):
+def test_a_description_with_wrong_or_foreign_files_is_refused(change, message, sound_set, tmp_path):
     with pytest.raises(ValueError, match=message):
         ExportedModel(tampered(sound_set, tmp_path / "set", change))
-
-
-def test_whatever_is_missing_or_odd_in_a_description_is_a_value_error(sound_set, tmp_path):
-    text = (sound_set / "exported.json").read_text()
-    path = shutil.copytree(sound_set, tmp_path / "set")
-
-    def places(value, *until):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield (*until, key)
-            if isinstance(value[key], (dict, list)):
-                yield from places(value[key], *until, key)
-
-    everywhere = [place for place in places(json.loads(text)) if place[0] not in ("made_with", "inference", "sha256")]
-    assert len(everywhere) > 100
-    for *until, key in everywhere:
-        for change in (dict.pop, lambda inner, key: inner.__setitem__(key, {"odd": -1.5})):
-            inner = description = json.loads(text)
-            for step in until:
-                inner = inner[step]
-            if change is dict.pop and isinstance(inner, list):
-                continue
-            change(inner, key)
-            description["sha256"] = fingerprint(description)
-            (path / "exported.json").write_text(json.dumps(description))
-            with pytest.raises(ValueError, match="exported.json|exported network|exported set"):
-                ExportedModel(path)
 
 
 def test_unlisted_files_and_links_that_lead_out_are_refused(sound_set, tmp_path):
@@ -682,12 +631,12 @@ def test_unlisted_files_and_links_that_lead_out_are_refused(sound_set, tmp_path)
     ExportedModel(path)  # as Python leaves it when the reader was imported, and file managers and notebooks
     (path / "deeper").mkdir()
     (path / "deeper" / "extra.onnx").write_bytes(b"")
-    with pytest.raises(ValueError, match="extra.onnx' is not part of the exported set"):
+    with pytest.raises(ValueError, match="extra.onnx' is not part of the export"):
         ExportedModel(path)
     shutil.rmtree(path / "deeper")
     os.rename(path / "whole.onnx", tmp_path / "whole.onnx")
     (path / "whole.onnx").symlink_to(tmp_path / "whole.onnx")
-    with pytest.raises(ValueError, match="whole.onnx' is a link to a file outside"):
+    with pytest.raises(ValueError, match="whole.onnx' is a link to a file outside the export"):
         ExportedModel(path)
     (path / "whole.onnx").unlink()
     (path / "whole.onnx").symlink_to("whole.onnx")
@@ -698,7 +647,7 @@ def test_unlisted_files_and_links_that_lead_out_are_refused(sound_set, tmp_path)
 @pytest.mark.parametrize("content", ["", "[]", "3", '"version"', "{}", "[" * 100_000, "\udc80"])
 def test_what_is_no_description_is_refused(content, tmp_path):
     (tmp_path / "exported.json").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError, match="holds no exported network"):
+    with pytest.raises(ValueError, match="is not an export"):
         ExportedModel(tmp_path)
 
 
@@ -709,7 +658,7 @@ def test_every_runtime_refuses_an_empty_batch_and_tensors_it_does_not_have(forma
     needs(format)
     path = ak.export(resann(), tmp_path / "set", format, exits=["exit_1", "exit_3"])
     for run in (ExportedModel(path).predict, ExportedModel(path).whole, ExportedModel(path).stream):
-        with pytest.raises(ValueError, match="sample or more|must have shape"):  # LiteRT's batch size is fixed
+        with pytest.raises(ValueError, match="at least one sample|must have shape"):  # LiteRT's batch size is fixed
             run(np.zeros((0, 8, 8, 3)))
 
     def renamed(description):
@@ -734,7 +683,7 @@ def test_a_failed_export_leaves_everything_as_it_was(tmp_path, monkeypatch):
         (folder / "half.bin").write_bytes(b"half")
         raise RuntimeError("the disk is full")
 
-    monkeypatch.setattr(converters, "saved_model", fails)
+    monkeypatch.setattr(converters, "write", fails)
     for place in (path, tmp_path / "new"):
         with pytest.raises(RuntimeError, match="disk is full"):
             ak.export(resann(), place, overwrite=True)
@@ -754,7 +703,7 @@ def test_only_an_exported_set_is_overwritten(tmp_path):
     assert ExportedModel(path).description["whole"] is None
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.png").touch()
-    with pytest.raises(FileExistsError, match="not an exported set"):
+    with pytest.raises(FileExistsError, match="is not an export"):
         ak.export(model, tmp_path / "photos", overwrite=True)
     (tmp_path / "empty").mkdir()
     assert ExportedModel(ak.export(model, tmp_path / "empty", parts="stages")).exit_names == model.exit_names
@@ -765,9 +714,9 @@ def test_only_an_exported_set_is_overwritten(tmp_path):
 @pytest.mark.parametrize(
     "changes, error, message",
     [
-        (dict(format="saved_modle"), ValueError, "Received: 'saved_modle'. Did you mean 'saved_model'"),
-        (dict(format="litert", precision="int4"), ValueError, "`precision` must be one of .* Received: 'int4'"),
-        (dict(format="onnx", precision="float16"), ValueError, "one of .* for format 'onnx'. Received: 'float16'"),
+        (dict(format="saved_modle"), ValueError, "format='saved_modle'. Did you mean 'saved_model'"),
+        (dict(format="litert", precision="int4"), ValueError, "`precision` must be .* Received: precision='int4'"),
+        (dict(format="onnx", precision="float16"), ValueError, "for format 'onnx'. Received: precision='float16'"),
         (dict(format="litert", precision="int8"), ValueError, "`representative`.*representative of type NoneType"),
         (dict(format="litert", representative=np.zeros(3)), ValueError, "`representative`.*type ndarray"),
         (
@@ -780,8 +729,8 @@ def test_only_an_exported_set_is_overwritten(tmp_path):
         ),
         (dict(parts=["whole", "heads"]), ValueError, "`parts`.*'heads'"),
         (dict(parts=[]), ValueError, "`parts`"),
-        (dict(batch_size=0), ValueError, "`batch_size`.*Received: 0"),
-        (dict(batch_size=True), ValueError, "`batch_size`.*Received: True"),
+        (dict(batch_size=0), ValueError, "`batch_size`.*Received: batch_size=0"),
+        (dict(batch_size=True), ValueError, "`batch_size`.*Received: batch_size=True"),
         (dict(exits=["exit_9"]), ValueError, "Received: 'exit_9'"),
     ],
 )  # fmt: skip
@@ -799,7 +748,7 @@ def test_models_that_cannot_be_exported_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="computes in float32. .* with bfloat16"):
         ak.export(resann(dtype="mixed_bfloat16"), tmp_path / "set", "litert")
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(ImportError, match=r"tf2onnx.*pip install '\.\[export\]'"):
+    with pytest.raises(ImportError, match="This needs tf2onnx.*pip install tf2onnx"):
         ak.export(resann(), tmp_path / "set", "onnx")
     assert os.listdir(tmp_path) == []
 
@@ -811,7 +760,7 @@ def test_a_part_that_a_format_has_no_form_for_is_named(tmp_path):
     early = keras.layers.Dense(2)(x)
     late = keras.layers.Dense(2)(keras.ops.erfinv(x))
     model = ak.AnytimeModel(x, {"early": early, "late": late})
-    with pytest.raises(RuntimeError, match="LiteRT has no form for the part 'stage_2'"):
+    with pytest.raises(RuntimeError, match="LiteRT cannot represent the part 'stage_2'"):
         ak.export(model, tmp_path / "set", "litert", parts="stages")
     assert os.listdir(tmp_path) == []
 

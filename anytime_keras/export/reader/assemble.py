@@ -11,6 +11,7 @@ MODULES = (
     "inference/answers",
     "inference/early_exit",
     "inference/thresholds",
+    "_forks",
     "conversion/runtimes/base",
     "conversion/runtimes/saved_model",
     "conversion/runtimes/litert",

@@ -10,8 +10,8 @@ from anytime_keras.export.reader.exported import ExportedModel
 
 def main():
     parser = argparse.ArgumentParser(description="Measures an exported anytime network on this machine.")
-    parser.add_argument("path", nargs="?", help="the set's folder; by default that of this file")
-    parser.add_argument("--batch_size", type=int, help="by default what the set was exported for, or 1")
+    parser.add_argument("path", nargs="?", help="the export's folder; by default that of this file")
+    parser.add_argument("--batch_size", type=int, help="by default that of the export, or 1")
     parser.add_argument("--deadline", type=float, help="seconds; shows which exit answers by then")
     parser.add_argument("--num_threads", type=int)
     try:
@@ -26,7 +26,7 @@ def _measure(args):
     size = model.batch_size or 1 if args.batch_size is None else args.batch_size
     inputs = model.description["inputs"]
     if any(None in spec["shape"][1:] for spec in inputs):
-        raise ValueError("This set has inputs of open size. Measure it in Python: `ExportedModel(path).calibrate(x)`.")
+        raise ValueError("The inputs have unknown sizes. Measure in Python: `ExportedModel(path).calibrate(x)`.")
     x = {spec["key"]: np.zeros([size, *spec["shape"][1:]], spec["dtype"].replace("string", "U1")) for spec in inputs}
     seconds = np.cumsum(model.calibrate(x))
     print(f"{'exit':<16}{'MACs (millions)':>16}{'milliseconds':>16}")

@@ -81,7 +81,7 @@ class ExportedModel:
 
     def __reduce__(self):
         raise TypeError(
-            "An `ExportedModel` holds its runtime's programs, so it cannot be copied or pickled. Open the folder "
+            "An `ExportedModel` cannot be copied or pickled, because it contains a runtime. Load the folder "
             f"'{self.path}' again."
         )
 
@@ -89,10 +89,7 @@ class ExportedModel:
         return self._runtime.load(self.path / spec["file"], spec)
 
     def whole(self, x):
-        """Runs the whole network and returns the logits of all exits.
-
-        Args:
-            x: array of shape `(batch, ...)`; for several inputs a list of arrays, or a dict of arrays by name.
+        """Runs the whole network on an input as for `predict`.
 
         Returns:
             A dict from exit name to logits, an array of shape `(batch, classes)`.
@@ -100,8 +97,8 @@ class ExportedModel:
         spec = self.description["whole"]
         if spec is None:
             raise ValueError(
-                f"The set in '{self.path}' was exported without the whole network. Use `predict` or `stream`, or "
-                "export it with `parts=('whole', 'stages')`."
+                f"The network in '{self.path}' was exported without its whole. Use `predict` or `stream`, or export it "
+                "with `parts=('whole', 'stages')`."
             )
         given = self._tensors(x)
         with self._lock:
@@ -143,8 +140,8 @@ class ExportedModel:
         if deadline is not None and size not in self.times:
             what = f"a batch of {size}" if isinstance(size, int) else f"inputs of shapes {list(size)}"
             raise ValueError(
-                f"A deadline needs to know how long the stages take with {what}. Known: {sorted(self.times)}. Call "
-                "`calibrate(x)` once, with an input of that size."
+                f"A deadline needs the measured times of the stages. Received: {what}. Measured: {sorted(self.times)}. "
+                "Call `calibrate(x)` once, with an input of that size."
             )
         limit = math.inf if deadline is None else begin + deadline
         for answer in self._answers(given, begin):
@@ -160,14 +157,12 @@ class ExportedModel:
         """Classifies each sample with the first exit that is confident enough (early exit).
 
         Args:
-            x: array of shape `(samples, ...)`; for several inputs a list of arrays, or a dict of arrays by name. Any
-                number of samples, also if the export has a fixed batch size.
+            x: an input as for `predict`, with any number of samples.
             confidence: float, the probability of the likeliest class at which a sample exits; or a list with one value
                 for each exit but the last, where all remaining samples exit.
-            average_budget: float, average MACs per sample, for which `Predictor.fit_thresholds` fitted a threshold
+            average_budget, risk, max_drop: float, a target for which `Predictor.fit_thresholds` fitted a threshold
                 before the export, for the same exits.
             batch_size: int, initial batch size.
-            risk, max_drop: float, a target for which `Predictor.fit_thresholds` fitted a threshold alike.
 
         Returns:
             A `BatchAnswer`.
@@ -210,7 +205,7 @@ class ExportedModel:
         """
         if not isinstance(repeats, int) or repeats < 1 or not 0 <= quantile <= 1:
             raise ValueError(
-                "`repeats` must be an int of 1 or more, and `quantile` be from 0 to 1. "
+                "`repeats` must be a positive int, and `quantile` a number in [0, 1]. "
                 f"Received: repeats={repeats!r}, quantile={quantile!r}."
             )
         self._check_stages()
@@ -242,7 +237,7 @@ class ExportedModel:
     def _check_stages(self):
         if not len(self._stages):
             raise ValueError(
-                f"The set in '{self.path}' was exported without stages. Use `whole`, or export it with "
+                f"The network in '{self.path}' was exported without stages. Use `whole`, or export it with "
                 "`parts=('whole', 'stages')`."
             )
 
@@ -258,9 +253,9 @@ class ExportedModel:
     def _tensors(self, x, any_size=False):
         if os.getpid() != self._pid:
             raise RuntimeError(
-                f"A set works in the process that opened it. Expected: process {self._pid}. Received: a call in its "
-                f"fork {os.getpid()}, where the runtime's threads are missing. Start processes with "
-                "`multiprocessing.get_context('spawn')`, and open the set in each."
+                "An `ExportedModel` works only in the process that created it, because a fork lacks the runtime's "
+                f"threads. Expected: process {self._pid}. Received: a call in process {os.getpid()}. Start processes "
+                "with `multiprocessing.get_context('spawn')`, and load the export in each."
             )
         if self.preprocessor is not None:
             alone = [*x.values()] if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else []

@@ -4,15 +4,9 @@ import numpy as np
 
 
 def by_name(x, specs, batch_size=None):
-    """Validates the network's inputs and returns them as a dict from name to array.
+    """Validates inputs (an array, a list, or a dict by key) and returns them as a dict from name to array.
 
-    Args:
-        x: array, list of arrays, or dict of arrays by the inputs' keys.
-        specs: list of dicts, `"inputs"` of the description.
-        batch_size: int, or None if the batch size is dynamic.
-
-    Raises:
-        ValueError: if an input is missing, has the wrong shape or type, or the batch is empty.
+    `specs` are the `"inputs"` of the description. A `batch_size` of None accepts any.
     """
     keys = [spec["key"] for spec in specs]
     if isinstance(x, dict):
@@ -37,12 +31,12 @@ def by_name(x, specs, batch_size=None):
                 f"Received: shape {array.shape}."
             )
         if not len(array):
-            raise ValueError(f"Input '{spec['key']}' must be a batch of a sample or more. Received: {array.shape}.")
+            raise ValueError(f"Input '{spec['key']}' must have at least one sample. Received: shape {array.shape}.")
         tensors[spec["name"]] = _cast(array, spec["dtype"])
         if tensors[spec["name"]] is None:
             raise ValueError(
-                f"Input '{spec['key']}' must be of type {spec['dtype']}. Received: {array.dtype}, whose values are not "
-                "all such numbers. Convert them first."
+                f"Input '{spec['key']}' must be of type {spec['dtype']}. Received: {array.dtype} with values that this "
+                "type cannot represent. Convert them first."
             )
     return tensors
 

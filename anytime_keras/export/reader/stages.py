@@ -6,15 +6,8 @@ import numpy as np
 class ExportedStages:
     """Runs the stages of an exported network. Thread-safe.
 
-    Args:
-        description: dict, the content of `exported.json`.
-        load: function from a part's description to a `Part`.
-
-    Attributes:
-        any_size: bool, True: batches of any size run. If the export has a fixed batch size, they are cut and padded.
-        starts: list of bool, whether a stage takes the network's inputs and nothing of earlier stages.
-        takes: list of lists, the shapes of the tensors that each stage takes, with None for dynamic dimensions.
-        sigmoid: list of bool, whether each exit ends in a sigmoid.
+    `load` is a function from a part's description to a `Part`. Batches of any size run: if the export has a fixed batch
+    size, they are cut and padded. For the attributes, see `Engine`.
     """
 
     any_size = True
@@ -39,15 +32,10 @@ class ExportedStages:
         return len(self._parts)
 
     def stage(self, position, carried, inputs=None):
-        """Runs one stage.
+        """Runs a stage, counted from 0, on the tensors that the previous one returned; the first on the inputs.
 
-        Args:
-            position: int, the stage, from 0.
-            carried: list of tensors that the previous stage returned; for the first stage, the network's inputs.
-            inputs: not used, because `carried` contains the inputs as long as a stage needs them.
-
-        Returns:
-            The exit's logits, and the list of tensors for the next stage.
+        `inputs` is not used, because `carried` contains the inputs as long as a stage needs them. Returns the exit's
+        logits, and the list of tensors for the next stage.
         """
         part, values = self._parts[position], dict(zip(self._carried[position], carried))
         values.update(zip(part.outputs, self._run(part, [values[name] for name in part.inputs])))
