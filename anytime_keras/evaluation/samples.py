@@ -1,4 +1,4 @@
-"""What `evaluate` keeps of each sample: the exits' classes, confidences and probabilities of the true class."""
+"""The results of each sample that `evaluate` keeps: classes, confidences and probabilities of the true class."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What the families share: their base class, argument checks, layers and exit heads."""
+"""The base class, argument checks, layers and exit heads of the families."""
 
 import inspect
 

@@ -19,7 +19,7 @@ def candidates(model, output, keeps_head, at_least=1, input_shape=None):
 
     Args:
         output: tensor, the network's output as returned by `graph.flatten`.
-        keeps_head: bool, whether the network ends in a head of its own.
+        keeps_head: bool, whether the network has a head.
         at_least: int, the number of candidates wanted.
 
     Returns:

@@ -52,7 +52,7 @@ class TrainingLoss:
     # === In `fit` ===
 
     def announce(self):
-        """Makes the state part of the saved model for the `fit` that is about to start."""
+        """Adds the state to what is saved with the model, for the `fit` that is about to start."""
         other = vars(self.model).get(STATE)
         if other is not None and other is not self.state and other.fit is self.model.history:
             withdraw(self.model)
@@ -85,7 +85,7 @@ class TrainingLoss:
         model.train_function = self._train_function
 
     def remove(self):
-        """Makes the model train as without a weighting again."""
+        """Restores training without the weighting."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
         withdraw(self.model)
@@ -95,7 +95,7 @@ class TrainingLoss:
         self.model.train_function = self._plain_function
 
     def abandon(self):
-        """Does what `remove` does after a `fit` that was interrupted, perhaps while TensorFlow traced its step."""
+        """Ends a `fit` that was interrupted, perhaps while TensorFlow traced its step."""
         self.remove()
         self._train_function = None
 
@@ -132,7 +132,7 @@ class TrainingLoss:
         return total, ops.stack([losses[name] for name in self._loss_weights]) / replicas.count()
 
     def _note_losses(self):
-        """Notes the losses that the metrics `<exit>_loss` receive from now on. Returns whether they exist."""
+        """Starts to record the losses that the metrics `<exit>_loss` receive. Returns whether they exist."""
         metrics = {metric.name: metric for metric in reversed(self.model.metrics)}
         noted = {name: metrics.get(f"{name}_loss") for name in self._loss_weights}
         if not self._notes and None not in noted.values():
@@ -224,7 +224,7 @@ def of(model):
 
 
 def withdraw(model):
-    """Makes a weighting's state no part of what is saved with the model."""
+    """Excludes a weighting's state from what is saved with the model."""
     vars(model).pop(STATE, None)
 
 
