@@ -137,7 +137,7 @@ def test_keys_follow_weights_structure_size_and_dtype():
 def test_keys_follow_versions(monkeypatch):
     part = whole(small())
     before = part_cache.key(part, "litert", 1)
-    monkeypatch.setattr(part_cache, "_version", lambda package: "0.0.0")
+    monkeypatch.setattr(part_cache.runtime, "version_of", lambda package: "0.0.0")
     assert part_cache.key(part, "litert", 1) != before
 
 
