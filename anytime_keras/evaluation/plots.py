@@ -165,7 +165,7 @@ def plot_weights(history, path=None, title=None):
 def _curves(curves):
     curves = list(curves)
     if not curves or not all(isinstance(curve, Curve) for curve in curves):
-        raise ValueError(f"`curves` must contain only `Curve`s, at least one. Received: {curves!r:.60}.")
+        raise ValueError(f"`curves` must contain at least one `Curve`, and nothing else. Received: {curves!r:.60}.")
     return curves
 
 

@@ -78,7 +78,7 @@ def test_exits_that_end_in_a_sigmoid_are_measured_label_by_label(units):
 
 @pytest.mark.parametrize("units, shape", [(1, (50,)), (1, (50, 1)), (2, (50, 2))])
 def test_a_regression_is_refused_with_a_word_that_fits(units, shape):
-    with pytest.raises(ValueError, match="regression.*`model.evaluate` measures other networks, with the loss"):
+    with pytest.raises(ValueError, match="For other networks, use `model.evaluate`"):
         ak.evaluate(heads(None, units, "mse"), (X, RNG.normal(size=shape)))
 
 
@@ -206,9 +206,9 @@ def test_a_picture_of_several_curves(tmp_path):
         ((X, Y, Y, Y), "4 elements"),
         ((X, Y, Y[:10]), "same length"),
         ((X, Y, -np.ones(50)), "Sample weights must be one finite number of 0 or more.*for 'first', values from -1"),
-        ((X, Y, np.zeros(50)), "must not all be 0. Received: nothing but 0 for 'first'"),
+        ((X, Y, np.zeros(50)), "must not all be 0. Received: only 0 for 'first'"),
         ((X, Y, [np.ones(50)]), "one array for each of 2 exits. Received: 1"),
-        ((X, Y, {"third": np.ones(50)}), "name an exit that is not there: 'third'"),
+        ((X, Y, {"third": np.ones(50)}), "names of exits as keys.*Received: 'third'"),
         ((X, np.eye(3)[Y] + np.eye(3)[(Y + 1) % 3]), r"one-hot, with a single 1. Received: \[.*1.0.* for sample 0"),
         ((X, np.zeros((50, 3))), r"one-hot, with a single 1. Received: \[0.0, 0.0, 0.0\] for sample 0"),
         ((X, X), "Rows of labels must be one-hot.*For other networks, use `model.evaluate`"),
@@ -217,7 +217,7 @@ def test_a_picture_of_several_curves(tmp_path):
         ((X, Y + 3), "from 0 to 2"),
         ((X, Y - 3), "from 0 to 2"),
         ([X[:4]] * 3, "3 elements"),
-        (iter([X[:4]]), r"batches \(x, y\)"),
+        (iter([X[:4]]), r"batches of \(x, y\).*Received: a batch of type ndarray"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(data, message):

@@ -254,7 +254,7 @@ def test_what_cannot_be_reported_is_refused_before_any_work(trained):
     x, y = validation
     with pytest.raises(ValueError, match="samples of equal weight"):
         ak.report(model, test, (x, y, np.ones(len(y))))
-    with pytest.raises(ValueError, match="exits that end in a sigmoid"):
+    with pytest.raises(ValueError, match="whose exits end in a sigmoid"):
         ak.report(sigmoid, test, (x, np.eye(3)[y]))
 
 
