@@ -16,11 +16,7 @@ class StepSeed(keras.random.SeedGenerator):
     """Generates the random seeds of one training step; seed, epoch and step may be tensors.
 
     Keras's random functions ask a `SeedGenerator` for the next seed. This one counts up from the step instead of
-    storing a variable.
-
-    Attributes:
-        epoch: int or scalar int tensor.
-        numbers: ints of shape `(batch,)`, each image's index in the stored data set, or None.
+    storing a variable. `numbers`, of shape `(batch,)`, are the images' indices in the stored data set, or None.
     """
 
     def __init__(self, seed, epoch, step, numbers=None):
@@ -79,7 +75,6 @@ def color(images, seed, strength=0.4):
     since each scales differences that the others preserve) and does not clip the result as we do. Grey images keep
     their saturation.
     """
-
     _, height, width, channels = ops.shape(images)
 
     def factor():
@@ -194,14 +189,7 @@ def mix_up(images, labels, seed, alpha=0.2):
 
 
 FUNCTIONS = {
-    "pad_crop": pad_crop,
-    "flip": flip,
-    "alternating_flip": alternating_flip,
-    "color": color,
-    "lighting": lighting,
-    "erase": erase,
-    "elastic": elastic,
-    "blur": blur,
+    step.__name__: step for step in (pad_crop, flip, alternating_flip, color, lighting, erase, elastic, blur)
 }
 
 # Keras's layers, created for each data set. AugMix is left out because Keras draws its operations in Python, once for
@@ -228,10 +216,7 @@ STEPS = sorted([*FUNCTIONS, *LAYERS, *MIXES, *keras_cv_steps.STEPS])
 
 
 def compose(steps):
-    """Returns one function `(images, labels, seed) -> (images, labels)` that applies the named steps in order.
-
-    Args:
-        steps: list of names from `STEPS`.
+    """Returns one function `(images, labels, seed) -> (images, labels)` that applies the named `STEPS` in order.
 
     Raises:
         ValueError: if a name is unknown, or needs keras-cv and that is not installed.

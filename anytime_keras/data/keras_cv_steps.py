@@ -22,10 +22,7 @@ STEPS = {
 
 
 def step(name):
-    """Returns a step as a function `(images, seed) -> images`; grey images are processed as RGB.
-
-    Args:
-        name: str, one of `STEPS`.
+    """Returns one of `STEPS` as a function `(images, seed) -> images`; grey images are processed as RGB.
 
     Raises:
         ValueError: if keras-cv is not installed, or Keras's backend is not TensorFlow.

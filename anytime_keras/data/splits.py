@@ -6,7 +6,7 @@ import numpy as np
 
 
 def hold_out(labels: np.ndarray, amount: float, seed: int | list[int], what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Selects examples to hold out, stratified by class.
+    """Selects a fraction or a number of examples to hold out, stratified by class.
 
     Args:
         labels: int array of shape (n,).
@@ -21,7 +21,6 @@ def hold_out(labels: np.ndarray, amount: float, seed: int | list[int], what: str
     Raises:
         ValueError: if nothing would be kept or held out.
     """
-    labels = np.asarray(labels)
     wanted = number(amount, len(labels), what)
     rng = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)
@@ -42,7 +41,7 @@ def number(amount: float, available: int, what: str) -> int:
     wanted = int(amount) if whole else round(amount * available) if share else 0
     if isinstance(amount, bool) or not 0 < wanted < available:
         raise ValueError(
-            f"`{what}` must be a share between 0 and 1, or a number of examples below that of the training images. "
+            f"`{what}` must be a fraction between 0 and 1, or a number of examples below that of the training images. "
             f"Received: {what}={amount!r} with {available} training images."
         )
     return wanted

@@ -48,7 +48,7 @@ class DistilledLoss(keras.losses.Loss):
         labels, teacher = y_true[..., :-classes], y_true[..., -classes:]
         theirs = ops.log_softmax(teacher / self.temperature)
         ours = ops.log_softmax(y_pred / self.temperature)
-        divergence = ops.sum(ops.exp(theirs) * (theirs - ours), axis=-1)
+        divergence = ops.sum(ops.exp(theirs) * (theirs - ours), axis=-1)  # (batch,)
         return self.loss.call(labels, y_pred) + self.weight * self.temperature**2 * divergence
 
     def get_config(self):

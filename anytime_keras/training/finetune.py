@@ -19,9 +19,9 @@ HEADS_SHARE = 0.25
 # The learning rate of all layers, relative to that of the heads alone.
 WHOLE_RATE = 1 / 3
 AUGMENT = ["pad_crop", "flip", "color"]
-# With fewer images, the validation error means nothing.
+# With fewer images, the validation error is meaningless.
 LEAST_IMAGES = 10
-# Images that are decoded at once.
+# Number of images to decode at once.
 CHUNK = 64
 
 
@@ -130,29 +130,23 @@ def image_files(folder):
     source = image_folders.load(folder, image_size=(1, 1))  # files are only listed
     train = source.splits["train"]
     if len(source.class_names) < 2:
-        raise ValueError(f"'{folder}' must contain two classes or more. Received: {source.class_names}.")
+        raise ValueError(f"'{folder}' must contain at least two classes. Received: {source.class_names}.")
     if len(train) < LEAST_IMAGES:
         raise ValueError(
-            f"Finetuning needs at least {LEAST_IMAGES} images, better 30 of each class. Received: {len(train)} in "
+            f"Finetuning needs at least {LEAST_IMAGES} images, preferably 30 of each class. Received: {len(train)} in "
             f"'{folder}'."
         )
     counts = np.bincount(train.labels, minlength=len(source.class_names))
     if counts.min() < 2:
         raise ValueError(
-            "Each class needs two images or more, of which one may be held out for validation. Received: "
+            "Each class needs at least two images, because one may be held out for validation. Received: "
             f"{counts.min()} of class '{source.class_names[counts.argmin()]}' in '{folder}'."
         )
     return source
 
 
 def load_images(source, preprocessor, recipe):
-    """Returns the `DataSet` of images, resized and cropped as a network's preprocessor does.
-
-    Args:
-        source: `Source`, see `image_files`.
-        preprocessor: `Preprocessor`.
-        recipe: `Recipe` of `finetune`.
-    """
+    """Returns the `DataSet` of a `Source` of image files, resized and cropped as a network's preprocessor does."""
     raw = Preprocessor.from_config({**preprocessor.get_config(), "mean": 0.0, "std": 1.0})
     arrays = {"class_names": source.class_names}
     for split, examples in source.splits.items():

@@ -28,12 +28,7 @@ OWN = {
 
 
 class Replicas(OneDevice):
-    """Trains on the replicas of a `tf.distribute` strategy.
-
-    Args:
-        name: str, the name that `choose` takes.
-        strategy: `tf.distribute.Strategy`.
-    """
+    """Trains on the replicas of a `tf.distribute` strategy."""
 
     def __init__(self, name, strategy):
         self.name, self.strategy = name, strategy
@@ -208,12 +203,8 @@ class Replicas(OneDevice):
     def _passes(self, model, step, batches, deal, num_steps):
         """Returns a function that takes `num_steps` steps on all replicas and returns the loss and metrics.
 
-        Each call continues where the last one stopped.
-
-        Args:
-            step: function that computes one batch on one replica.
-            batches: endless `tf.data.Dataset`.
-            deal: function from `batches` and a `tf.distribute.InputContext` to the batches of these replicas.
+        Each call continues where the last one stopped. `step` computes one batch on one replica. `deal` maps the
+        endless `batches` and a `tf.distribute.InputContext` to the batches of this process's replicas.
         """
         import tensorflow as tf
 
@@ -290,13 +281,6 @@ def parts(batches, context):
 
     Parts differ by at most one example. Every process prepares whole batches, because augmentation draws random numbers
     for a whole batch.
-
-    Args:
-        batches: `tf.data.Dataset` of (images, labels).
-        context: `tf.distribute.InputContext`.
-
-    Returns:
-        A `tf.data.Dataset`.
     """
     import tensorflow as tf
 

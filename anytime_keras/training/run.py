@@ -32,18 +32,8 @@ CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60, 0.02
 class Training:
     """The network and the data of a recipe, from the start of a run to its results.
 
-    Args:
-        recipe: `Recipe`.
-        folder: path or None.
-        resume: bool.
-        data: the recipe's `DataSet` if it is already loaded.
-        adapt: function that maps the recipe's `Weighting` to the one used in training.
-        strategy: the result of `choose`; None is one device.
-        begin: float, the start of the recipe's `minutes`, in seconds of `time.monotonic`; None for now.
-        model: `AnytimeModel` to train instead of the recipe's.
-
-    Raises:
-        ValueError: see `train`.
+    Arguments and errors are those of `train`; `strategy` is the result of `choose`, and None one device. The function
+    `adapt` maps the recipe's `Weighting` to the one used in training.
     """
 
     def __init__(
@@ -59,9 +49,9 @@ class Training:
     ):
         self.recipe, self.resume = recipe, resume
         self._begin = time.monotonic() if begin is None else begin
-        self.strategy = OneDevice() if strategy is None else strategy
+        self.strategy = strategy or OneDevice()
         self.strategy.check(recipe)
-        self.folder = pathlib.Path(folder) if folder is not None else None
+        self.folder = None if folder is None else pathlib.Path(folder)
         _claim(self.folder, recipe, resume)
         keras.utils.set_random_seed(recipe.seed)
         self.data = recipe.load_data() if data is None else data
@@ -136,9 +126,7 @@ class Training:
             return Plan(data.steps_per_epoch, recipe.epochs, self.epoch, data.validation, (self.epoch,), side)
         last = self.history[-1] if self.history else {"steps": 0, "share": 0.0}
         steps = int(last["steps"])
-        side = None
-        if recipe.sizes is not None:
-            side = schedules.Side(schedules.side_at(recipe.sizes, last["share"]))
+        side = None if recipe.sizes is None else schedules.Side(schedules.side_at(recipe.sizes, last["share"]))
         spent = sum(row["seconds"] for row in self.history)
         ticking = clock.Clock(recipe.minutes, spent, last["share"], self._begin)
         callback = clock.ClockCallback(ticking, recipe, data, self._rehearse, side, steps)
@@ -228,16 +216,10 @@ class Training:
         return self.strategy.any(self._stop is not None and self._stop.stopped)
 
     def finish(self, result, stopped, verbose, weighting=None):
-        """Evaluates and saves the network.
+        """Evaluates and saves the network, unless the time limit `stopped` the run, and returns a `Run`.
 
-        Args:
-            result: Keras's `History` of the epochs that this process trained, or None.
-            stopped: bool, whether the time limit stopped the run. Then it is not evaluated or saved.
-            verbose: bool, whether to print the table.
-            weighting: the `Weighting` to return; None for the one used in training.
-
-        Returns:
-            A `Run`.
+        `result` is Keras's `History` of the epochs that this process trained, or None. `weighting` is the one to
+        return; None is that of the training.
         """
         history = self.history
         if self.folder is None:
@@ -264,7 +246,7 @@ class Training:
         return run
 
     def _describe_images(self, model):
-        """Gives a trained network what it needs to classify raw images."""
+        """Adds to a trained network what it needs to classify raw images."""
         if model.preprocessor is None:
             model.preprocessor = Preprocessor.for_data(self.data)
         model.class_names = list(self.data.class_names)
@@ -305,11 +287,7 @@ class Plan:
 
 
 def take_weights(model, init):
-    """Copies the weights of a trained network of the same shape into a model.
-
-    Args:
-        model: `AnytimeModel`.
-        init: str, see `Recipe`.
+    """Copies the weights of a trained network of the same shape into a model; `init` is as in `Recipe`.
 
     Raises:
         ValueError: if there is no such network, or its weights do not fit.

@@ -14,6 +14,7 @@ import numpy as np
 
 from anytime_keras.data.augment import StepSeed
 from anytime_keras.data.batches import epoch_order
+from anytime_keras.training.devices import make_state
 from anytime_keras.weighting import Weighting, training_loss
 
 
@@ -44,14 +45,9 @@ class Epochs:
         models: list of compiled models that differ only in the values of their variables.
         data: `DataSet` with its images in memory.
         seeds: list of ints, each model's seed for shuffling and augmentation.
-
-    Raises:
-        ValueError: if Keras does not run on JAX, or the images are not in memory.
     """
 
     def __init__(self, models, data, seeds):
-        check_backend()
-        check_data(data)
         self.models, self.data = list(models), data
         self.seeds = np.array(seeds, "int32")
         self._programs = {}
@@ -59,23 +55,13 @@ class Epochs:
 
     def prepare(self):
         """Creates the variables of metrics and optimizers. Call it before the first epoch."""
-        images, labels = self.data.pipeline("train").finish(*(array[:1] for array in self._images("train")))
         for model in self.models:
-            model.optimizer.build(model.trainable_variables)
-            outputs = keras.tree.map_structure(_zeros, model.output)
-            model.compute_loss(images, labels, outputs, training=False)
-            model.compute_metrics(images, labels, outputs)
-            model.reset_metrics()
+            make_state(model, self.data)
 
     def train(self, batches, side=None):
-        """Trains on the batches of an epoch or a round.
+        """Trains on the batches that `epoch` or `round` returned; `side` is as in `Pipeline.finish`.
 
-        Args:
-            batches: the result of `epoch` or `round`.
-            side: int, the side of the images in pixels, or None to keep their size.
-
-        Returns:
-            A list of dicts, each model's loss and metrics.
+        Returns a list of dicts, each model's loss and metrics.
         """
         return self._run("train", self._train, batches, side)
 
@@ -208,10 +194,6 @@ class Epochs:
 def _even(count, most):
     """Returns a batch size up to `most` that leaves no smaller last batch; `most` if none is large enough."""
     return next((size for size in range(most, most // 8, -1) if count % size == 0), most)
-
-
-def _zeros(output):
-    return keras.ops.zeros((1, *output.shape[1:]), output.dtype)
 
 
 def _state(model):

@@ -100,19 +100,12 @@ def _check_backend(name, backend):
 
 @functools.cache  # a second strategy in one process would reuse the numbers of the first one's collectives
 def _named(name):
-    return {
-        "none": OneDevice,
-        "mirrored": _mirrored,
-        "multi_worker": _multi_worker,
-        "tpu": _tpu,
-        "data_parallel": _data_parallel,
-    }[name]()
+    if name == "mirrored":
+        import tensorflow as tf
 
-
-def _mirrored():
-    import tensorflow as tf
-
-    return Replicas("mirrored", tf.distribute.MirroredStrategy())
+        return Replicas(name, tf.distribute.MirroredStrategy())
+    made = {"none": OneDevice, "multi_worker": _multi_worker, "tpu": _tpu, "data_parallel": _data_parallel}
+    return made[name]()
 
 
 def _multi_worker():
@@ -173,7 +166,7 @@ def _data_parallel():
 
     if jax.process_count() > 1:
         raise ValueError(
-            "`strategy='data_parallel'` trains in one process. "
-            f"Received: {jax.process_count()} of JAX. Start one alone, or train on TensorFlow with 'multi_worker'."
+            f"`strategy='data_parallel'` trains in one process. Received: {jax.process_count()} processes of JAX. "
+            "Start a single one, or use TensorFlow with 'multi_worker'."
         )
     return JaxDevices()

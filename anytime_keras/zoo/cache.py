@@ -25,12 +25,8 @@ def content(url, sha256, size):
     """Returns the content of a file with a known hash, from the cache or the network.
 
     A file is moved into the cache only after it is complete, flushed to disk and verified. If several processes need
-    it, one downloads and the others wait. Partial files of killed processes are removed at the next request.
-
-    Args:
-        url: str.
-        sha256: str, the expected hash, also of a cached file.
-        size: int, the expected length in bytes; a longer download is aborted.
+    it, one downloads and the others wait. Partial files of killed processes are removed at the next request. A download
+    that is longer than `size` bytes is aborted.
 
     Raises:
         OSError: if the file is neither cached nor downloadable, or the cache is not writable.
@@ -42,10 +38,8 @@ def content(url, sha256, size):
         return found  # works with a read-only cache
     with _files.writing(place):
         found = _read(place, size)
-        if found is not None:
-            if is_content(found, sha256, size):
-                return found  # downloaded by another process meanwhile
-            place.unlink()
+        if found is not None and is_content(found, sha256, size):
+            return found  # downloaded by another process meanwhile
         found = _download(url, size)
         if not is_content(found, sha256, size):
             raise ValueError(

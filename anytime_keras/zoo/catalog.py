@@ -58,14 +58,13 @@ def list_names(**filters):
 
 
 def entries(**filters):
-    """Lists the weights in the zoo's manifests that match all filters of `list_names`.
+    """Lists the weights in the zoo's manifests that match all filters of `list_names`, sorted by name.
 
-    Returns:
-        A list of (`Manifest`, `Weights`, whether the files are here or can be downloaded), sorted by name.
+    Each is a tuple of a `Manifest`, its `Weights`, and whether the files are here or can be downloaded.
     """
     for key in filters:
         if key not in FILTERS:
-            raise ValueError(f"`list` has no condition `{key}`. {_errors.nearest(key, FILTERS)}")
+            raise ValueError(f"`list` has no filter `{key}`. {_errors.nearest(key, FILTERS)}")
     names, found = set(), []
     for home in _homes():
         for name in set(home.names()) - names:

@@ -16,11 +16,7 @@ VARIABLE = "ANYTIME_KERAS_ZOO"
 
 
 class Folder:
-    """A zoo in a directory, with `manifests/NAME.json` and `weights/`.
-
-    Args:
-        path: path of the directory.
-    """
+    """A zoo in a directory, with `manifests/NAME.json` and `weights/`."""
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
@@ -64,11 +60,8 @@ class Folder:
 class Site:
     """A zoo at an https: address, with the files of a directory and `index.json` with the manifests' hashes.
 
-    Files are cached, so that they are available offline after the first use.
-
-    Args:
-        url: str, address of the zoo.
-        lone: str or None, address of a single manifest that is not in an index.
+    Files are cached, so that they are available offline after the first use. `lone` is the address of a single manifest
+    that is not in an index, or None.
     """
 
     def __init__(self, url, lone=None):
@@ -116,11 +109,7 @@ class Site:
 
 
 class LoneFolder(Folder):
-    """A single manifest, with its files in the same directory, or in the zoo if it is in a `manifests/` directory.
-
-    Args:
-        path: path of the manifest.
-    """
+    """A single manifest, with its files in the same directory, or in the zoo if it is in a `manifests/` directory."""
 
     def __init__(self, path):
         self.file = pathlib.Path(path)
@@ -189,18 +178,13 @@ def from_environment():
 
 
 def read_file(file, home):
-    """Returns the verified content of a file in a manifest.
+    """Returns the verified content of a `File` in a manifest of the zoo `home`.
 
-    Args:
-        file: `File`.
-        home: the zoo of the manifest. If it lacks the file, as an installed package lacks all large files, the file is
-            read from the zoo at `ANYTIME_KERAS_ZOO`.
+    If the zoo lacks the file, as an installed package lacks all large files, it is read from `ANYTIME_KERAS_ZOO`.
     """
     if schema.is_url(file.path):
         if not file.path.startswith("https://") and _origin(file.path) != _origin(str(home)):
-            raise ValueError(
-                f"A manifest's files must be in its zoo or at https: addresses. Received: '{file.path}'."
-            )
+            raise ValueError(f"A manifest's files must be in its zoo or at https: addresses. Received: '{file.path}'.")
         return cache.content(file.path, file.sha256, file.bytes)
     if home.holds(file):
         return home.read(file)

@@ -23,13 +23,10 @@ class Optional:
 
 
 def check(value, kind, where):
-    """Raises ValueError unless `value` is of a kind.
+    """Raises ValueError unless a part of a manifest is of a kind; `where` is its location for error messages.
 
-    Args:
-        value: part of a manifest, as parsed by `json`.
-        kind: a type; an `Optional`; a dict from each field's name to its kind (all fields are required and no others
-            are allowed); a list with the kind of all its elements; or a function that raises or returns nothing.
-        where: str, the location in the manifest, for error messages.
+    A kind is a type; an `Optional`; a dict from each field's name to its kind (all fields are required and no others
+    are allowed); a list with the kind of all its elements; or a function that raises or returns nothing.
     """
     if isinstance(kind, Optional):
         if value is not None:

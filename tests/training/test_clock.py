@@ -155,7 +155,7 @@ def test_sizes_last_for_whole_epochs():
     "sizes", [[], [[8, 0.5]], [[0, 1.0]], [[8.5, 1.0]], [8, 1.0], [[8, -0.5], [8, 1.5]], "8:1"], ids=str
 )
 def test_sizes_that_make_no_sense_are_refused(sizes):
-    with pytest.raises(ValueError, match="shares of the training, which sum to 1"):
+    with pytest.raises(ValueError, match="fractions of the run, which sum to 1"):
         tiny(sizes=sizes)
 
 
