@@ -1,4 +1,4 @@
-"""Facts about a trained network, as plain data: what a model card reports. See `of_manifest` for the fields."""
+"""Facts about a trained network for its model card, as plain data. See `of_manifest` for the fields."""
 
 import json
 
@@ -6,15 +6,7 @@ from anytime_keras.evaluation import Curve
 
 
 def of_manifest(manifest, entry):
-    """Returns the facts in an entry of the zoo.
-
-    Args:
-        manifest, entry: `Manifest` and one of its `weights`, trained.
-
-    Returns:
-        A dict with `name`, `weights` (the label), `description`, `architecture`, `reference`, `licence`, `data`
-        (`name`, `source`, `licence`, `sizes`), `curve` (`Curve.to_dict`), `weighting`, `recipe` and `lineage`.
-    """
+    """Returns the facts in an entry of a `Manifest` of the zoo. The `curve` is that of `Curve.to_dict`."""
     content = entry.content
     return {
         "name": manifest.name,
@@ -32,7 +24,7 @@ def of_manifest(manifest, entry):
 
 
 def of_training(folder):
-    """Returns the facts in the folder of a training, as far as its files are there; see `of_manifest`."""
+    """Returns the facts in the files of a training's folder, of which any may be missing; see `of_manifest`."""
     recipe, data, curve = (_read(folder / f"{name}.json") for name in ("recipe", "data", "curve"))
     try:
         return _of_results(folder.resolve().name, recipe, data, curve)

@@ -5,15 +5,11 @@ import types
 
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.predictor import check_limits, deepest_within
+from anytime_keras.inference.state import State
 
 
 class SetPredictor:
-    """The methods of `Predictor` that a `Classifier` uses, on an exported set.
-
-    Args:
-        reader: `ExportedModel`.
-        example: an input of the network with a batch of one sample.
-    """
+    """The methods of `Predictor` that a `Classifier` uses, on an `ExportedModel`."""
 
     def __init__(self, reader, example):
         self._reader, self._example = reader, example
@@ -74,11 +70,7 @@ class _State:
         self.engine, self.temperatures = _Engine(reader), list(reader.temperatures)
         self.times = {1: types.SimpleNamespace(example=example)}
 
-    def answer(self, position, logits, seconds):
-        name = self.stages.exit_names[position]
-        return Answer(
-            logits, name, position, seconds, False, self.temperatures[position], self.engine.sigmoid[position]
-        )
+    answer = State.answer
 
 
 class _Engine:
