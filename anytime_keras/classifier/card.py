@@ -15,27 +15,18 @@ def text(classifier, preset=None):
     """Returns the model card of a `Classifier` as Markdown; `preset` is the name for `from_preset`, None a path."""
     about, curve = classifier.about, facts.curve(classifier.about)
     title = about.get("name") or getattr(classifier.model, "name", "classifier")
-    sections = [
-        _front_matter(title, about, curve),
-        f"# {title}",
-        about.get("description") or "",
-        _introduction(classifier),
-        "## Use",
-        _use(preset),
-        "## Accuracy and cost",
-        _accuracy(classifier, about, curve),
-        "## Input and classes",
-        _input(classifier),
-        "## Data",
-        _data(about),
-        "## Training",
-        _training(about),
-        "## Limits",
-        _limits(classifier),
-        "## Licence",
-        _licence(about),
-    ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    sections = {
+        "Use": _use(preset),
+        "Accuracy and cost": _accuracy(classifier, about, curve),
+        "Input and classes": _input(classifier),
+        "Data": _data(about),
+        "Training": _training(about),
+        "Limits": _limits(classifier),
+        "Licence": f"Weights: {about['licence']}." if about.get("licence") else "The licence is not recorded.",
+    }
+    parts = [_front_matter(title, about, curve), f"# {title}", about.get("description"), _introduction(classifier)]
+    parts += [f"## {heading}\n\n{section}" for heading, section in sections.items()]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _front_matter(title, about, curve):
@@ -163,12 +154,6 @@ def _limits(classifier):
         "says. Probabilities are the network's own estimates. Before you rely on the network, measure it on your own "
         "images."
     )
-
-
-def _licence(about):
-    if not about.get("licence"):
-        return "The licence of the weights is not recorded."
-    return f"Weights: {about['licence']}."
 
 
 def _wrapped(paragraph):

@@ -110,7 +110,12 @@ def _of_folder(folder):
 
 def save(classifier, folder, overwrite=False):
     """Writes a classifier to a folder; see `Classifier.save_to_preset`."""
-    folder, model = pathlib.Path(folder), _keras_model(classifier)
+    folder, model = pathlib.Path(folder), classifier.model
+    if isinstance(model, ExportedModel):
+        raise ValueError(
+            "Only a Keras model can be saved as a preset. Received: a classifier of the exported set in "
+            f"'{model.path}'. Copy that folder, which is a preset too."
+        )
     _check_place(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
@@ -133,15 +138,6 @@ def save(classifier, folder, overwrite=False):
             os.replace(folder, old)
         os.replace(new, folder)
     return folder
-
-
-def _keras_model(classifier):
-    if isinstance(classifier.model, ExportedModel):
-        raise ValueError(
-            "Only a Keras model can be saved as a preset. Received: a classifier of the exported set in "
-            f"'{classifier.model.path}'. Copy that folder, which is a preset too."
-        )
-    return classifier.model
 
 
 def _check_place(folder, overwrite):

@@ -1,4 +1,4 @@
-"""Name what images show: by a deadline, within a budget, or exit by exit.
+"""Classify images: by a deadline, within a budget, or exit by exit.
 
   anytime-keras predict resann5x16_adaloss cat.jpg dog.png --deadline_ms=5
   anytime-keras predict runs/a "photos/*.jpg" --top=5 --json
@@ -17,11 +17,7 @@ from absl import flags
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_float(
-    "deadline_ms",
-    None,
-    "Deadline for each image in milliseconds, decoding and preprocessing included.",
-    lower_bound=0.0,
-    **_own,
+    "deadline_ms", None, "Milliseconds for each image, including decoding and preprocessing.", lower_bound=0.0, **_own
 )
 flags.DEFINE_float("budget_macs", None, "Budget for each image, in multiply-accumulates.", lower_bound=0.0, **_own)
 flags.DEFINE_bool("stream", False, "Print each exit's answer as soon as it is available.", **_own)
@@ -58,13 +54,7 @@ def run(flags, arguments):
 
 
 def image_files(arguments):
-    """Returns the paths of images in a list of files, folders and patterns.
-
-    Args:
-        arguments: list of str.
-
-    Returns:
-        A list of str, at least one. Files that do not exist are returned too.
+    """Returns the paths of images in a list of files, folders and patterns, including files that do not exist.
 
     Raises:
         ValueError: if a folder contains no images, or a pattern matches nothing.

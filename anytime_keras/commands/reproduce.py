@@ -116,9 +116,8 @@ def _unclear(name, text):
 
 
 def _results(where):
-    if where is not None:
-        return pathlib.Path(where)
-    import anytime_keras
+    from anytime_keras.zoo import places
 
-    checkout = pathlib.Path(anytime_keras.__file__).parents[1]
-    return checkout / "zoo" / "results" if (checkout / "setup.cfg").is_file() else pathlib.Path("results")
+    own = places.own().path
+    default = "results" if own.name == "_zoo" else own / "results"  # an installed package, or a checkout
+    return pathlib.Path(default if where is None else where)

@@ -160,7 +160,7 @@ def resized_size(
     return height, width
 
 
-def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
+def random_resized_crop(image: Image.Image, size, rng: np.random.Generator, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
     """Takes a random crop of random area and aspect ratio and resizes it, the usual training crop for ILSVRC.
 
     Reference: Szegedy et al., 2015; as in fb.resnet.torch, which the authors' code follows, except that the logarithm
@@ -168,9 +168,7 @@ def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3
     ten random crops do not fit into the image.
 
     Args:
-        image: `PIL.Image.Image` of any size.
         size: (height, width) of the result.
-        rng: `numpy.random.Generator`.
         area: range of the crop's area as a fraction of the image's.
         aspect: range of the crop's width / height.
 

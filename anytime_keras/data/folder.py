@@ -43,8 +43,7 @@ def load(path, image_size=None, skip_corrupt=False, name=None):
     class_names = [child.name for child in _folders(folders["train"])]
     if not class_names:
         raise ValueError(
-            f"'{folders['train']}' must contain one folder of images per class (`cat/1.png`, `dog/2.png`). Received: "
-            "no folder."
+            f"'{folders['train']}' must contain one folder of images per class, as in `cat/1.png`. Received: none."
         )
     files = {split: _list_files(place, class_names) for split, place in folders.items()}
     return from_files(name or str(path), files, class_names, image_size, skip_corrupt)

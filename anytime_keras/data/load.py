@@ -123,16 +123,12 @@ class DataSet:
 
     def describe(self):
         """Returns the data set's preprocessing and splits as plain data."""
+        own = ("name", "num_classes", "class_names", "sizes", "split_seed", "augment")
         return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
+            **{name: getattr(self, name) for name in own},
             "image_shape": list(self.image_shape),
-            "sizes": self.sizes,
-            "split_seed": self.split_seed,
             "mean": [float(value) for value in self.mean],
             "std": [float(value) for value in self.std],
-            "augment": self.augment,
         }
 
     def __repr__(self):

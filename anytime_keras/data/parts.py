@@ -54,7 +54,9 @@ def pack(data_set, folder, part_mb=58.0):
     if not splits["train"].in_memory:
         raise ValueError(f"`pack` needs images in memory. Received: '{data_set.name}', which is read from disk.")
     folder.mkdir(parents=True, exist_ok=True)
-    encoding = _encoding(splits["train"])
+    examples = splits["train"]
+    pictures = examples.images.dtype == np.uint8 and examples.image_shape[-1] in (1, 3)
+    encoding = "file" if examples.paths is not None else "png" if pictures else "raw"
     limit, paths, part, size = part_mb * 1e6 - 4096, [], [], 0  # leaves room for the headers of an .npz file
     records = ((split, label, content) for split in splits for label, content in _contents(splits[split], encoding))
     for record in records:
@@ -71,7 +73,7 @@ def pack(data_set, folder, part_mb=58.0):
         "name": data_set.name,
         "class_names": data_set.class_names,
         "image_shape": list(data_set.image_shape),
-        "dtype": str(splits["train"].images.dtype),
+        "dtype": str(examples.images.dtype),
         "encoding": encoding,
         "split_seed": data_set.split_seed,
         "sizes": {split: len(examples) for split, examples in splits.items()},
@@ -79,12 +81,6 @@ def pack(data_set, folder, part_mb=58.0):
     }
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
     return [folder / INDEX, *paths]
-
-
-def _encoding(examples):
-    if examples.paths is not None:
-        return "file"
-    return "png" if examples.images.dtype == np.uint8 and examples.image_shape[-1] in (1, 3) else "raw"
 
 
 def _contents(examples, encoding):

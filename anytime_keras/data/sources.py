@@ -155,8 +155,7 @@ def _checked(images, labels, split, name):
         labels = labels[:, 0]
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"`y_{split}` of '{name}' must be one int for each of the {len(images)} images. "
-            f"Received: shape {labels.shape}, dtype {labels.dtype}."
+            f"`y_{split}` of '{name}' must be {len(images)} ints. Received: shape {labels.shape}, dtype {labels.dtype}."
         )
     return ArrayExamples(images, labels)
 
@@ -205,10 +204,7 @@ def from_tfds(name, image_size=None, data_dir=None, download=True):
         raise ValueError(f"'{name}' has no split 'train'. It has {list(available)}.")
     image_size, shape = image_size or known.image_size, image.shape
     if image_size is None and None in shape[:2]:
-        raise ValueError(
-            f"The images of '{name}' have different sizes. Pass the size to crop them to, such as "
-            "`image_size=(224, 224)`."
-        )
+        raise ValueError(f"The images of '{name}' have different sizes. Crop them with `image_size=(224, 224)`.")
     count = sum(available[split].num_examples for split in splits.values())
     in_memory = image_size is None and math.prod(shape) * count <= IN_MEMORY_BYTES
     shape = (*(image_size or shape[:2]), shape[-1] or 3)

@@ -8,18 +8,11 @@ import numpy as np
 def hold_out(labels: np.ndarray, amount: float, seed: int | list[int], what: str) -> tuple[np.ndarray, np.ndarray]:
     """Selects a fraction or a number of examples to hold out, stratified by class.
 
-    Args:
-        labels: int array of shape (n,).
-        amount: float in (0, 1), a fraction; or int, a number of examples.
-        seed: int or list of ints.
-        what: name of the split, for errors.
-
-    Returns:
-        Two sorted int arrays: the indices kept and the indices held out. Every class keeps at least one example, so
-        tiny classes may hold out fewer.
+    Returns two sorted int arrays: the indices kept and the indices held out. Every class keeps at least one example, so
+    fewer may be held out of tiny classes.
 
     Raises:
-        ValueError: if nothing would be kept or held out.
+        ValueError: if nothing would be kept or held out. The error names the split `what`.
     """
     wanted = number(amount, len(labels), what)
     rng = np.random.default_rng(seed)

@@ -62,8 +62,8 @@ class HostPreprocessor:
         height, width = resized_size(image_size, self.image_shape[:2], self.short_side)
         if height * width > MOST_PIXELS:
             raise ValueError(
-                f"An image must not be that narrow. Received: {image_size[0]} x {image_size[1]} pixels, which the "
-                f"network's input would enlarge to {height} x {width}. Crop it."
+                f"An image resized for the network must have at most {MOST_PIXELS:,} pixels. Received: "
+                f"{image_size[0]} x {image_size[1]} pixels, which would become {height} x {width}. Crop it."
             )
         return height, width
 
@@ -80,14 +80,9 @@ class HostPreprocessor:
 
     def get_config(self):
         """Returns the arguments as plain data, which `from_config` reads."""
-        return {
-            "image_shape": list(self.image_shape),
-            "mean": self.mean,
-            "std": self.std,
-            "short_side": self.short_side,
-            "value_range": None if self.value_range is None else list(self.value_range),
-            "channel_order": self.channel_order,
-        }
+        config = {name: getattr(self, name) for name in ("mean", "std", "short_side", "channel_order")}
+        value_range = None if self.value_range is None else list(self.value_range)
+        return {"image_shape": list(self.image_shape), "value_range": value_range, **config}
 
     @classmethod
     def from_config(cls, config):
@@ -113,8 +108,7 @@ def _is_int(value):
 
 
 def _image_shape(shape):
-    shape = tuple(shape) if isinstance(shape, (list, tuple)) else ()
-    if len(shape) != 3 or not all(_is_int(side) and side > 0 for side in shape):
+    if not isinstance(shape, (list, tuple)) or len(shape) != 3 or not all(_is_int(side) and side > 0 for side in shape):
         raise ValueError(
             f"`image_shape` must be (height, width, channels), three positive ints. Received: image_shape={shape!r}."
         )

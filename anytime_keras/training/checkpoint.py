@@ -32,7 +32,7 @@ class Checkpoints:
         Raises:
             OSError: if the disk is full or cannot be written to. Earlier checkpoints stay intact.
         """
-        place, unfinished = self._place(epoch), self.folder / ".unfinished"
+        place, unfinished = self.folder / f"epoch-{epoch:05d}", self.folder / ".unfinished"
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
         try:
@@ -98,9 +98,6 @@ class Checkpoints:
             )
         return 0, []
 
-    def _place(self, epoch):
-        return self.folder / f"epoch-{epoch:05d}"
-
     def _all(self):
         return sorted(self.folder.glob("epoch-*"))
 
@@ -138,8 +135,8 @@ def write(path, text):
 def write_history(path, history):
     """Writes the logs as CSV, one epoch per line."""
     names = list(history[0])
-    rows = [",".join(names), *(",".join(repr(row.get(name, "")) for name in names) for row in history)]
-    write(path, "\n".join(rows) + "\n")
+    rows = [",".join(repr(row.get(name, "")) for name in names) for row in history]
+    write(path, "\n".join([",".join(names), *rows]) + "\n")
 
 
 def to_disk(path):

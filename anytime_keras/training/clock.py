@@ -113,12 +113,9 @@ class ClockCallback(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs):
-        logs["epochs"] = self.steps / self._epoch_steps
-        logs["images"] = self.steps * self._batch
-        logs["steps"] = self.steps
-        logs["seconds"] = self.clock.now() - self._round_begin
-        logs["share"] = self.clock.share()
-        logs["learning_rate"] = self._rate
+        epochs, seconds = self.steps / self._epoch_steps, self.clock.now() - self._round_begin
+        logs.update(epochs=epochs, images=self.steps * self._batch, steps=self.steps, seconds=seconds)
+        logs.update(share=self.clock.share(), learning_rate=self._rate)
         if self.side is not None:
             logs["side"] = self.side.value
 

@@ -88,7 +88,18 @@ def finetune(
     if to is not None and any((to / name).exists() for name in ("recipe.json", "model.keras")):
         raise ValueError(f"`to` must not contain a run. Received: '{to}', which does. Choose another folder.")
     name = name or (model if isinstance(model, str) else model.name)
-    recipe = _recipe(name, folder, minutes, validation, batch_size, learning_rate, seed)
+    recipe = Recipe(
+        model={"name": GIVEN, "from": name},
+        data={"data": str(folder), "validation": validation, "test": 0, "augment": AUGMENT},
+        optimizer={"name": "adamw", "weight_decay": 0.01},
+        learning_rate=WHOLE_RATE * learning_rate,
+        schedule={"name": "cosine", "warmup": 0.1},
+        weight_decay=0.0,
+        label_smoothing=0.1,
+        batch_size=batch_size,
+        seed=seed,
+        minutes=minutes,
+    )
     files = image_files(folder)
     model = zoo.load(model) if isinstance(model, str) else model
     if getattr(model, "preprocessor", None) is None:
@@ -108,21 +119,6 @@ def finetune(
     return run
 
 
-def _recipe(name, folder, minutes, validation, batch_size, learning_rate, seed):
-    return Recipe(
-        model={"name": GIVEN, "from": name},
-        data={"data": str(folder), "validation": validation, "test": 0, "augment": AUGMENT},
-        optimizer={"name": "adamw", "weight_decay": 0.01},
-        learning_rate=WHOLE_RATE * learning_rate,
-        schedule={"name": "cosine", "warmup": 0.1},
-        weight_decay=0.0,
-        label_smoothing=0.1,
-        batch_size=batch_size,
-        seed=seed,
-        minutes=minutes,
-    )
-
-
 def image_files(folder):
     """Returns the `Source` of a folder's image files, or raises ValueError if they are too few to train on."""
     if not pathlib.Path(folder).is_dir():
@@ -132,10 +128,7 @@ def image_files(folder):
     if len(source.class_names) < 2:
         raise ValueError(f"'{folder}' must contain at least two classes. Received: {source.class_names}.")
     if len(train) < LEAST_IMAGES:
-        raise ValueError(
-            f"Finetuning needs at least {LEAST_IMAGES} images, preferably 30 of each class. Received: {len(train)} in "
-            f"'{folder}'."
-        )
+        raise ValueError(f"'{folder}' must contain at least {LEAST_IMAGES} images. Received: {len(train)}.")
     counts = np.bincount(train.labels, minlength=len(source.class_names))
     if counts.min() < 2:
         raise ValueError(
@@ -154,16 +147,9 @@ def load_images(source, preprocessor, recipe):
         for start in range(0, len(examples), CHUNK):
             images[start : start + CHUNK] = np.rint(255 * raw(examples.paths[start : start + CHUNK]))
         arrays.update({f"x_{split}": images, f"y_{split}": examples.labels})
-    data = data_sets.load(
-        arrays,
-        recipe.batch_size,
-        recipe.data["validation"],
-        recipe.data["test"],
-        recipe.data["augment"],
-        seed=recipe.seed,
-        split_seed=recipe.seed,
-        one_hot=recipe.label_smoothing > 0,
-    )
+    options = {name: recipe.data[name] for name in ("validation", "test", "augment")}
+    options.update(seed=recipe.seed, split_seed=recipe.seed, one_hot=recipe.label_smoothing > 0)
+    data = data_sets.load(arrays, recipe.batch_size, **options)
     data.name = source.name
     data.normalize(preprocessor.mean, preprocessor.std)
     return data

@@ -116,16 +116,15 @@ def _check(recipe, callbacks, engine, time_limit, checkpoint_every):
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback) or isinstance(callback, Weighting):
             raise ValueError(
-                "`callbacks` must be Keras callbacks, and no weighting, which the recipe names. "
-                f"Received: {type(callback).__name__}."
+                f"`callbacks` must be Keras callbacks. Received: {type(callback).__name__}. A weighting belongs in the "
+                "recipe."
             )
     check_choice("engine", engine, ENGINES)
     if engine == "scan":
         scan.check_backend()
     if recipe.minutes is not None and time_limit is not None:
         raise ValueError(
-            "A recipe with `minutes` ends by itself. "
-            f"Received: minutes={recipe.minutes}, time_limit={time_limit}. Leave `time_limit` out."
+            f"`time_limit` must be None with a recipe of {recipe.minutes} minutes. Received: time_limit={time_limit}."
         )
     if checkpoint_every is not None:
         check_int("checkpoint_every", checkpoint_every)

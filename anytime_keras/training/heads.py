@@ -63,8 +63,12 @@ def split(model):
     features, values = [], {}
     made = set()  # ids of the tensors that the heads compute
     for call in graph.calls(list(outputs.values()), model.inputs):
+        name = call.operation.name
+        in_head = any(name == exit or name.startswith(f"{exit}_") for exit in model.exit_names)
+        # An operation must be repeated in training if it has weights or is random.
+        trained = getattr(call.operation, "weights", None) or isinstance(call.operation, DROPOUT)
         reads = any(id(tensor) in made for tensor in call.input_tensors)
-        if not reads and not (_in_head(call, model.exit_names) and _is_trained(call)):
+        if not reads and not (in_head and trained):
             continue
         for tensor in call.input_tensors:
             if id(tensor) not in values:
@@ -76,16 +80,6 @@ def split(model):
         [values[id(tensor)] for tensor in features], {name: values[id(tensor)] for name, tensor in outputs.items()}
     )
     return keras.Model(model.input, features), heads
-
-
-def _in_head(call, exits):
-    name = call.operation.name
-    return any(name == exit or name.startswith(f"{exit}_") for exit in exits)
-
-
-def _is_trained(call):
-    """Returns whether a head's operation must be repeated in training: it has weights, or is random."""
-    return bool(getattr(call.operation, "weights", None)) or isinstance(call.operation, DROPOUT)
 
 
 def _features(frozen, data, deadline):

@@ -157,10 +157,7 @@ class Recipe:
             schedules.check_sizes(self.sizes)
         _check_data(self.data)
         if "learning_rate" in self.optimizer:
-            raise ValueError(
-                "`learning_rate` belongs to the recipe itself, not to its `optimizer`. "
-                f"Received: optimizer={self.optimizer}."
-            )
+            raise ValueError(f"`optimizer` must not contain the recipe's `learning_rate`. Received: {self.optimizer}.")
         self._optimizer(1)
         if self.distillation is not None:
             distillation.distilled_loss(None, self.distillation)
@@ -178,10 +175,7 @@ class Recipe:
             self.epochs = DEFAULT_EPOCHS if self.epochs is None else check_int("epochs", self.epochs)
             return
         if self.epochs is not None:
-            raise ValueError(
-                "A run lasts for `epochs` or for `minutes`. "
-                f"Received: epochs={self.epochs}, minutes={self.minutes}. Leave one of them out."
-            )
+            raise ValueError(f"Pass `epochs` or `minutes`. Received: epochs={self.epochs}, minutes={self.minutes}.")
         check_number("minutes", self.minutes, f"above 0, {MOST_MINUTES} at most", lambda each: 0 < each <= MOST_MINUTES)
         if "warmup_epochs" in self.schedule:
             raise ValueError(
@@ -190,8 +184,7 @@ class Recipe:
             )
         if isinstance(self.weighting.get("gamma"), (list, tuple)):
             raise ValueError(
-                "A `gamma` that changes needs `epochs`, because it depends on the number of steps. "
-                f"Received: minutes={self.minutes}, weighting={self.weighting}."
+                f"A pair as `gamma` needs `epochs`. Received: minutes={self.minutes}, weighting={self.weighting}."
             )
 
     def to_dict(self):
@@ -270,12 +263,8 @@ class Recipe:
         if self.distillation is not None and model.num_exits > 1:
             *students, teacher = model.exit_names
             loss = {**{name: distillation.distilled_loss(loss, self.distillation) for name in students}, teacher: loss}
-        model.compile(
-            self._optimizer(data_set.steps_per_epoch),
-            loss=loss,
-            metrics=["accuracy"],
-            steps_per_execution=self.steps_per_execution,
-        )
+        optimizer = self._optimizer(data_set.steps_per_epoch)
+        model.compile(optimizer, loss, metrics=["accuracy"], steps_per_execution=self.steps_per_execution)
         if self.distillation is not None:
             distillation.teach(model)
         return model
@@ -283,8 +272,7 @@ class Recipe:
     def _untrained(self, data_set):
         if self.model["name"] == GIVEN:
             raise ValueError(
-                f"The recipe does not describe how to build its network. Received: model={self.model}. Pass the "
-                "network to `train(model=)`."
+                f"The recipe's network must be passed to `train(model=)`. Received: None, with model={self.model}."
             )
         dtype = None if self.precision == "float32" else self.precision
         shape = {"input_shape": data_set.image_shape, "num_classes": data_set.num_classes}
@@ -335,18 +323,14 @@ def _check_data(arguments):
     known = [name for name in inspect.signature(data.load).parameters if name not in own]
     for key in arguments:
         if key in own:
-            raise ValueError(f"`{key}` belongs to the recipe itself, not to its `data`. Received: data={arguments}.")
+            raise ValueError(f"`data` must not contain the recipe's `{key}`. Received: data={arguments}.")
         if key not in known:
             raise ValueError(f"`data` has no argument `{key}`. {_errors.nearest(key, known)}")
 
 
 def _ending_with(model, last_exit):
     """Returns a network of the layers that the exits up to one need."""
-    if last_exit not in model.exit_names:
-        raise ValueError(
-            f"`last_exit` must be one of the network's exits. Received: last_exit={last_exit!r}. "
-            f"{_errors.nearest(last_exit, model.exit_names)}"
-        )
+    check_choice("last_exit", last_exit, model.exit_names)
     kept = model.exit_names[: model.exit_names.index(last_exit) + 1]
     outputs = {name: model.output[name] for name in kept}
     return models.AnytimeModel(model.input, outputs, name=model.name, dtype=model.dtype_policy)

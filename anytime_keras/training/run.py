@@ -36,17 +36,7 @@ class Training:
     `adapt` maps the recipe's `Weighting` to the one used in training.
     """
 
-    def __init__(
-        self,
-        recipe,
-        folder=None,
-        resume=False,
-        data=None,
-        adapt=lambda weighting: weighting,
-        strategy=None,
-        begin=None,
-        model=None,
-    ):
+    def __init__(self, recipe, folder=None, resume=False, data=None, adapt=None, strategy=None, begin=None, model=None):
         self.recipe, self.resume = recipe, resume
         self._begin = time.monotonic() if begin is None else begin
         self.strategy = strategy or OneDevice()
@@ -62,7 +52,8 @@ class Training:
             if recipe.init is not None:
                 take_weights(self.model, recipe.init)
             self.strategy.prepare(self.model)
-            weighting = adapt(recipe.build_weighting())
+            weighting = recipe.build_weighting()
+            weighting = weighting if adapt is None else adapt(weighting)
             # Fails if it names an exit that does not exist, before anything is written.
             weighting.build(self.model.exit_names)
             if self.model.num_exits > 1:
@@ -215,17 +206,16 @@ class Training:
         """Whether the time limit stopped the run."""
         return self.strategy.any(self._stop is not None and self._stop.stopped)
 
-    def finish(self, result, stopped, verbose, weighting=None):
+    def finish(self, result, stopped, verbose):
         """Evaluates and saves the network, unless the time limit `stopped` the run, and returns a `Run`.
 
-        `result` is Keras's `History` of the epochs that this process trained, or None. `weighting` is the one to
-        return; None is that of the training.
+        `result` is Keras's `History` of the epochs that this process trained, or None.
         """
         history = self.history
         if self.folder is None:
             history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
         model = self.strategy.alone(self.model, lambda: self.recipe.build_model(self.data))
-        run = Run(self.recipe, model, self.data, weighting or self.weighting, history, None, before=self.before)
+        run = Run(self.recipe, model, self.data, self.weighting, history, None, before=self.before)
         if stopped:
             if verbose:
                 print(f"stopped by the time limit after epoch {len(history)}; resume to continue")
@@ -261,25 +251,15 @@ def _seconds(function):
 
 @dataclasses.dataclass
 class Plan:
-    """The steps of a run.
+    """The steps of a run."""
 
-    Attributes:
-        steps: int, batches per row of the history: those of an epoch, or of a round by the clock.
-        end: int, the number of epochs or rounds after which training ends.
-        first: int, the number of epochs or rounds that are done.
-        validation: batches to evaluate after each of them, or None.
-        start: where the stream of batches starts: (epoch,), or (epoch, step, True) for whole batches only.
-        side: function from (epoch, step) to the side of the images, or None.
-        clock: `ClockCallback` or None.
-    """
-
-    steps: int
-    end: int
-    first: int
-    validation: object
-    start: tuple
-    side: object = None
-    clock: object = None
+    steps: int  # batches per row of the history: those of an epoch, or of a round by the clock
+    end: int  # number of epochs or rounds after which training ends
+    first: int  # number of epochs or rounds that are done
+    validation: object  # batches to evaluate after each of them, or None
+    start: tuple  # where the stream of batches starts: (epoch,), or (epoch, step, True) for whole batches only
+    side: object = None  # function from (epoch, step) to the side of the images, or None
+    clock: object = None  # `ClockCallback` or None
 
     def stream(self, data):
         """Returns an endless stream of training batches."""

@@ -22,8 +22,7 @@ def check_backend():
     """Raises ValueError unless Keras runs on JAX."""
     if keras.backend.backend() != "jax":
         raise ValueError(
-            "`engine='scan'` needs Keras's JAX backend. "
-            f"Received: the {keras.backend.backend()} backend. Set KERAS_BACKEND=jax, or choose `engine='fit'`."
+            f"`engine='scan'` needs Keras's JAX backend, KERAS_BACKEND=jax. Received: {keras.backend.backend()}."
         )
 
 
@@ -31,8 +30,7 @@ def check_data(data):
     """Raises ValueError unless the images are in memory."""
     if not data.pipeline("train").examples.in_memory:
         raise ValueError(
-            "`engine='scan'` needs images of one size that fit into memory. "
-            f"Received: '{data.name}', which is read from disk. Choose `engine='fit'`."
+            f"`engine='scan'` needs images that fit into memory. Received: '{data.name}', which is read from disk."
         )
 
 
@@ -154,12 +152,8 @@ class Epochs:
         return self._resident[split]
 
     def epoch(self, epoch):
-        """Returns the batches of an epoch.
-
-        Returns:
-            Image numbers of shape (models, steps, batch), those of the smaller last batch, of shape (models, rest), and
-            the epoch and the number of each step.
-        """
+        """Returns an epoch's image numbers, shape (models, steps, batch), those of its smaller last batch, shape
+        (models, rest), and the epoch and the number of each step."""
         orders = np.stack([epoch_order(seed, epoch, self.data.sizes["train"]) for seed in self.seeds.tolist()])
         return self._divided(orders, self.data.batch_size, epoch)
 
@@ -211,20 +205,11 @@ def _variables(model):
 
 
 def fit(models, data, seeds, plan, callbacks=(), verbose=False):
-    """Fits models side by side, as `Model.fit` does for one.
+    """Fits models side by side, as `Model.fit` does for one, and returns a list of Keras's `History`.
 
-    Callbacks are called at the beginning and end of training and of each epoch. When training by the clock, a round of
-    steps is one call of the compiled program, which callbacks see as one batch; otherwise batch hooks are not called.
-    If a callback stops the training of its model, all models stop.
-
-    Args:
-        models, data, seeds: see `Epochs`.
-        plan: `Plan`.
-        callbacks: a list of Keras callbacks for each model.
-        verbose: bool, whether to print the compilation time.
-
-    Returns:
-        A list of Keras's `History`, one for each model.
+    Callbacks, a list for each model, are called at the beginning and end of training and of each epoch. When training
+    by the clock, a round of steps is one call of the compiled program, which callbacks see as one batch; otherwise
+    batch hooks are not called. If a callback stops the training of its model, all models stop.
     """
     program = Epochs(models, data, seeds)
     histories = [keras.callbacks.History() for _ in models]
@@ -247,7 +232,16 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
         for each in lists:
             getattr(each, hook)(*arguments)
 
-    _compile(program, lists, (batches(plan.first), side(plan.first), plan.validation is not None), verbose)
+    program.prepare()
+    for model, each in zip(models, lists):
+        model.stop_training = False
+        for weighting in each.callbacks:
+            if isinstance(weighting, Weighting):
+                weighting.on_train_begin()  # the program contains it
+    start = time.perf_counter()
+    program.compile(batches(plan.first), side(plan.first), plan.validation is not None)
+    if verbose:
+        print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)
     call("on_train_begin")
     for number in range(plan.first, plan.end):
         call("on_epoch_begin", number)
@@ -267,17 +261,3 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
             break
     call("on_train_end")
     return histories
-
-
-def _compile(program, callbacks, arguments, verbose):
-    """Compiles the programs of an epoch for the weightings among the callbacks."""
-    program.prepare()
-    for model, each in zip(program.models, callbacks):
-        model.stop_training = False
-        for callback in each.callbacks:
-            if isinstance(callback, Weighting):
-                callback.on_train_begin()
-    start = time.perf_counter()
-    program.compile(*arguments)
-    if verbose:
-        print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)

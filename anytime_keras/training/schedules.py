@@ -112,10 +112,7 @@ def check_schedule(schedule):
         if key in given and not (is_number(given[key]) and given[key] >= 0):
             raise ValueError(f"`{key}` must be a number of 0 or more. Received: {key}={given[key]!r}.")
     if not given.get("warmup", 0) < 1 or {"warmup", "warmup_epochs"} <= set(given):
-        raise ValueError(
-            "Give the warm-up as `warmup`, a fraction of the run below 1, or as `warmup_epochs`. "
-            f"Received: schedule={schedule}."
-        )
+        raise ValueError(f"Pass `warmup`, a fraction below 1, or `warmup_epochs`. Received: schedule={schedule}.")
 
 
 def check_sizes(sizes):

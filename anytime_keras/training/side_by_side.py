@@ -69,8 +69,11 @@ def _train(runs, data, latest, verbose, time_limit, checkpoint_every):
     if plan.first < plan.end:
         models, seeds = [run.model for run in runs], [run.recipe.seed for run in runs]
         results = scan.fit(models, data, seeds, plan, callbacks, verbose)
+    for run in runs:
+        if isinstance(run.weighting, AnyWeighting):
+            run.weighting = run.weighting.trained()
     stopped = any(run.stopped for run in runs)
-    return [run.finish(result, stopped, verbose, _original(run.weighting)) for run, result in zip(runs, results)]
+    return [run.finish(result, stopped, verbose) for run, result in zip(runs, results)]
 
 
 def _check(recipes, folders):
@@ -91,9 +94,9 @@ def _check(recipes, folders):
 
 
 def _adapter(recipes):
-    """Returns a function from each recipe's weighting to one that a single program can compute for all."""
+    """Returns a function from each recipe's weighting to one that a single program can compute for all, if needed."""
     if all(recipe.weighting == recipes[0].weighting for recipe in recipes):
-        return lambda weighting: weighting
+        return None
     weightings = [recipe.build_weighting() for recipe in recipes]
     adaptive = [weighting for weighting in weightings if isinstance(weighting, AdaptiveWeighting)]
     shared = {name: getattr(adaptive[0], name, None) if adaptive else None for name in SHARED}
@@ -109,18 +112,14 @@ def _adapter(recipes):
     return lambda weighting: AnyWeighting(weighting, **shared)
 
 
-def _original(weighting):
-    return weighting.trained() if isinstance(weighting, AnyWeighting) else weighting
-
-
 def _latest(runs):
     """Returns the last epoch for which every run has a checkpoint, or 0 if no run has one."""
     epochs = [set(run.checkpoints.epochs()) for run in runs]
     common = set.intersection(*epochs)
     if any(epochs) and not common:
         raise ValueError(
-            "Runs side by side must have a checkpoint of the same epoch to resume from. "
-            f"Received: {[sorted(own) for own in epochs]}. Train them one by one, or remove those that are ahead."
+            "Runs resumed side by side must have a checkpoint of the same epoch. Received: epochs "
+            f"{[sorted(own) for own in epochs]}. Train them one by one."
         )
     return max(common, default=0)
 
@@ -162,6 +161,5 @@ class AnyWeighting(AdaLossWeighting):
             super().set_state(state)
 
     def trained(self):
-        """Returns the original weighting with its trained state."""
         self.original.set_state(self.get_state())
         return self.original

@@ -42,9 +42,10 @@ def content(url, sha256, size):
             return found  # downloaded by another process meanwhile
         found = _download(url, size)
         if not is_content(found, sha256, size):
+            received = f"more than {size}" if len(found) > size else str(len(found))
             raise ValueError(
-                f"'{url}' does not match its manifest. Expected: {size} bytes, sha256 {sha256}. Received: "
-                f"{_amount(found, size)}, sha256 {_files.sha256(found)}. The download was discarded."
+                f"'{url}' does not match its manifest. Expected: {size} bytes, sha256 {sha256}. Received: {received} "
+                f"bytes, sha256 {_files.sha256(found)}. The download was discarded."
             )
         _keep(place, found)
     return found
@@ -122,7 +123,3 @@ def _read_in_time(response, most, expected):
         if time.monotonic() > end and len(found) < expected:
             raise TimeoutError(f"only {len(found)} bytes arrived in {seconds:.0f} s")
     return bytes(found)
-
-
-def _amount(found, size):
-    return f"more than {size} bytes" if len(found) > size else f"{len(found)} bytes"

@@ -60,7 +60,8 @@ def load(name, weights="default", num_classes=None, trainable=True):
     contents = [places.read_file(file, home) for file in entry.files] if weights is not None else []
     model = build(manifest, entry, num_classes)
     if weights is not None:
-        fill(model, entry, contents, leave_out=_linear_paths(model) if fresh else ())
+        last_layers = [model.get_layer(exit) for exit in model.exit_names] if fresh else []
+        fill(model, entry, contents, {variable.path for layer in last_layers for variable in layer.weights})
         model.preprocessor = entry.preprocessor
         if not fresh:
             model.inference, model.class_names = entry.content["inference"], entry.class_names
@@ -111,11 +112,6 @@ def freeze(model, trainable):
         return
     for layer in model.layers:
         layer.trainable = any(layer.name == exit or layer.name.startswith(f"{exit}_") for exit in model.exit_names)
-
-
-def _linear_paths(model):
-    """Returns the paths of the variables of the exits' last layers."""
-    return {variable.path for exit in model.exit_names for variable in model.get_layer(exit).weights}
 
 
 def _how_to_train(manifest, entry):

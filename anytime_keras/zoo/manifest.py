@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from anytime_keras import _errors, _tables
+from anytime_keras._checks import check_choice
 from anytime_keras.data import crops, defaults
 from anytime_keras.evaluation import Curve, CurvePoint
 from anytime_keras.models.registry import NETWORKS
@@ -149,10 +150,8 @@ class Manifest:
         """Returns the `Weights` with a label."""
         label = self.default if label == "default" else label
         if label not in self.weights:
-            raise ValueError(
-                f"`weights` must be a label of '{self.name}'. Received: weights={label!r}. "
-                f"{_errors.nearest(label, self.weights)}"
-            )
+            known = _errors.nearest(label, self.weights)
+            raise ValueError(f"`weights` must be a label of '{self.name}'. Received: weights={label!r}. {known}")
         return self.weights[label]
 
     def curve(self, label="default"):
@@ -222,15 +221,8 @@ def checked(content):
     schema.check(content, schema.MANIFEST, "manifest")
     if content["format"] != FORMAT:
         raise ValueError(f"manifest.format must be {FORMAT}. Received: {content['format']}. Use a later version.")
-    if content["architecture"] not in NETWORKS:
-        raise ValueError(
-            f"manifest.architecture must be a network that `ak.models.build` knows. Received: "
-            f"{content['architecture']!r}. {_errors.nearest(content['architecture'], NETWORKS)}"
-        )
-    if content["default"] not in content["weights"]:
-        raise ValueError(
-            f"manifest.default must be one of {sorted(content['weights'])}. Received: {content['default']!r}."
-        )
+    check_choice("manifest.architecture", content["architecture"], NETWORKS)
+    check_choice("manifest.default", content["default"], content["weights"])
     for label, entry in content["weights"].items():
         where = f"weights.{label}"
         schema.check_name(label, "a label of weights")

@@ -133,13 +133,9 @@ def _cycle(recipe, facts):
         "recipe": _recipe_dict(recipe),
         "seed": recipe.seed if recipe is not None else facts.seed,
         "epochs": epochs,
-        "images": facts.images,
-        "minutes": facts.minutes,
         "commit": runtime.commit(),
         "machine": facts.machine or runtime.machine(),
-        "note": facts.note,
-        "before": facts.before,
-        "after": facts.after,
+        **{name: getattr(facts, name) for name in ("images", "minutes", "note", "before", "after")},
     }
 
 
@@ -219,10 +215,7 @@ def open_zoo(folder, name, label):
 def check_whole(recipe):
     """Raises ValueError if a recipe trains only a part of a network, because the zoo's networks are complete."""
     if recipe is not None and recipe.last_exit is not None:
-        raise ValueError(
-            "A zoo's networks must have all exits. "
-            f"Received: a recipe with last_exit={recipe.last_exit!r}. Omit it, or build a smaller network."
-        )
+        raise ValueError(f"A zoo's networks must have all exits. Received a recipe with last_exit={recipe.last_exit!r}.")
 
 
 def _begin(model, name, label, data_name, before, recipe, facts):

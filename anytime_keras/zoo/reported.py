@@ -49,8 +49,7 @@ class Reported:
         accuracies = list(self.accuracies)
         if len(accuracies) != model.num_exits or not all(0 <= accuracy <= 1 for accuracy in accuracies):
             raise ValueError(
-                f"`accuracies` must be {model.num_exits} numbers from 0 to 1, one for each exit of '{model.name}'. "
-                f"Received: {accuracies}."
+                f"`accuracies` must be {model.num_exits} numbers from 0 to 1, one per exit. Received: {accuracies}."
             )
 
     def fill(self, entry, model, stored):

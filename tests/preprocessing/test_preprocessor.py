@@ -97,7 +97,7 @@ def test_networks_of_other_channels_take_arrays_of_as_many(tmp_path):
     assert preprocessor(image).shape == (1, 16, 16, 5)
     np.testing.assert_allclose(preprocessor(image[:16, :16])[0], (image[:16, :16] / 255 - 0.5) / 0.25, atol=1e-5)
     for wrong in (image[..., :3], Image.fromarray(image[..., :3]), tmp_path / "image.png"):
-        with pytest.raises(ValueError, match="takes arrays of 5 channels"):
+        with pytest.raises(ValueError, match="takes only arrays of 5 channels"):
             preprocessor(wrong)
 
 

@@ -128,7 +128,7 @@ def test_minutes_exclude_what_counts_epochs():
     ):
         with pytest.raises(ValueError, match=message):
             Recipe(MODEL, "digits", **{"minutes": 5, **changes})
-    with pytest.raises(ValueError, match="ends by itself"):
+    with pytest.raises(ValueError, match="`time_limit` must be None"):
         train(Recipe(MODEL, "digits", minutes=5), time_limit=60)
 
 
