@@ -8,15 +8,20 @@ from typing import Any
 from anytime_keras import _errors
 
 
-def check_number(name: str, value: Any, range: str, within: Callable[[Any], bool]) -> None:
-    """Raises ValueError unless `value` is a number for which the function `within` is true; `range` describes it."""
+def check_number(name: str, value: Any, range: str, within: Callable[[Any], bool]) -> Any:
+    """Returns any library's number as Python's, or raises ValueError unless the function `within` accepts it.
+
+    `range` describes the accepted numbers, such as "above 0".
+    """
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not within(value):
         raise ValueError(f"`{name}` must be a number {range}. Received: {name}={value!r}.")
+    return value.item() if hasattr(value, "item") else value
 
 
-def check_period(update_period: Any) -> None:
-    """Raises ValueError unless `update_period` is a number of batches."""
-    check_number("update_period", update_period, "of batches, 1 or more", lambda value: value >= 1 and value % 1 == 0)
+def check_period(update_period: Any) -> int:
+    """Returns a number of batches between two updates as an int, or raises ValueError."""
+    range = "of batches, 1 or more"
+    return int(check_number("update_period", update_period, range, lambda value: value >= 1 and value % 1 == 0))
 
 
 def check_int(name: str, value: Any, low: int = 1) -> int:
