@@ -147,8 +147,9 @@ class Recipe:
         for name, low in {"batch_size": 1, "steps_per_execution": 1, "seed": 0}.items():
             setattr(self, name, check_int(name, getattr(self, name), low))
         for name, end in dict(learning_rate=2**31, weight_decay=2**31, label_smoothing=1, ema_momentum=1).items():
-            if name != "ema_momentum" or self.ema_momentum is not None:
-                check_number(name, getattr(self, name), f"of 0 or more, below {end}", lambda value: 0 <= value < end)
+            if (number := getattr(self, name)) is not None or name != "ema_momentum":
+                expected = f"of 0 or more, below {end}"
+                setattr(self, name, check_number(name, number, expected, lambda value: 0 <= value < end))
         check_choice("precision", self.precision, PRECISIONS)
         if self.model["name"] != GIVEN:
             models.registry.check_name(self.model["name"])
@@ -176,7 +177,8 @@ class Recipe:
             return
         if self.epochs is not None:
             raise ValueError(f"Pass `epochs` or `minutes`. Received: epochs={self.epochs}, minutes={self.minutes}.")
-        check_number("minutes", self.minutes, f"above 0, {MOST_MINUTES} at most", lambda each: 0 < each <= MOST_MINUTES)
+        expected = f"above 0, {MOST_MINUTES} at most"
+        self.minutes = check_number("minutes", self.minutes, expected, lambda each: 0 < each <= MOST_MINUTES)
         if "warmup_epochs" in self.schedule:
             raise ValueError(
                 f"With `minutes`, `warmup_epochs` is not possible. Received: schedule={self.schedule}. Pass a fraction "

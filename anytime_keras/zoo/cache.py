@@ -40,6 +40,7 @@ def content(url, sha256, size):
         found = _read(place, size)
         if found is not None and is_content(found, sha256, size):
             return found  # downloaded by another process meanwhile
+        place.unlink(missing_ok=True)
         found = _download(url, size)
         if not is_content(found, sha256, size):
             received = f"more than {size}" if len(found) > size else str(len(found))

@@ -373,7 +373,7 @@ def test_the_front_matter_is_yaml(classifier):
 def test_other_licences_are_named_for_the_hub():
     text = small(about={"licence": "ImageNet's terms", "name": "animals"}).model_card()
     assert 'license: "other"' in text and "license_name: \"ImageNet's terms\"" in text
-    assert "# animals" in text and "was not measured" in text
+    assert "# animals" in text and "has not been measured" in text
 
 
 def test_only_files_of_presets_are_downloaded():

@@ -73,7 +73,7 @@ def test_results_take_the_place_of_older_ones_only_if_there_are_any(written, tmp
     assert [path.name for path in (tmp_path / "average").iterdir()] == ["notes.txt"]
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert len(before) == 4
-    with pytest.raises(ValueError, match="stopped has no results to save yet. Resume it"):
+    with pytest.raises(ValueError, match="was stopped by its time limit has no results to save. Resume it"):
         dataclasses.replace(run, curve=None).save(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
@@ -363,9 +363,9 @@ def test_recipes_of_the_paper():
         (dict(epoch=3), "epoch"),
         (dict(schedule={"name": "step", "boundries": [0.2]}), "boundries"),
         (dict(schedule={"name": "cosine", "warmup": 3}), "warmup"),
-        (dict(schedule={"name": "step", "boundaries": [0.9, 0.1]}), "rising"),
-        (dict(schedule={"name": "step", "boundaries": [50, 75]}), "rising"),
-        (dict(schedule={"name": "step", "boundaries": "ab"}), "rising"),
+        (dict(schedule={"name": "step", "boundaries": [0.9, 0.1]}), "ascending fractions"),
+        (dict(schedule={"name": "step", "boundaries": [50, 75]}), "ascending fractions"),
+        (dict(schedule={"name": "step", "boundaries": "ab"}), "ascending fractions"),
         (dict(schedule={"name": "cosine", "warmup_epochs": -1}), "warmup_epochs"),
         (dict(optimizer={"name": "sgd", "learning_rate": 123.0}), "must not contain the recipe.s"),
         (dict(last_exit=2), "last_exit=2"),

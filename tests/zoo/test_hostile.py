@@ -48,7 +48,7 @@ FAULTS = {
         "config.num_units must be a number",
     ),
     "config with dtype": (set_at(E + "config.dtype", {"class_name": "DTypePolicy"}), "must not contain 'dtype'"),
-    "config unknown": (set_at(E + "config.units", 3), "no argument of 'resann': 'units'. Did you mean 'num_units'"),
+    "config unknown": (set_at(E + "config.units", 3), "'resann' has no argument 'units'. Did you mean 'num_units'"),
     "config not whole": (lambda content: content["weights"]["digits"]["config"].pop("channels"), "contain all arg"),
     "huge image": (set_at(E + "config.input_shape", [10**9, 8, 1]), "input_shape"),
     "classes": (set_at(E + "data.class_names", ["0"]), "must have 10 names"),
