@@ -69,18 +69,16 @@ def _check(flags):
 
 def _bound(host, port):
     """Returns a socket, bound before the networks are prepared, so that a port in use is reported at once."""
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind)
+    with contextlib.ExitStack() as stack:
         try:
+            family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            bound = stack.enter_context(socket.socket(family, kind))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
-        except OSError:
-            bound.close()
-            raise
-    except OSError as error:
-        raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
-    return bound
+        except OSError as error:
+            raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
+        stack.pop_all()  # stays open
+        return bound
 
 
 def _server(name, flags):

@@ -239,7 +239,7 @@ def _read(data, image_size, data_dir, download, skip_corrupt):
         raise ValueError(f"`data` must be a name, a path, a dict of arrays or a pair (x, y). Received: {data!r:.60}.")
     path, name = pathlib.Path(data), str(data)
     if path.is_dir():
-        if parts.is_folder(path):
+        if (path / parts.INDEX).is_file():
             return parts.load(path)
         read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else folder.load
         return read(path, image_size, skip_corrupt)

@@ -110,11 +110,6 @@ def _write(folder, number, records):
     return path
 
 
-def is_folder(path):
-    """Returns whether a folder contains a packed data set."""
-    return (path / INDEX).is_file()
-
-
 def load(path):
     """Reads a packed data set; raises ValueError if a part is missing, damaged, or from another data set."""
     try:

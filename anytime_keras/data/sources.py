@@ -102,9 +102,7 @@ def digits():
 
     bundle = load_digits()
     images = (bundle.images / 16.0).astype("float32")[..., np.newaxis]
-    return Source(
-        "digits", {"train": ArrayExamples(images, bundle.target)}, [str(name) for name in bundle.target_names]
-    )
+    return Source("digits", {"train": ArrayExamples(images, bundle.target)}, list(map(str, bundle.target_names)))
 
 
 def arrays(arrays, name="arrays"):
@@ -115,14 +113,11 @@ def arrays(arrays, name="arrays"):
             raise ValueError(f"'{name}' contains an unknown array. Received: {key!r}. {_errors.nearest(key, known)}")
     splits = {}
     for split in ("train", "validation", "test"):
-        pair = [arrays.get(f"{axis}_{split}") for axis in "xy"]
-        if all(array is None for array in pair):
-            continue
-        if any(array is None for array in pair):
+        pair = [arrays[f"{axis}_{split}"] for axis in "xy" if arrays.get(f"{axis}_{split}") is not None]
+        if len(pair) == 1 or (split == "train" and not pair):
             raise ValueError(f"'{name}' needs both `x_{split}` and `y_{split}`. Received: {sorted(arrays)}.")
-        splits[split] = _checked(*map(np.asarray, pair), split, name)
-    if "train" not in splits:
-        raise ValueError(f"'{name}' needs `x_train` and `y_train`. Received: {sorted(arrays)}.")
+        if pair:
+            splits[split] = _checked(*map(np.asarray, pair), split, name)
     class_names = arrays.get("class_names")
     if class_names is None:
         found = np.unique(splits["train"].labels)

@@ -36,7 +36,15 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
         try:
-            self._write(unfinished, model, weighting, epoch, history)
+            unfinished.mkdir()
+            weights = unfinished / "training.weights.h5"
+            with room_for(model, weights):
+                model.save_weights(weights)  # with the optimizer's variables, since the model is compiled
+            state = {"epoch": epoch, "weighting": weighting and weighting.get_state(), "history": history}
+            state["sha256"] = _sha256(weights)
+            write(unfinished / "state.json", json.dumps({**state, "own_sha256": _own_sha256(state)}))
+            to_disk(weights)
+            to_disk(unfinished)
             shutil.rmtree(place, ignore_errors=True)
             os.replace(unfinished, place)
             to_disk(self.folder)
@@ -46,21 +54,6 @@ class Checkpoints:
         # Damaged checkpoints of later epochs may exist if the run had to go back. They must not evict this one.
         for old in [other for other in self._all() if other.name <= place.name][:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
-
-    def _write(self, unfinished, model, weighting, epoch, history):
-        unfinished.mkdir()
-        weights = unfinished / "training.weights.h5"
-        with room_for(model, weights):
-            model.save_weights(weights)  # with the optimizer's variables, since the model is compiled
-        state = {
-            "epoch": epoch,
-            "weighting": weighting and weighting.get_state(),
-            "history": history,
-            "sha256": _sha256(weights),
-        }
-        write(unfinished / "state.json", json.dumps({**state, "own_sha256": _own_sha256(state)}))
-        to_disk(weights)
-        to_disk(unfinished)
 
     def epochs(self):
         """Lists the epochs that have a checkpoint."""

@@ -104,11 +104,9 @@ class Epochs:
             step_seed = StepSeed(seed, epoch, number, chosen) if split == "train" else None
             return step(state, self.data.pipeline(split).finish(images[chosen], labels[chosen], step_seed, side))
 
-        count = len(order)
-        if count:
-            state, _ = jax.lax.scan(
-                lambda state, at: (take(state, *at), None), state, (epochs[:count], steps[:count], order)
-            )
+        if count := len(order):
+            rows = epochs[:count], steps[:count], order
+            state, _ = jax.lax.scan(lambda state, at: (take(state, *at), None), state, rows)
         return take(state, epochs[-1], steps[-1], rest) if len(rest) else state
 
     # === Between the models' variables and the programs ===
@@ -137,7 +135,8 @@ class Epochs:
             )
             return [jax.tree.map(lambda values: values[index], ended) for index in range(len(states))]
 
-        states = [_state(model) for model in self.models]
+        # Four lists of arrays for each model, as Keras's `train_step` takes and returns them.
+        states = [tuple([each.value for each in group] for group in _variables(model)) for model in self.models]
         arguments = (states, *self._images(split), *batches, self.seeds)
         if (compute, side) not in self._programs:
             self._programs[compute, side] = jax.jit(run).lower(*arguments).compile()
@@ -190,18 +189,9 @@ def _even(count, most):
     return next((size for size in range(most, most // 8, -1) if count % size == 0), most)
 
 
-def _state(model):
-    """Returns the state that Keras's `train_step` takes and returns: four lists of arrays."""
-    return tuple([variable.value for variable in group] for group in _variables(model))
-
-
 def _variables(model):
-    return (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
+    own = (model.trainable_variables, model.non_trainable_variables)
+    return (*own, model.optimizer.variables, model.metrics_variables)
 
 
 def fit(models, data, seeds, plan, callbacks=(), verbose=False):
