@@ -120,12 +120,9 @@ def _data(about):
     data = about.get("data")
     if not data:
         return "The training data is not recorded."
-    lines = [f"- data set: {data['name']}"]
-    lines += [f"- source: {data['source']}"] if data.get("source") else []
-    lines += [f"- licence of the data: {data['licence']}"] if data.get("licence") else []
-    if data.get("sizes"):
-        lines.append("- images: " + ", ".join(f"{count:,} {split}" for split, count in data["sizes"].items()))
-    return "\n".join(lines)
+    sizes = ", ".join(f"{count:,} {split}" for split, count in (data.get("sizes") or {}).items())
+    found = {"data set": data["name"], "source": data.get("source"), "licence of the data": data.get("licence")}
+    return "\n".join(f"- {name}: {value}" for name, value in {**found, "images": sizes}.items() if value)
 
 
 def _training(about):

@@ -116,7 +116,11 @@ def save(classifier, folder, overwrite=False):
             "Only a Keras model can be saved as a preset. Received: a classifier of the exported set in "
             f"'{model.path}'. Copy that folder, which is a preset too."
         )
-    _check_place(folder, overwrite)
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        if not overwrite:
+            raise FileExistsError(f"'{folder}' already exists. Pass `overwrite=True` to replace a preset.")
+        if not (folder / "preset.json").is_file():
+            raise FileExistsError(f"'{folder}' is not a preset, so it is not replaced. Choose another folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new, old = pathlib.Path(scratch, "new"), pathlib.Path(scratch, "old")
@@ -138,16 +142,6 @@ def save(classifier, folder, overwrite=False):
             os.replace(folder, old)
         os.replace(new, folder)
     return folder
-
-
-def _check_place(folder, overwrite):
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if empty or not os.path.lexists(folder):
-        return
-    if not overwrite:
-        raise FileExistsError(f"'{folder}' already exists. Pass `overwrite=True` to replace a preset.")
-    if not (folder / "preset.json").is_file():
-        raise FileExistsError(f"'{folder}' is not a preset, so it is not replaced. Choose another folder.")
 
 
 def upload(classifier, uri, private=False):

@@ -35,13 +35,16 @@ def run(flags, arguments):
     if len(limits) > 1:
         raise ValueError(f"Give at most one of --deadline_ms, --budget_macs and --stream. Received: {limits}.")
     from anytime_keras import Classifier
+    from anytime_keras.data import crops
+    from anytime_keras.preprocessing import decoding
 
     network, *images = arguments
     options = {} if flags.engine is None else {"engine": flags.engine}
     classifier = Classifier.from_preset(network, flags.weights, **options)
     paths = image_files(images)
     for path in paths:
-        _check(path)
+        decoding.check_file(path)  # by its header, before the network is prepared
+        decoding.check_size(crops.size(path), f"'{path}'")
     records, width = [], max(map(len, paths))
     for path in paths:
         for answer in _answers(classifier, path, flags):
@@ -76,15 +79,6 @@ def image_files(arguments):
             found = [argument]
         paths += found
     return paths
-
-
-def _check(path):
-    """Raises ValueError if a file is not an image by its header, before the network is prepared."""
-    from anytime_keras.data import crops
-    from anytime_keras.preprocessing import decoding
-
-    decoding.check_file(path)
-    decoding.check_size(crops.size(path), f"'{path}'")
 
 
 def _answers(classifier, path, flags):

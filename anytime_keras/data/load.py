@@ -1,4 +1,4 @@
-"""Loads data sets: holds out splits, normalises and batches."""
+"""Loads data sets, holds out splits, normalises images and batches them."""
 
 import functools
 import numbers
@@ -169,7 +169,7 @@ def load(
         validation: fraction or number of training images to hold out, stratified by class; 0 for none; None for the
             data set's default, see `anytime_keras.data.defaults`; `"last"` for that number of the last training images
             in stored order, as the paper holds out the last 5000 of CIFAR. Ignored if the data has a validation split.
-        test: likewise, ignored if the data has a test split.
+        test: as `validation`. Ignored if the data has a test split.
         augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), or one string of steps
             separated by commas; `"default"` for the data set's augmentation in the paper's text; or None. The authors'
             code uses `"brightness,contrast,elastic,pad_crop"` for SVHN. Steps from keras-cv need its extra
@@ -177,10 +177,10 @@ def load(
         image_size: (height, width) to crop to, for images of different sizes: the central crop after resizing the short
             side to 256/224 of the crop's, or in training a random crop of random size.
         seed: int, for shuffling and augmentation.
-        split_seed: int, for the hold-outs, so that runs with different seeds share their test images.
+        split_seed: int, for the held-out images, so that runs with different seeds share their test images.
         one_hot: bool, whether labels are float vectors of shape `(batch, num_classes)`. They always are if `augment`
             mixes images (`mix_up`, `cut_mix`).
-        data_dir: directory that holds tensorflow-datasets' data or Tiny ImageNet; None is tensorflow-datasets' default.
+        data_dir: directory of tensorflow-datasets' data or Tiny ImageNet; None is tensorflow-datasets' default.
         download: bool, whether tensorflow-datasets may download.
         skip_corrupt: bool, for folders of images: whether to skip images that cannot be decoded, warn about each, and
             list them in the data set's `skipped`; otherwise such an image raises an error that names it. If images are

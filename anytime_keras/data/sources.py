@@ -12,8 +12,7 @@ import numpy as np
 from anytime_keras import _errors
 from anytime_keras.data.examples import ArrayExamples, Skipped, StreamExamples
 
-# Data sets with more bytes of images than this are read from disk on demand.
-IN_MEMORY_BYTES = 4 * 2**30
+IN_MEMORY_BYTES = 4 * 2**30  # larger data sets are read from disk on demand
 
 
 @dataclasses.dataclass
@@ -53,10 +52,10 @@ def tfds_directory(data_dir=None):
     """Returns the directory of tensorflow-datasets' data.
 
     Raises:
-        OSError: if it lies in a home directory and there is none.
+        OSError: if it is in a home directory and there is none.
     """
     path = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return _errors.expanded(path, "Pass the `data_dir` that holds the data set, or set TFDS_DATA_DIR to it.")
+    return _errors.expanded(path, "Pass the `data_dir` that contains the data set, or set TFDS_DATA_DIR to it.")
 
 
 def known_name(data):

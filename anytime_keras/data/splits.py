@@ -1,4 +1,4 @@
-"""Seeded, stratified hold-outs."""
+"""Holds out examples, stratified by class and reproducibly by a seed."""
 
 import numbers
 

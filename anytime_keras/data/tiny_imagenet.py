@@ -41,7 +41,7 @@ def load(path, image_size=None, skip_corrupt=False):
     names come from words.txt. Arguments are those of `folder.load`.
 
     Raises:
-        ValueError: if a class has no images or no words, or a validation image has no class or no file; the error
+        ValueError: if a class has no images or no name, or a validation image has no class or no file; the error
             names it.
     """
     wnids = sorted((path / "wnids.txt").read_text().split())

@@ -8,8 +8,7 @@ from PIL import Image
 
 from anytime_keras.data.crops import CorruptImage, decode, to_array, upright
 
-# Pillow refuses larger files, which could fill the memory.
-MOST_PIXELS = 2 * 89_478_485
+MOST_PIXELS = 2 * 89_478_485  # Pillow refuses larger files, which could fill the memory
 LEAST_SIDE = 2
 GREY = np.array([0.299, 0.587, 0.114], "float32")  # ITU-R 601, as Pillow converts
 FORMS = "a path, a Pillow image, the bytes of an image file, an array, or a list of these"

@@ -15,7 +15,12 @@ class HostPreprocessor:
     """Turns raw images into a network's inputs on the host; see `Preprocessor` for the arguments and the images."""
 
     def __init__(self, image_shape, mean=0.0, std=1.0, short_side=None, value_range=(0.0, 1.0), channel_order="rgb"):
-        self.image_shape = _image_shape(image_shape)
+        sides = image_shape if isinstance(image_shape, (list, tuple)) else ()
+        if len(sides) != 3 or not all(_is_int(side) and side > 0 for side in sides):
+            raise ValueError(
+                f"`image_shape` must be (height, width, channels), three positive ints. Received: {image_shape!r}."
+            )
+        self.image_shape = tuple(map(int, sides))
         self.mean = _by_channel("mean", mean, self.image_shape[-1])
         self.std = _by_channel("std", std, self.image_shape[-1])
         if min(self.std) <= 0:
@@ -105,14 +110,6 @@ class HostPreprocessor:
 
 def _is_int(value):
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _image_shape(shape):
-    if not isinstance(shape, (list, tuple)) or len(shape) != 3 or not all(_is_int(side) and side > 0 for side in shape):
-        raise ValueError(
-            f"`image_shape` must be (height, width, channels), three positive ints. Received: image_shape={shape!r}."
-        )
-    return tuple(map(int, shape))
 
 
 def _by_channel(name, values, channels):

@@ -8,16 +8,11 @@ import keras
 
 from anytime_keras.training import schedules
 
-# Steps from one row of the history to the next; the network can be saved between two rows.
-ROUND_STEPS = 100
-# The clock ends the training, not the number of rounds.
-ROUNDS = 2**31 - 1
-# The learning rate changes when this share of the time has passed since its last change.
-RESOLUTION = 0.002
-# Steps whose median duration is the pace at the beginning.
-STEADY = 5
-# The time reserved for evaluating and saving, relative to the time that they are expected to take.
-MARGIN = 1.1
+ROUND_STEPS = 100  # from one row of the history to the next; the network can be saved between two rows
+ROUNDS = 2**31 - 1  # the clock ends the training, not the number of rounds
+RESOLUTION = 0.002  # the share of the time between two changes of the learning rate
+STEADY = 5  # steps whose median duration is the pace at the beginning
+MARGIN = 1.1  # time reserved for evaluating and saving, relative to the time that they are expected to take
 
 
 class Clock:

@@ -12,13 +12,12 @@ from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.result import Run
 from anytime_keras.zoo import publishing
 
-# Of the published kernels. The manifest's accuracy is measured with the stored weights.
-PRECISION = "float16"
+PRECISION = "float16"  # of the published kernels, with which the manifest's accuracy is measured
 
 
 @dataclasses.dataclass
 class Cycle:
-    """What `train_cycle` gives.
+    """The result of `train_cycle`.
 
     Attributes:
         run: `Run`, with the averaged weights if they are the better ones.
@@ -133,7 +132,7 @@ def _best(run):
 
 
 def _facts(run, entry):
-    """Returns what a manifest records about a run besides its recipe."""
+    """Returns what a manifest records about a run in addition to its recipe."""
     last = run.history[-1]
     epochs = last.get("epochs", last["epoch"])
     return {

@@ -14,15 +14,11 @@ from anytime_keras.training.fit import train
 from anytime_keras.training.heads import train_heads
 from anytime_keras.training.recipe import GIVEN, Recipe
 
-# Largest share of the time in which only the heads are trained.
-HEADS_SHARE = 0.25
-# The learning rate of all layers, relative to that of the heads alone.
-WHOLE_RATE = 1 / 3
+HEADS_SHARE = 0.25  # of the time, at most, in which only the heads are trained
+WHOLE_RATE = 1 / 3  # the learning rate of all layers, relative to that of the heads alone
 AUGMENT = ["pad_crop", "flip", "color"]
-# With fewer images, the validation error is meaningless.
-LEAST_IMAGES = 10
-# Number of images to decode at once.
-CHUNK = 64
+LEAST_IMAGES = 10  # with fewer, the validation error is meaningless
+CHUNK = 64  # images to decode at once
 
 
 def finetune(

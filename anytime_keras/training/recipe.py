@@ -1,4 +1,4 @@
-"""What to train, as plain data that is printed, saved beside the results, and read back."""
+"""Recipes: what to train, as plain data that is saved with the results and can be loaded again."""
 
 import dataclasses
 import inspect
@@ -13,13 +13,10 @@ from anytime_keras._checks import check_choice, check_int, check_number
 from anytime_keras.data import sources
 from anytime_keras.training import distillation, schedules
 
-# The name of a network that is not built from the recipe but passed to `train(model=)`.
-GIVEN = "given"
-# Epochs of the paper (section 5.1); other data sets take CIFAR's.
-EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}
+GIVEN = "given"  # the name of a network that is not built from the recipe but passed to `train(model=)`
+EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}  # of the paper (section 5.1); other data sets take CIFAR's
+DEFAULT_EPOCHS = 300  # of a recipe with neither epochs nor minutes
 MOST_MINUTES = 60 * 24 * 365
-# Of a recipe that names neither epochs nor minutes.
-DEFAULT_EPOCHS = 300
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
 
 
@@ -55,8 +52,8 @@ class Recipe:
             initializes them randomly.
         precision: Keras's dtype policy.
         steps_per_execution: int, steps per call of TensorFlow's compiled function.
-        ema_momentum: float in [0, 1), of a moving average of the weights, which is evaluated beside the weights
-            themselves (`Run.average`). None for no average.
+        ema_momentum: float in [0, 1), of a moving average of the weights, which is evaluated in addition to the weights
+            (`Run.average`). None for no average.
         distillation: dict with `weight` and `temperature` of the loss with which exits learn from the last one, see
             `anytime_keras.training.distillation`. None for no distillation. AdaLoss uses losses that include it.
         gradient_equilibrium: bool, whether to scale gradients between the stages, see

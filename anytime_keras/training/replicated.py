@@ -181,7 +181,7 @@ class Replicas(OneDevice):
 
             tf.cond(there, test, lambda: False)
 
-        # Each round gives one batch to every replica; in the last round some may get none.
+        # Each round gives one batch to every replica; in the last round, some replicas may get none.
         batches = data.validation.map(lambda *batch: (*batch, True))
         count = data.pipeline("validation").steps
         rounds = -(-count // self.replicas)

@@ -145,14 +145,14 @@ class Training:
             trial = self.folder / ".trial.keras"
             save = _seconds(lambda: self.model.save(trial))
             trial.unlink()
-            # A checkpoint, which holds the optimizer's variables as well, takes about twice as long.
+            # A checkpoint, which also contains the optimizer's variables, takes about twice as long.
             seconds += (3 if self.recipe.ema_momentum is None else 4) * save
         return seconds
 
     def _split(self):
         """Returns the split to evaluate the trained network on.
 
-        A run by the clock or from given weights may be one of several cycles, so it leaves the test images alone.
+        A run by the clock or from given weights may be one of several cycles, so it does not use the test images.
         """
         cycle = self.recipe.minutes is not None or self.recipe.init is not None
         order = ("validation", "test", "train") if cycle else ("test", "validation", "train")
@@ -294,7 +294,7 @@ def take_weights(model, init):
 
 
 def _claim(folder, recipe, resume):
-    """Raises unless the folder is free or holds a run of the same recipe."""
+    """Raises ValueError unless the folder is empty or contains a run of the same recipe."""
     if folder is None:
         if resume:
             raise ValueError("`resume` needs the `folder` of the run to resume. Received: folder=None.")
@@ -305,11 +305,11 @@ def _claim(folder, recipe, resume):
         return  # the run stopped before its first checkpoint, so nothing is lost
     if not resume:
         raise ValueError(
-            f"'{folder}' already holds a run. Pass `resume=True` to resume it, or choose another folder."
+            f"'{folder}' already contains a run. Pass `resume=True` to resume it, or choose another folder."
         )
     before = Recipe.from_json(saved)
     if trained and before != recipe:
         differing = [name for name, value in before.to_dict().items() if value != recipe.to_dict()[name]]
         raise ValueError(
-            f"'{folder}' holds a run of another recipe: {', '.join(differing)} differ. Choose another folder."
+            f"'{folder}' contains a run of another recipe: {', '.join(differing)} differ. Choose another folder."
         )

@@ -37,7 +37,7 @@ def check_data(data):
 class Epochs:
     """Trains and validates one network, or several of the same shape side by side, one epoch per call.
 
-    The first model's graph computes all of them. Between calls, each model's variables hold its state.
+    The first model's graph computes all of them. Between calls, each model's variables contain its state.
 
     Args:
         models: list of compiled models that differ only in the values of their variables.

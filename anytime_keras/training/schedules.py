@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-from anytime_keras._checks import check_choice
+from anytime_keras._checks import check_choice, check_number
 
 # The arguments of each schedule.
 SCHEDULES = {"step": ("boundaries", "factor"), "cosine": ("warmup_epochs", "warmup"), "constant": ()}
@@ -109,8 +109,7 @@ def check_schedule(schedule):
     if not shares or list(boundaries) != sorted(boundaries):
         raise ValueError(f"`boundaries` must be ascending fractions between 0 and 1. Received: {boundaries!r}.")
     for key in ("factor", "warmup_epochs", "warmup"):
-        if key in given and not (is_number(given[key]) and given[key] >= 0):
-            raise ValueError(f"`{key}` must be a number of 0 or more. Received: {key}={given[key]!r}.")
+        check_number(key, given.get(key, 0), "of 0 or more", lambda value: 0 <= value < math.inf)
     if not given.get("warmup", 0) < 1 or {"warmup", "warmup_epochs"} <= set(given):
         raise ValueError(f"Pass `warmup`, a fraction below 1, or `warmup_epochs`. Received: schedule={schedule}.")
 

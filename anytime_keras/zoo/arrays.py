@@ -12,8 +12,7 @@ import numpy as np
 
 from anytime_keras._checks import check_choice
 
-# Size of written shards, below the schema's limit for files.
-SHARD_BYTES = 49_000_000
+SHARD_BYTES = 49_000_000  # below the schema's limit for files
 PRECISIONS = ("float32", "float16")
 
 

@@ -187,7 +187,7 @@ def data_set(name, weights="default", data=None, data_dir=None, download=True):
 def holds_out(name, weights, data):
     """Returns whether a data set's validation images were held out when a network of the zoo was trained.
 
-    Another order of the same images holds out others. The training images' mean shows which were held out.
+    If the same images are stored in another order, others are held out. The mean of the training images shows it.
     """
     manifest, _ = catalog.find(name)
     known = manifest.pick(weights).content["data"]

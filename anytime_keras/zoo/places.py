@@ -44,7 +44,7 @@ class Folder:
         """Returns a file's content.
 
         Raises:
-            ValueError: if the file does not match the manifest, or lies outside the directory.
+            ValueError: if the file does not match the manifest, or is outside the directory.
         """
         path = self.path / file.path
         if not path.resolve().is_relative_to(self.path.resolve()):

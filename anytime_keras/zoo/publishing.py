@@ -14,8 +14,7 @@ from anytime_keras.zoo.loading import make
 from anytime_keras.zoo.manifest import FORMAT, Manifest
 from anytime_keras.zoo.reported import Reported
 
-# Weights up to this size are in `weights/` and in the wheel; larger ones are in `weights/large/`.
-SMALL_BYTES = 3_000_000
+SMALL_BYTES = 3_000_000  # of weights in `weights/` and in the wheel; larger ones are in `weights/large/`
 PAPER = "https://arxiv.org/abs/1708.06832"
 
 

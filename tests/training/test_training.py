@@ -243,7 +243,7 @@ def test_a_checkpoint_that_was_being_written_is_never_read(tmp_path, monkeypatch
 @pytest.mark.long
 def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path):
     train(tiny(epochs=1), tmp_path, verbose=False)
-    with pytest.raises(ValueError, match="already holds a run.*resume=True"):
+    with pytest.raises(ValueError, match="already contains a run.*resume=True"):
         train(tiny(epochs=1), tmp_path, verbose=False)
     with pytest.raises(ValueError, match="another recipe: epochs, seed differ"):
         train(tiny(epochs=2, seed=1), tmp_path, resume=True, verbose=False)
