@@ -138,9 +138,9 @@ def test_options_reach_the_predictor():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"engin": "litert"}, "engin='litert'. Did you mean 'engine'"),
+        ({"engin": "litert"}, "`engin`. Did you mean 'engine'"),
         ({"engine": "tpu"}, "`engine` must be one of"),
-        ({"exits": ["exit_1", "exit_9"]}, "exit_9.*Known: 'exit_1'"),
+        ({"exits": ["exit_1", "exit_9"]}, "must be one of 'exit_1'.*Received: exits='exit_9'"),
         ({"exits": "exit_1"}, "must be a list of names"),
         ({"num_threads": 0}, "num_threads"),
     ],
@@ -153,7 +153,7 @@ def test_options_are_checked_before_the_first_call(options, message):
 
 def test_unknown_options_are_refused_before_a_preset_is_loaded(monkeypatch):
     monkeypatch.setattr(presets, "load", lambda *_: pytest.fail("loaded"))
-    with pytest.raises(TypeError, match="class_name='a'"):
+    with pytest.raises(TypeError, match="option `class_name`"):
         ak.Classifier.from_preset(DIGITS, class_name="a")
 
 

@@ -71,7 +71,7 @@ def test_plot_draws_what_the_manifests_say(capsys, tmp_path):
     "arguments, message",
     [
         ([], "Name an action"),
-        (["plot", "--data=digits"], "needs `--data` and `--picture`"),
+        (["plot", "--data=digits"], "needs --data and --picture"),
         (["plot", "--data=svhn_cropped", "--picture=a.png"], "no network trained"),
         (["lst"], "Did you mean 'list'"),
         (["show"], "takes the name of one network"),

@@ -37,12 +37,12 @@ E = "weights.digits."
 FAULTS = {
     "later format": (set_at("format", 2), "format must be 1"),
     "no architecture": (set_at("architecture", "resnan"), "Did you mean 'resann'"),
-    "a class of Keras": (set_at("architecture", "keras>Lambda"), "architecture must be"),
+    "a class of Keras": (set_at("architecture", "keras>Lambda"), "architecture` must be"),
     "unknown field": (set_at("code", "print()"), "unknown field 'code'"),
     "missing field": (lambda content: content["weights"]["digits"].pop("licence"), "no field 'licence'"),
     "name": (set_at("name", "../evil"), "lowercase letters"),
     "label": (lambda content: content["weights"].update({"../x": content["weights"]["digits"]}), "lowercase letters"),
-    "default": (set_at("default", "cifar10"), "default must be one of"),
+    "default": (set_at("default", "cifar10"), "default` must be one of"),
     "config with an object": (
         set_at(E + "config.num_units", {"class_name": "Lambda", "config": {"function": "os.system"}}),
         "config.num_units must be a number",
