@@ -81,18 +81,15 @@ def load_keras(file):
         raise ValueError(f"'{file}' cannot be loaded as a Keras model: {error}") from error
 
 
-def _network(folder):
-    if (folder / "model.keras").is_file():
-        return load_keras(folder / "model.keras")
-    try:
-        return EANN.load(folder)
-    except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
-
-
 def _of_folder(folder):
     """Loads a saved preset, an ensemble or the folder of a training."""
-    model = _network(folder)
+    if (folder / "model.keras").is_file():
+        model = load_keras(folder / "model.keras")
+    else:
+        try:
+            model = EANN.load(folder)
+        except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
     if (folder / "preset.json").is_file():
         content = facts.read_json(folder / "preset.json")
         try:

@@ -20,8 +20,7 @@ flags.DEFINE_integer("epochs", 30, "Number of epochs.", lower_bound=1, **_own)
 flags.DEFINE_integer("seed", 0, "Seed of initialisation, shuffling and augmentation.", lower_bound=0, **_own)
 flags.DEFINE_integer("images", 8, "Number of test images to predict.", lower_bound=1, **_own)
 
-# Fractions of the last exit's MACs.
-BUDGETS = (0.25, 0.5, 1.0)
+BUDGETS = (0.25, 0.5, 1.0)  # fractions of the last exit's MACs
 # Networks for photographs, best first. The first is too large for the wheel, so only a checkout has its weights.
 NAMES = ("msdnet33_adaloss", "resann5x16_adaloss")
 

@@ -79,8 +79,7 @@ def run(flags, arguments):
     print(f"\n{'checkpoint' if run.curve is None else 'results'} in {folder}")
 
 
-# The recipe's field that each flag sets.
-FIELDS = {"model": "model.name", "dataset": "data.data", "gamma": "weighting.gamma"}
+FIELDS = {"model": "model.name", "dataset": "data.data", "gamma": "weighting.gamma"}  # the recipe's, by flag
 FIELDS |= {name: f"model.{name}" for name in ("num_units", "channels")}
 FIELDS |= {name: f"data.{name}" for name in ("image_size", "data_dir", "skip_corrupt")}
 FIELDS |= {name: name for name in ("epochs", "batch_size", "learning_rate", "seed", "init")}

@@ -5,8 +5,7 @@ import itertools
 import keras
 from keras import ops
 
-# With batch normalisation's momentum of 0.9, nothing of the old statistics remains after so many steps.
-STEPS = 100
+STEPS = 100  # after which nothing of the old statistics remains, with batch normalisation's momentum of 0.9
 
 
 class KeptWeights(keras.callbacks.Callback):

@@ -80,13 +80,10 @@ class JaxDevices(OneDevice):
         return self.distribution.scope()
 
     def prepare(self, model):
-        model.train_step, model.test_step = self._dividing(model.train_step), self._dividing(model.test_step)
+        def dividing(step):
+            return lambda state, batch: step(state, keras.tree.map_structure(self.distribution.divide, batch))
 
-    def _dividing(self, step):
-        def divided(state, batch):
-            return step(state, keras.tree.map_structure(self.distribution.divide, batch))
-
-        return divided
+        model.train_step, model.test_step = dividing(model.train_step), dividing(model.test_step)
 
     def fit(self, model, data, plan, callbacks):
         with self.scope():

@@ -12,8 +12,7 @@ from anytime_keras.weighting import AdaLossWeighting, AdaptiveWeighting
 
 NEVER = 2**31 - 1
 MAY_DIFFER = ("seed", "weighting")
-# Arguments of AdaLoss that change the program, so they must be equal.
-SHARED = ("final_extra", "mean")
+SHARED = ("final_extra", "mean")  # arguments of AdaLoss that change the program, so they must be equal
 
 
 def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_limit=None, checkpoint_every=1):
