@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from anytime_keras import _errors
+from anytime_keras._checks import check_int
 from anytime_keras.inference import Answer
 
 
@@ -32,7 +33,7 @@ class LabeledAnswer(Answer):
 
     @classmethod
     def of(cls, answer, class_names, single, seconds):
-        """Returns an answer with labels, `seconds` later than the given one."""
+        """Returns an answer with labels, `seconds` of which were added by preprocessing."""
         fields = {field.name: getattr(answer, field.name) for field in dataclasses.fields(Answer)}
         fields["seconds"] += seconds
         return cls(**fields, class_names=class_names, single=single)
@@ -53,14 +54,12 @@ class LabeledAnswer(Answer):
         """Returns the likeliest classes.
 
         Args:
-            k: int, how many; all if there are fewer.
+            k: int, the number of classes; all if there are fewer.
 
         Returns:
             A list of pairs (name, probability), likeliest first; for several images a list of such lists.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"`k` must be an int of 1 or more. Received: k={k!r}.")
-        order = np.argsort(-self.probabilities, axis=-1, kind="stable")[:, :k]
+        order = np.argsort(-self.probabilities, axis=-1, kind="stable")[:, : check_int("k", k)]
         found = [
             [(self.class_names[number], float(row[number])) for number in numbers]
             for row, numbers in zip(self.probabilities, order)

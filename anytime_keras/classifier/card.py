@@ -12,38 +12,21 @@ WIDTH = 120
 
 
 def text(classifier, preset=None):
-    """Returns the model card of a classifier.
-
-    Args:
-        classifier: `Classifier`.
-        preset: str, what to pass to `from_preset`; None is the path of the card's folder.
-
-    Returns:
-        Markdown, a str.
-    """
+    """Returns the model card of a `Classifier` as Markdown; `preset` is the name for `from_preset`, None a path."""
     about, curve = classifier.about, facts.curve(classifier.about)
     title = about.get("name") or getattr(classifier.model, "name", "classifier")
-    sections = [
-        _front_matter(title, about, curve),
-        f"# {title}",
-        about.get("description") or "",
-        _introduction(classifier),
-        "## Use",
-        _use(preset),
-        "## Accuracy and cost",
-        _accuracy(classifier, about, curve),
-        "## Input and classes",
-        _input(classifier),
-        "## Data",
-        _data(about),
-        "## Training",
-        _training(about),
-        "## Limits",
-        _limits(classifier),
-        "## Licence",
-        _licence(about),
-    ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    sections = {
+        "Use": _use(preset),
+        "Accuracy and cost": _accuracy(classifier, about, curve),
+        "Input and classes": _input(classifier),
+        "Data": _data(about),
+        "Training": _training(about),
+        "Limits": _limits(classifier),
+        "Licence": f"Weights: {about['licence']}." if about.get("licence") else "The licence is not recorded.",
+    }
+    parts = [_front_matter(title, about, curve), f"# {title}", about.get("description"), _introduction(classifier)]
+    parts += [f"## {heading}\n\n{section}" for heading, section in sections.items()]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _front_matter(title, about, curve):
@@ -72,10 +55,10 @@ def _front_matter(title, about, curve):
 def _introduction(classifier):
     count, costs = len(classifier.class_names), classifier.costs
     return _wrapped(
-        f"This network says which of {count} classes an image shows. It is an *anytime* network: it has {len(costs)} "
-        "exits, at which it can stop and answer. An early exit answers after little computation; a later exit takes "
-        "longer and is usually more accurate. A program that has a deadline gets the answer of the latest exit that "
-        "was reached in time."
+        f"This network classifies images into {count} classes. It is an *anytime* network with {len(costs)} exits, at "
+        "which it can stop and return a prediction. An early exit needs little computation; a later exit takes longer "
+        "and is usually more accurate. A program with a deadline gets the prediction of the latest exit that was "
+        "reached in time."
     )
 
 
@@ -99,11 +82,10 @@ On the command line: `anytime-keras predict {preset or "path/of/this/folder"} ph
 
 def _accuracy(classifier, about, curve):
     if curve is None:
-        lines = ["| exit | MACs (millions) | parameters |", "| --- | ---: | ---: |"]
-        lines += [
-            f"| {cost.exit} | {cost.with_all_heads / 1e6:,.3f} | {cost.params:,} |" for cost in classifier.costs
-        ]
-        return "\n".join(["The accuracy is not known: it was not measured.", "", *lines, "", _MACS])
+        lines = ["The accuracy has not been measured.", "", "| exit | MACs (millions) | parameters |"]
+        lines.append("| --- | ---: | ---: |")
+        lines += [f"| {cost.exit} | {cost.with_all_heads / 1e6:,.3f} | {cost.params:,} |" for cost in classifier.costs]
+        return "\n".join([*lines, "", _MACS])
     lines = ["| exit | MACs (millions) | parameters | accuracy | loss |", "| --- | ---: | ---: | ---: | ---: |"]
     lines += [
         f"| {point.exit} | {point.with_all_heads / 1e6:,.3f} | {point.params:,} | {100 * (1 - point.error):.2f}% "
@@ -138,12 +120,9 @@ def _data(about):
     data = about.get("data")
     if not data:
         return "The training data is not recorded."
-    lines = [f"- data set: {data['name']}"]
-    lines += [f"- source: {data['source']}"] if data.get("source") else []
-    lines += [f"- licence of the data: {data['licence']}"] if data.get("licence") else []
-    if data.get("sizes"):
-        lines.append("- images: " + ", ".join(f"{count:,} {split}" for split, count in data["sizes"].items()))
-    return "\n".join(lines)
+    sizes = ", ".join(f"{count:,} {split}" for split, count in (data.get("sizes") or {}).items())
+    found = {"data set": data["name"], "source": data.get("source"), "licence of the data": data.get("licence")}
+    return "\n".join(f"- {name}: {value}" for name, value in {**found, "images": sizes}.items() if value)
 
 
 def _training(about):
@@ -167,16 +146,11 @@ def _training(about):
 
 def _limits(classifier):
     return _wrapped(
-        f"The network names one of its {len(classifier.class_names)} classes for every image, also for one that shows "
-        "none of them. Photos that differ from the training images are classified less accurately than the table says. "
-        "Probabilities are the network's own estimates. Before you rely on the network, measure it on your own images."
+        f"The network predicts one of its {len(classifier.class_names)} classes for every image, even if the image "
+        "shows none of them. Photos that differ from the training images are classified less accurately than the table "
+        "says. Probabilities are the network's own estimates. Before you rely on the network, measure it on your own "
+        "images."
     )
-
-
-def _licence(about):
-    if not about.get("licence"):
-        return "The licence of the weights is not recorded."
-    return f"Weights: {about['licence']}."
 
 
 def _wrapped(paragraph):

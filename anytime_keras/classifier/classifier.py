@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from anytime_keras._checks import check_int
 from anytime_keras.classifier import card, facts, networks, presets, sets
 from anytime_keras.classifier.answers import LabeledAnswer
 from anytime_keras.export.reader import ExportedModel
@@ -18,20 +19,19 @@ from anytime_keras.preprocessing.host import HostPreprocessor
 class Classifier:
     """Classifies raw images with an anytime network: decodes and preprocesses them, runs the network, names classes.
 
-    `from_preset` loads a classifier by name. Like a task of keras-hub it has a `preprocessor`, `from_preset` and
-    `save_to_preset`. The network runs in a `Predictor`, which is made, compiled and measured at the first call; that
-    takes some seconds. Later calls are fast.
+    `from_preset` loads a classifier by name. The network runs in a `Predictor`, which is created, compiled and measured
+    at the first call. That takes some seconds; later calls are fast.
 
     Args:
-        model: functional Keras model whose outputs are its exits, such as an `AnytimeModel`; an `EANN`; or the reader
-            of an exported set.
-        preprocessor: `anytime_keras.preprocessing.Preprocessor`; None is the model's own, or that of an ensemble's
+        model: functional Keras model whose outputs are its exits, such as an `AnytimeModel`; an `EANN`; or the
+            `ExportedModel` of an exported set.
+        preprocessor: `anytime_keras.preprocessing.Preprocessor`; None uses the model's own, or that of an ensemble's
             first member.
-        class_names: list of str, the names of the classes in the order of the network's outputs; None is as for
+        class_names: list of str, the names of the classes in the order of the network's outputs; None as for
             `preprocessor`.
-        about: dict with facts for the model card, as in the `about` of a loaded classifier; None if there are none.
-        **options: arguments of `Predictor`, such as `exits` and `engine`. An exported set has only the engine that it
-            was exported for.
+        about: dict of facts for the model card, like the attribute; None if nothing is known.
+        **options: arguments of `Predictor`, such as `exits` and `engine`. An exported set runs only on the engine that
+            it was exported for.
 
     Attributes:
         model: the network.
@@ -132,25 +132,23 @@ class Classifier:
         return self.preprocessor(pixels)
 
     def prepare(self, batch_size=1):
-        """Compiles the network for deadlines with so many images at a time, and measures the latency of its exits.
+        """Compiles the network for batches of a size, and measures the latency of its exits, for deadlines.
 
         Args:
-            batch_size: int.
+            batch_size: int, number of images.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be an int of 1 or more. Received: batch_size={batch_size!r}.")
-        self.predictor.prepare(self._example(batch_size))
+        self.predictor.prepare(self._example(check_int("batch_size", batch_size)))
 
     def __call__(self, images, deadline=None, budget=None, until=None):
         """Classifies an image, or several as one batch, within one limit; without a limit, with the last exit.
 
         Args:
             images: an image or a list of images, each a path, a Pillow image or an array; see `Preprocessor`.
-            deadline: float, seconds from the call, which include decoding and preprocessing. The time in which the
-                first call makes the predictor is not counted. The first call with more images on JAX is late; call
-                `prepare` with their number to avoid it.
+            deadline: float, seconds from the call, including decoding and preprocessing, but not the time in which the
+                first call creates the predictor. On JAX, the first call with a larger batch is late; call `prepare`
+                with its size to avoid that.
             budget: float, multiply-accumulates for each image.
-            until: function of a `LabeledAnswer`; returns the first answer for which it returns true.
+            until: function from a `LabeledAnswer` to a bool; the first answer for which it is true is returned.
 
         Returns:
             A `LabeledAnswer`.
@@ -188,12 +186,11 @@ class Classifier:
         Raises:
             ValueError: if an image or an argument is not valid.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be an int of 1 or more. Received: batch_size={batch_size!r}.")
+        batch_size = check_int("batch_size", batch_size)
+        batch_size = getattr(self.model, "batch_size", None) or batch_size  # of an exported set
         predictor, begin = self.predictor, time.perf_counter()
         if decoding.is_single(images):
             images = [images]
-        batch_size = getattr(self.model, "batch_size", None) or batch_size
         logits = []
         for first in range(0, max(len(images), 1), batch_size):
             inputs = self.preprocessor(images[first : first + batch_size])
@@ -220,16 +217,16 @@ class Classifier:
 
         Args:
             folder: path of a folder with one folder of images per class, such as `folder/cat/1.jpg`.
-            minutes: float, how long everything takes.
-            to: output directory, which `from_preset` reads; None writes nothing.
+            minutes: float, total duration.
+            to: output directory, which `from_preset` can load; None writes nothing.
             **options: further arguments of `ak.training.finetune`, such as `validation`, `seed` and `verbose`.
 
         Returns:
             A `Classifier`.
 
         Raises:
-            ValueError: as `ak.training.finetune`, for example if there are too few images or one cannot be decoded; or
-                if the classifier runs an exported set or an ensemble, which cannot be trained.
+            ValueError: as `ak.training.finetune`; or if the classifier runs an exported set or an ensemble, which
+                cannot be trained.
 
         Example, with three folders of photos in `photos`:
 
@@ -266,7 +263,7 @@ class Classifier:
 
         Raises:
             ValueError: if the classifier runs an exported set, which is not a Keras model.
-            FileExistsError: if there is something at `folder`, unless it is a preset to overwrite.
+            FileExistsError: if `folder` exists and is not empty, unless it is a preset to overwrite.
         """
         return presets.save(self, folder, overwrite)
 

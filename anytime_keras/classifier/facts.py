@@ -1,39 +1,26 @@
-"""Facts about a trained network, as plain data: what a model card reports. See `of_manifest` for the fields."""
+"""Facts about a trained network for its model card, as plain data. See `of_manifest` for the fields."""
 
-import json
-
+from anytime_keras import _files
 from anytime_keras.evaluation import Curve
 
 
 def of_manifest(manifest, entry):
-    """Returns the facts in an entry of the zoo.
-
-    Args:
-        manifest, entry: `Manifest` and one of its `weights`, trained.
-
-    Returns:
-        A dict with `name`, `weights` (the label), `description`, `architecture`, `reference`, `licence`, `data`
-        (`name`, `source`, `licence`, `sizes`), `curve` (`Curve.to_dict`), `weighting`, `recipe` and `lineage`.
-    """
+    """Returns the facts in an entry of a `Manifest` of the zoo. The `curve` is that of `Curve.to_dict`."""
     content = entry.content
     return {
-        "name": manifest.name,
+        **{key: manifest.content[key] for key in ("name", "description", "architecture", "reference")},
+        **{key: content[key] for key in ("licence", "weighting", "lineage")},
         "weights": entry.label,
-        "description": manifest.content["description"],
-        "architecture": manifest.architecture,
-        "reference": manifest.content["reference"],
-        "licence": content["licence"],
         "data": {key: content["data"][key] for key in ("name", "source", "licence", "sizes")},
         "curve": manifest.curve(entry.label).to_dict(),
-        "weighting": content["weighting"],
         "recipe": content["lineage"][-1]["recipe"],
-        "lineage": content["lineage"],
     }
 
 
 def of_training(folder):
-    """Returns the facts in the folder of a training, as far as its files are there; see `of_manifest`."""
-    recipe, data, curve = (_read(folder / f"{name}.json") for name in ("recipe", "data", "curve"))
+    """Returns the facts in the files of a training's folder, of which any may be missing; see `of_manifest`."""
+    paths = [folder / f"{name}.json" for name in ("recipe", "data", "curve")]
+    recipe, data, curve = (read_json(path) if path.is_file() else None for path in paths)
     try:
         return _of_results(folder.resolve().name, recipe, data, curve)
     except (KeyError, TypeError) as error:
@@ -62,16 +49,9 @@ def curve(about):
     return Curve.from_dict(about["curve"]) if about.get("curve") else None
 
 
-def _read(path):
-    return read_json(path) if path.is_file() else None
-
-
 def read_json(path):
     """Returns the dict in a JSON file, or raises ValueError."""
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{path}' must be a JSON file. Received: {error}.") from error
+    content = _files.read_json(path, "a JSON file")
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' must contain a JSON object. Received: {type(content).__name__}.")
     return content

@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 
 from anytime_keras import _errors
+from anytime_keras._checks import check_choice
 from anytime_keras.classifier import sets
 from anytime_keras.cost import exit_costs
 from anytime_keras.export.reader import ExportedModel
@@ -23,10 +24,7 @@ def check_options(options):
     """Raises TypeError unless all options are arguments of `Predictor`."""
     for name in options:
         if name not in OPTIONS:
-            raise TypeError(
-                f"`Classifier` takes the options of `Predictor`. Received: {name}={options[name]!r:.50}. "
-                f"{_errors.nearest(name, OPTIONS)}"
-            )
+            raise TypeError(f"`Classifier` has no option `{name}`. {_errors.nearest(name, OPTIONS)}")
 
 
 def check_exits(costs, options):
@@ -34,10 +32,7 @@ def check_exits(costs, options):
     engines.choice.check(options.get("engine", "auto"), options.get("num_threads"))
     names, exits = [cost.exit for cost in costs], options.get("exits")
     for name in [] if exits is None else exits_as_list(exits):
-        if name not in names:
-            raise ValueError(
-                f"`exits` must be exits of the network. Received: {name!r}. {_errors.nearest(name, names)}"
-            )
+        check_choice("exits", name, names)
 
 
 def check(name, model, preprocessor, class_names):

@@ -12,7 +12,6 @@ import keras
 
 from anytime_keras import zoo
 from anytime_keras.classifier import card, facts
-from anytime_keras.data import crops, defaults
 from anytime_keras.export.reader import ExportedModel
 from anytime_keras.export.reader.description import DESCRIPTION
 from anytime_keras.inference import EANN, ensemble
@@ -21,6 +20,8 @@ from anytime_keras.preprocessing import Preprocessor
 
 FORMAT = 1
 HUB = "hf://"
+# One of these files is in each folder that is a preset: of a Keras model, an ensemble or an exported set.
+NETWORKS = ("model.keras", ensemble.DESCRIPTION, DESCRIPTION)
 # The files of a preset, and no others, are downloaded.
 FILES = ("model.keras", "preset.json", "README.md", "data.json", "recipe.json", "curve.json")
 FILES += (ensemble.DESCRIPTION, "member_*.keras")
@@ -32,19 +33,12 @@ KINDS = (
 
 @dataclasses.dataclass
 class Preset:
-    """What `load` returns.
+    """A loaded preset. `preprocessor` and `class_names` are None if the model has its own."""
 
-    Attributes:
-        model: Keras model, `EANN` or `ExportedModel`.
-        preprocessor: `Preprocessor` or None if the model has its own.
-        class_names: list of str, or None if the model has its own.
-        about: dict, see `facts`.
-    """
-
-    model: object
+    model: object  # Keras model, `EANN` or `ExportedModel`
     preprocessor: object = None
     class_names: list = None
-    about: dict = dataclasses.field(default_factory=dict)
+    about: dict = dataclasses.field(default_factory=dict)  # see `facts`
 
 
 def load(preset, weights="default", num_threads=None):
@@ -52,19 +46,20 @@ def load(preset, weights="default", num_threads=None):
     if not isinstance(preset, (str, os.PathLike)) or not str(preset):
         raise ValueError(f"`preset` must be {KINDS}. Received: {preset!r:.60}.")
     text, path = os.fspath(preset), pathlib.Path(preset)
+    exists = text.startswith(HUB) or path.is_file() or any((path / name).is_file() for name in NETWORKS)
+    if exists and weights != "default":
+        raise ValueError(f"`weights` is for names of the zoo. Received: weights={weights!r} for '{text}'. Omit it.")
     if text.startswith(HUB):
-        return _check_weights(_of_folder(_downloaded(text)), weights, text)
+        return _of_folder(_downloaded(text))
     if (path / DESCRIPTION).is_file():
         model = ExportedModel(path, num_threads)
-        return _check_weights(Preset(model, about={"name": model.description["model"]}), weights, text)
-    if _is_folder(path):
-        return _check_weights(_of_folder(path), weights, text)
-    if path.is_file():
-        return _check_weights(Preset(load_keras(path)), weights, text)
+        return Preset(model, about={"name": model.description["model"]})
+    if exists:
+        return Preset(load_keras(path)) if path.is_file() else _of_folder(path)
     if path.is_dir():
         raise ValueError(
-            f"The folder '{path}' contains no network. Expected: model.keras, as of a finished training, "
-            f"{DESCRIPTION}, as of an exported set, or {ensemble.DESCRIPTION}, as of an ensemble."
+            f"The folder '{path}' contains no network. Expected one of the files {', '.join(NETWORKS)}, as in the "
+            "folder of a finished training, an ensemble or an exported set."
         )
     if len(path.parts) > 1 or path.suffix:
         raise ValueError(f"There is no file or folder '{path}'. Pass {KINDS}.")
@@ -74,12 +69,6 @@ def load(preset, weights="default", num_threads=None):
         raise ValueError(f"There is no preset '{text}'. Pass {KINDS}. {error}") from error
     entry = manifest.pick(weights)
     return Preset(zoo.load(text, entry.label), about=facts.of_manifest(manifest, entry))
-
-
-def _check_weights(preset, weights, text):
-    if weights != "default":
-        raise ValueError(f"`weights` is for names of the zoo. Received: weights={weights!r} for '{text}'. Omit it.")
-    return preset
 
 
 def load_keras(file):
@@ -92,24 +81,15 @@ def load_keras(file):
         raise ValueError(f"'{file}' cannot be loaded as a Keras model: {error}") from error
 
 
-def _is_folder(folder):
-    """Returns whether a folder contains a network, alone or with what `Classifier.save_to_preset` writes beside it."""
-    return any((folder / name).is_file() for name in ("model.keras", ensemble.DESCRIPTION))
-
-
-def _network(folder):
-    """Loads the network in a folder of `_is_folder`, or raises ValueError."""
-    if (folder / "model.keras").is_file():
-        return load_keras(folder / "model.keras")
-    try:
-        return EANN.load(folder)
-    except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
-
-
 def _of_folder(folder):
     """Loads a saved preset, an ensemble or the folder of a training."""
-    model = _network(folder)
+    if (folder / "model.keras").is_file():
+        model = load_keras(folder / "model.keras")
+    else:
+        try:
+            model = EANN.load(folder)
+        except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
     if (folder / "preset.json").is_file():
         content = facts.read_json(folder / "preset.json")
         try:
@@ -122,30 +102,22 @@ def _of_folder(folder):
                 f"'{folder / 'preset.json'}' must be a file that `Classifier.save_to_preset` wrote. Received: "
                 f"{str(error).rstrip('.')}."
             ) from error
-    older = getattr(model, "preprocessor", None) is None
-    return Preset(model, *(_of_older_training(folder) if older else (None, None)), facts.of_training(folder))
-
-
-def _of_older_training(folder):
-    """Returns the preprocessor and class names by `data.json`, for a model that was saved without them, or None."""
-    path, recipe = folder / "data.json", folder / "recipe.json"
-    if not path.is_file():
-        return None, None
-    content = facts.read_json(path)
-    arguments = facts.read_json(recipe).get("data", {}) if recipe.is_file() else {}
-    try:
-        cropped = arguments.get("image_size") or defaults(content["name"]).image_size
-        shape = content["image_shape"]
-        short_side = crops.short_side(shape[:2]) if cropped else None
-        return Preprocessor(shape, content["mean"], content["std"], short_side), content["class_names"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"'{path}' must be a file written by `anytime-keras train`. Received: {error!r}.") from error
+    return Preset(model, about=facts.of_training(folder))
 
 
 def save(classifier, folder, overwrite=False):
     """Writes a classifier to a folder; see `Classifier.save_to_preset`."""
-    folder, model = pathlib.Path(folder), _keras_model(classifier)
-    _check_place(folder, overwrite)
+    folder, model = pathlib.Path(folder), classifier.model
+    if isinstance(model, ExportedModel):
+        raise ValueError(
+            "Only a Keras model can be saved as a preset. Received: a classifier of the exported set in "
+            f"'{model.path}'. Copy that folder, which is a preset too."
+        )
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        if not overwrite:
+            raise FileExistsError(f"'{folder}' already exists. Pass `overwrite=True` to replace a preset.")
+        if not (folder / "preset.json").is_file():
+            raise FileExistsError(f"'{folder}' is not a preset, so it is not replaced. Choose another folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new, old = pathlib.Path(scratch, "new"), pathlib.Path(scratch, "old")
@@ -167,25 +139,6 @@ def save(classifier, folder, overwrite=False):
             os.replace(folder, old)
         os.replace(new, folder)
     return folder
-
-
-def _keras_model(classifier):
-    if isinstance(classifier.model, ExportedModel):
-        raise ValueError(
-            "A preset is saved of a Keras model. Received: a classifier of the exported set in "
-            f"'{classifier.model.path}'. Copy its folder instead, which is a preset too."
-        )
-    return classifier.model
-
-
-def _check_place(folder, overwrite):
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if empty or not os.path.lexists(folder):
-        return
-    if not overwrite:
-        raise FileExistsError(f"There is something at '{folder}' already. Pass `overwrite=True` to replace a preset.")
-    if not (folder / "preset.json").is_file():
-        raise FileExistsError(f"What is at '{folder}' is not a preset, and is not replaced. Choose another folder.")
 
 
 def upload(classifier, uri, private=False):
@@ -210,9 +163,8 @@ def _downloaded(uri):
         folder = pathlib.Path(hub.snapshot_download(repository, allow_patterns=list(FILES)))
     except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
         raise OSError(f"'{uri}' cannot be downloaded: {_first_line(error)}") from error
-    if not _is_folder(folder):
-        known = f"model.keras nor {ensemble.DESCRIPTION}"
-        raise ValueError(f"'{uri}' is not a preset of this library: it has neither {known}.")
+    if not any((folder / name).is_file() for name in NETWORKS[:2]):
+        raise ValueError(f"'{uri}' is not a preset of this library. Expected: {' or '.join(NETWORKS[:2])} in it.")
     return folder
 
 

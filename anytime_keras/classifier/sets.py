@@ -5,15 +5,11 @@ import types
 
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.predictor import check_limits, deepest_within
+from anytime_keras.inference.state import State
 
 
 class SetPredictor:
-    """The methods of `Predictor` that a `Classifier` uses, on an exported set.
-
-    Args:
-        reader: `ExportedModel`.
-        example: an input of the network with a batch of one sample.
-    """
+    """The methods of `Predictor` that a `Classifier` uses, on an `ExportedModel`."""
 
     def __init__(self, reader, example):
         self._reader, self._example = reader, example
@@ -74,11 +70,7 @@ class _State:
         self.engine, self.temperatures = _Engine(reader), list(reader.temperatures)
         self.times = {1: types.SimpleNamespace(example=example)}
 
-    def answer(self, position, logits, seconds):
-        name = self.stages.exit_names[position]
-        return Answer(
-            logits, name, position, seconds, False, self.temperatures[position], self.engine.sigmoid[position]
-        )
+    answer = State.answer
 
 
 class _Engine:
@@ -114,15 +106,11 @@ def check_options(reader, options):
     format = reader.description["format"]
     engine = "tensorflow" if format == "saved_model" else format
     if options.get("engine", "auto") not in ("auto", engine):
-        raise ValueError(
-            f"The set in '{reader.path}' runs on {engine}. Received: engine={options['engine']!r}. Omit `engine`, or "
-            "export the network for that runtime."
-        )
+        raise ValueError(f"The exported set in '{reader.path}' runs on {engine}. Received: {options['engine']!r}.")
     if others := sorted(name for name, value in options.items() if name != "engine" and value is not None):
         raise ValueError(
-            f"An exported set takes no options but `engine`. Received: {others} for the set in '{reader.path}'. Its "
-            "exits and precision are arguments of `ak.export`, so export the network again to change them; "
-            "`num_threads` is an argument of `ExportedModel`."
+            f"An exported set has only the option `engine`. Received: {others}. Its exits and precision are arguments "
+            "of `ak.export`, and `num_threads` is an argument of `ExportedModel`."
         )
 
 

@@ -2,8 +2,8 @@
 
   anytime-keras demo
 
-Then a trained network of the zoo names what is on a few photographs. Works offline. Writes the trained network, its
-curve, its plot and a picture of the photographs to --folder.
+Then a trained network of the zoo classifies a few photographs. Works offline. Writes the trained network, its curve,
+its plot and a picture of the photographs to --folder.
 """
 
 import pathlib
@@ -11,17 +11,16 @@ import pathlib
 import numpy as np
 from absl import flags
 
+from anytime_keras import _tables
+
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
-flags.DEFINE_string(
-    "folder", "anytime_demo", "Output directory; results of an earlier demo are replaced.", **_own
-)
+flags.DEFINE_string("folder", "anytime_demo", "Output directory; results of an earlier demo are replaced.", **_own)
 flags.DEFINE_integer("epochs", 30, "Number of epochs.", lower_bound=1, **_own)
 flags.DEFINE_integer("seed", 0, "Seed of initialisation, shuffling and augmentation.", lower_bound=0, **_own)
 flags.DEFINE_integer("images", 8, "Number of test images to predict.", lower_bound=1, **_own)
 
-# Fractions of the last exit's MACs.
-BUDGETS = (0.25, 0.5, 1.0)
+BUDGETS = (0.25, 0.5, 1.0)  # fractions of the last exit's MACs
 # Networks for photographs, best first. The first is too large for the wheel, so only a checkout has its weights.
 NAMES = ("msdnet33_adaloss", "resann5x16_adaloss")
 
@@ -92,14 +91,15 @@ def _answer(model, images, labels, count):
     chosen = np.argsort(~differ, kind="stable")[:count]
     print(f"Predictions for {count} of them under {len(BUDGETS)} budgets of multiply-accumulates (MACs):")
     headings = [f"{share * last / 1e3:,.0f}k MACs ({answer.exit})" for share, answer in zip(BUDGETS, answers)]
-    print("truth  " + "".join(f"{heading:>26}" for heading in headings))
+    rows = []
     for image in chosen:
         cells = [f"{answer.classes[image]} ({100 * answer.confidence[image]:.0f}% sure)" for answer in answers]
-        print(f"{labels[image]:>5}  " + "".join(f"{cell:>26}" for cell in cells))
+        rows.append([str(labels[image]), *cells])
+    print(_tables.table(["truth", *headings], rows))
 
 
 def name_photos(path):
-    """Prints what a network of the zoo sees in photographs under each budget, and draws it as a grid of pictures."""
+    """Classifies photographs with a network of the zoo under each budget; prints and draws the answers."""
     import keras
 
     from anytime_keras import Classifier, data, evaluation, zoo
@@ -114,12 +114,12 @@ def name_photos(path):
     classes = f"{len(classifier.class_names)} classes of {classifier.about['data']['name']}"
     print(f"Photographs, classified by the zoo's '{name}' into the {classes}:")
     headings = [f"{budget / 1e6:.1f}M MACs ({exit})" for budget, exit in zip(budgets, chosen)]
-    print(" " * 9 + "".join(f"{heading:>30}" for heading in headings))
-    answers = []
-    for title, image in (images := data.photos()).items():
-        answers.append([classifier(image, budget=budget) for budget in budgets])
-        cells = [f"{short(answer.label)} ({100 * answer.confidence[0]:.0f}% sure)" for answer in answers[-1]]
-        print(f"{title:<9}" + "".join(f"{cell:>30}" for cell in cells))
+    images = data.photos()
+    answers = [[classifier(image, budget=budget) for budget in budgets] for image in images.values()]
+    rows = []
+    for title, found in zip(images, answers):
+        rows.append([title, *(f"{short(each.label)} ({100 * each.confidence[0]:.0f}% sure)" for each in found)])
+    print(_tables.table(["photograph", *headings], rows))
     evaluation.plot_photos(list(images.values()), answers, headings, path)
     print(f"Picture of the answers: {path}")
 

@@ -27,9 +27,12 @@ flags.DEFINE_string("json", None, "File for the last measured curve.", **_own)
 def run(flags, arguments):
     if not arguments:
         raise ValueError("Name what to evaluate: a run's directory, a saved model (.keras) or a curve (.json).")
+    if flags.plot and pathlib.Path(flags.plot).suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--plot must end in .png, .pdf or .svg. Received: {flags.plot}.")
+    if flags.json and not pathlib.Path(flags.json).parent.is_dir():
+        raise ValueError(f"--json must be in an existing directory. Received: {flags.json}.")
     from anytime_keras import evaluation
 
-    _check_places(flags)
     curves = [_curve(flags, pathlib.Path(argument)) for argument in arguments]
     for curve in curves:
         print(f"{curve.name}: {curve.about.get('split', '')} {curve.about.get('images', '')} images\n{curve.table()}\n")
@@ -38,14 +41,6 @@ def run(flags, arguments):
     if flags.plot:
         evaluation.plot_curves(curves, flags.plot, flags.cost)
         print(f"plot in {flags.plot}")
-
-
-def _check_places(flags):
-    """Checks the output paths before any work is done."""
-    if flags.plot and pathlib.Path(flags.plot).suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"--plot must end in .png, .pdf or .svg. Received: {flags.plot}.")
-    if flags.json and not pathlib.Path(flags.json).parent.is_dir():
-        raise ValueError(f"--json must lie in an existing directory. Received: {flags.json}.")
 
 
 def _curve(flags, path):

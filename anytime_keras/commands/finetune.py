@@ -4,8 +4,8 @@
   anytime-keras predict runs/photos_msdnet33_adaloss photo.jpg
 
 Arguments: a network, then a folder with one folder of images per class (photos/cat/1.jpg, photos/dog/1.jpg). The
-network is a name of the zoo, the folder of a training or of a saved preset, a .keras file, or hf://user/model. A fifth
-of the images is held out to measure the error at each exit.
+network is a name of the zoo, the folder of a training run or of a saved preset, a .keras file, or hf://user/model. A
+fifth of the images is held out to measure the error at each exit.
 """
 
 import pathlib
@@ -29,10 +29,7 @@ flags.DEFINE_string("weights", "default", "For names of the zoo, the label of th
 
 def run(flags, arguments):
     if len(arguments) != 2:
-        raise ValueError(
-            "Name a network and a folder of images: anytime-keras finetune msdnet33_adaloss photos. "
-            f"Received: {arguments}."
-        )
+        raise ValueError(f"Name a network and a folder, such as `msdnet33_adaloss photos`. Received: {arguments}.")
     network, images = arguments
     from anytime_keras import Classifier, runtime
     from anytime_keras.training.finetune import image_files

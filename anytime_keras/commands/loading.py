@@ -15,21 +15,15 @@ def model_file(path):
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(
-            f"There is no trained network '{file}'. Name the directory of a finished `anytime-keras train`, "
-            f"or a .keras file."
+            f"There is no trained network '{file}'. Name the directory of a finished training run or a .keras file."
         )
     return file
 
 
 def model_and_data(path, flags):
-    """Loads a trained network and its data set, normalised as in training.
+    """Loads a trained network, from a run's directory or a `.keras` file, and its `DataSet`, normalised as in training.
 
-    Args:
-        path: directory of a training run, or a `.keras` file.
-        flags: has `dataset`, `data_dir` and `image_size`.
-
-    Returns:
-        The model and the `DataSet`.
+    The flags `dataset`, `data_dir` and `image_size` replace what the run's recipe says.
     """
     file = model_file(path)
     arguments = {}
@@ -43,5 +37,5 @@ def model_and_data(path, flags):
         arguments["data"] = flags.dataset
     arguments.update({name: flags[name].value for name in ("data_dir", "image_size") if flags[name].value})
     if "data" not in arguments:
-        raise ValueError(f"'{path}' has no recipe that names its data set. Pass it, such as --dataset=cifar10.")
+        raise ValueError(f"'{path}' has no recipe with a data set. Name the data set, such as --dataset=cifar10.")
     return presets.load_keras(file), data_sets.load(**arguments)

@@ -6,14 +6,9 @@ from anytime_keras import _errors
 
 
 def changed(recipe: dict, settings: list[str]) -> dict:
-    """Returns a copy of a recipe's dict with some fields changed.
+    """Returns a copy of a recipe's dict with some fields changed. `Recipe.from_dict` checks the values.
 
-    Args:
-        recipe: dict, as returned by `Recipe.to_dict`.
-        settings: list of str, `path=value`. The value is parsed as JSON, so `null` is None; anything else is a string.
-
-    Returns:
-        A dict. `Recipe.from_dict` checks the values.
+    Each setting is `path=value`. The value is parsed as JSON, so `null` is None; anything else is a string.
 
     Raises:
         ValueError: if there is no such field.
@@ -35,11 +30,11 @@ def changed(recipe: dict, settings: list[str]) -> dict:
         place = content
         for depth, key in enumerate(outer):
             if key not in place:
-                raise ValueError(f"--set={setting} does not name a field of the recipe. {_errors.nearest(key, place)}")
+                raise ValueError(f"--set={setting} must name a field of the recipe. {_errors.nearest(key, place)}")
             place[key] = place = {} if place[key] is None else place[key]
             if not isinstance(place, dict):
                 raise ValueError(f"--set={setting}: `{'.'.join(outer[: depth + 1])}` has no fields.")
         if not outer and last not in content:
-            raise ValueError(f"--set={setting} does not name a field of the recipe. {_errors.nearest(last, content)}")
+            raise ValueError(f"--set={setting} must name a field of the recipe. {_errors.nearest(last, content)}")
         place[last] = value
     return content

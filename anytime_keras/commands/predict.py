@@ -1,4 +1,4 @@
-"""Name what images show: by a deadline, within a budget, or exit by exit.
+"""Classify images: by a deadline, within a budget, or exit by exit.
 
   anytime-keras predict resann5x16_adaloss cat.jpg dog.png --deadline_ms=5
   anytime-keras predict runs/a "photos/*.jpg" --top=5 --json
@@ -17,11 +17,7 @@ from absl import flags
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_float(
-    "deadline_ms",
-    None,
-    "Deadline for each image in milliseconds, decoding and preprocessing included.",
-    lower_bound=0.0,
-    **_own,
+    "deadline_ms", None, "Milliseconds for each image, including decoding and preprocessing.", lower_bound=0.0, **_own
 )
 flags.DEFINE_float("budget_macs", None, "Budget for each image, in multiply-accumulates.", lower_bound=0.0, **_own)
 flags.DEFINE_bool("stream", False, "Print each exit's answer as soon as it is available.", **_own)
@@ -39,13 +35,16 @@ def run(flags, arguments):
     if len(limits) > 1:
         raise ValueError(f"Give at most one of --deadline_ms, --budget_macs and --stream. Received: {limits}.")
     from anytime_keras import Classifier
+    from anytime_keras.data import crops
+    from anytime_keras.preprocessing import decoding
 
     network, *images = arguments
     options = {} if flags.engine is None else {"engine": flags.engine}
     classifier = Classifier.from_preset(network, flags.weights, **options)
     paths = image_files(images)
     for path in paths:
-        _check(path)
+        decoding.check_file(path)  # by its header, before the network is prepared
+        decoding.check_size(crops.size(path), f"'{path}'")
     records, width = [], max(map(len, paths))
     for path in paths:
         for answer in _answers(classifier, path, flags):
@@ -58,13 +57,7 @@ def run(flags, arguments):
 
 
 def image_files(arguments):
-    """Returns the paths of images in a list of files, folders and patterns.
-
-    Args:
-        arguments: list of str.
-
-    Returns:
-        A list of str, at least one. Files that do not exist are returned too.
+    """Returns the paths of images in a list of files, folders and patterns, including files that do not exist.
 
     Raises:
         ValueError: if a folder contains no images, or a pattern matches nothing.
@@ -86,15 +79,6 @@ def image_files(arguments):
             found = [argument]
         paths += found
     return paths
-
-
-def _check(path):
-    """Raises ValueError if a file is not an image by its header, before the network is prepared."""
-    from anytime_keras.data import crops
-    from anytime_keras.preprocessing import decoding
-
-    decoding.check_file(path)
-    decoding.check_size(crops.size(path), f"'{path}'")
 
 
 def _answers(classifier, path, flags):

@@ -30,6 +30,7 @@ def run(flags, arguments):
     if pathlib.Path(flags.folder).is_file():
         raise ValueError(f"--folder must be a directory. Received: the file '{flags.folder}'.")
     import anytime_keras as ak
+    from anytime_keras.classifier import presets
     from anytime_keras.commands import loading
 
     name, validation = arguments[0], None
@@ -39,19 +40,14 @@ def run(flags, arguments):
         model = ak.zoo.load(name, flags.weights)
         data = ak.zoo.loading.data_set(name, flags.weights, flags.dataset, flags.data_dir)
         if not ak.zoo.loading.holds_out(name, flags.weights, data):
-            print(f"The network was trained on other images of {data.name} than this split's: thresholds are fitted on")
-            print("half of the test images, and measured on the others.")
+            print(f"The network was not trained on this split of {data.name}, so its validation images may have been")
+            print("training images. Thresholds are fitted on half of the test images and measured on the other half.")
             validation = 0.5
-    smaller = {pathlib.Path(other).stem: _load(other) for other in flags.smaller}
+    smaller = {}
+    for other in map(pathlib.Path, flags.smaller):
+        loaded = presets.load_keras(loading.model_file(other)) if other.exists() else ak.zoo.load(str(other))
+        smaller[other.stem] = loaded
     found = ak.report(model, data, validation, smaller, flags.confidence, name=pathlib.Path(name).stem)
     folder = found.save(flags.folder)
     print("\n".join(f"- {text}" for text in found.advice()))
     print(f"report in {folder / 'report.html'}")
-
-
-def _load(name):
-    import anytime_keras as ak
-    from anytime_keras.classifier import presets
-    from anytime_keras.commands import loading
-
-    return presets.load_keras(loading.model_file(name)) if pathlib.Path(name).exists() else ak.zoo.load(name)

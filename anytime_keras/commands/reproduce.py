@@ -10,7 +10,7 @@ NAME.json (NAME_quick.json with --quick) after each of them. A run that either d
 experiments share runs of the same recipe; only ensembles (figure6, figure6b) need their networks in --folder.
 
 `images` writes small images of the same data set, NAME_16px.npz, to the current directory. `page` writes the tables and
-plots of all results into README.md beside them, and keeps its other text.
+plots of all results into README.md in the same directory, and keeps its other text.
 
 KERAS_BACKEND=jax needs no TensorFlow. On an accelerator it trains several networks side by side; compiled programs are
 cached in --folder (or JAX_COMPILATION_CACHE_DIR).
@@ -100,25 +100,20 @@ def _epochs(text):
     parts = [part.rpartition(":") for part in text.split(",")]
     numbers = {name.strip(): _number("epochs", number) for name, _, number in parts}
     if len(numbers) < len(parts) or ("" in numbers and len(parts) > 1):
-        raise _unclear("epochs", text)
+        _number("epochs", text)  # raises
     return numbers.get("", numbers)
 
 
 def _number(name, text):
     if not text.strip().isdecimal() or not int(text):
-        raise _unclear(name, text)
+        example = {"seeds": "2,1", "epochs": "cifar10:300,svhn_cropped:60"}[name]
+        raise ValueError(f"--{name} must be above 0, or one number per data set such as {example}. Received: '{text}'.")
     return int(text)
 
 
-def _unclear(name, text):
-    example = {"seeds": "2,1", "epochs": "cifar10:300,svhn_cropped:60"}[name]
-    return ValueError(f"--{name} must be above 0, or one number per data set such as {example}. Received: '{text}'.")
-
-
 def _results(where):
-    if where is not None:
-        return pathlib.Path(where)
-    import anytime_keras
+    from anytime_keras.zoo import places
 
-    checkout = pathlib.Path(anytime_keras.__file__).parents[1]
-    return checkout / "zoo" / "results" if (checkout / "setup.cfg").is_file() else pathlib.Path("results")
+    own = places.own().path
+    default = "results" if own.name == "_zoo" else own / "results"  # an installed package, or a checkout
+    return pathlib.Path(default if where is None else where)

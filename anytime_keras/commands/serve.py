@@ -1,11 +1,11 @@
-"""Serve networks by HTTP; under load, answers get worse before they get late.
+"""Serve networks by HTTP; under load, earlier exits answer so that deadlines are kept.
 
   anytime-keras serve resann5x16_adaloss --port=8000
   curl --data-binary @cat.jpg "http://127.0.0.1:8000/v1/classify?deadline_ms=20"
 
 Arguments: networks, each a name of the zoo, the folder of a training, of a saved preset or of an exported set, a .keras
-file, or hf://user/model. The page http://127.0.0.1:8000/ shows the load. SIGTERM stops the server after it has answered
-what it has. Needs pip install 'anytime-keras[serve]'.
+file, or hf://user/model. The page http://127.0.0.1:8000/ shows the load. On SIGTERM the server answers the requests
+that it has accepted and stops. Needs pip install 'anytime-keras[serve]'.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ flags.DEFINE_float("confidence", None, "Answer at the first exit that is at leas
 flags.DEFINE_string("weights", "default", "For names of the zoo, the label of the weights.", **_own)
 flags.DEFINE_string("engine", None, "Runtime of the networks. Default: that of `ak.Predictor`.", **_own)
 BACKLOG = 2048  # connections that wait to be accepted
-SWITCH_SECONDS = 0.0005  # so that the thread that runs a network gets the interpreter soon
+SWITCH_SECONDS = 0.0005  # the thread that runs a network must not wait long for the interpreter
 
 
 def run(flags, arguments):
@@ -69,18 +69,16 @@ def _check(flags):
 
 def _bound(host, port):
     """Returns a socket, bound before the networks are prepared, so that a port in use is reported at once."""
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind)
+    with contextlib.ExitStack() as stack:
         try:
+            family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            bound = stack.enter_context(socket.socket(family, kind))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
-        except OSError:
-            bound.close()
-            raise
-    except OSError as error:
-        raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
-    return bound
+        except OSError as error:
+            raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
+        stack.pop_all()  # stays open
+        return bound
 
 
 def _server(name, flags):
@@ -89,13 +87,8 @@ def _server(name, flags):
 
     options = {} if flags.engine is None else {"engine": flags.engine}
     classifier = Classifier.from_preset(name, flags.weights, **options)
-    return Server(
-        classifier,
-        policy=flags.policy,
-        max_batch=flags.max_batch,
-        max_queue=flags.max_queue,
-        confidence=flags.confidence,
-    )
+    own = {name: flags[name].value for name in ("policy", "max_batch", "max_queue", "confidence")}
+    return Server(classifier, **own)
 
 
 def _allow_connections():

@@ -4,9 +4,13 @@ anytime-keras train --model=resann --num_units=9 --channels=16 --dataset=cifar10
 anytime-keras train --folder=runs/a --resume
 anytime-keras train --dataset=cifar10 --recipe=modern --minutes=60 --set=label_smoothing=0.2 --set=model.exit_every=3
 
---set changes any field of the recipe by its path; the value is JSON or a word. `recipe.json` in a run's directory shows
+--set changes any field of the recipe by its path; the value is JSON or text. `recipe.json` in a run's directory shows
 all fields. Examples: --set=precision=mixed_bfloat16, --set=weighting.momentum=0.99, --set=distillation.weight=0.5,
 --set='weighting.gamma=[1.0,0.05]', --set='sizes=[[32,0.5],[64,0.5]]'.
+
+--augment replaces the data set's augmentation; an unknown name lists all steps. Steps named keras_cv_... need
+pip install '.[cv]'. --strategy selects the devices: "mirrored" this machine's GPUs, "multi_worker" the machines in
+TF_CONFIG, "tpu" a TPU, "data_parallel" all devices (KERAS_BACKEND=jax). Results equal those of one device.
 """
 
 import json
@@ -20,20 +24,14 @@ from anytime_keras.commands import overrides
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_string("folder", None, "Output directory. Default: runs/MODEL_DATASET_WEIGHTING.", **_own)
-flags.DEFINE_bool("resume", False, "Resume the training run in --folder with its own recipe.", **_own)
+flags.DEFINE_bool("resume", False, "Resume the run in --folder with its recipe, which other flags must match.", **_own)
 flags.DEFINE_string("recipe_file", None, "A recipe as JSON. The flags below override its fields.", **_own)
-flags.DEFINE_enum("recipe", "paper", ["paper", "modern"], "Recipe to start from.", **_own)
+flags.DEFINE_enum("recipe", "paper", ["paper", "modern"], "Recipe to start from: `Recipe.paper` or `.modern`.", **_own)
 flags.DEFINE_string("model", "resann", "Name of the network family.", **_own)
 flags.DEFINE_integer("num_units", None, "Units per block (ResANN).", **_own)
 flags.DEFINE_integer("channels", None, "Filters of the first convolution (ResANN).", **_own)
 flags.DEFINE_string("dataset", "digits", "Name of a data set, a directory of images, or an .npz file.", **_own)
-flags.DEFINE_string(
-    "augment",
-    None,
-    "Comma-separated augmentation steps, such as pad_crop,flip,rand_augment, or 'none'. An unknown name lists all "
-    "steps. keras_cv_... steps need pip install '.[cv]'. Default: the data set's.",
-    **_own,
-)
+flags.DEFINE_string("augment", None, "Augmentation steps such as pad_crop,flip, or 'none'; see above.", **_own)
 flags.DEFINE_string(
     "validation", None, "Fraction (below 1) or number of training images to hold out, or 'last' as the paper.", **_own
 )
@@ -54,14 +52,8 @@ flags.DEFINE_multi_string("set", [], "A field of the recipe to change, such as -
 flags.DEFINE_enum(
     "engine", "fit", ["fit", "scan"], "Keras's fit, or one program per epoch (KERAS_BACKEND=jax only).", **_own
 )
-flags.DEFINE_enum(
-    "strategy",
-    "none",
-    ["none", "mirrored", "multi_worker", "tpu", "data_parallel"],
-    "none: one device. mirrored: this machine's GPUs. multi_worker: the machines in TF_CONFIG. tpu: a TPU. "
-    "data_parallel: all devices (KERAS_BACKEND=jax only). Devices share each batch; results equal one device's.",
-    **_own,
-)
+STRATEGIES = ["none", "mirrored", "multi_worker", "tpu", "data_parallel"]
+flags.DEFINE_enum("strategy", "none", STRATEGIES, "The devices that share each batch; see above.", **_own)
 flags.DEFINE_float("time_limit", None, "Seconds after which to stop with a checkpoint; --resume continues.", **_own)
 flags.DEFINE_integer(
     "checkpoint_every", None, "Epochs between checkpoints. Default: 1, or by time with --minutes.", **_own
@@ -73,44 +65,47 @@ def run(flags, arguments):
     if arguments:
         raise ValueError(f"Unexpected arguments: {arguments}. Pass flags as --epochs=10.")
     from anytime_keras import runtime
-    from anytime_keras.training import Recipe, choose_strategy, train
+    from anytime_keras.training import choose_strategy, train
 
     runtime.repeatable()
     strategy = choose_strategy(flags.strategy)  # before TensorFlow creates anything
-    if flags.resume and flags.folder and (pathlib.Path(flags.folder) / "recipe.json").exists():
-        recipe = Recipe.from_json(pathlib.Path(flags.folder) / "recipe.json")
-        changed = _changes(flags, recipe)
-        if changed != recipe:
-            raise ValueError(
-                f"'{flags.folder}' contains a run with a different recipe. Omit the flags, or choose another --folder."
-            )
-    elif flags.recipe_file:
-        recipe = _changes(flags, Recipe.from_json(flags.recipe_file))
-    else:
-        start = Recipe.paper if flags.recipe == "paper" else Recipe.modern
-        recipe = _changes(flags, start({"name": flags.model}, {"data": flags.dataset}))
+    recipe = _recipe(flags)
     folder = flags.folder or pathlib.Path(
         "runs", "_".join([recipe.model["name"], pathlib.Path(str(recipe.data["data"])).stem, recipe.weighting["name"]])
     )
-    run = train(
-        recipe,
-        folder,
-        resume=flags.resume,
-        tensorboard=flags.tensorboard,
-        engine=flags.engine,
-        time_limit=flags.time_limit,
-        checkpoint_every=flags.checkpoint_every,
-        strategy=strategy,
-        begin=commands.begin,
-    )
+    own = ("resume", "tensorboard", "engine", "time_limit", "checkpoint_every")
+    options = {name: flags[name].value for name in own}
+    run = train(recipe, folder, strategy=strategy, begin=commands.begin, **options)
     print(f"\n{'checkpoint' if run.curve is None else 'results'} in {folder}")
 
 
-# The recipe's field that each flag sets.
-FIELDS = {"model": "model.name", "num_units": "model.num_units", "channels": "model.channels", "dataset": "data.data"}
+FIELDS = {"model": "model.name", "dataset": "data.data", "gamma": "weighting.gamma"}  # the recipe's, by flag
+FIELDS |= {name: f"model.{name}" for name in ("num_units", "channels")}
 FIELDS |= {name: f"data.{name}" for name in ("image_size", "data_dir", "skip_corrupt")}
-FIELDS |= {"gamma": "weighting.gamma"}
 FIELDS |= {name: name for name in ("epochs", "batch_size", "learning_rate", "seed", "init")}
+
+
+def _recipe(flags):
+    """Returns the recipe of the flags. With --resume it is that of the run in --folder, which the flags must match."""
+    from anytime_keras.training import Recipe
+
+    saved = pathlib.Path(flags.folder or "", "recipe.json")
+    before = Recipe.from_json(saved) if flags.resume and flags.folder and saved.exists() else None
+    if flags.recipe_file:
+        start = Recipe.from_json(flags.recipe_file)
+    elif before is None or flags["recipe"].present:
+        kind = Recipe.paper if flags.recipe == "paper" else Recipe.modern
+        start = kind({"name": flags.model}, {"data": flags.dataset})
+    else:
+        start = before
+    recipe = _changes(flags, start)
+    if before is not None and recipe != before:
+        differing = [name for name, value in before.to_dict().items() if value != recipe.to_dict()[name]]
+        raise ValueError(
+            f"'{flags.folder}' contains a run with a different recipe: {', '.join(differing)} differ. Omit the flags, "
+            "or choose another --folder."
+        )
+    return recipe
 
 
 def _changes(flags, recipe):

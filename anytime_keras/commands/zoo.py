@@ -9,9 +9,9 @@ anytime-keras zoo plot --data=cifar10 --picture=zoo/cifar10.png
 anytime-keras zoo train msdnet33_adaloss --minutes=150 --publish
 anytime-keras zoo pack msdnet33_adaloss --folder=parts --part_mb=58
 
-`train` trains one cycle by the recipe in the network's manifest: it starts from the weights that are there, resumes a
-cycle that was stopped, and publishes the result with --publish if it is better on validation images. `pack` writes the
-network's images as files for another machine, where `zoo train --data=parts` reads them.
+`train` trains one cycle by the recipe in the network's manifest. It starts from the existing weights, resumes a cycle
+that was stopped, and with --publish publishes the result if it is better on validation images. `pack` writes the
+network's images as files for another machine, where `zoo train --data_parts=parts` reads them.
 
 `table` prints the README's table, or writes it between the markers of a file. `plot` draws the curves in the manifests.
 """
@@ -20,7 +20,7 @@ import pathlib
 
 from absl import flags
 
-from anytime_keras import _errors, commands
+from anytime_keras import _errors, _tables, commands
 from anytime_keras.commands import overrides
 
 FLAGS = flags.FlagValues()
@@ -46,26 +46,16 @@ flags.DEFINE_bool("tensorboard", True, "train: write TensorBoard's logs.", **_ow
 flags.DEFINE_string("picture", None, "plot: where to save it (.png, .pdf, .svg).", **_own)
 flags.DEFINE_string("readme", None, "table: the file to put it into.", **_own)
 
-# Each action, with the number of names that it takes.
-ACTIONS = {"list": 0, "show": 1, "evaluate": 1, "train": 1, "pack": 1, "table": 0, "plot": 0}
-
 
 def run(flags, arguments):
     action, *names = arguments or [None]
     if action not in ACTIONS:
         raise ValueError(f"Name an action: zoo {' | '.join(ACTIONS)}. {_errors.nearest(action, ACTIONS)}")
-    if len(names) != ACTIONS[action]:
-        raise ValueError(f"`zoo {action}` takes {ACTIONS[action]} names. Received: {names}.")
-    functions = {
-        "list": _list,
-        "show": _show,
-        "evaluate": _evaluate,
-        "train": _train,
-        "pack": _pack,
-        "table": _table,
-        "plot": _plot,
-    }
-    functions[action](flags, *names)
+    function, count = ACTIONS[action]
+    if len(names) != count:
+        expected = f"the name of one network, such as `zoo {action} resann5x16_adaloss`" if count else "no names"
+        raise ValueError(f"`zoo {action}` takes {expected}. Received: {names}.")
+    function(flags, *names)
 
 
 def _list(flags):
@@ -74,7 +64,7 @@ def _list(flags):
     conditions = ("architecture", "data", "weighting", "trained")
     filters = {key: flags[key].value for key in conditions if flags[key].value is not None}
     found = catalog.entries(**filters)
-    print(catalog.table(found) if found else "no network of the zoo meets these conditions")
+    print(catalog.table(found) if found else "no network of the zoo matches these flags")
 
 
 def _show(flags, name):
@@ -100,30 +90,19 @@ def _train(flags, name):
 
     runtime.repeatable()
     entry = zoo.show(name).pick(flags.weights)
-    cycle = training.train_cycle(
-        name,
-        entry.label,
-        minutes=flags.minutes,
-        folder=flags.folder,
-        publish=flags.publish,
-        to=flags.zoo,
-        data=flags.data,
-        data_dir=flags.data_dir,
-        parts=flags.data_parts,
-        changes=overrides.changed(entry.content["recipe"] or {}, flags.set),
-        from_scratch=flags.from_scratch,
-        engine=flags.engine,
-        tensorboard=flags.tensorboard,
-        begin=commands.begin,
-    )
+    own = ("minutes", "folder", "publish", "data", "data_dir", "from_scratch", "engine", "tensorboard")
+    options = {key: flags[key].value for key in own}
+    options.update(to=flags.zoo, parts=flags.data_parts, begin=commands.begin)
+    changes = overrides.changed(entry.content["recipe"] or {}, flags.set)
+    cycle = training.train_cycle(name, entry.label, changes=changes, **options)
     before = [f"{100 * error:.2f}" for error in cycle.before] if cycle.before else ["-"] * len(cycle.after)
-    print(f"\nerrors on validation images\n{'exit':<10}{'before (%)':>12}{'after (%)':>12}")
-    for exit, old, new in zip(cycle.run.model.exit_names, before, cycle.after):
-        print(f"{exit:<10}{old:>12}{100 * new:>12.2f}")
+    after = [f"{100 * error:.2f}" for error in cycle.after]
+    rows = list(map(list, zip(cycle.run.model.exit_names, before, after)))
+    print(f"\nerrors on validation images\n{_tables.table(['exit', 'before (%)', 'after (%)'], rows)}")
     if cycle.manifest is not None:
         print(f"\npublished\n{cycle.manifest}")
     elif flags.publish:
-        print("\nnot published: the mean error must fall, and that of the last exit must not rise")
+        print("\nnot published, because the mean error did not fall or that of the last exit rose")
 
 
 def _pack(flags, name):
@@ -151,19 +130,20 @@ def _table(flags):
 
 
 def _plot(flags):
-    from anytime_keras import evaluation, zoo
+    from anytime_keras import evaluation
+    from anytime_keras.zoo import catalog
 
     if flags.data is None or flags.picture is None:
-        raise ValueError("`zoo plot` needs `--data` and `--picture`, because curves must be of the same images.")
-    manifests = [zoo.show(name) for name in zoo.list(data=flags.data, trained=True)]
-    curves = [
-        manifest.curve(label)
-        for manifest in manifests
-        for label, entry in manifest.weights.items()
-        if entry.trained and entry.content["data"]["name"] == flags.data
-    ]
+        raise ValueError("`zoo plot` needs --data and --picture. Its curves are of networks for one data set.")
+    found = catalog.entries(data=flags.data, trained=True)
+    curves = [manifest.curve(entry.label) for manifest, entry, _ in found]
     if not curves:
         raise ValueError(f"The zoo has no network trained on '{flags.data}'. `zoo list --trained` lists the networks.")
     about = curves[0].about
     evaluation.plot_curves(curves, flags.picture, title=f"{about['images']:,} {about['split']} images of {flags.data}")
     print(f"plot in {flags.picture}")
+
+
+# Each action, with the number of names that it takes.
+ACTIONS = {"list": (_list, 0), "show": (_show, 1), "evaluate": (_evaluate, 1), "train": (_train, 1)}
+ACTIONS |= {"pack": (_pack, 1), "table": (_table, 0), "plot": (_plot, 0)}

@@ -8,19 +8,15 @@ same seed, epoch and step give the same images, so training resumes exactly.
 import keras
 from keras import ops
 
-from anytime_keras import _errors, graph
-from anytime_keras.data import keras_cv_steps
+from anytime_keras import graph
+from anytime_keras._checks import check_choice
 
 
 class StepSeed(keras.random.SeedGenerator):
     """Generates the random seeds of one training step; seed, epoch and step may be tensors.
 
     Keras's random functions ask a `SeedGenerator` for the next seed. This one counts up from the step instead of
-    storing a variable.
-
-    Attributes:
-        epoch: int or scalar int tensor.
-        numbers: ints of shape `(batch,)`, each image's index in the stored data set, or None.
+    storing a variable. `numbers`, of shape `(batch,)`, are the images' indices in the stored data set, or None.
     """
 
     def __init__(self, seed, epoch, step, numbers=None):
@@ -79,7 +75,6 @@ def color(images, seed, strength=0.4):
     since each scales differences that the others preserve) and does not clip the result as we do. Grey images keep
     their saturation.
     """
-
     _, height, width, channels = ops.shape(images)
 
     def factor():
@@ -194,14 +189,7 @@ def mix_up(images, labels, seed, alpha=0.2):
 
 
 FUNCTIONS = {
-    "pad_crop": pad_crop,
-    "flip": flip,
-    "alternating_flip": alternating_flip,
-    "color": color,
-    "lighting": lighting,
-    "erase": erase,
-    "elastic": elastic,
-    "blur": blur,
+    step.__name__: step for step in (pad_crop, flip, alternating_flip, color, lighting, erase, elastic, blur)
 }
 
 # Keras's layers, created for each data set. AugMix is left out because Keras draws its operations in Python, once for
@@ -224,21 +212,28 @@ MIXES = {
     "cut_mix": lambda: _from_layer(keras.layers.CutMix(data_format="channels_last"), mixes=True),
 }
 
-STEPS = sorted([*FUNCTIONS, *LAYERS, *MIXES, *keras_cv_steps.STEPS])
+# Layers of keras-cv and their non-default arguments.
+KERAS_CV = {
+    # Cubuk et al., 2020. Unlike Keras's layer, draws operations per image: three, of medium strength.
+    "keras_cv_rand_augment": ("RandAugment", {"value_range": (0, 1)}),
+    # Hendrycks et al., 2020. Keras's layer draws its operations once for the whole run.
+    "keras_cv_aug_mix": ("AugMix", {"value_range": (0, 1)}),
+    # Chen et al., 2020.
+    "keras_cv_grid_mask": ("GridMask", {}),
+    "keras_cv_channel_shuffle": ("ChannelShuffle", {}),
+}
+
+STEPS = sorted([*FUNCTIONS, *LAYERS, *MIXES, *KERAS_CV])
 
 
 def compose(steps):
-    """Returns one function `(images, labels, seed) -> (images, labels)` that applies the named steps in order.
-
-    Args:
-        steps: list of names from `STEPS`.
+    """Returns one function `(images, labels, seed) -> (images, labels)` that applies the named `STEPS` in order.
 
     Raises:
         ValueError: if a name is unknown, or needs keras-cv and that is not installed.
     """
     for step in steps:
-        if step not in STEPS:
-            raise ValueError(f"`augment` names an unknown step. Received: {step!r}. {_errors.nearest(step, STEPS)}")
+        check_choice("augment", step, STEPS)
     functions = [_function(step) for step in steps]
 
     def augment(images, labels, seed):
@@ -255,8 +250,23 @@ def _function(step):
         return MIXES[step]()
     if step in LAYERS:
         return _from_layer(LAYERS[step]())
-    function = FUNCTIONS[step] if step in FUNCTIONS else keras_cv_steps.step(step)
+    function = FUNCTIONS[step] if step in FUNCTIONS else _from_keras_cv(step)
     return lambda images, labels, seed: (function(images, seed), labels)
+
+
+def _from_keras_cv(step):
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Steps of keras-cv need Keras's TensorFlow backend. Received: '{step}' on {keras.backend.backend()}."
+        )
+    try:
+        from anytime_keras.data import keras_cv_steps
+    except ImportError as error:
+        raise ValueError(
+            f"`augment='{step}'` needs the package keras-cv: {error}. `pip install '.[cv]'` in the library's checkout "
+            "installs it."
+        ) from error
+    return keras_cv_steps.step(*KERAS_CV[step])
 
 
 def _from_layer(layer, mixes=False):

@@ -17,11 +17,9 @@ class Pipeline:
 
     Args:
         examples: `ArrayExamples`, `FileExamples` or `StreamExamples`.
-        batch_size: int.
         mean, std: of each channel, for values from 0 to 1; images become `(image - mean) / std`.
         augment: function `(images, labels, seed) -> (images, labels)` or None.
         num_classes: int for one-hot labels, or None for integer labels.
-        seed: int.
     """
 
     def __init__(self, examples, batch_size, mean, std, augment=None, num_classes=None, seed=0):
@@ -43,12 +41,9 @@ class Pipeline:
         return max(len(self.examples) // self.batch_size, 1)
 
     def finish(self, images, labels, seed=None, side=None):
-        """Scales, augments (if `seed` is given) and normalises a batch; works in traced functions.
+        """Scales and normalises a stored batch, and augments it by `seed`, a `StepSeed`, in training.
 
-        Args:
-            images, labels: a batch as stored.
-            seed: `StepSeed` in training, else None.
-            side: int, short side in pixels to resize to; None keeps the size.
+        `side` is the short side in pixels to resize to; None keeps the size. Works in traced functions.
         """
         images = ops.cast(images, "float32")
         if self.num_classes is not None:
@@ -90,14 +85,7 @@ class TensorFlowPipeline(Pipeline):
         return batches.apply(tf.data.experimental.assert_cardinality(self.steps))
 
     def training_stream(self, first_epoch=0, first_step=0, whole=False, side=None):
-        """Returns endless epochs from the given epoch and step, for `fit(..., steps_per_epoch=pipeline.steps)`.
-
-        Args:
-            first_epoch, first_step: ints, where to start.
-            whole: bool, whether to drop each epoch's last batch if it is smaller.
-            side: function from (epoch, step) to the images' short side in pixels, or None to keep their size. On
-                TensorFlow it receives tensors.
-        """
+        """Returns endless epochs; see `DataSet.training_stream`. On TensorFlow, `side` receives tensors."""
         import tensorflow as tf
 
         def stored(epoch):
@@ -225,8 +213,8 @@ class ArrayBatches(keras.utils.PyDataset):
     def __getitem__(self, step):
         pipeline, epoch = self.pipeline, self._epoch
         if self.endless:
-            step += self._first_step
-            epoch, step = self._first_epoch + step // self._steps, step % self._steps
+            later, step = divmod(step + self._first_step, self._steps)
+            epoch = self._first_epoch + later
         if not 0 <= step < self._steps:
             raise IndexError(step)
         numbers = self._numbers(epoch)[step * pipeline.batch_size : (step + 1) * pipeline.batch_size]
@@ -237,10 +225,9 @@ class ArrayBatches(keras.utils.PyDataset):
 
     def _numbers(self, epoch):
         if self._order[0] != epoch:
-            numbers = np.arange(len(self.pipeline.examples))
-            if self.training:
-                numbers = epoch_order(self.pipeline.seed, epoch, len(numbers))
-            self._order = (epoch, numbers)
+            count = len(self.pipeline.examples)
+            order = epoch_order(self.pipeline.seed, epoch, count) if self.training else np.arange(count)
+            self._order = (epoch, order)
         return self._order[1]
 
 

@@ -12,16 +12,8 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 
 # What Pillow raises for corrupt or truncated image files.
-NO_IMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error)
+NO_IMAGE += (Image.DecompressionBombError,)
 
 
 class CorruptImage(ValueError):
@@ -43,18 +35,10 @@ def corrupt_images_named():
 
 
 def decode(source, name, channels=3):
-    """Decodes an image file and applies its Exif orientation.
-
-    Args:
-        source: path, or the file's bytes.
-        name: the image's name in errors.
-        channels: 1 for grey, 3 for RGB.
-
-    Returns:
-        A `PIL.Image.Image`.
+    """Decodes an image file, given by its path or bytes, to a Pillow image; see `upright`.
 
     Raises:
-        CorruptImage: if the image is corrupt or truncated.
+        CorruptImage: if the image is corrupt or truncated; the error contains `name`.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -66,14 +50,10 @@ def decode(source, name, channels=3):
 
 
 def upright(image, name, channels=3):
-    """Applies the Exif orientation of a Pillow image and converts it to 8-bit grey or RGB. Leaves `image` unchanged.
-
-    Args:
-        image: `PIL.Image.Image`.
-        name, channels: as in `decode`.
+    """Applies the Exif orientation of a Pillow image and converts it to 8-bit grey (1 channel) or RGB (3), as a copy.
 
     Raises:
-        CorruptImage: if the image is corrupt or truncated.
+        CorruptImage: if the image is corrupt or truncated; the error contains `name`.
     """
     try:
         _check_unsigned(image)
@@ -93,9 +73,7 @@ def _check_unsigned(image):
 def _eight_bits(image, turned):
     """Scales 16-bit grey images to 8 bits (Pillow would clip them at 255) and returns 8-bit images unchanged.
 
-    Args:
-        image: the image as opened, which has the file's format and tags.
-        turned: the image to convert.
+    `turned` is converted; `image`, as opened, has the file's format and tags.
     """
     of_16_bits = image.mode == "I" and image.format in ("PNG", "PPM")  # Pillow decodes them as int32
     if image.mode in ("I", "F") and not of_16_bits:
@@ -143,9 +121,8 @@ def center_crop(image: Image.Image, size: tuple[int, int], short_side: int | Non
     Resizing is bilinear, with antialiasing when the image shrinks.
 
     Args:
-        image: `PIL.Image.Image` of any size.
         size: (height, width) of the crop.
-        short_side: int; None is 256/224 of the crop's short side.
+        short_side: in pixels; None is 256/224 of the crop's short side.
 
     Returns:
         uint8 array of shape (height, width, channels).
@@ -171,10 +148,8 @@ def resized_size(
 ) -> tuple[int, int]:
     """Returns the (height, width) to which `center_crop` resizes an image before cropping.
 
-    Args:
-        image_size: (height, width) of the image.
-        size: (height, width) of the crop; the result is never smaller.
-        shorter: int, the length of the short side; None is that of `short_side`.
+    The result is never smaller than the crop's `size`. `shorter` is the length of the short side; None is that of
+    `short_side`.
 
     >>> resized_size((375, 500), (224, 224))
     (256, 341)
@@ -185,7 +160,7 @@ def resized_size(
     return height, width
 
 
-def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
+def random_resized_crop(image: Image.Image, size, rng: np.random.Generator, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
     """Takes a random crop of random area and aspect ratio and resizes it, the usual training crop for ILSVRC.
 
     Reference: Szegedy et al., 2015; as in fb.resnet.torch, which the authors' code follows, except that the logarithm
@@ -193,9 +168,7 @@ def random_resized_crop(image, size, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3
     ten random crops do not fit into the image.
 
     Args:
-        image: `PIL.Image.Image` of any size.
         size: (height, width) of the result.
-        rng: `numpy.random.Generator`.
         area: range of the crop's area as a fraction of the image's.
         aspect: range of the crop's width / height.
 

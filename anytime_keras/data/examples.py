@@ -16,12 +16,9 @@ def processors():
 
 
 class ArrayExamples:
-    """Images of one size, in memory.
+    """Images of one size in memory, uint8 or float, shape (n, height, width, channels), and labels of shape (n,).
 
-    Args:
-        images: array of shape (n, height, width, channels); uint8, or floats taken as they are.
-        labels: int array of shape (n,).
-        paths: list of the files that the images were read from, or None.
+    `paths` lists the files that the images were read from, or is None.
     """
 
     in_memory = True
@@ -63,13 +60,9 @@ class ArrayExamples:
 
 
 class FileExamples:
-    """Image files of any size, decoded and cropped when fetched.
+    """Image files of any size, decoded and cropped to `image_shape` when fetched.
 
-    Args:
-        paths: list of paths.
-        labels: int array of shape (n,).
-        image_shape: (height, width, channels) to crop to.
-        skipped: `Skipped` to skip images that cannot be decoded; None to raise `CorruptImage`.
+    Images that cannot be decoded are added to `skipped`, or raise `CorruptImage` if that is None.
     """
 
     in_memory = False
@@ -95,8 +88,8 @@ class FileExamples:
     def fetch(self, indices, rngs=None):
         """Returns images and labels at these indices.
 
-        If `skipped` is set, corrupt images are left out; in training (with `rngs`), each is replaced by the next
-        readable image, so that batches keep their size.
+        Corrupt images that are skipped are replaced in training (with `rngs`) by the next readable one, so that batches
+        keep their size, and otherwise left out.
         """
         images, kept, last = [], [], None
         for index, rng in zip(indices, itertools.repeat(None) if rngs is None else rngs):
@@ -136,16 +129,10 @@ class Skipped:
 
 
 class StreamExamples:
-    """A tensorflow-datasets split read sequentially, being too large for memory or having images of any size.
+    """A tensorflow-datasets split, or its part from `start` to `stop`, read sequentially and cropped to `image_shape`.
 
-    Each training epoch starts at a random offset and shuffles within blocks; tensorflow-datasets has already shuffled
-    the examples on disk.
-
-    Args:
-        builder: prepared `tfds.core.DatasetBuilder`.
-        split: str.
-        image_shape: (height, width, channels) to crop to.
-        start, stop: ints, the part of the split to read.
+    It is for splits that do not fit into memory or have images of different sizes. Each training epoch starts at a
+    random offset and shuffles within blocks; tensorflow-datasets has already shuffled the examples on disk.
     """
 
     in_memory = False
@@ -162,11 +149,8 @@ class StreamExamples:
 
     def divided(self, count):
         """Returns two parts: all but the last `count` examples, and the last `count`."""
-        middle = self.stop - count
-        return tuple(
-            StreamExamples(self.builder, self.split, self.image_shape, start, stop)
-            for start, stop in ((self.start, middle), (middle, self.stop))
-        )
+        middle, own = self.stop - count, (self.builder, self.split, self.image_shape)
+        return StreamExamples(*own, self.start, middle), StreamExamples(*own, middle, self.stop)
 
     def elements(self, epoch=None, seed=0):
         """Returns a `tf.data.Dataset` of (uint8 image, label, position in the epoch).
@@ -186,13 +170,10 @@ class StreamExamples:
         if epoch is not None:
             seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
             first = tf.random.stateless_uniform((), seeds, maxval=min(self.block, len(self)), dtype=tf.int64)
-            rotated = encoded.skip(first).concatenate(encoded.take(first))
-            encoded = (
-                rotated.batch(self.block)
-                .enumerate()
-                .map(lambda number, block: _shuffled(block, seeds + tf.stack([0, (number + 1) * 2**31])))
-                .unbatch()
-            )
+            blocks = encoded.skip(first).concatenate(encoded.take(first)).batch(self.block).enumerate()
+            encoded = blocks.map(
+                lambda number, block: _shuffled(block, seeds + tf.stack([0, (number + 1) * 2**31]))
+            ).unbatch()
 
         def crop(image, epoch, position):
             image = crops.decode(image, f"{self.split} of {self.builder.info.name}", self.image_shape[-1])

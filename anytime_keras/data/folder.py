@@ -28,25 +28,22 @@ def load(path, image_size=None, skip_corrupt=False, name=None):
     """
     path = pathlib.Path(path)
     children = _folders(path)
+    names = [child.name for child in children]
     split_of = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     folders = {split_of[child.name]: child for child in children if child.name in split_of} or {"train": path}
-    unknown = [child.name for child in children if child.name not in split_of]
-    if {"val", "validation"} <= {child.name for child in children}:
+    unknown = [name for name in names if name not in split_of]
+    if {"val", "validation"} <= set(names):
         raise ValueError(f"'{path}' must have one validation split. Received: both `val` and `validation`. Merge them.")
     if folders.get("train", path) != path and unknown:
         raise ValueError(
-            f"'{path}' holds folders beside its splits. Received: {unknown}. {_errors.nearest(unknown[0], split_of)}"
+            f"'{path}' must contain only splits. Received also: {unknown}. {_errors.nearest(unknown[0], split_of)}"
         )
     if "train" not in folders:
-        raise ValueError(
-            f"'{path}' needs a folder `train` with one folder of images a class. Received: "
-            f"{[child.name for child in children]}."
-        )
+        raise ValueError(f"'{path}' needs a folder `train` with one folder of images per class. Received: {names}.")
     class_names = [child.name for child in _folders(folders["train"])]
     if not class_names:
         raise ValueError(
-            f"'{folders['train']}' needs one folder of images a class (`cat/1.png`, `dog/2.png`). Received: no "
-            f"folder in it."
+            f"'{folders['train']}' must contain one folder of images per class, as in `cat/1.png`. Received: none."
         )
     files = {split: _list_files(place, class_names) for split, place in folders.items()}
     return from_files(name or str(path), files, class_names, image_size, skip_corrupt)
@@ -58,7 +55,7 @@ def _list_files(place, class_names):
     for child in _folders(place):
         if child.name not in class_names:
             raise ValueError(
-                f"'{place}' has a class that is not in train. Received: '{child.name}'. "
+                f"The classes of '{place}' must be those of the training images. Received: '{child.name}'. "
                 f"{_errors.nearest(child.name, class_names)}"
             )
         found = list_images(child)
@@ -66,13 +63,13 @@ def _list_files(place, class_names):
         paths.extend(found)
         labels.extend([class_names.index(child.name)] * len(found))
     if not paths:
-        raise ValueError(f"'{place}' holds no images. Known file types: {', '.join(EXTENSIONS)}.")
-    left_out = [file for child in _folders(place) for file in _entries(child) if file.is_file() and not _is_image(file)]
-    left_out += [file for file in _entries(place) if _is_image(file) and not file.is_dir()]
-    if left_out:
+        raise ValueError(f"'{place}' contains no images. Known file types: {', '.join(EXTENSIONS)}.")
+    ignored = [file for child in _folders(place) for file in _entries(child) if file.is_file() and not _is_image(file)]
+    ignored += [file for file in _entries(place) if _is_image(file) and not file.is_dir()]
+    if ignored:
         warnings.warn(
-            f"'{place}' holds {len(left_out)} files that are left out, such as '{left_out[0].relative_to(place)}': not "
-            f"of a known image type ({', '.join(EXTENSIONS)}), or not in the folder of a class.",
+            f"{len(ignored)} files in '{place}' are ignored, such as '{ignored[0].relative_to(place)}', because they "
+            f"are not of a known image type ({', '.join(EXTENSIONS)}) or not in the folder of a class.",
             stacklevel=2,
         )
     return paths, np.array(labels)
@@ -84,13 +81,13 @@ def _check_class(folder, images):
     deeper = [file for file in inside if _is_image(file) and not file.name.startswith(".")]
     if deeper:
         raise ValueError(
-            f"The images of class '{folder.name}' must lie in '{folder}' itself. Received: {len(deeper)} in folders "
+            f"The images of class '{folder.name}' must be in '{folder}' itself. Received: {len(deeper)} in folders "
             f"within it, such as '{deeper[0].relative_to(folder)}'. Move them up, or out of the data set."
         )
     if not images:
         others = ", ".join(sorted({file.suffix or file.name for file in _entries(folder)})) or "nothing"
         raise ValueError(
-            f"Class '{folder.name}' holds no images: '{folder}' has {others}. Known file types: "
+            f"Class '{folder.name}' contains no images: '{folder}' contains {others}. Known file types: "
             f"{', '.join(EXTENSIONS)}. Convert them, or remove the folder."
         )
 
@@ -115,14 +112,7 @@ def _entries(folder):
 
 
 def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
-    """Creates a source from image files.
-
-    Args:
-        name: str.
-        files: dict from split to (paths, labels).
-        class_names: list of str.
-        image_size: (height, width) to crop to, or None if all images have one size.
-        skip_corrupt: bool, whether to skip images that cannot be decoded.
+    """Creates a source from `files`, a dict from split to (paths, labels). Other arguments are those of `load`.
 
     Raises:
         ValueError: if sizes differ and `image_size` is None, or a file is not an image (the error names it).
@@ -143,9 +133,8 @@ def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
     def checked(path, size_of_this):
         if size_of_this != size:
             raise ValueError(
-                f"The images of '{name}' have different sizes. Received: '{first}' of {size}, '{path}' of "
-                f"{size_of_this}. "
-                "Say what to crop them to: `image_size=(224, 224)`."
+                f"The images of '{name}' have different sizes, so pass the size to crop them to, such as "
+                f"`image_size=(224, 224)`. Received: '{first}' of {size}, '{path}' of {size_of_this}."
             )
 
     def read(paths):
@@ -172,8 +161,7 @@ def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
 
 
 def _whole(paths, labels, skipped, split, class_names):
-    """Returns the (paths, labels) of a split's images that can be decoded; raises if there are none, or in training
-    none of a class."""
+    """Returns the (paths, labels) of a split's images that can be decoded. Every training class must have one."""
 
     def error_of(path):
         try:
@@ -188,8 +176,8 @@ def _whole(paths, labels, skipped, split, class_names):
     kept = [number for number, error in enumerate(errors) if error is None]
     if split == "train" and (lost := sorted(set(labels) - set(labels[kept]))):
         raise ValueError(
-            f"Class '{class_names[lost[0]]}' holds no training image that can be decoded, such as "
-            f"'{paths[list(labels).index(lost[0])]}'. Repair its images, or remove the class."
+            f"No training image of class '{class_names[lost[0]]}' can be decoded. Received: "
+            f"'{paths[list(labels).index(lost[0])]}' and others. Repair them, or remove the class."
         )
     for path, error in zip(paths, errors):
         if error is not None:

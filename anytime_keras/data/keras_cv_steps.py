@@ -5,50 +5,18 @@ derived from the `StepSeed` and its position in the batch, and keras-cv draws fr
 resumes exactly, as with the other steps.
 """
 
-import keras
+import keras_cv
+import tensorflow as tf
 
 from anytime_keras import graph
 
-# keras-cv layers and their non-default arguments.
-STEPS = {
-    # Cubuk et al., 2020. Unlike Keras's layer, draws operations per image: three, of medium strength.
-    "keras_cv_rand_augment": ("RandAugment", {"value_range": (0, 1)}),
-    # Hendrycks et al., 2020. Keras's layer draws its operations once for the whole run.
-    "keras_cv_aug_mix": ("AugMix", {"value_range": (0, 1)}),
-    # Chen et al., 2020.
-    "keras_cv_grid_mask": ("GridMask", {}),
-    "keras_cv_channel_shuffle": ("ChannelShuffle", {}),
-}
 
-
-def step(name):
-    """Returns a step as a function `(images, seed) -> images`; grey images are processed as RGB.
-
-    Args:
-        name: str, one of `STEPS`.
-
-    Raises:
-        ValueError: if keras-cv is not installed, or Keras's backend is not TensorFlow.
-    """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"Steps of keras-cv need Keras's TensorFlow backend. Received: '{name}' on {keras.backend.backend()}. "
-            "Keras's own `rand_augment` runs on every backend."
-        )
-    try:
-        import keras_cv
-    except ImportError as error:
-        raise ValueError(
-            f"Steps of keras-cv need keras-cv. Received: '{name}', and no keras-cv: {error}. "
-            "`pip install '.[cv]'` in the library's checkout installs it."
-        ) from error
-    import tensorflow as tf
-
+def step(kind, arguments):
+    """Returns the keras-cv layer `kind` as a function `(images, seed) -> images`. Grey images are processed as RGB."""
     try:
         tf.random.get_global_generator()
     except RuntimeError:  # in deterministic mode TensorFlow creates none; the layers request one but do not use it
         tf.random.set_global_generator(tf.random.Generator.from_seed(0))
-    kind, arguments = STEPS[name]
     layer = getattr(keras_cv.layers, kind)(**arguments)
     random = _Random()
     _draw_from(layer, random)
@@ -78,42 +46,30 @@ class _Random:
         self._seed, self._count = seed, 0
 
     def next(self):
-        import tensorflow as tf
-
         self._count += 1
         return tf.random.experimental.stateless_fold_in(self._seed, self._count)
 
     def uniform(self, shape, minval=0, maxval=None, dtype="float32"):
-        import tensorflow as tf
-
         return tf.random.stateless_uniform(shape, self.next(), minval, maxval, dtype)
 
     def normal(self, shape, mean=0.0, stddev=1.0, dtype="float32"):
-        import tensorflow as tf
-
         return tf.random.stateless_normal(shape, self.next(), mean, stddev, dtype)
 
     def gamma(self, shape, alpha):
-        import tensorflow as tf
-
         return tf.random.stateless_gamma(shape, self.next(), alpha)
 
 
 def _draw_from(layer, random):
     """Replaces the generators and factor samplers of a keras-cv layer and its sublayers with `random`."""
-    from keras_cv import core
-
     for part in [layer, *graph.sublayers(layer)]:
         part._random_generator = random
         for name, value in list(vars(part).items()):
-            if isinstance(value, (core.UniformFactorSampler, core.NormalFactorSampler)):
+            if isinstance(value, (keras_cv.core.UniformFactorSampler, keras_cv.core.NormalFactorSampler)):
                 setattr(part, name, _sampler(value, random))
 
 
 def _sampler(sampler, random):
     """Converts a keras-cv sampler to a function `(shape, dtype)` that draws from `random`."""
-    import tensorflow as tf
-
     if hasattr(sampler, "lower"):
         return lambda shape=(), dtype="float32": random.uniform(shape, sampler.lower, sampler.upper, dtype)
     return lambda shape=(), dtype="float32": tf.clip_by_value(
@@ -123,8 +79,6 @@ def _sampler(sampler, random):
 
 def _aug_mix(layer, image, random):
     """Reimplements the layer's `augment_image`, whose TensorFlow loops would draw the same numbers every iteration."""
-    import tensorflow as tf
-
     fold_in = tf.random.experimental.stateless_fold_in
     gammas = random.gamma((layer.num_chains,), layer.alpha)
     one, other = tf.unstack(random.gamma((2,), layer.alpha))

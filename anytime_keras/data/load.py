@@ -1,4 +1,4 @@
-"""Loads data sets: holds out splits, normalises and batches."""
+"""Loads data sets, holds out splits, normalises images and batches them."""
 
 import functools
 import numbers
@@ -30,7 +30,7 @@ class DataSet:
         batch_size, seed, split_seed: ints.
         augment: list of the augmentation steps for training images.
         one_hot: bool, whether labels are float vectors.
-        skipped: list of paths, the corrupt images skipped so far (see `skip_corrupt`).
+        skipped: list of paths, the corrupt images skipped so far; see `load`.
 
     Example:
     >>> import anytime_keras as ak
@@ -51,8 +51,8 @@ class DataSet:
         self.examples, self._skipped = source.splits, source.skipped
         if "alternating_flip" in self.augment and isinstance(self.examples["train"], StreamExamples):
             raise ValueError(
-                "`alternating_flip` must recognize each image, so it needs images in memory or in a folder. "
-                f"Received: '{self.name}', which is read in sequence. Use `flip`."
+                "`alternating_flip` needs images in memory or in a folder, because it must recognize each image. "
+                f"Received: '{self.name}', which is read sequentially. Use `flip`."
             )
         self.sizes = {split: len(examples) for split, examples in self.examples.items()}
         self.image_shape = self.examples["train"].image_shape
@@ -65,19 +65,10 @@ class DataSet:
             mean, std: arrays of shape (channels,), for values from 0 to 1.
         """
         self.mean, self.std = np.asarray(mean), np.maximum(std, 1e-6)
-        augmented = augmentation.compose(self.augment) if self.augment else None
-        self._pipelines = {
-            split: pipeline(
-                examples,
-                self.batch_size,
-                self.mean,
-                self.std,
-                augment=augmented,
-                seed=self.seed,
-                num_classes=self.num_classes if self.one_hot else None,
-            )
-            for split, examples in self.examples.items()
-        }
+        augment = augmentation.compose(self.augment) if self.augment else None
+        num_classes = self.num_classes if self.one_hot else None
+        options = (self.batch_size, self.mean, self.std, augment, num_classes, self.seed)
+        self._pipelines = {split: pipeline(examples, *options) for split, examples in self.examples.items()}
 
     def __getstate__(self):
         derived = ("_pipelines", "train", "validation", "test")  # hold TensorFlow's data sets and tensors
@@ -132,16 +123,12 @@ class DataSet:
 
     def describe(self):
         """Returns the data set's preprocessing and splits as plain data."""
+        own = ("name", "num_classes", "class_names", "sizes", "split_seed", "augment")
         return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
+            **{name: getattr(self, name) for name in own},
             "image_shape": list(self.image_shape),
-            "sizes": self.sizes,
-            "split_seed": self.split_seed,
             "mean": [float(value) for value in self.mean],
             "std": [float(value) for value in self.std],
-            "augment": self.augment,
         }
 
     def __repr__(self):
@@ -170,16 +157,19 @@ def load(
     TensorFlow and `keras.utils.PyDataset`s on other backends.
 
     Args:
-        data: a name (`"digits"`, `"cifar10"`, any image classification set of tensorflow-datasets, `"tiny_imagenet"`
-            with its published folder under `data_dir`); a folder written by `pack`; a folder of images,
-            `folder/<split>/<class>/<image>` or `folder/<class>/<image>`, hidden files ignored; an `.npz` file or a dict
-            with arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`, `x_test`, `y_test`; or a
-            pair `(x, y)`.
+        data: one of
+
+            - a name: `"digits"`, `"cifar10"`, any image classification data set of tensorflow-datasets, or
+              `"tiny_imagenet"`, whose published folder must be in `data_dir`;
+            - a folder of images, `folder/<split>/<class>/<image>` or `folder/<class>/<image>`, or a folder that `pack`
+              wrote;
+            - an `.npz` file or a dict of arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`,
+              `x_test`, `y_test`; or a pair `(x, y)`.
         batch_size: int.
         validation: fraction or number of training images to hold out, stratified by class; 0 for none; None for the
             data set's default, see `anytime_keras.data.defaults`; `"last"` for that number of the last training images
             in stored order, as the paper holds out the last 5000 of CIFAR. Ignored if the data has a validation split.
-        test: likewise, ignored if the data has a test split.
+        test: as `validation`. Ignored if the data has a test split.
         augment: list of steps for training images (`anytime_keras.data.AUGMENTATION_STEPS`), or one string of steps
             separated by commas; `"default"` for the data set's augmentation in the paper's text; or None. The authors'
             code uses `"brightness,contrast,elastic,pad_crop"` for SVHN. Steps from keras-cv need its extra
@@ -187,10 +177,10 @@ def load(
         image_size: (height, width) to crop to, for images of different sizes: the central crop after resizing the short
             side to 256/224 of the crop's, or in training a random crop of random size.
         seed: int, for shuffling and augmentation.
-        split_seed: int, for the hold-outs, so that runs with different seeds share their test images.
-        one_hot: bool, whether labels are float vectors of shape `(batch, num_classes)`; always true if `augment` mixes
-            images (`mix_up`, `cut_mix`).
-        data_dir: directory that holds tensorflow-datasets' data or Tiny ImageNet; None is tensorflow-datasets' default.
+        split_seed: int, for the held-out images, so that runs with different seeds share their test images.
+        one_hot: bool, whether labels are float vectors of shape `(batch, num_classes)`. They always are if `augment`
+            mixes images (`mix_up`, `cut_mix`).
+        data_dir: directory of tensorflow-datasets' data or Tiny ImageNet; None is tensorflow-datasets' default.
         download: bool, whether tensorflow-datasets may download.
         skip_corrupt: bool, for folders of images: whether to skip images that cannot be decoded, warn about each, and
             list them in the data set's `skipped`; otherwise such an image raises an error that names it. If images are
@@ -222,11 +212,9 @@ def load(
         augment = [step.strip() for step in augment.split(",") if step.strip()]
     augmentation.compose([] if augment in ("default", None) else augment)
 
-    source = _source(data, image_size, data_dir, download, skip_corrupt)
-    _check_source(source, image_size)
+    source = _read(data, image_size, data_dir, download, skip_corrupt)
+    _check_source(source, image_size, skip_corrupt)
     known = sources.defaults(source.name)
-    for split, examples in source.splits.items():
-        _check_labels(examples.labels, split, source)
     if source.split_seed is not None:
         split_seed = source.split_seed
     else:
@@ -238,16 +226,8 @@ def load(
             _hold_out(source, "validation", validation, split_seed, last)
     order = [split for split in ("train", "validation", "test") if split in source.splits]
     source.splits = {split: source.splits[split] for split in order}
-    return DataSet(
-        source, batch_size, known.augment if augment == "default" else augment or (), seed, split_seed, one_hot
-    )
-
-
-def _source(data, image_size, data_dir, download, skip_corrupt):
-    source = _read(data, image_size, data_dir, download, skip_corrupt)
-    if skip_corrupt and source.skipped is None:
-        raise ValueError(f"`skip_corrupt` is for folders of images. Received: '{source.name}'. Leave it out.")
-    return source
+    augment = known.augment if augment == "default" else augment or ()
+    return DataSet(source, batch_size, augment, seed, split_seed, one_hot)
 
 
 def _read(data, image_size, data_dir, download, skip_corrupt):
@@ -257,9 +237,9 @@ def _read(data, image_size, data_dir, download, skip_corrupt):
         return sources.arrays({"x_train": data[0], "y_train": data[1]})
     if not isinstance(data, (str, os.PathLike)) or not str(data):
         raise ValueError(f"`data` must be a name, a path, a dict of arrays or a pair (x, y). Received: {data!r:.60}.")
-    path = pathlib.Path(data)
+    path, name = pathlib.Path(data), str(data)
     if path.is_dir():
-        if parts.is_folder(path):
+        if (path / parts.INDEX).is_file():
             return parts.load(path)
         read = tiny_imagenet.load if tiny_imagenet.is_folder(path) else folder.load
         return read(path, image_size, skip_corrupt)
@@ -267,49 +247,47 @@ def _read(data, image_size, data_dir, download, skip_corrupt):
         if path.suffix != ".npz":
             raise ValueError(f"A data file must be an .npz of arrays. Received: '{path}'. Or pass a folder of images.")
         return sources.npz(path)
-    if str(data) == "digits":
+    if name == "digits":
         return sources.digits()
-    if str(data) == "tiny_imagenet":
+    if name == "tiny_imagenet":
         return tiny_imagenet.load(tiny_imagenet.find(data_dir), image_size, skip_corrupt)
-    if path.is_absolute() or path.suffix == ".npz" or str(data).startswith((".", "~")):
+    if path.is_absolute() or path.suffix == ".npz" or name.startswith((".", "~")):
         raise ValueError(f"There is no file or folder '{data}'. {_errors.nearest(data, sources.names())}")
-    return sources.from_tfds(str(data), image_size, data_dir, download)
+    return sources.from_tfds(name, image_size, data_dir, download)
 
 
-def _check_source(source, image_size):
-    """Raises unless all splits have images of one shape (`image_size`, if given) and at least two classes."""
+def _check_source(source, image_size, skip_corrupt):
+    """Raises ValueError if a source does not fit the arguments of `load`, or its images or labels are not usable."""
+    name, classes = source.name, len(source.class_names)
+    if skip_corrupt and source.skipped is None:
+        raise ValueError(f"`skip_corrupt` is for folders of images. Received: '{name}'. Omit it.")
     shapes = {split: examples.image_shape for split, examples in source.splits.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"The images of '{source.name}' must have one shape in all splits. Received: {shapes}.")
+        raise ValueError(f"The images of '{name}' must have one shape in all splits. Received: {shapes}.")
     if image_size is not None and shapes["train"][:2] != image_size:
         raise ValueError(
-            f"`image_size` is for image files, which are cropped to it; '{source.name}' holds images of shape "
-            f"{shapes['train']}. Received: image_size={image_size}. Leave it out."
+            f"`image_size` is for image files, which are cropped to it. Received: image_size={image_size} for '{name}' "
+            f"with images of shape {shapes['train']}. Omit it."
         )
-    if len(source.class_names) < 2:
-        raise ValueError(f"'{source.name}' must hold two classes or more. Received: {source.class_names}.")
-
-
-def _check_labels(labels, split, source):
-    if labels is None:
-        return
-    bad = np.flatnonzero((labels < 0) | (labels >= len(source.class_names)))
-    if len(bad):
-        raise ValueError(
-            f"Labels must be from 0 to {len(source.class_names) - 1}, the {len(source.class_names)} classes of "
-            f"'{source.name}'. "
-            f"Received: {int(labels[bad[0]])} for image {int(bad[0])} of split '{split}'."
-        )
+    if classes < 2:
+        raise ValueError(f"'{name}' must have at least two classes. Received: {source.class_names}.")
+    for split, examples in source.splits.items():
+        labels = np.asarray([] if examples.labels is None else examples.labels)
+        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+        if len(wrong):
+            raise ValueError(
+                f"Labels must be from 0 to {classes - 1}, the {classes} classes of '{name}'. Received: "
+                f"{int(labels[wrong[0]])} for image {wrong[0]} of split '{split}'."
+            )
 
 
 def _hold_out(source, split, amount, seed, last=False):
     train = source.splits["train"]
     if train.labels is None:  # read sequentially, so hold out the last examples
-        count = splits.number(amount, len(train), split)
-        source.splits["train"], source.splits[split] = train.divided(count)
-        return
-    if last:
-        kept, held = np.split(np.arange(len(train)), [-splits.number(amount, len(train), split)])
+        divided = train.divided(splits.number(amount, len(train), split))
+    elif last:
+        indices = np.split(np.arange(len(train)), [-splits.number(amount, len(train), split)])
+        divided = map(train.subset, indices)
     else:
-        kept, held = splits.hold_out(train.labels, amount, [seed, len(split)], split)
-    source.splits["train"], source.splits[split] = train.subset(kept), train.subset(held)
+        divided = map(train.subset, splits.hold_out(train.labels, amount, [seed, len(split)], split))
+    source.splits["train"], source.splits[split] = divided

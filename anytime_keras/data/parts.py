@@ -49,17 +49,19 @@ def pack(data_set, folder, part_mb=58.0):
     check_number("part_mb", part_mb, "above 0", lambda value: value > 0)
     folder = pathlib.Path(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"`folder` must be new or empty. Received: '{folder}', which holds files.")
+        raise ValueError(f"`folder` must be new or empty. Received: '{folder}', which contains files.")
     splits = {split: data_set.examples[split] for split in ("train", "validation") if split in data_set.sizes}
-    if not all(isinstance(examples, ArrayExamples) for examples in splits.values()):
+    if not splits["train"].in_memory:
         raise ValueError(f"`pack` needs images in memory. Received: '{data_set.name}', which is read from disk.")
     folder.mkdir(parents=True, exist_ok=True)
-    encoding = _encoding(splits["train"])
+    examples = splits["train"]
+    pictures = examples.images.dtype == np.uint8 and examples.image_shape[-1] in (1, 3)
+    encoding = "file" if examples.paths is not None else "png" if pictures else "raw"
     limit, paths, part, size = part_mb * 1e6 - 4096, [], [], 0  # leaves room for the headers of an .npz file
     records = ((split, label, content) for split in splits for label, content in _contents(splits[split], encoding))
     for record in records:
         if len(record[2]) + 32 > limit:
-            raise ValueError(f"An image takes {len(record[2])} bytes, more than a part of {part_mb} MB can hold.")
+            raise ValueError(f"An image must fit into a part of {part_mb} MB. Received: {len(record[2])} bytes.")
         if size + len(record[2]) + 32 > limit:
             paths.append(_write(folder, len(paths) + 1, part))
             part, size = [], 0
@@ -71,7 +73,7 @@ def pack(data_set, folder, part_mb=58.0):
         "name": data_set.name,
         "class_names": data_set.class_names,
         "image_shape": list(data_set.image_shape),
-        "dtype": str(splits["train"].images.dtype),
+        "dtype": str(examples.images.dtype),
         "encoding": encoding,
         "split_seed": data_set.split_seed,
         "sizes": {split: len(examples) for split, examples in splits.items()},
@@ -79,12 +81,6 @@ def pack(data_set, folder, part_mb=58.0):
     }
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
     return [folder / INDEX, *paths]
-
-
-def _encoding(examples):
-    if examples.paths is not None:
-        return "file"
-    return "png" if examples.images.dtype == np.uint8 and examples.image_shape[-1] in (1, 3) else "raw"
 
 
 def _contents(examples, encoding):
@@ -114,21 +110,12 @@ def _write(folder, number, records):
     return path
 
 
-def is_folder(path):
-    """Returns whether a folder contains a packed data set."""
-    return (path / INDEX).is_file()
-
-
 def load(path):
-    """Reads a packed data set, decoding its images on all processors.
-
-    Raises:
-        ValueError: if a part is missing, damaged, or from another data set.
-    """
+    """Reads a packed data set; raises ValueError if a part is missing, damaged, or from another data set."""
     try:
         index = json.loads((path / INDEX).read_text())
         if index["format"] != FORMAT:
-            raise ValueError(f"its format is {index['format']}, and {FORMAT} can be read")
+            raise ValueError(f"its format must be {FORMAT}, but is {index['format']}")
         shape, dtype, encoding = tuple(index["image_shape"]), np.dtype(index["dtype"]), index["encoding"]
         parts = [(path / part["path"], part["sha256"]) for part in index["parts"]]
         name, class_names, sizes, seed = (index[key] for key in ("name", "class_names", "sizes", "split_seed"))

@@ -4,6 +4,7 @@ import importlib.resources
 import importlib.util
 
 import numpy as np
+from PIL import Image
 
 # From a name to a package and a file in it. scikit-image is optional.
 FILES = {
@@ -30,8 +31,6 @@ def photos():
     >>> list(photos)[:3], photos["flower"].shape
     (['flower', 'palace', 'officer'], (427, 640, 3))
     """
-    from PIL import Image
-
     found = {}
     for name, (package, file) in FILES.items():
         if importlib.util.find_spec(package.partition(".")[0]) is None:

@@ -2,8 +2,6 @@
 
 from anytime_keras import runtime
 
-ACCELERATORS = ("gpu", "tpu")
-
 
 def pick(name, otherwise="digits"):
     """Returns a data set's name if this machine can train on it, otherwise a fallback.
@@ -24,7 +22,7 @@ def pick(name, otherwise="digits"):
     >>> data = ak.data.load(name)
     """
     devices = runtime.devices()
-    if not any(device.lower().startswith(ACCELERATORS) for device in devices):
+    if runtime.on_cpu():
         return otherwise, f"not {name}, since there is no GPU here"
     try:
         import tensorflow_datasets as tfds

@@ -12,44 +12,28 @@ import numpy as np
 from anytime_keras import _errors
 from anytime_keras.data.examples import ArrayExamples, Skipped, StreamExamples
 
-# Data sets with more bytes of images than this are read from disk on demand.
-IN_MEMORY_BYTES = 4 * 2**30
+IN_MEMORY_BYTES = 4 * 2**30  # larger data sets are read from disk on demand
 
 
 @dataclasses.dataclass
 class Source:
-    """A data set's contents before splits are held out.
-
-    Attributes:
-        name: str.
-        splits: dict with examples under "train" and, if the data set has them, "validation" and "test".
-        class_names: list of str.
-        skipped: `Skipped` if images that cannot be decoded are skipped, else None.
-        split_seed: int, the splits' seed if they are already held out, else None.
-    """
+    """A data set's contents before splits are held out."""
 
     name: str
-    splits: dict
+    splits: dict  # examples of "train" and, if the data set has them, "validation" and "test"
     class_names: list
-    skipped: Skipped | None = None
-    split_seed: int | None = None
+    skipped: Skipped | None = None  # if images that cannot be decoded are skipped
+    split_seed: int | None = None  # if splits are already held out
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Default settings of a named data set.
+    """Default settings of a named data set."""
 
-    Attributes:
-        splits: dict from our split to tensorflow-datasets'.
-        augment: augmentation steps for training.
-        validation: int or float, number or fraction held out of train.
-        image_size: (height, width) to crop to, if images have any size.
-    """
-
-    splits: dict
-    augment: tuple
-    validation: float = 0.1
-    image_size: tuple | None = None
+    splits: dict  # from our split to tensorflow-datasets'
+    augment: tuple  # steps for training
+    validation: float = 0.1  # number or fraction of training images to hold out
+    image_size: tuple | None = None  # (height, width) to crop to, if images have different sizes
 
 
 # The paper's four data sets (section 5.1) and Tiny ImageNet. Validation sizes are ours where the paper gives none.
@@ -68,10 +52,10 @@ def tfds_directory(data_dir=None):
     """Returns the directory of tensorflow-datasets' data.
 
     Raises:
-        OSError: if it lies in a home directory and there is none.
+        OSError: if it is in a home directory and there is none.
     """
     path = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return _errors.expanded(path, "Pass the `data_dir` that holds the data set, or set TFDS_DATA_DIR to it.")
+    return _errors.expanded(path, "Pass the `data_dir` that contains the data set, or set TFDS_DATA_DIR to it.")
 
 
 def known_name(data):
@@ -87,13 +71,13 @@ def known_name(data):
 
 
 def defaults(data):
-    """Returns how a data set is used by default.
+    """Returns the default settings of a data set.
 
     Args:
         data: str, a name, with or without a version, or the path of a file or folder of that name.
 
     Returns:
-        An object with `splits`, `augment`, `validation` and `image_size`.
+        An object with the `splits` of tensorflow-datasets, and the `augment`, `validation` and `image_size` of `load`.
 
     Example:
     >>> defaults("cifar10:3.0.2").augment, defaults("flowers").validation
@@ -117,9 +101,7 @@ def digits():
 
     bundle = load_digits()
     images = (bundle.images / 16.0).astype("float32")[..., np.newaxis]
-    return Source(
-        "digits", {"train": ArrayExamples(images, bundle.target)}, [str(name) for name in bundle.target_names]
-    )
+    return Source("digits", {"train": ArrayExamples(images, bundle.target)}, list(map(str, bundle.target_names)))
 
 
 def arrays(arrays, name="arrays"):
@@ -127,32 +109,26 @@ def arrays(arrays, name="arrays"):
     known = [f"{axis}_{split}" for split in ("train", "validation", "test") for axis in "xy"]
     for key in arrays:
         if key not in (*known, "class_names"):
-            raise ValueError(
-                f"'{name}' holds an array of unknown name. Received: {key!r}. {_errors.nearest(key, known)}"
-            )
+            raise ValueError(f"'{name}' contains an unknown array. Received: {key!r}. {_errors.nearest(key, known)}")
     splits = {}
     for split in ("train", "validation", "test"):
-        pair = [arrays.get(f"{axis}_{split}") for axis in "xy"]
-        if all(array is None for array in pair):
-            continue
-        if any(array is None for array in pair):
+        pair = [arrays[f"{axis}_{split}"] for axis in "xy" if arrays.get(f"{axis}_{split}") is not None]
+        if len(pair) == 1 or (split == "train" and not pair):
             raise ValueError(f"'{name}' needs both `x_{split}` and `y_{split}`. Received: {sorted(arrays)}.")
-        splits[split] = _checked(*map(np.asarray, pair), split, name)
-    if "train" not in splits:
-        raise ValueError(f"'{name}' needs `x_train` and `y_train`. Received: {sorted(arrays)}.")
+        if pair:
+            splits[split] = _checked(*map(np.asarray, pair), split, name)
     class_names = arrays.get("class_names")
     if class_names is None:
         found = np.unique(splits["train"].labels)
         if found[0] != 0 or found[-1] != len(found) - 1:
             raise ValueError(
-                f"`y_train` of '{name}' must hold every class from 0 to the last. Received: {len(found)} classes from "
-                f"{found[0]} to {found[-1]}. Number them without gaps, or name all in `class_names`."
+                f"`y_train` of '{name}' must contain every class from 0 to the last. Received: {len(found)} classes "
+                f"from {found[0]} to {found[-1]}. Number them without gaps, or name all in `class_names`."
             )
         class_names = range(len(found))
     if np.ndim(class_names) != 1:
-        raise ValueError(f"`class_names` of '{name}' must be a list of words. Received: {class_names!r:.100}.")
-    class_names = list(map(str, class_names))
-    return Source(name, splits, class_names)
+        raise ValueError(f"`class_names` of '{name}' must be a list of names. Received: {class_names!r:.100}.")
+    return Source(name, splits, list(map(str, class_names)))
 
 
 def _checked(images, labels, split, name):
@@ -163,19 +139,17 @@ def _checked(images, labels, split, name):
         raise ValueError(
             f"{where} must have shape (n, height, width, channels), n above 0. Received: shape {images.shape}."
         )
-    if not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
-        raise ValueError(f"{where} must be uint8 (0 to 255) or floats. Received: dtype {images.dtype}.")
-    if np.issubdtype(images.dtype, np.floating):
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise ValueError(f"{where} must be uint8 (0 to 255) or floats. Received: dtype {images.dtype}.")
         images = images.astype("float32")
-        if not np.isfinite(images).all():
-            bad = int(np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))[0])
-            raise ValueError(f"{where} must be finite. Received: a NaN or an infinity in image {bad}.")
+        if not (finite := np.isfinite(images).all(axis=(1, 2, 3))).all():
+            raise ValueError(f"{where} must be finite. Received: NaN or infinity in image {finite.argmin()}.")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"`y_{split}` of '{name}' must be one int for each of the {len(images)} images. "
-            f"Received: shape {labels.shape}, dtype {labels.dtype}."
+            f"`y_{split}` of '{name}' must be {len(images)} ints. Received: shape {labels.shape}, dtype {labels.dtype}."
         )
     return ArrayExamples(images, labels)
 
@@ -192,13 +166,9 @@ def npz(path):
 
 
 def from_tfds(name, image_size=None, data_dir=None, download=True):
-    """Loads a classification data set of tensorflow-datasets; needs TensorFlow.
+    """Loads a classification data set of tensorflow-datasets; needs TensorFlow. Arguments are those of `data.load`.
 
-    Args:
-        name: name in tensorflow-datasets, optionally with config and version (`"oxford_flowers102:2.1.1"`).
-        image_size: (height, width) to crop to; None keeps images as they are, if they have one size.
-        data_dir: directory of tensorflow-datasets' data; None is its default.
-        download: bool, whether to download and prepare missing data.
+    The name may contain a config and a version (`"oxford_flowers102:2.1.1"`).
     """
     import tensorflow_datasets as tfds
 
@@ -212,39 +182,32 @@ def from_tfds(name, image_size=None, data_dir=None, download=True):
         ) from error
     features = builder.info.features
     kinds = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
-    if not (
-        isinstance(kinds.get("image"), tfds.features.Image) and isinstance(kinds.get("label"), tfds.features.ClassLabel)
-    ):
+    image, label = kinds.get("image"), kinds.get("label")
+    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
         raise ValueError(
-            f"'{name}' of tensorflow-datasets is not one of images with one class each. Received: features {features}."
+            f"'{name}' of tensorflow-datasets must consist of images with one class each. Received: {features}."
         )
-    known = KNOWN.get(known_name(name))
     if download:
         builder.download_and_prepare()
-    if not builder.info.splits:
-        raise ValueError(f"'{name}' is not on this machine. Pass `download=True`, or the `data_dir` that holds it.")
-    same = {split: split for split in ("train", "validation", "test") if split in builder.info.splits}
-    splits = known.splits if known else same
+    available = builder.info.splits
+    if not available:
+        raise ValueError(f"'{name}' is not on this machine. Pass `download=True`, or the `data_dir` that contains it.")
+    known = defaults(name)
+    splits = known.splits or {split: split for split in ("train", "validation", "test") if split in available}
     if "train" not in splits:
-        raise ValueError(f"'{name}' has no split 'train'. It has {list(builder.info.splits)}.")
-    image_size = image_size or (known.image_size if known else None)
-    class_names = features["label"].names
-    shape = features["image"].shape
-    count = sum(builder.info.splits[split].num_examples for split in splits.values())
+        raise ValueError(f"'{name}' has no split 'train'. It has {list(available)}.")
+    image_size, shape = image_size or known.image_size, image.shape
     if image_size is None and None in shape[:2]:
-        raise ValueError(
-            f"The images of '{name}' have different sizes. Say what to crop them to: `image_size=(224, 224)`."
-        )
-    if image_size is not None or math.prod(shape) * count > IN_MEMORY_BYTES:
-        shape = (*(image_size or shape[:2]), shape[-1] or 3)
-        return Source(
-            name, {ours: StreamExamples(builder, theirs, shape) for ours, theirs in splits.items()}, class_names
-        )
+        raise ValueError(f"The images of '{name}' have different sizes. Crop them with `image_size=(224, 224)`.")
+    count = sum(available[split].num_examples for split in splits.values())
+    in_memory = image_size is None and math.prod(shape) * count <= IN_MEMORY_BYTES
+    shape = (*(image_size or shape[:2]), shape[-1] or 3)
 
     def read(split):
+        if not in_memory:
+            return StreamExamples(builder, split, shape)
         examples = list(tfds.as_numpy(builder.as_dataset(split=split)))
-        return ArrayExamples(
-            np.stack([example["image"] for example in examples]), np.array([example["label"] for example in examples])
-        )
+        images, labels = ([example[key] for example in examples] for key in ("image", "label"))
+        return ArrayExamples(np.stack(images), np.array(labels))
 
-    return Source(name, {ours: read(theirs) for ours, theirs in splits.items()}, class_names)
+    return Source(name, {ours: read(theirs) for ours, theirs in splits.items()}, label.names)

@@ -1,4 +1,4 @@
-"""Seeded, stratified hold-outs."""
+"""Holds out examples, stratified by class and reproducibly by a seed."""
 
 import numbers
 
@@ -6,22 +6,14 @@ import numpy as np
 
 
 def hold_out(labels: np.ndarray, amount: float, seed: int | list[int], what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Selects examples to hold out, stratified by class.
+    """Selects a fraction or a number of examples to hold out, stratified by class.
 
-    Args:
-        labels: int array of shape (n,).
-        amount: float in (0, 1), a fraction; or int, a number of examples.
-        seed: int or list of ints.
-        what: name of the split, for errors.
-
-    Returns:
-        Two sorted int arrays: the indices kept and the indices held out. Every class keeps at least one example, so
-        tiny classes may hold out fewer.
+    Returns two sorted int arrays: the indices kept and the indices held out. Every class keeps at least one example, so
+    fewer may be held out of tiny classes.
 
     Raises:
-        ValueError: if nothing would be kept or held out.
+        ValueError: if nothing would be kept or held out. The error names the split `what`.
     """
-    labels = np.asarray(labels)
     wanted = number(amount, len(labels), what)
     rng = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)
@@ -42,7 +34,7 @@ def number(amount: float, available: int, what: str) -> int:
     wanted = int(amount) if whole else round(amount * available) if share else 0
     if isinstance(amount, bool) or not 0 < wanted < available:
         raise ValueError(
-            f"`{what}` must be a share between 0 and 1, or a number of examples below that of the training images. "
+            f"`{what}` must be a fraction between 0 and 1, or a number of examples below that of the training images. "
             f"Received: {what}={amount!r} with {available} training images."
         )
     return wanted

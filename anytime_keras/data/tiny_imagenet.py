@@ -19,10 +19,7 @@ def is_folder(path):
 
 
 def find(data_dir=None):
-    """Returns the path of Tiny ImageNet: `data_dir` itself or `tiny-imagenet-200` in it.
-
-    Args:
-        data_dir: path; None is tensorflow-datasets' directory (`TFDS_DATA_DIR` or `~/tensorflow_datasets`).
+    """Returns the path of Tiny ImageNet: `data_dir` itself or `tiny-imagenet-200` in it; None is `tfds_directory()`.
 
     Raises:
         ValueError: if the folder is missing; the error says where to get it.
@@ -33,34 +30,25 @@ def find(data_dir=None):
             return path
     raise ValueError(
         f"'tiny_imagenet' needs the folder '{place / FOLDER}' with wnids.txt, words.txt, train/ and val/. Received: "
-        f"data_dir={data_dir!r}, where there is no such folder. Unpack {URL} there, or pass the `data_dir` that holds "
-        "it."
+        f"data_dir={data_dir!r} without it. Unpack {URL} there, or pass the `data_dir` that contains it."
     )
 
 
 def load(path, image_size=None, skip_corrupt=False):
-    """Reads the training images and, as the test split, the published validation images.
+    """Reads the training images and, as the test split, the published validation images, all as RGB.
 
     Classes are numbered in the order of their WordNet IDs, as folder loaders do, not in the order of wnids.txt. Their
-    names come from words.txt.
-
-    Args:
-        path: the folder, as returned by `find`.
-        image_size: (height, width) to crop to; None keeps 64x64.
-        skip_corrupt: bool, whether to skip images that cannot be decoded; missing files still raise.
-
-    Returns:
-        A `Source` of RGB images; grey files are converted to RGB.
+    names come from words.txt. Arguments are those of `folder.load`.
 
     Raises:
-        ValueError: if a class has no images or no words, or a validation image has no class or no file; the error
+        ValueError: if a class has no images or no name, or a validation image has no class or no file; the error
             names it.
     """
     wnids = sorted((path / "wnids.txt").read_text().split())
     words = dict(line.split("\t", 1) for line in (path / "words.txt").read_text().splitlines() if "\t" in line)
     for wnid in wnids:
         if wnid not in words:
-            raise ValueError(f"'{path / 'words.txt'}' has no words for a class of wnids.txt. Received: '{wnid}'.")
+            raise ValueError(f"'{path / 'words.txt'}' must contain every class of wnids.txt. Received: no '{wnid}'.")
     files = {"train": _training_files(path / "train", wnids), "test": _validation_files(path / "val", wnids)}
     return from_files("tiny_imagenet", files, [words[wnid] for wnid in wnids], image_size, skip_corrupt)
 
@@ -71,7 +59,7 @@ def _training_files(place, wnids):
         folder = place / wnid / "images"
         found = list_images(folder) if folder.is_dir() else []
         if not found:
-            raise ValueError(f"'{folder}' must hold the training images of a class. Received: none.")
+            raise ValueError(f"'{folder}' must contain the training images of a class. Received: none.")
         paths.extend(found)
         labels.extend([label] * len(found))
     return paths, np.array(labels)
@@ -88,10 +76,7 @@ def _validation_files(place, wnids):
         if wnid not in label_of:
             raise ValueError(f"'{place / 'val_annotations.txt'}' must give each image a class. Received: {line!r}.")
         if name not in there:
-            raise ValueError(
-                f"'{place / 'val_annotations.txt'}' must list images of '{images}'. Received: '{name}', which is not "
-                "there."
-            )
+            raise ValueError(f"'{place / 'val_annotations.txt'}' must list images in '{images}'. Received: '{name}'.")
         paths.append(str(images / name))
         labels.append(label_of[wnid])
     return paths, np.array(labels)

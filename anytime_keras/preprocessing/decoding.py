@@ -8,8 +8,7 @@ from PIL import Image
 
 from anytime_keras.data.crops import CorruptImage, decode, to_array, upright
 
-# Pillow refuses larger files, which could fill the memory.
-MOST_PIXELS = 2 * 89_478_485
+MOST_PIXELS = 2 * 89_478_485  # Pillow refuses larger files, which could fill the memory
 LEAST_SIDE = 2
 GREY = np.array([0.299, 0.587, 0.114], "float32")  # ITU-R 601, as Pillow converts
 FORMS = "a path, a Pillow image, the bytes of an image file, an array, or a list of these"
@@ -40,15 +39,11 @@ def is_raw(images):
 
 
 def decoded(images, channels):
-    """Decodes images.
-
-    Args:
-        images: see `Preprocessor`.
-        channels: int, 1 for grey, 3 for RGB. Other numbers are possible for arrays with as many channels.
+    """Decodes the images that `Preprocessor` takes, to 1 channel (grey), 3 (RGB), or as many as arrays have.
 
     Returns:
         A list of arrays of shape `(height, width, channels)`, or one array of shape `(batch, height, width, channels)`;
-        uint8, or float32.
+        uint8 or float32.
 
     Raises:
         ValueError: if an image is not valid; the error names it.
@@ -67,10 +62,7 @@ def decoded(images, channels):
 
 def _decoded(image, name, channels):
     if channels not in (1, 3) and isinstance(image, (str, os.PathLike, bytes, Image.Image)):
-        raise ValueError(
-            f"The network takes arrays of {channels} channels. Received: {_described(image)}, but image files are "
-            "decoded to grey or RGB."
-        )
+        raise ValueError(f"The network takes only arrays of {channels} channels. Received: {_described(image)}.")
     if isinstance(image, (str, os.PathLike)):
         check_file(image)
         found = to_array(decode(os.fspath(image), image, channels))
@@ -80,7 +72,7 @@ def _decoded(image, name, channels):
         try:
             found = to_array(convert(image, name, channels))
         except CorruptImage as error:  # its message is about a file
-            reason = str(error.__cause__).partition(" <_io")[0]  # Pillow names the object that holds the bytes
+            reason = str(error.__cause__).partition(" <_io")[0]  # without the object that holds the bytes
             raise ValueError(f"{name[0].upper()}{name[1:]} cannot be decoded: {reason}.") from error
     elif isinstance(image, np.ndarray) or hasattr(image, "__array__"):
         found = _array(np.asarray(image), name, channels)
@@ -153,7 +145,9 @@ def _with_channels(array, channels, name):
     if array.shape[-1] == channels:
         return array
     if channels not in (1, 3):
-        raise ValueError(f"The network takes arrays of {channels} channels. Received: shape {array.shape} for {name}.")
+        raise ValueError(
+            f"The network takes only arrays of {channels} channels. Received: shape {array.shape} for {name}."
+        )
     if array.shape[-1] in (2, 4):  # the last channel is opacity
         array = array[..., :-1]
     if array.shape[-1] == channels:

@@ -15,7 +15,12 @@ class HostPreprocessor:
     """Turns raw images into a network's inputs on the host; see `Preprocessor` for the arguments and the images."""
 
     def __init__(self, image_shape, mean=0.0, std=1.0, short_side=None, value_range=(0.0, 1.0), channel_order="rgb"):
-        self.image_shape = _image_shape(image_shape)
+        sides = image_shape if isinstance(image_shape, (list, tuple)) else ()
+        if len(sides) != 3 or not all(_is_int(side) and side > 0 for side in sides):
+            raise ValueError(
+                f"`image_shape` must be (height, width, channels), three positive ints. Received: {image_shape!r}."
+            )
+        self.image_shape = tuple(map(int, sides))
         self.mean = _by_channel("mean", mean, self.image_shape[-1])
         self.std = _by_channel("std", std, self.image_shape[-1])
         if min(self.std) <= 0:
@@ -62,8 +67,8 @@ class HostPreprocessor:
         height, width = resized_size(image_size, self.image_shape[:2], self.short_side)
         if height * width > MOST_PIXELS:
             raise ValueError(
-                f"An image must not be that narrow. Received: {image_size[0]} x {image_size[1]} pixels, which the "
-                f"network's input would enlarge to {height} x {width}. Crop it."
+                f"An image resized for the network must have at most {MOST_PIXELS:,} pixels. Received: "
+                f"{image_size[0]} x {image_size[1]} pixels, which would become {height} x {width}. Crop it."
             )
         return height, width
 
@@ -80,14 +85,9 @@ class HostPreprocessor:
 
     def get_config(self):
         """Returns the arguments as plain data, which `from_config` reads."""
-        return {
-            "image_shape": list(self.image_shape),
-            "mean": self.mean,
-            "std": self.std,
-            "short_side": self.short_side,
-            "value_range": None if self.value_range is None else list(self.value_range),
-            "channel_order": self.channel_order,
-        }
+        config = {name: getattr(self, name) for name in ("mean", "std", "short_side", "channel_order")}
+        value_range = None if self.value_range is None else list(self.value_range)
+        return {"image_shape": list(self.image_shape), "value_range": value_range, **config}
 
     @classmethod
     def from_config(cls, config):
@@ -110,15 +110,6 @@ class HostPreprocessor:
 
 def _is_int(value):
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _image_shape(shape):
-    shape = tuple(shape) if isinstance(shape, (list, tuple)) else ()
-    if len(shape) != 3 or not all(_is_int(side) and side > 0 for side in shape):
-        raise ValueError(
-            f"`image_shape` must be (height, width, channels), three positive ints. Received: image_shape={shape!r}."
-        )
-    return tuple(map(int, shape))
 
 
 def _by_channel(name, values, channels):

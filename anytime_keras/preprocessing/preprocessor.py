@@ -21,12 +21,12 @@ class Preprocessor(HostPreprocessor):
 
     Args:
         image_shape: (height, width, channels) of the network's input, with 1 channel for grey or 3 for RGB. Networks
-            with other numbers of channels take arrays only.
+            with other numbers of channels take only arrays.
         mean, std: number or list of a number for each channel, in the channel order of the network, for values from
             0 to 1.
-        short_side: int, pixels of the short side before cropping, such as 256 for a crop of 224. None is that of the
-            crop, so nothing but the ends of the long side is cut off.
-        value_range: pair of numbers, the range of float images, which are checked; None accepts all floats.
+        short_side: int, pixels of the short side before cropping, such as 256 for a crop of 224. None uses the short
+            side of the crop, so that only the ends of the long side are cropped.
+        value_range: pair of numbers, the valid range of float images; None accepts all floats.
         channel_order: `"rgb"`, or `"bgr"` for networks that take blue, green, red.
 
     Attributes:
@@ -34,7 +34,7 @@ class Preprocessor(HostPreprocessor):
         layers: list of the Keras layers, in order: resizing, cropping, rescaling.
 
     Call: images -> float32 array of shape `(batch, height, width, channels)`; a tensor if the input is a tensor of the
-        backend. The images are one of, or a list of:
+        backend. The images are one or a list of:
 
         - a path or the bytes of an image file. 16-bit, CMYK, palette and transparent images are converted, and images
           are rotated by their EXIF orientation.
@@ -55,7 +55,13 @@ class Preprocessor(HostPreprocessor):
 
     def __init__(self, image_shape, mean=0.0, std=1.0, short_side=None, value_range=(0.0, 1.0), channel_order="rgb"):
         super().__init__(image_shape, mean, std, short_side, value_range, channel_order)
-        self.layers = self._layers()
+        height, width, _ = self.image_shape
+        self.layers = [
+            ShortSideResizing(height, width, self.short_side),
+            keras.layers.CenterCrop(height, width, data_format="channels_last", dtype="float32"),
+            *([ReverseChannels()] if self.channel_order == "bgr" else []),
+            keras.layers.Rescaling(self._scales["uint8"].tolist(), (-self._shift).tolist(), dtype="float32"),
+        ]
 
     @classmethod
     def for_data(cls, data):
@@ -84,10 +90,8 @@ class Preprocessor(HostPreprocessor):
         """Applies `layers` to a tensor of shape (batch, height, width, channels) or (height, width, channels)."""
         images = images if len(images.shape) == 4 else images[None]
         if len(images.shape) != 4 or images.shape[-1] != self.image_shape[-1] or 0 in images.shape:
-            raise ValueError(
-                f"A tensor of images must have shape (batch, height, width, {self.image_shape[-1]}). "
-                f"Received: shape {tuple(images.shape)}."
-            )
+            expected = f"(batch, height, width, {self.image_shape[-1]})"
+            raise ValueError(f"A tensor of images must have shape {expected}. Received: {tuple(images.shape)}.")
         size = images.shape[1:3]
         if None not in size:  # known, also while a graph is traced
             decoding.check_size(size, "the tensor")
@@ -116,14 +120,3 @@ class Preprocessor(HostPreprocessor):
             raise ValueError("An array of floats must be finite. Received: a NaN or an infinity in the tensor.")
         self._check_range(low, high)
         return values * 255
-
-    def _layers(self):
-        height, width, _ = self.image_shape
-        layers = [
-            ShortSideResizing(height, width, self.short_side),
-            keras.layers.CenterCrop(height, width, data_format="channels_last", dtype="float32"),
-            keras.layers.Rescaling(self._scales["uint8"].tolist(), (-self._shift).tolist(), dtype="float32"),
-        ]
-        if self.channel_order == "bgr":
-            layers.insert(2, ReverseChannels())
-        return layers

@@ -53,8 +53,9 @@ def of_pretrained(model, input_shape=None):
         return _of_converter(converter, shape)
     for prefixes, arguments in _APPLICATIONS.items():
         if model.name.lower().startswith(prefixes):
-            if arguments is _INSIDE and not _preprocesses(model):  # built with `include_preprocessing=False`
-                return None
+            own = (keras.layers.Rescaling, keras.layers.Normalization)
+            if arguments is _INSIDE and not any(isinstance(layer, own) for layer in model.layers):
+                return None  # built with `include_preprocessing=False`
             return Preprocessor(shape, **arguments, short_side=crops.short_side(shape[:2]))
     return None
 
@@ -65,7 +66,3 @@ def _of_converter(converter, shape):
     offset = np.broadcast_to(0.0 if converter.offset is None else converter.offset, 3).astype(float)
     std = 1 / (255 * scale)
     return Preprocessor(shape, (-offset * std).tolist(), std.tolist())
-
-
-def _preprocesses(model):
-    return any(isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)) for layer in model.layers)

@@ -1,12 +1,11 @@
-"""A moving average of the weights, evaluated beside the weights themselves: Keras's optimizers keep it."""
+"""The moving average of the weights, which Keras's optimizers keep. It is evaluated in addition to the weights."""
 
 import itertools
 
 import keras
 from keras import ops
 
-# At batch normalisation's momentum of 0.9, nothing of the old statistics is left after so many steps.
-STEPS = 100
+STEPS = 100  # after which nothing of the old statistics remains, with batch normalisation's momentum of 0.9
 
 
 class KeptWeights(keras.callbacks.Callback):
@@ -21,10 +20,10 @@ class KeptWeights(keras.callbacks.Callback):
 
 
 def averaged(model, recipe, data, steps=STEPS):
-    """Returns a copy of a model with its optimizer's moving averages for weights.
+    """Returns a copy of a model with its optimizer's moving averages as weights.
 
-    The statistics of batch normalisation belong to other weights, so they are measured anew on batches of training
-    images, as many as `steps`.
+    The statistics of batch normalisation belong to the original weights, so they are recomputed on `steps` batches of
+    training images.
     """
     copy = recipe.build_model(data)
     copy.set_weights(model.get_weights())
@@ -35,12 +34,7 @@ def averaged(model, recipe, data, steps=STEPS):
 
 
 def refresh_statistics(model, batches):
-    """Passes images through a network in training mode, which changes what layers track and no weights.
-
-    Args:
-        model: Keras model.
-        batches: iterable of (images, labels).
-    """
+    """Passes batches of (images, labels) through a model in training mode, which updates statistics but no weights."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

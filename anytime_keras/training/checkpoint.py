@@ -17,35 +17,34 @@ KEPT = 2
 
 
 class Checkpoints:
-    """The checkpoints of one run, one folder for each finished epoch.
+    """The checkpoints of one run, one subfolder for each finished epoch.
 
     A checkpoint is written to a temporary folder and renamed once it is on disk, so a process that is killed at any
     moment leaves the last checkpoint intact. Reading one verifies the hashes of the weights and of the other state.
-
-    Args:
-        folder: where to keep them.
     """
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
 
     def save(self, model, weighting, epoch, history):
-        """Saves the state after an epoch.
-
-        Args:
-            model: compiled model; its weights and its optimizer's are saved.
-            weighting: `Weighting` or None.
-            epoch: int, the number of epochs done.
-            history: list of dicts, the logs of the epochs done.
+        """Saves a compiled model with its optimizer, a `Weighting` or None, and the logs of the `epoch` epochs done.
 
         Raises:
             OSError: if the disk is full or cannot be written to. Earlier checkpoints stay intact.
         """
-        place, unfinished = self._place(epoch), self.folder / ".unfinished"
+        place, unfinished = self.folder / f"epoch-{epoch:05d}", self.folder / ".unfinished"
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
         try:
-            self._write(unfinished, model, weighting, epoch, history)
+            unfinished.mkdir()
+            weights = unfinished / "training.weights.h5"
+            with room_for(model, weights):
+                model.save_weights(weights)  # with the optimizer's variables, since the model is compiled
+            state = {"epoch": epoch, "weighting": weighting and weighting.get_state(), "history": history}
+            state["sha256"] = _sha256(weights)
+            write(unfinished / "state.json", json.dumps({**state, "own_sha256": _own_sha256(state)}))
+            to_disk(weights)
+            to_disk(unfinished)
             shutil.rmtree(place, ignore_errors=True)
             os.replace(unfinished, place)
             to_disk(self.folder)
@@ -56,34 +55,14 @@ class Checkpoints:
         for old in [other for other in self._all() if other.name <= place.name][:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _write(self, unfinished, model, weighting, epoch, history):
-        unfinished.mkdir()
-        weights = unfinished / "training.weights.h5"
-        with room_for(model, weights):
-            model.save_weights(weights)  # with the optimizer's variables, since the model is compiled
-        state = {
-            "epoch": epoch,
-            "weighting": weighting and weighting.get_state(),
-            "history": history,
-            "sha256": _sha256(weights),
-        }
-        write(unfinished / "state.json", json.dumps({**state, "own_sha256": _own_sha256(state)}))
-        to_disk(weights)
-        to_disk(unfinished)
-
     def epochs(self):
         """Lists the epochs that have a checkpoint."""
         return [int(place.name.removeprefix("epoch-")) for place in self._all()]
 
     def restore(self, model, weighting, latest=None):
-        """Restores the latest intact checkpoint into a compiled model and a weighting.
+        """Restores the latest intact checkpoint, up to epoch `latest`, into a compiled model and a weighting.
 
-        Args:
-            model, weighting: as in `save`.
-            latest: int, the last epoch to consider; None considers all.
-
-        Returns:
-            The number of finished epochs and the list of their logs; 0 and [] if there is no checkpoint.
+        Returns the number of finished epochs and the list of their logs; 0 and [] if there is no checkpoint.
 
         Raises:
             ValueError: if there are checkpoints and all are damaged.
@@ -95,8 +74,7 @@ class Checkpoints:
                 weights = place / "training.weights.h5"
                 if _sha256(weights) != state["sha256"]:
                     raise ValueError("its weights are not those that were saved")
-                # Checkpoints from before the release of version 0.1.0 have no hash of their own.
-                if state.pop("own_sha256", None) not in (None, _own_sha256(state)):
+                if state.pop("own_sha256") != _own_sha256(state):
                     raise ValueError("its state is not the one that was saved")
             except (OSError, ValueError, KeyError) as error:
                 warnings.warn(f"The checkpoint '{place}' is damaged and skipped: {error}.", stacklevel=2)
@@ -112,9 +90,6 @@ class Checkpoints:
                 "Restore an intact one, or remove them to start from the beginning."
             )
         return 0, []
-
-    def _place(self, epoch):
-        return self.folder / f"epoch-{epoch:05d}"
 
     def _all(self):
         return sorted(self.folder.glob("epoch-*"))
@@ -153,8 +128,8 @@ def write(path, text):
 def write_history(path, history):
     """Writes the logs as CSV, one epoch per line."""
     names = list(history[0])
-    rows = [",".join(names), *(",".join(repr(row.get(name, "")) for name in names) for row in history)]
-    write(path, "\n".join(rows) + "\n")
+    rows = [",".join(repr(row.get(name, "")) for name in names) for row in history]
+    write(path, "\n".join([",".join(names), *rows]) + "\n")
 
 
 def to_disk(path):
@@ -176,16 +151,10 @@ def _own_sha256(state):
 
 
 class Checkpointing(keras.callbacks.Callback):
-    """Writes the history after every epoch, and a checkpoint every few epochs and after the last.
+    """Appends each epoch's logs to `history`, writes it to a CSV file, and saves checkpoints.
 
-    Args:
-        checkpoints: `Checkpoints`.
-        weighting: `Weighting` or None.
-        history: list of dicts, to which each epoch's logs are appended.
-        csv: path of the history file.
-        every: int, epochs between checkpoints.
-        seconds: float, the minimum time between checkpoints.
-        writes: bool, False only keeps the history in memory, for processes other than the chief.
+    A checkpoint is saved every few epochs (`every`), at least some `seconds` apart, and after the last epoch. Without
+    `writes`, as in processes other than the chief, no files are written.
     """
 
     def __init__(self, checkpoints, weighting, history, csv, every=1, seconds=0.0, writes=True):
@@ -214,14 +183,7 @@ class Checkpointing(keras.callbacks.Callback):
 
 
 class StopInTime(keras.callbacks.Callback):
-    """Stops training after an epoch if another one as long would exceed the time limit.
-
-    Args:
-        seconds: float, from now.
-
-    Attributes:
-        stopped: bool, whether it stopped the training.
-    """
+    """Stops training after an epoch, and sets `stopped`, if another one as long would end later than in `seconds`."""
 
     def __init__(self, seconds):
         super().__init__()
@@ -253,15 +215,12 @@ class FiniteWeights(keras.callbacks.Callback):
             self._first = batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
-        spoilt = [
-            variable.path
-            for variable in self.model.weights
-            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
-        ]
-        if spoilt:
+        weights = self.model.weights
+        found = [each.path for each in weights if not np.isfinite(keras.ops.convert_to_numpy(each)).all()]
+        if found:
             where = f"epoch {epoch + 1}" + (f", from batch {self._first} on" if self._first else "")
             raise ValueError(
-                f"The training of '{self.model.name}' diverged in {where}: {len(spoilt)} of its "
-                f"{len(self.model.weights)} variables, such as '{spoilt[0]}', have non-finite values. Earlier "
-                "checkpoints are kept. Lower the learning rate, or check the data."
+                f"The training of '{self.model.name}' diverged in {where}: {len(found)} of its {len(weights)} "
+                f"variables, such as '{found[0]}', have non-finite values. Earlier checkpoints are kept. Lower the "
+                "learning rate, or check the data."
             )

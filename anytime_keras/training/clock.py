@@ -1,4 +1,4 @@
-"""Training by the clock: the learning rate, the image size and the end follow the share of the time that is spent."""
+"""Training by the clock: the learning rate, the image size and the end depend on the share of the time that passed."""
 
 import collections
 import statistics
@@ -8,33 +8,28 @@ import keras
 
 from anytime_keras.training import schedules
 
-# Steps from one row of the history to the next; the network can be saved between two rows.
-ROUND_STEPS = 100
-# The clock ends the training, not the number of rounds.
-ROUNDS = 2**31 - 1
-# The learning rate changes when this share of the time has passed since its last change.
-RESOLUTION = 0.002
-# Steps whose median duration is the pace at the beginning.
-STEADY = 5
-# The time that is kept for evaluating and saving, over the time that it is expected to take.
-MARGIN = 1.1
+ROUND_STEPS = 100  # from one row of the history to the next; the network can be saved between two rows
+ROUNDS = 2**31 - 1  # the clock ends the training, not the number of rounds
+RESOLUTION = 0.002  # the share of the time between two changes of the learning rate
+STEADY = 5  # steps whose median duration is the pace at the beginning
+MARGIN = 1.1  # time reserved for evaluating and saving, relative to the time that they are expected to take
 
 
 class Clock:
-    """Measures which share of a training's time is spent.
+    """Measures which share of a run's time has passed.
 
-    Time begins when the clock is made, so that loading data and compiling count. The share grows from `start`, which is
-    called after the first step, since that one compiles.
+    Time begins at `begin`, so loading data and compiling count. The share grows from the call of `start` after the
+    first step, which compiles.
 
     Args:
-        minutes: float, how long everything may take.
-        spent: float, seconds that were spent before the training was resumed.
-        share: float in [0, 1], where it had stopped.
-        begin: float, when the time began, as `now` gives it; None for now.
+        minutes: float, duration of the whole run.
+        spent: float, seconds that had passed before the run was resumed.
+        share: float in [0, 1], the share at which it was resumed.
+        begin: float, the start of the run, as returned by `now`; None for now.
         now: function that returns seconds.
 
     Attributes:
-        reserve: float, seconds kept for what comes after the last step.
+        reserve: float, seconds reserved for evaluating and saving after the last step.
 
     Example:
     >>> seconds = iter([0.0, 10.0, 30.0, 50.0])
@@ -52,15 +47,14 @@ class Clock:
         self._before, self._started = share, None
 
     def start(self):
-        """Starts the time in which the network trains."""
         self._started = self.now()
 
     def left(self):
-        """Returns the seconds that are left to train."""
+        """Returns the seconds that remain for training."""
         return self.end - self.reserve - self.now()
 
     def share(self):
-        """Returns the share of the training's time that is spent, from 0 to 1."""
+        """Returns the share of the training time that has passed, from 0 to 1."""
         if self._started is None:
             return self._before
         whole = self.end - self.reserve - self._started
@@ -71,17 +65,9 @@ class Clock:
 class ClockCallback(keras.callbacks.Callback):
     """Sets the learning rate and the image size by a clock, and stops in time to evaluate and save.
 
-    Each round's logs get the `epochs`, `images` and `steps` so far, the round's `seconds`, the `share` of the time, the
-    `learning_rate` and, where sizes change, the `side`.
-
-    Args:
-        clock: `Clock`.
-        recipe: `Recipe`.
-        data: `DataSet`.
-        rehearse: function that does on one batch what follows the training, and returns the seconds that all of it
-            takes. It is called before the first step.
-        side: `schedules.Side` or None.
-        steps: int, steps that were done before the training was resumed.
+    Adds to each round's logs the `epochs`, `images` and `steps` so far, the round's `seconds`, the `share` of the time,
+    the `learning_rate` and, if sizes change, the `side`. Before the first step it calls `rehearse`, which estimates the
+    seconds that evaluating and saving take. `steps` were done before the run was resumed.
     """
 
     def __init__(self, clock, recipe, data, rehearse, side=None, steps=0):
@@ -122,12 +108,9 @@ class ClockCallback(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs):
-        logs["epochs"] = self.steps / self._epoch_steps
-        logs["images"] = self.steps * self._batch
-        logs["steps"] = self.steps
-        logs["seconds"] = self.clock.now() - self._round_begin
-        logs["share"] = self.clock.share()
-        logs["learning_rate"] = self._rate
+        epochs, seconds = self.steps / self._epoch_steps, self.clock.now() - self._round_begin
+        logs.update(epochs=epochs, images=self.steps * self._batch, steps=self.steps, seconds=seconds)
+        logs.update(share=self.clock.share(), learning_rate=self._rate)
         if self.side is not None:
             logs["side"] = self.side.value
 

@@ -1,4 +1,4 @@
-"""Training the networks of the zoo, one cycle after another: each starts from the weights that the last one gave."""
+"""Trains the networks of the zoo in cycles, each of which starts from the weights of the last one."""
 
 import dataclasses
 import pathlib
@@ -12,19 +12,17 @@ from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.result import Run
 from anytime_keras.zoo import publishing
 
-# Of the published kernels. The manifest's accuracy is measured with the stored weights.
-PRECISION = "float16"
+PRECISION = "float16"  # of the published kernels, with which the manifest's accuracy is measured
 
 
 @dataclasses.dataclass
 class Cycle:
-    """What `train_cycle` gives.
+    """The result of `train_cycle`.
 
     Attributes:
         run: `Run`, with the averaged weights if they are the better ones.
-        before: list of float, the errors on validation images at each exit before the training; None if it started from
-            random weights.
-        after: list of float, the errors after it.
+        before, after: lists of float, the errors on validation images at each exit before and after the training;
+            `before` is None if it started from random weights.
         better: bool, whether the mean error is lower than before and the last exit's is no higher.
         manifest: `Manifest` if the weights were published, else None.
     """
@@ -52,29 +50,29 @@ def train_cycle(
 ):
     """Trains a network of the zoo by the recipe in its manifest, for one cycle.
 
-    A network that has weights starts from them. A cycle that was stopped is resumed from its folder.
+    Training starts from the network's weights if there are any. A cycle that was stopped is resumed from its folder.
 
     Args:
         name: str, one of `ak.zoo.list()`.
         weights: str, the label of the weights, or `"default"`.
-        minutes: float, how long the cycle takes, instead of what the recipe says; None for the recipe's own length.
+        minutes: float, duration of the cycle; None for the recipe's `epochs` or `minutes`.
         folder: where to train; None for `runs/NAME_LABEL/cycle-NUMBER`.
         publish: bool, whether to publish the weights if they are better than those that the cycle started from.
         to: the folder of the zoo to publish to; None for the checkout's.
         data: a folder or file with the images, for `ak.data.load`; None for the data set's name.
-        data_dir: where tensorflow-datasets keeps its data, or `tiny-imagenet-200` lies.
+        data_dir: the directory of tensorflow-datasets' data, or of `tiny-imagenet-200`.
         parts: a folder that `ak.data.pack` wrote, to train on. Test images, which publishing needs, come from `data`
             and `data_dir`.
         changes: dict of the recipe's fields that differ, such as `{"learning_rate": 0.05}`.
-        from_scratch: bool, whether to start from random weights. They are published if they are better than those that
-            are there.
+        from_scratch: bool, whether to start from random weights. The result is published if it is better than the
+            existing weights.
         **options: further arguments of `train`: `engine`, `strategy`, `begin`, `verbose` and so on.
 
     Returns:
         A `Cycle`.
 
     Raises:
-        ValueError: as `train`; if the manifest has no recipe, or the images are of other classes than the network's.
+        ValueError: as `train`; or if the manifest has no recipe, or the images have other classes than the network.
 
     Example:
     >>> import tempfile, anytime_keras as ak
@@ -127,15 +125,14 @@ def _errors(model, data):
 
 def _best(run):
     """Returns the run with the weights that are the best on validation images, and their errors."""
-    found = []
-    for each in [run, *([run.average] if run.average is not None else [])]:
-        measured = each.curve.about["split"] != "test"
-        found.append((each, each.curve.errors if measured else _errors(each.model, each.data)))
+    runs = [run] if run.average is None else [run, run.average]
+    tested = run.curve.about["split"] == "test"
+    found = [(each, _errors(each.model, each.data) if tested else each.curve.errors) for each in runs]
     return min(found, key=lambda pair: sum(pair[1]))
 
 
 def _facts(run, entry):
-    """What a manifest says of a training besides its recipe."""
+    """Returns what a manifest records about a run in addition to its recipe."""
     last = run.history[-1]
     epochs = last.get("epochs", last["epoch"])
     return {
@@ -149,7 +146,7 @@ def _facts(run, entry):
 
 
 class Seconds(keras.callbacks.Callback):
-    """Adds each epoch's seconds to its logs, so that they are kept when a training is resumed."""
+    """Adds each epoch's seconds to its logs, so that they are kept when a run is resumed."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self._begin = time.perf_counter()

@@ -38,14 +38,7 @@ class OneDevice:
         """Changes a compiled model, created in the scope, so that it trains as on one device."""
 
     def fit(self, model, data, plan, callbacks):
-        """Trains a model; returns Keras's `History`.
-
-        Args:
-            model: compiled model, prepared.
-            data: `DataSet`.
-            plan: `Plan`.
-            callbacks: list of Keras callbacks.
-        """
+        """Trains a prepared model on a `DataSet` by a `Plan`; returns Keras's `History`."""
         if keras.backend.backend() == "tensorflow":  # on JAX, Keras itself does so
             make_state(model, data)
         return model.fit(
@@ -70,21 +63,12 @@ class OneDevice:
         """Waits for all processes to finish, so that none mistakes the exit of another for a crash."""
 
     def alone(self, model, build):
-        """Returns the trained model on one device.
-
-        Args:
-            model: the model that was trained.
-            build: function that builds such a model, compiled.
-        """
+        """Returns the trained model on one device; the function `build` returns a new, compiled one."""
         return model
 
 
 class JaxDevices(OneDevice):
-    """Trains on all devices of a JAX process with `keras.distribution.DataParallel`.
-
-    Args:
-        device_mesh: `keras.distribution.DeviceMesh`, or None for all devices.
-    """
+    """Trains on all devices of a JAX process, or of a `device_mesh`, with `keras.distribution.DataParallel`."""
 
     name = "data_parallel"
 
@@ -96,13 +80,10 @@ class JaxDevices(OneDevice):
         return self.distribution.scope()
 
     def prepare(self, model):
-        model.train_step, model.test_step = self._dividing(model.train_step), self._dividing(model.test_step)
+        def dividing(step):
+            return lambda state, batch: step(state, keras.tree.map_structure(self.distribution.divide, batch))
 
-    def _dividing(self, step):
-        def divided(state, batch):
-            return step(state, keras.tree.map_structure(self.distribution.divide, batch))
-
-        return divided
+        model.train_step, model.test_step = dividing(model.train_step), dividing(model.test_step)
 
     def fit(self, model, data, plan, callbacks):
         with self.scope():

@@ -17,7 +17,7 @@ class DistilledLoss(keras.losses.Loss):
     """A classification loss plus the divergence from a teacher: `loss + weight * T^2 * KL`.
 
     KL is the divergence of `softmax(logits / T)` from `softmax(teacher / T)`. The teacher's logits are appended to the
-    labels, in one tensor of shape `(batch, labels + classes)`. With plain labels, it is the loss alone.
+    labels, in one tensor of shape `(batch, labels + classes)`. With plain labels, only the loss is computed.
 
     Args:
         loss: `keras.losses.Loss` on logits; labels are ints or one-hot vectors.
@@ -48,7 +48,7 @@ class DistilledLoss(keras.losses.Loss):
         labels, teacher = y_true[..., :-classes], y_true[..., -classes:]
         theirs = ops.log_softmax(teacher / self.temperature)
         ours = ops.log_softmax(y_pred / self.temperature)
-        divergence = ops.sum(ops.exp(theirs) * (theirs - ours), axis=-1)
+        divergence = ops.sum(ops.exp(theirs) * (theirs - ours), axis=-1)  # (batch,)
         return self.loss.call(labels, y_pred) + self.weight * self.temperature**2 * divergence
 
     def get_config(self):

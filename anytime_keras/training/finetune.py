@@ -14,15 +14,11 @@ from anytime_keras.training.fit import train
 from anytime_keras.training.heads import train_heads
 from anytime_keras.training.recipe import GIVEN, Recipe
 
-# Largest share of the time in which only the heads are trained.
-HEADS_SHARE = 0.25
-# The learning rate of all layers, relative to that of the heads alone.
-WHOLE_RATE = 1 / 3
+HEADS_SHARE = 0.25  # of the time, at most, in which only the heads are trained
+WHOLE_RATE = 1 / 3  # the learning rate of all layers, relative to that of the heads alone
 AUGMENT = ["pad_crop", "flip", "color"]
-# With fewer images, the validation error means nothing.
-LEAST_IMAGES = 10
-# Images that are decoded at once.
-CHUNK = 64
+LEAST_IMAGES = 10  # with fewer, the validation error is meaningless
+CHUNK = 64  # images to decode at once
 
 
 def finetune(
@@ -88,7 +84,18 @@ def finetune(
     if to is not None and any((to / name).exists() for name in ("recipe.json", "model.keras")):
         raise ValueError(f"`to` must not contain a run. Received: '{to}', which does. Choose another folder.")
     name = name or (model if isinstance(model, str) else model.name)
-    recipe = _recipe(name, folder, minutes, validation, batch_size, learning_rate, seed)
+    recipe = Recipe(
+        model={"name": GIVEN, "from": name},
+        data={"data": str(folder), "validation": validation, "test": 0, "augment": AUGMENT},
+        optimizer={"name": "adamw", "weight_decay": 0.01},
+        learning_rate=WHOLE_RATE * learning_rate,
+        schedule={"name": "cosine", "warmup": 0.1},
+        weight_decay=0.0,
+        label_smoothing=0.1,
+        batch_size=batch_size,
+        seed=seed,
+        minutes=minutes,
+    )
     files = image_files(folder)
     model = zoo.load(model) if isinstance(model, str) else model
     if getattr(model, "preprocessor", None) is None:
@@ -108,21 +115,6 @@ def finetune(
     return run
 
 
-def _recipe(name, folder, minutes, validation, batch_size, learning_rate, seed):
-    return Recipe(
-        model={"name": GIVEN, "from": name},
-        data={"data": str(folder), "validation": validation, "test": 0, "augment": AUGMENT},
-        optimizer={"name": "adamw", "weight_decay": 0.01},
-        learning_rate=WHOLE_RATE * learning_rate,
-        schedule={"name": "cosine", "warmup": 0.1},
-        weight_decay=0.0,
-        label_smoothing=0.1,
-        batch_size=batch_size,
-        seed=seed,
-        minutes=minutes,
-    )
-
-
 def image_files(folder):
     """Returns the `Source` of a folder's image files, or raises ValueError if they are too few to train on."""
     if not pathlib.Path(folder).is_dir():
@@ -130,29 +122,20 @@ def image_files(folder):
     source = image_folders.load(folder, image_size=(1, 1))  # files are only listed
     train = source.splits["train"]
     if len(source.class_names) < 2:
-        raise ValueError(f"'{folder}' must contain two classes or more. Received: {source.class_names}.")
+        raise ValueError(f"'{folder}' must contain at least two classes. Received: {source.class_names}.")
     if len(train) < LEAST_IMAGES:
-        raise ValueError(
-            f"Finetuning needs at least {LEAST_IMAGES} images, better 30 of each class. Received: {len(train)} in "
-            f"'{folder}'."
-        )
+        raise ValueError(f"'{folder}' must contain at least {LEAST_IMAGES} images. Received: {len(train)}.")
     counts = np.bincount(train.labels, minlength=len(source.class_names))
     if counts.min() < 2:
         raise ValueError(
-            "Each class needs two images or more, of which one may be held out for validation. Received: "
+            "Each class needs at least two images, because one may be held out for validation. Received: "
             f"{counts.min()} of class '{source.class_names[counts.argmin()]}' in '{folder}'."
         )
     return source
 
 
 def load_images(source, preprocessor, recipe):
-    """Returns the `DataSet` of images, resized and cropped as a network's preprocessor does.
-
-    Args:
-        source: `Source`, see `image_files`.
-        preprocessor: `Preprocessor`.
-        recipe: `Recipe` of `finetune`.
-    """
+    """Returns the `DataSet` of a `Source` of image files, resized and cropped as a network's preprocessor does."""
     raw = Preprocessor.from_config({**preprocessor.get_config(), "mean": 0.0, "std": 1.0})
     arrays = {"class_names": source.class_names}
     for split, examples in source.splits.items():
@@ -160,16 +143,9 @@ def load_images(source, preprocessor, recipe):
         for start in range(0, len(examples), CHUNK):
             images[start : start + CHUNK] = np.rint(255 * raw(examples.paths[start : start + CHUNK]))
         arrays.update({f"x_{split}": images, f"y_{split}": examples.labels})
-    data = data_sets.load(
-        arrays,
-        recipe.batch_size,
-        recipe.data["validation"],
-        recipe.data["test"],
-        recipe.data["augment"],
-        seed=recipe.seed,
-        split_seed=recipe.seed,
-        one_hot=recipe.label_smoothing > 0,
-    )
+    options = {name: recipe.data[name] for name in ("validation", "test", "augment")}
+    options.update(seed=recipe.seed, split_seed=recipe.seed, one_hot=recipe.label_smoothing > 0)
+    data = data_sets.load(arrays, recipe.batch_size, **options)
     data.name = source.name
     data.normalize(preprocessor.mean, preprocessor.std)
     return data

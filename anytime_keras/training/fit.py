@@ -45,10 +45,10 @@ def train(
         verbose: bool, whether to print the recipe, a progress bar and the final table.
         callbacks: additional Keras callbacks.
         tensorboard: bool, whether to write TensorBoard's logs (needs TensorFlow).
-        engine: "fit" trains with Keras's `fit`. "scan" runs each epoch as one compiled program on the device. It needs
-            JAX and data that fits into memory. Its results equal those of `fit` on JAX, to rounding. Callbacks are
-            called for epochs, not for batches. It is meant for accelerators: on a CPU, XLA's convolutions within such a
-            program are many times slower, unless images are tiny.
+        engine: "fit" trains with Keras's `fit`. "scan" runs each epoch as one compiled program on the device, for JAX
+            and data that fits into memory. Results equal those of `fit` on JAX up to rounding. Callbacks are called for
+            epochs, not for batches. It is meant for accelerators: on a CPU, XLA's convolutions within such a program
+            are many times slower, unless images are tiny.
         time_limit: float, seconds after which to stop, at the end of an epoch and with a checkpoint; None for no limit.
             To end with a finished network instead, use `Recipe(minutes=)`.
         checkpoint_every: int, epochs between checkpoints. None saves one each epoch or, with `Recipe(minutes=)`, each
@@ -62,13 +62,13 @@ def train(
         data: `DataSet` to train on; None loads the recipe's.
 
     Returns:
-        A `Run`; without a curve if the time limit stopped it. Its model is on one device.
+        A `Run`, whose model is on one device. Its `curve` is None if the time limit stopped the run.
 
     Raises:
-        ValueError: if the folder holds a run and `resume` is False, or a run of another recipe, or another process
+        ValueError: if the folder contains a run and `resume` is False, or a run of another recipe, or another process
             trains there; if the engine or the strategy does not run on this backend; if an image cannot be decoded (the
             error names it); if weights become non-finite. Checkpoints are kept.
-        ConnectionError: if another process of the run is gone.
+        ConnectionError: if another process of the run has stopped.
 
     Example:
     >>> import anytime_keras as ak
@@ -98,14 +98,11 @@ def train(
         if verbose and training.epoch:
             print(f"resuming after {'epoch' if recipe.minutes is None else 'round'} {training.epoch}")
         result = None
-        if plan.first < plan.end:
-            with crops.corrupt_images_named():
-                if engine == "scan":
-                    seeds = [recipe.seed]
-                    (result,) = scan.fit([training.model], training.data, seeds, plan, [callbacks], verbose)
-                else:
-                    result = place.fit(training.model, training.data, plan, callbacks)
         with crops.corrupt_images_named():
+            if plan.first < plan.end and engine == "scan":
+                (result,) = scan.fit([training.model], training.data, [recipe.seed], plan, [callbacks], verbose)
+            elif plan.first < plan.end:
+                result = place.fit(training.model, training.data, plan, callbacks)
             run = training.finish(result, training.stopped, verbose)
         place.leave()
         return run
@@ -119,16 +116,15 @@ def _check(recipe, callbacks, engine, time_limit, checkpoint_every):
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback) or isinstance(callback, Weighting):
             raise ValueError(
-                "`callbacks` must be Keras callbacks, and no weighting, which the recipe names. "
-                f"Received: {type(callback).__name__}."
+                f"`callbacks` must be Keras callbacks. Received: {type(callback).__name__}. A weighting belongs in the "
+                "recipe."
             )
     check_choice("engine", engine, ENGINES)
     if engine == "scan":
         scan.check_backend()
     if recipe.minutes is not None and time_limit is not None:
         raise ValueError(
-            "A recipe with `minutes` ends by itself. "
-            f"Received: minutes={recipe.minutes}, time_limit={time_limit}. Leave `time_limit` out."
+            f"`time_limit` must be None with a recipe of {recipe.minutes} minutes. Received: time_limit={time_limit}."
         )
     if checkpoint_every is not None:
         check_int("checkpoint_every", checkpoint_every)

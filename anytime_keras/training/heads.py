@@ -9,49 +9,29 @@ from anytime_keras import graph, runtime
 from anytime_keras.models import AnytimeModel
 from anytime_keras.models.heads import DROPOUT
 
-# Of the features in memory.
-MOST_BYTES = 2**30
-# Passes over the training images, each augmented differently, whose features are computed.
-MOST_PASSES = 16
-# Epochs over these features.
-MOST_EPOCHS = 30
-# Steps that are taken even if the time is up, since compiling takes longer than they do.
-LEAST_STEPS = 100
-# Share of the time in which features are computed.
-FEATURES_SHARE = 0.5
+MOST_BYTES = 2**30  # of the features in memory
+MOST_PASSES = 16  # over the training images, each augmented differently, whose features are computed
+MOST_EPOCHS = 30  # over these features
+LEAST_STEPS = 100  # taken even if the time is up, since compiling takes longer than they do
+FEATURES_SHARE = 0.5  # of the time, in which features are computed
 
 
 def train_heads(model, data, seconds, optimizer, loss, verbose=False):
-    """Trains the heads of a network's exits, and leaves all other layers as they are.
+    """Trains the heads of an `AnytimeModel` on a `DataSet`, and leaves all other layers unchanged.
 
     The exits' losses have equal weights: heads share no parameters, so a weighting would only scale learning rates.
 
-    A head consists of the layers whose names are the exit's, or begin with it and an underscore. What they read is
-    computed once for several augmented copies of each training image, and then the heads are trained on that. So this
-    takes much less time than training the network with its other layers frozen.
-
-    Args:
-        model: `AnytimeModel`.
-        data: `DataSet`.
-        seconds: float, the time to take at most, except for a minimum: one pass over the images, if their features fit
-            into memory, and a few steps.
-        optimizer, loss: as for `compile`.
-        verbose: bool, whether to print what was done.
+    A head consists of the layers whose names are the exit's, or begin with it and an underscore. Their inputs are
+    computed once, for several augmented copies of each training image, and the heads are trained on them. This takes
+    much less time than training the network with its other layers frozen. It takes at most `seconds`, except for a
+    minimum: one pass over the images, if their features fit into memory, and a few steps.
     """
     begin = time.monotonic()
     frozen, heads = split(model)
     features, labels = _features(frozen, data, begin + FEATURES_SHARE * seconds)
     heads.compile(optimizer, loss)
     stop = _Stop(begin + seconds)
-    heads.fit(
-        features,
-        labels,
-        batch_size=data.batch_size,
-        epochs=MOST_EPOCHS,
-        callbacks=[stop],
-        verbose=0,
-        shuffle=True,
-    )
+    heads.fit(features, labels, data.batch_size, MOST_EPOCHS, verbose=0, callbacks=[stop], shuffle=True)
     graph.forget(graph.calls(heads.outputs))
     if verbose:
         print(
@@ -74,21 +54,21 @@ class _Stop(keras.callbacks.Callback):
 
 
 def split(model):
-    """Splits a network into the layers before the exits' heads and the heads.
+    """Splits an `AnytimeModel` into the layers before the exits' heads and the heads.
 
-    Args:
-        model: `AnytimeModel`.
-
-    Returns:
-        A model from the network's inputs to a list of features, and an `AnytimeModel` from these to the logits. Both
-        share the network's layers.
+    Returns a model from the network's inputs to a list of features, and an `AnytimeModel` from these to the logits.
+    Both share the network's layers.
     """
     outputs = graph.outputs_by_name(model)
     features, values = [], {}
     made = set()  # ids of the tensors that the heads compute
     for call in graph.calls(list(outputs.values()), model.inputs):
+        name = call.operation.name
+        in_head = any(name == exit or name.startswith(f"{exit}_") for exit in model.exit_names)
+        # An operation must be repeated in training if it has weights or is random.
+        trained = getattr(call.operation, "weights", None) or isinstance(call.operation, DROPOUT)
         reads = any(id(tensor) in made for tensor in call.input_tensors)
-        if not reads and not (_in_head(call, model.exit_names) and _is_trained(call)):
+        if not reads and not (in_head and trained):
             continue
         for tensor in call.input_tensors:
             if id(tensor) not in values:
@@ -100,16 +80,6 @@ def split(model):
         [values[id(tensor)] for tensor in features], {name: values[id(tensor)] for name, tensor in outputs.items()}
     )
     return keras.Model(model.input, features), heads
-
-
-def _in_head(call, exits):
-    name = call.operation.name
-    return any(name == exit or name.startswith(f"{exit}_") for exit in exits)
-
-
-def _is_trained(call):
-    """Returns whether a head's operation must be repeated in training: it has weights, or is random."""
-    return bool(getattr(call.operation, "weights", None)) or isinstance(call.operation, DROPOUT)
 
 
 def _features(frozen, data, deadline):

@@ -12,10 +12,10 @@ from anytime_keras import graph
 class ProgressBar(keras.callbacks.Callback):
     """Shows a bar for each epoch, then prints the loss and the accuracies of the first, middle and last exit.
 
-    In a log file or a notebook it only prints the lines.
+    In a log file or a notebook it prints only the lines.
 
     Args:
-        file: where to write; None is standard output.
+        file: file to write to; None is standard output.
         images: int, training images per epoch; with it, each line includes the speed.
         title: str, printed before each line.
         bar: bool, False only prints lines.
@@ -35,11 +35,10 @@ class ProgressBar(keras.callbacks.Callback):
         self.images, self.title, self.bar, self.minutes = images, title, bar, minutes
         self._steps, self._seconds, self._share = 0, 0.0, 0.0  # since the last line; at it
         self._made_of = file, images, title, bar, minutes
-        self.console = Console(file=file, highlight=False, soft_wrap=True)
+        options = dict(file=file, highlight=False, soft_wrap=True)
+        self.console = Console(**options)
         if self.console.is_jupyter:  # rich would print HTML, and a widget that is not saved with the notebook
-            self.console = Console(
-                file=file, highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=False
-            )
+            self.console = Console(**options, force_jupyter=False, force_terminal=False)
         self._bar = None
 
     def __reduce__(self):
@@ -91,7 +90,8 @@ class ProgressBar(keras.callbacks.Callback):
         parts = [self.title] if self.title else []
         parts += [name, f"loss {logs.get('loss', float('nan')):.3f}"]
         for prefix, title in (("", "train"), ("val_", "validation")):
-            accuracies = [f"{name} {100 * logs[key]:.1f}%" for name, key in self._keys(prefix) if key in logs]
+            keys = {name: f"{prefix}{own}accuracy" for name, own in self.prefixes.items()}
+            accuracies = [f"{name} {100 * logs[key]:.1f}%" for name, key in keys.items() if key in logs]
             if accuracies:
                 parts.append(f"{title} " + " ".join(accuracies))
         if images:
@@ -100,9 +100,6 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._stop()
-
-    def _keys(self, prefix):
-        return [(name, f"{prefix}{own}accuracy") for name, own in self.prefixes.items()]
 
     def _stop(self):
         if self._bar is not None:

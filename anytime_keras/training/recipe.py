@@ -1,4 +1,4 @@
-"""What to train, as plain data that is printed, saved beside the results, and read back."""
+"""Recipes: what to train, as plain data that is saved with the results and can be loaded again."""
 
 import dataclasses
 import inspect
@@ -13,19 +13,18 @@ from anytime_keras._checks import check_choice, check_int, check_number
 from anytime_keras.data import sources
 from anytime_keras.training import distillation, schedules
 
-# The name of a network that is not built from the recipe but passed to `train(model=)`.
-GIVEN = "given"
-# Epochs of the paper (section 5.1); other data sets take CIFAR's.
-EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}
+GIVEN = "given"  # the name of a network that is not built from the recipe but passed to `train(model=)`
+EPOCHS = {"svhn_cropped": 60, "imagenet2012": 90}  # of the paper (section 5.1); other data sets take CIFAR's
+DEFAULT_EPOCHS = 300  # of a recipe with neither epochs nor minutes
 MOST_MINUTES = 60 * 24 * 365
-# Of a recipe that names neither epochs nor minutes.
-DEFAULT_EPOCHS = 300
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
 
 
 @dataclasses.dataclass
 class Recipe:
     """Everything that determines the result of a training run, apart from the code.
+
+    `model`, `data`, `weighting`, `optimizer` and `schedule` may also be just the name.
 
     Attributes:
         model: dict with `name` and the arguments of `anytime_keras.models.build`. The image shape and the number of
@@ -42,8 +41,8 @@ class Recipe:
             loss: half of it times the squared norm (TensorFlow 1's `l2_loss`), outside the weighted sum.
         label_smoothing: float in [0, 1).
         epochs: int, 300 by default; None with `minutes`.
-        minutes: float, the duration of the run, from loading the data to the evaluated and saved network. The schedule
-            follows the fraction of the time that has passed. None with `epochs`.
+        minutes: float, the duration of the run, including loading, evaluating and saving. The schedule follows the
+            fraction of the time that has passed. None with `epochs`.
         batch_size, seed: ints. Batches are those of all devices together.
         sizes: list of [short side in pixels, fraction of the run], in order, such as
             `[[32, 0.5], [48, 0.3], [64, 0.2]]`, to which training images are resized. None trains at the size of the
@@ -53,8 +52,8 @@ class Recipe:
             initializes them randomly.
         precision: Keras's dtype policy.
         steps_per_execution: int, steps per call of TensorFlow's compiled function.
-        ema_momentum: float in [0, 1), of a moving average of the weights, which is evaluated beside the weights
-            themselves (`Run.average`). None for no average.
+        ema_momentum: float in [0, 1), of a moving average of the weights, which is evaluated in addition to the weights
+            (`Run.average`). None for no average.
         distillation: dict with `weight` and `temperature` of the loss with which exits learn from the last one, see
             `anytime_keras.training.distillation`. None for no distillation. AdaLoss uses losses that include it.
         gradient_equilibrium: bool, whether to scale gradients between the stages, see
@@ -100,7 +99,7 @@ class Recipe:
         `validation`.
 
         Args:
-            model, data: as the attributes, or just the name.
+                model, data: as the attributes.
             **changes: attributes that differ.
 
         Example:
@@ -142,11 +141,12 @@ class Recipe:
         self.weighting, self.optimizer = _named(self.weighting, "name"), _named(self.optimizer, "name")
         self.schedule = _named(self.schedule, "name")
         self._check_length()
-        for name, low in (("batch_size", 1), ("steps_per_execution", 1), ("seed", 0)):
+        for name, low in {"batch_size": 1, "steps_per_execution": 1, "seed": 0}.items():
             setattr(self, name, check_int(name, getattr(self, name), low))
         for name, end in dict(learning_rate=2**31, weight_decay=2**31, label_smoothing=1, ema_momentum=1).items():
-            if name != "ema_momentum" or self.ema_momentum is not None:
-                check_number(name, getattr(self, name), f"of 0 or more, below {end}", lambda value: 0 <= value < end)
+            if (number := getattr(self, name)) is not None or name != "ema_momentum":
+                expected = f"of 0 or more, below {end}"
+                setattr(self, name, check_number(name, number, expected, lambda value: 0 <= value < end))
         check_choice("precision", self.precision, PRECISIONS)
         if self.model["name"] != GIVEN:
             models.registry.check_name(self.model["name"])
@@ -155,19 +155,14 @@ class Recipe:
             schedules.check_sizes(self.sizes)
         _check_data(self.data)
         if "learning_rate" in self.optimizer:
-            raise ValueError(
-                "`learning_rate` belongs to the recipe itself, not to its `optimizer`. "
-                f"Received: optimizer={self.optimizer}."
-            )
+            raise ValueError(f"`optimizer` must not contain the recipe's `learning_rate`. Received: {self.optimizer}.")
         self._optimizer(1)
         if self.distillation is not None:
             distillation.distilled_loss(None, self.distillation)
-        if not isinstance(self.gradient_equilibrium, bool):
-            raise ValueError(
-                "`gradient_equilibrium` must be True or False. "
-                f"Received: gradient_equilibrium={self.gradient_equilibrium!r}."
-            )
-        for name, expected in (("last_exit", "an exit's name"), ("init", "a folder or a name of the zoo")):
+        equilibrium = self.gradient_equilibrium
+        if not isinstance(equilibrium, bool):
+            raise ValueError(f"`gradient_equilibrium` must be True or False. Received: {equilibrium!r}.")
+        for name, expected in {"last_exit": "an exit's name", "init": "a folder or a name of the zoo"}.items():
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
                 raise ValueError(f"`{name}` must be None or {expected}. Received: {name}={value!r}.")
@@ -178,20 +173,17 @@ class Recipe:
             self.epochs = DEFAULT_EPOCHS if self.epochs is None else check_int("epochs", self.epochs)
             return
         if self.epochs is not None:
-            raise ValueError(
-                "A training lasts for `epochs` or for `minutes`. "
-                f"Received: epochs={self.epochs}, minutes={self.minutes}. Leave one of them out."
-            )
-        check_number("minutes", self.minutes, f"above 0, {MOST_MINUTES} at most", lambda each: 0 < each <= MOST_MINUTES)
+            raise ValueError(f"Pass `epochs` or `minutes`. Received: epochs={self.epochs}, minutes={self.minutes}.")
+        expected = f"above 0, {MOST_MINUTES} at most"
+        self.minutes = check_number("minutes", self.minutes, expected, lambda each: 0 < each <= MOST_MINUTES)
         if "warmup_epochs" in self.schedule:
             raise ValueError(
-                "With `minutes`, the warm-up is a share of the time: `schedule={'name': 'cosine', 'warmup': 0.05}`. "
-                f"Received: schedule={self.schedule}."
+                f"With `minutes`, `warmup_epochs` is not possible. Received: schedule={self.schedule}. Pass a fraction "
+                "of the time instead, such as `schedule={'name': 'cosine', 'warmup': 0.05}`."
             )
         if isinstance(self.weighting.get("gamma"), (list, tuple)):
             raise ValueError(
-                "A `gamma` that changes needs `epochs`, since it goes by steps. "
-                f"Received: minutes={self.minutes}, weighting={self.weighting}."
+                f"A pair as `gamma` needs `epochs`. Received: minutes={self.minutes}, weighting={self.weighting}."
             )
 
     def to_dict(self):
@@ -206,7 +198,7 @@ class Recipe:
             ValueError: if a field is unknown or a value is not valid.
         """
         if not isinstance(content, dict):
-            raise ValueError(f"A recipe is a dict of its fields. Received: {content!r:.60}.")
+            raise ValueError(f"A recipe must be a dict of its fields. Received: {content!r:.60}.")
         known = [field.name for field in dataclasses.fields(cls)]
         for key in content:
             if key not in known:
@@ -250,12 +242,7 @@ class Recipe:
         return data.load(**self.data, batch_size=self.batch_size, seed=self.seed, one_hot=self.label_smoothing > 0)
 
     def build_model(self, data_set, model=None):
-        """Returns the compiled model for the data set.
-
-        Args:
-            data_set: `DataSet`.
-            model: `AnytimeModel` to compile; None builds the recipe's.
-        """
+        """Returns the compiled `AnytimeModel` for a `DataSet`: the given one, or the recipe's if `model` is None."""
         if model is None:
             model = self._untrained(data_set)
         self._check_fit(model, data_set)
@@ -275,12 +262,8 @@ class Recipe:
         if self.distillation is not None and model.num_exits > 1:
             *students, teacher = model.exit_names
             loss = {**{name: distillation.distilled_loss(loss, self.distillation) for name in students}, teacher: loss}
-        model.compile(
-            self._optimizer(data_set.steps_per_epoch),
-            loss=loss,
-            metrics=["accuracy"],
-            steps_per_execution=self.steps_per_execution,
-        )
+        optimizer = self._optimizer(data_set.steps_per_epoch)
+        model.compile(optimizer, loss, metrics=["accuracy"], steps_per_execution=self.steps_per_execution)
         if self.distillation is not None:
             distillation.teach(model)
         return model
@@ -288,16 +271,11 @@ class Recipe:
     def _untrained(self, data_set):
         if self.model["name"] == GIVEN:
             raise ValueError(
-                f"The recipe's network is given, not built. Received: model={self.model}. Pass it to `train(model=)`."
+                f"The recipe's network must be passed to `train(model=)`. Received: None, with model={self.model}."
             )
-        return models.build(
-            **{
-                "input_shape": data_set.image_shape,
-                "num_classes": data_set.num_classes,
-                "dtype": None if self.precision == "float32" else self.precision,
-                **self.model,
-            }
-        )
+        dtype = None if self.precision == "float32" else self.precision
+        shape = {"input_shape": data_set.image_shape, "num_classes": data_set.num_classes}
+        return models.build(**{**shape, "dtype": dtype, **self.model})
 
     def _check_fit(self, model, data_set):
         """Raises ValueError unless the model fits the data's images and classes."""
@@ -310,12 +288,19 @@ class Recipe:
             )
 
     def rate_at(self, share):
-        """Returns the learning rate when a share of the training, from 0 to 1, is done."""
+        """Returns the learning rate when a share of the run, from 0 to 1, is done."""
         return schedules.rate_at(self.schedule, self.learning_rate, share)
 
     def build_weighting(self):
         """Returns the `Weighting`."""
-        return build_weighting(self.weighting)
+        arguments = dict(self.weighting)
+        name = arguments.pop("name")
+        schemes = {**weighting.SCHEMES, "single_exit": weighting.SingleExit}
+        check_choice("weighting", name, schemes)
+        try:
+            return schemes[name](**arguments)
+        except TypeError as error:
+            raise ValueError(f"`weighting` '{name}' does not take {sorted(arguments)}: {error}.") from error
 
     def _optimizer(self, steps_per_epoch):
         arguments = dict(self.optimizer)
@@ -333,21 +318,18 @@ class Recipe:
 
 
 def _check_data(arguments):
-    known = [name for name in inspect.signature(data.load).parameters if name not in ("batch_size", "seed", "one_hot")]
+    own = ("batch_size", "seed", "one_hot")
+    known = [name for name in inspect.signature(data.load).parameters if name not in own]
     for key in arguments:
-        if key in ("batch_size", "seed", "one_hot"):
-            raise ValueError(f"`{key}` belongs to the recipe itself, not to its `data`. Received: data={arguments}.")
+        if key in own:
+            raise ValueError(f"`data` must not contain the recipe's `{key}`. Received: data={arguments}.")
         if key not in known:
             raise ValueError(f"`data` has no argument `{key}`. {_errors.nearest(key, known)}")
 
 
 def _ending_with(model, last_exit):
     """Returns a network of the layers that the exits up to one need."""
-    if last_exit not in model.exit_names:
-        raise ValueError(
-            f"`last_exit` must be one of the network's exits. Received: last_exit={last_exit!r}. "
-            f"{_errors.nearest(last_exit, model.exit_names)}"
-        )
+    check_choice("last_exit", last_exit, model.exit_names)
     kept = model.exit_names[: model.exit_names.index(last_exit) + 1]
     outputs = {name: model.output[name] for name in kept}
     return models.AnytimeModel(model.input, outputs, name=model.name, dtype=model.dtype_policy)
@@ -368,28 +350,10 @@ class _Decay(keras.regularizers.L2):
         return super().__call__(ops.cast(x, keras.config.floatx()))
 
 
-def build_weighting(config):
-    """Returns the `Weighting` for a name and its arguments.
-
-    >>> build_weighting({"name": "single_exit", "exit": 3}).exit
-    3
-    >>> build_weighting({"name": "adaloss", "gamma": [1.0, 0.05]}).gamma
-    (1.0, 0.05)
-    """
-    arguments = dict(config)
-    name = arguments.pop("name")
-    schemes = {**weighting.SCHEMES, "single_exit": weighting.SingleExit}
-    check_choice("weighting", name, schemes)
-    try:
-        return schemes[name](**arguments)
-    except TypeError as error:
-        raise ValueError(f"`weighting` '{name}' does not take {sorted(arguments)}: {error}.") from error
-
-
 def _named(value, key):
     value = {key: value} if not isinstance(value, dict) else dict(value)
     if key not in value:
-        raise ValueError(f"A recipe's part needs `{key}`. Received: {value}.")
+        raise ValueError(f"This part of a recipe needs `{key}`. Received: {value}.")
     if key == "name" and not isinstance(value[key], str):
-        raise ValueError(f"The `name` of a recipe's part must be a word. Received: {value}.")
+        raise ValueError(f"The `name` in a part of a recipe must be a str. Received: {value}.")
     return value

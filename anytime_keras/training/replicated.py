@@ -13,6 +13,7 @@ import threading
 import zlib
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from anytime_keras import graph
@@ -28,12 +29,7 @@ OWN = {
 
 
 class Replicas(OneDevice):
-    """Trains on the replicas of a `tf.distribute` strategy.
-
-    Args:
-        name: str, the name that `choose` takes.
-        strategy: `tf.distribute.Strategy`.
-    """
+    """Trains on the replicas of a `tf.distribute` strategy."""
 
     def __init__(self, name, strategy):
         self.name, self.strategy = name, strategy
@@ -49,8 +45,7 @@ class Replicas(OneDevice):
     def check(self, recipe):
         if recipe.minutes is not None and self.workers > 1:
             raise ValueError(
-                "Each worker has its own clock, so several workers need a number of `epochs`. "
-                f"Received: strategy='{self.name}' with minutes={recipe.minutes}."
+                f"Several workers, each with a clock, need `epochs`, not `minutes`. Received: minutes={recipe.minutes}."
             )
         for does, arguments in OWN.items() if self.replicas > 1 else ():
             asked = [name for name in arguments if recipe.optimizer.get(name) is not None]
@@ -109,16 +104,12 @@ class Replicas(OneDevice):
         """Sums ints over all replicas of all processes, and waits for them."""
         if self.workers == 1:
             return numbers
-        import tensorflow as tf
-
         with self._together():
             sums = self._adding(tf.constant(numbers, tf.int64))
             return self.strategy.experimental_local_results(sums)[0].numpy()
 
     @functools.cached_property
     def _adding(self):
-        import tensorflow as tf
-
         def add(values):
             values = tf.identity(values)  # on this replica's device
             return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
@@ -128,8 +119,6 @@ class Replicas(OneDevice):
     @contextlib.contextmanager
     def _together(self):
         """Turns TensorFlow's errors about a lost process into one clear `ConnectionError`."""
-        import tensorflow as tf
-
         try:
             yield
         except (
@@ -159,7 +148,8 @@ class Replicas(OneDevice):
             with self.scope():
                 make_state(model, data)
             model.stop_training = False
-            train, test = self._training(model, data, plan), self._validation(model, data, plan)
+            train = self._passes(model, model.train_step, plan.stream(data), parts, plan.steps)
+            test = self._validation(model, data, plan)
             logs = None
             callbacks.on_train_begin()
             for epoch in range(plan.first, plan.end):
@@ -177,17 +167,10 @@ class Replicas(OneDevice):
             callbacks.on_train_end(logs)
         return history
 
-    def _training(self, model, data, plan):
-        def step(batch):
-            model.train_step(batch)
-
-        return self._passes(model, step, plan.stream(data), parts, plan.steps)
-
     def _validation(self, model, data, plan):
         """Validates batch by batch as on one device, since Keras's mean of an exit's losses counts batches."""
         if plan.validation is None:
             return None
-        import tensorflow as tf
 
         def step(batch):
             *batch, there = batch
@@ -198,7 +181,7 @@ class Replicas(OneDevice):
 
             tf.cond(there, test, lambda: False)
 
-        # Each round gives one batch to every replica; in the last round some may get none.
+        # Each round gives one batch to every replica; in the last round, some replicas may get none.
         batches = data.validation.map(lambda *batch: (*batch, True))
         count = data.pipeline("validation").steps
         rounds = -(-count // self.replicas)
@@ -208,15 +191,9 @@ class Replicas(OneDevice):
     def _passes(self, model, step, batches, deal, num_steps):
         """Returns a function that takes `num_steps` steps on all replicas and returns the loss and metrics.
 
-        Each call continues where the last one stopped.
-
-        Args:
-            step: function that computes one batch on one replica.
-            batches: endless `tf.data.Dataset`.
-            deal: function from `batches` and a `tf.distribute.InputContext` to the batches of these replicas.
+        Each call continues where the last one stopped. `step` computes one batch on one replica. `deal` maps the
+        endless `batches` and a `tf.distribute.InputContext` to the batches of this process's replicas.
         """
-        import tensorflow as tf
-
         # With endless data, replicas need not ask each other whether any is left.
         batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         iterator = iter(self.strategy.distribute_datasets_from_function(lambda context: deal(batches, context)))
@@ -290,16 +267,7 @@ def parts(batches, context):
 
     Parts differ by at most one example. Every process prepares whole batches, because augmentation draws random numbers
     for a whole batch.
-
-    Args:
-        batches: `tf.data.Dataset` of (images, labels).
-        context: `tf.distribute.InputContext`.
-
-    Returns:
-        A `tf.data.Dataset`.
     """
-    import tensorflow as tf
-
     total = context.num_replicas_in_sync
     own = total // context.num_input_pipelines
     first = context.input_pipeline_id * own

@@ -22,9 +22,9 @@ class Run:
         weighting: the `Weighting` after the last batch; None for a network with one exit.
         history: list of dicts, the logs of each epoch.
         curve: `Curve` on the test images, or those of validation or training where there are none; None if the time
-            limit stopped the training. With `minutes` or `init`, on the validation images if there are any.
-        before: `Curve` of the weights that the training began with, if the recipe has `init`, else None.
-        average: `Run` of the network with averaged weights, if the recipe has `ema_momentum`, else None.
+            limit stopped the run. With `minutes` or `init`, on the validation images if there are any.
+        before: `Curve` of the initial weights if the recipe has `init`, else None.
+        average: `Run` of the network with averaged weights if the recipe has `ema_momentum`, else None.
 
     Example:
     >>> import anytime_keras as ak
@@ -53,7 +53,7 @@ class Run:
             ValueError: if the time limit stopped the run, so that it has no curve yet.
         """
         if self.curve is None:
-            raise ValueError("A run that its time limit stopped has no results to save yet. Resume it first.")
+            raise ValueError("A run that was stopped by its time limit has no results to save. Resume it first.")
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / ".unfinished.keras"

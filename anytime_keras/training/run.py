@@ -32,36 +32,16 @@ CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60, 0.02
 class Training:
     """The network and the data of a recipe, from the start of a run to its results.
 
-    Args:
-        recipe: `Recipe`.
-        folder: path or None.
-        resume: bool.
-        data: the recipe's `DataSet` if it is already loaded.
-        adapt: function that maps the recipe's `Weighting` to the one used in training.
-        strategy: the result of `choose`; None is one device.
-        begin: float, the start of the recipe's `minutes`, in seconds of `time.monotonic`; None for now.
-        model: `AnytimeModel` to train instead of the recipe's.
-
-    Raises:
-        ValueError: see `train`.
+    Arguments and errors are those of `train`; `strategy` is the result of `choose`, and None one device. The function
+    `adapt` maps the recipe's `Weighting` to the one used in training.
     """
 
-    def __init__(
-        self,
-        recipe,
-        folder=None,
-        resume=False,
-        data=None,
-        adapt=lambda weighting: weighting,
-        strategy=None,
-        begin=None,
-        model=None,
-    ):
+    def __init__(self, recipe, folder=None, resume=False, data=None, adapt=None, strategy=None, begin=None, model=None):
         self.recipe, self.resume = recipe, resume
         self._begin = time.monotonic() if begin is None else begin
-        self.strategy = OneDevice() if strategy is None else strategy
+        self.strategy = strategy or OneDevice()
         self.strategy.check(recipe)
-        self.folder = pathlib.Path(folder) if folder is not None else None
+        self.folder = None if folder is None else pathlib.Path(folder)
         _claim(self.folder, recipe, resume)
         keras.utils.set_random_seed(recipe.seed)
         self.data = recipe.load_data() if data is None else data
@@ -72,7 +52,8 @@ class Training:
             if recipe.init is not None:
                 take_weights(self.model, recipe.init)
             self.strategy.prepare(self.model)
-            weighting = adapt(recipe.build_weighting())
+            weighting = recipe.build_weighting()
+            weighting = weighting if adapt is None else adapt(weighting)
             # Fails if it names an exit that does not exist, before anything is written.
             weighting.build(self.model.exit_names)
             if self.model.num_exits > 1:
@@ -136,9 +117,7 @@ class Training:
             return Plan(data.steps_per_epoch, recipe.epochs, self.epoch, data.validation, (self.epoch,), side)
         last = self.history[-1] if self.history else {"steps": 0, "share": 0.0}
         steps = int(last["steps"])
-        side = None
-        if recipe.sizes is not None:
-            side = schedules.Side(schedules.side_at(recipe.sizes, last["share"]))
+        side = None if recipe.sizes is None else schedules.Side(schedules.side_at(recipe.sizes, last["share"]))
         spent = sum(row["seconds"] for row in self.history)
         ticking = clock.Clock(recipe.minutes, spent, last["share"], self._begin)
         callback = clock.ClockCallback(ticking, recipe, data, self._rehearse, side, steps)
@@ -166,14 +145,14 @@ class Training:
             trial = self.folder / ".trial.keras"
             save = _seconds(lambda: self.model.save(trial))
             trial.unlink()
-            # A checkpoint, which holds the optimizer's variables as well, takes about twice as long.
+            # A checkpoint, which also contains the optimizer's variables, takes about twice as long.
             seconds += (3 if self.recipe.ema_momentum is None else 4) * save
         return seconds
 
     def _split(self):
         """Returns the split to evaluate the trained network on.
 
-        A run by the clock or from given weights may be one of several cycles, so it leaves the test images alone.
+        A run by the clock or from given weights may be one of several cycles, so it does not use the test images.
         """
         cycle = self.recipe.minutes is not None or self.recipe.init is not None
         order = ("validation", "test", "train") if cycle else ("test", "validation", "train")
@@ -227,23 +206,16 @@ class Training:
         """Whether the time limit stopped the run."""
         return self.strategy.any(self._stop is not None and self._stop.stopped)
 
-    def finish(self, result, stopped, verbose, weighting=None):
-        """Evaluates and saves the network.
+    def finish(self, result, stopped, verbose):
+        """Evaluates and saves the network, unless the time limit `stopped` the run, and returns a `Run`.
 
-        Args:
-            result: Keras's `History` of the epochs that this process trained, or None.
-            stopped: bool, whether the time limit stopped the run. Then it is not evaluated or saved.
-            verbose: bool, whether to print the table.
-            weighting: the `Weighting` to return; None for the one used in training.
-
-        Returns:
-            A `Run`.
+        `result` is Keras's `History` of the epochs that this process trained, or None.
         """
         history = self.history
         if self.folder is None:
             history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
         model = self.strategy.alone(self.model, lambda: self.recipe.build_model(self.data))
-        run = Run(self.recipe, model, self.data, weighting or self.weighting, history, None, before=self.before)
+        run = Run(self.recipe, model, self.data, self.weighting, history, None, before=self.before)
         if stopped:
             if verbose:
                 print(f"stopped by the time limit after epoch {len(history)}; resume to continue")
@@ -264,7 +236,7 @@ class Training:
         return run
 
     def _describe_images(self, model):
-        """Gives a trained network what it needs to classify raw images."""
+        """Adds to a trained network what it needs to classify raw images."""
         if model.preprocessor is None:
             model.preprocessor = Preprocessor.for_data(self.data)
         model.class_names = list(self.data.class_names)
@@ -279,25 +251,15 @@ def _seconds(function):
 
 @dataclasses.dataclass
 class Plan:
-    """The steps of a run.
+    """The steps of a run."""
 
-    Attributes:
-        steps: int, batches per row of the history: those of an epoch, or of a round by the clock.
-        end: int, the number of epochs or rounds after which training ends.
-        first: int, the number of epochs or rounds that are done.
-        validation: batches to evaluate after each of them, or None.
-        start: where the stream of batches starts: (epoch,), or (epoch, step, True) for whole batches only.
-        side: function from (epoch, step) to the side of the images, or None.
-        clock: `ClockCallback` or None.
-    """
-
-    steps: int
-    end: int
-    first: int
-    validation: object
-    start: tuple
-    side: object = None
-    clock: object = None
+    steps: int  # batches per row of the history: those of an epoch, or of a round by the clock
+    end: int  # number of epochs or rounds after which training ends
+    first: int  # number of epochs or rounds that are done
+    validation: object  # batches to evaluate after each of them, or None
+    start: tuple  # where the stream of batches starts: (epoch,), or (epoch, step, True) for whole batches only
+    side: object = None  # function from (epoch, step) to the side of the images, or None
+    clock: object = None  # `ClockCallback` or None
 
     def stream(self, data):
         """Returns an endless stream of training batches."""
@@ -305,11 +267,7 @@ class Plan:
 
 
 def take_weights(model, init):
-    """Copies the weights of a trained network of the same shape into a model.
-
-    Args:
-        model: `AnytimeModel`.
-        init: str, see `Recipe`.
+    """Copies the weights of a trained network of the same shape into a model; `init` is as in `Recipe`.
 
     Raises:
         ValueError: if there is no such network, or its weights do not fit.
@@ -336,7 +294,7 @@ def take_weights(model, init):
 
 
 def _claim(folder, recipe, resume):
-    """Raises unless the folder is free or holds a run of the same recipe."""
+    """Raises ValueError unless the folder is empty or contains a run of the same recipe."""
     if folder is None:
         if resume:
             raise ValueError("`resume` needs the `folder` of the run to resume. Received: folder=None.")
@@ -347,11 +305,11 @@ def _claim(folder, recipe, resume):
         return  # the run stopped before its first checkpoint, so nothing is lost
     if not resume:
         raise ValueError(
-            f"'{folder}' already holds a run. Pass `resume=True` to resume it, or choose another folder."
+            f"'{folder}' already contains a run. Pass `resume=True` to resume it, or choose another folder."
         )
     before = Recipe.from_json(saved)
     if trained and before != recipe:
         differing = [name for name, value in before.to_dict().items() if value != recipe.to_dict()[name]]
         raise ValueError(
-            f"'{folder}' holds a run of another recipe: {', '.join(differing)} differ. Choose another folder."
+            f"'{folder}' contains a run of another recipe: {', '.join(differing)} differ. Choose another folder."
         )

@@ -14,6 +14,7 @@ import numpy as np
 
 from anytime_keras.data.augment import StepSeed
 from anytime_keras.data.batches import epoch_order
+from anytime_keras.training.devices import make_state
 from anytime_keras.weighting import Weighting, training_loss
 
 
@@ -21,8 +22,7 @@ def check_backend():
     """Raises ValueError unless Keras runs on JAX."""
     if keras.backend.backend() != "jax":
         raise ValueError(
-            "`engine='scan'` needs Keras's JAX backend. "
-            f"Received: the {keras.backend.backend()} backend. Set KERAS_BACKEND=jax, or choose `engine='fit'`."
+            f"`engine='scan'` needs Keras's JAX backend, KERAS_BACKEND=jax. Received: {keras.backend.backend()}."
         )
 
 
@@ -30,28 +30,22 @@ def check_data(data):
     """Raises ValueError unless the images are in memory."""
     if not data.pipeline("train").examples.in_memory:
         raise ValueError(
-            "`engine='scan'` needs images of one size that fit into memory. "
-            f"Received: '{data.name}', which is read from disk. Choose `engine='fit'`."
+            f"`engine='scan'` needs images that fit into memory. Received: '{data.name}', which is read from disk."
         )
 
 
 class Epochs:
     """Trains and validates one network, or several of the same shape side by side, one epoch per call.
 
-    The first model's graph computes all of them. Between calls, each model's variables hold its state.
+    The first model's graph computes all of them. Between calls, each model's variables contain its state.
 
     Args:
         models: list of compiled models that differ only in the values of their variables.
         data: `DataSet` with its images in memory.
         seeds: list of ints, each model's seed for shuffling and augmentation.
-
-    Raises:
-        ValueError: if Keras does not run on JAX, or the images are not in memory.
     """
 
     def __init__(self, models, data, seeds):
-        check_backend()
-        check_data(data)
         self.models, self.data = list(models), data
         self.seeds = np.array(seeds, "int32")
         self._programs = {}
@@ -59,23 +53,13 @@ class Epochs:
 
     def prepare(self):
         """Creates the variables of metrics and optimizers. Call it before the first epoch."""
-        images, labels = self.data.pipeline("train").finish(*(array[:1] for array in self._images("train")))
         for model in self.models:
-            model.optimizer.build(model.trainable_variables)
-            outputs = keras.tree.map_structure(_zeros, model.output)
-            model.compute_loss(images, labels, outputs, training=False)
-            model.compute_metrics(images, labels, outputs)
-            model.reset_metrics()
+            make_state(model, self.data)
 
     def train(self, batches, side=None):
-        """Trains on the batches of an epoch or a round.
+        """Trains on the batches that `epoch` or `round` returned; `side` is as in `Pipeline.finish`.
 
-        Args:
-            batches: the result of `epoch` or `round`.
-            side: int, the side of the images in pixels, or None to keep their size.
-
-        Returns:
-            A list of dicts, each model's loss and metrics.
+        Returns a list of dicts, each model's loss and metrics.
         """
         return self._run("train", self._train, batches, side)
 
@@ -120,11 +104,9 @@ class Epochs:
             step_seed = StepSeed(seed, epoch, number, chosen) if split == "train" else None
             return step(state, self.data.pipeline(split).finish(images[chosen], labels[chosen], step_seed, side))
 
-        count = len(order)
-        if count:
-            state, _ = jax.lax.scan(
-                lambda state, at: (take(state, *at), None), state, (epochs[:count], steps[:count], order)
-            )
+        if count := len(order):
+            rows = epochs[:count], steps[:count], order
+            state, _ = jax.lax.scan(lambda state, at: (take(state, *at), None), state, rows)
         return take(state, epochs[-1], steps[-1], rest) if len(rest) else state
 
     # === Between the models' variables and the programs ===
@@ -153,7 +135,8 @@ class Epochs:
             )
             return [jax.tree.map(lambda values: values[index], ended) for index in range(len(states))]
 
-        states = [_state(model) for model in self.models]
+        # Four lists of arrays for each model, as Keras's `train_step` takes and returns them.
+        states = [tuple([each.value for each in group] for group in _variables(model)) for model in self.models]
         arguments = (states, *self._images(split), *batches, self.seeds)
         if (compute, side) not in self._programs:
             self._programs[compute, side] = jax.jit(run).lower(*arguments).compile()
@@ -168,12 +151,8 @@ class Epochs:
         return self._resident[split]
 
     def epoch(self, epoch):
-        """Returns the batches of an epoch.
-
-        Returns:
-            Image numbers of shape (models, steps, batch), those of the smaller last batch, of shape (models, rest), and
-            the epoch and the number of each step.
-        """
+        """Returns an epoch's image numbers, shape (models, steps, batch), those of its smaller last batch, shape
+        (models, rest), and the epoch and the number of each step."""
         orders = np.stack([epoch_order(seed, epoch, self.data.sizes["train"]) for seed in self.seeds.tolist()])
         return self._divided(orders, self.data.batch_size, epoch)
 
@@ -210,39 +189,17 @@ def _even(count, most):
     return next((size for size in range(most, most // 8, -1) if count % size == 0), most)
 
 
-def _zeros(output):
-    return keras.ops.zeros((1, *output.shape[1:]), output.dtype)
-
-
-def _state(model):
-    """Returns the state that Keras's `train_step` takes and returns: four lists of arrays."""
-    return tuple([variable.value for variable in group] for group in _variables(model))
-
-
 def _variables(model):
-    return (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
+    own = (model.trainable_variables, model.non_trainable_variables)
+    return (*own, model.optimizer.variables, model.metrics_variables)
 
 
 def fit(models, data, seeds, plan, callbacks=(), verbose=False):
-    """Fits models side by side, as `Model.fit` does for one.
+    """Fits models side by side, as `Model.fit` does for one, and returns a list of Keras's `History`.
 
-    Callbacks are called at the beginning and end of training and of each epoch. When training by the clock, a round of
-    steps is one call of the compiled program, which callbacks see as one batch; otherwise batch hooks are not called.
-    If a callback stops the training of its model, all models stop.
-
-    Args:
-        models, data, seeds: see `Epochs`.
-        plan: `Plan`.
-        callbacks: a list of Keras callbacks for each model.
-        verbose: bool, whether to print the compilation time.
-
-    Returns:
-        A list of Keras's `History`, one for each model.
+    Callbacks, a list for each model, are called at the beginning and end of training and of each epoch. When training
+    by the clock, a round of steps is one call of the compiled program, which callbacks see as one batch; otherwise
+    batch hooks are not called. If a callback stops the training of its model, all models stop.
     """
     program = Epochs(models, data, seeds)
     histories = [keras.callbacks.History() for _ in models]
@@ -265,7 +222,16 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
         for each in lists:
             getattr(each, hook)(*arguments)
 
-    _compile(program, lists, (batches(plan.first), side(plan.first), plan.validation is not None), verbose)
+    program.prepare()
+    for model, each in zip(models, lists):
+        model.stop_training = False
+        for weighting in each.callbacks:
+            if isinstance(weighting, Weighting):
+                weighting.on_train_begin()  # the program contains it
+    start = time.perf_counter()
+    program.compile(batches(plan.first), side(plan.first), plan.validation is not None)
+    if verbose:
+        print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)
     call("on_train_begin")
     for number in range(plan.first, plan.end):
         call("on_epoch_begin", number)
@@ -285,17 +251,3 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
             break
     call("on_train_end")
     return histories
-
-
-def _compile(program, callbacks, arguments, verbose):
-    """Compiles the programs of an epoch for the weightings among the callbacks."""
-    program.prepare()
-    for model, each in zip(program.models, callbacks):
-        model.stop_training = False
-        for callback in each.callbacks:
-            if isinstance(callback, Weighting):
-                callback.on_train_begin()
-    start = time.perf_counter()
-    program.compile(*arguments)
-    if verbose:
-        print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)

@@ -1,4 +1,4 @@
-"""What changes in the course of a training, by the share of it that is done: learning rate and image size."""
+"""The learning rate and the image size, by the share of the run that is done."""
 
 import itertools
 import math
@@ -6,14 +6,14 @@ import math
 import keras
 from keras import ops
 
-from anytime_keras._checks import check_choice
+from anytime_keras._checks import check_choice, check_number
 
 # The arguments of each schedule.
 SCHEDULES = {"step": ("boundaries", "factor"), "cosine": ("warmup_epochs", "warmup"), "constant": ()}
 
 
 def rate_at(schedule: dict, highest: float, share: float) -> float:
-    """Returns the learning rate when a share of the training, from 0 to 1, is done.
+    """Returns the learning rate when a share of the run, from 0 to 1, is done.
 
     >>> [round(rate_at({"name": "cosine", "warmup": 0.2}, 0.1, share), 3) for share in (0.1, 0.2, 0.6, 1.0)]
     [0.05, 0.1, 0.05, 0.0]
@@ -52,7 +52,7 @@ def by_step(schedule: dict, highest: float, epochs: int, steps_per_epoch: int):
 
 
 def side_at(sizes: list, share: float) -> int:
-    """Returns the side of the images, in pixels, when a share of the training is done.
+    """Returns the side of the images, in pixels, when a share of the run is done.
 
     >>> [side_at([[32, 0.5], [48, 0.3], [64, 0.2]], share) for share in (0.0, 0.49, 0.5, 0.9, 1.0)]
     [32, 32, 48, 64, 64]
@@ -62,11 +62,7 @@ def side_at(sizes: list, share: float) -> int:
 
 
 class Side:
-    """The side of the images that a pipeline makes, in pixels. It can be changed while TensorFlow reads the pipeline.
-
-    Args:
-        value: int.
-    """
+    """The side in pixels of a pipeline's images, which can be changed while TensorFlow reads the pipeline."""
 
     def __init__(self, value):
         self._variable = None
@@ -111,15 +107,11 @@ def check_schedule(schedule):
     boundaries = given.get("boundaries", [])
     shares = isinstance(boundaries, (list, tuple)) and all(is_number(b) and 0 < b < 1 for b in boundaries)
     if not shares or list(boundaries) != sorted(boundaries):
-        raise ValueError(f"`boundaries` must be rising shares of all epochs, from 0 to 1. Received: {boundaries!r}.")
+        raise ValueError(f"`boundaries` must be ascending fractions between 0 and 1. Received: {boundaries!r}.")
     for key in ("factor", "warmup_epochs", "warmup"):
-        if key in given and not (is_number(given[key]) and given[key] >= 0):
-            raise ValueError(f"`{key}` must be a number of 0 or more. Received: {key}={given[key]!r}.")
+        check_number(key, given.get(key, 0), "of 0 or more", lambda value: 0 <= value < math.inf)
     if not given.get("warmup", 0) < 1 or {"warmup", "warmup_epochs"} <= set(given):
-        raise ValueError(
-            "A warm-up is `warmup`, a share of the training below 1, or a number of `warmup_epochs`. "
-            f"Received: schedule={schedule}."
-        )
+        raise ValueError(f"Pass `warmup`, a fraction below 1, or `warmup_epochs`. Received: schedule={schedule}.")
 
 
 def check_sizes(sizes):
@@ -131,7 +123,7 @@ def check_sizes(sizes):
     )
     if not pairs or abs(sum(share for _, share in sizes) - 1) > 1e-6:
         raise ValueError(
-            "`sizes` must list sides in pixels with their shares of the training, which sum to 1: "
+            "`sizes` must list sides in pixels with their fractions of the run, which sum to 1: "
             f"[[32, 0.5], [48, 0.3], [64, 0.2]]. Received: sizes={sizes!r}."
         )
 

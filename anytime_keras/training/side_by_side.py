@@ -12,8 +12,7 @@ from anytime_keras.weighting import AdaLossWeighting, AdaptiveWeighting
 
 NEVER = 2**31 - 1
 MAY_DIFFER = ("seed", "weighting")
-# Arguments of AdaLoss that change the program, so they must be equal.
-SHARED = ("final_extra", "mean")
+SHARED = ("final_extra", "mean")  # arguments of AdaLoss that change the program, so they must be equal
 
 
 def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_limit=None, checkpoint_every=1):
@@ -47,64 +46,56 @@ def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_l
     folders = [None] * len(recipes) if folders is None else list(folders)
     _check(recipes, folders)
     adapt = _adapter(recipes)
-    trainings = []
-    for recipe, folder in zip(recipes, folders):
-        data = trainings[0].data if trainings else None
-        trainings.append(Training(recipe, folder, resume, data, adapt))
-    data = trainings[0].data
+    data = recipes[0].load_data()
     scan.check_data(data)
-    latest = _latest(trainings) if resume else None
+    runs = [Training(recipe, folder, resume, data, adapt) for recipe, folder in zip(recipes, folders)]
+    latest = _latest(runs) if resume else None
     try:
-        return _train(trainings, recipes, data, latest, verbose, time_limit, checkpoint_every)
+        return _train(runs, data, latest, verbose, time_limit, checkpoint_every)
     finally:
-        for training in trainings:
-            training.release()
+        for run in runs:
+            run.release()
 
 
-def _train(trainings, recipes, data, latest, verbose, time_limit, checkpoint_every):
+def _train(runs, data, latest, verbose, time_limit, checkpoint_every):
     callbacks = []
-    for training in trainings:
-        name = f"{title(training.recipe)} seed {training.recipe.seed}"
+    for run in runs:
+        name = f"{title(run.recipe)} seed {run.recipe.seed}"
         bar = [ProgressBar(images=data.sizes["train"], title=name, bar=False)] if verbose else []
-        own, plan = training.begin(bar, time_limit, checkpoint_every, latest=latest)
+        own, plan = run.begin(bar, time_limit, checkpoint_every, latest=latest)
         callbacks.append(own)
-    results = [None] * len(trainings)
+    results = [None] * len(runs)
     if plan.first < plan.end:
-        models, seeds = [training.model for training in trainings], [recipe.seed for recipe in recipes]
+        models, seeds = [run.model for run in runs], [run.recipe.seed for run in runs]
         results = scan.fit(models, data, seeds, plan, callbacks, verbose)
-    stopped = any(training.stopped for training in trainings)
-    return [
-        training.finish(result, stopped, verbose, _original(training.weighting))
-        for training, result in zip(trainings, results)
-    ]
+    for run in runs:
+        if isinstance(run.weighting, AnyWeighting):
+            run.weighting = run.weighting.trained()
+    stopped = any(run.stopped for run in runs)
+    return [run.finish(result, stopped, verbose) for run, result in zip(runs, results)]
 
 
 def _check(recipes, folders):
     if not recipes or len(folders) != len(recipes):
         raise ValueError(
-            f"`folders` needs one folder a recipe. Received: {len(recipes)} recipes, {len(folders)} folders."
+            f"`folders` needs one folder per recipe. Received: {len(recipes)} recipes, {len(folders)} folders."
         )
     if recipes[0].minutes is not None:
-        raise ValueError(
-            "Runs side by side need the same number of `epochs`. "
-            f"Received: minutes={recipes[0].minutes}."
-        )
+        raise ValueError(f"Runs side by side need a number of `epochs`. Received: minutes={recipes[0].minutes}.")
     first = recipes[0].to_dict()
     for recipe in recipes[1:]:
-        differing = [
-            name for name, value in recipe.to_dict().items() if value != first[name] and name not in MAY_DIFFER
-        ]
-        if differing:
+        differing = [name for name, value in recipe.to_dict().items() if value != first[name]]
+        if differing := [name for name in differing if name not in MAY_DIFFER]:
             raise ValueError(
-                f"`recipes` side by side may differ in {' and '.join(MAY_DIFFER)} alone. Received: recipes that differ "
-                f"in {', '.join(differing)}. Train them one after the other."
+                f"`recipes` may differ only in {' and '.join(MAY_DIFFER)}. Received: recipes that differ in "
+                f"{', '.join(differing)}. Train them one after the other."
             )
 
 
 def _adapter(recipes):
-    """Returns a function from each recipe's weighting to one that a single program can compute for all."""
+    """Returns a function from each recipe's weighting to one that a single program can compute for all, if needed."""
     if all(recipe.weighting == recipes[0].weighting for recipe in recipes):
-        return lambda weighting: weighting
+        return None
     weightings = [recipe.build_weighting() for recipe in recipes]
     adaptive = [weighting for weighting in weightings if isinstance(weighting, AdaptiveWeighting)]
     shared = {name: getattr(adaptive[0], name, None) if adaptive else None for name in SHARED}
@@ -113,37 +104,29 @@ def _adapter(recipes):
         alike = all(getattr(weighting, name, None) == value for name, value in shared.items())
         if not numbers_alone or not alike or weighting.first_order or weighting.uses_batch_losses:
             raise ValueError(
-                "Different weightings side by side must be static, or AdaLosses of one `final_extra` and one `mean`, "
-                "not that of the batch, with no `first_order` and one number as `gamma`. "
+                "Different weightings side by side must be static, or AdaLoss with the same `final_extra` and `mean` "
+                "(not 'batch'), without `first_order`, and with a number as `gamma`. "
                 f"Received: {[recipe.weighting for recipe in recipes]}. Train them one after the other."
             )
     return lambda weighting: AnyWeighting(weighting, **shared)
 
 
-def _original(weighting):
-    return weighting.trained() if isinstance(weighting, AnyWeighting) else weighting
-
-
-def _latest(trainings):
+def _latest(runs):
     """Returns the last epoch for which every run has a checkpoint, or 0 if no run has one."""
-    epochs = [set(training.checkpoints.epochs()) for training in trainings]
+    epochs = [set(run.checkpoints.epochs()) for run in runs]
     common = set.intersection(*epochs)
     if any(epochs) and not common:
         raise ValueError(
-            "Runs side by side resume from checkpoints of the same epoch, and they have none in common. "
-            f"Received: {[sorted(own) for own in epochs]}. Train them one by one, or remove those that are ahead."
+            "Runs resumed side by side must have a checkpoint of the same epoch. Received: epochs "
+            f"{[sorted(own) for own in epochs]}. Train them one by one."
         )
     return max(common, default=0)
 
 
 class AnyWeighting(AdaLossWeighting):
-    """An AdaLoss whose settings are state, so that one program computes static weightings and AdaLosses alike.
+    """An AdaLoss whose settings are variables, so that one program computes static weightings and AdaLoss alike.
 
-    A static weighting starts with its weights and never updates them.
-
-    Args:
-        original: `Weighting`.
-        final_extra, mean: AdaLoss's, or None for its defaults.
+    If the `original` weighting is static, it starts with its weights and never updates them.
     """
 
     def __init__(self, original, final_extra=None, mean=None):
@@ -177,6 +160,5 @@ class AnyWeighting(AdaLossWeighting):
             super().set_state(state)
 
     def trained(self):
-        """Returns the original weighting with its trained state."""
         self.original.set_state(self.get_state())
         return self.original

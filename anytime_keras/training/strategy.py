@@ -1,10 +1,9 @@
 """The choice of a strategy: one device, or several that share each batch.
 
-One rule holds for every strategy: **several devices train as one would.** The recipe's batch size is the global batch
-size, and the replicas share each batch. The learning rate, its schedule, the steps per epoch, shuffling and
-augmentation do not depend on the number of replicas. Losses, metrics, AdaLoss's averages and weights are equal to
-rounding. To use a larger batch on more devices, change the recipe. Batches need not divide evenly, but on TensorFlow
-each replica needs at least one image of every batch. Tested on CPU devices, not yet on several GPUs or on a TPU.
+**Several devices train as one would.** The recipe's batch size is the global batch size, and the replicas share each
+batch. The learning rate, its schedule, the steps per epoch, shuffling and augmentation do not depend on the number of
+replicas. Losses, metrics and AdaLoss's averages and weights are equal up to rounding. Batches need not divide evenly,
+but on TensorFlow each replica needs an image of every batch. Tested on CPU devices, not on several GPUs or on a TPU.
 
 =============== ========== =====================================================================
 strategy        backend    devices
@@ -16,17 +15,17 @@ tpu             TensorFlow the cores of a TPU
 data_parallel   JAX        all devices of this process, with `keras.distribution.DataParallel`
 =============== ========== =====================================================================
 
-Data. Automatic sharding is off. Each process prepares every global batch from the recipe's seed, and its replicas take
-their parts of it, so each machine prepares all images. In validation, replicas take turns at whole batches.
+Data. Each process prepares every global batch from the recipe's seed, and its replicas take their parts of it, so each
+machine prepares all images. In validation, replicas take turns at whole batches.
 
 Batch normalisation. Under `tf.distribute`, Keras normalises by the statistics of each replica's part, and the moving
-statistics of the replicas diverge. Here the layers are synchronized, so the statistics are those of the global batch,
-as on one device. This costs three small all-reduces per layer and step. On JAX, one program computes the global batch.
+statistics of the replicas diverge. Here the layers are synchronized, so the statistics are those of the global batch.
+This costs three small all-reduces per layer and step. On JAX, one program computes the global batch.
 
 Several processes. The process of rank 0 is the chief. Only the chief writes files, to a folder that all processes can
 read, since all of them resume from its checkpoints. If a process dies, the others stop with a `ConnectionError`: at
-once, or after a missed heartbeat if the process hangs or its machine is gone. Restarted with `resume`, all continue
-after the last checkpoint. TensorFlow waits forever for a process that never starts.
+once, or after a missed heartbeat. Restarted with `resume`, all continue after the last checkpoint. TensorFlow waits
+forever for a process that never starts.
 """
 
 import functools
@@ -38,7 +37,6 @@ import keras
 
 from anytime_keras._checks import check_choice
 from anytime_keras.training.devices import JaxDevices, OneDevice
-from anytime_keras.training.replicated import Replicas
 
 TENSORFLOW = ("mirrored", "multi_worker", "tpu")
 NAMES = ("none", *TENSORFLOW, "data_parallel")
@@ -81,7 +79,7 @@ def choose(strategy="none"):
             ("mirrored", (tf.distribute.MirroredStrategy, tf.distribute.OneDeviceStrategy)),
         ):
             if isinstance(strategy, kind):
-                return Replicas(name, strategy)
+                return _replicas(name, strategy)
     raise ValueError(
         "`strategy` must be a name, or a mirrored, multi-worker, TPU or data-parallel strategy of Keras's backend. "
         f"Received: strategy={strategy!r} on the {backend} backend. Names: {', '.join(NAMES)}."
@@ -100,19 +98,18 @@ def _check_backend(name, backend):
 
 @functools.cache  # a second strategy in one process would reuse the numbers of the first one's collectives
 def _named(name):
-    return {
-        "none": OneDevice,
-        "mirrored": _mirrored,
-        "multi_worker": _multi_worker,
-        "tpu": _tpu,
-        "data_parallel": _data_parallel,
-    }[name]()
+    if name == "mirrored":
+        import tensorflow as tf
+
+        return _replicas(name, tf.distribute.MirroredStrategy())
+    made = {"none": OneDevice, "multi_worker": _multi_worker, "tpu": _tpu, "data_parallel": _data_parallel}
+    return made[name]()
 
 
-def _mirrored():
-    import tensorflow as tf
+def _replicas(name, strategy):
+    from anytime_keras.training.replicated import Replicas  # needs TensorFlow
 
-    return Replicas("mirrored", tf.distribute.MirroredStrategy())
+    return Replicas(name, strategy)
 
 
 def _multi_worker():
@@ -121,7 +118,7 @@ def _multi_worker():
 
     print("waiting for the other workers of TF_CONFIG", file=sys.stderr, flush=True)  # TensorFlow waits silently
     try:
-        return Replicas("multi_worker", tf.distribute.MultiWorkerMirroredStrategy())
+        return _replicas("multi_worker", tf.distribute.MultiWorkerMirroredStrategy())
     except RuntimeError as error:
         raise ValueError(
             "`strategy='multi_worker'` must be chosen before TensorFlow computes anything in this process. "
@@ -160,7 +157,7 @@ def _tpu():
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-        return Replicas("tpu", tf.distribute.TPUStrategy(resolver))
+        return _replicas("tpu", tf.distribute.TPUStrategy(resolver))
     except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
         raise ValueError(
             f"`strategy='tpu'` found no TPU: {error} Run it on a machine with one (its name in TPU_NAME), or choose "
@@ -173,7 +170,7 @@ def _data_parallel():
 
     if jax.process_count() > 1:
         raise ValueError(
-            "`strategy='data_parallel'` trains in one process. "
-            f"Received: {jax.process_count()} of JAX. Start one alone, or train on TensorFlow with 'multi_worker'."
+            f"`strategy='data_parallel'` trains in one process. Received: {jax.process_count()} processes of JAX. "
+            "Start a single one, or use TensorFlow with 'multi_worker'."
         )
     return JaxDevices()

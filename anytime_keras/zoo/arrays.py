@@ -12,8 +12,7 @@ import numpy as np
 
 from anytime_keras._checks import check_choice
 
-# Size of written shards, below the schema's limit for files.
-SHARD_BYTES = 49_000_000
+SHARD_BYTES = 49_000_000  # below the schema's limit for files
 PRECISIONS = ("float32", "float16")
 
 
@@ -25,16 +24,10 @@ def of_model(model):
 def shards(
     arrays: dict[str, np.ndarray], precision: str = "float32", shard_bytes: int = SHARD_BYTES
 ) -> list[bytes]:
-    """Packs arrays into the contents of one or more files.
+    """Packs arrays, by name, into the contents of one or more files of up to `shard_bytes`.
 
-    Args:
-        arrays: dict from names to float arrays.
-        precision: `"float32"`, or `"float16"` to store kernels in float16. Vectors (biases, normalisation) stay
-            float32, because they are small and may exceed float16's range.
-        shard_bytes: int, the maximum size of a file.
-
-    Returns:
-        A list of bytes.
+    With `precision="float16"`, kernels are stored in float16. Vectors (biases, normalisation) stay float32, because
+    they are small and may exceed float16's range.
 
     Raises:
         ValueError: if an array exceeds a file's size, or is not finite in this precision.
@@ -66,15 +59,12 @@ def pack(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def unpack(content: bytes, shapes: dict[str, tuple | None], where: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of an .npz file.
+    """Reads the float32 arrays of an .npz file by name.
 
     Args:
-        content: bytes.
+        content: the file.
         shapes: dict from each allowed name to the array's shape, or None for any shape.
-        where: str, the file's name for error messages.
-
-    Returns:
-        A dict from names to float32 arrays.
+        where: the file's name for error messages.
 
     Raises:
         ValueError: if the file is not such an .npz or contains anything else.
@@ -109,12 +99,7 @@ def _array(content, shape, name):
 
 
 def assign(model, arrays, leave_out=()):
-    """Assigns arrays to a model's variables by name.
-
-    Args:
-        model: built model.
-        arrays: dict from the variables' paths to arrays.
-        leave_out: collection of paths of variables to skip.
+    """Assigns arrays, by path, to a model's variables, except those whose paths are in `leave_out`.
 
     Raises:
         ValueError: if a variable has no array. In this case nothing is assigned.

@@ -25,12 +25,8 @@ def content(url, sha256, size):
     """Returns the content of a file with a known hash, from the cache or the network.
 
     A file is moved into the cache only after it is complete, flushed to disk and verified. If several processes need
-    it, one downloads and the others wait. Partial files of killed processes are removed at the next request.
-
-    Args:
-        url: str.
-        sha256: str, the expected hash, also of a cached file.
-        size: int, the expected length in bytes; a longer download is aborted.
+    it, one downloads and the others wait. Partial files of killed processes are removed at the next request. A download
+    that is longer than `size` bytes is aborted.
 
     Raises:
         OSError: if the file is neither cached nor downloadable, or the cache is not writable.
@@ -42,15 +38,15 @@ def content(url, sha256, size):
         return found  # works with a read-only cache
     with _files.writing(place):
         found = _read(place, size)
-        if found is not None:
-            if is_content(found, sha256, size):
-                return found  # downloaded by another process meanwhile
-            place.unlink()
+        if found is not None and is_content(found, sha256, size):
+            return found  # downloaded by another process meanwhile
+        place.unlink(missing_ok=True)
         found = _download(url, size)
         if not is_content(found, sha256, size):
+            received = f"more than {size}" if len(found) > size else str(len(found))
             raise ValueError(
-                f"'{url}' does not match its manifest. Expected: {size} bytes, sha256 {sha256}. Received: "
-                f"{_amount(found, size)}, sha256 {_files.sha256(found)}. The download was discarded."
+                f"'{url}' does not match its manifest. Expected: {size} bytes, sha256 {sha256}. Received: {received} "
+                f"bytes, sha256 {_files.sha256(found)}. The download was discarded."
             )
         _keep(place, found)
     return found
@@ -128,7 +124,3 @@ def _read_in_time(response, most, expected):
         if time.monotonic() > end and len(found) < expected:
             raise TimeoutError(f"only {len(found)} bytes arrived in {seconds:.0f} s")
     return bytes(found)
-
-
-def _amount(found, size):
-    return f"more than {size} bytes" if len(found) > size else f"{len(found)} bytes"

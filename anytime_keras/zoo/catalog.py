@@ -8,7 +8,6 @@ FILTERS = {
     "data": lambda manifest, entry: entry.content["data"]["name"],
     "weighting": lambda manifest, entry: entry.content["weighting"]["name"],
     "trained": lambda manifest, entry: entry.trained,
-    "loads": lambda manifest, entry: entry.trained and _are_here(entry, find(manifest.name)[1]),
 }
 _added: list[places.Folder | places.Site] = []
 
@@ -58,27 +57,25 @@ def list_names(**filters):
 
 
 def entries(**filters):
-    """Lists the weights in the zoo's manifests that match all filters of `list_names`.
+    """Lists the weights in the zoo's manifests that match all filters of `list_names`, sorted by name.
 
-    Returns:
-        A list of (`Manifest`, `Weights`, whether the files are here or can be downloaded), sorted by name.
+    Each is a tuple of a `Manifest`, its `Weights`, and whether the files are here or can be downloaded.
     """
     for key in filters:
-        if key not in FILTERS:
-            raise ValueError(f"`list` has no condition `{key}`. {_errors.nearest(key, FILTERS)}")
+        if key not in (*FILTERS, "loads"):
+            raise ValueError(f"`list` has no filter `{key}`. {_errors.nearest(key, [*FILTERS, 'loads'])}")
     names, found = set(), []
     for home in _homes():
         for name in set(home.names()) - names:
             names.add(name)
             manifest = home.manifest(name)
             for entry in manifest.weights.values():
-                if all(FILTERS[key](manifest, entry) == value for key, value in filters.items()):
-                    found.append((manifest, entry, _are_here(entry, home)))
+                here = all(places.has_file(file, home) for file in entry.files)
+                values = {key: value_of(manifest, entry) for key, value_of in FILTERS.items()}
+                values["loads"] = entry.trained and here
+                if all(values[key] == value for key, value in filters.items()):
+                    found.append((manifest, entry, here))
     return sorted(found, key=lambda each: (each[0].name, each[1].label != each[0].default, each[1].label))
-
-
-def _are_here(entry, home):
-    return all(places.has_file(file, home) for file in entry.files)
 
 
 def table(found):

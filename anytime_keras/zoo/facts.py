@@ -4,23 +4,21 @@ import dataclasses
 
 from anytime_keras import _errors
 
-# Where a data set comes from and on what terms, as its makers say.
+_CIFAR = ("Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "none stated; asks for citation")
+_IMAGENET_TERMS = "ImageNet's terms: research and education, not commercial"
+# The origin and the licence of data sets, as their makers state them.
 SOURCES = {
     "digits": (
         "Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), UCI Machine Learning Repository, "
         "test part as bundled with scikit-learn, https://doi.org/10.24432/C50P49",
         "CC BY 4.0",
     ),
-    "cifar10": ("Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "none stated; asks for citation"),
-    "cifar100": ("Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "none stated; asks for citation"),
+    **dict.fromkeys(("cifar10", "cifar100"), _CIFAR),
     "tiny_imagenet": (
         "Stanford CS231n, a subset of ImageNet (Deng et al., 2009), http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-        "ImageNet's terms: research and education, not commercial",
+        _IMAGENET_TERMS,
     ),
-    "imagenet2012": (
-        "Russakovsky et al., 2015, https://www.image-net.org",
-        "ImageNet's terms: research and education, not commercial",
-    ),
+    "imagenet2012": ("Russakovsky et al., 2015, https://www.image-net.org", _IMAGENET_TERMS),
 }
 
 

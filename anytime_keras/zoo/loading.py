@@ -55,12 +55,13 @@ def load(name, weights="default", num_classes=None, trainable=True):
     if fresh and trainable is False and weights is not None:
         raise ValueError(
             f"`trainable=False` needs the trained number of classes, {entry.config['num_classes']}. Received: "
-            f"num_classes={num_classes}, which adds untrained layers. Pass `trainable='heads'`, or omit `num_classes`."
+            f"num_classes={num_classes}, which needs untrained layers. Pass `trainable='heads'`, or omit `num_classes`."
         )
     contents = [places.read_file(file, home) for file in entry.files] if weights is not None else []
     model = build(manifest, entry, num_classes)
     if weights is not None:
-        fill(model, entry, contents, leave_out=_linear_paths(model) if fresh else ())
+        last_layers = [model.get_layer(exit) for exit in model.exit_names] if fresh else []
+        fill(model, entry, contents, {variable.path for layer in last_layers for variable in layer.weights})
         model.preprocessor = entry.preprocessor
         if not fresh:
             model.inference, model.class_names = entry.content["inference"], entry.class_names
@@ -69,13 +70,10 @@ def load(name, weights="default", num_classes=None, trainable=True):
 
 
 def build(manifest, entry, num_classes=None):
-    """Builds the untrained network of a manifest's entry and checks it against the entry's parameters and exits.
+    """Builds the untrained network of an entry of a `Manifest`, after checking the entry's parameters and exits.
 
-    Args:
-        manifest, entry: `Manifest` and one of its `weights`.
-        num_classes: int; defaults to the entry's.
+    `num_classes` replaces the entry's number of classes.
     """
-    own = num_classes is None or num_classes == entry.config["num_classes"]
     model = make(manifest.architecture, entry.config, manifest.name)
     names = [exit["name"] for exit in entry.content["exits"]]
     if model.count_params() != entry.content["params"] or model.exit_names != names:
@@ -83,7 +81,7 @@ def build(manifest, entry, num_classes=None):
             f"The manifest of '{manifest.name}' must describe its configuration. Expected: {model.count_params()} "
             f"parameters, exits {model.exit_names}. Received: {entry.content['params']} parameters, exits {names}."
         )
-    if own:
+    if num_classes in (None, entry.config["num_classes"]):
         return model
     return make(manifest.architecture, {**entry.config, "num_classes": num_classes}, manifest.name)
 
@@ -114,11 +112,6 @@ def freeze(model, trainable):
         return
     for layer in model.layers:
         layer.trainable = any(layer.name == exit or layer.name.startswith(f"{exit}_") for exit in model.exit_names)
-
-
-def _linear_paths(model):
-    """Returns the paths of the variables of the exits' last layers."""
-    return {variable.path for exit in model.exit_names for variable in model.get_layer(exit).weights}
 
 
 def _how_to_train(manifest, entry):
@@ -176,15 +169,9 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
 
 
 def data_set(name, weights="default", data=None, data_dir=None, download=True):
-    """Loads the data set of a network of the zoo, with the splits of its training and without augmentation.
+    """Returns the `DataSet` of a network of the zoo, with the splits of its training and without augmentation.
 
-    Args:
-        name, weights: as in `evaluate`.
-        data: another place of the same images, such as an `.npz` file; None uses the data set named in the manifest.
-        data_dir, download: as in `ak.data.load`.
-
-    Returns:
-        An `ak.data.DataSet`.
+    Arguments are those of `evaluate`, but `data` is the path of a file or folder with the same images.
 
     Raises:
         ValueError: if the data set's classes or statistics differ from those of the training.
@@ -200,7 +187,7 @@ def data_set(name, weights="default", data=None, data_dir=None, download=True):
 def holds_out(name, weights, data):
     """Returns whether a data set's validation images were held out when a network of the zoo was trained.
 
-    Another order of the same images holds out others. The training images' mean shows which were held out.
+    If the same images are stored in another order, others are held out. The mean of the training images shows it.
     """
     manifest, _ = catalog.find(name)
     known = manifest.pick(weights).content["data"]

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from anytime_keras import _errors, _tables
+from anytime_keras._checks import check_choice
 from anytime_keras.data import crops, defaults
 from anytime_keras.evaluation import Curve, CurvePoint
 from anytime_keras.models.registry import NETWORKS
@@ -19,15 +20,9 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file in a manifest.
+    """A file in a manifest."""
 
-    Attributes:
-        path: str, a path in the zoo or an https: address.
-        sha256: str, 64 hexadecimal digits.
-        bytes: int.
-    """
-
-    path: str
+    path: str  # in the zoo, or an https: address
     sha256: str
     bytes: int
 
@@ -37,9 +32,9 @@ class Weights:
 
     Attributes:
         label: str, the entry's name.
-        content: dict, as in the manifest, with `config`, `data`, `params`, `exits`, `weighting`, `recipe`, `measured`,
+        content: dict, as in the manifest: `config`, `data`, `params`, `exits`, `weighting`, `recipe`, `measured`,
             `lineage` and so on. The lineage lists the training cycles that produced the weights, with the errors on
-            validation images at each exit `before` and `after`.
+            validation images at each exit `before` and `after` the cycle.
         files: list of `File`, the shards of the weights; empty if the network is untrained.
         golden: `File` or None, an input and its logits at every exit.
 
@@ -101,28 +96,22 @@ class Weights:
         Returns:
             float32 array of the same shape.
         """
-        data, images = self.content["data"], np.asarray(images)
+        data, images, shape = self.content["data"], np.asarray(images), self.content["config"]["input_shape"]
         if data["mean"] is None:
             raise ValueError(f"'{self.label}' has not been trained, so its images' mean and deviation are unknown.")
-        if images.shape[1:] != tuple(self.content["config"]["input_shape"]):
-            raise ValueError(
-                f"`images` must have shape (batch, {', '.join(map(str, self.content['config']['input_shape']))}). "
-                f"Received: shape {images.shape}."
-            )
+        if images.shape[1:] != tuple(shape):
+            expected = ", ".join(map(str, shape))
+            raise ValueError(f"`images` must have shape (batch, {expected}). Received: shape {images.shape}.")
         scaled = images / 255 if images.dtype == np.uint8 else images
         return ((scaled - np.array(data["mean"])) / np.array(data["std"])).astype("float32")
 
     def table(self):
         """Returns the exits' costs and accuracies as a text table."""
-        rows = [
-            [
-                exit["name"],
-                f"{exit['with_all_heads'] / 1e6:,.3f}",
-                f"{exit['params'] / 1e3:,.1f}",
-                "not trained" if exit["accuracy"] is None else f"{100 * exit['accuracy']:.2f}%",
-            ]
-            for exit in self.content["exits"]
-        ]
+        rows = []
+        for exit in self.content["exits"]:
+            accuracy = "not trained" if exit["accuracy"] is None else f"{100 * exit['accuracy']:.2f}%"
+            macs, params = exit["with_all_heads"] / 1e6, exit["params"] / 1e3
+            rows.append([exit["name"], f"{macs:,.3f}", f"{params:,.1f}", accuracy])
         return _tables.table(["exit", "MACs (M)", "params (k)", "accuracy"], rows)
 
 
@@ -161,10 +150,8 @@ class Manifest:
         """Returns the `Weights` with a label."""
         label = self.default if label == "default" else label
         if label not in self.weights:
-            raise ValueError(
-                f"`weights` must be a label of '{self.name}'. Received: weights={label!r}. "
-                f"{_errors.nearest(label, self.weights)}"
-            )
+            known = _errors.nearest(label, self.weights)
+            raise ValueError(f"`weights` must be a label of '{self.name}'. Received: weights={label!r}. {known}")
         return self.weights[label]
 
     def curve(self, label="default"):
@@ -193,21 +180,22 @@ class Manifest:
         lines = [f"{self.name}: {self.content['description']}", f"architecture {self.architecture}"]
         for label, entry in self.weights.items():
             data, lineage, measured = (entry.content[key] for key in ("data", "lineage", "measured"))
-            lines += ["", f"weights '{label}'{' (default)' if label == self.default else ''}"]
-            lines.append(f"  data       {data['name']} ({data['licence']}; {data['source']})")
-            lines.append(f"  input      {tuple(entry.config['input_shape'])}, {entry.config['num_classes']} classes")
-            lines.append(
-                f"  weighting  {' '.join(f'{key}={value}' for key, value in entry.content['weighting'].items())}"
-            )
+            weighting = " ".join(f"{key}={value}" for key, value in entry.content["weighting"].items())
+            lines += [
+                "",
+                f"weights '{label}'{' (default)' if label == self.default else ''}",
+                f"  data       {data['name']} ({data['licence']}; {data['source']})",
+                f"  input      {tuple(entry.config['input_shape'])}, {entry.config['num_classes']} classes",
+                f"  weighting  {weighting}",
+            ]
             for number, cycle in enumerate(lineage, start=1):
                 lines.append(f"  cycle {number}    {_cycle(cycle)}")
                 if cycle["note"]:
                     lines.append(f"  note       {cycle['note']}")
             if entry.trained:
+                size = sum(file.bytes for file in entry.files)
                 lines.append(f"  accuracy   on {measured['images']} {measured['split']} images")
-                lines.append(
-                    f"  files      {sum(file.bytes for file in entry.files):,} bytes, {entry.content['precision']}"
-                )
+                lines.append(f"  files      {size:,} bytes, {entry.content['precision']}")
             else:
                 lines.append(f"  not trained yet: `anytime-keras zoo train {self.name} --weights={label}`")
             lines += [f"  {line}" for line in entry.table().splitlines()]
@@ -233,15 +221,8 @@ def checked(content):
     schema.check(content, schema.MANIFEST, "manifest")
     if content["format"] != FORMAT:
         raise ValueError(f"manifest.format must be {FORMAT}. Received: {content['format']}. Use a later version.")
-    if content["architecture"] not in NETWORKS:
-        raise ValueError(
-            f"manifest.architecture must be a network that `ak.models.build` knows. Received: "
-            f"{content['architecture']!r}. {_errors.nearest(content['architecture'], NETWORKS)}"
-        )
-    if content["default"] not in content["weights"]:
-        raise ValueError(
-            f"manifest.default must be one of {sorted(content['weights'])}. Received: {content['default']!r}."
-        )
+    check_choice("manifest.architecture", content["architecture"], NETWORKS)
+    check_choice("manifest.default", content["default"], content["weights"])
     for label, entry in content["weights"].items():
         where = f"weights.{label}"
         schema.check_name(label, "a label of weights")
@@ -262,27 +243,22 @@ def _check_config(architecture, entry, where):
     for key in config:
         if key not in known:
             raise ValueError(
-                f"{where}.config has no argument of '{architecture}': '{key}'. {_errors.nearest(key, known)}"
+                f"{where}.config: '{architecture}' has no argument '{key}'. {_errors.nearest(key, known)}"
             )
     missing = [key for key in known if key not in config and key not in ("self", "name", "dtype", "kwargs")]
     if missing:
         raise ValueError(f"{where}.config must contain all arguments. Missing: {missing}.")
-    schema.check(config["input_shape"], [int], f"{where}.config.input_shape")
-    if len(config["input_shape"]) != 3 or not all(0 < side <= 2**14 for side in config["input_shape"]):
-        raise ValueError(
-            f"{where}.config.input_shape must be (height, width, channels). Received: {config['input_shape']}."
-        )
+    shape = config["input_shape"]
+    schema.check(shape, [int], f"{where}.config.input_shape")
+    if len(shape) != 3 or not all(0 < side <= 2**14 for side in shape):
+        raise ValueError(f"{where}.config.input_shape must be (height, width, channels). Received: {shape}.")
     for key, value in config.items():
         most = min(entry["params"], math.inf if key == "num_classes" else LARGEST)
-        if key != "input_shape" and _largest(value) > most:
-            raise ValueError(  # checked before building, which could take very long
-                f"{where}.config.{key} must not exceed {most}. Received: {value!r:.60}."
-            )
-    channels, classes = config["input_shape"][2], config["num_classes"]
-    if data["class_names"] is not None and len(data["class_names"]) != classes:
-        raise ValueError(
-            f"{where}.data.class_names must have {classes} names. Received: {len(data['class_names'])} names."
-        )
+        if key != "input_shape" and _largest(value) > most:  # building could take very long
+            raise ValueError(f"{where}.config.{key} must not exceed {most}. Received: {value!r:.60}.")
+    channels, classes, names = config["input_shape"][2], config["num_classes"], data["class_names"]
+    if names is not None and len(names) != classes:
+        raise ValueError(f"{where}.data.class_names must have {classes} names. Received: {len(names)} names.")
     for key in ("mean", "std"):
         if data[key] is not None and (len(data[key]) != channels or (key == "std" and min(data[key]) <= 0)):
             raise ValueError(f"{where}.data.{key} must have {channels} numbers, std above 0. Received: {data[key]}.")

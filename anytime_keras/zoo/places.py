@@ -16,25 +16,26 @@ VARIABLE = "ANYTIME_KERAS_ZOO"
 
 
 class Folder:
-    """A zoo in a directory, with `manifests/NAME.json` and `weights/`.
+    """A zoo in a directory with `manifests/NAME.json` and `weights/`, or a single manifest with the path `lone`."""
 
-    Args:
-        path: path of the directory.
-    """
-
-    def __init__(self, path):
-        self.path = pathlib.Path(path)
+    def __init__(self, path, lone=None):
+        self.path, self.lone = pathlib.Path(path), lone
 
     def __str__(self):
         return str(self.path)
 
     def names(self):
         """Lists the names of the zoo's manifests."""
+        if self.lone:
+            return [self.manifest(None).name]
         return sorted(file.stem for file in self.path.glob("manifests/*.json") if schema.NAME.fullmatch(file.stem))
 
     def manifest(self, name):
         """Reads the manifest of a name."""
-        return read_manifest(self.path / "manifests" / f"{name}.json", name)
+        path = self.lone or self.path / "manifests" / f"{name}.json"
+        with open(path, "rb") as file:
+            manifest = Manifest.parse(file.read(cache.MAX_PAGE_BYTES), path)
+        return manifest if self.lone else _named(manifest, name)
 
     def holds(self, file):
         return (self.path / file.path).exists()
@@ -43,7 +44,7 @@ class Folder:
         """Returns a file's content.
 
         Raises:
-            ValueError: if the file does not match the manifest, or lies outside the directory.
+            ValueError: if the file does not match the manifest, or is outside the directory.
         """
         path = self.path / file.path
         if not path.resolve().is_relative_to(self.path.resolve()):
@@ -64,11 +65,8 @@ class Folder:
 class Site:
     """A zoo at an https: address, with the files of a directory and `index.json` with the manifests' hashes.
 
-    Files are cached, so that they are available offline after the first use.
-
-    Args:
-        url: str, address of the zoo.
-        lone: str or None, address of a single manifest that is not in an index.
+    Files are cached, so that they are available offline after the first use. `lone` is the address of a single manifest
+    that is not in an index, or None.
     """
 
     def __init__(self, url, lone=None):
@@ -115,25 +113,6 @@ class Site:
         return cache.content(self.url + file.path, file.sha256, file.bytes)
 
 
-class LoneFolder(Folder):
-    """A single manifest, with its files in the same directory, or in the zoo if it is in a `manifests/` directory.
-
-    Args:
-        path: path of the manifest.
-    """
-
-    def __init__(self, path):
-        self.file = pathlib.Path(path)
-        folder = self.file.parent
-        super().__init__(folder.parent if folder.name == "manifests" else folder)
-
-    def names(self):
-        return [self.manifest(None).name]
-
-    def manifest(self, name):
-        return read_manifest(self.file, name)
-
-
 @functools.cache
 def site(url, lone=None):
     return Site(url, lone)
@@ -154,14 +133,11 @@ def place(where):
     if text.startswith("file:"):
         text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
     path = _errors.expanded(text, "Pass the zoo's absolute path.")
-    if path.is_file() and path.suffix == ".json":
-        return LoneFolder(path)
+    if path.is_file() and path.suffix == ".json":  # its files are in the zoo or, outside `manifests/`, beside it
+        return Folder(path.parents[1] if path.parent.name == "manifests" else path.parent, lone=path)
     if (path / "manifests").is_dir():
         return Folder(path)
-    raise ValueError(
-        f"There is no zoo at '{where}'. Expected: a directory with `manifests/`, a manifest (.json), or the https: "
-        f"address of one of these."
-    )
+    raise ValueError(f"'{where}' must be a directory with `manifests/`, a manifest (.json), or the address of one.")
 
 
 def check_url(url):
@@ -189,26 +165,21 @@ def from_environment():
 
 
 def read_file(file, home):
-    """Returns the verified content of a file in a manifest.
+    """Returns the verified content of a `File` in a manifest of the zoo `home`.
 
-    Args:
-        file: `File`.
-        home: the zoo of the manifest. If it lacks the file, as an installed package lacks all large files, the file is
-            read from the zoo at `ANYTIME_KERAS_ZOO`.
+    If the zoo lacks the file, as an installed package lacks all large files, it is read from `ANYTIME_KERAS_ZOO`.
     """
     if schema.is_url(file.path):
         if not file.path.startswith("https://") and _origin(file.path) != _origin(str(home)):
-            raise ValueError(
-                f"A manifest's files must be in its zoo or at https: addresses. Received: '{file.path}'."
-            )
+            raise ValueError(f"A manifest's files must be in its zoo or at https: addresses. Received: '{file.path}'.")
         return cache.content(file.path, file.sha256, file.bytes)
     if home.holds(file):
         return home.read(file)
     other = from_environment()
     if other is None or not other.holds(file):
         raise FileNotFoundError(
-            f"'{home}' does not contain '{file.path}'. Set {VARIABLE} to a zoo that does: the directory `zoo` of a "
-            f"checkout, or its https: address."
+            f"'{home}' does not contain '{file.path}'. Set {VARIABLE} to the directory `zoo` of a checkout, or to its "
+            "https: address."
         )
     return other.read(file)
 
@@ -226,13 +197,7 @@ def _origin(url):
     return parts.scheme, parts.hostname, parts.port
 
 
-def read_manifest(path, name):
-    """Reads a manifest, which must have the given name; None allows any."""
-    with open(path, "rb") as file:
-        return _named(Manifest.parse(file.read(cache.MAX_PAGE_BYTES), path), name)
-
-
 def _named(manifest, name):
-    if name is not None and manifest.name != name:
+    if manifest.name != name:
         raise ValueError(f"The manifest of '{name}' must have this name. Received: '{manifest.name}'.")
     return manifest

@@ -14,8 +14,7 @@ from anytime_keras.zoo.loading import make
 from anytime_keras.zoo.manifest import FORMAT, Manifest
 from anytime_keras.zoo.reported import Reported
 
-# Weights up to this size are in `weights/` and in the wheel; larger ones are in `weights/large/`.
-SMALL_BYTES = 3_000_000
+SMALL_BYTES = 3_000_000  # of weights in `weights/` and in the wheel; larger ones are in `weights/large/`
 PAPER = "https://arxiv.org/abs/1708.06832"
 
 
@@ -35,7 +34,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
             of the existing weights continues; otherwise a new one starts.
         folder: directory of the zoo; defaults to the checkout's.
         label: str, the label of the weights; defaults to the data set's name. It also replaces a data set's name that
-            is not plain, such as a path.
+            is a path.
         precision: `"float32"`, or `"float16"` to store kernels in half the bytes.
         **facts: `description`, `reference` (an address), `licence` of the weights, `source` and `data_licence` of the
             data, the `epochs`, `images` and `minutes` of the training, `seed`, `machine` of the training (None for this
@@ -71,10 +70,9 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
     entry = content["weights"][label]
     shards = arrays.shards(arrays.of_model(model), precision)
     stored = make(content["architecture"], entry["config"], name)
-    found = {}
-    for shard in shards:
-        found.update(arrays.unpack(shard, {variable.path: variable.shape for variable in stored.weights}, name))
-    arrays.assign(stored, found)
+    shapes = {variable.path: variable.shape for variable in stored.weights}
+    unpacked = [arrays.unpack(shard, shapes, name) for shard in shards]
+    arrays.assign(stored, {path: array for part in unpacked for path, array in part.items()})
     with runtime.full_precision():
         reported = isinstance(data, Reported)
         golden_pair = data.fill(entry, model, stored) if reported else _measure(stored, data, entry)
@@ -129,20 +127,14 @@ def _check_better(name, label, facts):
 
 def _cycle(recipe, facts):
     """Returns the lineage's entry for a training cycle."""
-    epochs = facts.epochs
-    if epochs is None:
-        epochs = recipe.epochs if recipe is not None and recipe.epochs is not None else 0
+    epochs = facts.epochs if facts.epochs is not None else getattr(recipe, "epochs", None) or 0
     return {
         "recipe": _recipe_dict(recipe),
         "seed": recipe.seed if recipe is not None else facts.seed,
         "epochs": epochs,
-        "images": facts.images,
-        "minutes": facts.minutes,
         "commit": runtime.commit(),
         "machine": facts.machine or runtime.machine(),
-        "note": facts.note,
-        "before": facts.before,
-        "after": facts.after,
+        **{name: getattr(facts, name) for name in ("images", "minutes", "note", "before", "after")},
     }
 
 
@@ -222,10 +214,7 @@ def open_zoo(folder, name, label):
 def check_whole(recipe):
     """Raises ValueError if a recipe trains only a part of a network, because the zoo's networks are complete."""
     if recipe is not None and recipe.last_exit is not None:
-        raise ValueError(
-            "A zoo's networks must have all exits. "
-            f"Received: a recipe with last_exit={recipe.last_exit!r}. Omit it, or build a smaller network."
-        )
+        raise ValueError(f"A zoo's networks must have all exits. Received: last_exit={recipe.last_exit!r}.")
 
 
 def _begin(model, name, label, data_name, before, recipe, facts):
@@ -274,7 +263,7 @@ def _architecture(model, recipe):
     own = [name for name, (family, _) in NETWORKS.items() if family is type(model)]
     if not own:
         raise ValueError(
-            f"Only the families of `ak.models.build` can be published, because loading must not run other code. "
+            "Only networks of `ak.models.build` can be published, because loading must not run other code. "
             f"Received: {type(model).__name__}. Save other models with `model.save('model.keras')`."
         )
     if recipe is not None and recipe.model["name"] in own:
@@ -285,9 +274,8 @@ def _architecture(model, recipe):
 
 
 def _config(model):
-    return _plain(
-        {key: value for key, value in model.get_config().items() if key not in ("name", "trainable", "dtype")}
-    )
+    config = model.get_config().items()
+    return _plain({key: value for key, value in config if key not in ("name", "trainable", "dtype")})
 
 
 def _plain(value):
@@ -312,12 +300,8 @@ def _measure(model, data, entry):
         exit.update(accuracy=1 - point.error, loss=point.loss)
     described = data.describe()
     entry["data"].update({key: described[key] for key in ("class_names", "mean", "std", "sizes", "split_seed")})
-    entry["measured"] = {
-        "split": split,
-        "images": curve.about["images"],
-        "split_seed": data.split_seed,
-        "machine": curve.about["machine"],
-    }
+    entry["measured"] = {"split": split, "split_seed": data.split_seed}
+    entry["measured"].update((key, curve.about[key]) for key in ("images", "machine"))
     x = runtime.finish(next(batches(images))[0])[:1]
     return {"input": x, **runtime.finish(model(x, training=False))}
 
@@ -329,15 +313,15 @@ def _file(path, content):
 def _write(zoo, content, files):
     """Writes files, then the manifest that refers to them, then the index. Removes written files on failure."""
     manifest = Manifest(_plain(content))
+    files = {zoo.path / path: file for path, file in files.items()}
     for path, file in files.items():
-        if (zoo.path / path).exists() and (zoo.path / path).read_bytes() != file:
-            raise ValueError(f"'{zoo.path / path}' exists already with other content. Choose another name.")
+        if path.exists() and path.read_bytes() != file:
+            raise ValueError(f"'{path}' exists already with other content. Choose another name.")
     written = []
     try:
         for path, file in files.items():
-            place = zoo.path / path
-            _put(place, file)
-            written.append(place)
+            _put(path, file)
+            written.append(path)
         _put(zoo.path / "manifests" / f"{manifest.name}.json", manifest.to_json().encode())
     except BaseException:
         for path in written:

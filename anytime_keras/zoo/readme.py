@@ -48,11 +48,7 @@ def _row(name, entry):
 
 
 def put_into(text):
-    """Returns a README's text with the table between its two markers replaced.
-
-    Raises:
-        ValueError: if the markers are missing.
-    """
+    """Returns a README's text with the table between its two markers replaced; raises ValueError without markers."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

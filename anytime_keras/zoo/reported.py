@@ -11,15 +11,15 @@ from anytime_keras import runtime
 class Reported:
     """Accuracies that others measured and reported. `publish` takes them in place of a data set.
 
-    So a network with weights of others, such as one of `ak.models.from_pytorch`, gets a manifest without the data that
-    it was trained on. `ak.zoo.evaluate` measures it again for those who have the data. The model needs its
-    `preprocessor` and `class_names`.
+    It is for networks with weights of others, such as those of `ak.models.from_pytorch`, whose training data is not at
+    hand. `ak.zoo.evaluate` measures such a network again for those who have the data. The model needs a `preprocessor`
+    and `class_names`.
 
     Attributes:
         name: str, the data set's name, such as `"imagenet2012"`.
         accuracies: list of float from 0 to 1, one per exit, earliest first.
         images: int, the number of images that they were measured on.
-        reference: str, the paper or address that reports them. The manifest repeats it.
+        reference: str, the paper or address that reports them, recorded in the manifest.
         split: str, the data set's split, `"test"` or `"validation"`. ImageNet's validation images are `"test"` here.
 
     Example, with a checkpoint of [L2W-DEN](https://github.com/LeapLabTHU/L2W-DEN), a list `names` of the classes and a
@@ -49,8 +49,7 @@ class Reported:
         accuracies = list(self.accuracies)
         if len(accuracies) != model.num_exits or not all(0 <= accuracy <= 1 for accuracy in accuracies):
             raise ValueError(
-                f"`accuracies` must be {model.num_exits} numbers from 0 to 1, one for each exit of '{model.name}'. "
-                f"Received: {accuracies}."
+                f"`accuracies` must be {model.num_exits} numbers from 0 to 1, one per exit. Received: {accuracies}."
             )
 
     def fill(self, entry, model, stored):
@@ -65,11 +64,7 @@ class Reported:
             sizes={self.split: self.images},
             split_seed=0,
         )
-        entry["measured"] = {
-            "split": self.split,
-            "images": self.images,
-            "split_seed": 0,
-            "machine": {"reported": self.reference},
-        }
+        machine = {"reported": self.reference}
+        entry["measured"] = {"split": self.split, "images": self.images, "split_seed": 0, "machine": machine}
         x = preprocessor(np.random.default_rng(0).integers(0, 256, preprocessor.image_shape, "uint8"))
         return {"input": x, **runtime.finish(stored(x, training=False))}

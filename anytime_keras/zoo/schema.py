@@ -15,26 +15,13 @@ MAX_FILE_BYTES = 50_000_000
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class Optional:
-    """A field that may be null."""
-
-    def __init__(self, kind):
-        self.kind = kind
-
-
 def check(value, kind, where):
-    """Raises ValueError unless `value` is of a kind.
+    """Raises ValueError unless a part of a manifest is of a kind; `where` is its location for error messages.
 
-    Args:
-        value: part of a manifest, as parsed by `json`.
-        kind: a type; an `Optional`; a dict from each field's name to its kind (all fields are required and no others
-            are allowed); a list with the kind of all its elements; or a function that raises or returns nothing.
-        where: str, the location in the manifest, for error messages.
+    A kind is a type; a dict from each field's name to its kind (all fields are required and no others are allowed); a
+    list with the kind of all its elements; or a function that raises or returns nothing.
     """
-    if isinstance(kind, Optional):
-        if value is not None:
-            check(value, kind.kind, where)
-    elif isinstance(kind, dict):
+    if isinstance(kind, dict):
         check(value, dict, where)
         for key in value:
             if key not in kind:
@@ -53,6 +40,11 @@ def check(value, kind, where):
             raise ValueError(f"{where} must be of type {kind.__name__}. Received: {value!r:.100}.")
     else:
         kind(value, where)
+
+
+def _optional(kind):
+    """Returns the kind of a field that may be null."""
+    return lambda value, where: None if value is None else check(value, kind, where)
 
 
 def _matches(pattern, what):
@@ -117,7 +109,7 @@ def _named(value, where):
 _count = _in_range(int, 0, 2**53, "0 or more")
 _share = _in_range(float, 0, 1, "from 0 to 1")
 _positive = _in_range(float, 0, 1e12, "a number of 0 or more")
-_name = _matches(NAME, "a name of lowercase letters, digits and underscores")
+check_name = _matches(NAME, "a name of lowercase letters, digits and underscores")
 
 FILE = {
     "path": _file_path,
@@ -126,21 +118,18 @@ FILE = {
 }
 EXIT = {
     "name": str,
-    "backbone": _count,
-    "with_head": _count,
-    "with_all_heads": _count,
-    "params": _count,
-    "accuracy": Optional(_share),
-    "loss": Optional(_positive),
+    **dict.fromkeys(("backbone", "with_head", "with_all_heads", "params"), _count),
+    "accuracy": _optional(_share),
+    "loss": _optional(_positive),
 }
 DATA = {
     "name": _matches(DATA_NAME, "a data set's name"),
     "source": str,
     "licence": str,
-    "class_names": Optional([str]),
-    "mean": Optional(_statistics),
-    "std": Optional(_statistics),
-    "sizes": Optional(dict),
+    "class_names": _optional([str]),
+    "mean": _optional(_statistics),
+    "std": _optional(_statistics),
+    "sizes": _optional(dict),
     "split_seed": _count,
 }
 MEASURED = {"split": str, "images": _in_range(int, 1, 2**53, "1 or more"), "split_seed": _count, "machine": dict}
@@ -148,13 +137,11 @@ CYCLE = {
     "recipe": dict,
     "seed": _count,
     "epochs": _positive,
-    "images": Optional(_count),
-    "minutes": Optional(_positive),
-    "commit": Optional(str),
+    "images": _optional(_count),
+    "minutes": _optional(_positive),
     "machine": dict,
-    "note": Optional(str),
-    "before": Optional([_share]),
-    "after": Optional([_share]),
+    **dict.fromkeys(("commit", "note"), _optional(str)),
+    **dict.fromkeys(("before", "after"), _optional([_share])),
 }
 ENTRY = {
     "config": _config,
@@ -162,26 +149,19 @@ ENTRY = {
     "params": _count,
     "exits": [EXIT],
     "weighting": _named,
-    "recipe": Optional(dict),
+    "recipe": _optional(dict),
     "licence": str,
     "files": [FILE],
-    "precision": Optional(_matches(re.compile("float32|float16"), "float32 or float16")),
-    "golden": Optional(FILE),
-    "measured": Optional(MEASURED),
+    "precision": _optional(_matches(re.compile("float32|float16"), "float32 or float16")),
+    "golden": _optional(FILE),
+    "measured": _optional(MEASURED),
     "lineage": [CYCLE],
-    "inference": Optional(dict),
+    "inference": _optional(dict),
 }
 MANIFEST = {
     "format": int,
-    "name": _name,
-    "description": str,
-    "reference": str,
-    "architecture": str,
-    "default": _name,
+    **dict.fromkeys(("name", "default"), check_name),
+    **dict.fromkeys(("description", "reference", "architecture"), str),
     "weights": dict,
 }
 INDEX = {"format": int, "manifests": dict}
-
-
-def check_name(value, where):
-    _name(value, where)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -197,6 +198,24 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, message, tmp_
         run(*arguments)
     assert str(error.value).startswith("anytime-keras") and "Traceback" not in str(error.value)
     assert not list(tmp_path.rglob("*")), "something was written before the error"
+
+
+def test_resume_compares_the_flags_with_the_recipe_of_the_run(tmp_path, monkeypatch):
+    recipe = Recipe.modern({"name": "resann", "num_units": 1, "channels": 4}, "digits", epochs=2)
+    recipe.to_json(tmp_path / "recipe.json")
+    recipes, done = [], types.SimpleNamespace(curve=None)
+    monkeypatch.setattr(ak.training, "train", lambda recipe, folder, **options: recipes.append(recipe) or done)
+    resume = ["train", "--resume", f"--folder={tmp_path}"]
+    again = ["--num_units=1", "--channels=4", "--epochs=2"]
+    run(*resume)
+    run(*resume, *again)
+    run(*resume, *again, "--recipe=modern")
+    assert recipes == [recipe] * 3
+    with pytest.raises(SystemExit, match="different recipe: .*schedule.* differ"):
+        run(*resume, *again, "--recipe=paper")
+    with pytest.raises(SystemExit, match="different recipe: epochs differ"):
+        run(*resume, f"--recipe_file={tmp_path / 'recipe.json'}", "--epochs=3")
+    assert len(recipes) == 3
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
-from anytime_keras.data import augment, keras_cv_steps
+from anytime_keras.data import augment
 from tests.conftest import BACKEND
 
 IMAGES = np.random.default_rng(0).uniform(0, 1, (16, 16, 16, 3)).astype("float32")
 LABELS = np.eye(16, dtype="float32")
 NUMBERS = np.arange(16, dtype="int32")
-STEPS = [step for step in augment.STEPS if step not in keras_cv_steps.STEPS]
+STEPS = [step for step in augment.STEPS if step not in augment.KERAS_CV]
 
 
 def uncompiled(*steps):
@@ -241,7 +241,7 @@ def test_mixing_steps_make_labels_one_hot_and_choose_the_loss():
 @pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("step", keras_cv_steps.STEPS)
+@pytest.mark.parametrize("step", augment.KERAS_CV)
 def test_steps_of_keras_cv_follow_from_the_seed_alone_and_treat_each_image_on_its_own(step):
     pytest.importorskip("keras_cv")
     import tensorflow as tf
@@ -286,12 +286,14 @@ def test_steps_of_keras_cv_need_no_global_generator_as_with_deterministic_operat
 
     monkeypatch.setattr(tf.random, "get_global_generator", get)
     monkeypatch.setattr(tf.random, "set_global_generator", made.append)
-    assert keras_cv_steps.step("keras_cv_aug_mix") and made
+    assert augment.compose(["keras_cv_aug_mix"]) and made
 
 
 @pytest.mark.tensorflow
 def test_without_keras_cv_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
+    monkeypatch.delitem(sys.modules, "anytime_keras.data.keras_cv_steps", raising=False)
+    monkeypatch.delattr(ak.data, "keras_cv_steps", raising=False)
     with pytest.raises(ValueError, match=r"'keras_cv_aug_mix'.*pip install '\.\[cv\]'"):
         ak.data.load("digits", augment="keras_cv_aug_mix")
 

@@ -227,8 +227,8 @@ def test_jfif_is_jpeg(tmp_path):
 @pytest.mark.parametrize(
     "file, message",
     [
-        ("dog/more/1.png", "class 'dog' must lie in '.*dog' itself. Received: 1 in folders within it.*'more/1.png'"),
-        ("eel/1.heic", "Class 'eel' holds no images: '.*eel' has .heic. Known file types: .png"),
+        ("dog/more/1.png", "class 'dog' must be in '.*dog' itself. Received: 1 in folders within it.*'more/1.png'"),
+        ("eel/1.heic", "Class 'eel' contains no images: '.*eel' contains .heic. Known file types: .png"),
     ],
 )
 def test_a_class_whose_images_would_be_left_out_is_named(tmp_path, split, file, message):
@@ -247,7 +247,7 @@ def test_a_class_without_an_image_that_can_be_decoded_is_named(tmp_path):
     write_folder(tmp_path, *coloured(24))
     for path in (tmp_path / "dog").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(ValueError, match="Class 'dog' holds no training image that .* such as '.*dog/0001.png'"):
+    with pytest.raises(ValueError, match="No training image of class 'dog' .* Received: '.*dog/0001.png'"):
         ak.data.load(tmp_path, skip_corrupt=True)
 
 
@@ -266,7 +266,7 @@ def test_a_data_set_that_was_read_can_be_copied(copy_of):
 def test_files_that_are_left_out_are_told(tmp_path, file):
     write_folder(tmp_path, *coloured(24))
     (tmp_path / file).write_bytes(b"an image")
-    with pytest.warns(UserWarning, match=f"holds 1 files that are left out, such as '{file}'"):
+    with pytest.warns(UserWarning, match=f"1 files in .* are ignored, such as '{file}'"):
         assert sum(ak.data.load(tmp_path).sizes.values()) == 24
 
 
@@ -393,8 +393,8 @@ def test_files_that_are_not_there_or_no_data(tmp_path):
         (tmp_path / "missing.npz", "no file or folder"),
         (tmp_path / "text.npz", "no .npz file"),
         (tmp_path / "text.csv", "must be an .npz"),
-        (tmp_path / "empty", "one folder of images a class"),
-        (tmp_path / "no_images", "Class 'cat' holds no images"),
+        (tmp_path / "empty", "one folder of images per class"),
+        (tmp_path / "no_images", "Class 'cat' contains no images"),
     ]:
         with pytest.raises(ValueError, match=message):
             ak.data.load(place)

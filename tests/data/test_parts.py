@@ -70,7 +70,7 @@ def test_what_cannot_be_packed_is_refused(tmp_path):
     for part_mb in (0, -1, "1", True):
         with pytest.raises(ValueError, match="part_mb"):
             ak.data.pack(digits, tmp_path / "parts", part_mb)
-    with pytest.raises(ValueError, match="more than a part"):
+    with pytest.raises(ValueError, match="must fit into a part"):
         ak.data.pack(digits, tmp_path / "parts", 0.0042)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")

@@ -98,7 +98,7 @@ def test_unknown_names_list_near_ones():
 
 
 def test_sets_that_are_not_of_classes_are_refused():
-    with pytest.raises(ValueError, match="not one of images with one class each"):
+    with pytest.raises(ValueError, match="must consist of images with one class each"):
         ak.data.load("coco", download=False)
 
 

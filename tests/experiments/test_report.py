@@ -144,7 +144,7 @@ def test_small_images_are_area_averages_of_some_images_of_each_class(tmp_path):
         ({"x_test": None, "y_test": None}, 4, "`x_train` and `x_test`.*train of uint8"),
         ({"x_test": np.zeros((6, 8, 8, 3))}, 4, "test of float32"),
         ({"x_train": None}, 4, "needs both `x_train` and `y_train`"),
-        ({"pixels": np.zeros(3)}, 4, "unknown name.*'pixels'"),
+        ({"pixels": np.zeros(3)}, 4, "unknown array.*'pixels'"),
     ],
 )
 def test_other_files_make_no_small_images(changes, side, message, tmp_path):

@@ -75,7 +75,7 @@ def test_a_second_training_in_a_folder_is_refused_while_the_first_goes_on(tmp_pa
     def second(model):
         before = sorted(path.name for path in tmp_path.iterdir())
         for resume in (False, True):
-            with pytest.raises(ValueError, match="Another process trains in|already holds a run"):
+            with pytest.raises(ValueError, match="Another process trains in|already contains a run"):
                 begin(tmp_path, resume=resume)
         assert sorted(path.name for path in tmp_path.iterdir()) == before
 

@@ -283,7 +283,7 @@ def second_training(folder, expected, rng):
         in_child(train_alone, folder, resume)
         raise RuntimeError("a second training was let in")
     except AssertionError as error:
-        assert "Another process trains in" in str(error) or "already holds a run" in str(error), str(error)
+        assert "Another process trains in" in str(error) or "already contains a run" in str(error), str(error)
         assert "Another process trains in" in str(error) or not resume, str(error)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the first training suffered"
     same(results(folder), expected)

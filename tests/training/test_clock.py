@@ -120,15 +120,15 @@ def test_the_command_hands_minutes_sizes_and_init_on(monkeypatch):
 
 def test_minutes_exclude_what_counts_epochs():
     for changes, message in (
-        (dict(epochs=3), "`epochs` or for `minutes`"),
+        (dict(epochs=3), "Pass `epochs` or `minutes`"),
         (dict(minutes=0), "minutes=0"),
         (dict(minutes="long"), "minutes='long'"),
-        (dict(schedule={"name": "cosine", "warmup_epochs": 2}), "share of the time"),
+        (dict(schedule={"name": "cosine", "warmup_epochs": 2}), "fraction of the time"),
         (dict(weighting={"name": "adaloss", "gamma": [1.0, 0.1]}), "needs `epochs`"),
     ):
         with pytest.raises(ValueError, match=message):
             Recipe(MODEL, "digits", **{"minutes": 5, **changes})
-    with pytest.raises(ValueError, match="ends by itself"):
+    with pytest.raises(ValueError, match="`time_limit` must be None"):
         train(Recipe(MODEL, "digits", minutes=5), time_limit=60)
 
 
@@ -155,7 +155,7 @@ def test_sizes_last_for_whole_epochs():
     "sizes", [[], [[8, 0.5]], [[0, 1.0]], [[8.5, 1.0]], [8, 1.0], [[8, -0.5], [8, 1.5]], "8:1"], ids=str
 )
 def test_sizes_that_make_no_sense_are_refused(sizes):
-    with pytest.raises(ValueError, match="shares of the training, which sum to 1"):
+    with pytest.raises(ValueError, match="fractions of the run, which sum to 1"):
         tiny(sizes=sizes)
 
 

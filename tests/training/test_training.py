@@ -73,7 +73,7 @@ def test_results_take_the_place_of_older_ones_only_if_there_are_any(written, tmp
     assert [path.name for path in (tmp_path / "average").iterdir()] == ["notes.txt"]
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert len(before) == 4
-    with pytest.raises(ValueError, match="stopped has no results to save yet. Resume it"):
+    with pytest.raises(ValueError, match="was stopped by its time limit has no results to save. Resume it"):
         dataclasses.replace(run, curve=None).save(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
@@ -212,7 +212,7 @@ def test_damaged_checkpoints_are_no_beginning_and_push_no_whole_one_out(tmp_path
     model.optimizer.build(model.trainable_variables)
     for epoch in (8, 9):
         checkpoints.save(model, None, epoch, [{"epoch": epoch}])
-        (checkpoints._place(epoch) / "state.json").write_text("{")
+        (tmp_path / f"epoch-{epoch:05d}" / "state.json").write_text("{")
     with pytest.warns(UserWarning, match="damaged"), pytest.raises(ValueError, match="epoch-00008, epoch-00009"):
         checkpoints.restore(model, None)
     for epoch in (1, 2, 3):
@@ -243,7 +243,7 @@ def test_a_checkpoint_that_was_being_written_is_never_read(tmp_path, monkeypatch
 @pytest.mark.long
 def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path):
     train(tiny(epochs=1), tmp_path, verbose=False)
-    with pytest.raises(ValueError, match="already holds a run.*resume=True"):
+    with pytest.raises(ValueError, match="already contains a run.*resume=True"):
         train(tiny(epochs=1), tmp_path, verbose=False)
     with pytest.raises(ValueError, match="another recipe: epochs, seed differ"):
         train(tiny(epochs=2, seed=1), tmp_path, resume=True, verbose=False)
@@ -363,11 +363,11 @@ def test_recipes_of_the_paper():
         (dict(epoch=3), "epoch"),
         (dict(schedule={"name": "step", "boundries": [0.2]}), "boundries"),
         (dict(schedule={"name": "cosine", "warmup": 3}), "warmup"),
-        (dict(schedule={"name": "step", "boundaries": [0.9, 0.1]}), "rising"),
-        (dict(schedule={"name": "step", "boundaries": [50, 75]}), "rising"),
-        (dict(schedule={"name": "step", "boundaries": "ab"}), "rising"),
+        (dict(schedule={"name": "step", "boundaries": [0.9, 0.1]}), "ascending fractions"),
+        (dict(schedule={"name": "step", "boundaries": [50, 75]}), "ascending fractions"),
+        (dict(schedule={"name": "step", "boundaries": "ab"}), "ascending fractions"),
         (dict(schedule={"name": "cosine", "warmup_epochs": -1}), "warmup_epochs"),
-        (dict(optimizer={"name": "sgd", "learning_rate": 123.0}), "belongs to the recipe"),
+        (dict(optimizer={"name": "sgd", "learning_rate": 123.0}), "must not contain the recipe.s"),
         (dict(last_exit=2), "last_exit=2"),
     ],
 )
@@ -381,7 +381,7 @@ def test_recipe_files_that_are_none_are_refused(tmp_path):
         ("{", "must be a recipe written by"),
         ('{"model": "resann"}', "needs"),
         ('{"model": "resann", "data": "digits", "epoch": 3}', "no field `epoch`"),
-        ('{"model": "resann", "data": {"data": "digits", "seed": 3}}', "belongs to the recipe"),
+        ('{"model": "resann", "data": {"data": "digits", "seed": 3}}', "must not contain the recipe.s"),
     ]:
         (tmp_path / "recipe.json").write_text(content)
         with pytest.raises(ValueError, match=message):

@@ -224,7 +224,7 @@ def test_add_never_changes_what_a_name_means(zoo, published):
     with pytest.raises(ValueError, match="already has another network"):
         ak.zoo.add(zoo)
     for nothing in (zoo / "nowhere", zoo / "weights", __file__):
-        with pytest.raises(ValueError, match="There is no zoo at"):
+        with pytest.raises(ValueError, match="must be a directory with `manifests/`"):
             ak.zoo.add(nothing)
 
 

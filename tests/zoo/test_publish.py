@@ -191,7 +191,7 @@ def a_stranger():
         (dict(precision="float8"), "float8"),
         (dict(minute=3), "Unknown fact `minute`"),
         (dict(weighting=None), "pass the weighting"),
-        (dict(model=a_stranger), "Only the families"),
+        (dict(model=a_stranger), "Only networks of"),
         (dict(label="digits", data="arrays"), "origin of 'arrays' is unknown"),
     ],
 )
