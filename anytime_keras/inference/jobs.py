@@ -35,13 +35,17 @@ class Latest(engines.Run):
         position: int, the exit that answered last.
         logits: array, its logits.
         began: float, `time.perf_counter()` at the start of the computation.
-        seconds: float, from then to the latest answer.
+        ends: list of float, seconds from then to each answer.
     """
 
-    position = logits = began = seconds = None
+    position = logits = began = None
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.ends = []
 
     def emit(self, position, logits):
-        self.seconds = time.perf_counter() - self.began
+        self.ends.append(time.perf_counter() - self.began)
         self.position, self.logits = position, as_array(logits).copy()
 
 

@@ -11,7 +11,7 @@ CONSIDERED = 64  # waiting requests whose deadlines a decision reads
 HORIZON = 2.0  # a plan covers the arrivals of this many usual deadlines
 CAUTION = 0.01  # value of an idle machine per request, in accuracy, because arrivals are random
 LEAST_GAIN = 0.001  # of a later exit, so that all requests reach the last one without load
-COMMITTED = 0.6  # most of a usual deadline that may pass until a request that has just missed a batch has an answer
+COMMITTED = 0.4  # most of a usual deadline that may pass until a request that has just missed a batch has an answer
 EFFICIENT = 1.02  # batches are not made larger for a gain in seconds per request below this factor
 
 
@@ -249,8 +249,10 @@ class Plan:
 
     def __init__(self, times, accuracies, slack):
         table, accuracies = times.table, list(accuracies)
-        if times.straight is not None:
-            table, accuracies = np.c_[table, times.straight], [*accuracies, accuracies[-1]]
+        if times.straight is not None and times.straight[1] + table[1, 1] <= COMMITTED * slack:
+            straight = np.array(times.straight)
+            straight[straight + table[1, 1] > COMMITTED * slack] = np.inf
+            table, accuracies = np.c_[table, straight], [*accuracies, accuracies[-1]]
         self.sizes = efficient_sizes(table, slack).tolist()
         shares, values = concave_hull(table, accuracies, slack / 2)
         self.shares, self._values = shares.tolist(), values.tolist()

@@ -70,6 +70,7 @@ class Server:
         policies.check(policy, len(self.exit_names))
         self.accuracies = _accuracies(accuracies, self.classifier, predictor)
         self._confidence, self._changed, self._closing = None, threading.Condition(), False
+        self._free = 0.0  # the moment from which a running stage is timed
         self.stats = Stats(len(self.exit_names))
         times = self._measured(max_batch)
         self._confidence = confidence
@@ -218,41 +219,51 @@ class Server:
         self._thread.join()
 
     def _work(self):
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._scheduler.waiting or self._closing)
-                batch, expired = self._scheduler.next_batch()
-                if not batch and not expired and self._closing:
-                    return
-            self._fail(expired)
-            members = [request for request in batch if request.payload.future.set_running_or_notify_cancel()]
-            self.stats.count("cancelled", len(batch) - len(members))
-            if members:
-                try:
-                    self._run(members)
-                except Exception as error:  # the engine's; later batches may succeed
-                    for request in members:
-                        if not request.payload.future.done():
-                            self.stats.count("failed")
-                            request.payload.future.set_exception(error)
-            del batch, expired, members  # keep no inputs while waiting
+        while self._next():
+            pass
 
-    def _run(self, members):
+    def _next(self):
+        """Waits for requests and answers a batch of them; returns False when the server is closed and has no more."""
+        with self._changed:
+            if not self._scheduler.waiting:
+                self._changed.wait_for(lambda: self._scheduler.waiting or self._closing)
+                self._free = time.perf_counter()
+            batch, expired = self._scheduler.next_batch()
+            if not batch and not expired and self._closing:
+                return False
+            stops = any(request.payload.on_answer for request in batch)
+            straight = bool(batch) and not stops and self._scheduler.runs_straight(batch)
+        if expired:
+            self._fail(expired)
+        members = [request for request in batch if request.payload.future.set_running_or_notify_cancel()]
+        if len(members) < len(batch):
+            self.stats.count("cancelled", len(batch) - len(members))
+        if members:
+            try:
+                self._run(members, straight)
+            except Exception as error:  # the engine's; later batches may succeed
+                for request in members:
+                    if not request.payload.future.done():
+                        self.stats.count("failed")
+                        request.payload.future.set_exception(error)
+        return True
+
+    def _run(self, members, straight):
         """Runs a batch of requests, and delivers the answer of each when it leaves."""
-        begin = time.perf_counter()
         batch = self._runner.batch([request.payload.inputs for request in members])
         self.stats.ran(len(members))
         while members:
             rows = len(batch)
-            logits = batch.step()
-            now = time.perf_counter()
+            logits = batch.straight() if straight else batch.step()
+            begin, now = self._free, time.perf_counter()
+            self._free = now  # the next batch or stage begins: what follows counts as part of it
             position = batch.position
             sure = None if self._confidence is None else self._runner.confidence(position, logits)
             with self._changed:
-                self._scheduler.times.saw(rows, position, now - begin)  # includes this method's own time
+                self._scheduler.times.saw(rows, None if straight else position, now - begin)
                 leaving = self._scheduler.leaving(members, position, sure)
             self.stats.count("compute_seconds", now - begin)
-            begin, gone, kept = now, set(leaving), []
+            gone, kept = set(leaving), []
             for place, request in enumerate(members):
                 leaves = request in gone
                 if leaves or request.payload.on_answer is not None:
@@ -264,22 +275,28 @@ class Server:
                 batch.keep(kept)
 
     def _measured(self, max_batch):
-        """Returns `StageTimes` that include the time between stages, measured by running batches as `_run` does."""
+        """Returns `StageTimes` that include the server's own work, from `submit` to the answers of each batch."""
         example = self._runner.start(self._runner.example)
-        times = self._runner.measure(example, _sizes(max_batch))
-        self._scheduler = Scheduler(times, self.accuracies, clock=time.perf_counter)
-        self._scheduler.usual_slack = LONGEST_DEADLINE  # no request ends early
-        ours = []
-        for size in times.sizes:
+        times, straight = self._runner.measure(example, _sizes(max_batch))
+        last = times.num_exits
+
+        def seconds(exit, size):
+            """Returns the seconds to submit and answer a batch at an exit, beyond those of the network."""
+            self._scheduler = Scheduler(times, self.accuracies, f"exit_{exit}", time.perf_counter)
             spent = []
             for _ in range(WARM_UP):
-                now = time.perf_counter()
-                payloads = [_Pending(example, concurrent.futures.Future(), None) for _ in range(size)]
-                self._run([Request(now, now + LONGEST_DEADLINE, payload=payload) for payload in payloads])
-                spent.append((time.perf_counter() - now - times.table[size, -1]) / times.num_exits)
-            ours.append(max(float(np.quantile(spent, 0.25)), 0.0))
+                begin = time.perf_counter()
+                for _ in range(size):
+                    self.submit_inputs(example if len(example) > 1 else example[0], LONGEST_DEADLINE)
+                self._next()
+                spent.append(time.perf_counter() - begin)
+            return max(float(np.quantile(spent, 0.25)) - times.rows[size][exit], 0.0)
+
+        first = [seconds(1, size) for size in times.sizes]
+        whole = [seconds(last, size) for size in times.sizes]
+        per_stage = [max(own - fixed, 0.0) / max(last - 1, 1) for own, fixed in zip(whole, first)]
         self.stats = Stats(len(self.exit_names))
-        return times.plus(ours)
+        return times.plus(first, per_stage, straight)
 
     def _answer(self, request, position, logits, now):
         late = now > request.deadline + MARGIN

@@ -48,7 +48,6 @@ class StageTimes:
         self._stages = self._by_rows(seconds)
         self.table = np.concatenate([np.zeros((len(self._stages), 1)), self._stages.cumsum(axis=1)], axis=1)
         self.rows = self.table.tolist()
-        self._straight = straight
         self.straight = None if straight is None else self._by_rows(np.transpose([straight]))[:, 0].tolist()
         self.usual, self.spread = 1.0, 0.05
         self._span = self._taken = self._expected = RUNS * float(self.table[1, -1])
@@ -60,17 +59,18 @@ class StageTimes:
             return values[np.searchsorted(self.sizes, np.maximum(rows, 1))]
         return np.stack([np.interp(rows, self.sizes, column) for column in values.T], axis=1)
 
-    def plus(self, per_batch, per_stage):
+    def plus(self, per_batch, per_stage, straight=None):
         """Returns new times that include the server's own work.
 
         Args:
             per_batch: list of float, seconds for each measured batch size, from one batch to the next.
             per_stage: list of float, seconds for each measured batch size, from each stage to the next.
+            straight: list of float, seconds of straight runs alone; see `StageTimes`.
         """
         seconds = self._seconds.copy()
         seconds[:, 0] += per_batch
         seconds[:, 1:] += np.asarray(per_stage)[:, None]
-        straight = None if self._straight is None else np.add(self._straight, per_batch)
+        straight = None if straight is None else np.add(straight, per_batch)
         return StageTimes(self.sizes, seconds, self._padded, straight)
 
     @property

@@ -357,6 +357,20 @@ def test_8_bit_stages_get_temperatures_of_their_own(monkeypatch, chain):
     np.testing.assert_allclose(halving.temperatures, 2 * np.array(plain.temperatures), rtol=0.01)
 
 
+@pytest.mark.long
+@pytest.mark.tensorflow
+def test_8_bit_predictors_store_the_networks_own_temperatures(monkeypatch, chain):
+    samples = networks.inputs_for(chain, 64, seed=7)
+    labels = np.random.default_rng(0).integers(0, chain.output_shape["exit_1"][-1], 64)
+    monkeypatch.setattr(chain, "inference", None)
+    monkeypatch.setattr(files, "in_batches", halved(files.in_batches))  # as if 8 bits had doubled the logits
+    predictor = predictor_for(chain, dtype="int8", representative=samples, latencies=None)
+    used = predictor.calibrate((samples, labels))
+    stored = chain.inference["temperatures"]
+    assert predictor.temperatures == list(used.values()) and list(stored) == list(used)
+    np.testing.assert_allclose(list(used.values()), 2 * np.array(list(stored.values())), rtol=0.1)
+
+
 def halved(in_batches):
     def run(segment, samples):
         logits, carried = in_batches(segment, samples)

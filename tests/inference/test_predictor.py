@@ -446,7 +446,7 @@ def test_a_predictor_that_is_dropped_ends_its_thread():
 
 def test_the_pace_is_that_of_late_and_the_worst_pause_of_the_last_calls_counts():
     usual = np.array([0.01, 0.02, 0.04])
-    pace, times = Pace(), Times(None, usual, usual, None)
+    pace, times = Pace(), Times(None, usual, usual, None, None)
     assert [pace.first(seconds, times) for seconds in (-1, 0, 0.001, 0.03, 0.06, 1)] == [0, 0, 0, 1, 2, 2]
     pace.saw(0.03, 0.01)
     for _ in range(30):
