@@ -9,6 +9,7 @@ what it has. Needs pip install 'anytime-keras[serve]'.
 """
 
 import contextlib
+import gc
 import math
 import pathlib
 import socket
@@ -47,6 +48,8 @@ def run(flags, arguments):
     with _bound(flags.host, flags.port) as bound:
         servers = {name: _server(argument, flags) for name, argument in zip(names, arguments)}
         sys.setswitchinterval(SWITCH_SECONDS)
+        gc.collect()
+        gc.freeze()  # later collections do not visit the networks' many objects, which would pause all answers
         _allow_connections()
         app = http.app(servers, flags.deadline_ms / 1e3)
         bound.listen(BACKLOG)  # from here on, connections wait for uvicorn instead of being refused

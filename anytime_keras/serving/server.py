@@ -26,7 +26,8 @@ class Server:
     """Answers requests by their deadlines: later exits when there is time, earlier ones under load.
 
     One thread runs the network in batches and decides anew at each exit, by a `Scheduler`, which requests leave with
-    the answer they have. Requests are refused only if not even the first allowed exit can meet the deadline. `submit`
+    the answer they have. A batch runs straight to the last exit, which is faster, if requests that arrive meanwhile can
+    wait for that. Requests are refused only if not even the first allowed exit can meet the deadline. `submit`
     is thread-safe. Close the server, or use it in a `with` statement.
 
     Args:

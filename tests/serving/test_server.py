@@ -127,11 +127,12 @@ def test_min_exit_prefers_an_error_to_a_worse_answer(busy, gate):
 
 
 def test_an_error_in_a_stage_fails_its_batch_only(gated, monkeypatch):
-    stage = gated._runner.engine.stage
-    monkeypatch.setattr(gated._runner.engine, "stage", lambda *_: (_ for _ in ()).throw(MemoryError("out of memory")))
-    with pytest.raises(MemoryError, match="out of memory"):
-        gated.submit(sample(), deadline=30).result(20)
-    monkeypatch.setattr(gated._runner.engine, "stage", stage)
+    with monkeypatch.context() as broken:
+        for name in ("stage", "straight"):
+            fail = lambda *_: (_ for _ in ()).throw(MemoryError("out of memory"))  # noqa: E731
+            broken.setattr(gated._runner.engine, name, fail)
+        with pytest.raises(MemoryError, match="out of memory"):
+            gated.submit(sample(), deadline=30).result(20)
     assert gated.submit(sample(), deadline=30).result(20).exit == "late"
 
 
