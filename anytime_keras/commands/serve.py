@@ -62,11 +62,11 @@ def run(flags, arguments):
 def _check(flags):
     """Checks the flags before networks are loaded, which takes long."""
     from anytime_keras.inference.engines import choice
-    from anytime_keras.serving import server
+    from anytime_keras.serving import arguments
 
     if not math.isfinite(flags.deadline_ms):
         raise ValueError(f"--deadline_ms must be a number of milliseconds. Received: {flags.deadline_ms}.")
-    server.check_options(flags.policy, flags.max_batch, flags.max_queue, flags.confidence)
+    arguments.check(flags.policy, flags.max_batch, flags.max_queue, flags.confidence)
     choice.check(flags.engine or "auto", None)
 
 

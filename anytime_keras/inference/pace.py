@@ -118,7 +118,8 @@ class Pace:
             seconds: float, time until the deadline.
             times: `Times`.
 
-        >>> Pace().first(0.010, Times(None, np.array([0.001, 0.004, 0.0099]), np.array([0.001, 0.003, 0.007]), None, None))
+        >>> safe, usual = np.array([[0.001, 0.004, 0.0099], [0.001, 0.003, 0.007]])
+        >>> Pace().first(0.010, Times(None, safe, usual, None, None))
         1
         """
         slowdown = self.slowdown

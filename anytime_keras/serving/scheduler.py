@@ -63,8 +63,8 @@ class Scheduler:
     """Chooses batches and exits so that as many requests as possible get a right answer in time.
 
     The caller owns the loop: it calls `offer` for each arrival, `next_batch` when it is free, then `runs_straight`, and
-    `leaving` after each exit of a running batch. A decision is made anew at each exit, so a batch that was to run to the last exit ends
-    early if many requests have arrived in the meantime. Not thread-safe.
+    `leaving` after each exit of a running batch. A decision is made anew at each exit, so a batch that was to run to
+    the last exit ends early if many requests have arrived in the meantime. Not thread-safe.
 
     Policies:
 

@@ -9,15 +9,12 @@ import time
 import numpy as np
 
 from anytime_keras.classifier import Classifier, LabeledAnswer
-from anytime_keras.evaluation import Curve
-from anytime_keras.inference import Predictor
-from anytime_keras.serving import policies, v2
+from anytime_keras.serving import arguments, policies, v2
 from anytime_keras.serving.runner import Runner
 from anytime_keras.serving.scheduler import LEAST_URGENT, Overloaded, Request, Scheduler
 from anytime_keras.serving.stats import Stats
 
 LONGEST_DEADLINE = 60.0  # seconds; longer ones are shortened to this
-FIRST_GUESS, LAST_GUESS = 0.5, 0.9  # accuracies of the first and last exit, where they are unknown
 WARM_UP = 10  # runs of each batch size
 MARGIN = 0.0002  # seconds between the end of a stage and the answer in the caller's thread
 
@@ -63,15 +60,15 @@ class Server:
     def __init__(
         self, model, accuracies=None, policy="value", max_batch=8, max_queue=1024, confidence=None, **options
     ):
-        check_options(policy, max_batch, max_queue, confidence)
+        arguments.check(policy, max_batch, max_queue, confidence)
         self.classifier = model if isinstance(model, Classifier) else None
-        predictor = _predictor(model, options)
+        predictor = arguments.predictor_of(model, options)
         self._runner = Runner(predictor)
         self.exit_names = self._runner.exit_names
         policies.check(policy, len(self.exit_names))
-        self.accuracies = _accuracies(accuracies, self.classifier, predictor)
+        self.accuracies = arguments.accuracies_of(accuracies, self.classifier, predictor)
         self._confidence, self._changed, self._closing = None, threading.Condition(), False
-        self._free = 0.0  # the moment from which a running stage is timed
+        self._free = 0.0  # from when a running stage is timed
         self.stats = Stats(len(self.exit_names))
         times = self._measured(max_batch)
         self._confidence = confidence
@@ -232,8 +229,8 @@ class Server:
             batch, expired = self._scheduler.next_batch()
             if not batch and not expired and self._closing:
                 return False
-            stops = any(request.payload.on_answer for request in batch)
-            straight = bool(batch) and not stops and self._scheduler.runs_straight(batch)
+            watched = not batch or any(request.payload.on_answer for request in batch)
+            straight = not watched and self._scheduler.runs_straight(batch)
         if expired:
             self._fail(expired)
         members = [request for request in batch if request.payload.future.set_running_or_notify_cancel()]
@@ -279,7 +276,7 @@ class Server:
         """Returns `StageTimes` that include the server's own work, from `submit` to the answers of each batch."""
         example = self._runner.start(self._runner.example)
         times, straight = self._runner.measure(example, _sizes(max_batch))
-        last = times.num_exits
+        inputs, last = example if len(example) > 1 else example[0], times.num_exits
 
         def seconds(exit, size):
             """Returns the seconds to submit and answer a batch at an exit, beyond those of the network."""
@@ -288,7 +285,7 @@ class Server:
             for _ in range(WARM_UP):
                 begin = time.perf_counter()
                 for _ in range(size):
-                    self.submit_inputs(example if len(example) > 1 else example[0], LONGEST_DEADLINE)
+                    self.submit_inputs(inputs, LONGEST_DEADLINE)
                 self._next()
                 spent.append(time.perf_counter() - begin)
             return max(float(np.quantile(spent, 0.25)) - times.rows[size][exit], 0.0)
@@ -332,21 +329,6 @@ class Server:
                 self.stats.count("cancelled")
 
 
-def check_options(policy, max_batch, max_queue, confidence):
-    """Checks the arguments of `Server` that do not depend on the network.
-
-    Raises:
-        ValueError: if one is not valid.
-    """
-    policies.check(policy)
-    for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-            raise ValueError(f"`{name}` must be an int, at least 1. Received: {name}={value!r}.")
-    number = isinstance(confidence, numbers.Real) and not isinstance(confidence, bool)
-    if confidence is not None and not (number and 0 < confidence <= 1):
-        raise ValueError(f"`confidence` must be a number from 0 to 1, or None. Received: {confidence!r}.")
-
-
 class _Pending:
     """What the server keeps for a request."""
 
@@ -355,39 +337,6 @@ class _Pending:
     def __init__(self, inputs, future, on_answer):
         self.inputs, self.future, self.on_answer = inputs, future, on_answer
         self.error = None  # raised by `on_answer`
-
-
-def _predictor(model, options):
-    if isinstance(model, (Classifier, Predictor)):
-        if options:
-            raise ValueError(f"Arguments of `Predictor` fit a Keras model only. Received: {sorted(options)}.")
-        return model.predictor if isinstance(model, Classifier) else model
-    inputs = getattr(model, "inputs", None)
-    if not inputs or any(None in tensor.shape[1:] for tensor in inputs):
-        raise ValueError(
-            "`model` must be a `Predictor`, a `Classifier` or a functional Keras model with inputs of fixed size. "
-            f"Received: {type(model).__name__}. Make a `Predictor` with an example of the size to serve."
-        )
-    example = [np.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
-    return Predictor(model, example if len(inputs) > 1 else example[0], **options)
-
-
-def _accuracies(given, classifier, predictor):
-    if given is not None:
-        values = np.asarray(given, object)
-        numeric = all(isinstance(value, numbers.Real) and 0 <= value <= 1 for value in values.ravel())
-        if values.shape != (len(predictor.exit_names),) or not numeric:
-            raise ValueError(
-                f"`accuracies` must have a number from 0 to 1 for each of the exits {predictor.exit_names}. "
-                f"Received: {given!r}."
-            )
-        return [float(value) for value in values]
-    if classifier is not None and classifier.about.get("curve"):
-        known = {point.exit: 1 - point.error for point in Curve.from_dict(classifier.about["curve"])}
-        if set(predictor.exit_names) <= set(known):
-            return [known[name] for name in predictor.exit_names]
-    costs = np.log([cost.with_head for cost in predictor.costs])
-    return np.interp(costs, [costs[0], costs[-1]], [FIRST_GUESS, LAST_GUESS]).tolist()
 
 
 def _checked_deadline(deadline):

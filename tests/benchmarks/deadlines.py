@@ -15,9 +15,9 @@ of the measurement on (`slows`):
                        deadline; at least 0.9
     naive_met          fraction of deadlines met by the naive bet: a run straight to the last exit whose median seconds,
                        run like that on a quiet machine, are within the deadline
-    misses             why deadlines that counted were missed: their number; `preempted`, those in which the system gave the
-                       processor to another thread; `collected`, those in which Python collected garbage; and quantiles
-                       of how late the others were, in microseconds
+    misses             why deadlines that counted were missed: their number; `preempted`, those in which the system gave
+                       the processor to another thread; `collected`, those in which Python collected garbage; and
+                       quantiles of how late the others were, in microseconds
     pace               for `slows`: by second, the slowdown that the predictor assumed, and the fraction met
 """
 
