@@ -18,7 +18,7 @@ SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
 # some seconds beyond its median. Longer times are interruptions by other processes. They last milliseconds, which no
 # such margin covers, so a wider margin would only make answers worse.
 STEP_CALLS = 9
-STEP_STAGES, STEP_QUANTILE = 100, 0.97
+STEP_STAGES, STEP_QUANTILE = 50, 0.95
 WIDEST_FACTOR, WIDEST_SECONDS = 1.2, 25e-6
 
 

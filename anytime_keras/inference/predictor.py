@@ -19,7 +19,7 @@ from anytime_keras.inference.stages import evenly, exits_as_list, stages_of
 from anytime_keras.inference.state import State
 
 MOST_EXITS = 8
-RETURN_SECONDS = 10e-6  # from the last answer to the return of `predict`, where nothing interrupts it
+RETURN_SECONDS = 15e-6  # from the last answer to the return of `predict`, where nothing interrupts it
 LARGER_SECONDS = 0.5  # for which a larger batch is measured on JAX when it is first asked for
 
 
