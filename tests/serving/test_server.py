@@ -60,6 +60,16 @@ def test_answers_equal_the_predictors(digits, image):
     np.testing.assert_allclose(answer.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_with_time_to_spare_runs_straight_to_the_last_exit(digits, image, monkeypatch):
+    runs, engine, seen = [], digits._runner.engine, []
+    straight = engine.straight
+    monkeypatch.setattr(engine, "straight", lambda inputs: runs.append(len(inputs[0])) or straight(inputs))
+    monkeypatch.setattr(digits.times, "straight", [1e-6] * 3)
+    assert digits.submit(image, deadline=30).result().exit == "exit_6" and runs == [1]
+    digits.submit(image, deadline=30, on_answer=lambda answer: seen.append(answer.exit)).result()
+    assert seen == ["exit_1", "exit_6"] and runs == [1], "each exit's answer was asked for"
+
+
 def test_each_request_in_a_batch_gets_its_own_answer(digits):
     images, labels = ak.data.load("digits", batch_size=359).examples["test"].fetch(slice(0, 40))
     futures = [digits.submit(image, deadline=30) for image in images]
