@@ -188,16 +188,19 @@ class Value(Policy):
         return False
 
     def runs_straight(self, situation, batch):
-        size = len(batch)
-        longest = (self.times.straight[size] + self.times.rows[1][1]) * self.times.safety
-        if longest > COMMITTED * situation.usual_slack:
+        seconds, row, safety = self.times.straight[len(batch)], self.times.rows[len(batch)], self.times.safety
+        if (seconds + self.times.rows[1][1]) * safety > COMMITTED * situation.usual_slack:
             return False
         slacks = sorted([request.deadline - situation.now for request in batch])
-        if slacks[0] < self.times.straight[size] * self.times.safety:
+        if slacks[0] < seconds * safety:
             return False
-        situation = dataclasses.replace(situation, waiting=situation.waiting + size)
-        *stopping, straight = [self._value(situation, slacks, exit, size) for exit in range(len(self._steps) + 1)]
-        return straight >= max(stopping)
+        others, pace, gain = self._value_of_others(situation, situation.waiting), self.times.pace, 0.0
+        straight = len(batch) * self._accuracy[0] + others(seconds * pace)
+        for end, step in zip(row[1:], self._steps):
+            gain += (len(batch) - bisect.bisect_left(slacks, end * safety)) * step
+            if gain + others(end * pace) > straight:
+                return False
+        return True
 
     def _value_of_others(self, situation, rest):
         """Returns a function from the seconds that the machine is busy to the expected value of the other requests.

@@ -236,7 +236,9 @@ def over_http(bench, seconds):
 
 def decisions():
     """Returns the median microseconds of a decision with 8 exits, batches up to 32 and a queue of 30."""
-    times = StageTimes([1, 2, 4, 8, 16, 32], [[0.001 * (0.8 + 0.2 * size)] * 8 for size in (1, 2, 4, 8, 16, 32)])
+    sizes = [1, 2, 4, 8, 16, 32]
+    stages = [0.001 * (0.8 + 0.2 * size) for size in sizes]
+    times = StageTimes(sizes, [[own] * 8 for own in stages], straight=[7 * own for own in stages])
     moment = 0.0
     scheduler = Scheduler(times, np.linspace(0.5, 0.9, 8), clock=lambda: moment)
     for number in range(50):
@@ -247,6 +249,7 @@ def decisions():
         scheduler.waiting = [Request(moment, moment + 0.02 + 0.003 * number) for number in range(30)]
         begin = time.perf_counter()
         batch, _ = scheduler.next_batch()
+        scheduler.runs_straight(batch)
         middle = time.perf_counter()
         scheduler.leaving(batch, 3)
         starts.append(middle - begin)
