@@ -9,6 +9,7 @@ that it has accepted and stops. Needs pip install 'anytime-keras[serve]'.
 """
 
 import contextlib
+import gc
 import math
 import pathlib
 import socket
@@ -47,6 +48,8 @@ def run(flags, arguments):
     with _bound(flags.host, flags.port) as bound:
         servers = {name: _server(argument, flags) for name, argument in zip(names, arguments)}
         sys.setswitchinterval(SWITCH_SECONDS)
+        gc.collect()
+        gc.freeze()  # later collections do not visit the networks' many objects, which would pause all answers
         _allow_connections()
         app = http.app(servers, flags.deadline_ms / 1e3)
         bound.listen(BACKLOG)  # from here on, connections wait for uvicorn instead of being refused
@@ -59,11 +62,11 @@ def run(flags, arguments):
 def _check(flags):
     """Checks the flags before networks are loaded, which takes long."""
     from anytime_keras.inference.engines import choice
-    from anytime_keras.serving import server
+    from anytime_keras.serving import arguments
 
     if not math.isfinite(flags.deadline_ms):
         raise ValueError(f"--deadline_ms must be a number of milliseconds. Received: {flags.deadline_ms}.")
-    server.check_options(flags.policy, flags.max_batch, flags.max_queue, flags.confidence)
+    arguments.check(flags.policy, flags.max_batch, flags.max_queue, flags.confidence)
     choice.check(flags.engine or "auto", None)
 
 

@@ -143,6 +143,9 @@ class BatchMethods:
         fitted for other exits or temperatures no longer apply. Other threads can use the predictor during the call;
         they get answers from the previous state until the new one is ready.
 
+        With `dtype="int8"`, the temperatures of the 8-bit stages are returned and used, and those of the network's own
+        outputs are stored, because each 8-bit predictor fits its temperatures to the network's confidences.
+
         Args:
             validation: tuple `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of such tuples, held out from
                 training. Labels are ints or one-hot.
@@ -158,17 +161,20 @@ class BatchMethods:
                     "Only exits that predict one class for each sample can be calibrated. Received: exits that end in "
                     "a sigmoid, whose outputs are their `probabilities`. Choose exits with `Predictor(exits=...)`."
                 )
-            logits, labels, weights, _ = self._outputs(state, validation)
+            in_8_bits = state.latencies.dtype == "int8"
+            logits, labels, weights, _ = self._outputs(state, validation, run=_both if in_8_bits else None)
             names = state.stages.exit_names
+            logits, theirs = logits[: len(names)], logits[-len(names) :]  # the engine's and the network's own
             labels = class_numbers(labels, logits.shape[1:], names[0])
             useful = calibration.better_exits(logits, labels, weights)
-            names = [names[position] for position in useful]
-            found = {
-                name: calibration.fit_temperature(logits[position], labels, weights)
-                for name, position in zip(names, useful)
-            }
-            self._change(names, found)
-            self._keep(exits=names, temperatures=found)
+
+            def temperatures(outputs):
+                fitted = [calibration.fit_temperature(outputs[position], labels, weights) for position in useful]
+                return {names[position]: temperature for position, temperature in zip(useful, fitted)}
+
+            found = temperatures(logits)
+            self._change(list(found), found)
+            self._keep(exits=list(found), temperatures=temperatures(theirs) if in_8_bits else found)
         return dict(found)
 
     def predict_exits(self, x, batch_size=256):
@@ -207,8 +213,8 @@ class BatchMethods:
         if hasattr(self._model, "inference"):
             self._model.inference = dict(self._own)
 
-    def _outputs(self, state, validation, batch_size=256):
-        """Runs all exits on validation data.
+    def _outputs(self, state, validation, batch_size=256, run=None):
+        """Runs all exits on validation data, by the function `run` or `early_exit.all_logits`.
 
         Returns:
             A tuple of logits, shape `(exits, samples, classes)`, labels, sample weights or None, and a set with the
@@ -218,7 +224,7 @@ class BatchMethods:
         logits, labels, weights, macs = [], [], [], set()
         for x, y, sample_weight in weighted_batches(validation, batch_size):
             for inputs in self._batches(state, state.engine.start(x), batch_size):
-                logits.append(early_exit.all_logits(state.engine, inputs, self._worker.lock))
+                logits.append((run or early_exit.all_logits)(state.engine, inputs, self._worker.lock))
                 macs.add(_macs(state, inputs))
             labels.append(np.asarray(keras.ops.convert_to_numpy(y)))
             if isinstance(sample_weight, (dict, list, tuple)):
@@ -235,6 +241,11 @@ class BatchMethods:
                 "and in the network's weights."
             )
         return logits, np.concatenate(labels), weights, macs
+
+
+def _both(engine, inputs, lock):
+    """Returns the engine's logits of all exits, followed by the network's own."""
+    return np.concatenate([early_exit.all_logits(engine, inputs, lock), engine.network_logits(inputs)])
 
 
 def _macs(state, inputs):

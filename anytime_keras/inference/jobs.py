@@ -28,23 +28,6 @@ def check_process(pid):
         )
 
 
-class Latest(engines.Run):
-    """A run in the calling thread that keeps its latest answer.
-
-    Attributes:
-        position: int, the exit that answered last.
-        logits: array, its logits.
-        began: float, `time.perf_counter()` at the start of the computation.
-        seconds: float, from then to the latest answer.
-    """
-
-    position = logits = began = seconds = None
-
-    def emit(self, position, logits):
-        self.seconds = time.perf_counter() - self.began
-        self.position, self.logits = position, as_array(logits).copy()
-
-
 class Job(engines.Run):
     """A background run of a predictor, created by `Predictor.start`.
 
@@ -186,7 +169,7 @@ class Worker:
         Args:
             engine: `Engine`.
             inputs: inputs of the first stage.
-            run: `Latest`.
+            run: `engines.Latest`.
         """
         with self.lock:
             run.began = time.perf_counter()

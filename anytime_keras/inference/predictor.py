@@ -11,7 +11,7 @@ from anytime_keras import runtime
 from anytime_keras.inference import calibration, early_exit, engines
 from anytime_keras.inference.answers import as_array, probabilities
 from anytime_keras.inference.batches import BatchMethods
-from anytime_keras.inference.jobs import Latest, Worker
+from anytime_keras.inference.jobs import Worker
 from anytime_keras.inference.latency import LatencyTable
 from anytime_keras.inference.pace import Pace, StepPace
 from anytime_keras.inference.progress import Progress
@@ -19,7 +19,7 @@ from anytime_keras.inference.stages import evenly, exits_as_list, stages_of
 from anytime_keras.inference.state import State
 
 MOST_EXITS = 8
-RETURN_SECONDS = 10e-6  # from the last answer to the return of `predict`, where nothing interrupts it
+RETURN_SECONDS = 15e-6  # from the last answer to the return of `predict`, where nothing interrupts it
 LARGER_SECONDS = 0.5  # for which a larger batch is measured on JAX when it is first asked for
 
 
@@ -272,7 +272,7 @@ class Predictor(BatchMethods):
 
     def _run_to(self, state, inputs, position):
         """Runs straight to one exit in this thread and returns its logits."""
-        run = Latest(position, position, engines.ALWAYS, state.no_time)
+        run = engines.Latest(position, position, engines.ALWAYS, state.no_time)
         self._worker.run(state.engine, inputs, run)
         return run.logits
 
@@ -285,9 +285,9 @@ class Predictor(BatchMethods):
         pace = self._paces[size]
         if state.engine.steps:
             limit = time.time() + begin + deadline - RETURN_SECONDS - time.perf_counter()
-            run = Latest(0, len(state.costs) - 1, limit, pace.needed(times))
+            run = engines.Latest(0, len(state.costs) - 1, limit, pace.needed(times))
             self._worker.run(state.engine, inputs, run)
-            pace.saw(run.seconds, times.usual[run.position])
+            pace.saw(run.ends, times)
             seconds = time.perf_counter() - begin
             return state.answer(run.position, run.logits, seconds, late=seconds > deadline)
         end = begin + deadline - pace.margin(deadline)

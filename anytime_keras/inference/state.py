@@ -11,7 +11,7 @@ from anytime_keras import runtime
 from anytime_keras.conversion import part_cache
 from anytime_keras.inference import engines
 from anytime_keras.inference.answers import Answer
-from anytime_keras.inference.jobs import Job, Latest
+from anytime_keras.inference.jobs import Job
 from anytime_keras.inference.latency import LatencyTable
 from anytime_keras.inference.pace import Times
 from anytime_keras.inference.progress import silent
@@ -114,7 +114,7 @@ class State:
         count, ends = len(self.costs), []
         begin = time.perf_counter()
         while len(ends) < 5 or (len(ends) < ENOUGH_RUNS and time.perf_counter() - begin < seconds):
-            run = _Timed(0, count - 1, engines.ALWAYS, self.no_time)
+            run = engines.Latest(0, count - 1, engines.ALWAYS, self.no_time)
             worker.run(self.engine, inputs, run)
             ends.append(run.ends)
         ends = np.array(ends[len(ends) // 10 :])  # the first runs warm up
@@ -187,17 +187,6 @@ class State:
         if larger:
             return larger[0], self.times[larger[0]]
         return size, Times.total([self.times[known[-1]]] * -(-size // known[-1]))
-
-
-class _Timed(Latest):
-    """Records when each answer arrived, in seconds since the run began."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.ends = []
-
-    def emit(self, position, logits):
-        self.ends.append(time.perf_counter() - self.began)
 
 
 def _shapes(inputs):

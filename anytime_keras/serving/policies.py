@@ -1,5 +1,6 @@
 """Policies of the `Scheduler`: how many requests form the next batch, and whether a batch continues past an exit."""
 
+import bisect
 import dataclasses
 import math
 import re
@@ -10,6 +11,7 @@ CONSIDERED = 64  # waiting requests whose deadlines a decision reads
 HORIZON = 2.0  # a plan covers the arrivals of this many usual deadlines
 CAUTION = 0.01  # value of an idle machine per request, in accuracy, because arrivals are random
 LEAST_GAIN = 0.001  # of a later exit, so that all requests reach the last one without load
+COMMITTED = 0.4  # most of a usual deadline that may pass until a request that has just missed a batch has an answer
 EFFICIENT = 1.02  # batches are not made larger for a gain in seconds per request below this factor
 
 
@@ -19,14 +21,14 @@ class Situation:
 
     Attributes:
         now: float, the moment.
-        slacks: array, the seconds until the deadlines of the first `CONSIDERED` waiting requests.
+        slacks: list of float, ascending, the seconds until the deadlines of the first `CONSIDERED` waiting requests.
         waiting: int, the number of waiting requests.
         rate: float, arrivals per second.
         usual_slack: float, seconds from arrival to deadline, on average.
     """
 
     now: float
-    slacks: np.ndarray
+    slacks: list
     waiting: int
     rate: float
     usual_slack: float
@@ -70,6 +72,10 @@ class Policy:
         """Returns whether a batch runs to the exit after `position`."""
         raise NotImplementedError
 
+    def runs_straight(self, situation, batch):
+        """Returns whether a batch runs to the last exit without heads and decisions before it, if that is possible."""
+        return False
+
 
 class Static(Policy):
     """Runs every batch to one exit, first in, first out, as servers of ordinary networks do.
@@ -94,6 +100,9 @@ class Static(Policy):
     def continues(self, situation, batch, position):
         return position < self.last
 
+    def runs_straight(self, situation, batch):
+        return self.last + 1 == self.times.num_exits
+
 
 class Slack(Policy):
     """Chooses the batch and exit whose time is closest to the most urgent slack (SlackFit of SuperServe, NSDI 2025)."""
@@ -101,15 +110,15 @@ class Slack(Policy):
     def batch_size(self, situation):
         sizes = np.unique(np.minimum(self.sizes, situation.waiting))
         seconds = self.times.table[sizes, 1:] * self.times.safety
-        fits = seconds <= situation.slacks.min()
+        fits = seconds <= situation.slacks[0]
         if not fits.any():
             return 1
         return int(sizes[np.where(fits, seconds, 0.0).max(axis=1).argmax()])
 
     def continues(self, situation, batch, position):
-        row = self.times.table[len(batch)]
-        needed = (row[position + 2] - row[position + 1]) * self.times.safety
-        return not len(situation.slacks) or needed + row[1] * self.times.safety <= situation.slacks.min()
+        row = self.times.rows[len(batch)]
+        needed = row[position + 2] - row[position + 1] + row[1]
+        return not situation.slacks or needed * self.times.safety <= situation.slacks[0]
 
 
 class Value(Policy):
@@ -124,75 +133,142 @@ class Value(Policy):
 
     Batch sizes are the most efficient for each exit, or all waiting requests if there are fewer. Choosing freely among
     sizes serves the most urgent requests one by one under load, and the queue never recovers.
+
+    A decision must take microseconds, so it computes with plain floats: arrays of eight numbers are slower.
     """
 
     def __init__(self, times, accuracies):
         super().__init__(times, accuracies)
         self._plans = {}
-        self._steps = np.maximum(np.diff(accuracies, prepend=0.0), LEAST_GAIN)
+        self._steps = np.maximum(np.diff(accuracies, prepend=0.0), LEAST_GAIN).tolist()
+        self._accuracy = [sum(self._steps)]  # of the last exit, in the same terms
 
     def batch_size(self, situation):
         if situation.waiting == 1:
             return 1
-        sizes = np.minimum(situation.waiting, self._plan(situation.usual_slack)[0])  # for each exit
-        if (sizes == sizes[0]).all():
-            return int(sizes[0])
-        slacks = np.sort(situation.slacks)
-        exits = np.arange(1, len(sizes) + 1)
-        seconds = self.times.table[sizes, exits]
-        before = slacks.searchsorted(self.times.table[sizes, 1:] * self.times.safety)
-        ends = np.minimum(before[:, :1] + sizes[:, None], len(slacks))
-        gains = (np.maximum(ends - before, 0) * self._steps).cumsum(axis=1)[exits - 1, exits - 1]
-        rest = situation.waiting - sizes
-        values = gains + self._rest(situation, slacks, seconds * self.times.pace, rest)
-        return int(sizes[values.argmax()])
+        sizes = [min(size, situation.waiting) for size in self._plan(situation.usual_slack).sizes]  # for each exit
+        if min(sizes) == max(sizes):
+            return sizes[0]
+        values = [self._value(situation, situation.slacks, exit, size) for exit, size in enumerate(sizes)]
+        return sizes[values.index(max(values))]
+
+    def _value(self, situation, slacks, exit, size):
+        """Returns the expected value of a new batch.
+
+        Args:
+            situation: `Situation`.
+            slacks: list of float, ascending, seconds until the deadlines of the requests from which it is taken.
+            exit: int, where it ends; after the last one, a straight run to the last exit.
+            size: int.
+        """
+        row, safety = self.times.rows[size], self.times.safety
+        if exit == len(self._steps):
+            ends, steps = [self.times.straight[size]], self._accuracy
+        else:
+            ends, steps = row[1 : exit + 2], self._steps
+        late = [bisect.bisect_left(slacks, end * safety) for end in ends]
+        end = min(late[0] + size, len(slacks))
+        gain = sum(max(end - before, 0) * step for before, step in zip(late, steps))
+        return gain + self._value_of_others(situation, situation.waiting - size)(ends[-1] * self.times.pace)
 
     def continues(self, situation, batch, position):
-        row = self.times.table[len(batch)]
-        seconds = row[position + 1 :] - row[position + 1]  # from here to this exit, the next one, ...
-        slacks = np.sort([request.deadline for request in batch]) - situation.now
-        in_time = len(batch) - slacks.searchsorted(seconds * self.times.safety)
-        gains = (in_time * self._steps[position:])[1:].cumsum()
-        gains += sum(self._missing(request.min_exit, position, len(gains)) for request in batch if request.min_exit)
-        waiting = np.sort(situation.slacks)
-        rest = self._rest(situation, waiting, seconds * self.times.pace, np.full(len(seconds), situation.waiting))
-        return bool((gains + rest[1:]).max() > rest[0])
+        row, safety, pace = self.times.rows[len(batch)], self.times.safety, self.times.pace
+        slacks = sorted([request.deadline - situation.now for request in batch])
+        least = [request.min_exit for request in batch if request.min_exit > position]
+        others = self._value_of_others(situation, situation.waiting)
+        stop, gain = others(0.0), 0.0
+        for later in range(position + 1, len(self._steps)):
+            seconds = row[later + 1] - row[position + 1]
+            in_time = len(slacks) - bisect.bisect_left(slacks, seconds * safety)
+            gain += in_time * self._steps[later]
+            # A request gains all of an exit's accuracy if earlier ones were not acceptable.
+            missing = self.accuracies[position] * sum(exit <= later for exit in least)
+            if gain + missing + others(seconds * pace) > stop:
+                return True
+        return False
 
-    def _missing(self, min_exit, position, count):
-        """Returns what a request gains in addition when a later exit is the first acceptable one."""
-        later = np.arange(position + 1, position + 1 + count)
-        return np.where(min_exit > position, np.where(later >= min_exit, self.accuracies[position], 0.0), 0.0)
+    def runs_straight(self, situation, batch):
+        seconds, row, safety = self.times.straight[len(batch)], self.times.rows[len(batch)], self.times.safety
+        if (seconds + self.times.rows[1][1]) * safety > COMMITTED * situation.usual_slack:
+            return False
+        slacks = sorted([request.deadline - situation.now for request in batch])
+        if slacks[0] < seconds * safety:
+            return False
+        others, pace, gain = self._value_of_others(situation, situation.waiting), self.times.pace, 0.0
+        straight = len(batch) * self._accuracy[0] + others(seconds * pace)
+        for end, step in zip(row[1:], self._steps):
+            gain += (len(batch) - bisect.bisect_left(slacks, end * safety)) * step
+            if gain + others(end * pace) > straight:
+                return False
+        return True
 
-    def _rest(self, situation, slacks, seconds, rest):
-        """Returns the expected value of the other requests if the machine is busy for `seconds`."""
-        _, shares, values = self._plan(situation.usual_slack)
+    def _value_of_others(self, situation, rest):
+        """Returns a function from the seconds that the machine is busy to the expected value of the other requests.
+
+        Args:
+            situation: `Situation`.
+            rest: int, the number of waiting requests that are not in the batch.
+        """
+        plan, slacks, pace = self._plan(situation.usual_slack), situation.slacks, self.times.pace
         coming = situation.rate * HORIZON * situation.usual_slack
         span = (1 + HORIZON) * situation.usual_slack
-        far = (span - seconds) / (rest + coming + 1e-9)
-        near = far
-        if len(slacks):
-            rest_at_least = np.maximum(rest, 1)
-            last, middle = slacks[-1], slacks[len(slacks) // 2]
-            near = np.minimum(far, (last - seconds) / rest_at_least)
-            near = np.minimum(near, (middle - seconds) / np.maximum(rest - len(slacks) // 2, 1))
-        pace = self.times.pace
-        work = seconds + (rest + coming) * shares[-1] * pace
-        return (
-            rest * np.interp(near / pace, shares, values)
-            + coming * np.interp(far / pace, shares, values)
-            - CAUTION * (situation.waiting + coming + 1) * work / span
-        )
+        every, work = rest + coming, (rest + coming) * plan.shares[-1] * pace
+        idle = CAUTION * (situation.waiting + coming + 1) / span
+        if slacks:
+            half = len(slacks) // 2
+            last, middle, second_half = slacks[-1], slacks[half], max(rest - half, 1)
+
+        def value(seconds):
+            near = far = (span - seconds) / (every + 1e-9)
+            if slacks:
+                near = min(far, (last - seconds) / max(rest, 1), (middle - seconds) / second_half)
+            best = rest * plan.accuracy(near / pace) if rest else 0.0
+            return best + coming * plan.accuracy(far / pace) - idle * (seconds + work)
+
+        return value
 
     def _plan(self, slack):
-        """Returns the most efficient batch size for each exit, and the concave hull, by the requests' usual slack."""
+        """Returns the `Plan` for the requests' usual slack."""
         key = round(4 * math.log2(max(slack, 1e-9)))
         if key not in self._plans:
             if len(self._plans) > 100:
                 self._plans.clear()
-            slack = 2 ** (key / 4)
-            sizes = efficient_sizes(self.times.table, slack)
-            self._plans[key] = sizes, *concave_hull(self.times.table, self.accuracies, slack / 2)
+            self._plans[key] = Plan(self.times, self.accuracies, 2 ** (key / 4))
         return self._plans[key]
+
+
+class Plan:
+    """What a machine can do for requests with a usual slack.
+
+    Args:
+        times: `StageTimes`.
+        accuracies: array, one per exit.
+        slack: float, seconds from arrival to deadline.
+
+    Attributes:
+        sizes: list of int, the most efficient batch size for each exit, and for a straight run if there is one.
+        shares: list of float, seconds per request at the corners of the concave hull; see `concave_hull`.
+    """
+
+    def __init__(self, times, accuracies, slack):
+        table, accuracies = times.table, list(accuracies)
+        if times.straight is not None and times.straight[1] + table[1, 1] <= COMMITTED * slack:
+            straight = np.array(times.straight)
+            straight[straight + table[1, 1] > COMMITTED * slack] = np.inf
+            table, accuracies = np.c_[table, straight], [*accuracies, accuracies[-1]]
+        self.sizes = efficient_sizes(table, slack).tolist()
+        shares, values = concave_hull(table, accuracies, slack / 2)
+        self.shares, self._values = shares.tolist(), values.tolist()
+        self._slopes = (np.diff(values) / np.diff(shares)).tolist()
+
+    def accuracy(self, share):
+        """Returns the best average accuracy if each request may use `share` seconds."""
+        if share <= 0:
+            return 0.0
+        if share >= self.shares[-1]:
+            return self._values[-1]
+        left = bisect.bisect_right(self.shares, share) - 1
+        return self._values[left] + self._slopes[left] * (share - self.shares[left])
 
 
 def efficient_sizes(table, longest):

@@ -26,6 +26,8 @@ class Runner:
     Attributes:
         exit_names: list of str.
         padded: bool, whether batches are padded to prepared sizes, because the engine compiles for each size.
+        straight: bool, whether the engine can run straight to the last exit. Exported sets have no part for that.
+        inputs: list, the network's input tensors, symbolic.
     """
 
     def __init__(self, predictor):
@@ -34,14 +36,11 @@ class Runner:
         else:
             self._state, self.lock = predictor._state, predictor._worker.lock
         self.engine = self._state.engine
+        self.straight = not isinstance(predictor, SetPredictor)
+        self.inputs = self._state.stages.inputs
         self.exit_names = list(self._state.stages.exit_names)
         self.padded = not self.engine.any_size
         self.sizes = [1]
-
-    @property
-    def inputs(self):
-        """The network's input tensors, symbolic."""
-        return self._state.stages.inputs
 
     @property
     def example(self):
@@ -60,7 +59,10 @@ class Runner:
         """
         if len(self.inputs) == 1 and len(np.shape(x)) == len(self.inputs[0].shape) - 1:
             x = np.asarray(x)[None]
-        tensors = [np.asarray(keras.ops.convert_to_numpy(tensor)) for tensor in self.engine.start(x)]
+        tensors = [
+            tensor if isinstance(tensor, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(tensor))
+            for tensor in self.engine.start(x)
+        ]
         if len(tensors[0]) != 1:
             raise ValueError(f"A request must be one sample. Received: a batch of {len(tensors[0])}. Submit each.")
         for tensor in tensors:
@@ -92,7 +94,7 @@ class Runner:
         return probabilities(logits, temperature, sigmoid).max(axis=-1).tolist()
 
     def measure(self, example, sizes, seconds=1.0):
-        """Prepares batch sizes and measures their stages.
+        """Prepares batch sizes and measures their runs.
 
         Args:
             example: the result of `start` for an input.
@@ -100,7 +102,7 @@ class Runner:
             seconds: float, about how long to measure. Sizes take turns, so that other work on the machine affects all.
 
         Returns:
-            `StageTimes`.
+            `StageTimes`, and a list of the seconds of a straight run of each size, or None.
         """
         self.sizes = list(sizes)
         for size in sizes:
@@ -111,16 +113,20 @@ class Runner:
         begin, runs = time.perf_counter(), []
         while len(runs) < LEAST_RUNS or time.perf_counter() - begin < seconds:
             runs.append([self._timed([example] * size) for size in sizes])
-        usual = np.quantile(runs, QUANTILE, axis=0)
         # A larger batch takes at least as long; noise might claim otherwise.
-        return StageTimes(sizes, np.maximum.accumulate(np.maximum(usual, 1e-7)), self.padded)
+        usual = np.maximum.accumulate(np.maximum(np.quantile(runs, QUANTILE, axis=0), 1e-7))
+        straight = usual[:, -1].tolist() if self.straight else None
+        return StageTimes(sizes, usual[:, :-1], self.padded), straight
 
     def _timed(self, inputs):
+        """Returns the seconds of each stage, and of a straight run."""
         batch, ends = self.batch(inputs), [time.perf_counter()]
         for _ in self.exit_names:
             batch.step()
             ends.append(time.perf_counter())
-        return np.diff(ends)
+        if self.straight:
+            self.batch(inputs).straight()
+        return np.diff([*ends, time.perf_counter()])
 
     def _converted(self, arrays):
         return self.engine.start(arrays if len(self.inputs) > 1 else arrays[0])
@@ -153,6 +159,12 @@ class Batch:
             logits, self._carried = self._engine.stage(self.position, self._carried, self._inputs)
             logits = self._engine.array(logits)
         return logits[self._rows]
+
+    def straight(self):
+        """Runs straight to the last exit instead of stage by stage; returns its logits, as `step`."""
+        self.position = len(self._engine) - 1
+        with self._runner.lock:
+            return self._engine.straight(self._inputs)[self._rows]
 
     def keep(self, places):
         """Continues with some of the requests, where the network's tensors can be cut by sample.

@@ -62,9 +62,9 @@ class Request:
 class Scheduler:
     """Chooses batches and exits so that as many requests as possible get a right answer in time.
 
-    The caller owns the loop: it calls `offer` for each arrival, `next_batch` when it is free, and `leaving` after each
-    exit of a running batch. A decision is made anew at each exit, so a batch that was to run to the last exit ends
-    early if many requests have arrived in the meantime. Not thread-safe.
+    The caller owns the loop: it calls `offer` for each arrival, `next_batch` when it is free, then `runs_straight`, and
+    `leaving` after each exit of a running batch. A decision is made anew at each exit, so a batch that was to run to
+    the last exit ends early if many requests have arrived in the meantime. Not thread-safe.
 
     Policies:
 
@@ -143,7 +143,7 @@ class Scheduler:
             Overloaded: if the queue is full, or the request cannot be answered in time. It is then not queued.
         """
         now = self.clock()
-        own = self.times.table[1, request.min_exit + 1] * self._caution(now)
+        own = self.times.rows[1][request.min_exit + 1] * self._caution(now)
         if self.policy.refuses and now + own > request.deadline:  # even without other requests
             raise self._refusal(request, now, own)
         self._arrived(now, request.deadline - request.arrival)
@@ -172,7 +172,7 @@ class Scheduler:
     def _seconds_ahead(self, request, now):
         """Returns the least seconds until the request's first allowed exit; those before it take the first exit."""
         ahead = bisect.bisect_right(self.waiting, self.policy.order(request), key=self.policy.order)
-        own = self.times.table[1, request.min_exit + 1] * self._caution(now)
+        own = self.times.rows[1][request.min_exit + 1] * self._caution(now)
         return max(self._busy_until - now, 0.0) + ahead * self.policy.least_share * self.times.pace + own
 
     def _caution(self, now):
@@ -193,15 +193,23 @@ class Scheduler:
         expired = self._remove_expired(now)
         if not self.waiting:
             return [], expired
-        slacks = np.array([request.deadline for request in self.waiting[: policies.CONSIDERED]]) - now
-        rows = self.policy.batch_size(self._situation(slacks, now))
-        batch = self._take(rows, now)
+        batch = self._take(self.policy.batch_size(self._situation(now)), now)
         self._ends(now, batch, 0)
         return batch, expired
 
+    def runs_straight(self, batch):
+        """Returns whether a new batch is to run straight to the last exit, without a call of `leaving` before it."""
+        if self.times.straight is None or self.thresholds is not None:
+            return False
+        now = self.clock()
+        if not self.policy.runs_straight(self._situation(now), batch):
+            return False
+        self._busy_until = now + self.times.straight[len(batch)] * self.times.usual
+        return True
+
     def _remove_expired(self, now):
         patience = self.policy.patience if len(self.waiting) > 1 else min(self.policy.patience, 1.0)  # see `_caution`
-        least = self.times.table[1, 1:] * patience
+        least = [seconds * patience for seconds in self.times.rows[1][1:]]
         hopeless, lowest = set(), self.waiting[-1].order[0] if self.waiting else None
         for request in self.waiting:
             if request.deadline - now < least[request.min_exit]:
@@ -214,7 +222,7 @@ class Scheduler:
 
     def _take(self, rows, now):
         """Takes the most urgent requests that a batch of `rows` would answer in time."""
-        least = self.times.table[rows, 1:] * self.policy.patience
+        least = [seconds * self.policy.patience for seconds in self.times.rows[rows][1:]]
         chosen, kept = [], []
         for place, request in enumerate(self.waiting):
             if len(chosen) == rows:
@@ -230,7 +238,7 @@ class Scheduler:
         if not batch:
             self._busy_until = -math.inf
             return
-        row = self.times.table[len(batch)]
+        row = self.times.rows[len(batch)]
         self._busy_until = now + (row[position + 1] - row[position]) * self.times.usual
 
     def leaving(self, batch, position, confidence=None):
@@ -251,12 +259,11 @@ class Scheduler:
             pairs = zip(batch, confidence)
             staying = [request for request, sure in pairs if sure < least or request.min_exit > position]
         if staying and self.policy.leaves_in_time:
-            row = self.times.table[len(staying)]
+            row = self.times.rows[len(staying)]
             end = now + (row[position + 2] - row[position + 1]) * self.times.safety
             staying = [request for request in staying if request.deadline >= end]
         if staying:
-            slacks = np.array([request.deadline for request in self.waiting[: policies.CONSIDERED]]) - now
-            if not self.policy.continues(self._situation(slacks, now), staying, position):
+            if not self.policy.continues(self._situation(now), staying, position):
                 staying = []
         self._ends(now, staying, position + 1)
         if len(staying) == len(batch):
@@ -264,7 +271,6 @@ class Scheduler:
         stays = set(staying)
         return [request for request in batch if request not in stays]
 
-    def _situation(self, slacks, now):
-        return policies.Situation(
-            now, slacks, len(self.waiting), self._rate(now), self.usual_slack or SHORTEST
-        )
+    def _situation(self, now):
+        slacks = sorted([request.deadline - now for request in self.waiting[: policies.CONSIDERED]])
+        return policies.Situation(now, slacks, len(self.waiting), self._rate(now), self.usual_slack or SHORTEST)

@@ -6,18 +6,13 @@ import numbers
 import threading
 import time
 
-import numpy as np
-
 from anytime_keras.classifier import Classifier, LabeledAnswer
-from anytime_keras.evaluation import Curve
-from anytime_keras.inference import Predictor
-from anytime_keras.serving import policies, v2
+from anytime_keras.serving import arguments, policies, v2
 from anytime_keras.serving.runner import Runner
 from anytime_keras.serving.scheduler import LEAST_URGENT, Overloaded, Request, Scheduler
 from anytime_keras.serving.stats import Stats
 
 LONGEST_DEADLINE = 60.0  # seconds; longer ones are shortened to this
-FIRST_GUESS, LAST_GUESS = 0.5, 0.9  # accuracies of the first and last exit, where they are unknown
 WARM_UP = 10  # runs of each batch size
 MARGIN = 0.0002  # seconds between the end of a stage and the answer in the caller's thread
 
@@ -26,7 +21,8 @@ class Server:
     """Answers requests by their deadlines: later exits when there is time, earlier ones under load.
 
     One thread runs the network in batches and decides anew at each exit, by a `Scheduler`, which requests leave with
-    the answer they have. Requests are refused only if not even the first allowed exit can meet the deadline. `submit`
+    the answer they have. A batch runs straight to the last exit, which is faster, if requests that arrive meanwhile can
+    wait for that. Requests are refused only if not even the first allowed exit can meet the deadline. `submit`
     is thread-safe. Close the server, or use it in a `with` statement.
 
     Args:
@@ -62,14 +58,15 @@ class Server:
     def __init__(
         self, model, accuracies=None, policy="value", max_batch=8, max_queue=1024, confidence=None, **options
     ):
-        check_options(policy, max_batch, max_queue, confidence)
+        arguments.check(policy, max_batch, max_queue, confidence)
         self.classifier = model if isinstance(model, Classifier) else None
-        predictor = _predictor(model, options)
+        predictor = arguments.predictor_of(model, options)
         self._runner = Runner(predictor)
         self.exit_names = self._runner.exit_names
         policies.check(policy, len(self.exit_names))
-        self.accuracies = _accuracies(accuracies, self.classifier, predictor)
+        self.accuracies = arguments.accuracies_of(accuracies, self.classifier, predictor)
         self._confidence, self._changed, self._closing = None, threading.Condition(), False
+        self._free = 0.0  # from when a running stage is timed
         self.stats = Stats(len(self.exit_names))
         times = self._measured(max_batch)
         self._confidence = confidence
@@ -218,41 +215,51 @@ class Server:
         self._thread.join()
 
     def _work(self):
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._scheduler.waiting or self._closing)
-                batch, expired = self._scheduler.next_batch()
-                if not batch and not expired and self._closing:
-                    return
-            self._fail(expired)
-            members = [request for request in batch if request.payload.future.set_running_or_notify_cancel()]
-            self.stats.count("cancelled", len(batch) - len(members))
-            if members:
-                try:
-                    self._run(members)
-                except Exception as error:  # the engine's; later batches may succeed
-                    for request in members:
-                        if not request.payload.future.done():
-                            self.stats.count("failed")
-                            request.payload.future.set_exception(error)
-            del batch, expired, members  # keep no inputs while waiting
+        while self._next():
+            pass
 
-    def _run(self, members):
+    def _next(self):
+        """Waits for requests and answers a batch of them; returns False when the server is closed and has no more."""
+        with self._changed:
+            if not self._scheduler.waiting:
+                self._changed.wait_for(lambda: self._scheduler.waiting or self._closing)
+                self._free = time.perf_counter()
+            batch, expired = self._scheduler.next_batch()
+            if not batch and not expired and self._closing:
+                return False
+            watched = not batch or any(request.payload.on_answer for request in batch)
+            straight = not watched and self._scheduler.runs_straight(batch)
+        if expired:
+            self._fail(expired)
+        members = [request for request in batch if request.payload.future.set_running_or_notify_cancel()]
+        if len(members) < len(batch):
+            self.stats.count("cancelled", len(batch) - len(members))
+        if members:
+            try:
+                self._run(members, straight)
+            except Exception as error:  # the engine's; later batches may succeed
+                for request in members:
+                    if not request.payload.future.done():
+                        self.stats.count("failed")
+                        request.payload.future.set_exception(error)
+        return True
+
+    def _run(self, members, straight):
         """Runs a batch of requests, and delivers the answer of each when it leaves."""
-        begin = time.perf_counter()
         batch = self._runner.batch([request.payload.inputs for request in members])
         self.stats.ran(len(members))
         while members:
             rows = len(batch)
-            logits = batch.step()
-            now = time.perf_counter()
+            logits = batch.straight() if straight else batch.step()
+            begin, now = self._free, time.perf_counter()
+            self._free = now  # the next batch or stage begins: what follows counts as part of it
             position = batch.position
             sure = None if self._confidence is None else self._runner.confidence(position, logits)
             with self._changed:
-                self._scheduler.times.saw(rows, position, now - begin)  # includes this method's own time
+                self._scheduler.times.saw(rows, None if straight else position, now - begin)
                 leaving = self._scheduler.leaving(members, position, sure)
             self.stats.count("compute_seconds", now - begin)
-            begin, gone, kept = now, set(leaving), []
+            gone, kept = set(leaving), []
             for place, request in enumerate(members):
                 leaves = request in gone
                 if leaves or request.payload.on_answer is not None:
@@ -264,22 +271,28 @@ class Server:
                 batch.keep(kept)
 
     def _measured(self, max_batch):
-        """Returns `StageTimes` that include the time between stages, measured by running batches as `_run` does."""
+        """Returns `StageTimes` that include the server's own work, from `submit` to the answers of each batch."""
         example = self._runner.start(self._runner.example)
-        times = self._runner.measure(example, _sizes(max_batch))
-        self._scheduler = Scheduler(times, self.accuracies, clock=time.perf_counter)
-        self._scheduler.usual_slack = LONGEST_DEADLINE  # no request ends early
-        ours = []
-        for size in times.sizes:
+        times, straight = self._runner.measure(example, _sizes(max_batch))
+        inputs, last = example if len(example) > 1 else example[0], times.num_exits
+
+        def seconds(exit, size):
+            """Returns the seconds to submit and answer a batch at an exit, beyond those of the network."""
+            self._scheduler = Scheduler(times, self.accuracies, f"exit_{exit}", time.perf_counter)
             spent = []
             for _ in range(WARM_UP):
-                now = time.perf_counter()
-                payloads = [_Pending(example, concurrent.futures.Future(), None) for _ in range(size)]
-                self._run([Request(now, now + LONGEST_DEADLINE, payload=payload) for payload in payloads])
-                spent.append((time.perf_counter() - now - times.table[size, -1]) / times.num_exits)
-            ours.append(max(float(np.quantile(spent, 0.25)), 0.0))
+                begin = time.perf_counter()
+                for _ in range(size):
+                    self.submit_inputs(inputs, LONGEST_DEADLINE)
+                self._next()
+                spent.append(time.perf_counter() - begin)
+            return max(min(spent) - times.rows[size][exit], 0.0)  # other work on the machine only adds
+
+        first = [seconds(1, size) for size in times.sizes]
+        whole = [seconds(last, size) for size in times.sizes]
+        per_stage = [max(own - fixed, 0.0) / max(last - 1, 1) for own, fixed in zip(whole, first)]
         self.stats = Stats(len(self.exit_names))
-        return times.plus(ours)
+        return times.plus(first, per_stage, straight)
 
     def _answer(self, request, position, logits, now):
         late = now > request.deadline + MARGIN
@@ -314,21 +327,6 @@ class Server:
                 self.stats.count("cancelled")
 
 
-def check_options(policy, max_batch, max_queue, confidence):
-    """Checks the arguments of `Server` that do not depend on the network.
-
-    Raises:
-        ValueError: if one is not valid.
-    """
-    policies.check(policy)
-    for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-            raise ValueError(f"`{name}` must be an int, at least 1. Received: {name}={value!r}.")
-    number = isinstance(confidence, numbers.Real) and not isinstance(confidence, bool)
-    if confidence is not None and not (number and 0 < confidence <= 1):
-        raise ValueError(f"`confidence` must be a number from 0 to 1, or None. Received: {confidence!r}.")
-
-
 class _Pending:
     """What the server keeps for a request."""
 
@@ -337,39 +335,6 @@ class _Pending:
     def __init__(self, inputs, future, on_answer):
         self.inputs, self.future, self.on_answer = inputs, future, on_answer
         self.error = None  # raised by `on_answer`
-
-
-def _predictor(model, options):
-    if isinstance(model, (Classifier, Predictor)):
-        if options:
-            raise ValueError(f"Arguments of `Predictor` fit a Keras model only. Received: {sorted(options)}.")
-        return model.predictor if isinstance(model, Classifier) else model
-    inputs = getattr(model, "inputs", None)
-    if not inputs or any(None in tensor.shape[1:] for tensor in inputs):
-        raise ValueError(
-            "`model` must be a `Predictor`, a `Classifier` or a functional Keras model with inputs of fixed size. "
-            f"Received: {type(model).__name__}. Make a `Predictor` with an example of the size to serve."
-        )
-    example = [np.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
-    return Predictor(model, example if len(inputs) > 1 else example[0], **options)
-
-
-def _accuracies(given, classifier, predictor):
-    if given is not None:
-        values = np.asarray(given, object)
-        numeric = all(isinstance(value, numbers.Real) and 0 <= value <= 1 for value in values.ravel())
-        if values.shape != (len(predictor.exit_names),) or not numeric:
-            raise ValueError(
-                f"`accuracies` must have a number from 0 to 1 for each of the exits {predictor.exit_names}. "
-                f"Received: {given!r}."
-            )
-        return [float(value) for value in values]
-    if classifier is not None and classifier.about.get("curve"):
-        known = {point.exit: 1 - point.error for point in Curve.from_dict(classifier.about["curve"])}
-        if set(predictor.exit_names) <= set(known):
-            return [known[name] for name in predictor.exit_names]
-    costs = np.log([cost.with_head for cost in predictor.costs])
-    return np.interp(costs, [costs[0], costs[-1]], [FIRST_GUESS, LAST_GUESS]).tolist()
 
 
 def _checked_deadline(deadline):

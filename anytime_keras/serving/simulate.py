@@ -1,6 +1,7 @@
 """Simulates a `Scheduler` on arrivals in virtual time, to compare policies without a machine."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -84,11 +85,13 @@ def simulate(times, accuracies, arrivals, deadline, policy="value", noise=0.0, s
             arrive_until(coming[-1][0])
         batch, expired = scheduler.next_batch()
         refused += len(expired)
-        for position in range(times.num_exits):
+        straight = bool(batch) and scheduler.runs_straight(batch)
+        for position in [times.num_exits - 1] if straight else range(times.num_exits):
             if not batch:
                 break
-            row = times.table[len(batch)]
-            seconds = float((row[position + 1] - row[position]) * np.exp(noise * rng.normal()))
+            row = times.rows[len(batch)]
+            seconds = times.straight[len(batch)] if straight else row[position + 1] - row[position]
+            seconds *= math.exp(noise * rng.normal())
             busy += seconds
             arrive_until(now + seconds)
             gone = set(scheduler.leaving(batch, position))

@@ -15,10 +15,15 @@ of the measurement on (`slows`):
                        deadline; at least 0.9
     naive_met          fraction of deadlines met by the naive bet: a run straight to the last exit whose median seconds,
                        run like that on a quiet machine, are within the deadline
+    misses             why deadlines that counted were missed: their number; `preempted`, those in which the system gave
+                       the processor to another thread; `collected`, those in which Python collected garbage; and
+                       quantiles of how late the others were, in microseconds
     pace               for `slows`: by second, the slowdown that the predictor assumed, and the fraction met
 """
 
+import gc
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -53,20 +58,34 @@ def measure(predictor, x, seconds, ask, rng):
 
     Returns:
         A dict of arrays with an item per deadline: `"at"`, seconds since the beginning; `"deadlines"`; `"seconds"`, the
-        caller's; `"positions"`; `"slowdowns"`; and `"full"`, shape `(deadlines, exits)`, from the full runs.
+        caller's; `"positions"`; `"slowdowns"`; `"preempted"` and `"collected"`, how often each happened meanwhile; and
+        `"full"`, shape `(deadlines, exits)`, from the full runs.
     """
-    rows, begin = [], time.perf_counter()
+    rows, begin, collected = [], time.perf_counter(), [0]
+
+    def count(phase, _):
+        collected[0] += phase == "start"
+
+    gc.callbacks.append(count)
     full = predictor.latencies.quantile(len(x), 0.5)[-1]
     while time.perf_counter() - begin < seconds:
         deadline = full * rng.uniform(*SPAN)
+        before, collections = _preempted(), collected[0]
         start = time.perf_counter()
         answer = ask(deadline)
         taken = time.perf_counter() - start
+        pauses = _preempted() - before, collected[0] - collections
         slowdown = predictor._paces[len(x)].slowdown
-        rows.append([start - begin, deadline, taken, answer.position, slowdown, *full_run(predictor, x)])
-    at, deadlines, taken, positions, slowdowns, *full = np.array(rows).T
-    full = np.transpose(full)
-    return dict(at=at, deadlines=deadlines, seconds=taken, positions=positions, slowdowns=slowdowns, full=full)
+        rows.append([start - begin, deadline, taken, answer.position, slowdown, *pauses, *full_run(predictor, x)])
+    gc.callbacks.remove(count)
+    names = ("at", "deadlines", "seconds", "positions", "slowdowns", "preempted", "collected")
+    columns = np.array(rows).T
+    return {**dict(zip(names, columns)), "full": columns[len(names) :].T}
+
+
+def _preempted():
+    """Returns how often the system gave this thread's processor to another thread."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def judge(found):
@@ -81,7 +100,14 @@ def judge(found):
 
 def summary(found):
     possible, met, deepest = judge(found)
-    return {"deadlines": int(possible.sum()), "met": met[possible].mean(), "deepest": deepest[possible].mean()}
+    missed = possible & ~met
+    preempted, collected = missed & (found["preempted"] > 0), missed & (found["collected"] > 0)
+    late = 1e6 * (found["seconds"] - found["deadlines"])[missed & ~preempted & ~collected]
+    misses = {"number": int(missed.sum()), "preempted": int(preempted.sum()), "collected": int(collected.sum())}
+    if len(late):
+        misses["others_late_us"] = {str(q): round(float(np.quantile(late, q)), 1) for q in (0.1, 0.5, 0.9)}
+    shares = {"met": met[possible].mean(), "deepest": deepest[possible].mean()}
+    return {"deadlines": int(possible.sum()), **shares, "misses": misses}
 
 
 def by_second(found):

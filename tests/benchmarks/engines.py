@@ -58,9 +58,14 @@ MOST_EXITS = 8
 PACKAGES = ("ai-edge-litert", "onnxruntime", "openvino", "torch", "tensorflow", "keras")
 
 
-def prepare(name, folder):
-    """Builds a network and writes it in the forms that the workers read, unless that was done; returns its exits."""
-    if (folder / "done").exists():
+def prepare(name, folder, commit):
+    """Builds a network and writes it in the forms that the workers read, unless that was done at this commit.
+
+    Returns:
+        The names of its exits.
+    """
+    done = folder / "commit.txt"
+    if done.exists() and done.read_text() == str(commit):
         return json.loads((folder / "exits.json").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
@@ -83,16 +88,16 @@ def prepare(name, folder):
         part = Parts(ak.inference.Stages(model, exits)).whole
         (folder / f"{file}.tflite").write_bytes(converters.convert([part], "litert", 1)[0])
         (folder / f"{file}.onnx").write_bytes(converters.convert([part], "onnx")[0])
-    (folder / "done").touch()
+    done.write_text(str(commit))
     return names
 
 
-def convert(networks, work, threads):
+def convert(networks, work, threads, commit):
     """Makes a predictor of each network on each file engine, so that later ones find their stages in the cache."""
     tables = {}
     for engine in BARE:
         for name in networks:
-            begin, names = time.monotonic(), prepare(name, work / name)
+            begin, names = time.monotonic(), prepare(name, work / name, commit)
             model, x = keras.saving.load_model(work / name / "model.keras"), np.load(work / name / "images.npy")[:1]
             options = dict(exits=names, engine=engine, num_threads=threads, latencies=tables.get(name))
             made = ak.Predictor(model, x, **options)
@@ -222,7 +227,7 @@ def tables(networks, work, settings, flags):
                     not_measured.append(f"{name}, batch {batch}")
                     continue
                 print(f"{name}, batch {batch}, after {start - begin:.0f} s", file=sys.stderr, flush=True)
-                exits = prepare(name, work / name)
+                exits = prepare(name, work / name, flags.commit)
                 stored = {"settings": settings, "exits": exits, "table": measure(work / name, batch, flags)}
                 file.write_text(json.dumps(stored, default=float))
                 longest = max(longest, time.monotonic() - start)
@@ -255,7 +260,7 @@ def main():
     if flags.convert:
         if flags.work is None:
             made.error("--convert needs --work")
-        convert(flags.networks.split(","), flags.work, flags.threads)
+        convert(flags.networks.split(","), flags.work, flags.threads, flags.commit)
         return
     load, networks, subjects = os.getloadavg(), flags.networks.split(","), flags.subjects
     work, settings = flags.work, json.dumps({**vars(flags), "out": None}, default=str)

@@ -157,7 +157,7 @@ ROWS = [
     ],
     *[
         ("serving_simulated", ("networks", machine, "aims", key), f"{what}, simulated machine `{machine}`", aim)
-        for machine in ("one by one", "batches")
+        for machine in ("one by one", "batches", "2 ms")
         for key, what, aim in (
             (
                 "worst_difference",

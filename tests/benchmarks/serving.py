@@ -8,13 +8,14 @@ Another process sends requests at random moments, whether or not earlier ones we
 multiples of the last exit's capacity: the requests per second that it answers from a full queue, measured before each
 group of rows. Each policy gets the same arrivals on the same prepared network, in turns.
 
-`right` is the share of all requests that got a
-right answer in time: the sum of the answering exits' accuracies on test data over the number asked; with `--images`, an
-.npz with `x_test` and `y_test`, also the share of labels that were right.
+`right` is the share of all requests that got a right answer in time: the sum of the answering exits' accuracies on test
+data over the number asked; with `--images`, an .npz with `x_test` and `y_test`, also the share of labels that were
+right.
 
-With `--simulate`, the policies run in virtual time on two machines, with the accuracies and costs of resann5x16 and
+With `--simulate`, the policies run in virtual time on three machines, with the accuracies and costs of resann5x16 and
 stage times that vary by 10%, and `results/serving_simulated.json` is written: on the first machine a batch takes as
-long as its requests one by one; on the second, a batch of 8 takes 2.4 times as long as one request.
+long as its requests one by one; on the second, a batch of 8 takes 2.4 times as long as one request; the third is the
+first with a network of 2 ms, where the server's own work per batch, request and stage counts.
 
 `--minutes` leaves out the rows that would take longer, alike for each network. While it runs, the rows so far are in a
 file beside the result that ends in `.part.json`.
@@ -28,6 +29,7 @@ import json
 import math
 import multiprocessing
 import socket
+import sys
 import threading
 import time
 
@@ -94,7 +96,7 @@ class Bench:
     def last_seconds(self):
         """Returns the usual seconds of one request to the last exit."""
         times = self.server.times
-        return float(times.table[1, -1] * times.usual)
+        return (times.rows[1][-1] if times.straight is None else times.straight[1]) * times.usual
 
     def capacity(self, policy, seconds=1.5):
         """Returns the requests per second that a static policy answers from a full queue."""
@@ -192,10 +194,14 @@ def lightly_loaded(bench, seconds):
 
 
 def over_http(bench, seconds):
-    """Returns the median milliseconds through HTTP and of the predictor alone, in turns and without load."""
+    """Returns the median milliseconds through HTTP, through `Server` and of the predictor alone, in turns."""
     import uvicorn
 
+    from anytime_keras.commands import serve
     from anytime_keras.serving import http as serving_http
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(serve.SWITCH_SECONDS)
 
     image = np.zeros((1, *bench.classifier.preprocessor.image_shape), "uint8")
     spec = {"name": "image", "shape": list(image.shape), "datatype": "UINT8"}
@@ -209,24 +215,30 @@ def over_http(bench, seconds):
     while not server.started:
         time.sleep(0.01)
     port, headers = bound.getsockname()[1], {"Inference-Header-Content-Length": str(len(head))}
-    inputs, taken = bench.classifier.preprocessor(image), {"http": [], "predictor": []}
+    inputs, taken = bench.classifier.preprocessor(image), {"http": [], "server": [], "predictor": []}
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds or len(taken["http"]) < 100:
         bench.connection.send((port, "/v2/models/network/infer", head + image.tobytes(), headers, 20))
         taken["http"] += bench.connection.recv()
         for _ in range(20):
             start = time.perf_counter()
+            bench.server.submit_inputs(inputs, 5.0).result()
+            middle = time.perf_counter()
             bench.classifier.predictor.predict(inputs)
-            taken["predictor"].append(time.perf_counter() - start)
+            taken["server"].append(middle - start)
+            taken["predictor"].append(time.perf_counter() - middle)
     server.should_exit = True
     thread.join()
+    sys.setswitchinterval(interval)
     medians = {name: 1e3 * float(np.median(times)) for name, times in taken.items()}
     return {**medians, "difference": medians["http"] - medians["predictor"]}
 
 
 def decisions():
     """Returns the median microseconds of a decision with 8 exits, batches up to 32 and a queue of 30."""
-    times = StageTimes([1, 2, 4, 8, 16, 32], [[0.001 * (0.8 + 0.2 * size)] * 8 for size in (1, 2, 4, 8, 16, 32)])
+    sizes = [1, 2, 4, 8, 16, 32]
+    stages = [0.001 * (0.8 + 0.2 * size) for size in sizes]
+    times = StageTimes(sizes, [[own] * 8 for own in stages], straight=[7 * own for own in stages])
     moment = 0.0
     scheduler = Scheduler(times, np.linspace(0.5, 0.9, 8), clock=lambda: moment)
     for number in range(50):
@@ -237,6 +249,7 @@ def decisions():
         scheduler.waiting = [Request(moment, moment + 0.02 + 0.003 * number) for number in range(30)]
         begin = time.perf_counter()
         batch, _ = scheduler.next_batch()
+        scheduler.runs_straight(batch)
         middle = time.perf_counter()
         scheduler.leaving(batch, 3)
         starts.append(middle - begin)
@@ -250,11 +263,17 @@ def simulated(flags):
     chosen = [0, 2, 4, 6, 8, 10, 12, 14]
     accuracies = [entry.accuracies[place] for place in chosen]
     stages = 0.010 * np.diff([entry.macs[place] for place in chosen], prepend=0) / entry.macs[-1]
-    machines = {"one by one": lambda size: size, "batches": lambda size: 0.8 + 0.2 * size}
+    sizes = [1, 2, 4, 8, 16, 32]
+    machines = {
+        "one by one": StageTimes(sizes, [0.0004 + size * stages for size in sizes]),
+        "batches": StageTimes(sizes, [0.0004 + (0.8 + 0.2 * size) * stages for size in sizes]),
+        "2 ms": StageTimes(sizes, [0.2 * size * stages for size in sizes]).plus(
+            [1e-4 + 5e-5 * size for size in sizes], [3e-5] * 6, [0.002 * size for size in sizes]
+        ),
+    }
     policies = ["value", "slack", "last", *(f"exit_{number + 1}" for number in range(len(chosen)))]
-    networks, sizes = {}, [1, 2, 4, 8, 16, 32]
-    for name, factor_of in machines.items():
-        times = StageTimes(sizes, [0.0004 + factor_of(size) * stages for size in sizes])
+    networks = {}
+    for name, times in machines.items():
         rows, seconds, counts = [], times.table[1:, -1], np.arange(1, 33)
         for arrivals in flags.arrivals.split(","):
             for factor in map(float, flags.factors.split(",")):
@@ -323,6 +342,7 @@ def measured(flags):
             "engine": bench.classifier.predictor.engine,
             "accuracies": bench.server.accuracies,
             "stage_ms": (1e3 * bench.server.times.table[[1, flags.max_batch]]).tolist(),
+            "straight_ms": [1e3 * seconds for seconds in bench.server.times.straight or []],
             "aims": aims(rows),
             "first_exit_80": lightly_loaded(bench, flags.seconds),
             "http": over_http(bench, flags.seconds),

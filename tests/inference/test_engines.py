@@ -44,6 +44,7 @@ def test_runs_equal_the_whole_model_bit_for_bit(make):
     for position, name in enumerate(stages.exit_names):
         logits, carried = engine.stage(position, carried, inputs)
         networks.assert_same(keras.ops.convert_to_numpy(logits), whole[name])
+    networks.assert_same(engine.straight(inputs), whole[stages.exit_names[-1]])
 
 
 def test_a_run_goes_on_while_the_clock_allows():

@@ -357,6 +357,21 @@ def test_8_bit_stages_get_temperatures_of_their_own(monkeypatch, chain):
     np.testing.assert_allclose(halving.temperatures, 2 * np.array(plain.temperatures), rtol=0.01)
 
 
+@pytest.mark.long
+@pytest.mark.tensorflow
+def test_8_bit_predictors_store_the_networks_own_temperatures(monkeypatch, chain):
+    samples = networks.inputs_for(chain, 64, seed=7)
+    logits = 5 * checks.outputs(chain, samples)["exit_1"]
+    labels = (logits + np.random.default_rng(0).gumbel(size=logits.shape)).argmax(axis=1)  # drawn by their softmax
+    monkeypatch.setattr(chain, "inference", None)
+    monkeypatch.setattr(files, "in_batches", halved(files.in_batches))  # as if 8 bits had doubled the logits
+    predictor = predictor_for(chain, dtype="int8", representative=samples, latencies=None)
+    used = predictor.calibrate((samples, labels))
+    stored = chain.inference["temperatures"]
+    assert predictor.temperatures == list(used.values()) and list(stored) == list(used)
+    assert used["exit_1"] == pytest.approx(2 * stored["exit_1"], rel=0.1) and 0.02 < stored["exit_1"] < 5
+
+
 def halved(in_batches):
     def run(segment, samples):
         logits, carried = in_batches(segment, samples)

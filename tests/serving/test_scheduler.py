@@ -21,6 +21,15 @@ def times(kind="linear"):
     return StageTimes(sizes, [[0.0004 + per_request(size) * stage for stage in STAGES] for size in sizes])
 
 
+def fast():
+    """A network of 2 ms, on a server whose own work per batch, request and stage counts."""
+    sizes = [1, 2, 4, 8]
+    overhead = [1e-4 + 5e-5 * size for size in sizes]
+    return StageTimes(sizes, [0.2 * size * STAGES for size in sizes]).plus(
+        overhead, [3e-5] * 4, [0.0019 * size for size in sizes]
+    )
+
+
 def small(policy="value", clock=None, **options):
     """Three exits after 10, 30 and 60 ms, one request at a time."""
     clock = clock or Clock()
@@ -58,6 +67,46 @@ def test_value_is_within_half_a_point_of_the_best_static_exit_at_every_load(kind
     assert value.goodput > best - 0.005
     if load == 1.3:
         assert value.goodput > 1.5 * simulate(times(kind), ACCURACIES, arrivals, deadline, "last").goodput
+
+
+@pytest.mark.parametrize("load", [0.4, 1.3])
+def test_value_beats_the_best_static_exit_in_bursts_where_the_servers_own_work_counts(load):
+    arrivals, deadline = arrival_times("gamma", load * 450, 2, seed=1), 2 * fast().straight[1]
+    value = simulate(fast(), ACCURACIES, arrivals, deadline, noise=0.1).goodput
+    static = [simulate(fast(), ACCURACIES, arrivals, deadline, f"exit_{n}", noise=0.1).goodput for n in range(1, 9)]
+    assert value > max(static) - 0.005
+
+
+def test_times_include_the_servers_own_work():
+    own = StageTimes([1, 2], [[0.1, 0.2], [0.2, 0.4]]).plus([0.01, 0.02], [0.001, 0.002], straight=[0.25, 0.5])
+    np.testing.assert_allclose(own.table[1:], [[0, 0.11, 0.311], [0, 0.22, 0.622]])
+    np.testing.assert_allclose(own.straight[1:], [0.26, 0.52])
+    own.saw(rows=2, position=None, seconds=1.04)
+    assert own.pace > 1 and own.usual == pytest.approx(1.05)
+
+
+def straight(policy, deadline):
+    clock = Clock()
+    table = StageTimes([1, 2], [[0.01, 0.02, 0.03]] * 2).plus([0.0, 0.0], [0.0, 0.0], straight=[0.05, 0.05])
+    scheduler = Scheduler(table, [0.5, 0.7, 0.9], policy, clock)
+    scheduler.offer(Request(0.0, deadline))
+    return scheduler, clock, scheduler.next_batch()[0]
+
+
+def test_a_batch_runs_straight_to_the_last_exit_if_those_who_miss_it_can_wait():
+    scheduler, clock, batch = straight("value", deadline=0.2)
+    assert scheduler.runs_straight(batch)
+    clock.now = 0.05
+    assert scheduler.leaving(batch, 2) == batch
+    scheduler, _, batch = straight("value", deadline=0.1)
+    assert not scheduler.runs_straight(batch), "a request that came now would wait for half of its deadline"
+    scheduler, _, batch = straight("value", deadline=0.2)
+    for number in range(8):
+        scheduler.offer(Request(0.0, deadline=0.11))
+    assert not scheduler.runs_straight(batch), "the others would get their first exit only"
+    assert straight("last", deadline=0.2)[0].runs_straight(batch)
+    assert not straight("exit_2", deadline=0.2)[0].runs_straight(batch)
+    assert not small()[0].runs_straight(batch), "the engine cannot"
 
 
 def test_all_are_in_time_up_to_most_of_the_first_exits_capacity():

@@ -60,6 +60,16 @@ def test_answers_equal_the_predictors(digits, image):
     np.testing.assert_allclose(answer.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_with_time_to_spare_runs_straight_to_the_last_exit(digits, image, monkeypatch):
+    runs, engine, seen = [], digits._runner.engine, []
+    straight = engine.straight
+    monkeypatch.setattr(engine, "straight", lambda inputs: runs.append(len(inputs[0])) or straight(inputs))
+    monkeypatch.setattr(digits.times, "straight", [1e-6] * 3)
+    assert digits.submit(image, deadline=30).result().exit == "exit_6" and runs == [1]
+    digits.submit(image, deadline=30, on_answer=lambda answer: seen.append(answer.exit)).result()
+    assert seen == ["exit_1", "exit_6"] and runs == [1], "each exit's answer was asked for"
+
+
 def test_each_request_in_a_batch_gets_its_own_answer(digits):
     images, labels = ak.data.load("digits", batch_size=359).examples["test"].fetch(slice(0, 40))
     futures = [digits.submit(image, deadline=30) for image in images]
@@ -127,11 +137,12 @@ def test_min_exit_prefers_an_error_to_a_worse_answer(busy, gate):
 
 
 def test_an_error_in_a_stage_fails_its_batch_only(gated, monkeypatch):
-    stage = gated._runner.engine.stage
-    monkeypatch.setattr(gated._runner.engine, "stage", lambda *_: (_ for _ in ()).throw(MemoryError("out of memory")))
-    with pytest.raises(MemoryError, match="out of memory"):
-        gated.submit(sample(), deadline=30).result(20)
-    monkeypatch.setattr(gated._runner.engine, "stage", stage)
+    with monkeypatch.context() as broken:
+        for name in ("stage", "straight"):
+            fail = lambda *_: (_ for _ in ()).throw(MemoryError("out of memory"))  # noqa: E731
+            broken.setattr(gated._runner.engine, name, fail)
+        with pytest.raises(MemoryError, match="out of memory"):
+            gated.submit(sample(), deadline=30).result(20)
     assert gated.submit(sample(), deadline=30).result(20).exit == "late"
 
 

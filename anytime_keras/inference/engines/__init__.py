@@ -7,10 +7,22 @@ these runtimes, which are faster on a CPU. `create` picks one.
 import keras
 
 from anytime_keras.inference.engines import choice
-from anytime_keras.inference.engines.base import ALWAYS, NEVER, Engine, Run
+from anytime_keras.inference.engines.base import ALWAYS, NEVER, Engine, Latest, Run
 from anytime_keras.inference.engines.choice import ENGINES, FILE_ENGINES, create
 
-__all__ = ["ALWAYS", "ENGINES", "FILE_ENGINES", "NEVER", "Engine", "Run", "backend", "choice", "create", "engine"]
+__all__ = [
+    "ALWAYS",
+    "ENGINES",
+    "FILE_ENGINES",
+    "NEVER",
+    "Engine",
+    "Latest",
+    "Run",
+    "backend",
+    "choice",
+    "create",
+    "engine",
+]
 
 
 def engine(stages):

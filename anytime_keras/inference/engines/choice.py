@@ -66,7 +66,8 @@ def check(name, num_threads):
     """
     backend = keras.backend.backend()
     if name not in ENGINES:
-        raise ValueError(f"`engine` must be one of {ENGINES}. Received: {name!r}. {_errors.nearest(name, ENGINES)}")
+        hint = _errors.guess(name, ENGINES)
+        raise ValueError(f"`engine` must be one of {ENGINES}. Received: {name!r}. {hint}".rstrip())
     if name in ("tensorflow", "jax") and name != backend:
         raise ValueError(
             f"`engine='{name}'` needs Keras's backend '{name}'. Received: backend '{backend}'. Set the environment "
