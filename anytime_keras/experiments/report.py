@@ -45,13 +45,13 @@ def reproduce(name, settings, runs, results, quick=False):
     ('proposition.json', True)
     """
     chosen = catalog.get(name)
-    planned = chosen.plan(settings) if chosen.plan else []
+    planned = chosen.plan(settings)
     path = pathlib.Path(results) / f"{name}{'_quick' if quick and planned else ''}.json"
     if path.exists() and not quick:
         kept = {runs.place(one.recipe) for one in planned}
         if any(runs.place(Recipe.from_dict(run["recipe"])) not in kept for run in read(path)["runs"]):
             raise ValueError(f"'{path}' contains runs that these settings omit. Choose another directory of results.")
-    ensembles = chosen.ensembles(settings) if chosen.ensembles else []
+    ensembles = chosen.ensembles(settings)
     for _, members in ensembles:
         runs.need_networks(members)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,8 +116,8 @@ def read(path):
             raise ValueError(f"format {content['format']}")
         chosen = catalog.get(content["experiment"])
         content["summary"] = chosen.summarize(content["runs"], content["ensembles"])
-        content["table"] = chosen.table(content["summary"], catalog.paper()[content["experiment"]])
-        content["facts"] = _facts(content)
+        content["table"] = chosen.table(content["summary"])
+        content["facts"] = _facts(content, chosen.paper)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' must be a result of `anytime-keras reproduce`. Received: {error!r}.") from error
     return content
@@ -134,8 +134,8 @@ def show(path, file=None):
     content = read(path)
     header, rows = content["table"]
     table = Table(title=f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}")
-    for place, heading in enumerate(header):
-        table.add_column(heading, justify="right" if place else "left")
+    for column, heading in enumerate(header):
+        table.add_column(heading, justify="right" if column else "left")
     for row in rows:
         table.add_row(*row)
     console = Console(file=file, highlight=False, soft_wrap=True)
@@ -146,12 +146,11 @@ def show(path, file=None):
 
 
 def _picture(content, path):
-    draw = catalog.get(content["experiment"]).draw
-    if draw is None:
-        return None
     try:
-        figure = draw(content["summary"])
+        figure = catalog.get(content["experiment"]).draw(content["summary"])
     except ImportError:
+        return None
+    if figure is None:
         return None
     drawn = pathlib.Path(path).with_suffix(".png")
     figure.savefig(drawn, dpi=110)
@@ -191,7 +190,7 @@ def write_page(results):
     for name, path in found.items():
         begin, end, content = BEGIN.format(name), END.format(name), read(path)
         if begin not in text:
-            claims = [f"- The paper says: {claim}" for claim in catalog.paper()[name].get("claims", [])]
+            claims = [f"- The paper says: {claim}" for claim in catalog.EXPERIMENTS[name].paper.get("claims", [])]
             text += "\n".join(["", f"## {name}: {content['title']}", "", *claims, "", begin, end, ""])
         before, _, rest = text.partition(begin)
         parts = [_markdown(["", "paper", "here"], content["facts"], ":---"), _markdown(*content["table"], "---:")]
@@ -208,9 +207,9 @@ def _markdown(header, rows, alignment):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _facts(content):
+def _facts(content, theirs):
     """Lists how the paper's numbers and a result were obtained: what, in the paper, here."""
-    theirs, settings, runs = catalog.paper()[content["experiment"]], content["settings"], content["runs"]
+    settings, runs = content["settings"], content["runs"]
     rows = [["source", theirs["source"], "**quick check, not comparable with the paper**" if content["quick"] else ""]]
     if settings is None:
         return rows

@@ -2,8 +2,9 @@
 
 import pytest
 
-from anytime_keras.experiments import catalog, settings
-from anytime_keras.experiments.settings import Settings, plan, recipe
+from anytime_keras.experiments import catalog, planning, settings
+from anytime_keras.experiments.planning import plan, recipe
+from anytime_keras.experiments.settings import Settings
 
 TINY = dict(datasets=("digits",), networks=("1x4",), epochs=3, seeds=2)
 
@@ -15,7 +16,7 @@ def rows_of(planned):
 def test_table_1_has_opt_at_the_exits_that_answer_and_shares_its_runs():
     chosen = Settings(**{**TINY, "networks": ("2x4",)})
     planned = catalog.EXPERIMENTS["table1"].plan(chosen)
-    exits = settings.at_fractions(settings.costs(chosen, "2x4", "digits"), "exit")
+    exits = planning.at_fractions(planning.costs(chosen, "2x4", "digits"), "exit")
     opt = [name for name in dict.fromkeys(exits) if name]
     assert rows_of(planned)[: 3 + len(opt)] == ["CONST", "LINEAR", "ADALOSS"] + ["OPT"] * len(opt)
     assert planned[3].recipe.weighting == {"name": "single_exit", "exit": opt[0]} and opt[-1] == "exit_6"
@@ -28,7 +29,7 @@ def test_table_1_has_opt_at_the_exits_that_answer_and_shares_its_runs():
 
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_opts_networks_end_after_their_exit_on_a_cpu(on_cpu, monkeypatch):
-    monkeypatch.setattr(settings.runtime, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(planning.runtime, "on_cpu", lambda: on_cpu)
     planned = [one.recipe for one in plan(Settings(**{**TINY, "seeds": 1}), {}, opt="all")]
     assert [each.weighting["exit"] for each in planned] == ["exit_1", "exit_2", "exit_3"]
     assert [each.last_exit for each in planned] == (["exit_2", "exit_2", None] if on_cpu else [None] * 3)
@@ -91,14 +92,13 @@ def test_figures_refuse_networks_that_do_not_fit():
 def test_figure_6b_trains_eanns_with_adaloss_and_plain_networks_as_such():
     chosen = catalog.EXPERIMENTS["figure6b"]
     planned = chosen.plan(chosen.settings(quick=True))
-    assert rows_of(planned) == ["EANN of ADALOSS"] * 2 + ["linear ensemble of resann"] * 2
+    assert rows_of(planned) == ["ADALOSS"] * 2 + ["linear ensemble of resann"] * 2
     assert [one.recipe.weighting["name"] for one in planned] == ["adaloss"] * 2 + ["constant"] * 2
     ensembles = chosen.ensembles(chosen.settings(quick=True))
-    assert [labels["row"] for labels, _ in ensembles] == ["EANN of ADALOSS", "linear ensemble of resann"]
+    assert [labels["row"] for labels, _ in ensembles] == ["ADALOSS", "linear ensemble of resann"]
     assert [member for _, members in ensembles for member in members] == [one.recipe for one in planned]
 
 
 def test_every_experiment_has_the_papers_words():
-    assert catalog.paper().keys() - {"reference"} == catalog.EXPERIMENTS.keys()
-    for entry in list(catalog.paper().values())[1:]:
-        assert entry["source"] and (entry.get("rows") or entry.get("claims"))
+    for chosen in catalog.EXPERIMENTS.values():
+        assert chosen.paper["source"] and (chosen.paper.get("rows") or chosen.paper.get("claims"))
