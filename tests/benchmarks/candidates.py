@@ -21,10 +21,13 @@ class ValidationGamma(AdaLossWeighting):
     def _gamma_at(self, steps):
         return ops.convert_to_tensor(self._state["gamma"])
 
-    def on_epoch_end(self, epoch, logs=None):
-        loss, gamma = logs[f"val_{self.exit_names[-1]}_loss"], float(self._read("gamma"))
+    def _choose_gamma(self, loss):
+        gamma = float(self._read("gamma"))
         self._state["gamma"].assign(max(gamma / 2, 0.05) if loss < self.best else min(2 * gamma, 1.0))
         self.best = min(loss, self.best)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._choose_gamma(logs[f"val_{self.exit_names[-1]}_loss"])
         super().on_epoch_end(epoch, logs)
 
 

@@ -111,7 +111,7 @@ def table(content, with_candidates=False):
         f"Digits, ResANN(3, 8) with {len(first['test'])} exits, {first['recipe']['epochs']} epochs, "
         f"{first['images'][split]} {split} images, mean ± standard deviation of {len(seeds)} seeds, "
         f"measured {content['machine']['date']}: "
-        f"[all exits, both splits and recipes]({where}tests/benchmarks/results/schemes.json).",
+        f"[all exits, validation errors and recipes]({where}tests/benchmarks/results/schemes.json).",
     ]
     return "\n".join(lines)
 

@@ -41,14 +41,16 @@ def test_opt_of_networks_that_end_early_is_found_by_the_whole_ones_costs():
     whole = alone([0.40, 0.30, 0.20, 0.20])
     cut = [run("OPT", one["exits"]["error"][: place + 1], exit=one["exit"]) for place, one in enumerate(whole)]
     expected = summaries.relative([*rows, *whole], "OPT")["rows"]
-    assert summaries.relative([*rows, *cut], "OPT")["rows"] == expected
+    found = summaries.relative([*rows, *cut], "OPT")["rows"]
+    assert all(found[row]["mean"] == pytest.approx(content["mean"]) for row, content in expected.items())
+    assert found["OPT"]["error"] == pytest.approx(expected["OPT"]["error"])
     assert expected["OPT"]["error"] == pytest.approx([40.0, 30.0, 20.0, 20.0])
 
 
 def test_a_table_of_unfinished_runs_has_dashes():
     summary = summaries.relative([run("CONST", [0.5] * 4), alone([0.4] * 4)[1]], "OPT")
     assert summary["rows"]["CONST"]["mean"] == approx([NAN, 25.0, NAN, NAN])
-    _, (row,) = show.relative(summary, EXPERIMENTS["table1"].paper)
+    _, (row, _) = show.relative(summary, EXPERIMENTS["table1"].paper)
     assert row[5:] == ["error 50.00%", "+25.0"] + ["error 50.00%"] * 2
     summary = summaries.relative([run("CONST", [0.5] * 4)], "OPT")
     (row,) = show.relative(summary, EXPERIMENTS["table1"].paper)[1]
@@ -126,7 +128,7 @@ def test_figure_6_reads_all_lines_at_the_same_budgets():
             "2x1 CONST": 30.0,
         }
     )
-    assert summary["weights"] == {"made": [0.1, 0.2, 0.7, 1.0]}
+    assert summary["weights"] == {"made": pytest.approx([0.1, 0.2, 0.7, 1.0])}
     chosen = EXPERIMENTS["figure6"]
     header, rows = chosen.table(summary)
     assert header[1:] == ["0.25", "0.5", "0.75", "1", "1.5", "2", "mean"]
@@ -144,7 +146,7 @@ def test_opt_is_a_line_at_the_costs_of_networks_that_are_run_alone():
 
 def test_an_ensemble_of_plain_networks_is_a_line():
     plain = dict(dataset="made", seed=0, row="linear ensemble of resann", exits=run("", [0.3, 0.2])["exits"])
-    summary = summaries.budgets([run("EANN of ADALOSS", [0.4] * 4, weight=[1.0] * 4)], [plain], "largest")
+    summary = summaries.budgets([run("ADALOSS", [0.4] * 4, weight=[1.0] * 4)], [plain], "largest")
     assert list(summary["panels"]["1x1 on made"]["lines"]) == ["1x1 ADALOSS", "linear ensemble of resann"]
 
 
