@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shlex
+import statistics
 
 from rich.console import Console
 from rich.table import Table
@@ -213,44 +214,39 @@ def _facts(content, theirs):
     rows = [["source", theirs["source"], "**quick check, not comparable with the paper**" if content["quick"] else ""]]
     if settings is None:
         return rows
-    data = {}
+    data, machines, compared, losses = {}, {}, {}, {}
     for run in runs:
         sizes = " + ".join(f"{count} {split}" for split, count in run["sizes"].items())
         augment = run["recipe"]["data"].get("augment")
         last = "; validation: the last training images" if run["recipe"]["data"].get("validation") == "last" else ""
         data[run["dataset"]] = f"{run['dataset']} ({sizes}{last}; {_listed(augment or ['no augmentation'])})"
-    exits = [f"{name}: {', '.join(run_exits)}" for name, run_exits in _exits_compared(runs).items()]
-    falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
-    late = f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded"
-    machines = {}
-    for run in runs:
         own = run["machine"]
         versions = f"{own['backend']} {own['versions'].get(own['backend'], '')}, Keras {own['versions'].get('keras')}"
-        machines.setdefault(f"{own['processor']}, {versions}", set()).add(own["date"])
-    scale = f"{_listed(settings['epochs'])}, {_listed(settings['seeds'])}"
+        machines.setdefault(f"{own['processor']}, {versions}", {})[own["date"]] = None
+        if run["row"] == "OPT":
+            compared.setdefault(run["network"], {})[run["exit"]] = None
+        elif run["train_loss"]:
+            losses.setdefault(run["row"], []).append((run["train_loss"][0], run["train_loss"][-1]))
+    falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
+    late = f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded"
+    ends = {row: "{:.2f} and {:.2f}".format(*map(statistics.fmean, zip(*each))) for row, each in losses.items()}
+    seeds = _listed(settings["seeds"])
+    networks = {name: _listed(list(exits)) for name, exits in compared.items()} or settings["networks"]
     return rows + [
-        ["networks", _listed(theirs["networks"]), "; ".join(exits) or _listed(settings["networks"])],
+        ["networks", _listed(theirs["networks"]), _listed(networks, "; ")],
         ["data", _listed(theirs["datasets"]), "; ".join(data.values())],
-        ["epochs, seeds", f"{theirs['epochs']}, not stated", scale],
+        ["epochs, seeds", f"{theirs['epochs']}, not stated", f"{_listed(settings['epochs'])}, {seeds}"],
         ["runs", "–", f"{len(runs)} of {content.get('planned', len(runs))}"],
+        ["training loss in the last epoch, first and last exit", "–", _listed(ends, "; ") or "not recorded"],
         ["share of the fall in training loss in the last tenth of the epochs, last exit", "–", late],
         ["machine", "–", "; ".join(f"{name}, {_listed(sorted(dates))}" for name, dates in machines.items())],
     ]
 
 
-def _listed(values):
+def _listed(values, separator=", "):
     if isinstance(values, dict):
         values = [f"{name}: {value}" for name, value in values.items()]
-    return ", ".join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)
-
-
-def _exits_compared(runs):
-    """Maps each network to the exits at the compared fractions of its cost, for networks with an OPT."""
-    found = {}
-    for run in runs:
-        if run["row"] == "OPT":
-            found.setdefault(run["network"], {})[run["exit"]] = None
-    return {network: list(exits) for network, exits in found.items()}
+    return separator.join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)
 
 
 def command(content):
