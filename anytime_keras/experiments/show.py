@@ -54,9 +54,10 @@ def _with_spread(lines):
 
 
 def losses(summary, paper):
-    """Formats a summary of `losses`: the increases (%) of each row at each exit."""
-    columns = zip(summary["exits"], *summary["rows"].values())
-    return ["exit", *summary["rows"]], [[name, *map(text, values)] for name, *values in columns]
+    """Formats a summary of `losses`: the increases (%) of each row at each exit that has one."""
+    exits = zip(summary["exits"], *summary["rows"].values())
+    rows = [[name, *map(text, values)] for name, *values in exits if not np.isnan(values).all()]
+    return ["exit", *summary["rows"]], rows
 
 
 def budgets(summary, paper):
@@ -96,7 +97,8 @@ def draw_losses(summary):
     figure = style.picture()
     axes = figure.add_subplot()
     for line, (row, values) in enumerate(summary["rows"].items()):
-        axes.plot(range(1, len(values) + 1), values, label=row, **style.look(line))
+        known = np.flatnonzero(~np.isnan(values))
+        axes.plot(known + 1, np.array(values)[known], label=row, **style.look(line))
     axes.axhline(0, color="0.4", linewidth=0.8)
     axes.set(xlabel="exit", ylabel="training loss over OPT's (%)")
     style.plain(axes)
