@@ -86,32 +86,33 @@ def measured(scheme, seed, commit):
     }
 
 
-def summary(runs, schemes, split="test"):
-    """Returns the seeds that all schemes have, and a dict from each scheme to the mean and the standard deviation over
-    these seeds of the error at each exit."""
-    errors = {scheme: {run["seed"]: run[split] for run in runs if run["scheme"] == scheme} for scheme in schemes}
-    seeds = sorted(set.intersection(*map(set, errors.values())))
-    found = {scheme: np.array([each[seed] for seed in seeds]) for scheme, each in errors.items()}
-    return seeds, {scheme: (each.mean(axis=0), each.std(axis=0, ddof=1)) for scheme, each in found.items()}
+def common_seeds(runs):
+    """Returns the seeds of which every one of `SCHEMES` has a run."""
+    return set.intersection(*({run["seed"] for run in runs if run["scheme"] == scheme} for scheme in SCHEMES))
 
 
 def table(content, with_candidates=False):
-    """Returns the table as Markdown: test errors, or the validation errors of all schemes."""
+    """Returns the table as Markdown: test errors, or validation errors with the candidates' as well."""
     split = "validation" if with_candidates else "test"
-    seeds, found = summary(content["runs"], {**SCHEMES, **(CANDIDATES if with_candidates else {})}, split)
-    lines = [f"| {split} error (%) | {' | '.join(f'exit {number}' for number in SHOWN)} |"]
-    lines.append("| --- |" + " ---: |" * len(SHOWN))
-    for scheme, (means, deviations) in found.items():
-        cells = [f"{means[number - 1]:.1f} ± {deviations[number - 1]:.1f}" for number in SHOWN]
-        lines.append(f"| {scheme} | {' | '.join(cells)} |")
-    first = content["runs"][0]
+    runs, seeds = content["runs"], common_seeds(content["runs"])
+    lines = [f"| {split} error (%) | seeds | {' | '.join(f'exit {number}' for number in SHOWN)} |"]
+    lines.append("| --- |" + " ---: |" * (len(SHOWN) + 1))
+    for scheme in [*SCHEMES, *(CANDIDATES if with_candidates else ())]:
+        own = [run for run in runs if run["scheme"] == scheme and (scheme in CANDIDATES or run["seed"] in seeds)]
+        if own:
+            found = np.array([run[split] for run in own])
+            cells = [f"{each:.1f}" for each in found.mean(axis=0)]
+            if len(own) > 1:
+                cells = [f"{cell} ± {each:.1f}" for cell, each in zip(cells, found.std(axis=0, ddof=1))]
+            lines.append(f"| {scheme} | {len(own)} | {' | '.join(cells[number - 1] for number in SHOWN)} |")
+    first = runs[0]
     where = "../../" if with_candidates else ""
     lines += [
         "",
         f"Digits, ResANN(3, 8) with {len(first['test'])} exits, {first['recipe']['epochs']} epochs, "
-        f"{first['images'][split]} {split} images, mean ± standard deviation of {len(seeds)} seeds, "
+        f"{first['images'][split]} {split} images, mean ± standard deviation over seeds, "
         f"measured {content['machine']['date']}: "
-        f"[all exits, validation errors and recipes]({where}tests/benchmarks/results/schemes.json).",
+        f"[all exits, both splits, recipes]({where}tests/benchmarks/results/schemes.json).",
     ]
     return "\n".join(lines)
 
@@ -129,6 +130,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, help="number of seeds; default: 10, of candidates 3")
     parser.add_argument("--candidates", action="store_true")
+    parser.add_argument("--only", default="", help="text in the names of the schemes to run")
     parser.add_argument("--readme", type=pathlib.Path)
     flags = parser.parse_args()
     content = json.loads(FILE.read_text()) if FILE.exists() else {"runs": []}
@@ -139,7 +141,7 @@ def main():
     stored = {(run["scheme"], run["seed"]) for run in content["runs"]}
     for seed in range(flags.seeds or (3 if flags.candidates else 10)):
         for scheme in CANDIDATES if flags.candidates else SCHEMES:
-            if (scheme, seed) not in stored:
+            if flags.only in scheme and (scheme, seed) not in stored:
                 content["runs"].append(measured(scheme, seed, commit))
                 head = {"command": "python -m tests.benchmarks.schemes"}
                 content = {**head, "machine": runtime.machine(), "runs": content["runs"]}
