@@ -80,7 +80,7 @@ def _settings(flags, experiment):
     from anytime_keras.training.recipe import PRECISIONS
 
     given = {name: flags[name].value for name in SETTINGS if flags[name].value is not None}
-    if experiment.plan is None and given:
+    if not experiment.rows and given:
         raise ValueError(f"This experiment trains nothing. Omit {', '.join(f'--{name}' for name in given)}.")
     if given.get("precision", "float32") not in PRECISIONS:
         raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}. Received: '{flags.precision}'.")

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shlex
+import statistics
 
 from rich.console import Console
 from rich.table import Table
@@ -45,13 +46,13 @@ def reproduce(name, settings, runs, results, quick=False):
     ('proposition.json', True)
     """
     chosen = catalog.get(name)
-    planned = chosen.plan(settings) if chosen.plan else []
+    planned = chosen.plan(settings)
     path = pathlib.Path(results) / f"{name}{'_quick' if quick and planned else ''}.json"
     if path.exists() and not quick:
         kept = {runs.place(one.recipe) for one in planned}
         if any(runs.place(Recipe.from_dict(run["recipe"])) not in kept for run in read(path)["runs"]):
             raise ValueError(f"'{path}' contains runs that these settings omit. Choose another directory of results.")
-    ensembles = chosen.ensembles(settings) if chosen.ensembles else []
+    ensembles = chosen.ensembles(settings)
     for _, members in ensembles:
         runs.need_networks(members)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,8 +117,8 @@ def read(path):
             raise ValueError(f"format {content['format']}")
         chosen = catalog.get(content["experiment"])
         content["summary"] = chosen.summarize(content["runs"], content["ensembles"])
-        content["table"] = chosen.table(content["summary"], catalog.paper()[content["experiment"]])
-        content["facts"] = _facts(content)
+        content["table"] = chosen.table(content["summary"])
+        content["facts"] = _facts(content, chosen.paper)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' must be a result of `anytime-keras reproduce`. Received: {error!r}.") from error
     return content
@@ -134,8 +135,8 @@ def show(path, file=None):
     content = read(path)
     header, rows = content["table"]
     table = Table(title=f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}")
-    for place, heading in enumerate(header):
-        table.add_column(heading, justify="right" if place else "left")
+    for column, heading in enumerate(header):
+        table.add_column(heading, justify="right" if column else "left")
     for row in rows:
         table.add_row(*row)
     console = Console(file=file, highlight=False, soft_wrap=True)
@@ -146,12 +147,11 @@ def show(path, file=None):
 
 
 def _picture(content, path):
-    draw = catalog.get(content["experiment"]).draw
-    if draw is None:
-        return None
     try:
-        figure = draw(content["summary"])
+        figure = catalog.get(content["experiment"]).draw(content["summary"])
     except ImportError:
+        return None
+    if figure is None:
         return None
     drawn = pathlib.Path(path).with_suffix(".png")
     figure.savefig(drawn, dpi=110)
@@ -191,7 +191,7 @@ def write_page(results):
     for name, path in found.items():
         begin, end, content = BEGIN.format(name), END.format(name), read(path)
         if begin not in text:
-            claims = [f"- The paper says: {claim}" for claim in catalog.paper()[name].get("claims", [])]
+            claims = [f"- The paper says: {claim}" for claim in catalog.EXPERIMENTS[name].paper.get("claims", [])]
             text += "\n".join(["", f"## {name}: {content['title']}", "", *claims, "", begin, end, ""])
         before, _, rest = text.partition(begin)
         parts = [_markdown(["", "paper", "here"], content["facts"], ":---"), _markdown(*content["table"], "---:")]
@@ -208,50 +208,45 @@ def _markdown(header, rows, alignment):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _facts(content):
+def _facts(content, theirs):
     """Lists how the paper's numbers and a result were obtained: what, in the paper, here."""
-    theirs, settings, runs = catalog.paper()[content["experiment"]], content["settings"], content["runs"]
+    settings, runs = content["settings"], content["runs"]
     rows = [["source", theirs["source"], "**quick check, not comparable with the paper**" if content["quick"] else ""]]
     if settings is None:
         return rows
-    data = {}
+    data, machines, compared, losses = {}, {}, {}, {}
     for run in runs:
         sizes = " + ".join(f"{count} {split}" for split, count in run["sizes"].items())
         augment = run["recipe"]["data"].get("augment")
         last = "; validation: the last training images" if run["recipe"]["data"].get("validation") == "last" else ""
         data[run["dataset"]] = f"{run['dataset']} ({sizes}{last}; {_listed(augment or ['no augmentation'])})"
-    exits = [f"{name}: {', '.join(run_exits)}" for name, run_exits in _exits_compared(runs).items()]
-    falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
-    late = f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded"
-    machines = {}
-    for run in runs:
         own = run["machine"]
         versions = f"{own['backend']} {own['versions'].get(own['backend'], '')}, Keras {own['versions'].get('keras')}"
-        machines.setdefault(f"{own['processor']}, {versions}", set()).add(own["date"])
-    scale = f"{_listed(settings['epochs'])}, {_listed(settings['seeds'])}"
+        machines.setdefault(f"{own['processor']}, {versions}", {})[own["date"]] = None
+        if run["row"] == "OPT":
+            compared.setdefault(run["network"], {})[run["exit"]] = None
+        elif run["train_loss"]:
+            losses.setdefault(run["row"], []).append((run["train_loss"][0], run["train_loss"][-1]))
+    falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
+    late = f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded"
+    ends = {row: "{:.2f} and {:.2f}".format(*map(statistics.fmean, zip(*each))) for row, each in losses.items()}
+    seeds = _listed(settings["seeds"])
+    networks = {name: _listed(list(exits)) for name, exits in compared.items()} or settings["networks"]
     return rows + [
-        ["networks", _listed(theirs["networks"]), "; ".join(exits) or _listed(settings["networks"])],
+        ["networks", _listed(theirs["networks"]), _listed(networks, "; ")],
         ["data", _listed(theirs["datasets"]), "; ".join(data.values())],
-        ["epochs, seeds", f"{theirs['epochs']}, not stated", scale],
+        ["epochs, seeds", f"{theirs['epochs']}, not stated", f"{_listed(settings['epochs'])}, {seeds}"],
         ["runs", "–", f"{len(runs)} of {content.get('planned', len(runs))}"],
+        ["training loss in the last epoch, first and last exit", "–", _listed(ends, "; ") or "not recorded"],
         ["share of the fall in training loss in the last tenth of the epochs, last exit", "–", late],
         ["machine", "–", "; ".join(f"{name}, {_listed(sorted(dates))}" for name, dates in machines.items())],
     ]
 
 
-def _listed(values):
+def _listed(values, separator=", "):
     if isinstance(values, dict):
         values = [f"{name}: {value}" for name, value in values.items()]
-    return ", ".join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)
-
-
-def _exits_compared(runs):
-    """Maps each network to the exits at the compared fractions of its cost, for networks with an OPT."""
-    found = {}
-    for run in runs:
-        if run["row"] == "OPT":
-            found.setdefault(run["network"], {})[run["exit"]] = None
-    return {network: list(exits) for network, exits in found.items()}
+    return separator.join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)
 
 
 def command(content):

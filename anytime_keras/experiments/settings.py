@@ -1,21 +1,10 @@
-"""Turns an experiment's settings into a list of labelled training runs."""
+"""The scale of an experiment, and the networks that it names."""
 
 import ast
 import dataclasses
-import functools
-import json
 import pathlib
-import typing
 
-from anytime_keras import models, runtime
-from anytime_keras.cost import exit_costs
-from anytime_keras.data import sources
-from anytime_keras.training import Recipe
-
-FRACTIONS = (0.25, 0.5, 0.75, 1.0)
-CONST, LINEAR, HALF_END, ADALOSS = (
-    {"weighting": {"name": name}} for name in ("constant", "linear", "half_end", "adaloss")
-)
+from anytime_keras import models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +46,7 @@ class Settings:
             )
         if isinstance(self.epochs, dict) and set(self.epochs) != set(labels):
             raise ValueError(f"`epochs` needs one number for each of {labels}. Received: epochs={self.epochs}.")
-        numbers = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
+        numbers = self._seeds()
         if len(numbers) != len(self.datasets) or not all(type(each) is int and each > 0 for each in numbers):
             raise ValueError(
                 "`seeds` must be a positive int, or one for each data set. "
@@ -66,25 +55,25 @@ class Settings:
         for network in self.networks:
             network_config(network)
 
+    def _seeds(self):
+        return self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
+
     def seeds_of(self, dataset):
         """Returns the seeds of a data set."""
-        each = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
-        return range(each[self.datasets.index(dataset)])
+        return range(self._seeds()[self.datasets.index(dataset)])
 
     def epochs_of(self, dataset):
         """Returns the number of epochs on a data set."""
         return self.epochs[label(dataset)] if isinstance(self.epochs, dict) else self.epochs
 
 
-# Checks the code in a minute on a CPU; its numbers cannot be compared with the paper's.
-QUICK = dict(datasets=("digits",), networks=("1x4",), epochs=3, seeds=1)
+def label(dataset):
+    """Returns a data set's name without directory and suffix.
 
-
-class Planned(typing.NamedTuple):
-    """A training run: `labels` (`row`, `network`, `dataset`, `seed` and the experiment's own) and its `recipe`."""
-
-    labels: dict
-    recipe: Recipe
+    >>> label("/data/cifar10.npz")
+    'cifar10'
+    """
+    return pathlib.Path(str(dataset)).stem
 
 
 def split_networks(text):
@@ -117,98 +106,3 @@ def network_config(text):
             "Networks must look like 5x16 (units per block, channels), 'resann50' or "
             f"'denseann:depth=10,growth_rate=4'. Received: '{text}'. {error}"
         ) from error
-
-
-def label(dataset):
-    """Returns a data set's name without directory and suffix.
-
-    >>> label("/data/cifar10.npz")
-    'cifar10'
-    """
-    return pathlib.Path(str(dataset)).stem
-
-
-def recipe(settings, network, dataset, seed, **changes):
-    """Returns the paper's recipe (section 5.1) at the scale of the settings."""
-    arguments = {"data": str(dataset)}
-    augment = sources.defaults(dataset).augment
-    if augment:  # named, so that results contain it
-        arguments["augment"] = list(augment)
-    scale = dict(epochs=settings.epochs_of(dataset), batch_size=settings.batch_size, precision=settings.precision)
-    return Recipe.paper(network_config(network), arguments, **{**scale, "seed": seed, **changes})
-
-
-def plan(settings, rows, networks=None, opt=None):
-    """Lists the runs of all rows, networks, data sets and seeds.
-
-    Args:
-        settings: `Settings`.
-        rows: dict from a row's name to its recipe changes.
-        networks: names that replace the settings' networks.
-        opt: adds runs that train a network for one exit only (row `OPT`, label `exit`): `"fractions"` for the exits
-            that answer at `FRACTIONS`, `"all"` for every exit, None for none. On a CPU, such a network ends after its
-            exit. On an accelerator it is complete, so that the same program trains it side by side with the others.
-
-    Returns:
-        A list of `Planned`.
-    """
-    planned = []
-    for dataset in settings.datasets:
-        for network in networks or settings.networks:
-            alone = _alone(costs(settings, network, dataset), opt) if opt else []
-            for seed in settings.seeds_of(dataset):
-                for labels, change in [*(({"row": row}, change) for row, change in rows.items()), *alone]:
-                    labels = {**labels, "network": network, "dataset": label(dataset), "seed": seed}
-                    planned.append(Planned(labels, recipe(settings, network, dataset, seed, **change)))
-    return planned
-
-
-def _alone(exits, opt):
-    """Returns pairs of labels and the recipe changes that train a network for one exit only."""
-    names = exits["exit"]
-    changes = []
-    for exit_name in names if opt == "all" else dict.fromkeys(filter(None, at_fractions(exits, "exit"))):
-        # At least two exits, because for a single one Keras does not report the loss without weight decay.
-        end = names[max(1, names.index(exit_name))]
-        end = end if runtime.on_cpu() and end != names[-1] else None
-        change = {"weighting": {"name": "single_exit", "exit": exit_name}, "last_exit": end}
-        changes.append(({"row": "OPT", "exit": exit_name}, change))
-    return changes
-
-
-def costs(settings, network, dataset):
-    """Returns the names and costs of an untrained network's exits, a dict of lists."""
-    return _costs(recipe(settings, network, dataset, 0).to_json())
-
-
-@functools.cache
-def _costs(text):
-    untrained = Recipe.from_dict(json.loads(text))
-    found = exit_costs(untrained.build_model(untrained.load_data()))
-    return {"exit": [cost.exit for cost in found], "with_all_heads": [cost.with_all_heads for cost in found]}
-
-
-def check_growing(settings, networks):
-    """Raises ValueError unless each network costs more than the previous one."""
-    costly = [costs(settings, network, settings.datasets[0])["with_all_heads"][-1] for network in networks]
-    if any(large <= small for small, large in zip(costly, costly[1:])):
-        raise ValueError(
-            "Networks must be in increasing order of cost. "
-            f"Received: {', '.join(networks)}, with {', '.join(map(str, costly))} multiply-accumulates."
-        )
-
-
-def latest(costs, values, budget):
-    """Returns the value of the latest exit within a budget, or None if there is no such exit.
-
-    >>> latest([10, 20], ["exit_1", "exit_2"], 15)
-    'exit_1'
-    """
-    affordable = [value for cost, value in zip(costs, values) if cost <= budget * (1 + 1e-9)]
-    return affordable[-1] if affordable else None
-
-
-def at_fractions(exits, column="error"):
-    """Returns a column's value at each of `FRACTIONS` of the last exit's cost, None before the first exit."""
-    spent = exits["with_all_heads"]
-    return [latest(spent, exits[column], fraction * spent[-1]) for fraction in FRACTIONS]

@@ -1,63 +1,83 @@
-"""Computes the numbers of tables and figures from training runs.
+"""Computes the numbers of tables and figures from training runs. NaN stands for a number that is missing.
 
 A run is a dict with its labels (`row`, `network`, `dataset`, `seed`, ...) and its measurements, see `Runs.measured`.
 """
 
-import statistics
+import functools
 
-from anytime_keras.experiments.settings import FRACTIONS, at_fractions, latest
+import numpy as np
+
 from anytime_keras.inference import inflation
 
+FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 # Budgets at which lines are read, as fractions of a network's cost.
 GRID = tuple(round(0.05 * number, 2) for number in range(1, 61))
 BASES = (1.5, 2.0, 1 + 2**0.5, 3.0, 4.0)
 
 
-def increase(own, base):
-    """Returns the increase of `own` over `base` in percent, or None if one is missing or `base` is 0.
+def latest(costs, values, budget):
+    """Returns the value of the latest exit within a budget, or None if there is no such exit.
 
-    >>> round(increase(0.11, 0.10), 6)
-    10.0
+    >>> latest([10, 20], ["exit_1", "exit_2"], 15)
+    'exit_1'
     """
-    return None if own is None or not base else 100 * (own / base - 1)
+    affordable = [value for cost, value in zip(costs, values) if cost <= budget * (1 + 1e-9)]
+    return affordable[-1] if affordable else None
 
 
-def mean(values):
-    """Returns the mean of the values that are not None, or None if there are none."""
-    values = [value for value in values if value is not None]
-    return statistics.fmean(values) if values else None
+def at_fractions(exits, column="error"):
+    """Returns a column's value at each of `FRACTIONS` of the last exit's cost, None before the first exit."""
+    spent = exits["with_all_heads"]
+    return [latest(spent, exits[column], fraction * spent[-1]) for fraction in FRACTIONS]
 
 
-def means(lines):
+def increase(own, base):
+    """Returns the increases of `own` over `base` in percent, NaN where one is missing or `base` is 0.
+
+    >>> increase([0.11, None], [0.10, 0.10]).round(6).tolist()
+    [10.0, nan]
+    """
+    own, base = np.array(own, float), np.array(base, float)
+    return 100 * (own / np.where(base > 0, base, np.nan) - 1)
+
+
+def mean(rows):
+    """Returns the elementwise mean of rows of equal length, leaving out NaN.
+
+    >>> mean([[1.0, np.nan], [3.0, np.nan]]).tolist()
+    [2.0, nan]
+    """
+    rows = np.ma.masked_invalid(np.array(list(rows), float))
+    return rows.mean(axis=0).filled(np.nan)
+
+
+def means(lines, mean=mean):
     """Averages the numbers of many cells elementwise, over seeds first, then over networks and data sets.
 
     Args:
-        lines: list of pairs of a cell (network, data set, seed) and its numbers, which may be None.
+        lines: list of pairs of a cell (network, data set, seed) and its numbers.
+        mean: function from rows to their elementwise mean.
 
-    Returns:
-        A list of floats, None where no cell has a number.
-
-    >>> means([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])])
+    >>> means([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])]).tolist()
     [4.0]
     """
     alike = {}
     for (network, dataset, _), values in lines:
         alike.setdefault((network, dataset), []).append(values)
-    over_seeds = [[mean(each) for each in zip(*some)] for some in alike.values()]
-    return [mean(each) for each in zip(*over_seeds)]
+    return mean(list(map(mean, alike.values())))
 
 
 def means_by_seed(lines):
     """Returns the `means` of each seed shared by all networks and data sets, which show the spread between seeds.
 
     >>> means_by_seed([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])])
-    {0: [3.5]}
+    [array([3.5])]
     """
     seeds = {}
     for (network, dataset, seed), _ in lines:
         seeds.setdefault((network, dataset), set()).add(seed)
     shared = sorted(set.intersection(*seeds.values()))
-    return {seed: means([(where, values) for where, values in lines if where[-1] == seed]) for seed in shared}
+    return [means([(where, values) for where, values in lines if where[-1] == seed]) for seed in shared]
 
 
 def cell(run):
@@ -65,16 +85,15 @@ def cell(run):
     return run["network"], run["dataset"], run["seed"]
 
 
-def _alone(runs, values):
-    """Maps (cell, exit) of each run that was trained for one exit only to that exit's value."""
-    return {
-        (cell(run), run["exit"]): values(run)[run["exits"]["exit"].index(run["exit"])]
-        for run in runs
-        if run["row"] == "OPT"
-    }
+def _split(runs, values):
+    """Returns the runs with all exits, and a dict from (cell, exit) of each run that was trained for one exit only to
+    that exit's value."""
+    alone = [run for run in runs if run["row"] == "OPT"]
+    found = {(cell(run), run["exit"]): values(run)[run["exits"]["exit"].index(run["exit"])] for run in alone}
+    return [run for run in runs if run["row"] != "OPT"], found
 
 
-def relative_table(runs, base):
+def relative(runs, base="OPT"):
     """Compares test errors of rows at `FRACTIONS` of the cost.
 
     Args:
@@ -82,24 +101,21 @@ def relative_table(runs, base):
         base: the row to compare with; `"OPT"` has a separate network for each fraction.
 
     Returns:
-        A dict with `base` and `rows`, which maps a row's name to its `cells`, a list of dicts with `cell`, `errors` and
-        `increase` in percent, and to their means over all cells, `error` (%) and `mean`.
+        A dict with `base` and `rows`, which maps a row's name to `lines`, pairs of a cell and its increases in percent,
+        and to the means over all cells, `mean` of the increases and `error` (%).
     """
-    own = {(run["row"], cell(run)): at_fractions(run["exits"]) for run in runs if run["row"] != "OPT"}
-    alone = _alone(runs, lambda run: run["exits"]["error"])
-    if alone:
-        for run in [run for run in runs if run["row"] != "OPT"]:
-            exits = at_fractions(run["exits"], "exit")
-            own["OPT", cell(run)] = [alone.get((cell(run), exit_name)) for exit_name in exits]
+    joint, alone = _split(runs, lambda run: run["exits"]["error"])
+    own = {(run["row"], cell(run)): at_fractions(run["exits"]) for run in joint}
+    for run in joint if alone else ():
+        own["OPT", cell(run)] = [alone.get((cell(run), name)) for name in at_fractions(run["exits"], "exit")]
     rows = {}
     for (row, where), errors in own.items():
+        content = rows.setdefault(row, {"lines": [], "error": []})
         bases = own.get((base, where), [None] * len(FRACTIONS))
-        one = {"cell": where, "errors": errors, "increase": list(map(increase, errors, bases))}
-        rows.setdefault(row, {"cells": []})["cells"].append(one)
+        content["lines"].append((where, increase(errors, bases)))
+        content["error"].append((where, errors))
     for content in rows.values():
-        content["mean"] = means([(one["cell"], one["increase"]) for one in content["cells"]])
-        errors = means([(one["cell"], one["errors"]) for one in content["cells"]])
-        content["error"] = [error and 100 * error for error in errors]
+        content.update(mean=means(content["lines"]), error=100 * means(content["error"]))
     return {"base": base, "rows": rows}
 
 
@@ -107,15 +123,14 @@ def losses(runs):
     """Compares the last epoch's training losses at each exit with networks trained for that exit only (Figure 3).
 
     Returns:
-        A dict with `exits` and `rows`, which maps a row's name to its mean increase in percent at each exit, None at
+        A dict with `exits` and `rows`, which maps a row's name to its mean increase in percent at each exit, NaN at
         exits for which no separate network was trained.
     """
-    alone = _alone(runs, lambda run: run["train_loss"])
+    joint, alone = _split(runs, lambda run: run["train_loss"])
     rows = {}
-    for run in runs:
-        if run["row"] != "OPT":
-            bases = [alone.get((cell(run), exit_name)) for exit_name in run["exits"]["exit"]]
-            rows.setdefault(run["row"], []).append((cell(run), list(map(increase, run["train_loss"], bases))))
+    for run in joint:
+        bases = [alone.get((cell(run), name)) for name in run["exits"]["exit"]]
+        rows.setdefault(run["row"], []).append((cell(run), increase(run["train_loss"], bases)))
     exits = max((run["exits"]["exit"] for run in runs), key=len)
     return {"exits": exits, "rows": {row: means(lines) for row, lines in rows.items()}}
 
@@ -132,7 +147,7 @@ def pairs(runs):
         where, exits = (run["pair"], *cell(run)[1:]), run["exits"]
         if where in last:
             spent, error = last[where]["with_all_heads"][-1], last[where]["error"][-1]
-            values = [increase(each, error) for each in exits["error"]]
+            values = increase(exits["error"], error)
             read.append(("the small network", run["row"], where, exits["with_all_heads"], values, spent))
     return {"unit": "increase (%)", "panels": _panels(read), "weights": {}}
 
@@ -146,41 +161,32 @@ def budgets(runs, ensembles=(), alone="all"):
 
     Returns:
         A dict with `unit`, `panels` and `weights`. `panels` maps a title to `lines`, errors (%) at the budgets of
-        `GRID` relative to the panel's largest network, averaged over seeds, None before the first answer, and to
+        `GRID` relative to the panel's largest network, averaged over seeds, NaN before the first answer, and to
         `mean`, each line's mean over the budgets from where all lines have an answer to where the last one ends.
         `weights` maps a data set to the largest network's final AdaLoss weights.
     """
     read, weights = [], {}
     for dataset in dict.fromkeys(run["dataset"] for run in runs):
-        own = [run for run in runs if run["dataset"] == dataset]
-        largest = max(own, key=lambda run: run["exits"]["with_all_heads"][-1])
+        every = [run for run in runs if run["dataset"] == dataset]
+        joint, optimal = _split(every, lambda run: list(zip(run["exits"]["with_head"], run["exits"]["error"])))
+        largest = max(every, key=lambda run: run["exits"]["with_all_heads"][-1])
         title, spent = f"{largest['network']} on {dataset}", largest["exits"]["with_all_heads"][-1]
-        shown = [run for run in own if alone == "all" or run["network"] == largest["network"]]
-        shown = [{**run, "row": run["row"].removeprefix("EANN of ")} for run in shown if run["row"] != "OPT"]
-        named = [(f"{run['network']} {run['row']}", run) for run in shown]
-        named += [
-            (one["row"] if " " in one["row"] else f"EANN of {one['row']}", one)
-            for one in ensembles
-            if one["dataset"] == dataset
-        ]
+        joint = [run for run in joint if alone == "all" or run["network"] == largest["network"]]
+        named = [(f"{run['network']} {run['row']}", run) for run in joint]
+        own = [one for one in ensembles if one["dataset"] == dataset]
+        named += [(one["row"] if " of " in one["row"] else f"EANN of {one['row']}", one) for one in own]
         lines = [(name, one["seed"], one["exits"]["with_all_heads"], one["exits"]["error"]) for name, one in named]
-        lines += _optimal(own)
+        points = {}
+        for (where, _), point in optimal.items():
+            points.setdefault(where, []).append(point)
+        lines += [(f"OPT of {network}", seed, *zip(*sorted(each))) for (network, _, seed), each in points.items()]
         for name, seed, costs, errors in lines:
-            read.append((title, name, (name, dataset, seed), costs, [100 * error for error in errors], spent))
-        learned = [(cell(run), run["weight"]) for run in shown if "ADALOSS" in run["row"] and run["weight"]]
-        learned = [(where, values) for where, values in learned if where[0] == largest["network"]]
+            read.append((title, name, (name, dataset, seed), costs, 100 * np.array(errors), spent))
+        learned = [run for run in joint if run["network"] == largest["network"] and "ADALOSS" in run["row"]]
+        learned = [(cell(run), run["weight"]) for run in learned if run["weight"]]
         if learned and ensembles:
             weights[dataset] = means(learned)
     return {"unit": "error (%)", "panels": _panels(read), "weights": weights}
-
-
-def _optimal(runs):
-    """Returns lines (name, seed, costs, errors) of the networks that were trained for one exit only."""
-    points = {}
-    alone = _alone(runs, lambda run: list(zip(run["exits"]["with_head"], run["exits"]["error"])))
-    for (where, _), point in alone.items():
-        points.setdefault(where, []).append(point)
-    return [(f"OPT of {network}", seed, *zip(*sorted(own))) for (network, _, seed), own in points.items()]
 
 
 def _panels(read):
@@ -189,17 +195,21 @@ def _panels(read):
     for title, name, where, costs, values, spent in read:
         line = [latest(costs, values, budget * spent) for budget in GRID]
         ends[title] = max(ends.get(title, 0), costs[-1] / spent)
-        found.setdefault(title, {}).setdefault(name, []).append((where, line))
+        found.setdefault(title, {}).setdefault(name, []).append((where, np.array(line, float)))
     panels = {}
     for title, named in found.items():
-        lines = {
-            name: [None if None in values else own for own, *values in zip(means(some), *(line for _, line in some))]
-            for name, some in named.items()
-        }
-        columns = [values for budget, *values in zip(GRID, *lines.values()) if budget < ends[title] + GRID[0]]
-        answered = [values for values in columns if None not in values]
-        panels[title] = {"lines": lines, "mean": dict(zip(lines, map(mean, zip(*answered))))}
+        # NaN where one of the averaged networks has no answer yet.
+        lines = {name: means(some, functools.partial(np.mean, axis=0)) for name, some in named.items()}
+        shared = np.array(list(lines.values()))[:, np.array(GRID) < ends[title] + GRID[0]]
+        answered = shared[:, ~np.isnan(shared).any(axis=0)]
+        panels[title] = {"lines": lines, "mean": dict(zip(lines, mean(answered.T)))}
     return panels
+
+
+def fractions(runs):
+    """Returns `budgets`, and in `fractions` each network's errors as in `relative` (Table 2)."""
+    named = [{**run, "row": f"{run['network']} {run['row']}"} for run in runs]
+    return {**budgets(runs), "fractions": relative(named)}
 
 
 def inflations():

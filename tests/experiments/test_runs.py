@@ -202,7 +202,7 @@ def test_an_ensemble_is_measured_once_and_needs_its_networks(images, finished, t
 
 
 def test_groups_are_what_one_program_can_train(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments.settings.runtime, "on_cpu", lambda: False)
+    monkeypatch.setattr(experiments.planning.runtime, "on_cpu", lambda: False)
     found = planned("beyond", images, seeds=2)
     own = experiments.Runs(tmp_path, at_once=100)
     groups = list(own._groups([one.recipe for one in found]))
@@ -220,7 +220,7 @@ def quick_runs(tmp_path_factory):
     return tmp_path_factory.mktemp("quick")
 
 
-@pytest.mark.parametrize("name", [name for name, one in experiments.EXPERIMENTS.items() if one.plan])
+@pytest.mark.parametrize("name", [name for name, one in experiments.EXPERIMENTS.items() if one.rows])
 def test_the_quick_check_of_each_experiment_runs(name, quick_runs, tmp_path):
     chosen = experiments.EXPERIMENTS[name]
     own = experiments.Runs(quick_runs, at_once=1, say=str)

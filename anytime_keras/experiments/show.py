@@ -1,0 +1,133 @@
+"""Shows summaries as tables and plots.
+
+Each function for a table takes a summary and the paper's entry, and returns the header and rows of str. Those for plots
+(`draw_...`) return a Matplotlib figure; nothing else here needs Matplotlib.
+"""
+
+import numpy as np
+
+from anytime_keras.experiments.summaries import FRACTIONS, GRID, means, means_by_seed
+
+HEADING = [f"{fraction:g}" for fraction in FRACTIONS]
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the reference network's cost
+
+
+def text(value, form="{:+.1f}"):
+    """Formats a number for a table, or a dash for NaN.
+
+    >>> text(3.14159), text(float("nan"))
+    ('+3.1', '–')
+    """
+    return "–" if np.isnan(value) else form.format(value)
+
+
+def plain(value):
+    return text(value, "{:.2f}")
+
+
+def relative(summary, paper):
+    """Formats a summary of `relative` beside the paper's numbers, with the spread between seeds in brackets."""
+    header = ["", *(f"paper {each}" for each in HEADING), *(f"here {each}" for each in HEADING)]
+    nothing = [np.nan] * len(FRACTIONS)
+    rows = []
+    for row, content in summary["rows"].items():
+        errors = [text(error, "error {:.2f}%") for error in content["error"]]
+        if row == summary["base"]:
+            rows.append([row, *map(text, [0.0] * len(FRACTIONS)), *errors])
+            continue
+        # Errors where the base is not trained yet.
+        here = [error if own == "–" else own for own, error in zip(_with_spread(content["lines"]), errors)]
+        rows.append([row, *map(text, paper["rows"].get(row, nothing)), *here])
+        datasets = dict.fromkeys(where[1] for where, _ in content["lines"])
+        for dataset in datasets if len(datasets) > 1 else ():
+            lines = [(where, values) for where, values in content["lines"] if where[1] == dataset]
+            rows.append([f"{row} on {dataset}", *map(text, nothing), *_with_spread(lines)])
+    return header, rows
+
+
+def _with_spread(lines):
+    texts = []
+    for value, *values in zip(means(lines), *means_by_seed(lines)):
+        values = [each for each in values if not np.isnan(each)]
+        texts.append(text(value) + (f" ({text(min(values))} to {text(max(values))})" if len(values) > 1 else ""))
+    return texts
+
+
+def losses(summary, paper):
+    """Formats a summary of `losses`: the increases (%) of each row at each exit that has one."""
+    exits = zip(summary["exits"], *summary["rows"].values())
+    rows = [[name, *map(text, values)] for name, *values in exits if not np.isnan(values).all()]
+    return ["exit", *summary["rows"]], rows
+
+
+def budgets(summary, paper):
+    """Formats each line of a summary of `budgets` or `pairs` at `SHARES` and its mean over budgets."""
+    rows = []
+    for title, panel in summary["panels"].items():
+        for name, line in panel["lines"].items():
+            values = [line[GRID.index(share)] for share in SHARES] + [panel["mean"][name]]
+            rows.append([f"{name}, {title}" if len(summary["panels"]) > 1 else name, *map(plain, values)])
+    for dataset, values in summary["weights"].items():
+        late = sum(values[len(values) // 2 :]) / sum(values)
+        rows.append([f"AdaLoss weight in the second half of exits, {dataset}", *[""] * len(SHARES), f"{late:.1%}"])
+    unit = f"{summary['unit']} at budgets, {'; '.join(summary['panels'])} = 1"
+    return [unit, *(f"{share:g}" for share in SHARES), "mean"], rows
+
+
+def fractions(summary, paper):
+    """Formats each network's errors (%) at `FRACTIONS` of its own cost beside the paper's, as in Table 2."""
+    rows = [[f"{name} (paper)", *map(plain, errors)] for name, errors in paper["rows"].items()]
+    rows += [[name, *map(plain, content["error"])] for name, content in summary["fractions"]["rows"].items()]
+    return ["error (%) at a fraction of the cost", *HEADING], rows
+
+
+def inflations(summary, paper):
+    """Formats a summary of `inflations`."""
+    header = ["b", "networks", "workers", "sup C, bound", "sup C, simulated", "E[C], bound", "E[C], simulated"]
+    return header, [
+        [f"{base:.3g}", kind, str(workers), *(f"{value:.3f}" for value in values)]
+        for base, kind, workers, *values in summary["rows"]
+    ]
+
+
+def draw_losses(summary):
+    """Plots Figure 3: relative increase in training loss over the exits."""
+    from anytime_keras.evaluation import style
+
+    figure = style.picture()
+    axes = figure.add_subplot()
+    for line, (row, values) in enumerate(summary["rows"].items()):
+        known = np.flatnonzero(~np.isnan(values))
+        axes.plot(known + 1, np.array(values)[known], label=row, **style.look(line))
+    axes.axhline(0, color="0.4", linewidth=0.8)
+    axes.set(xlabel="exit", ylabel="training loss over OPT's (%)")
+    style.plain(axes)
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_budgets(summary):
+    """Plots error within each budget, one axes for each panel, and the weights that AdaLoss learned."""
+    from anytime_keras.evaluation import style
+
+    count = len(summary["panels"]) + bool(summary["weights"])
+    figure = style.picture(max(6.4, 4.6 * count), 4.2)
+    every = figure.subplots(1, count, squeeze=False)[0]
+    for axes, (title, panel) in zip(every, summary["panels"].items()):
+        for line, (name, values) in enumerate(panel["lines"].items()):
+            ensemble = "-" if "of " in name else "--"
+            color = style.look(line)["color"]
+            axes.step(GRID, values, ensemble, where="post", label=name, color=color, linewidth=1.4)
+        axes.set_xscale("log")
+        style.logarithmic(axes.xaxis)
+        for share in FRACTIONS:
+            axes.axvline(share, color=style.GREY, linewidth=0.8, zorder=0)
+            style.note_above(axes, share, f"{share:g}")
+        axes.set(xlabel=f"budget over the cost of {title}", ylabel=summary["unit"])
+    for line, (dataset, values) in enumerate(summary["weights"].items()):
+        every[-1].plot(range(1, len(values) + 1), values, label=dataset, **style.look(line))
+        every[-1].set(xlabel="exit", ylabel="AdaLoss weight at the end")
+    for axes in every:
+        style.plain(axes)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
