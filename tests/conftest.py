@@ -8,16 +8,14 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ["ANYTIME_KERAS_ENGINES"] = ""  # converting takes seconds, so that only tests of engines do it
 os.environ["ANYTIME_KERAS_CACHE"] = tempfile.mkdtemp(prefix="anytime_keras_cache_")  # the user's stays as it is
 atexit.register(shutil.rmtree, os.environ["ANYTIME_KERAS_CACHE"], ignore_errors=True)
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
-from anytime_keras.inference.engines import choice  # noqa: E402
-
 BACKEND = keras.backend.backend()
-choice.COMPARED = ()  # converting takes seconds: `engine="auto"` means the backend's, except in tests of engines
 
 if BACKEND == "tensorflow":
     import tensorflow as tf

@@ -1,7 +1,6 @@
 """The same suite on JAX, in a process of its own: Keras reads KERAS_BACKEND once."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -25,18 +24,7 @@ OTHERS += ["inference/test_stages.py", "zoo/test_load.py", "experiments/test_run
     "places, tiers", [(TRAINING, "not slow"), (OTHERS, "not slow and not long")], ids=["training", "others"]
 )
 def test_the_suite_passes_on_jax(places, tiers):
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", tiers, *map("tests/{}".format, places)],
-        cwd=pathlib.Path(__file__).parents[1],
-        env={**os.environ, **checks.on_jax(), "PYTEST_ADDOPTS": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=3600,
-    )
-    tail = "\n".join(done.stdout.splitlines()[-60:])
-    assert done.returncode == 0, tail
-    assert " passed" in tail
+    checks.run_pytest("-m", tiers, *map("tests/{}".format, places), **checks.on_jax())
 
 
 @pytest.mark.tensorflow

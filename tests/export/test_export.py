@@ -305,7 +305,7 @@ def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
     with pytest.raises(ValueError, match=r"batch of 1. Known: \[\]. Call `calibrate"):
         slow_set.predict(x, deadline=1.0)
     seconds = slow_set.calibrate(x, repeats=5)
-    assert len(seconds) == 3 and all(0.02 <= each < 1 for each in seconds)
+    assert len(seconds) == 3 and all(each >= 0.02 for each in seconds)
     assert slow_set.predict(x, deadline=60.0).exit == slow_set.predict(x).exit == "exit_3"
     slow_set.times[1] = [0.02, 60.0, 0.02]
     answer = slow_set.predict(x, deadline=30.0)

@@ -284,7 +284,7 @@ def test_clients_that_hang_up_or_send_garbage_do_no_harm(ask, address, png):
     assert ask("POST", "/v1/classify", png)[0].status == 200
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_memory_stays_flat_between_hostile_clients(address, digits, png):
     connection = http.client.HTTPConnection("127.0.0.1", address, timeout=30)
     head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(png)}\r\n\r\n".encode()
