@@ -12,11 +12,13 @@ pytestmark = pytest.mark.long
 
 # Where the library computes on Keras's backend: both tiers of what runs within a step of training, the quick tests of
 # the rest. Left out is what is the same on every backend (text, files, layouts of networks) or needs TensorFlow.
-TRAINING = ["weighting", "training/test_scan.py", "training/test_clock.py"]
+TRAINING = ["weighting", "training/test_scan.py"]
+TRAINING += ["experiments/test_runs.py::test_on_an_accelerator_programs_are_cached_in_the_folder"]
 OTHERS = [f"models/test_{name}.py" for name in ("anytime_model", "convert", "families", "initializers", "metrics")]
-OTHERS += ["cost/test_exit_costs.py", "data/test_augment.py", "data/test_load.py", "evaluation/test_evaluate.py"]
+OTHERS += [f"cost/test_{name}.py" for name in ("against_profiler", "exit_costs")]
+OTHERS += ["data/test_augment.py", "data/test_load.py", "evaluation/test_evaluate.py", "training/test_clock.py"]
 OTHERS += [f"inference/test_{name}.py" for name in ("early_exit", "engines", "ensemble", "evaluation", "predictor")]
-OTHERS += ["inference/test_stages.py", "zoo/test_load.py", "experiments/test_runs.py"]
+OTHERS += ["inference/test_file_engines.py", "inference/test_stages.py", "zoo/test_load.py"]
 
 
 @pytest.mark.tensorflow

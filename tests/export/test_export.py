@@ -239,7 +239,12 @@ print(model.predict(x, deadline=60).exit)
 # Bounds on the largest error over the standard deviation of the logits, and on the samples that keep their class.
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    "precision, bound, least", [("float16", 0.01, 0.98), ("dynamic", 0.2, 0.95), ("int8", 0.5, 0.85)]
+    "precision, bound, least",
+    [
+        pytest.param("float16", 0.01, 0.98, marks=pytest.mark.long),
+        ("dynamic", 0.2, 0.95),
+        pytest.param("int8", 0.5, 0.85, marks=pytest.mark.long),
+    ],
 )
 def test_reduced_precision_stays_close_and_is_smaller(precision, bound, least, tmp_path):
     needs("litert")

@@ -70,7 +70,12 @@ class Slow:
         return stage
 
 
-@pytest.mark.parametrize("make", networks.GRAPHS)
+LARGER = (networks.residual, networks.eleven_exits)
+
+
+@pytest.mark.parametrize(
+    "make", [pytest.param(make, marks=[pytest.mark.long] * (make in LARGER)) for make in networks.GRAPHS]
+)
 def test_answers_equal_the_whole_model_bit_for_bit(make):
     model = make()
     checks.scramble(model)
