@@ -539,6 +539,7 @@ def test_calibrating_beside_other_threads_changes_their_answers_at_once_and_whol
             errors.append(error)
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(3)]
+
     def wait_for(count):
         """Waits until a thread has predicted with so many exits."""
         limit = time.monotonic() + 60

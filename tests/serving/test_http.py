@@ -301,18 +301,20 @@ def test_memory_stays_flat_between_hostile_clients(address, digits, png):
                 with socket.create_connection(("127.0.0.1", address)) as client:
                     client.sendall((b"\x00garbage\r\n\r\n", head + png[:20], head + png)[number // 10 % 3])
 
-    serve(300)
+    serve(200)
     gc.collect()
     tracemalloc.start()
     serve(100)
+    gc.collect()
     before = tracemalloc.get_traced_memory()[0]
-    serve(1500)
+    serve(700)
     gc.collect()
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     connection.close()
-    assert set(statuses) <= {200, 400, 503} and statuses.count(200) > 500
-    assert digits.waiting == 0 and grown < 300_000
+    print("GROWN", grown, statuses.count(200))
+    assert set(statuses) <= {200, 400, 503} and statuses.count(200) > 300
+    assert digits.waiting == 0 and grown < 150_000
 
 
 @pytest.mark.long
