@@ -203,7 +203,6 @@ def test_memory_stays_flat(digits, image):
     serve(500)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    print("GROWN", grown)
     assert grown < 100_000
 
 
