@@ -49,7 +49,6 @@ def by_hand(eann, x, name):
     return keras.ops.convert_to_numpy(eann.members[own.member](x, training=False)[own.exit])
 
 
-@pytest.mark.long
 def test_exits_are_used_if_they_err_less_than_all_before(eann, digits):
     errors = [error for model in eann.members for error in ak.evaluate(model, digits.validation).errors]
     assert [own.error for own in eann.exits] == errors and len(errors) == 9
@@ -125,7 +124,6 @@ def test_the_predictor_gives_the_members_answers(eann, images):
     assert predictor.predict(images, deadline=0).late
 
 
-@pytest.mark.long
 def test_its_curve_is_that_of_the_exits_used_at_cumulative_cost(eann, digits):
     curve = eann.curve(digits.test)
     assert [point.exit for point in curve] == eann.exit_names
