@@ -16,6 +16,7 @@ atexit.register(shutil.rmtree, os.environ["ANYTIME_KERAS_CACHE"], ignore_errors=
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
+import anytime_keras as ak  # noqa: E402
 from anytime_keras.evaluation.latency import latencies  # noqa: E402
 from anytime_keras.inference.state import State  # noqa: E402
 from anytime_keras.serving.runner import Runner  # noqa: E402
@@ -24,13 +25,13 @@ BACKEND = keras.backend.backend()
 
 
 def measure_briefly(function):
-    """Changes the default of a function's argument `seconds`, so that it measures the fewest runs that it may."""
+    """Changes the default of the argument `seconds` to 0, so that each new predictor or server makes only a few runs."""
     names, defaults = list(inspect.signature(function).parameters), list(function.__defaults__)
     defaults[names.index("seconds") - len(names)] = 0.0
     function.__defaults__ = tuple(defaults)
 
 
-for function in (State.prepare, Runner.measure, latencies):
+for function in (ak.Predictor.prepare, State.prepare, Runner.measure, latencies):
     measure_briefly(function)
 
 if BACKEND == "tensorflow":
