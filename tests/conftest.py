@@ -25,7 +25,7 @@ BACKEND = keras.backend.backend()
 
 
 def measure_briefly(function):
-    """Changes the default of the argument `seconds` to 0, so that each new predictor or server makes only a few runs."""
+    """Changes the default of the argument `seconds` to 0, so that a new predictor or server makes only a few runs."""
     names, defaults = list(inspect.signature(function).parameters), list(function.__defaults__)
     defaults[names.index("seconds") - len(names)] = 0.0
     function.__defaults__ = tuple(defaults)
