@@ -78,10 +78,15 @@ def chain():
     return model
 
 
+# Between them, three networks have all kinds of layers, so the others need not be converted for each runtime.
+EACH = [networks.small_resann, mobilenet, networks.several_inputs]
+
+
 @pytest.mark.long
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("engine", FILES)
-@pytest.mark.parametrize("make", [networks.small_resann, msdnet, densenet, mobilenet, networks.several_inputs])
+@pytest.mark.parametrize(
+    "make, engine", [(make, engine) for make in EACH for engine in FILES] + [(msdnet, "litert"), (densenet, "litert")]
+)
 def test_answers_equal_the_network_on_each_engine(make, engine):
     model = make()
     checks.scramble(model)
