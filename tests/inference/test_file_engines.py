@@ -78,7 +78,7 @@ def chain():
     return model
 
 
-# Between them, three networks have all kinds of layers, so the others need not be converted for each runtime.
+# Converting takes long, so that networks with many stages are converted for LiteRT alone.
 EACH = [networks.small_resann, mobilenet, networks.several_inputs]
 
 
