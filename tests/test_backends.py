@@ -13,11 +13,12 @@ pytestmark = pytest.mark.long
 # Where the library computes on Keras's backend: both tiers of what runs within a step of training, the quick tests of
 # the rest. Left out is what is the same on every backend (text, files, layouts of networks) or needs TensorFlow.
 TRAINING = ["weighting", "training/test_scan.py"]
+TRAINING += ["training/test_clock.py::test_it_ends_in_time_with_the_rate_at_zero[faster]"]
 TRAINING += ["experiments/test_runs.py::test_on_an_accelerator_programs_are_cached_in_the_folder"]
 OTHERS = [f"models/test_{name}.py" for name in ("anytime_model", "families", "initializers", "metrics")]
 CONVERTED = ("every_variable_trains_and_adaloss_takes_effect", "mixed_precision_stays", "sequences_with_a_mask")
 OTHERS += [f"models/test_convert.py::test_{name}" for name in CONVERTED]
-OTHERS += ["data/test_augment.py", "data/test_load.py", "evaluation/test_evaluate.py", "training/test_clock.py"]
+OTHERS += ["data/test_augment.py", "data/test_load.py", "evaluation/test_evaluate.py"]
 OTHERS += ["cost/test_against_profiler.py"]
 OTHERS += [f"inference/test_{name}.py" for name in ("early_exit", "engines", "ensemble", "evaluation", "predictor")]
 OTHERS += ["inference/test_file_engines.py", "inference/test_stages.py", "zoo/test_load.py"]
