@@ -18,8 +18,7 @@ TRAINING += ["experiments/test_runs.py::test_on_an_accelerator_programs_are_cach
 OTHERS = [f"models/test_{name}.py" for name in ("anytime_model", "families", "initializers", "metrics")]
 CONVERTED = ("every_variable_trains_and_adaloss_takes_effect", "mixed_precision_stays", "sequences_with_a_mask")
 OTHERS += [f"models/test_convert.py::test_{name}" for name in CONVERTED]
-OTHERS += ["data/test_augment.py", "data/test_load.py", "evaluation/test_evaluate.py"]
-OTHERS += ["cost/test_against_profiler.py"]
+OTHERS += ["cost/test_against_profiler.py", "data/test_augment.py", "data/test_load.py", "evaluation/test_evaluate.py"]
 OTHERS += [f"inference/test_{name}.py" for name in ("early_exit", "engines", "ensemble", "evaluation", "predictor")]
 OTHERS += ["inference/test_file_engines.py", "inference/test_stages.py", "zoo/test_load.py"]
 
