@@ -1,10 +1,12 @@
 """What every anytime network must do, whatever its family: one routine, tiny configurations."""
 
+import contextlib
 import functools
 import inspect
 import itertools
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -44,6 +46,30 @@ def run_example(thing, **names):
     names = {"ak": ak, "__name__": "__main__", **names}
     exec(code, names)
     return names
+
+
+def run_pytest(*arguments, **environment):
+    """Runs pytest in a process of its own. Fails with the end of its output if a test fails or none ran."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=pathlib.Path(__file__).parents[1],
+        env={**os.environ, "PYTEST_ADDOPTS": "", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=3600,
+    )
+    tail = "\n".join(done.stdout.splitlines()[-60:])
+    assert done.returncode == 0 and " passed" in tail, tail
+
+
+def threads_seconds(but=()):
+    """Returns the CPU seconds of each thread of this process, by its id, without those of the ids `but`. Linux only."""
+    seconds = {}
+    for thread in set(os.listdir("/proc/self/task")) - set(but):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            seconds[thread] = int(pathlib.Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0]) / 1e9
+    return seconds
 
 
 def crossentropy():

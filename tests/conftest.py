@@ -2,22 +2,37 @@
 
 import atexit
 import gc
+import inspect
 import os
 import shutil
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ["ANYTIME_KERAS_ENGINES"] = ""  # converting takes seconds, so that only tests of engines do it
 os.environ["ANYTIME_KERAS_CACHE"] = tempfile.mkdtemp(prefix="anytime_keras_cache_")  # the user's stays as it is
 atexit.register(shutil.rmtree, os.environ["ANYTIME_KERAS_CACHE"], ignore_errors=True)
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
-from anytime_keras.inference.engines import choice  # noqa: E402
+import anytime_keras as ak  # noqa: E402
+from anytime_keras.evaluation.latency import latencies  # noqa: E402
+from anytime_keras.inference.state import State  # noqa: E402
+from anytime_keras.serving.runner import Runner  # noqa: E402
 
 BACKEND = keras.backend.backend()
-choice.COMPARED = ()  # converting takes seconds: `engine="auto"` means the backend's, except in tests of engines
+
+
+def measure_briefly(function):
+    """Changes the default of the argument `seconds` to 0, so that a new predictor or server makes only a few runs."""
+    names, defaults = list(inspect.signature(function).parameters), list(function.__defaults__)
+    defaults[names.index("seconds") - len(names)] = 0.0
+    function.__defaults__ = tuple(defaults)
+
+
+for function in (ak.Predictor.prepare, State.prepare, Runner.measure, latencies):
+    measure_briefly(function)
 
 if BACKEND == "tensorflow":
     import tensorflow as tf

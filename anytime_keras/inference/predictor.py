@@ -33,7 +33,8 @@ class Predictor(BatchMethods):
     - `"tensorflow"` and `"jax"` compile them for Keras's backend, on its default device. They run any network.
     - `"auto"` measures the installed runtimes and TensorFlow on a CPU and takes the fastest to the last exit. Others
       than LiteRT must be 25% faster than it, because they lose more time stage by stage. On other devices and
-      backends, it takes the backend's.
+      backends, it takes the backend's. The environment variable `ANYTIME_KERAS_ENGINES` limits the comparison to the
+      runtimes that it lists, such as `litert,onnx`.
 
     A file engine is used only if its outputs for `example` equal the network's to 1e-5, relative to the largest output
     or 1. Converted stages, and what was measured on this machine, are cached in the folder `ANYTIME_KERAS_CACHE`, by

@@ -239,7 +239,12 @@ print(model.predict(x, deadline=60).exit)
 # Bounds on the largest error over the standard deviation of the logits, and on the samples that keep their class.
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    "precision, bound, least", [("float16", 0.01, 0.98), ("dynamic", 0.2, 0.95), ("int8", 0.5, 0.85)]
+    "precision, bound, least",
+    [
+        pytest.param("float16", 0.01, 0.98, marks=pytest.mark.long),
+        ("dynamic", 0.2, 0.95),
+        pytest.param("int8", 0.5, 0.85, marks=pytest.mark.long),
+    ],
 )
 def test_reduced_precision_stays_close_and_is_smaller(precision, bound, least, tmp_path):
     needs("litert")
@@ -305,7 +310,7 @@ def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
     with pytest.raises(ValueError, match=r"batch of 1. Measured: \[\]. Call `calibrate"):
         slow_set.predict(x, deadline=1.0)
     seconds = slow_set.calibrate(x, repeats=5)
-    assert len(seconds) == 3 and all(0.02 <= each < 1 for each in seconds)
+    assert len(seconds) == 3 and all(each >= 0.02 for each in seconds)
     assert slow_set.predict(x, deadline=60.0).exit == slow_set.predict(x).exit == "exit_3"
     slow_set.times[1] = [0.02, 60.0, 0.02]
     answer = slow_set.predict(x, deadline=30.0)

@@ -25,7 +25,7 @@ def learner():
     return model, (x[600:], y[600:])
 
 
-@pytest.mark.parametrize("make", [networks.residual, networks.multi_scale, networks.several_inputs])
+@pytest.mark.parametrize("make", [networks.small_resann, networks.multi_scale, networks.several_inputs])
 def test_each_sample_is_answered_by_the_first_exit_that_is_sure_enough(make):
     model = make()
     checks.scramble(model)

@@ -70,7 +70,12 @@ class Slow:
         return stage
 
 
-@pytest.mark.parametrize("make", networks.GRAPHS)
+LARGER = (networks.residual, networks.eleven_exits)
+
+
+@pytest.mark.parametrize(
+    "make", [pytest.param(make, marks=[pytest.mark.long] * (make in LARGER)) for make in networks.GRAPHS]
+)
 def test_answers_equal_the_whole_model_bit_for_bit(make):
     model = make()
     checks.scramble(model)
@@ -221,7 +226,8 @@ def test_a_deadline_gives_the_answer_that_fits():
     slow.gate.clear()
     slow.held_from, slow.begun = 3, 0
     answer = predictor.predict(slow.x, deadline=1.1)  # returns although the fourth stage does not end
-    assert answer.position in (1, 2) and answer.late == (answer.seconds > 1.1) and slow.begun < 5
+    # The third exit fits; an earlier one if the machine was busy before the run began.
+    assert answer.position <= 2 and answer.late == (answer.seconds > 1.1) and slow.begun < 5
     slow.gate.set()
     networks.assert_same(answer.logits, whole(slow.model, slow.x)[answer.exit])
 
@@ -288,18 +294,21 @@ def test_models_that_are_not_anytime_are_refused():
 def test_a_stopped_job_ends_within_one_stage():
     slow = Slow()
     predictor = quick(slow.model)
-    slow.seconds, slow.begun = 0.1, 0
+    slow.held_from, slow.begun = 1, 0
+    slow.gate.clear()
     job = predictor.start(slow.x)
-    assert job.latest() is None or job.latest().exit == "exit_1"
-    assert not job.done
     first = job.wait_for_first()
+    assert first.exit == job.latest().exit == "exit_1" and not job.done
     job.stop()
     begun = slow.begun
+    slow.gate.set()
     last = job.wait(30)
     assert job.done and first.position <= last.position
     assert slow.begun <= begun + 1, "one stage may have been beginning"
+    slow.gate.clear()
     waiting = [predictor.start(slow.x) for _ in range(2)]
     waiting[1].stop()  # before its turn
+    slow.gate.set()
     assert waiting[0].wait(30).exit == "exit_5" and waiting[1].wait(30) is None
 
 
@@ -431,17 +440,16 @@ def test_another_precision():
 
 
 def test_a_predictor_that_is_dropped_ends_its_thread():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     predictor = quick(networks.chain([lambda x: x] * 2))
     predictor.start(np.zeros((1, 4))).wait()
-    assert threading.active_count() > before
+    own = set(threading.enumerate()) - before
+    assert own
     del predictor
     keras.utils.clear_session(free_memory=True)
-    for _ in range(1200):
-        if threading.active_count() <= before:
-            break
-        time.sleep(0.05)
-    assert threading.active_count() <= before
+    for thread in own:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in own)
 
 
 def test_the_pace_is_that_of_late_and_the_worst_pause_of_the_last_calls_counts():
@@ -547,12 +555,21 @@ def test_calibrating_beside_other_threads_changes_their_answers_at_once_and_whol
             errors.append(error)
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(3)]
+
+    def wait_for(count):
+        """Waits until a thread has predicted with so many exits."""
+        limit = time.monotonic() + 60
+        while count not in seen and not errors:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+
     for thread in threads:
         thread.start()
     try:
+        wait_for(6)
         found = predictor.calibrate((data, labels))
         assert 1 < len(found) < 6
-        time.sleep(0.3)
+        wait_for(len(found))
     finally:
         done.set()
         for thread in threads:

@@ -284,7 +284,7 @@ def test_clients_that_hang_up_or_send_garbage_do_no_harm(ask, address, png):
     assert ask("POST", "/v1/classify", png)[0].status == 200
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_memory_stays_flat_between_hostile_clients(address, digits, png):
     connection = http.client.HTTPConnection("127.0.0.1", address, timeout=30)
     head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(png)}\r\n\r\n".encode()
@@ -301,18 +301,19 @@ def test_memory_stays_flat_between_hostile_clients(address, digits, png):
                 with socket.create_connection(("127.0.0.1", address)) as client:
                     client.sendall((b"\x00garbage\r\n\r\n", head + png[:20], head + png)[number // 10 % 3])
 
-    serve(300)
+    serve(200)
     gc.collect()
     tracemalloc.start()
     serve(100)
+    gc.collect()
     before = tracemalloc.get_traced_memory()[0]
-    serve(1500)
+    serve(700)
     gc.collect()
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     connection.close()
-    assert set(statuses) <= {200, 400, 503} and statuses.count(200) > 500
-    assert digits.waiting == 0 and grown < 300_000
+    assert set(statuses) <= {200, 400, 503} and statuses.count(200) > 300
+    assert digits.waiting == 0 and grown < 200_000
 
 
 @pytest.mark.long

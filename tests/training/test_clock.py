@@ -49,14 +49,8 @@ def by_the_clock(monkeypatch, tmp_path):
     return begin
 
 
-@pytest.mark.parametrize(
-    "late_pace",
-    [
-        pytest.param(0.5, id="steady", marks=pytest.mark.long),
-        pytest.param(0.2, id="faster"),
-        pytest.param(1.5, id="slower", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("late_pace", [0.5, 0.2, 1.5], ids=["steady", "faster", "slower"])
 def test_it_ends_in_time_with_the_rate_at_zero(by_the_clock, late_pace):
     trained, seconds = by_the_clock(lambda step: 0.5 if seconds_spent(step) < 55 else late_pace)
     reserve = clock.MARGIN * AFTER * late_pace / 0.5
@@ -159,7 +153,8 @@ def test_sizes_that_make_no_sense_are_refused(sizes):
         tiny(sizes=sizes)
 
 
-@pytest.mark.parametrize("name", ["resann50", pytest.param("msdnet_cifar_7exits", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["resann50", "msdnet_cifar_7exits"])
 def test_networks_take_other_sizes_with_the_same_weights(name):
     images = np.random.default_rng(0).random((2, 20, 20, 3)).astype("float32")
     data = ak.data.load((images, np.array([0, 1])), test=0, validation=0, augment=[])

@@ -17,12 +17,22 @@ class Terminal(io.StringIO):
         return True
 
 
-def written(file, epochs=2):
-    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+@pytest.fixture(scope="module")
+def model():
+    """A network of three exits that compiles once for all tests."""
+    features = keras.Input((4,))
+    exits = {name: keras.layers.Dense(10, name=name)(features) for name in ("exit_1", "exit_2", "exit_3")}
+    model = ak.AnytimeModel(features, exits)
     model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    x, y = np.zeros((16, 8, 8, 1)), np.arange(16) % 10
+    return model
+
+
+X, Y = np.zeros((16, 4)), np.arange(16) % 10
+
+
+def written(model, file):
     bar = ak.training.ProgressBar(file, images=16, title="small")
-    model.fit(x, y, batch_size=8, epochs=epochs, validation_data=(x, y), callbacks=[bar], verbose=0)
+    model.fit(X, Y, batch_size=8, epochs=2, validation_data=(X, Y), callbacks=[bar], verbose=0)
     return file.getvalue()
 
 
@@ -34,33 +44,31 @@ def check_lines(lines):
         assert "images/s" in line and "ms a step" in line
 
 
-def test_a_bar_that_was_used_can_be_copied():
-    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
-    model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    bar, (x, y) = ak.training.ProgressBar(title="small", images=2), (np.zeros((2, 8, 8, 1)), np.zeros(2, int))
-    model.fit(x, y, callbacks=[bar], verbose=0)
+def test_a_bar_that_was_used_can_be_copied(model):
+    bar = ak.training.ProgressBar(title="small", images=16)
+    model.fit(X, Y, batch_size=8, callbacks=[bar], verbose=0)
     for copied in (copy.deepcopy(bar), pickle.loads(pickle.dumps(bar))):
-        assert (copied.title, copied.images) == ("small", 2)
-        model.fit(x, y, callbacks=[copied], verbose=0)
+        assert (copied.title, copied.images) == ("small", 16)
+        model.fit(X, Y, batch_size=8, callbacks=[copied], verbose=0)
 
 
-def test_a_file_gets_a_line_an_epoch():
-    check_lines(written(io.StringIO()).splitlines())
+def test_a_file_gets_a_line_an_epoch(model):
+    check_lines(written(model, io.StringIO()).splitlines())
 
 
 @pytest.mark.parametrize("color", [None, "1"])
-def test_a_notebook_gets_the_same_lines_and_no_widget(monkeypatch, color):
+def test_a_notebook_gets_the_same_lines_and_no_widget(model, monkeypatch, color):
     """Kernels of notebooks say that they show colours, and that they are no terminal."""
     monkeypatch.setattr(console, "_is_jupyter", lambda: True)
     if color:
         monkeypatch.setenv("FORCE_COLOR", color)
-    text = written(io.StringIO())
+    text = written(model, io.StringIO())
     assert "\x1b" not in text
     check_lines(text.splitlines())
 
 
-def test_a_terminal_gets_a_bar_that_the_line_replaces(monkeypatch):
+def test_a_terminal_gets_a_bar_that_the_line_replaces(model, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
-    text = written(Terminal())
+    text = written(model, Terminal())
     assert "epoch 1/2" in text and "━" in text and "2/2" in text and "\x1b[2K" in text
     assert "small   epoch 2/2   loss " in text

@@ -275,7 +275,7 @@ def test_two_processes_one_killed_and_all_started_again_equal_one_device(tmp_pat
             assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
             time.sleep(0.02)
         processes[killed].send_signal(signal.SIGKILL)
-        _, errors = processes[1 - killed].communicate(timeout=60)
+        _, errors = processes[1 - killed].communicate(timeout=200)
     finally:
         for process in processes:
             process.kill()

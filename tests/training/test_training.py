@@ -274,6 +274,7 @@ def test_other_recipes_train(changes):
     assert run.history[-1]["exit_3_loss"] < run.history[0]["exit_3_loss"]
 
 
+@pytest.mark.long
 def test_one_exit_trains_without_a_weighting(tmp_path):
     recipe = Recipe.paper(
         {"name": "resann", "num_units": 1, "channels": 4, "exit_every": 3}, "digits", epochs=1, batch_size=256

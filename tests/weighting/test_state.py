@@ -99,6 +99,7 @@ def test_a_copy_in_the_middle_of_an_epoch_is_up_to_date(method):
     assert state(copies[-1]) == state(callback)
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_a_pickled_weighting_resumes_on_two_replicas(two_replicas):
     callback = ak.AdaLoss(**SETTINGS)

@@ -18,7 +18,6 @@ from anytime_keras.inference.progress import silent
 
 FILE_ENGINES = ("litert", "onnx", "openvino")
 ENGINES = ("auto", "tensorflow", "jax", *FILE_ENGINES)
-COMPARED = FILE_ENGINES  # by "auto"; tests leave it empty
 BLOCK_SECONDS = 0.3  # measuring time of each runtime
 # How much faster several threads must be than one, which meets deadlines more reliably beside other processes.
 GAIN = 0.1
@@ -43,7 +42,7 @@ def create(stages, inputs, name="auto", num_threads=None, dtype=None, representa
         ImportError: if the engine's package is not installed.
     """
     check(name, num_threads)
-    names = {"auto": COMPARED}.get(name, (name,) if name in FILE_ENGINES else ())
+    names = compared() if name == "auto" else (name,) if name in FILE_ENGINES else ()
     if name == "auto" and not (keras.backend.backend() == "tensorflow" and runtime.on_cpu()):
         names = ()
     if name != "auto":
@@ -56,6 +55,30 @@ def create(stages, inputs, name="auto", num_threads=None, dtype=None, representa
         reason = " ".join(str(reason or "its runtimes are not installed").split()).rstrip(".")
         raise ValueError(f"`engine='{name}'` cannot run this network: {reason}. Use `engine='auto'`.")
     return engine or _backend(stages, inputs)
+
+
+def compared():
+    """Returns the runtimes that `engine="auto"` compares: those that `ANYTIME_KERAS_ENGINES` lists, by default all.
+
+    Raises:
+        ValueError: if the environment variable lists anything else.
+
+    Example:
+    >>> from unittest import mock
+    >>> with mock.patch.dict(os.environ, ANYTIME_KERAS_ENGINES="litert, onnx"):
+    ...     compared()
+    ('litert', 'onnx')
+    """
+    listed = os.environ.get("ANYTIME_KERAS_ENGINES")
+    if listed is None:
+        return FILE_ENGINES
+    names = tuple(name.strip() for name in listed.split(",") if name.strip())
+    if unknown := set(names) - set(FILE_ENGINES):
+        raise ValueError(
+            f"The environment variable ANYTIME_KERAS_ENGINES must list runtimes among {FILE_ENGINES}, separated by "
+            f"commas; an empty value means the backend. Received: {min(unknown)!r}."
+        )
+    return names
 
 
 def check(name, num_threads):
