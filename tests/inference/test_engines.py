@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import anytime_keras as ak
+from anytime_keras import runtime
 from anytime_keras.inference import Stages, engines
 from tests import checks
 from tests.inference import networks
