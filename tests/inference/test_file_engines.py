@@ -402,7 +402,7 @@ def halved(in_batches):
 def test_dtypes_that_a_runtime_lacks_are_refused(chain):
     samples = networks.inputs_for(chain, 64)
     for options, message in [
-        (dict(engine="onnx", dtype="float16"), "`dtype` must be one of .*'onnx'. Received: 'float16'"),
+        (dict(engine="onnx", dtype="float16"), "`dtype` must be one of .*'onnx'. Received: dtype='float16'"),
         (dict(dtype="int8"), "`representative`, samples of typical inputs, is needed for `dtype='int8'`"),
         (dict(dtype="float16", representative=samples), "is needed for `dtype='int8'` and for no other"),
     ]:

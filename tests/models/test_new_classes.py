@@ -62,7 +62,7 @@ def test_a_converted_network_gets_new_classes_at_every_exit(tmp_path):
 def test_exits_without_a_linear_layer_and_other_models_are_refused():
     with pytest.raises(ValueError, match="of type Conv2D for exit 'late', of output shape .*4, 4, 6"):
         ak.models.with_classes(chain(last=layers.GlobalAveragePooling2D()), 3)
-    with pytest.raises(ValueError, match="`ak.to_anytime` makes one"):
+    with pytest.raises(ValueError, match="Received: Sequential. Convert it with `ak.to_anytime`"):
         ak.models.with_classes(keras.Sequential([keras.Input((4,)), layers.Dense(2)]), 3)
     with pytest.raises(ValueError, match="num_classes=0"):
         ak.models.with_classes(small(), 0)

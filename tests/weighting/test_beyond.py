@@ -301,7 +301,7 @@ def test_arguments_out_of_range_are_refused():
         (lambda: ak.models.gradient_equilibrium(keras.layers.Dense(3)), "functional.*Dense"),
         (lambda: tiny("digits", weighting={"name": "adaloss", "gamma": [1.0, 2.0]}), "gamma=\\[1.0, 2.0\\]"),
         (lambda: tiny("digits", weighting={"name": "gradnorm", "gamma": 1.0}), "does not take.*gamma"),
-        (lambda: tiny("digits", gradient_equilibrium=1), "gradient_equilibrium=1"),
+        (lambda: tiny("digits", gradient_equilibrium=1), "`gradient_equilibrium` must be True or False"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()
