@@ -46,6 +46,7 @@ def train_cycle(
     parts=None,
     changes=None,
     from_scratch=False,
+    replace=None,
     **options,
 ):
     """Trains a network of the zoo by the recipe in its manifest, for one cycle.
@@ -66,6 +67,8 @@ def train_cycle(
         changes: dict of the recipe's fields that differ, such as `{"learning_rate": 0.05}`.
         from_scratch: bool, whether to start from random weights. The result is published if it is better than the
             existing weights.
+        replace: str, the reason why the result replaces the existing weights without a comparison, for example that
+            those were trained on the validation images. The manifest's lineage contains it. None compares them.
         **options: further arguments of `train`: `engine`, `strategy`, `begin`, `verbose` and so on.
 
     Returns:
@@ -101,7 +104,9 @@ def train_cycle(
     options["callbacks"] = [*options.pop("callbacks", ()), *([] if recipe.minutes else [Seconds()])]
     run = train(local, folder, resume=True, **options)
     before = None if run.before is None else run.before.errors
-    if before is None and entry.trained:
+    if replace is not None:
+        before = None
+    elif before is None and entry.trained:
         before = _errors(zoo.load(name, label, trainable=False), run.data)
     run, after = _best(run)
     better = before is None or publishing.better(before, after)
@@ -109,7 +114,17 @@ def train_cycle(
     if publish and better:
         measured = run.data if parts is None else dataclasses.replace(recipe, data=whole).load_data()
         cycle.manifest = zoo.publish(
-            run.model, name, measured, recipe, to, label, PRECISION, before=before, after=after, **_facts(run, entry)
+            run.model,
+            name,
+            measured,
+            recipe,
+            to,
+            label,
+            PRECISION,
+            before=before,
+            after=after,
+            replace=replace,
+            **_facts(run, entry),
         )
     return cycle
 

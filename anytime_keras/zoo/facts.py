@@ -37,6 +37,7 @@ class Facts:
     minutes: float | None = None
     machine: dict | None = None
     note: str | None = None
+    replace: str | None = None
     weighting: dict | None = None
     before: list | None = None
     after: list | None = None

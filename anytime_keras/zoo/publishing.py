@@ -39,7 +39,8 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
         **facts: `description`, `reference` (an address), `licence` of the weights, `source` and `data_licence` of the
             data, the `epochs`, `images` and `minutes` of the training, `seed`, `machine` of the training (None for this
             one), `note`, `weighting` (a dict with `name`), and the errors on validation images at each exit of the
-            replaced weights (`before`) and of the new ones (`after`).
+            replaced weights (`before`) and of the new ones (`after`). `replace` is the reason to replace weights that
+            cannot be compared so; the lineage contains it.
 
     Returns:
         The `Manifest`.
@@ -63,7 +64,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
         facts.machine = facts.machine or {"reported": data.reference}
     zoo, before = open_zoo(folder, name, label)
     old = before.weights[label].content if before is not None and label in before.weights else None
-    if old is not None and old["files"]:
+    if old is not None and old["files"] and facts.replace is None:
         _check_better(name, label, facts)
     data_name = data.name if schema.DATA_NAME.fullmatch(data.name) else label
     content = _begin(model, name, label, data_name, before, recipe, facts)
@@ -134,7 +135,8 @@ def _cycle(recipe, facts):
         "epochs": epochs,
         "commit": runtime.commit(),
         "machine": facts.machine or runtime.machine(),
-        **{name: getattr(facts, name) for name in ("images", "minutes", "note", "before", "after")},
+        "note": facts.replace or facts.note,
+        **{name: getattr(facts, name) for name in ("images", "minutes", "before", "after")},
     }
 
 

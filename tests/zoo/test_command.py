@@ -146,6 +146,9 @@ def test_a_cycle_that_is_no_better_is_not_published(own, capsys):
     run(*arguments, "--from_scratch", "--set=learning_rate=0")
     assert "not published" in capsys.readouterr().out
     assert (own.path / "manifests" / "small_adaloss.json").read_bytes() == before
+    run(*arguments, "--from_scratch", "--set=learning_rate=0", "--replace=trained on the validation images")
+    (cycle,) = own.manifest("small_adaloss").pick().content["lineage"]
+    assert cycle["note"] == "trained on the validation images" and cycle["before"] is None and cycle["after"]
 
 
 @pytest.mark.long
