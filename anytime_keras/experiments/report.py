@@ -231,7 +231,8 @@ def _facts(content, theirs):
     late = f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded"
     ends = {row: "{:.2f} and {:.2f}".format(*map(statistics.fmean, zip(*each))) for row, each in losses.items()}
     seeds = _listed(settings["seeds"])
-    networks = {name: _listed(list(exits)) for name, exits in compared.items()} or settings["networks"]
+    alone = {name: f"{name}: {_listed(list(exits))}" for name, exits in compared.items()}
+    networks = [alone.get(name, name) for name in settings["networks"]]
     return rows + [
         ["networks", _listed(theirs["networks"]), _listed(networks, "; ")],
         ["data", _listed(theirs["datasets"]), "; ".join(data.values())],

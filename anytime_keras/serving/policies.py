@@ -101,7 +101,8 @@ class Static(Policy):
         return position < self.last
 
     def runs_straight(self, situation, batch):
-        return self.last + 1 == self.times.num_exits
+        size = len(batch)
+        return self.last + 1 == self.times.num_exits and self.times.straight[size] <= self.times.rows[size][-1]
 
 
 class Slack(Policy):

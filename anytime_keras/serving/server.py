@@ -278,7 +278,7 @@ class Server:
 
         def seconds(exit, size):
             """Returns the seconds to submit and answer a batch at an exit, beyond those of the network."""
-            self._scheduler = Scheduler(times, self.accuracies, f"exit_{exit}", time.perf_counter)
+            self._scheduler = Scheduler(times, self.accuracies, f"exit_{exit}", time.perf_counter, max_queue=size)
             spent = []
             for _ in range(WARM_UP):
                 begin = time.perf_counter()

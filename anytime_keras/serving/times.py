@@ -44,6 +44,8 @@ class StageTimes:
                 f"`sizes` must begin with 1, with a row of positive seconds for each. Received: sizes={sizes}, seconds "
                 f"of shape {seconds.shape}."
             )
+        if straight is not None and (np.shape(straight) != (len(self.sizes),) or not (np.array(straight) > 0).all()):
+            raise ValueError(f"`straight` must have positive seconds for each of {self.sizes}. Received: {straight}.")
         self._seconds, self._padded = seconds, padded
         self._stages = self._by_rows(seconds)
         self.table = np.concatenate([np.zeros((len(self._stages), 1)), self._stages.cumsum(axis=1)], axis=1)

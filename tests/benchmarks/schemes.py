@@ -92,9 +92,11 @@ def common_seeds(runs):
 
 
 def table(content, with_candidates=False):
-    """Returns the table as Markdown: test errors, or validation errors with the candidates' as well."""
+    """Returns the table as Markdown: test errors, or validation errors with the candidates' as well, on their seeds."""
     split = "validation" if with_candidates else "test"
     runs, seeds = content["runs"], common_seeds(content["runs"])
+    if with_candidates:
+        seeds &= {run["seed"] for run in runs if run["scheme"] in CANDIDATES}
     lines = [f"| {split} error (%) | seeds | {' | '.join(f'exit {number}' for number in SHOWN)} |"]
     lines.append("| --- |" + " ---: |" * (len(SHOWN) + 1))
     for scheme in [*SCHEMES, *(CANDIDATES if with_candidates else ())]:

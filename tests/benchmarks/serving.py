@@ -258,7 +258,7 @@ def decisions():
 
 
 def simulated(flags):
-    """Returns the content of `networks` for two simulated machines."""
+    """Returns the content of `networks` for three simulated machines."""
     entry = ak.zoo.show("resann5x16_adaloss").pick("cifar10")
     chosen = [0, 2, 4, 6, 8, 10, 12, 14]
     accuracies = [entry.accuracies[place] for place in chosen]
@@ -274,7 +274,8 @@ def simulated(flags):
     policies = ["value", "slack", "last", *(f"exit_{number + 1}" for number in range(len(chosen)))]
     networks = {}
     for name, times in machines.items():
-        rows, seconds, counts = [], times.table[1:, -1], np.arange(1, 33)
+        rows, counts = [], np.arange(1, 33)
+        seconds = times.table[1:, -1] if times.straight is None else np.array(times.straight[1:])
         for arrivals in flags.arrivals.split(","):
             for factor in map(float, flags.factors.split(",")):
                 deadline = factor * seconds[0]

@@ -107,6 +107,9 @@ def test_a_batch_runs_straight_to_the_last_exit_if_those_who_miss_it_can_wait():
     assert straight("last", deadline=0.2)[0].runs_straight(batch)
     assert not straight("exit_2", deadline=0.2)[0].runs_straight(batch)
     assert not small()[0].runs_straight(batch), "the engine cannot"
+    slower, _, batch = straight("last", deadline=0.2)
+    slower.times.straight = [0.07] * 3
+    assert not slower.runs_straight(batch), "the stages take 0.06 s"
 
 
 def test_all_are_in_time_up_to_most_of_the_first_exits_capacity():
@@ -271,6 +274,8 @@ def test_bad_arguments_are_named():
         Scheduler(table, [0.5, 0.9], clock=Clock(), thresholds=[0.5])
     with pytest.raises(ValueError, match="`sizes` must begin with 1"):
         StageTimes([2], [[0.01]])
+    with pytest.raises(ValueError, match="`straight` must have positive seconds for each of .1, 2.*Received: .0.02."):
+        StageTimes([1, 2], [[0.01], [0.02]], straight=[0.02])
     with pytest.raises(ValueError, match="`kind` must be one of"):
         arrival_times("uniform", 10, 10)
 
