@@ -99,7 +99,7 @@ class Recipe:
         `validation`.
 
         Args:
-                model, data: as the attributes.
+            model, data: as the attributes.
             **changes: attributes that differ.
 
         Example:
