@@ -106,11 +106,15 @@ def check_options(reader, options):
     format = reader.description["format"]
     engine = "tensorflow" if format == "saved_model" else format
     if options.get("engine", "auto") not in ("auto", engine):
-        raise ValueError(f"The exported set in '{reader.path}' runs on {engine}. Received: {options['engine']!r}.")
+        raise ValueError(
+            f"The exported set in '{reader.path}' runs on {engine}. Received: engine={options['engine']!r}. Omit "
+            "`engine`, or export the network for that runtime."
+        )
     if others := sorted(name for name, value in options.items() if name != "engine" and value is not None):
         raise ValueError(
-            f"An exported set has only the option `engine`. Received: {others}. Its exits and precision are arguments "
-            "of `ak.export`, and `num_threads` is an argument of `ExportedModel`."
+            f"An exported set has only the option `engine`. Received: {others} for the set in '{reader.path}'. Its "
+            "exits and precision are arguments of `ak.export`, so export the network again to change them; `num_threads` is "
+            "an argument of `ExportedModel`."
         )
 
 

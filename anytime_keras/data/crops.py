@@ -12,8 +12,8 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 
 # What Pillow raises for corrupt or truncated image files.
-NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error)
-NO_IMAGE += (Image.DecompressionBombError,)
+_BUILT_IN = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError)
+NO_IMAGE = (*_BUILT_IN, struct.error, Image.DecompressionBombError)
 
 
 class CorruptImage(ValueError):
@@ -177,10 +177,10 @@ def random_resized_crop(image: Image.Image, size, rng: np.random.Generator, area
     """
     for _ in range(10):
         target = rng.uniform(*area) * image.width * image.height
-        ratio = math.exp(rng.uniform(*map(math.log, aspect)))
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
         width, height = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < width <= image.width and 0 < height <= image.height:
             left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
-            box = (left, top, left + width, top + height)
-            return to_array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=tuple(map(float, box))))
+            box = (float(left), float(top), float(left + width), float(top + height))
+            return to_array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
     return center_crop(image, size, short_side=min(size))

@@ -115,7 +115,7 @@ def test_a_set_is_a_preset_of_the_classifier(model, exported, photo, tmp_path):
             classifier(photo, **wrong)
     with pytest.raises(ValueError, match="Received: 1 names"):
         ak.Classifier.from_preset(exported, class_names=["cat"])
-    with pytest.raises(ValueError, match="Copy its folder"):
+    with pytest.raises(ValueError, match="Copy that folder"):
         classifier.save_to_preset(tmp_path / "preset")
     with pytest.raises(ValueError, match="Received: \\['exits'\\]"):
         ak.Classifier.from_preset(exported, exits=["exit_1"])(photo)

@@ -82,5 +82,5 @@ def test_what_is_no_model_or_predictor_is_refused(model, test_set):
     predictor = ak.Predictor(model, np.repeat(test_set[0][:1], 2, axis=0), engine=keras.backend.backend())
     with pytest.raises(ValueError, match="`layers` must be 'all' for a predictor. Received: 'conv'"):
         ak.evaluate(predictor, test_set, layers="conv")
-    with pytest.raises(ValueError, match=r"batch of one image. Prepared sizes: \[2\]"):
+    with pytest.raises(ValueError, match=r"batch of one. Received: prepared batch sizes \[2\]"):
         ak.evaluate(predictor, test_set, latency=True)
