@@ -113,8 +113,8 @@ def check_options(reader, options):
     if others := sorted(name for name, value in options.items() if name != "engine" and value is not None):
         raise ValueError(
             f"An exported set has only the option `engine`. Received: {others} for the set in '{reader.path}'. Its "
-            "exits and precision are arguments of `ak.export`, so export the network again to change them; `num_threads` is "
-            "an argument of `ExportedModel`."
+            "exits and precision are arguments of `ak.export`, so export the network again to change them; "
+            "`num_threads` is an argument of `ExportedModel`."
         )
 
 
