@@ -91,5 +91,5 @@ def test_the_command_names_an_image_that_was_spoilt_after_loading(tmp_path, monk
 
 def test_class_names_that_are_no_list_are_refused():
     images, labels = coloured(12)
-    with pytest.raises(ValueError, match="`class_names` of 'arrays' must be a list of words. Received: array"):
+    with pytest.raises(ValueError, match="`class_names` of 'arrays' must be a list of names. Received: array"):
         ak.data.load({"x_train": images, "y_train": labels, "class_names": np.array("a")})
