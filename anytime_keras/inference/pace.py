@@ -13,12 +13,10 @@ LATELY = 20  # calls over which the median slowdown is taken
 CAUTION = 1.5  # factor on the worst wake-up lag
 FIRST_LAG = 0.001  # seconds, initial wake-up lag
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
-# Of engines that run stage by stage: the calls over which the median slowdown is taken, and the stages over which a
-# high quantile of the time beyond the median is taken. At first, and at most, a stage is expected to take a factor and
-# some seconds beyond its median. Longer times are interruptions by other processes. They last milliseconds, which no
-# such margin covers, so a wider margin would only make answers worse.
+# Of engines that run stage by stage: the calls over which the median slowdown is taken, and what a stage is expected
+# to take at most beyond its median, a factor and seconds. Longer times are interruptions by other processes. They last
+# milliseconds, which no such margin covers, so a wider margin would only make answers worse.
 STEP_CALLS = 9
-STEP_STAGES, STEP_QUANTILE = 50, 0.95
 WIDEST_FACTOR, WIDEST_SECONDS = 1.2, 25e-6
 
 
@@ -31,30 +29,28 @@ class Times:
         safe: array of shape `(exits,)`, 99% quantile of the seconds straight to each exit.
         usual: array of shape `(exits,)`, median of the seconds straight to each exit.
         stages: array of shape `(exits,)`, a high quantile of the seconds of each stage.
-        medians: array of shape `(exits,)`, median of the seconds of each stage.
     """
 
     example: object
     safe: np.ndarray
     usual: np.ndarray
     stages: np.ndarray
-    medians: np.ndarray
 
     @classmethod
     def of(cls, table, size, example, steps=False):
         """Reads the latencies from a `LatencyTable`; `steps` is that of the engine."""
-        medians = table.quantile(size, 0.5, stages=True)
         if steps:
-            stages = np.minimum(table.quantile(size, 0.99, stages=True), WIDEST_FACTOR * medians + WIDEST_SECONDS)
+            usual = table.quantile(size, 0.5, stages=True)
+            stages = np.minimum(table.quantile(size, 0.99, stages=True), WIDEST_FACTOR * usual + WIDEST_SECONDS)
         else:  # another thread waits for the deadline, so a stage that misses it only takes the processor from that
             stages = table.quantile(size, 0.9, stages=True)
-        return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages, medians)
+        return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages)
 
     @classmethod
     def total(cls, parts):
         """Adds up the latencies of batches that run one after the other."""
-        names = ("safe", "usual", "stages", "medians")
-        return cls(None, *(np.sum([getattr(times, name) for times in parts], axis=0) for name in names))
+        sums = [np.sum([getattr(times, name) for times in parts], axis=0) for name in ("safe", "usual", "stages")]
+        return cls(None, *sums)
 
 
 class StepPace:
@@ -62,40 +58,26 @@ class StepPace:
 
     Attributes:
         slowdown: float, the median of the last calls' times relative to the measured medians.
-        margin: float, seconds by which the last stages exceeded their medians at most, apart from interruptions.
 
     Example:
-    >>> usual, stages, medians = np.array([[0.001, 0.003], [0.0012, 0.0024], [0.001, 0.002]])
-    >>> pace, times = StepPace(), Times(None, None, usual, stages, medians)
-    >>> np.round(pace.needed(times), 6).tolist()
-    [0.0012, 0.0024]
-    >>> for _ in range(200):
-    ...     pace.saw([0.002, 0.006], times)
-    >>> np.round(pace.needed(times), 6).tolist()
+    >>> pace, times = StepPace(), Times(None, None, np.array([0.001, 0.003]), np.array([0.001, 0.002]))
+    >>> for _ in range(9):
+    ...     pace.saw(0.006, times.usual[1])
+    >>> pace.needed(times)
     [0.002, 0.004]
     """
 
     def __init__(self):
         self._ratios, self.slowdown = collections.deque([1.0] * STEP_CALLS, maxlen=STEP_CALLS), 1.0
-        self._beyond, self.margin = collections.deque([math.inf] * STEP_STAGES, maxlen=STEP_STAGES), math.inf
 
     def needed(self, times):
         """Returns the expected seconds of each stage at the current pace, a list."""
-        return (np.minimum(times.stages, times.medians + self.margin) * self.slowdown).tolist()
+        return (times.stages * self.slowdown).tolist()
 
-    def saw(self, ends, times):
-        """Records a run.
-
-        Args:
-            ends: list of float, the seconds from its start to each exit's answer.
-            times: `Times`.
-        """
-        last = len(ends) - 1
-        self._ratios.append(ends[-1] / times.usual[last])
+    def saw(self, seconds, usual):
+        """Records the time of a run, given its usual time."""
+        self._ratios.append(seconds / usual)
         self.slowdown = statistics.median(self._ratios.copy())
-        seconds = ends[-1] - ends[-2] if last else ends[0]
-        self._beyond.append(seconds / self.slowdown - times.medians[last])
-        self.margin = max(sorted(self._beyond.copy())[int(STEP_QUANTILE * STEP_STAGES)], 0.0)
 
 
 class Pace:
@@ -118,8 +100,7 @@ class Pace:
             seconds: float, time until the deadline.
             times: `Times`.
 
-        >>> safe, usual = np.array([[0.001, 0.004, 0.0099], [0.001, 0.003, 0.007]])
-        >>> Pace().first(0.010, Times(None, safe, usual, None, None))
+        >>> Pace().first(0.010, Times(None, np.array([0.001, 0.004, 0.0099]), np.array([0.001, 0.003, 0.007]), None))
         1
         """
         slowdown = self.slowdown

@@ -288,7 +288,7 @@ class Predictor(BatchMethods):
             limit = time.time() + begin + deadline - RETURN_SECONDS - time.perf_counter()
             run = engines.Latest(0, len(state.costs) - 1, limit, pace.needed(times))
             self._worker.run(state.engine, inputs, run)
-            pace.saw(run.ends, times)
+            pace.saw(run.ends[-1], times.usual[run.position])
             seconds = time.perf_counter() - begin
             return state.answer(run.position, run.logits, seconds, late=seconds > deadline)
         end = begin + deadline - pace.margin(deadline)

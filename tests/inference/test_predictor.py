@@ -14,7 +14,7 @@ import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.inference import LatencyTable, Stages
 from anytime_keras.inference.jobs import Job
-from anytime_keras.inference.pace import Pace, StepPace, Times
+from anytime_keras.inference.pace import Pace, Times
 from anytime_keras.inference.stages import in_dtype
 from tests import checks
 from tests.faults.dying import in_child
@@ -454,7 +454,7 @@ def test_a_predictor_that_is_dropped_ends_its_thread():
 
 def test_the_pace_is_that_of_late_and_the_worst_pause_of_the_last_calls_counts():
     usual = np.array([0.01, 0.02, 0.04])
-    pace, times = Pace(), Times(None, usual, usual, None, None)
+    pace, times = Pace(), Times(None, usual, usual, None)
     assert [pace.first(seconds, times) for seconds in (-1, 0, 0.001, 0.03, 0.06, 1)] == [0, 0, 0, 1, 2, 2]
     pace.saw(0.03, 0.01)
     for _ in range(30):
@@ -466,22 +466,6 @@ def test_the_pace_is_that_of_late_and_the_worst_pause_of_the_last_calls_counts()
     for _ in range(30):
         pace.saw(0.02, 0.01)
     assert pace.slowdown == 2 and pace.first(0.07, times) == 1, "half as fast"
-
-
-def step_times(jitter, calls=300):
-    """The expected seconds of three stages of 200 us after runs whose stages vary by a standard deviation."""
-    medians, rng = np.full(3, 200e-6), np.random.default_rng(0)
-    pace, times = StepPace(), Times(None, None, medians.cumsum(), medians * 1.3, medians)
-    for _ in range(calls):
-        pace.saw(rng.normal(200e-6, jitter, 3).cumsum().tolist(), times)
-    return np.array(pace.needed(times))
-
-
-def test_a_stage_is_expected_to_take_what_the_last_stages_took():
-    np.testing.assert_allclose(step_times(jitter=0.0, calls=0), 260e-6, err_msg="before the first calls")
-    np.testing.assert_allclose(step_times(jitter=0.0), 200e-6, rtol=1e-3)
-    assert ((step_times(jitter=5e-6) > 203e-6) & (step_times(jitter=5e-6) < 225e-6)).all()
-    np.testing.assert_allclose(step_times(jitter=100e-6), 260e-6, rtol=0.2)
 
 
 def test_the_margin_is_by_how_late_threads_woke_but_never_most_of_a_deadline():
