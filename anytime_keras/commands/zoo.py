@@ -37,9 +37,7 @@ flags.DEFINE_float("minutes", None, "train: duration of the run. Default: the re
 flags.DEFINE_bool("publish", False, "train: publish the weights if they are better than the current ones.", **_own)
 flags.DEFINE_string("zoo", None, "train: the zoo to publish to. Default: the checkout's.", **_own)
 flags.DEFINE_bool("from_scratch", False, "train: start from random weights instead of the published ones.", **_own)
-flags.DEFINE_string(
-    "replace", None, "train: why the result replaces weights that validation images cannot compare it with.", **_own
-)
+flags.DEFINE_string("replace", None, "train: publish without a comparison; the reason, for the lineage.", **_own)
 flags.DEFINE_string("data_parts", None, "train: a folder that `zoo pack` wrote.", **_own)
 flags.DEFINE_string("folder", None, "train, pack: output folder. Default: runs/NAME_LABEL/cycle-N; parts/.", **_own)
 flags.DEFINE_multi_string("set", [], "train: a field of the recipe to change, such as --set=model.num_units=9.", **_own)

@@ -12,8 +12,16 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 
 # What Pillow raises for corrupt or truncated image files.
-_BUILT_IN = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError)
-NO_IMAGE = (*_BUILT_IN, struct.error, Image.DecompressionBombError)
+NO_IMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 class CorruptImage(ValueError):

@@ -4,7 +4,7 @@ In training, `sum((weights - 1) * losses)` is added to what the model's `compute
 user's own `compute_loss` keep working. The exits' losses are those that Keras passes to its `<exit>_loss` metrics. The
 weighting's variables become variables of the model's metrics, because Keras's JAX trainer passes only the variables
 that it knows through the compiled step. They are saved and restored with the model's weights during `fit`, as
-`keras.callbacks.BackupAndRestore` does, and are no part of the model afterwards.
+`keras.callbacks.BackupAndRestore` does, and are not part of the model afterwards.
 
 `AnytimeModel` has methods for this. In any other functional model, two public methods are replaced during `fit`, and
 the state is added to `Model._metrics`, the only private attribute of Keras that is used.

@@ -1,7 +1,7 @@
 """Compares weightings on data so easy that the losses of late exits go to zero, and writes `results/schemes.json`.
 
     python -m tests.benchmarks.schemes                      # ten seeds; stored runs are not repeated
-    python -m tests.benchmarks.schemes --candidates         # three seeds of schemes that are no part of the library
+    python -m tests.benchmarks.schemes --candidates         # three seeds of schemes that are not part of the library
     python -m tests.benchmarks.schemes --readme=README.md   # no runs: writes the table into the README
     python -m tests.benchmarks.schemes --candidates --readme=zoo/results/README.md
 

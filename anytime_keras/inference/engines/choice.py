@@ -1,7 +1,6 @@
 """Creates an engine by name, or the one that is measured fastest on this machine."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import time
@@ -187,7 +186,7 @@ def _handicapped(row):
 
 def _key(options, inputs, names, threads):
     """Returns the key under which the measured times of a network, a size and this machine are cached, or None."""
-    versions = [_version(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")]
+    versions = [runtime.version_of(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")]
     if (network := part_cache.key(options["last"].part, "litert", 1)) is None:
         return None
     about = [network, options["dtype"], inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
@@ -204,13 +203,6 @@ def _block(call):
         call()
         measured.append(time.perf_counter() - begin)
     return float(np.quantile(measured, 0.25))
-
-
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def cores():
