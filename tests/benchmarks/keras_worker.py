@@ -2,7 +2,8 @@
 
     KERAS_BACKEND=... python -m tests.benchmarks.keras_worker NETWORK BATCH MODE
 
-MODE is "float32" or "mixed_bfloat16", with "+xla" to compile on TensorFlow. On JAX, a step is one program.
+NETWORK is a name of `ak.models.build`, or "resann9x16". MODE is "float32" or "mixed_bfloat16", with "+xla" to compile on
+TensorFlow. On JAX, a step is one program. The first line it prints is "ready" and the network's MACs for one image.
 """
 
 import sys
@@ -18,7 +19,7 @@ def main(name, batch, mode):
     batch, (precision, *xla) = int(batch), mode.split("+")
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(precision)
-    model = ak.models.build(name)
+    model = ak.models.build("resann", num_units=9, channels=16) if name == "resann9x16" else ak.models.build(name)
     keras.config.set_dtype_policy("float32")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, *model.image_shape)).astype("float32")
@@ -29,7 +30,7 @@ def main(name, batch, mode):
         jit_compile=bool(xla) or keras.backend.backend() == "jax",
     )
     steps = on_jax(model, x, y) if keras.backend.backend() == "jax" else on_tensorflow(model, x, y)
-    print("ready", flush=True)
+    print("ready", ak.cost.exit_costs(model)[-1].with_all_heads, flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
         steps(int(line))
