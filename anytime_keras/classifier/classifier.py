@@ -239,8 +239,6 @@ class Classifier:
             raise ValueError(
                 f"An exported set cannot be trained. Received: '{self.model.path}'. Train the model that was exported."
             )
-        if isinstance(self.model, EANN):
-            raise ValueError("An ensemble cannot be trained. Received: an `EANN`. Train its members and combine them.")
         if getattr(self.model, "preprocessor", None) is None:
             self.model.preprocessor = self.preprocessor
         run = training.finetune(self.model, folder, minutes, to, name=self.about.get("name"), **options)

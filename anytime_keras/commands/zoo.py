@@ -8,10 +8,13 @@ anytime-keras zoo plot --data=cifar10 --picture=zoo/cifar10.png
 
 anytime-keras zoo train msdnet33_adaloss --minutes=150 --publish
 anytime-keras zoo pack msdnet33_adaloss --folder=parts --part_mb=58
+anytime-keras zoo ensemble eann_2x16_5x16_adaloss --members=resann2x16_adaloss,resann5x16_adaloss --weights=cifar100
 
 `train` trains one cycle by the recipe in the network's manifest. It starts from the existing weights, resumes a cycle
 that was stopped, and with --publish publishes the result if it is better on validation images. `pack` writes the
-network's images as files for another machine, where `zoo train --data_parts=parts` reads them.
+network's images as files for another machine, where `zoo train --data_parts=parts` reads them. `ensemble` combines
+trained networks to an EANN: it selects the exits on validation images, measures them on test images and writes the
+manifest. Run it again, without --members, after a member has been trained again.
 
 `table` prints the README's table, or writes it between the markers of a file. `plot` draws the curves in the manifests.
 """
@@ -27,15 +30,19 @@ FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_string("architecture", None, "list: only networks of this architecture.", **_own)
 flags.DEFINE_string(
-    "data", None, "list, plot: only networks for this data set. train, pack: a file or folder with the images.", **_own
+    "data",
+    None,
+    "list, plot: only networks for this data set. train, pack, ensemble: a file or folder with the images.",
+    **_own,
 )
 flags.DEFINE_string("weighting", None, "list: only networks trained with this weighting.", **_own)
 flags.DEFINE_bool("trained", None, "list: only networks that have weights (--notrained: that have none).", **_own)
-flags.DEFINE_string("weights", "default", "evaluate, train, pack: label of the network's weights.", **_own)
-flags.DEFINE_string("data_dir", None, "evaluate, train, pack: directory of the data sets.", **_own)
+flags.DEFINE_string("weights", "default", "evaluate, train, pack, ensemble: label of the network's weights.", **_own)
+flags.DEFINE_list("members", None, "ensemble: names of networks of the zoo, smallest first.", **_own)
+flags.DEFINE_string("data_dir", None, "evaluate, train, pack, ensemble: directory of the data sets.", **_own)
 flags.DEFINE_float("minutes", None, "train: duration of the run. Default: the recipe's.", **_own)
 flags.DEFINE_bool("publish", False, "train: publish the weights if they are better than the current ones.", **_own)
-flags.DEFINE_string("zoo", None, "train: the zoo to publish to. Default: the checkout's.", **_own)
+flags.DEFINE_string("zoo", None, "train, ensemble: the zoo to publish to. Default: the checkout's.", **_own)
 flags.DEFINE_bool("from_scratch", False, "train: start from random weights instead of the published ones.", **_own)
 flags.DEFINE_string("replace", None, "train: publish without a comparison; the reason, for the lineage.", **_own)
 flags.DEFINE_string("data_parts", None, "train: a folder that `zoo pack` wrote.", **_own)
@@ -120,6 +127,21 @@ def _pack(flags, name):
         print(f"{path}  {path.stat().st_size:,} bytes")
 
 
+def _ensemble(flags, name):
+    from anytime_keras import zoo
+    from anytime_keras.zoo import loading
+
+    label, members = flags.weights, flags.members
+    if members is None:
+        if name not in zoo.list(architecture="eann"):
+            raise ValueError(f"`zoo ensemble` needs --members, because the zoo has no ensemble '{name}' yet.")
+        entry = zoo.show(name).pick(label)
+        label, members = entry.label, [member for member, _ in entry.members]
+    label = zoo.show(members[-1]).pick(label).label
+    data = loading.data_set(members[-1], label, flags.data, flags.data_dir)
+    print(zoo.publish_ensemble(name, members, data, label, flags.zoo))
+
+
 def _table(flags):
     from anytime_keras.zoo import readme
 
@@ -147,4 +169,4 @@ def _plot(flags):
 
 # Each action, with the number of names that it takes.
 ACTIONS = {"list": (_list, 0), "show": (_show, 1), "evaluate": (_evaluate, 1), "train": (_train, 1)}
-ACTIONS |= {"pack": (_pack, 1), "table": (_table, 0), "plot": (_plot, 0)}
+ACTIONS |= {"pack": (_pack, 1), "ensemble": (_ensemble, 1), "table": (_table, 0), "plot": (_plot, 0)}

@@ -90,6 +90,7 @@ class EANN:
     Attributes:
         members: list of models.
         exits: list of `EnsembleExit`, all exits of all members in the order of computation.
+        errors: list of lists of float, each member's error rates on the validation images.
         inference: dict or None, the results of `Predictor.calibrate` and `fit_thresholds`.
 
     Raises:
@@ -111,15 +112,46 @@ class EANN:
         curves = [evaluate(member, validation) for member in members]
         self._set(members, [curve.errors for curve in curves])
 
+    @classmethod
+    def from_errors(cls, members, errors, inference=None):
+        """Creates an ensemble whose members have been measured already.
+
+        Args:
+            members: as in `EANN`.
+            errors: for each member, the list of its exits' error rates on validation images.
+            inference: as in the attributes.
+
+        Returns:
+            An `EANN`.
+
+        Raises:
+            ValueError: as in `EANN`, or if there is not one error for each exit.
+
+        Example:
+        >>> import anytime_keras as ak
+        >>> shape = dict(input_shape=(8, 8, 1), num_classes=10)
+        >>> members = [ak.models.build("resann", num_units=n, channels=4, **shape) for n in (1, 2)]
+        >>> eann = ak.EANN.from_errors(members, [[0.3, 0.2, 0.1], [0.3, 0.2, 0.15, 0.09, 0.08, 0.07]])
+        >>> eann.exit_names[2:]
+        ['member_1/exit_3', 'member_2/exit_4', 'member_2/exit_5', 'member_2/exit_6']
+        """
+        members = _checked(members)
+        counts, expected = ([len(each) for each in group] for group in (errors, map(graph.outputs_by_name, members)))
+        if counts != expected:
+            raise ValueError(f"`errors` must have one number for each exit: {expected}. Received: {counts}.")
+        eann = cls.__new__(cls)
+        eann._set(members, errors, inference)
+        return eann
+
     def _set(self, members, errors, inference=None):
-        self.members, self.inference = members, inference
+        self.members, self.errors, self.inference = members, errors, inference
         best, used = float("inf"), {}
         for number, (member, member_errors) in enumerate(zip(members, errors)):
             for name, error in zip(graph.outputs_by_name(member), member_errors):
                 if error < best:
                     used.setdefault(number, []).append(name)
                     best = error
-        self._used, self._errors, self._exits = used, errors, (None, None)
+        self._used, self._exits = used, (None, None)
 
     @property
     def exits(self):
@@ -128,7 +160,7 @@ class EANN:
             costs = self._costs("all")
             exits = [
                 EnsembleExit(cost.exit, number, name, error, name in self._used.get(number, ()), cost)
-                for number, member_errors in enumerate(self._errors)
+                for number, member_errors in enumerate(self.errors)
                 for (name, cost), error in zip(costs[number].items(), member_errors)
             ]
             self._exits = shapes, exits
@@ -209,7 +241,7 @@ class EANN:
             for number, member in enumerate(self.members):
                 member.save(whole / _file(number))
             (whole / DESCRIPTION).write_text(
-                json.dumps({"errors": self._errors, "inference": self.inference}, indent=1) + "\n"
+                json.dumps({"errors": self.errors, "inference": self.inference}, indent=1) + "\n"
             )
             os.replace(whole, folder)
 
@@ -227,12 +259,11 @@ class EANN:
             inference = content["inference"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"'{folder}' holds no EANN: {error}. Expected what `EANN.save` writes.") from error
-        members = _checked([keras.saving.load_model(folder / _file(number)) for number in range(len(errors))])
-        if [len(member) for member in errors] != [len(graph.outputs_by_name(member)) for member in members]:
-            raise ValueError(f"'{folder / DESCRIPTION}' is of other members than those beside it.")
-        eann = cls.__new__(cls)
-        eann._set(members, errors, inference)
-        return eann
+        members = [keras.saving.load_model(folder / _file(number)) for number in range(len(errors))]
+        try:
+            return cls.from_errors(members, errors, inference)
+        except ValueError as error:
+            raise ValueError(f"'{folder / DESCRIPTION}' does not describe the members beside it: {error}") from error
 
 
 class EnsembleStages(Stages):

@@ -87,6 +87,8 @@ def train_cycle(
     """
     entry = zoo.show(name).pick(weights)
     label, lineage = entry.label, entry.content["lineage"]
+    if entry.members:
+        raise ValueError(f"'{name}' is an ensemble, which is not trained itself. Train its members: {entry.members}.")
     if entry.content["recipe"] is None:
         raise ValueError(f"The manifest of '{name}' has no recipe for '{label}', so it cannot be trained by name.")
     recipe = Recipe.from_dict({**entry.content["recipe"], **(changes or {})})

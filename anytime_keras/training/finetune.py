@@ -9,6 +9,7 @@ import numpy as np
 from anytime_keras import data as data_sets
 from anytime_keras import models, zoo
 from anytime_keras.data import folder as image_folders
+from anytime_keras.inference import EANN
 from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.training.fit import train
 from anytime_keras.training.heads import train_heads
@@ -98,6 +99,8 @@ def finetune(
     )
     files = image_files(folder)
     model = zoo.load(model) if isinstance(model, str) else model
+    if isinstance(model, EANN):
+        raise ValueError("`model` must be one network. Received: an ensemble. Train its members and combine them.")
     if getattr(model, "preprocessor", None) is None:
         raise ValueError(
             "`model` must have a `preprocessor`, which turns images into its inputs. Received: none in the network "

@@ -10,6 +10,7 @@ import keras
 
 from anytime_keras import _files, evaluation, runtime, zoo
 from anytime_keras.evaluation.evaluate import batches
+from anytime_keras.inference import EANN
 from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.training import averaging, clock, schedules
 from anytime_keras.training.averaging import KeptWeights, averaged
@@ -281,6 +282,8 @@ def take_weights(model, init):
         name, _, label = init.partition(":")
         try:
             source = zoo.load(name, label or "default")
+            if isinstance(source, EANN):
+                raise ValueError(f"'{name}' is an ensemble.")
         except ValueError as error:
             raise ValueError(f"`init` must be a training's folder or a trained network of the zoo. {error}") from error
     shapes, own = ([tuple(weight.shape) for weight in each.weights] for each in (source, model))

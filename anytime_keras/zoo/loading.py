@@ -1,12 +1,16 @@
 """`load` and `evaluate`: load a trained network by name, or measure it again."""
 
+import functools
+
 import numpy as np
 
 from anytime_keras import data as data_sets
 from anytime_keras import evaluation
 from anytime_keras._checks import check_int
+from anytime_keras.inference import EANN
 from anytime_keras.models.registry import NETWORKS
 from anytime_keras.zoo import arrays, catalog, places
+from anytime_keras.zoo.manifest import ENSEMBLE
 
 TRAINABLE = (True, "heads", False)
 # The arguments of `ak.data.load` that are taken from a manifest's recipe; none may refer to files.
@@ -29,7 +33,8 @@ def load(name, weights="default", num_classes=None, trainable=True):
             heads; or False to freeze all layers.
 
     Returns:
-        An `AnytimeModel`, not compiled, with its `preprocessor` and, unless `num_classes` differs, its `class_names`.
+        An `AnytimeModel`, not compiled, with its `preprocessor` and, unless `num_classes` differs, its `class_names`. If
+        the name is that of an ensemble, an `EANN` of such models.
 
     Raises:
         ValueError: if the name or label is unknown, there are no trained weights (the error names the command that
@@ -51,6 +56,8 @@ def load(name, weights="default", num_classes=None, trainable=True):
     entry = manifest.pick("default" if weights is None else weights)
     if weights is not None and not entry.trained:
         raise ValueError(f"'{name}' has no weights for '{entry.label}' yet. {_how_to_train(manifest, entry)}")
+    if manifest.architecture == ENSEMBLE:
+        return _load_ensemble(name, entry, weights, num_classes, trainable)
     fresh = num_classes is not None and num_classes != entry.config["num_classes"]
     if fresh and trainable is False and weights is not None:
         raise ValueError(
@@ -67,6 +74,23 @@ def load(name, weights="default", num_classes=None, trainable=True):
             model.inference, model.class_names = entry.content["inference"], entry.class_names
     freeze(model, trainable)
     return model
+
+
+def _load_ensemble(name, entry, weights, num_classes, trainable):
+    """Returns the `EANN` of an entry, after checking that the members have the weights with which it was measured."""
+    if weights is None or num_classes not in (None, entry.config["num_classes"]):
+        raise ValueError(
+            f"'{name}' is an ensemble, whose used exits were chosen for its trained members. Received: "
+            f"weights={weights!r}, num_classes={num_classes!r}. Omit them, or load the members: {entry.members}."
+        )
+    files = [file for member, label in entry.members for file in catalog.find(member)[0].pick(label).files]
+    if files != entry.files:
+        raise ValueError(
+            f"The members of '{name}' must have the weights with which the ensemble was measured, but some were "
+            f"replaced since. `anytime-keras zoo ensemble {name} --weights={entry.label}` measures it again."
+        )
+    members = [load(member, label, trainable=trainable) for member, label in entry.members]
+    return EANN.from_errors(members, entry.config["errors"], entry.content["inference"])
 
 
 def build(manifest, entry, num_classes=None):
@@ -163,7 +187,8 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
     images = getattr(data_set, measured["split"]) if measured["split"] in data_set.sizes else None
     if images is None:
         raise ValueError(f"'{data_set.name}' has no split '{measured['split']}'. Its splits: {sorted(data_set.sizes)}.")
-    curve = evaluation.evaluate(model, images, name=name)
+    measure = model.curve if isinstance(model, EANN) else functools.partial(evaluation.evaluate, model)
+    curve = measure(images, name=name)
     curve.about.update(split=measured["split"], data=data_set.describe(), manifest=entry.accuracies)
     return curve
 

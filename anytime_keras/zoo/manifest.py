@@ -16,6 +16,8 @@ from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.zoo import schema
 
 FORMAT = 1
+ENSEMBLE = "eann"  # the architecture of an `EANN`, whose members are networks of the zoo
+ENSEMBLE_CONFIG = ("members", "errors", "input_shape", "num_classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Weights:
             validation images at each exit `before` and `after` the cycle.
         files: list of `File`, the shards of the weights; empty if the network is untrained.
         golden: `File` or None, an input and its logits at every exit.
+        members: list of (name, label), the networks of an `EANN`; empty for others. An ensemble's files are those of
+            its members, its lineage contains theirs, and its exits are the used ones.
 
     Example:
     >>> import numpy as np, anytime_keras as ak
@@ -61,6 +65,10 @@ class Weights:
     def config(self):
         """All arguments of `ak.models.build`, a dict."""
         return dict(self.content["config"])
+
+    @property
+    def members(self):
+        return [tuple(member.split(":")) for member in self.config.get("members", ())]
 
     @property
     def class_names(self):
@@ -121,7 +129,7 @@ class Manifest:
     Attributes:
         name: str.
         content: dict, as in the JSON file.
-        architecture: str, a name for `ak.models.build`.
+        architecture: str, a name for `ak.models.build`, or `"eann"`.
         default: str, the label of the weights that `load` uses by default.
         weights: dict from a label to its `Weights`.
 
@@ -187,6 +195,7 @@ class Manifest:
                 f"  data       {data['name']} ({data['licence']}; {data['source']})",
                 f"  input      {tuple(entry.config['input_shape'])}, {entry.config['num_classes']} classes",
                 f"  weighting  {weighting}",
+                *(f"  member     {name}, weights '{of}'" for name, of in entry.members),
             ]
             for number, cycle in enumerate(lineage, start=1):
                 lines.append(f"  cycle {number}    {_cycle(cycle)}")
@@ -221,14 +230,14 @@ def checked(content):
     schema.check(content, schema.MANIFEST, "manifest")
     if content["format"] != FORMAT:
         raise ValueError(f"manifest.format must be {FORMAT}. Received: {content['format']}. Use a later version.")
-    check_choice("manifest.architecture", content["architecture"], NETWORKS)
+    check_choice("manifest.architecture", content["architecture"], [*NETWORKS, ENSEMBLE])
     check_choice("manifest.default", content["default"], content["weights"])
     for label, entry in content["weights"].items():
         where = f"weights.{label}"
         schema.check_name(label, "a label of weights")
         schema.check(entry, schema.ENTRY, where)
         _check_config(content["architecture"], entry, where)
-        _check_training(entry, where)
+        _check_training(entry, where, content["architecture"] == ENSEMBLE)
     return content
 
 
@@ -239,7 +248,8 @@ LARGEST = 256
 
 def _check_config(architecture, entry, where):
     config, data = entry["config"], entry["data"]
-    known = inspect.signature(NETWORKS[architecture][0]).parameters
+    ensemble = architecture == ENSEMBLE
+    known = ENSEMBLE_CONFIG if ensemble else inspect.signature(NETWORKS[architecture][0]).parameters
     for key in config:
         if key not in known:
             raise ValueError(
@@ -248,6 +258,9 @@ def _check_config(architecture, entry, where):
     missing = [key for key in known if key not in config and key not in ("self", "name", "dtype", "kwargs")]
     if missing:
         raise ValueError(f"{where}.config must contain all arguments. Missing: {missing}.")
+    if ensemble:
+        schema.check(config["members"], [schema.check_member], f"{where}.config.members")
+        schema.check(config["errors"], [[schema.check_share]], f"{where}.config.errors")
     shape = config["input_shape"]
     schema.check(shape, [int], f"{where}.config.input_shape")
     if len(shape) != 3 or not all(0 < side <= 2**14 for side in shape):
@@ -271,12 +284,14 @@ def _largest(value):
     return value if isinstance(value, (int, float)) else 0
 
 
-def _check_training(entry, where):
+def _check_training(entry, where, ensemble):
     """Raises ValueError if an entry is only partly described as trained."""
     exits, data = entry["exits"], entry["data"]
     if not exits or exits[-1]["params"] != entry["params"]:
         raise ValueError(f"{where}.exits must end with {entry['params']} parameters. Received: {exits[-1:]}.")
-    facts = {key: bool(entry[key]) for key in ("files", "golden", "measured", "lineage", "precision")}
+    facts = {key: bool(entry[key]) for key in ("files", "measured", "lineage", "precision")}
+    if not ensemble:  # its members have golden pairs
+        facts["golden"] = bool(entry["golden"])
     facts.update({f"data.{key}": data[key] is not None for key in ("class_names", "mean", "std", "sizes")})
     facts.update({f"exits.{exit['name']}.accuracy": exit["accuracy"] is not None for exit in exits})
     if len(set(facts.values())) > 1:

@@ -93,7 +93,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
     golden = f"weights/{stem(name, label)}{version}-golden.npz"
     files[golden] = arrays.pack(golden_pair)
     entry["golden"] = _file(golden, files[golden])
-    manifest = _write(zoo, content, files)
+    manifest = write(zoo, content, files)
     for file in [*old["files"], old["golden"]] if old is not None and old["files"] else ():
         if file["path"] not in files:
             (zoo.path / file["path"]).unlink(missing_ok=True)
@@ -169,7 +169,7 @@ def announce(recipe, name, label=None, folder=None, **facts):
     for key in ("input_shape", "num_classes"):
         if key not in recipe.model:
             raise ValueError(f"`recipe.model` must contain `{key}`, because no data is read. Received: {recipe.model}.")
-    return _write(zoo, _begin(models.build(**recipe.model), name, label, data_name, before, recipe, facts), {})
+    return write(zoo, _begin(models.build(**recipe.model), name, label, data_name, before, recipe, facts), {})
 
 
 def stem(name: str, label: str) -> str:
@@ -312,7 +312,7 @@ def _file(path, content):
     return {"path": path, "sha256": _files.sha256(content), "bytes": len(content)}
 
 
-def _write(zoo, content, files):
+def write(zoo, content, files):
     """Writes files, then the manifest that refers to them, then the index. Removes written files on failure."""
     manifest = Manifest(_plain(content))
     files = {zoo.path / path: file for path, file in files.items()}

@@ -107,9 +107,10 @@ def _named(value, where):
 
 
 _count = _in_range(int, 0, 2**53, "0 or more")
-_share = _in_range(float, 0, 1, "from 0 to 1")
+check_share = _in_range(float, 0, 1, "from 0 to 1")
 _positive = _in_range(float, 0, 1e12, "a number of 0 or more")
 check_name = _matches(NAME, "a name of lowercase letters, digits and underscores")
+check_member = _matches(re.compile(f"{NAME.pattern}:{NAME.pattern}"), "a network and its weights, as 'name:label'")
 
 FILE = {
     "path": _file_path,
@@ -119,7 +120,7 @@ FILE = {
 EXIT = {
     "name": str,
     **dict.fromkeys(("backbone", "with_head", "with_all_heads", "params"), _count),
-    "accuracy": _optional(_share),
+    "accuracy": _optional(check_share),
     "loss": _optional(_positive),
 }
 DATA = {
@@ -141,7 +142,7 @@ CYCLE = {
     "minutes": _optional(_positive),
     "machine": dict,
     **dict.fromkeys(("commit", "note"), _optional(str)),
-    **dict.fromkeys(("before", "after"), _optional([_share])),
+    **dict.fromkeys(("before", "after"), _optional([check_share])),
 }
 ENTRY = {
     "config": _config,

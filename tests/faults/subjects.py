@@ -181,13 +181,13 @@ class Publishing:
     def deed(self, arm):
         name, label, version = self.next
         give(self.model.weights, version)
-        write = publishing._write
+        write = publishing.write
 
         def armed(*arguments):
             arm()
             return write(*arguments)
 
-        publishing._write = armed
+        publishing.write = armed
         try:
             ak.zoo.publish(self.model, name, self.data, None, self.folder, label, **self.about)
         except ValueError as error:

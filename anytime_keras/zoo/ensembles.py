@@ -1,0 +1,92 @@
+"""`publish_ensemble` writes the manifest of an `EANN` whose members are networks of the zoo."""
+
+import dataclasses
+
+import numpy as np
+
+from anytime_keras.inference import EANN
+from anytime_keras.zoo import catalog, loading, publishing
+from anytime_keras.zoo.facts import Facts
+from anytime_keras.zoo.manifest import ENSEMBLE, FORMAT
+
+
+def publish_ensemble(name, members, data, label=None, folder=None, **facts):
+    """Combines trained networks of the zoo to an `EANN`, measures it and writes its manifest.
+
+    The exits are selected on the validation images of `data`, and the used ones are measured on its test images, or on
+    validation images if it has none. The manifest refers to the members' weight files, so nothing is stored twice. If a
+    member is trained again later, loading the ensemble raises an error until this function has measured it again.
+
+    Args:
+        name: str of lowercase letters, digits and underscores. An ensemble of this name is replaced.
+        members: list of names of the zoo, smallest first.
+        data: the `ak.data.DataSet` of the members' training.
+        label: str, the label of the members' weights and of the ensemble's; defaults to the data set's name.
+        folder: as in `publish`.
+        **facts: `description`, `reference` and `licence`, as in `publish`.
+
+    Returns:
+        The `Manifest`.
+
+    Raises:
+        ValueError: if the name belongs to another kind of network, a member is unknown or not trained, the validation
+            images were not held out from a member's training, or the members cannot be combined; see `EANN`. In this
+            case nothing is written.
+
+    Example, after training the networks with `anytime-keras zoo train`:
+
+        data = ak.data.load("cifar100", augment=None)
+        ak.zoo.publish_ensemble("eann_2x16_5x16_adaloss", ["resann2x16_adaloss", "resann5x16_adaloss"], data)
+    """
+    label, facts = label or data.name, Facts.of(facts)
+    zoo, before = publishing.open_zoo(folder, name, label)
+    if before is not None and before.architecture != ENSEMBLE:
+        raise ValueError(f"'{name}' must be the name of an ensemble. Received: a network, '{before.architecture}'.")
+    if isinstance(members, str) or not all(isinstance(member, str) for member in members):
+        raise ValueError(f"`members` must be a list of names of the zoo. Received: members={members!r}.")
+    manifests = [catalog.find(member)[0] for member in members]
+    entries = [manifest.pick(label) for manifest in manifests]
+    for member, manifest in zip(members, manifests):
+        if manifest.architecture == ENSEMBLE:
+            raise ValueError(f"`members` must not be ensembles themselves. Received: '{member}'.")
+    models = [loading.load(member, label, trainable=False) for member in members]
+    for member in members:
+        if not loading.holds_out(member, label, data):
+            raise ValueError(
+                f"The validation images of `data` must be those that the training of '{member}' held out. Received: "
+                f"'{data.name}' with {data.sizes} and the training images' mean {np.round(data.mean, 6).tolist()}."
+            )
+    eann = EANN(models, data.validation)
+    split = "test" if "test" in data.sizes else "validation"
+    curve = eann.curve(getattr(data, split), name=name)
+    exits = [
+        {"name": point.exit, **{field: getattr(point, field) for field in ("backbone", "with_head", "with_all_heads")},
+         "params": point.params, "accuracy": 1 - point.error, "loss": point.loss}
+        for point in curve
+    ]  # fmt: skip
+    last = entries[-1].content
+    config = {"members": [f"{member}:{label}" for member in members], "errors": eann.errors}
+    config.update((key, last["config"][key]) for key in ("input_shape", "num_classes"))
+    entry = {
+        "config": config,
+        "params": exits[-1]["params"],
+        "exits": exits,
+        "files": [dataclasses.asdict(file) for entry in entries for file in entry.files],
+        "lineage": [cycle for entry in entries for cycle in entry.content["lineage"]],
+        "measured": {"split": split, "split_seed": data.split_seed}
+        | {key: curve.about[key] for key in ("images", "machine")},
+        "licence": facts.licence,
+        **{key: last[key] for key in ("data", "weighting", "precision")},
+        **dict.fromkeys(("recipe", "golden", "inference")),
+    }
+    old = before.content if before is not None else {}
+    content = {
+        "format": FORMAT,
+        "name": name,
+        "description": facts.description or old.get("description", f"EANN of {', '.join(members)}."),
+        "reference": facts.reference or publishing.PAPER,
+        "architecture": ENSEMBLE,
+        "default": old.get("default", label),
+        "weights": {**old.get("weights", {}), label: entry},
+    }
+    return publishing.write(zoo, content, {})
