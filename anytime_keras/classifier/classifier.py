@@ -10,7 +10,7 @@ from anytime_keras._checks import check_int
 from anytime_keras.classifier import card, facts, networks, presets, sets
 from anytime_keras.classifier.answers import LabeledAnswer
 from anytime_keras.export.reader import ExportedModel
-from anytime_keras.inference import EANN, Predictor
+from anytime_keras.inference import Predictor
 from anytime_keras.inference.predictor import check_limits
 from anytime_keras.preprocessing import decoding
 from anytime_keras.preprocessing.host import HostPreprocessor

@@ -33,8 +33,8 @@ def load(name, weights="default", num_classes=None, trainable=True):
             heads; or False to freeze all layers.
 
     Returns:
-        An `AnytimeModel`, not compiled, with its `preprocessor` and, unless `num_classes` differs, its `class_names`. If
-        the name is that of an ensemble, an `EANN` of such models.
+        An `AnytimeModel`, not compiled, with its `preprocessor` and, unless `num_classes` differs, its `class_names`;
+        or an `EANN` of such models, if the name is that of an ensemble.
 
     Raises:
         ValueError: if the name or label is unknown, there are no trained weights (the error names the command that

@@ -223,7 +223,7 @@ def _begin(model, name, label, data_name, before, recipe, facts):
     """Returns a manifest's content with an entry for an untrained network."""
     check_whole(recipe)
     architecture = _architecture(model, recipe)
-    if before is not None and NETWORKS[before.architecture][0] is not NETWORKS[architecture][0]:
+    if before is not None and NETWORKS.get(before.architecture, (None,))[0] is not NETWORKS[architecture][0]:
         raise ValueError(f"'{name}' must have the architecture '{before.architecture}'. Received: '{architecture}'.")
     source, terms = SOURCES.get(data_name, (None, None))
     source, terms = facts.source or source, facts.data_licence or terms

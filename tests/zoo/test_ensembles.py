@@ -105,6 +105,11 @@ def test_members_that_cannot_be_combined_are_refused(zoo, digits, name, members,
     assert sorted((path, path.stat().st_size) for path in zoo.rglob("*")) == before
 
 
+def test_a_network_is_not_published_under_the_name_of_an_ensemble(zoo, tiny, digits):
+    with pytest.raises(ValueError, match="must have the architecture 'eann'. Received: 'resann'"):
+        ak.zoo.publish(tiny, ENSEMBLE, digits, label="other", folder=zoo, weighting={"name": "adaloss"})
+
+
 def test_images_that_a_member_was_trained_on_are_refused(zoo):
     other = ak.data.load("digits", augment=None, split_seed=1)
     with pytest.raises(ValueError, match="must be those that the training of 'tiny_adaloss' held out"):

@@ -12,7 +12,9 @@ from anytime_keras.cost import exit_costs
 from anytime_keras.zoo import catalog, loading, manifest, places, publishing, readme
 
 ROOT = pathlib.Path(__file__).parents[2]
-ENTRIES = [(name, label) for name in places.own().names() for label in catalog.find(name)[0].weights]
+ALL = [(name, label) for name in places.own().names() for label in catalog.find(name)[0].weights]
+ENSEMBLES = [(name, label) for name, label in ALL if catalog.find(name)[0].weights[label].members]
+ENTRIES = [each for each in ALL if each not in ENSEMBLES]
 DEFAULTS_FIRST = [  # the same network for another number of classes differs little
     pytest.param(name, label, marks=[] if label == catalog.find(name)[0].default else pytest.mark.slow)
     for name, label in ENTRIES
@@ -87,6 +89,14 @@ def test_the_golden_pair_is_what_the_network_answers(name, label):
     assert list(expected) == model.exit_names
     for exit, logits in expected.items():
         np.testing.assert_allclose(found[exit], logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name, label", ENSEMBLES)
+def test_an_ensembles_members_and_costs_are_those_of_its_manifest(name, label):
+    entry, eann = catalog.find(name)[0].pick(label), ak.zoo.load(name, label)
+    assert entry.trained and len(eann.members) == len(entry.members)
+    assert eann.exit_names == [exit["name"] for exit in entry.content["exits"]]
+    assert [exit.macs for exit in eann.exits if exit.used] == entry.macs
 
 
 @pytest.mark.parametrize("name, label", [(name, label) for name, label in TRAINED if label == "digits"])
