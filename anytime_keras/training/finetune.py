@@ -97,10 +97,10 @@ def finetune(
         seed=seed,
         minutes=minutes,
     )
-    files = image_files(folder)
     model = zoo.load(model) if isinstance(model, str) else model
     if isinstance(model, EANN):
         raise ValueError("`model` must be one network. Received: an ensemble. Train its members and combine them.")
+    files = image_files(folder)
     if getattr(model, "preprocessor", None) is None:
         raise ValueError(
             "`model` must have a `preprocessor`, which turns images into its inputs. Received: none in the network "

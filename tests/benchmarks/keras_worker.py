@@ -2,8 +2,8 @@
 
     KERAS_BACKEND=... python -m tests.benchmarks.keras_worker NETWORK BATCH MODE
 
-NETWORK is a name of `ak.models.build`, or "resann9x16". MODE is "float32" or "mixed_bfloat16", with "+xla" to compile on
-TensorFlow. On JAX, a step is one program. The first line it prints is "ready" and the network's MACs for one image.
+NETWORK is a name of `ak.models.build`, or "resann9x16". MODE is "float32" or "mixed_bfloat16", with "+xla" to compile
+on TensorFlow. On JAX, a step is one program. The first line it prints is "ready" and the network's MACs for one image.
 """
 
 import sys

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import keras
 import numpy as np
 import pytest
 
@@ -134,14 +133,11 @@ def test_a_damaged_manifest_is_refused(zoo, change, message):
         ak.zoo.load(ENSEMBLE)
 
 
-def test_an_ensemble_cannot_be_trained(zoo, digits, tmp_path):
+def test_an_ensemble_cannot_be_trained(zoo):
     with pytest.raises(ValueError, match="Train its members: .*tiny_adaloss"):
         ak.training.train_cycle(ENSEMBLE)
-    for label in "ab":
-        (tmp_path / "photos" / label).mkdir(parents=True)
-        keras.utils.save_img(tmp_path / "photos" / label / "1.png", np.zeros((8, 8, 1)), scale=False)
     with pytest.raises(ValueError, match="must be one network. Received: an ensemble"):
-        ak.training.finetune(ENSEMBLE, tmp_path / "photos", minutes=1)
+        ak.training.finetune(ENSEMBLE, "photos", minutes=1)
     recipe = ak.training.Recipe({"name": "resann", "num_units": 1, "channels": 4}, {"data": "digits"}, init=ENSEMBLE)
     with pytest.raises(ValueError, match=f"'{ENSEMBLE}' is an ensemble"):
         ak.training.train(recipe)

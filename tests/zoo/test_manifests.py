@@ -133,7 +133,7 @@ def test_weights_of_the_zoo_are_150_mb_at_most():
 
 def test_every_file_of_the_zoo_belongs_to_a_manifest():
     named = set()
-    for name, label in ENTRIES:
+    for name, label in ALL:
         entry = catalog.find(name)[0].pick(label)
         golden = [entry.golden.path] if entry.golden else []
         named.update([*[file.path for file in entry.files], *golden, f"manifests/{name}.json"])
@@ -156,9 +156,10 @@ def test_the_readmes_table_is_made_from_the_manifests():
     text = (ROOT / "README.md").read_text()
     assert readme.put_into(text) == text, "run `anytime-keras zoo table --readme=README.md`"
     rows, recipes = readme.table().split("\n\n")
-    for name, label in ENTRIES:
-        assert (f"| `{name}` | {label} |" in rows) == ((name, label) in TRAINED)
-        assert (f"`{name}` ({label})" in " ".join(recipes.split())) == ((name, label) not in TRAINED)
+    for name, label in ALL:
+        loads = (name, label) in TRAINED + ENSEMBLES
+        assert (f"| `{name}` | {label} |" in rows) == loads
+        assert (f"`{name}` ({label})" in " ".join(recipes.split())) == (not loads)
 
 
 @pytest.mark.parametrize("default", ["cifar10", "cifar100"])
