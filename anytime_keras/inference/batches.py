@@ -256,4 +256,4 @@ def _check_heads(state):
     for name, shape in zip(state.stages.exit_names, state.engine.gives):
         check_classes(shape, f"'{name}'")
     if len(set(state.engine.gives)) > 1:
-        raise ValueError(f"All exits must tell the same classes. Received: shapes {state.engine.gives}.")
+        raise ValueError(f"All exits must have the same number of classes. Received: shapes {state.engine.gives}.")

@@ -258,7 +258,7 @@ class EANN:
             errors = [[float(error) for error in member] for member in content["errors"]]
             inference = content["inference"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"'{folder}' holds no EANN: {error}. Expected what `EANN.save` writes.") from error
+            raise ValueError(f"'{folder}' must be a folder that `EANN.save` wrote. Received: {error}.") from error
         members = [keras.saving.load_model(folder / _file(number)) for number in range(len(errors))]
         try:
             return cls.from_errors(members, errors, inference)
@@ -281,7 +281,7 @@ class EnsembleStages(Stages):
         for name in names:
             if name not in places:
                 raise ValueError(
-                    f"`exits` names an exit that the ensemble does not use. Received: {name!r}. "
+                    f"`exits` must name exits that the ensemble uses. Received: {name!r}. "
                     f"{_errors.nearest(name, list(places))}"
                 )
         if not names or names != [name for name in places if name in names]:
@@ -344,10 +344,10 @@ def _checked(members):
             raise ValueError(f"Members must be functional Keras models with exits. Received: {type(member).__name__}.")
     shapes = [_shapes(member) for member in members]
     if any(own != shapes[0] for own in shapes):
-        raise ValueError(f"Members must take the same input and tell the same classes. Received: {shapes}.")
+        raise ValueError(f"Members must have the same inputs and classes. Received: {shapes}.")
     costs = [exit_costs(member)[-1].with_all_heads for member in members]
     if sorted(set(costs)) != costs:
-        raise ValueError(f"Members must be in growing order of cost. Received: {costs} MACs.")
+        raise ValueError(f"Members must be in order of increasing cost. Received: {costs} MACs.")
     return members
 
 

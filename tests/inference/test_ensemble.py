@@ -148,7 +148,7 @@ def test_saved_and_loaded_it_is_the_same(eann, digits, images, tmp_path):
     assert [place.name for place in tmp_path.iterdir()] == ["eann"]
     with pytest.raises(ValueError, match="not empty"):
         eann.save(tmp_path / "eann")
-    with pytest.raises(ValueError, match="holds no EANN"):
+    with pytest.raises(ValueError, match="must be a folder that `EANN.save` wrote"):
         ak.EANN.load(tmp_path)
     (tmp_path / "eann" / "eann.json").write_text('{"errors": [[0.5], [0.4]], "inference": null}')
     with pytest.raises(ValueError, match="other members"):
@@ -158,7 +158,7 @@ def test_saved_and_loaded_it_is_the_same(eann, digits, images, tmp_path):
 def test_members_that_do_not_fit_are_refused(digits):
     with pytest.raises(ValueError, match="two members"):
         ak.EANN([member(1)], digits.validation)
-    with pytest.raises(ValueError, match="growing order"):
+    with pytest.raises(ValueError, match="order of increasing cost"):
         ak.EANN([member(2), member(1)], digits.validation)
     with pytest.raises(ValueError, match="same input"):
         ak.EANN([member(1), member(2, side=16)], digits.validation)

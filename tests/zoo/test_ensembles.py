@@ -94,7 +94,7 @@ def test_an_ensemble_is_loaded_whole(zoo, arguments, message):
         ("eann_other", [NAME], "two members or more"),
         ("eann_other", [NAME, "nothing"], "must be a network of the zoo"),
         ("eann_other", [ENSEMBLE, LARGE], "must not be ensembles themselves"),
-        ("eann_other", [LARGE, NAME], "growing order of cost"),
+        ("eann_other", [LARGE, NAME], "order of increasing cost"),
     ],
 )
 def test_members_that_cannot_be_combined_are_refused(zoo, digits, name, members, message):
