@@ -452,19 +452,19 @@ def test_a_predictor_that_is_dropped_ends_its_thread():
     assert not any(thread.is_alive() for thread in own)
 
 
-def test_stages_are_expected_to_take_what_they_took_in_the_last_calls():
+def test_stages_are_expected_to_take_what_they_usually_took_in_the_last_calls():
     pace = StepPace(Times(None, None, None, np.array([0.001, 0.002, 0.004])))
     first = pace.needed()
     assert first[0] > 0.001 and first[2] > 0.004
-    for _ in range(30):
+    for _ in range(60):
         pace.saw([0.003, 0.009])  # the last stage did not run
-    assert pace.slowdown == pytest.approx(13 / 7) and pace.needed()[2] == first[2]
+    assert pace.slowdown == pytest.approx(13 / 7, rel=0.05) and pace.needed()[2] == first[2]
     assert pace.needed()[:2] == pytest.approx([3 * first[0], 3 * first[1]], rel=0.05)
     pace.saw([0.5, 0.506])
-    assert pace.slowdown == pytest.approx(13 / 7), "one pause"
-    for _ in range(50):
+    assert pace.slowdown == pytest.approx(13 / 7, rel=0.05), "one pause"
+    for _ in range(60):
         pace.saw([0.001, 0.003, 0.007])
-    assert pace.slowdown == pytest.approx(1), "the machine is fast again"
+    assert pace.slowdown == pytest.approx(1, rel=0.05), "the machine is fast again"
 
 
 def test_the_pace_is_that_of_late_and_the_worst_pause_of_the_last_calls_counts():
