@@ -64,10 +64,13 @@ class Server(uvicorn.Server):
 
 
 def server(app, **options):
-    """Creates a `Server`.
+    """Creates a `Server`; start it with its method `run(sockets=[bound])`.
 
     Args:
         app: ASGI application.
-        **options: of `uvicorn.Config`.
+        **options: arguments of `uvicorn.Config`.
+
+    Returns:
+        A `Server`.
     """
     return Server(uvicorn.Config(app, http=Protocol, ws="none", log_level="warning", access_log=False, **options))
