@@ -9,10 +9,11 @@ from anytime_keras.inference.state import State
 
 
 class SetPredictor:
-    """The methods of `Predictor` that a `Classifier` uses, on an `ExportedModel`."""
+    """What a `Classifier` and a `Server` use of a `Predictor`, on an `ExportedModel`."""
 
     def __init__(self, reader, example):
-        self._reader, self._example = reader, example
+        self._reader = reader
+        self._state, self._lock = _State(reader, example), reader._lock
 
     @property
     def exit_names(self):
@@ -23,16 +24,6 @@ class SetPredictor:
     def costs(self):
         """The cost of each exit, see `ExportedModel`."""
         return list(self._reader.costs)
-
-    @property
-    def lock(self):
-        """The lock that is held while a stage runs."""
-        return self._reader._lock
-
-    @property
-    def state(self):
-        """What `anytime_keras.serving.runner` reads of a `Predictor`: its engine, exits, inputs and temperatures."""
-        return _State(self._reader, self._example)
 
     def prepare(self, example):
         """Measures the latency of the stages for inputs of this size."""
@@ -60,7 +51,7 @@ class SetPredictor:
 
 
 class _State:
-    """The stages of an exported set in the form of a predictor's state; see `SetPredictor.state`."""
+    """What `anytime_keras.serving.runner` reads of a predictor's state: engine, exits, inputs and temperatures."""
 
     def __init__(self, reader, example):
         specs = reader.description["inputs"]
@@ -77,6 +68,7 @@ class _Engine:
     """The stages of an exported set with the methods of an `Engine` that a server uses."""
 
     any_size = True
+    straight = None  # a set has no part that runs straight to the last exit
 
     def __init__(self, reader):
         self._reader, stages = reader, reader._stages

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import math
 import pathlib
+import signal
 import socket
 import sys
 
@@ -40,9 +41,7 @@ def run(flags, arguments):
         raise ValueError(f"Networks must have different names. Received: {names}.")
     _check(flags)
     try:
-        import uvicorn
-
-        from anytime_keras.serving import http
+        from anytime_keras.serving import http, web
     except ImportError as error:
         raise ValueError(f"{error}. Install the server's packages: pip install 'anytime-keras[serve]'") from error
     with _bound(flags.host, flags.port) as bound:
@@ -54,9 +53,9 @@ def run(flags, arguments):
         app = http.app(servers, flags.deadline_ms / 1e3)
         bound.listen(BACKLOG)  # from here on, connections wait for uvicorn instead of being refused
         print(f"serving {', '.join(names)} on http://{flags.host}:{bound.getsockname()[1]}/", flush=True)
-        options = {"log_level": "warning", "access_log": False, "backlog": BACKLOG, "timeout_graceful_shutdown": 90}
-        config = uvicorn.Config(app, **options)
-        uvicorn.Server(config).run(sockets=[bound])
+        # uvicorn raises the signal that stopped it again at the end, which must not be an error.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        web.server(app, backlog=BACKLOG, timeout_graceful_shutdown=90).run(sockets=[bound])
 
 
 def _check(flags):

@@ -13,11 +13,11 @@ LATELY = 20  # calls over which the median slowdown is taken
 CAUTION = 1.5  # factor on the worst wake-up lag
 FIRST_LAG = 0.001  # seconds, initial wake-up lag
 SHORTEST_MARGIN, LONGEST_SHARE = 0.0001, 0.2
-# Of engines that run stage by stage: the calls over which the median slowdown is taken, and what a stage is expected
-# to take at most beyond its median, a factor and seconds. Longer times are interruptions by other processes. They last
-# milliseconds, which no such margin covers, so a wider margin would only make answers worse.
-STEP_CALLS = 9
-WIDEST_FACTOR, WIDEST_SECONDS = 1.2, 25e-6
+# Of engines that run stage by stage: how far a call moves a stage's median, and the margin on it, a factor and seconds.
+# Longer times are interruptions by other processes. They last milliseconds, which no such margin covers, so a wider
+# margin would only make answers worse.
+STEP_RATE = 0.03
+MARGIN_FACTOR, MARGIN_SECONDS = 1.15, 15e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Times:
         example: an input of that size.
         safe: array of shape `(exits,)`, 99% quantile of the seconds straight to each exit.
         usual: array of shape `(exits,)`, median of the seconds straight to each exit.
-        stages: array of shape `(exits,)`, a high quantile of the seconds of each stage.
+        stages: array of shape `(exits,)`, the expected seconds of each stage.
     """
 
     example: object
@@ -40,8 +40,7 @@ class Times:
     def of(cls, table, size, example, steps=False):
         """Reads the latencies from a `LatencyTable`; `steps` is that of the engine."""
         if steps:
-            usual = table.quantile(size, 0.5, stages=True)
-            stages = np.minimum(table.quantile(size, 0.99, stages=True), WIDEST_FACTOR * usual + WIDEST_SECONDS)
+            stages = table.quantile(size, 0.5, stages=True)
         else:  # another thread waits for the deadline, so a stage that misses it only takes the processor from that
             stages = table.quantile(size, 0.9, stages=True)
         return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages)
@@ -54,30 +53,45 @@ class Times:
 
 
 class StepPace:
-    """Tracks how much slower than measured the machine currently is, for an engine that runs stage by stage.
+    """Tracks each stage's median seconds in the calls themselves, for an engine that runs stage by stage.
+
+    A call moves the median by 3% towards its own time, so single pauses hardly change it, and a machine that becomes
+    half as fast is known after 24 calls.
+
+    Args:
+        times: `Times`; the medians begin with its `stages`.
 
     Attributes:
-        slowdown: float, the median of the last calls' times relative to the measured medians.
+        slowdown: float, the medians relative to `times`.
 
     Example:
-    >>> pace, times = StepPace(), Times(None, None, np.array([0.001, 0.003]), np.array([0.001, 0.002]))
-    >>> for _ in range(9):
-    ...     pace.saw(0.006, times.usual[1])
-    >>> pace.needed(times)
-    [0.002, 0.004]
+    >>> pace = StepPace(Times(None, None, None, np.array([0.001, 0.002])))
+    >>> [round(seconds, 6) for seconds in pace.needed()]
+    [0.001165, 0.002315]
+    >>> for _ in range(40):
+    ...     pace.saw([0.002, 0.006])
+    >>> round(pace.slowdown, 1)
+    2.0
     """
 
-    def __init__(self):
-        self._ratios, self.slowdown = collections.deque([1.0] * STEP_CALLS, maxlen=STEP_CALLS), 1.0
+    def __init__(self, times):
+        self._usual = times.stages.tolist()
+        self._medians = list(self._usual)
 
-    def needed(self, times):
-        """Returns the expected seconds of each stage at the current pace, a list."""
-        return (times.stages * self.slowdown).tolist()
+    @property
+    def slowdown(self):
+        return sum(self._medians) / sum(self._usual)
 
-    def saw(self, seconds, usual):
-        """Records the time of a run, given its usual time."""
-        self._ratios.append(seconds / usual)
-        self.slowdown = statistics.median(self._ratios.copy())
+    def needed(self):
+        """Returns the expected seconds of each stage with a margin, a list."""
+        return [MARGIN_FACTOR * median + MARGIN_SECONDS for median in self._medians]
+
+    def saw(self, ends):
+        """Records the seconds from the start of a call to the answers of its stages, a list."""
+        begin = 0.0
+        for position, end in enumerate(ends):
+            self._medians[position] *= 1 + STEP_RATE if end - begin > self._medians[position] else 1 - STEP_RATE
+            begin = end
 
 
 class Pace:

@@ -1,6 +1,5 @@
 """`Predictor`: anytime inference by a deadline, within a budget, or until stopped."""
 
-import collections
 import dataclasses
 import math
 import numbers
@@ -13,7 +12,6 @@ from anytime_keras.inference.answers import as_array, probabilities
 from anytime_keras.inference.batches import BatchMethods
 from anytime_keras.inference.jobs import Worker
 from anytime_keras.inference.latency import LatencyTable
-from anytime_keras.inference.pace import Pace, StepPace
 from anytime_keras.inference.progress import Progress
 from anytime_keras.inference.stages import evenly, exits_as_list, stages_of
 from anytime_keras.inference.state import State
@@ -106,6 +104,7 @@ class Predictor(BatchMethods):
         engines.choice.check(engine, num_threads)
         by_runtime = dtype is not None and (engine in engines.FILE_ENGINES or dtype == "int8")
         self._model, self._worker = model, Worker()
+        self._lock = self._worker.lock  # held while a stage runs
         self._changing = threading.Lock()  # held by methods that replace the state, not by its readers
         self._own = {}
         stages, found = stages_of(model, None if by_runtime else dtype), self._found()
@@ -131,7 +130,6 @@ class Predictor(BatchMethods):
             state.prepare(example, self._worker, progress=progress)
             if temperatures and dtype == "int8":
                 state = self._with_temperatures(state)
-        self._paces = collections.defaultdict(StepPace if state.engine.steps else Pace)  # by size, see `Stages.size`
         self._state = state
 
     def _with_temperatures(self, state):
@@ -238,8 +236,8 @@ class Predictor(BatchMethods):
             x: input of the model, shape `(batch, ...)`.
             deadline: float, seconds from now. Returns the answer of the deepest exit that can be expected in time. If
                 even the first exit is too slow, its answer is returned with `late=True`. File engines run stage by
-                stage in the calling thread, while the next stage's time, measured by `prepare` and scaled by the pace
-                of the last calls, fits. TensorFlow and JAX run straight to an exit that is certain to meet the
+                stage in the calling thread, while the next stage's usual time in the last calls, at first the time
+                that `prepare` measured, fits. TensorFlow and JAX run straight to an exit that is certain to meet the
                 deadline, continue in another thread, and return shortly before the deadline at the latest. A batch of
                 a size that was not prepared is computed in batches of prepared sizes, the last one padded; TensorFlow
                 needs no padding. JAX prepares a larger size in the first call with it, whose answer is late.
@@ -283,12 +281,12 @@ class Predictor(BatchMethods):
             self.prepare(engines.base.padded(inputs, early_exit.bucket(len(inputs[0]))), LARGER_SECONDS)
             state = self._current()
         size, times, padded = state.times_for(inputs)
-        pace = self._paces[size]
+        pace = state.pace(size, times)
         if state.engine.steps:
             limit = time.time() + begin + deadline - RETURN_SECONDS - time.perf_counter()
-            run = engines.Latest(0, len(state.costs) - 1, limit, pace.needed(times))
+            run = engines.Latest(0, len(state.costs) - 1, limit, pace.needed())
             self._worker.run(state.engine, inputs, run)
-            pace.saw(run.ends[-1], times.usual[run.position])
+            pace.saw(run.ends)
             seconds = time.perf_counter() - begin
             return state.answer(run.position, run.logits, seconds, late=seconds > deadline)
         end = begin + deadline - pace.margin(deadline)

@@ -13,7 +13,7 @@ from anytime_keras.inference import engines
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.jobs import Job
 from anytime_keras.inference.latency import LatencyTable
-from anytime_keras.inference.pace import Times
+from anytime_keras.inference.pace import Pace, StepPace, Times
 from anytime_keras.inference.progress import silent
 from anytime_keras.inference.stages import Stages
 
@@ -37,6 +37,7 @@ class State:
     times: dict  # from prepared size to `Times`
     derived: dict  # from other batch sizes to (size, `Times`); see `times_for`
     costs_by_shapes: dict  # from the inputs' shapes, without the batch axis, to costs
+    paces: dict  # from sizes of calls with a deadline to `StepPace` or `Pace`
 
     @classmethod
     def of(cls, stages, example, policy, temperatures, **options):
@@ -55,7 +56,7 @@ class State:
         table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs], policy, made.name)
         ordered = [temperatures.get(name, 1.0) for name in stages.exit_names]
         shapes = {_shapes(inputs): costs}
-        return cls(stages, made, costs, ordered, table, np.zeros(len(costs)), {}, {}, shapes)
+        return cls(stages, made, costs, ordered, table, np.zeros(len(costs)), {}, {}, shapes, {})
 
     def costs_of(self, inputs):
         """Returns the exits' costs for the shapes of `inputs`."""
@@ -173,6 +174,12 @@ class State:
             self.derived[size] = self._derive(size)
         prepared, times = self.derived[size]
         return prepared, times, inputs if self.engine.any_size else engines.base.padded(inputs, prepared)
+
+    def pace(self, size, times):
+        """Returns the pace of calls with a deadline of one size; `times` is the result of `times_for`."""
+        if size not in self.paces:
+            self.paces.setdefault(size, StepPace(times) if self.engine.steps else Pace())
+        return self.paces[size]
 
     def _derive(self, size):
         known = sorted(self.times)

@@ -29,7 +29,7 @@ MOST_PIXELS = 2**25  # of an image file; a small file can contain many, which ta
 SLOWEST_BODY = 10.0  # seconds in which a body must arrive
 WATCHED = 1.0  # seconds; while a request waits longer, the server checks whether the client has disconnected
 OLDEST = 60.0  # seconds; older values of `X-Request-Start` are ignored
-SMALL = 2**18  # bytes; larger tensors are read in a thread
+SMALL, FEW = 2**18, 8  # bytes and samples; larger tensors are converted in a thread
 PAGE = pathlib.Path(__file__).with_name("page.html")
 
 
@@ -80,7 +80,7 @@ def app(servers, default_deadline=0.1, max_bytes=MOST_BYTES):
     handlers = {
         ValueError: _error(400),
         Overloaded: _overloaded,
-        HTTPException: lambda request, error: _error(error.status_code)(request, error.detail),
+        HTTPException: _http_error,
         ClientDisconnect: _error(499),
         RuntimeError: _error(503),  # a server that is closed
     }
@@ -92,6 +92,10 @@ def _error(status):
         return JSONResponse({"error": str(error)[:1000]}, status)
 
     return respond
+
+
+def _http_error(request, error):
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
 def _overloaded(request, error):
@@ -154,7 +158,8 @@ class Api:
         length = request.headers.get("inference-header-content-length")
         parsed = await self._in_thread(len(body) > SMALL, v2.InferRequest, body, length)
         deadline = parsed.timeout or self._default
-        samples = await self._in_thread(len(body) > SMALL, server.inputs_of, parsed.inputs)
+        many = max(map(len, parsed.inputs.values())) > FEW
+        samples = await self._in_thread(many or len(body) > SMALL, server.inputs_of, parsed.inputs)
         options = {name: getattr(parsed, name) for name in ("priority", "min_exit", "min_accuracy")}
         futures = []
         try:
@@ -258,7 +263,8 @@ class Api:
                     if len(body) > self._most:
                         raise HTTPException(413, f"The body must have at most {self._most} bytes.")
         except TimeoutError:
-            raise HTTPException(408, f"The body must arrive within {SLOWEST_BODY:g} seconds.") from None
+            text = f"The body must arrive within {SLOWEST_BODY:g} seconds."
+            raise HTTPException(408, text, {"Connection": "close"}) from None
         return bytes(body)
 
     async def _in_thread(self, needed, function, *arguments):

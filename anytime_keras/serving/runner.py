@@ -8,7 +8,6 @@ import time
 import keras
 import numpy as np
 
-from anytime_keras.classifier.sets import SetPredictor
 from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.early_exit import per_sample
 from anytime_keras.serving.times import StageTimes
@@ -31,12 +30,9 @@ class Runner:
     """
 
     def __init__(self, predictor):
-        if isinstance(predictor, SetPredictor):
-            self._state, self.lock = predictor.state, predictor.lock
-        else:
-            self._state, self.lock = predictor._state, predictor._worker.lock
+        self._state, self.lock = predictor._state, predictor._lock
         self.engine = self._state.engine
-        self.straight = not isinstance(predictor, SetPredictor)
+        self.straight = self.engine.straight is not None
         self.inputs = self._state.stages.inputs
         self.exit_names = list(self._state.stages.exit_names)
         self.padded = not self.engine.any_size

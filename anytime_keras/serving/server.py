@@ -115,10 +115,13 @@ class Server:
                 `"image"`: uint8, or floats from 0 to 1.
 
         Raises:
-            ValueError: if names or shapes are wrong.
+            ValueError: if names or shapes are wrong, or there are more samples than `max_queue`.
         """
         if set(arrays) != set(self.inputs):
             raise ValueError(f"`inputs` must be {sorted(self.inputs)}. Received: {sorted(arrays)}.")
+        most, count = self._scheduler.max_queue, max(map(len, arrays.values()))
+        if count > most:
+            raise ValueError(f"A request must have at most {most} samples, as many as may wait. Received: {count}.")
         if self.classifier is not None:
             images = arrays["image"]
             if images.ndim != 4:

@@ -75,7 +75,7 @@ def measure(predictor, x, seconds, ask, rng):
         answer = ask(deadline)
         taken = time.perf_counter() - start
         pauses = _preempted() - before, collected[0] - collections
-        slowdown = predictor._paces[len(x)].slowdown
+        slowdown = predictor._state.paces[len(x)].slowdown
         rows.append([start - begin, deadline, taken, answer.position, slowdown, *pauses, *full_run(predictor, x)])
     gc.callbacks.remove(count)
     names = ("at", "deadlines", "seconds", "positions", "slowdowns", "preempted", "collected")

@@ -195,10 +195,9 @@ def lightly_loaded(bench, seconds):
 
 def over_http(bench, seconds):
     """Returns the median milliseconds through HTTP, through `Server` and of the predictor alone, in turns."""
-    import uvicorn
-
     from anytime_keras.commands import serve
     from anytime_keras.serving import http as serving_http
+    from anytime_keras.serving import web
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(serve.SWITCH_SECONDS)
@@ -206,10 +205,8 @@ def over_http(bench, seconds):
     image = np.zeros((1, *bench.classifier.preprocessor.image_shape), "uint8")
     spec = {"name": "image", "shape": list(image.shape), "datatype": "UINT8"}
     head = json.dumps({"inputs": [{**spec, "parameters": {"binary_data_size": image.size}}]}).encode()
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
-    app = serving_http.app({"network": bench.server}, default_deadline=5.0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    bound = socket.create_server(("127.0.0.1", 0))
+    server = web.server(serving_http.app({"network": bench.server}, default_deadline=5.0), lifespan="off")
     thread = threading.Thread(target=lambda: server.run(sockets=[bound]))
     thread.start()
     while not server.started:

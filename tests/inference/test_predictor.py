@@ -14,7 +14,7 @@ import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.inference import LatencyTable, Stages
 from anytime_keras.inference.jobs import Job
-from anytime_keras.inference.pace import Pace, Times
+from anytime_keras.inference.pace import Pace, StepPace, Times
 from anytime_keras.inference.stages import in_dtype
 from tests import checks
 from tests.faults.dying import in_child
@@ -452,6 +452,21 @@ def test_a_predictor_that_is_dropped_ends_its_thread():
     assert not any(thread.is_alive() for thread in own)
 
 
+def test_stages_are_expected_to_take_what_they_usually_took_in_the_last_calls():
+    pace = StepPace(Times(None, None, None, np.array([0.001, 0.002, 0.004])))
+    first = pace.needed()
+    assert first[0] > 0.001 and first[2] > 0.004
+    for _ in range(60):
+        pace.saw([0.003, 0.009])  # the last stage did not run
+    assert pace.slowdown == pytest.approx(13 / 7, rel=0.05) and pace.needed()[2] == first[2]
+    assert pace.needed()[:2] == pytest.approx([3 * first[0], 3 * first[1]], rel=0.05)
+    pace.saw([0.5, 0.506])
+    assert pace.slowdown == pytest.approx(13 / 7, rel=0.05), "one pause"
+    for _ in range(60):
+        pace.saw([0.001, 0.003, 0.007])
+    assert pace.slowdown == pytest.approx(1, rel=0.05), "the machine is fast again"
+
+
 def test_the_pace_is_that_of_late_and_the_worst_pause_of_the_last_calls_counts():
     usual = np.array([0.01, 0.02, 0.04])
     pace, times = Pace(), Times(None, usual, usual, None)
@@ -494,7 +509,7 @@ def test_a_thread_that_woke_late_is_noticed_also_if_the_last_answer_came_meanwhi
     monkeypatch.setattr(Job, "wait", sleepy)
     slow.seconds = 0.02
     assert predictor.predict(slow.x, deadline=0.03).late
-    assert predictor._paces[1].margin(1.0) >= 0.05
+    assert predictor._state.paces[1].margin(1.0) >= 0.05
 
 
 def test_deadlines_long_past_do_not_spoil_later_ones():
@@ -503,7 +518,7 @@ def test_deadlines_long_past_do_not_spoil_later_ones():
     slow.seconds = 0.02
     for deadline in (-1000, -math.inf, -1e300):
         assert predictor.predict(slow.x, deadline=deadline).late
-    assert predictor._paces[1].margin(1.0) < 10 and math.isfinite(predictor._paces[1].slowdown)
+    assert predictor._state.paces[1].margin(1.0) < 10 and math.isfinite(predictor._state.paces[1].slowdown)
 
 
 @pytest.mark.long

@@ -196,6 +196,10 @@ BAD = {
         json.dumps(request_of(pixels(), parameters={"min_accuracy": "high"})),
         "`min_accuracy` must be a number",
     ),
+    "samples": (
+        json.dumps({"inputs": [{"name": "image", "shape": [2000, 2, 2, 1], "datatype": "UINT8", "data": [0] * 8000}]}),
+        "at most 1024 samples",
+    ),
     "outputs": (json.dumps(request_of(pixels(), outputs=[{"name": "labels"}])), "`outputs` must name"),
 }
 

@@ -1,0 +1,76 @@
+"""uvicorn's server with bounded request heads, and a stop that answers every request that has arrived."""
+
+import asyncio
+import select
+import time
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MOST_HEAD = 2**16  # bytes of a request line and headers, apart from what arrives with their end
+SLOWEST_HEAD = 10.0  # seconds in which they must arrive
+LAST_CONNECTIONS = 5.0  # most seconds for accepting the connections that wait when the server stops
+LAST_REQUESTS = 0.5  # seconds in which open connections may then still send a request
+
+
+class Protocol(HttpToolsProtocol):
+    """Closes connections whose request line and headers are too long or arrive too slowly."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc):
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def on_message_begin(self):
+        self._timer.cancel()
+        self._wait_for_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self):
+        self._timer.cancel()
+        self._head = None
+        super().on_headers_complete()
+
+    def data_received(self, data):
+        super().data_received(data)
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > MOST_HEAD:
+                self._refuse(b"431 Request Header Fields Too Large")
+
+    def _wait_for_head(self):
+        self._head = 0  # bytes so far; None between a head and the next
+        self._timer = self.loop.call_later(SLOWEST_HEAD, self._refuse, b"408 Request Timeout")
+
+    def _refuse(self, status):
+        self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Answers requests that have arrived when it is told to stop, also on connections that were not yet accepted."""
+
+    async def shutdown(self, sockets):
+        end = time.monotonic() + LAST_CONNECTIONS
+        while select.select(sockets, [], [], 0)[0] and time.monotonic() < end:  # connections wait to be accepted
+            await asyncio.sleep(0)
+        for listening in [*self.servers, *sockets]:
+            listening.close()
+        await asyncio.sleep(LAST_REQUESTS)  # reads the requests of accepted connections
+        await super().shutdown(sockets)
+
+
+def server(app, **options):
+    """Creates a `Server`; start it with its method `run(sockets=[bound])`.
+
+    Args:
+        app: ASGI application.
+        **options: arguments of `uvicorn.Config`.
+
+    Returns:
+        A `Server`.
+    """
+    return Server(uvicorn.Config(app, http=Protocol, ws="none", log_level="warning", access_log=False, **options))
