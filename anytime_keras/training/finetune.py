@@ -82,7 +82,9 @@ def finetune(
     begin = time.monotonic() if begin is None else begin
     to = None if to is None else pathlib.Path(to)
     if to is not None and any((to / name).exists() for name in ("recipe.json", "model.keras")):
-        raise ValueError(f"`to` must not contain a run. Received: '{to}', which does. Choose another folder.")
+        raise ValueError(
+            f"`to` must not contain a run. Received: '{to}', which does. Choose another folder, or remove this one."
+        )
     name = name or (model if isinstance(model, str) else model.name)
     recipe = recipe_for(name, folder, minutes, validation, batch_size, learning_rate, seed)
     files = image_files(folder)
