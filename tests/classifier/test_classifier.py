@@ -359,7 +359,8 @@ def test_the_model_card_reports_the_manifest(classifier):
     assert result["metrics"][0]["value"] == pytest.approx(entry.accuracies[-1])
     for exit, accuracy in zip(entry.content["exits"], entry.accuracies):
         assert re.search(rf"\| {exit['name']} \|.* {100 * accuracy:.2f}% \|", body)
-    for fact in (entry.content["data"]["source"], entry.content["data"]["licence"], "cosine", "359 test images"):
+    facts = [entry.content["data"]["source"], entry.content["data"]["licence"], "cosine", "359 test images"]
+    for fact in [*facts, "inverse of its running mean"]:
         assert fact in body
     code = re.search(r"```python\n(.*?)```", body, re.DOTALL)[1]
     compile(code, "card", "exec")
