@@ -24,7 +24,7 @@ def text(classifier, preset=None):
         "Limits": _limits(classifier),
         "Licence": f"Weights: {about['licence']}." if about.get("licence") else "The licence is not recorded.",
     }
-    parts = [_front_matter(title, about, curve), f"# {title}", about.get("description"), _introduction(classifier)]
+    parts = [_front_matter(title, about, curve), f"# {title}", _introduction(classifier), about.get("description")]
     parts += [f"## {heading}\n\n{section}" for heading, section in sections.items()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -77,6 +77,8 @@ for answer in classifier.stream("photo.jpg"):        # one answer for each exit
     print(answer)
 ```
 
+The first call takes some seconds, because it prepares the network for the machine. Later calls are fast.
+
 On the command line: `anytime-keras predict {preset or "path/of/this/folder"} photo.jpg --top=5`"""
 
 
@@ -94,7 +96,8 @@ def _accuracy(classifier, about, curve):
     ]
     images, split, data = curve.about.get("images"), curve.about.get("split"), about.get("data", {}).get("name")
     measured = f"Measured on {images:,} {split} images of {data}." if images and split and data else ""
-    measured += " The loss is the mean cross-entropy; lower is better."
+    measured += " The accuracy is the percentage of images whose likeliest class is correct. The loss is the mean "
+    measured += "cross-entropy; lower is better."
     return "\n".join([*lines, "", _wrapped(f"{measured} {_MACS}"), "", f"![Error against cost]({PLOT})"])
 
 
@@ -132,6 +135,8 @@ def _training(about):
     if about.get("weighting"):
         weighting = ", ".join(f"{key} {value}" for key, value in about["weighting"].items() if key != "name")
         lines.append(f"- weighting of the exits' losses: {about['weighting']['name']}{weighting and f' ({weighting})'}")
+        if about["weighting"]["name"] == "adaloss":
+            lines[-1] += ", which weights the loss of each exit by the inverse of its running mean"
     for number, cycle in enumerate(about.get("lineage", ()), start=1):
         minutes = f" in {cycle['minutes']:.0f} minutes" if cycle["minutes"] is not None else ""
         machine = cycle["machine"].get("processor") or cycle["machine"].get("devices", "")

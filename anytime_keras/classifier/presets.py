@@ -10,7 +10,7 @@ import zipfile
 
 import keras
 
-from anytime_keras import zoo
+from anytime_keras import _errors, zoo
 from anytime_keras.classifier import card, facts
 from anytime_keras.export.reader import ExportedModel
 from anytime_keras.export.reader.description import DESCRIPTION
@@ -20,8 +20,10 @@ from anytime_keras.preprocessing import Preprocessor
 
 FORMAT = 1
 HUB = "hf://"
+REMEDY = "Check the name, the network connection and, for private repositories, the login."
 # One of these files is in each folder that is a preset: of a Keras model, an ensemble or an exported set.
 NETWORKS = ("model.keras", ensemble.DESCRIPTION, DESCRIPTION)
+SUFFIXES = (".keras", ".h5", ".hdf5")  # that Keras loads
 # The files of a preset, and no others, are downloaded.
 FILES = ("model.keras", "preset.json", "README.md", "data.json", "recipe.json", "curve.json")
 FILES += (ensemble.DESCRIPTION, "member_*.keras")
@@ -63,17 +65,23 @@ def load(preset, weights="default", num_threads=None):
         )
     if len(path.parts) > 1 or path.suffix:
         raise ValueError(f"There is no file or folder '{path}'. Pass {KINDS}.")
-    try:
-        manifest = zoo.show(text)
-    except ValueError as error:
-        raise ValueError(f"There is no preset '{text}'. Pass {KINDS}. {error}") from error
+    if text not in (names := zoo.list()):
+        hint = _errors.guess(text, names)
+        raise ValueError(
+            f"There is no preset '{text}'. {hint}{' ' if hint else ''}Pass {KINDS}. The zoo's names are those of "
+            "`ak.zoo.list()` and `anytime-keras zoo list`."
+        )
+    manifest = zoo.show(text)
     entry = manifest.pick(weights)
     return Preset(zoo.load(text, entry.label), about=facts.of_manifest(manifest, entry))
 
 
 def load_keras(file):
     """Loads a `.keras` file, or raises ValueError."""
-    if pathlib.Path(file).suffix == ".keras" and not zipfile.is_zipfile(file):  # Keras says that there is no file
+    suffix = pathlib.Path(file).suffix
+    if suffix not in SUFFIXES:
+        raise ValueError(f"A file of a network must end in {' or '.join(SUFFIXES)}. Received: '{file}'.")
+    if suffix == ".keras" and not zipfile.is_zipfile(file):  # Keras says that there is no file
         raise ValueError(f"'{file}' cannot be loaded as a Keras model: it is empty, truncated or of another format.")
     try:
         return keras.saving.load_model(file)
@@ -83,26 +91,32 @@ def load_keras(file):
 
 def _of_folder(folder):
     """Loads a saved preset, an ensemble or the folder of a training."""
+    saved = (folder / "preset.json").is_file()
+    found = _described(folder / "preset.json") if saved else {"about": facts.of_training(folder)}
     if (folder / "model.keras").is_file():
-        model = load_keras(folder / "model.keras")
-    else:
-        try:
-            model = EANN.load(folder)
-        except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
-    if (folder / "preset.json").is_file():
-        content = facts.read_json(folder / "preset.json")
-        try:
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']!r}; this version reads {FORMAT}")
-            preprocessor = Preprocessor.from_config(content["preprocessor"])
-            return Preset(model, preprocessor, list(content["class_names"]), dict(content["about"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"'{folder / 'preset.json'}' must be a file that `Classifier.save_to_preset` wrote. Received: "
-                f"{str(error).rstrip('.')}."
-            ) from error
-    return Preset(model, about=facts.of_training(folder))
+        return Preset(load_keras(folder / "model.keras"), **found)
+    try:
+        return Preset(EANN.load(folder), **found)
+    except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
+
+
+def _described(path):
+    """Returns the fields of a `Preset` in the file `preset.json`."""
+    content = facts.read_json(path)
+    try:
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}; this version reads {FORMAT}")
+        return {
+            "preprocessor": Preprocessor.from_config(content["preprocessor"]),
+            "class_names": list(content["class_names"]),
+            "about": dict(content["about"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no field {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise ValueError(
+            f"'{path}' must be a file that `Classifier.save_to_preset` wrote. Received: {reason}."
+        ) from error
 
 
 def save(classifier, folder, overwrite=False):
@@ -152,7 +166,7 @@ def upload(classifier, uri, private=False):
             hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a classifier")
         except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
-            raise OSError(f"'{uri}' cannot be uploaded: {_first_line(error)}") from error
+            raise OSError(f"'{uri}' cannot be uploaded: {_first_line(error)} {REMEDY}") from error
     return f"https://huggingface.co/{repository}"
 
 
@@ -162,7 +176,7 @@ def _downloaded(uri):
     try:
         folder = pathlib.Path(hub.snapshot_download(repository, allow_patterns=list(FILES)))
     except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
-        raise OSError(f"'{uri}' cannot be downloaded: {_first_line(error)}") from error
+        raise OSError(f"'{uri}' cannot be downloaded: {_first_line(error)} {REMEDY}") from error
     if not any((folder / name).is_file() for name in NETWORKS[:2]):
         raise ValueError(f"'{uri}' is not a preset of this library. Expected: {' or '.join(NETWORKS[:2])} in it.")
     return folder
@@ -186,4 +200,4 @@ def _hub():
 
 def _first_line(error):
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return f"{(lines[0] if lines else type(error).__name__).rstrip('.')}."

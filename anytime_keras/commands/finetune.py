@@ -32,14 +32,15 @@ def run(flags, arguments):
         raise ValueError(f"Name a network and a folder, such as `msdnet33_adaloss photos`. Received: {arguments}.")
     network, images = arguments
     from anytime_keras import Classifier, runtime
-    from anytime_keras.training.finetune import image_files
+    from anytime_keras.training.finetune import image_files, recipe_for
 
     runtime.repeatable()
-    image_files(images)  # fails before the network is loaded
+    options = {name: flags[name].value for name in ("validation", "batch_size", "learning_rate", "seed")}
+    recipe_for(network, images, flags.minutes, **options)  # both fail before the network is loaded
+    image_files(images)
     to = pathlib.Path(flags.folder or pathlib.Path("runs", f"{_stem(images)}_{_stem(network)}"))
     if to.is_file():
         raise ValueError(f"--folder must be a directory. Received: the file '{to}'.")
-    options = {name: flags[name].value for name in ("validation", "batch_size", "learning_rate", "seed")}
     classifier = Classifier.from_preset(network, flags.weights)
     classifier.finetune(images, flags.minutes, to, begin=commands.begin, **options)
     print(f"\nnetwork, curve and plot in {to}: anytime-keras predict {to} IMAGE")

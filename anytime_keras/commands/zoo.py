@@ -58,7 +58,8 @@ flags.DEFINE_string("readme", None, "table: the file to put it into.", **_own)
 def run(flags, arguments):
     action, *names = arguments or [None]
     if action not in ACTIONS:
-        raise ValueError(f"Name an action: zoo {' | '.join(ACTIONS)}. {_errors.nearest(action, ACTIONS)}")
+        hint = "" if action is None else f" Received: '{action}'. {_errors.guess(action, ACTIONS)}".rstrip()
+        raise ValueError(f"Name an action: zoo {' | '.join(ACTIONS)}.{hint}")
     function, count = ACTIONS[action]
     if len(names) != count:
         expected = f"the name of one network, such as `zoo {action} resann5x16_adaloss`" if count else "no names"

@@ -257,7 +257,8 @@ def _function(step):
 def _from_keras_cv(step):
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f"Steps of keras-cv need Keras's TensorFlow backend. Received: '{step}' on {keras.backend.backend()}."
+            f"Steps of keras-cv need Keras's TensorFlow backend. Received: '{step}' on {keras.backend.backend()}. "
+            "Keras's own `rand_augment` runs on every backend."
         )
     try:
         from anytime_keras.data import keras_cv_steps

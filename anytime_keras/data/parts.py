@@ -61,7 +61,10 @@ def pack(data_set, folder, part_mb=58.0):
     records = ((split, label, content) for split in splits for label, content in _contents(splits[split], encoding))
     for record in records:
         if len(record[2]) + 32 > limit:
-            raise ValueError(f"An image must fit into a part of {part_mb} MB. Received: {len(record[2])} bytes.")
+            raise ValueError(
+                f"An image must fit into a part of {part_mb} MB. Received: an image of {len(record[2])} bytes. Choose "
+                "a larger `part_mb`."
+            )
         if size + len(record[2]) + 32 > limit:
             paths.append(_write(folder, len(paths) + 1, part))
             part, size = [], 0

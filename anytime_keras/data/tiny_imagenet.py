@@ -76,7 +76,10 @@ def _validation_files(place, wnids):
         if wnid not in label_of:
             raise ValueError(f"'{place / 'val_annotations.txt'}' must give each image a class. Received: {line!r}.")
         if name not in there:
-            raise ValueError(f"'{place / 'val_annotations.txt'}' must list images in '{images}'. Received: '{name}'.")
+            raise ValueError(
+                f"'{place / 'val_annotations.txt'}' must list images in '{images}'. Received: '{name}', which is not "
+                "there. Unpack the data set again."
+            )
         paths.append(str(images / name))
         labels.append(label_of[wnid])
     return paths, np.array(labels)

@@ -72,7 +72,10 @@ def _alone(exits, opt):
 def one_network(settings, rows, opt):
     """As `plan`, for the settings' only network."""
     if len(settings.networks) != 1:
-        raise ValueError(f"This experiment needs exactly one network. Received: {list(settings.networks)}.")
+        raise ValueError(
+            f"This experiment needs exactly one network. Received: {list(settings.networks)}. Name it, such as "
+            "--networks=3x8."
+        )
     return plan(settings, rows, opt=opt)
 
 

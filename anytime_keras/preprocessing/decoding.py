@@ -111,7 +111,8 @@ def _array(array, name, channels):
     if array.ndim not in (3, 4) or array.shape[-1] not in (1, 2, 3, 4, channels) or 0 in array.shape:
         raise ValueError(
             "An array must have shape (height, width), (height, width, channels) or (batch, height, width, channels) "
-            f"with 1 to 4 channels. Received: shape {array.shape} for {name}."
+            f"with 1 to 4 channels. Received: shape {array.shape} for {name}. Move the channels to the last axis, or "
+            "add an axis to a batch of grey images."
         )
     return _with_channels(_plain(array, name), channels, name)
 
@@ -159,5 +160,7 @@ def _with_channels(array, channels, name):
 
 
 def _described(thing):
-    text = repr(thing)
+    if hasattr(thing, "shape") and hasattr(thing, "dtype"):
+        return f"{type(thing).__name__} of shape {tuple(thing.shape)}"
+    text = " ".join(repr(thing).split())
     return f"{type(thing).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"

@@ -83,20 +83,11 @@ def finetune(
     begin = time.monotonic() if begin is None else begin
     to = None if to is None else pathlib.Path(to)
     if to is not None and any((to / name).exists() for name in ("recipe.json", "model.keras")):
-        raise ValueError(f"`to` must not contain a run. Received: '{to}', which does. Choose another folder.")
+        raise ValueError(
+            f"`to` must not contain a run. Received: '{to}', which does. Choose another folder, or remove this one."
+        )
     name = name or (model if isinstance(model, str) else model.name)
-    recipe = Recipe(
-        model={"name": GIVEN, "from": name},
-        data={"data": str(folder), "validation": validation, "test": 0, "augment": AUGMENT},
-        optimizer={"name": "adamw", "weight_decay": 0.01},
-        learning_rate=WHOLE_RATE * learning_rate,
-        schedule={"name": "cosine", "warmup": 0.1},
-        weight_decay=0.0,
-        label_smoothing=0.1,
-        batch_size=batch_size,
-        seed=seed,
-        minutes=minutes,
-    )
+    recipe = recipe_for(name, folder, minutes, validation, batch_size, learning_rate, seed)
     model = zoo.load(model) if isinstance(model, str) else model
     if isinstance(model, EANN):
         raise ValueError("`model` must be one network. Received: an ensemble. Train its members and combine them.")
@@ -118,21 +109,44 @@ def finetune(
     return run
 
 
+def recipe_for(name, folder, minutes, validation, batch_size, learning_rate, seed):
+    """Returns the recipe for all layers, or raises ValueError if an argument of `finetune` is not valid."""
+    return Recipe(
+        model={"name": GIVEN, "from": name},
+        data={"data": str(folder), "validation": validation, "test": 0, "augment": AUGMENT},
+        optimizer={"name": "adamw", "weight_decay": 0.01},
+        learning_rate=WHOLE_RATE * learning_rate,
+        schedule={"name": "cosine", "warmup": 0.1},
+        weight_decay=0.0,
+        label_smoothing=0.1,
+        batch_size=batch_size,
+        seed=seed,
+        minutes=minutes,
+    )
+
+
 def image_files(folder):
     """Returns the `Source` of a folder's image files, or raises ValueError if they are too few to train on."""
     if not pathlib.Path(folder).is_dir():
-        raise ValueError(f"There is no folder of images '{folder}'.")
+        raise ValueError(f"There is no folder '{folder}'. Pass a folder with one folder of images per class.")
     source = image_folders.load(folder, image_size=(1, 1))  # files are only listed
     train = source.splits["train"]
     if len(source.class_names) < 2:
-        raise ValueError(f"'{folder}' must contain at least two classes. Received: {source.class_names}.")
+        raise ValueError(
+            f"'{folder}' must contain a folder of images for each of at least two classes. Received: "
+            f"{source.class_names}. Add a folder."
+        )
     if len(train) < LEAST_IMAGES:
-        raise ValueError(f"'{folder}' must contain at least {LEAST_IMAGES} images. Received: {len(train)}.")
+        raise ValueError(
+            f"'{folder}' must contain at least {LEAST_IMAGES} images. Received: {len(train)}. Add images, if possible "
+            "30 per class."
+        )
     counts = np.bincount(train.labels, minlength=len(source.class_names))
     if counts.min() < 2:
         raise ValueError(
             "Each class needs at least two images, because one may be held out for validation. Received: "
-            f"{counts.min()} of class '{source.class_names[counts.argmin()]}' in '{folder}'."
+            f"{counts.min()} of class '{source.class_names[counts.argmin()]}' in '{folder}'. Add images, or remove the "
+            "class."
         )
     return source
 

@@ -173,7 +173,10 @@ class Recipe:
             self.epochs = DEFAULT_EPOCHS if self.epochs is None else check_int("epochs", self.epochs)
             return
         if self.epochs is not None:
-            raise ValueError(f"Pass `epochs` or `minutes`. Received: epochs={self.epochs}, minutes={self.minutes}.")
+            raise ValueError(
+                "Only one of `epochs` and `minutes` can be set. Received: "
+                f"epochs={self.epochs}, minutes={self.minutes}. Omit one of them."
+            )
         expected = f"above 0, {MOST_MINUTES} at most"
         self.minutes = check_number("minutes", self.minutes, expected, lambda each: 0 < each <= MOST_MINUTES)
         if "warmup_epochs" in self.schedule:
@@ -183,7 +186,8 @@ class Recipe:
             )
         if isinstance(self.weighting.get("gamma"), (list, tuple)):
             raise ValueError(
-                f"A pair as `gamma` needs `epochs`. Received: minutes={self.minutes}, weighting={self.weighting}."
+                "A pair as `gamma` needs a known number of epochs. Received: "
+                f"minutes={self.minutes}, weighting={self.weighting}. Pass `epochs`, or one number as `gamma`."
             )
 
     def to_dict(self):

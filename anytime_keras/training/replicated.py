@@ -45,7 +45,8 @@ class Replicas(OneDevice):
     def check(self, recipe):
         if recipe.minutes is not None and self.workers > 1:
             raise ValueError(
-                f"Several workers, each with a clock, need `epochs`, not `minutes`. Received: minutes={recipe.minutes}."
+                "Training on several workers needs `epochs`, because each worker has its own clock. Received: "
+                f"minutes={recipe.minutes}. Pass `epochs` instead."
             )
         for does, arguments in OWN.items() if self.replicas > 1 else ():
             asked = [name for name in arguments if recipe.optimizer.get(name) is not None]

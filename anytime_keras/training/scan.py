@@ -22,7 +22,8 @@ def check_backend():
     """Raises ValueError unless Keras runs on JAX."""
     if keras.backend.backend() != "jax":
         raise ValueError(
-            f"`engine='scan'` needs Keras's JAX backend, KERAS_BACKEND=jax. Received: {keras.backend.backend()}."
+            f"`engine='scan'` needs Keras's JAX backend. Received: {keras.backend.backend()}. Set the environment "
+            "variable KERAS_BACKEND=jax, or choose `engine='fit'`."
         )
 
 
@@ -30,7 +31,8 @@ def check_data(data):
     """Raises ValueError unless the images are in memory."""
     if not data.pipeline("train").examples.in_memory:
         raise ValueError(
-            f"`engine='scan'` needs images that fit into memory. Received: '{data.name}', which is read from disk."
+            f"`engine='scan'` needs images that fit into memory. Received: '{data.name}', which is read from disk. "
+            "Choose `engine='fit'`."
         )
 
 

@@ -216,7 +216,10 @@ def open_zoo(folder, name, label):
 def check_whole(recipe):
     """Raises ValueError if a recipe trains only a part of a network, because the zoo's networks are complete."""
     if recipe is not None and recipe.last_exit is not None:
-        raise ValueError(f"A zoo's networks must have all exits. Received: last_exit={recipe.last_exit!r}.")
+        raise ValueError(
+            f"A zoo's networks must have all exits. Received: a recipe with last_exit={recipe.last_exit!r}. Omit it, "
+            "or build a smaller network."
+        )
 
 
 def _begin(model, name, label, data_name, before, recipe, facts):

@@ -171,7 +171,7 @@ BAD = [
     (["evaluate", "/nowhere"], "/nowhere"),
     (["evaluate", "/nowhere.json"], "/nowhere.json"),
     (["evaluate", __file__], "--dataset"),
-    (["evaluate", __file__, "--dataset=digits"], "cannot be loaded as a Keras model"),
+    (["evaluate", __file__, "--dataset=digits"], "must end in .keras"),
     (["evaluate", "--split=train"], "train"),
     (["predict"], "Name a trained network"),
     (["predict", "/nowhere"], "Name a trained network"),

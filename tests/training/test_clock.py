@@ -114,11 +114,11 @@ def test_the_command_hands_minutes_sizes_and_init_on(monkeypatch):
 
 def test_minutes_exclude_what_counts_epochs():
     for changes, message in (
-        (dict(epochs=3), "Pass `epochs` or `minutes`"),
+        (dict(epochs=3), "one of `epochs` and `minutes`.*epochs=3, minutes=.*Omit one"),
         (dict(minutes=0), "minutes=0"),
         (dict(minutes="long"), "minutes='long'"),
         (dict(schedule={"name": "cosine", "warmup_epochs": 2}), "fraction of the time"),
-        (dict(weighting={"name": "adaloss", "gamma": [1.0, 0.1]}), "needs `epochs`"),
+        (dict(weighting={"name": "adaloss", "gamma": [1.0, 0.1]}), "Pass `epochs`, or one number"),
     ):
         with pytest.raises(ValueError, match=message):
             Recipe(MODEL, "digits", **{"minutes": 5, **changes})

@@ -97,12 +97,12 @@ def folder_of(tmp_path, case):
 @pytest.mark.parametrize(
     "case, message",
     [
-        ("no folder", "There is no folder of images '.*images'"),
+        ("no folder", "There is no folder '.*images'. Pass a folder with one"),
         ("no images", "Class 'dark' contains no images"),
         ("no classes", "must contain one folder of images per class"),
         ("three images", "at least 10 images.*Received: 3"),
         ("one image", "at least two images.*Received: 1 of class 'bright'"),
-        ("one class", "at least two classes. Received: \\['dark'\\]"),
+        ("one class", "at least two classes. Received: \\['dark'\\]. Add a folder"),
         ("a text", "3.png' cannot be decoded"),
         ("an empty file", "3.png' with 0 bytes"),
     ],
@@ -130,6 +130,8 @@ def test_networks_and_arguments_are_checked_first(tmp_path):
             ak.training.finetune(NETWORK, images, verbose=False, **arguments)
     with pytest.raises(SystemExit, match="Name a network and a folder"):
         commands.main(["", "finetune", str(images)])
+    with pytest.raises(SystemExit, match="minutes=0"):
+        commands.main(["", "finetune", str(tmp_path / "no network"), str(images), "--minutes=0"])
 
 
 def test_a_recipe_of_a_given_network_builds_none():
