@@ -45,18 +45,18 @@ def reproduce(name, settings, runs, results, quick=False):
     ('proposition.json', True)
     """
     chosen = catalog.get(name)
-    planned = chosen.plan(settings)
+    planned, ensembles = chosen.plan(settings), chosen.ensembles(settings)
     path = pathlib.Path(results) / f"{name}{'_quick' if quick and planned else ''}.json"
     if path.exists() and not quick:
         kept = {runs.place(one.recipe) for one in planned}
         if any(runs.place(Recipe.from_dict(run["recipe"])) not in kept for run in read(path)["runs"]):
             raise ValueError(f"'{path}' contains runs that these settings omit. Choose another directory of results.")
-    ensembles = chosen.ensembles(settings)
     for _, members in ensembles:
         runs.need_networks(members)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(ensembles=()):
+        finished = [one for one in planned if runs.finished(one.recipe)]
         content = {
             "format": FORMAT,
             "experiment": name,
@@ -65,9 +65,7 @@ def reproduce(name, settings, runs, results, quick=False):
             "settings": dict(vars(settings)) if planned else None,
             "planned": len(planned),
             "ensembles": [{**labels, **runs.ensemble(members)} for labels, members in ensembles],
-            "runs": [
-                {**one.labels, **runs.measured(one.recipe)} for one in planned if runs.finished(one.recipe)
-            ],
+            "runs": [{**one.labels, **runs.measured(one.recipe)} for one in finished],
         }
         write(path, _to_text(content))
 

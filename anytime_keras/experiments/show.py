@@ -113,9 +113,9 @@ def draw_budgets(summary):
     every = figure.subplots(1, count, squeeze=False)[0]
     for axes, (title, panel) in zip(every, summary["panels"].items()):
         for line, (name, values) in enumerate(panel["lines"].items()):
-            ensemble = "-" if "of " in name else "--"
+            dashes = "-" if "of " in name else "--"  # ensembles and OPT are solid lines
             color = style.look(line)["color"]
-            axes.step(GRID, values, ensemble, where="post", label=name, color=color, linewidth=1.4)
+            axes.step(GRID, values, dashes, where="post", label=name, color=color, linewidth=1.4)
         axes.set_xscale("log")
         style.logarithmic(axes.xaxis)
         for share in FRACTIONS:
