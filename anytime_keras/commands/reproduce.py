@@ -30,7 +30,8 @@ flags.DEFINE_string(
     "networks",
     None,
     "Networks, such as 5x16,9x16 (ResANNs) or 'resann50; msdnet:blocks=[2,2],exit_every=2' (figures 1, 5 and 5de: "
-    "pairs of a small and a large one; figure6b: those with one exit make linear ensembles).",
+    "pairs of a small and a large one; figure6b: those with several exits make an EANN, or are shown as they are if "
+    "there is only one, and those with one exit make a linear ensemble for each family).",
     **_own,
 )
 flags.DEFINE_integer("batch_size", None, "Batch size.", **_own)

@@ -44,16 +44,15 @@ def small_images(source, folder, side=16, train=5000, validation=2000):
     if height % side or width % side:
         raise ValueError(f"Height and width must be multiples of side={side}. Received: images of {height}x{width}.")
 
-    def scaled(images):
-        blocks = images.reshape(len(images), side, height // side, side, width // side, -1)
-        return np.rint(blocks.mean((2, 4), dtype="float64")).astype("uint8")
-
     labels = given["train"].labels
     kept, held = hold_out(labels, validation, 0, "validation")
     chosen = kept[hold_out(labels[kept], train, 0, "train")[1]]
     parts = dict(train=given["train"].subset(chosen), validation=given["train"].subset(held), test=given["test"])
-    arrays = {f"x_{name}": scaled(part.images) for name, part in parts.items()}
-    arrays.update({f"y_{name}": part.labels for name, part in parts.items()})
+    arrays = {}
+    for name, part in parts.items():
+        blocks = part.images.reshape(len(part.images), side, height // side, side, width // side, -1)
+        arrays[f"x_{name}"] = np.rint(blocks.mean((2, 4), dtype="float64")).astype("uint8")
+        arrays[f"y_{name}"] = part.labels
     path = pathlib.Path(folder) / f"{pathlib.Path(source).stem}_{side}px.npz"
     np.savez(path, **arrays, class_names=found.class_names)
     return path

@@ -1,6 +1,7 @@
 """Lists the training runs of experiments."""
 
 import functools
+import itertools
 import json
 import typing
 
@@ -8,7 +9,7 @@ from anytime_keras import runtime
 from anytime_keras.cost import exit_costs
 from anytime_keras.data import sources
 from anytime_keras.experiments.settings import label, network_config
-from anytime_keras.experiments.summaries import at_fractions
+from anytime_keras.experiments.summaries import at_fractions, grouped
 from anytime_keras.training import Recipe
 
 PLAIN = {"weighting": {"name": "constant"}}  # recipe changes of a network with one exit
@@ -45,14 +46,12 @@ def plan(settings, rows, networks=None, opt=None):
     Returns:
         A list of `Planned`.
     """
-    planned = []
-    for dataset in settings.datasets:
-        for network in settings.networks if networks is None else networks:
-            alone = _alone(costs(settings, network, dataset), opt) if opt else []
-            for seed in settings.seeds_of(dataset):
-                for labels, change in [*(({"row": row}, change) for row, change in rows.items()), *alone]:
-                    labels = {**labels, "network": network, "dataset": label(dataset), "seed": seed}
-                    planned.append(Planned(labels, recipe(settings, network, dataset, seed, **change)))
+    planned, joint = [], [({"row": row}, change) for row, change in rows.items()]
+    for dataset, network in itertools.product(settings.datasets, settings.networks if networks is None else networks):
+        changes = joint + (_alone(costs(settings, network, dataset), opt) if opt else [])
+        for seed, (labels, change) in itertools.product(settings.seeds_of(dataset), changes):
+            labels = {**labels, "network": network, "dataset": label(dataset), "seed": seed}
+            planned.append(Planned(labels, recipe(settings, network, dataset, seed, **change)))
     return planned
 
 
@@ -105,33 +104,30 @@ def members(settings, rows, opt):
 def ensembles(settings, rows):
     """Lists pairs of an ensemble's labels and its members' recipes, smallest first.
 
-    The anytime networks make one EANN for each row, the networks of a family with one exit a linear ensemble.
+    The anytime networks make one EANN for each row, the networks of a family with one exit a linear ensemble. A single
+    anytime network makes no EANN and is compared as it is.
     """
     anytime, linear = _kinds(settings)
-    every = [(row, change, anytime) for row, change in rows.items()]
+    every = [(row, change, anytime) for row, change in rows.items() if len(anytime) > 1]
     every += [(row, PLAIN, networks) for row, networks in linear.items()]
     return [
         (
             dict(row=row, dataset=label(dataset), seed=seed),
             [recipe(settings, network, dataset, seed, **change) for network in networks],
         )
-        for dataset in settings.datasets
-        for row, change, networks in every
+        for dataset, (row, change, networks) in itertools.product(settings.datasets, every)
         for seed in settings.seeds_of(dataset)
     ]
 
 
 def _kinds(settings):
     """Returns the networks with several exits, and a dict from a linear ensemble's row to the networks with one."""
-    anytime, linear = [], {}
-    for network in settings.networks:
-        if len(costs(settings, network, settings.datasets[0])["exit"]) > 1:
-            anytime.append(network)
-        else:
-            family = network_config(network)["name"].rstrip("0123456789")
-            linear.setdefault(f"linear ensemble of {family}", []).append(network)
+    every, dataset = settings.networks, settings.datasets[0]
+    anytime = [network for network in every if len(costs(settings, network, dataset)["exit"]) > 1]
+    families = {network: network_config(network)["name"].rstrip("0123456789") for network in every}
+    linear = grouped((f"linear ensemble of {families[each]}", each) for each in every if each not in anytime)
     for row, networks in {"EANN": anytime, **linear}.items():
-        if len(networks) < 2:
+        if len(networks) < 2 and not (linear and row == "EANN"):
             raise ValueError(f"An ensemble needs two or more networks, smallest first. Received: {row}: {networks}.")
         _check_growing(settings, networks)
     return anytime, linear

@@ -5,10 +5,9 @@ import pathlib
 import shlex
 import statistics
 
-from rich.console import Console
-from rich.table import Table
-
+from anytime_keras import _tables
 from anytime_keras.experiments import catalog
+from anytime_keras.experiments.summaries import grouped
 from anytime_keras.training import Recipe
 from anytime_keras.training.checkpoint import write
 
@@ -46,18 +45,18 @@ def reproduce(name, settings, runs, results, quick=False):
     ('proposition.json', True)
     """
     chosen = catalog.get(name)
-    planned = chosen.plan(settings)
+    planned, ensembles = chosen.plan(settings), chosen.ensembles(settings)
     path = pathlib.Path(results) / f"{name}{'_quick' if quick and planned else ''}.json"
     if path.exists() and not quick:
         kept = {runs.place(one.recipe) for one in planned}
         if any(runs.place(Recipe.from_dict(run["recipe"])) not in kept for run in read(path)["runs"]):
             raise ValueError(f"'{path}' contains runs that these settings omit. Choose another directory of results.")
-    ensembles = chosen.ensembles(settings)
     for _, members in ensembles:
         runs.need_networks(members)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(ensembles=()):
+        finished = [one for one in planned if runs.finished(one.recipe)]
         content = {
             "format": FORMAT,
             "experiment": name,
@@ -66,9 +65,7 @@ def reproduce(name, settings, runs, results, quick=False):
             "settings": dict(vars(settings)) if planned else None,
             "planned": len(planned),
             "ensembles": [{**labels, **runs.ensemble(members)} for labels, members in ensembles],
-            "runs": [
-                {**one.labels, **runs.measured(one.recipe)} for one in planned if runs.finished(one.recipe)
-            ],
+            "runs": [{**one.labels, **runs.measured(one.recipe)} for one in finished],
         }
         write(path, _to_text(content))
 
@@ -130,19 +127,11 @@ def paths(results):
     return [path for path in every if path.exists()]
 
 
-def show(path, file=None):
+def show(path):
     """Prints a result as a table, and plots it to a `.png` file, if Matplotlib is installed, whose path it returns."""
     content = read(path)
-    header, rows = content["table"]
-    table = Table(title=f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}")
-    for column, heading in enumerate(header):
-        table.add_column(heading, justify="right" if column else "left")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(file=file, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    print(f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}\n")
+    print(_tables.table(*content["table"]))
     return _picture(content, path)
 
 
@@ -214,51 +203,68 @@ def _facts(content, theirs):
     rows = [["source", theirs["source"], "**quick check, not comparable with the paper**" if content["quick"] else ""]]
     if settings is None:
         return rows
-    data, machines, compared, losses = {}, {}, {}, {}
-    for run in runs:
-        sizes = " + ".join(f"{count} {split}" for split, count in run["sizes"].items())
-        augment = run["recipe"]["data"].get("augment")
-        last = "; validation: the last training images" if run["recipe"]["data"].get("validation") == "last" else ""
-        data[run["dataset"]] = f"{run['dataset']} ({sizes}{last}; {_listed(augment or ['no augmentation'])})"
-        own = run["machine"]
-        versions = f"{own['backend']} {own['versions'].get(own['backend'], '')}, Keras {own['versions'].get('keras')}"
-        machines.setdefault(f"{own['processor']}, {versions}", {})[own["date"]] = None
-        if run["row"] == "OPT":
-            compared.setdefault(run["network"], {})[run["exit"]] = None
-        elif run["train_loss"]:
-            losses.setdefault(run["row"], []).append((run["train_loss"][0], run["train_loss"][-1]))
+    on = " on {dataset}" if len(settings["datasets"]) > 1 else ""
+    losses = grouped(
+        (f"{run['row']}{on.format(**run)}", (run["train_loss"][0], run["train_loss"][-1]))
+        for run in runs
+        if run["train_loss"] and run["row"] != "OPT"
+    )
+    ends = {name: "{:.2f} and {:.2f}".format(*map(statistics.fmean, zip(*each))) for name, each in losses.items()}
     falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
-    late = f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded"
-    ends = {row: "{:.2f} and {:.2f}".format(*map(statistics.fmean, zip(*each))) for row, each in losses.items()}
-    seeds = _listed(settings["seeds"])
-    alone = {name: f"{name}: {_listed(list(exits))}" for name, exits in compared.items()}
-    networks = [alone.get(name, name) for name in settings["networks"]]
+    machines = {name: sorted(set(dates)) for name, dates in grouped(_machine(run["machine"]) for run in runs).items()}
+    compared = grouped((run["network"], run["exit"]) for run in runs if run["row"] == "OPT")
+    networks = [
+        f"{name}: {_listed(dict.fromkeys(compared[name]))}" if name in compared else name
+        for name in settings["networks"]
+    ]
+    data = {run["dataset"]: _data(run) for run in runs}
+    epochs = settings["epochs"]
+    epochs = [f"{name}: {number}" for name, number in epochs.items()] if isinstance(epochs, dict) else [epochs]
+    seeds = settings["seeds"] if isinstance(settings["seeds"], (list, tuple)) else [settings["seeds"]]
     return rows + [
         ["networks", _listed(theirs["networks"]), _listed(networks, "; ")],
-        ["data", _listed(theirs["datasets"]), "; ".join(data.values())],
-        ["epochs, seeds", f"{theirs['epochs']}, not stated", f"{_listed(settings['epochs'])}, {seeds}"],
+        ["data", _listed(theirs["datasets"]), _listed(data.values(), "; ")],
+        ["epochs, seeds", f"{theirs['epochs']}, not stated", _listed([*epochs, *seeds])],
         ["runs", "–", f"{len(runs)} of {content.get('planned', len(runs))}"],
-        ["training loss in the last epoch, first and last exit", "–", _listed(ends, "; ") or "not recorded"],
-        ["share of the fall in training loss in the last tenth of the epochs, last exit", "–", late],
-        ["machine", "–", "; ".join(f"{name}, {_listed(sorted(dates))}" for name, dates in machines.items())],
+        [
+            "training loss in the last epoch, first and last exit",
+            "–",
+            _listed((f"{name}: {end}" for name, end in ends.items()), "; ") or "not recorded",
+        ],
+        [
+            "share of the fall in training loss in the last tenth of the epochs, last exit",
+            "–",
+            f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded",
+        ],
+        ["machine", "–", _listed((f"{name}, {_listed(dates)}" for name, dates in machines.items()), "; ")],
     ]
 
 
+def _data(run):
+    arguments = run["recipe"]["data"]
+    sizes = _listed((f"{count} {split}" for split, count in run["sizes"].items()), " + ")
+    last = "; validation: the last training images" if arguments.get("validation") == "last" else ""
+    return f"{run['dataset']} ({sizes}{last}; {_listed(arguments.get('augment') or ['no augmentation'])})"
+
+
+def _machine(machine):
+    """Returns a machine with its software, and the date of a run."""
+    backend, versions = machine["backend"], machine["versions"]
+    software = f"{backend} {versions.get(backend, '')}, Keras {versions.get('keras')}"
+    return f"{machine['processor']}, {software}", machine["date"]
+
+
 def _listed(values, separator=", "):
-    if isinstance(values, dict):
-        values = [f"{name}: {value}" for name, value in values.items()]
-    return separator.join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)
+    return separator.join(map(str, values))
 
 
 def command(content):
     """Returns the command line that reproduces a result."""
     parts = ["anytime-keras", "reproduce", content["experiment"], *(["--quick"] if content["quick"] else [])]
     for key, value in (content["settings"] or {}).items():
-        flag = "dataset" if key == "datasets" else key
         if isinstance(value, dict):
             value = [f"{name}:{number}" for name, number in value.items()]
         if isinstance(value, (list, tuple)):
-            separator = ";" if key == "networks" and any(":" in each for each in value) else ","
-            value = separator.join(map(str, value))
-        parts.append(f"--{flag}={value}")
+            value = _listed(value, ";" if key == "networks" and any(":" in each for each in value) else ",")
+        parts.append(f"--{'dataset' if key == 'datasets' else key}={value}")
     return shlex.join(parts)

@@ -205,11 +205,7 @@ class Runs:
 
 def late_fall(losses):
     """Returns the fall of a training loss in the last tenth of the epochs, from the mean of the tenth before, in
-    percent of its whole fall since the first epoch. Close to 0, the training has converged.
-
-    >>> late_fall([3.0, 1.0, 1.0])
-    0.0
-    """
+    percent of its whole fall since the first epoch. Close to 0, the training has converged."""
     tenth = max(1, len(losses) // 10)
     before, last = losses[-2 * tenth : -tenth], statistics.fmean(losses[-tenth:])
     return 100 * (statistics.fmean(before) - last) / (losses[0] - last) if before and losses[0] != last else None
@@ -222,9 +218,8 @@ def _program(recipe):
     adaloss = weighting["name"] == "adaloss"
     numbers = adaloss and weighting.keys() <= {"name", "gamma", "momentum", "update_period"}
     static = weighting["name"] in ("constant", "linear", "half_end", "single_exit")
-    if static or (numbers and not isinstance(weighting.get("gamma"), (list, tuple))):
-        weighting = None  # these weightings are passed to one program as numbers
-    return json.dumps([shape, weighting], sort_keys=True)
+    as_numbers = static or (numbers and not isinstance(weighting.get("gamma"), (list, tuple)))  # passed to one program
+    return json.dumps([shape, None if as_numbers else weighting], sort_keys=True)
 
 
 def _keep_programs(folder):

@@ -13,11 +13,7 @@ SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the reference network's cost
 
 
 def text(value, form="{:+.1f}"):
-    """Formats a number for a table, or a dash for NaN.
-
-    >>> text(3.14159), text(float("nan"))
-    ('+3.1', '–')
-    """
+    """Formats a number for a table, or a dash for NaN."""
     return "–" if np.isnan(value) else form.format(value)
 
 
@@ -26,23 +22,23 @@ def plain(value):
 
 
 def relative(summary, paper):
-    """Formats a summary of `relative` beside the paper's numbers, with the spread between seeds in brackets."""
-    header = ["", *(f"paper {each}" for each in HEADING), *(f"here {each}" for each in HEADING)]
-    nothing = [np.nan] * len(FRACTIONS)
-    rows = []
+    """Formats a summary of `relative` beside the paper's numbers, with the spread between seeds in brackets.
+
+    Shows errors in place of increases for the row to compare with, and where its runs are missing.
+    """
+    nothing, rows = [np.nan] * len(FRACTIONS), []
     for row, content in summary["rows"].items():
-        errors = [text(error, "error {:.2f}%") for error in content["error"]]
-        if row == summary["base"]:
-            rows.append([row, *map(text, [0.0] * len(FRACTIONS)), *errors])
-            continue
-        # Errors where the base is not trained yet.
-        here = [error if own == "–" else own for own, error in zip(_with_spread(content["lines"]), errors)]
-        rows.append([row, *map(text, paper["rows"].get(row, nothing)), *here])
-        datasets = dict.fromkeys(where[1] for where, _ in content["lines"])
-        for dataset in datasets if len(datasets) > 1 else ():
-            lines = [(where, values) for where, values in content["lines"] if where[1] == dataset]
-            rows.append([f"{row} on {dataset}", *map(text, nothing), *_with_spread(lines)])
-    return header, rows
+        zeros = [0.0] * len(FRACTIONS) if row == summary["base"] else None
+        datasets = dict.fromkeys(where[1] for where, _ in content["errors"])
+        for dataset in [None, *(datasets if len(datasets) > 1 else ())]:
+            increases, errors = (
+                [line for line in content[key] if dataset in (None, line[0][1])] for key in ("increases", "errors")
+            )
+            instead = [text(error, "error {:.2f}%") for error in 100 * means(errors)]
+            here = [error if zeros or own == "–" else own for own, error in zip(_with_spread(increases), instead)]
+            theirs = nothing if dataset else zeros or paper["rows"].get(row, nothing)
+            rows.append([f"{row} on {dataset}" if dataset else row, *map(text, theirs), *here])
+    return ["", *(f"paper {each}" for each in HEADING), *(f"here {each}" for each in HEADING)], rows
 
 
 def _with_spread(lines):
@@ -77,8 +73,10 @@ def budgets(summary, paper):
 def fractions(summary, paper):
     """Formats each network's errors (%) at `FRACTIONS` of its own cost beside the paper's, as in Table 2."""
     rows = [[f"{name} (paper)", *map(plain, errors)] for name, errors in paper["rows"].items()]
-    rows += [[name, *map(plain, content["error"])] for name, content in summary["fractions"]["rows"].items()]
-    return ["error (%) at a fraction of the cost", *HEADING], rows
+    here = summary["fractions"]["rows"].items()
+    return ["error (%) at a fraction of the cost", *HEADING], rows + [
+        [name, *map(plain, 100 * means(content["errors"]))] for name, content in here
+    ]
 
 
 def inflations(summary, paper):
@@ -115,9 +113,9 @@ def draw_budgets(summary):
     every = figure.subplots(1, count, squeeze=False)[0]
     for axes, (title, panel) in zip(every, summary["panels"].items()):
         for line, (name, values) in enumerate(panel["lines"].items()):
-            ensemble = "-" if "of " in name else "--"
+            dashes = "-" if "of " in name else "--"  # ensembles and OPT are solid lines
             color = style.look(line)["color"]
-            axes.step(GRID, values, ensemble, where="post", label=name, color=color, linewidth=1.4)
+            axes.step(GRID, values, dashes, where="post", label=name, color=color, linewidth=1.4)
         axes.set_xscale("log")
         style.logarithmic(axes.xaxis)
         for share in FRACTIONS:

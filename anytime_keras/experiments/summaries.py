@@ -16,11 +16,7 @@ BASES = (1.5, 2.0, 1 + 2**0.5, 3.0, 4.0)
 
 
 def latest(costs, values, budget):
-    """Returns the value of the latest exit within a budget, or None if there is no such exit.
-
-    >>> latest([10, 20], ["exit_1", "exit_2"], 15)
-    'exit_1'
-    """
+    """Returns the value of the latest exit within a budget, or None if there is no such exit."""
     affordable = [value for cost, value in zip(costs, values) if cost <= budget * (1 + 1e-9)]
     return affordable[-1] if affordable else None
 
@@ -32,52 +28,39 @@ def at_fractions(exits, column="error"):
 
 
 def increase(own, base):
-    """Returns the increases of `own` over `base` in percent, NaN where one is missing or `base` is 0.
-
-    >>> increase([0.11, None], [0.10, 0.10]).round(6).tolist()
-    [10.0, nan]
-    """
+    """Returns the increases of `own` over `base` in percent, NaN where one is missing or `base` is 0."""
     own, base = np.array(own, float), np.array(base, float)
     return 100 * (own / np.where(base > 0, base, np.nan) - 1)
 
 
 def mean(rows):
-    """Returns the elementwise mean of rows of equal length, leaving out NaN.
+    """Returns the elementwise mean of rows of equal length, leaving out NaN."""
+    return np.ma.masked_invalid(np.array(list(rows), float)).mean(axis=0).filled(np.nan)
 
-    >>> mean([[1.0, np.nan], [3.0, np.nan]]).tolist()
-    [2.0, nan]
-    """
-    rows = np.ma.masked_invalid(np.array(list(rows), float))
-    return rows.mean(axis=0).filled(np.nan)
+
+def grouped(pairs):
+    """Returns a dict from the first items of pairs to lists of their second items."""
+    found = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def means(lines, mean=mean):
-    """Averages the numbers of many cells elementwise, over seeds first, then over networks and data sets.
+    """Averages numbers elementwise, over seeds first, then over networks and data sets.
 
     Args:
         lines: list of pairs of a cell (network, data set, seed) and its numbers.
         mean: function from rows to their elementwise mean.
-
-    >>> means([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])]).tolist()
-    [4.0]
     """
-    alike = {}
-    for (network, dataset, _), values in lines:
-        alike.setdefault((network, dataset), []).append(values)
-    return mean(list(map(mean, alike.values())))
+    return mean(list(map(mean, grouped((where[:2], values) for where, values in lines).values())))
 
 
 def means_by_seed(lines):
-    """Returns the `means` of each seed shared by all networks and data sets, which show the spread between seeds.
-
-    >>> means_by_seed([(("1x1", "a", 0), [1.0]), (("1x1", "a", 1), [3.0]), (("1x1", "b", 0), [6.0])])
-    [array([3.5])]
-    """
-    seeds = {}
-    for (network, dataset, seed), _ in lines:
-        seeds.setdefault((network, dataset), set()).add(seed)
-    shared = sorted(set.intersection(*seeds.values()))
-    return [means([(where, values) for where, values in lines if where[-1] == seed]) for seed in shared]
+    """Returns the `means` of each seed shared by all networks and data sets, which show the spread between seeds."""
+    seeds = grouped((where[:2], where[2]) for where, _ in lines).values()
+    shared = sorted(set.intersection(*map(set, seeds)))
+    return [means([(where, values) for where, values in lines if where[2] == seed]) for seed in shared]
 
 
 def cell(run):
@@ -94,15 +77,13 @@ def _split(runs, values):
 
 
 def relative(runs, base="OPT"):
-    """Compares test errors of rows at `FRACTIONS` of the cost.
+    """Compares test errors of rows at `FRACTIONS` of the cost with those of a row `base`.
 
-    Args:
-        runs: list of dicts.
-        base: the row to compare with; `"OPT"` has a separate network for each fraction.
+    The row `"OPT"` has a separate network for each fraction.
 
     Returns:
-        A dict with `base` and `rows`, which maps a row's name to `lines`, pairs of a cell and its increases in percent,
-        and to the means over all cells, `mean` of the increases and `error` (%).
+        A dict with `base` and `rows`, which maps a row's name to its `increases` (%) and `errors` (from 0 to 1), lists
+        of pairs of a cell and its numbers.
     """
     joint, alone = _split(runs, lambda run: run["exits"]["error"])
     own = {(run["row"], cell(run)): at_fractions(run["exits"]) for run in joint}
@@ -110,12 +91,10 @@ def relative(runs, base="OPT"):
         own["OPT", cell(run)] = [alone.get((cell(run), name)) for name in at_fractions(run["exits"], "exit")]
     rows = {}
     for (row, where), errors in own.items():
-        content = rows.setdefault(row, {"lines": [], "error": []})
+        content = rows.setdefault(row, {"increases": [], "errors": []})
         bases = own.get((base, where), [None] * len(FRACTIONS))
-        content["lines"].append((where, increase(errors, bases)))
-        content["error"].append((where, errors))
-    for content in rows.values():
-        content.update(mean=means(content["lines"]), error=100 * means(content["error"]))
+        content["increases"].append((where, increase(errors, bases)))
+        content["errors"].append((where, errors))
     return {"base": base, "rows": rows}
 
 
@@ -127,10 +106,11 @@ def losses(runs):
         exits for which no separate network was trained.
     """
     joint, alone = _split(runs, lambda run: run["train_loss"])
-    rows = {}
-    for run in joint:
-        bases = [alone.get((cell(run), name)) for name in run["exits"]["exit"]]
-        rows.setdefault(run["row"], []).append((cell(run), increase(run["train_loss"], bases)))
+    rows = grouped(
+        (run["row"], (cell(run), increase(run["train_loss"], [alone.get((cell(run), name)) for name in names])))
+        for run in joint
+        for names in [run["exits"]["exit"]]
+    )
     exits = max((run["exits"]["exit"] for run in runs), key=len)
     return {"exits": exits, "rows": {row: means(lines) for row, lines in rows.items()}}
 
@@ -166,19 +146,17 @@ def budgets(runs, ensembles=(), alone="all"):
         `weights` maps a data set to the largest network's final AdaLoss weights.
     """
     read, weights = [], {}
-    for dataset in dict.fromkeys(run["dataset"] for run in runs):
-        every = [run for run in runs if run["dataset"] == dataset]
+    for dataset, every in grouped((run["dataset"], run) for run in runs).items():
         joint, optimal = _split(every, lambda run: list(zip(run["exits"]["with_head"], run["exits"]["error"])))
-        largest = max(every, key=lambda run: run["exits"]["with_all_heads"][-1])
+        # Of the networks with several exits, which a linear ensemble's members do not have.
+        largest = max(every, key=lambda run: (len(run["exits"]["exit"]) > 1, run["exits"]["with_all_heads"][-1]))
         title, spent = f"{largest['network']} on {dataset}", largest["exits"]["with_all_heads"][-1]
         joint = [run for run in joint if alone == "all" or run["network"] == largest["network"]]
         named = [(f"{run['network']} {run['row']}", run) for run in joint]
         own = [one for one in ensembles if one["dataset"] == dataset]
         named += [(one["row"] if " of " in one["row"] else f"EANN of {one['row']}", one) for one in own]
         lines = [(name, one["seed"], one["exits"]["with_all_heads"], one["exits"]["error"]) for name, one in named]
-        points = {}
-        for (where, _), point in optimal.items():
-            points.setdefault(where, []).append(point)
+        points = grouped((where, point) for (where, _), point in optimal.items())
         lines += [(f"OPT of {network}", seed, *zip(*sorted(each))) for (network, _, seed), each in points.items()]
         for name, seed, costs, errors in lines:
             read.append((title, name, (name, dataset, seed), costs, 100 * np.array(errors), spent))
@@ -191,16 +169,16 @@ def budgets(runs, ensembles=(), alone="all"):
 
 def _panels(read):
     """Reads lines (panel, name, cell, costs, values, cost of 1) at the budgets of `GRID` and averages them."""
-    found, ends = {}, {}
-    for title, name, where, costs, values, spent in read:
-        line = [latest(costs, values, budget * spent) for budget in GRID]
-        ends[title] = max(ends.get(title, 0), costs[-1] / spent)
-        found.setdefault(title, {}).setdefault(name, []).append((where, np.array(line, float)))
     panels = {}
-    for title, named in found.items():
+    for title, group in grouped((one[0], one[1:]) for one in read).items():
+        end = max(costs[-1] / spent for _, _, costs, _, spent in group)
+        named = grouped(
+            (name, (where, np.array([latest(costs, values, budget * spent) for budget in GRID], float)))
+            for name, where, costs, values, spent in group
+        )
         # NaN where one of the averaged networks has no answer yet.
         lines = {name: means(some, functools.partial(np.mean, axis=0)) for name, some in named.items()}
-        shared = np.array(list(lines.values()))[:, np.array(GRID) < ends[title] + GRID[0]]
+        shared = np.array(list(lines.values()))[:, np.array(GRID) < end + GRID[0]]
         answered = shared[:, ~np.isnan(shared).any(axis=0)]
         panels[title] = {"lines": lines, "mean": dict(zip(lines, mean(answered.T)))}
     return panels
@@ -220,11 +198,10 @@ def inflations():
         inflation, and those of the mean inflation.
     """
     rows = []
-    for anytime in (True, False):
+    for kind in ("anytime", "regular"):
         for workers in (1, 2):
             for base in BASES:
-                bound = inflation.bounds(base, workers, anytime)
-                seen = inflation.simulate(base, workers, anytime)
-                kind = "anytime" if anytime else "regular"
+                bound = inflation.bounds(base, workers, kind == "anytime")
+                seen = inflation.simulate(base, workers, kind == "anytime")
                 rows.append([base, kind, workers, bound.sup, seen.sup, bound.mean, seen.mean])
     return {"rows": rows}

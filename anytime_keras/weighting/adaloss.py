@@ -122,17 +122,25 @@ class AdaLossWeighting(AdaptiveWeighting):
     """Weights each exit's loss by the inverse of its running mean.
 
     Late exits then end close to what they could reach alone, at some cost to the earliest exits (paper, table 1).
-    Choose it for long training runs in which late losses become much smaller than early ones, if late exits matter most
-    and do not overfit; otherwise equal weights do as well (`zoo/results/README.md`). It is a Keras callback;
-    `Weighting` describes how it works in `fit` and in a custom training loop. `ak.AdaLoss` is the same class.
+    `ak.AdaLoss` is the same class. It is a Keras callback; `Weighting` describes how it works in `fit` and in a custom
+    training loop.
+
+    When to use it:
+
+    - AdaLoss, if late exits matter most and do not overfit, and the run is long enough for late losses to become much
+      smaller than early ones.
+    - Equal weights (`ConstantWeighting`, or no callback), if early exits matter as much, late exits overfit, or all
+      exits fit the data.
+    - `LinearWeighting` favors late exits by fixed weights. In the paper, it costs the early exits less than AdaLoss and
+      helps the late ones less.
 
     On easy data, where late losses come close to zero within a few epochs, the weights of the earliest exits drop to
     `gamma` while the learning rate is still high, and they are hardly trained. Two changes prevent it:
     `gamma=(1.0, 0.05)`, which starts with equal weights, and label smoothing, which keeps losses away from zero. Equal
-    weights (`ConstantWeighting`) do about as well there at late exits. `tests/benchmarks/results/schemes.json` contains
-    the measured errors; `python -m tests.benchmarks.schemes` repeats the runs. `fit` warns if late losses are close to
-    zero while early ones are still large (`starved_exits`), unless `gamma` is a pair. On hard data, where early losses
-    stay large with any weighting, the warning does not mean that something is wrong.
+    weights do about as well there at late exits. The README and `zoo/results/README.md` show the measured errors;
+    `python -m tests.benchmarks.schemes` repeats the runs. `fit` warns if late losses are close to zero while early ones
+    are still large (`starved_exits`), unless `gamma` is a pair. On hard data, where early losses stay large with any
+    weighting, the warning does not mean that something is wrong.
 
     The weights of a batch come from the batches before it, and are all 1 until the first update. The first batch
     initializes the averages; each later batch updates them by `momentum * average + (1 - momentum) * loss`. On several

@@ -63,6 +63,14 @@ def test_figure_6b_trains_eanns_with_adaloss_and_plain_networks_as_such():
     assert [member for _, members in ensembles for member in members] == [one.recipe for one in planned]
 
 
+def test_figure_6b_compares_a_single_anytime_network_with_linear_ensembles():
+    plain = [f"resann:num_units={units},channels=4,exit_every={3 * units}" for units in (1, 2)]
+    chosen = Settings(**{**TINY, "networks": ("1x4", *plain), "seeds": 1})
+    assert rows_of(catalog.EXPERIMENTS["figure6b"].plan(chosen)) == ["ADALOSS"] + ["linear ensemble of resann"] * 2
+    ((labels, members),) = catalog.EXPERIMENTS["figure6b"].ensembles(chosen)
+    assert labels["row"] == "linear ensemble of resann" and len(members) == 2
+
+
 def test_every_experiment_has_the_papers_words():
     for chosen in catalog.EXPERIMENTS.values():
         assert chosen.paper["source"] and (chosen.paper.get("rows") or chosen.paper.get("claims"))

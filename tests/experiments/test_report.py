@@ -90,6 +90,18 @@ def test_the_page_names_the_epochs_of_each_data_set(tmp_path):
     assert "| made: 60, other: 30, 2, 1 |" in experiments.write_page(tmp_path).read_text()
 
 
+def test_the_page_has_losses_and_errors_of_each_data_set(tmp_path):
+    runs = [run("OPT", [error] * 4, exit="exit_4", dataset=name) for name, error in (("made", 0.2), ("other", 0.4))]
+    runs += [run("CONST", [0.3] * 4, dataset=name, losses=[loss] * 4) for name, loss in (("made", 1.0), ("other", 2.0))]
+    path = write(tmp_path, "table1", runs)
+    content = json.loads(path.read_text())
+    content["settings"]["datasets"] = ["made", "other"]
+    path.write_text(json.dumps(content))
+    text = experiments.write_page(tmp_path).read_text()
+    assert "CONST on made: 1.00 and 1.00; CONST on other: 2.00 and 2.00" in text
+    assert "| OPT on other | – | – | – | – | – | – | – | error 40.00% |" in text
+
+
 def test_text_around_the_generated_parts_is_kept(folder):
     path = experiments.write_page(folder)
     begin, end = report.BEGIN.format("table1"), report.END.format("table1")

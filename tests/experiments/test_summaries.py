@@ -14,6 +14,14 @@ NAN = float("nan")
 approx = functools.partial(pytest.approx, nan_ok=True)
 
 
+def increases(summary, row):
+    return summaries.means(summary["rows"][row]["increases"])
+
+
+def errors(summary, row):
+    return summaries.means(summary["rows"][row]["errors"])
+
+
 def test_increases_over_opt_at_fractions_of_the_cost():
     runs = [
         run("CONST", [0.50, 0.33, 0.24, 0.22]),
@@ -21,9 +29,9 @@ def test_increases_over_opt_at_fractions_of_the_cost():
         *alone([0.40, 0.30, 0.20, 0.20]),
     ]
     summary = summaries.relative(runs, "OPT")
-    assert summary["rows"]["CONST"]["mean"] == pytest.approx([25.0, 10.0, 20.0, 10.0])
-    assert summary["rows"]["ADALOSS"]["mean"] == pytest.approx([50.0, 0.0, 0.0, -50.0])
-    assert summary["rows"]["OPT"]["mean"] == pytest.approx([0.0] * 4)
+    assert increases(summary, "CONST") == pytest.approx([25.0, 10.0, 20.0, 10.0])
+    assert increases(summary, "ADALOSS") == pytest.approx([50.0, 0.0, 0.0, -50.0])
+    assert increases(summary, "OPT") == pytest.approx([0.0] * 4)
     _, rows = show.relative(summary, EXPERIMENTS["table1"].paper)
     assert rows[0] == ["CONST", "+15.1", "+16.4", "+18.8", "+18.9", "+25.0", "+10.0", "+20.0", "+10.0"]
 
@@ -33,23 +41,23 @@ def test_opt_is_the_network_of_the_exit_that_answers():
     macs = [4, 18, 22, 40]
     runs = [run("CONST", [0.8, 0.44, 0.1, 0.3], macs=macs), *alone([0.5, 0.40, 0.9, 0.3], macs=macs)]
     assert at_fractions(runs[0]["exits"]) == [0.8, 0.44, 0.1, 0.3]
-    assert summaries.relative(runs, "OPT")["rows"]["CONST"]["mean"][:2] == pytest.approx([60.0, 10.0])
+    assert increases(summaries.relative(runs, "OPT"), "CONST")[:2] == pytest.approx([60.0, 10.0])
 
 
 def test_opt_of_networks_that_end_early_is_found_by_the_whole_ones_costs():
     rows = [run("CONST", [0.50, 0.33, 0.24, 0.22])]
     whole = alone([0.40, 0.30, 0.20, 0.20])
     cut = [run("OPT", one["exits"]["error"][: place + 1], exit=one["exit"]) for place, one in enumerate(whole)]
-    expected = summaries.relative([*rows, *whole], "OPT")["rows"]
-    found = summaries.relative([*rows, *cut], "OPT")["rows"]
-    assert all(found[row]["mean"] == pytest.approx(content["mean"]) for row, content in expected.items())
-    assert found["OPT"]["error"] == pytest.approx(expected["OPT"]["error"])
-    assert expected["OPT"]["error"] == pytest.approx([40.0, 30.0, 20.0, 20.0])
+    expected, found = (summaries.relative([*rows, *alone], "OPT") for alone in (whole, cut))
+    for row in ("CONST", "OPT"):
+        assert increases(found, row) == pytest.approx(increases(expected, row))
+        assert errors(found, row) == pytest.approx(errors(expected, row))
+    assert errors(expected, "OPT") == pytest.approx([0.4, 0.3, 0.2, 0.2])
 
 
 def test_a_table_of_unfinished_runs_has_dashes():
     summary = summaries.relative([run("CONST", [0.5] * 4), alone([0.4] * 4)[1]], "OPT")
-    assert summary["rows"]["CONST"]["mean"] == approx([NAN, 25.0, NAN, NAN])
+    assert increases(summary, "CONST") == approx([NAN, 25.0, NAN, NAN])
     _, (row, _) = show.relative(summary, EXPERIMENTS["table1"].paper)
     assert row[5:] == ["error 50.00%", "+25.0"] + ["error 50.00%"] * 2
     summary = summaries.relative([run("CONST", [0.5] * 4)], "OPT")
@@ -60,8 +68,7 @@ def test_a_table_of_unfinished_runs_has_dashes():
 def test_before_the_first_exit_and_over_no_error_there_is_no_number():
     macs = [15, 20, 30, 40]
     runs = [run("a", [0.5, 0.4, 0.2, 0.1], macs=macs), run("b", [0.5, 0.4, 0.3, 0.0], macs=macs)]
-    mean = summaries.relative(runs, "b")["rows"]["a"]["mean"]
-    assert mean == approx([NAN, 0.0, -100 / 3, NAN])
+    assert increases(summaries.relative(runs, "b"), "a") == approx([NAN, 0.0, -100 / 3, NAN])
 
 
 def test_a_data_set_with_more_seeds_weighs_no_more_and_has_its_own_row_and_spread():
@@ -70,11 +77,12 @@ def test_a_data_set_with_more_seeds_weighs_no_more_and_has_its_own_row_and_sprea
         where = dict(dataset=dataset, seed=seed)
         runs += [run("base", [0.1] * 4, **where), run("own", [own] * 4, **where)]
     summary = summaries.relative(runs, "base")
-    content = summary["rows"]["own"]
-    assert content["mean"] == pytest.approx([30.0] * 4) and content["error"] == pytest.approx([13.0] * 4)
+    assert increases(summary, "own") == pytest.approx([30.0] * 4)
+    assert errors(summary, "own") == pytest.approx([0.13] * 4)
     rows = {row[0]: row[-1] for row in show.relative(summary, {"rows": {}})[1]}
     assert rows["own"] == "+30.0" and rows["own on made"] == "+20.0 (+10.0 to +30.0)"
-    assert rows["own on other"] == "+40.0" and rows["base"] == "error 10.00%"
+    assert rows["own on other"] == "+40.0"
+    assert rows["base"] == rows["base on made"] == rows["base on other"] == "error 10.00%"
 
 
 def test_figure_3_compares_training_losses_exit_by_exit():
@@ -147,6 +155,13 @@ def test_opt_is_a_line_at_the_costs_of_networks_that_are_run_alone():
 def test_an_ensemble_of_plain_networks_is_a_line():
     plain = dict(dataset="made", seed=0, row="linear ensemble of resann", exits=run("", [0.3, 0.2])["exits"])
     summary = summaries.budgets([run("ADALOSS", [0.4] * 4, weight=[1.0] * 4)], [plain], "largest")
+    assert list(summary["panels"]["1x1 on made"]["lines"]) == ["1x1 ADALOSS", "linear ensemble of resann"]
+
+
+def test_the_largest_network_with_several_exits_is_shown_beside_linear_ensembles():
+    plain = run("linear ensemble of resann", [0.3], network="9x1", macs=[90])
+    one = dict(dataset="made", seed=0, row="linear ensemble of resann", exits=run("", [0.3, 0.2])["exits"])
+    summary = summaries.budgets([*MEMBERS[:1], plain], [one], "largest")
     assert list(summary["panels"]["1x1 on made"]["lines"]) == ["1x1 ADALOSS", "linear ensemble of resann"]
 
 
