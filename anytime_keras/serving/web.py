@@ -7,14 +7,19 @@ import time
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MOST_HEAD = 2**16  # bytes of a request line and headers, apart from what arrives with their end
+MOST_HEAD = 2**16  # bytes of a request line and headers, apart from what arrives with their begin and end
 SLOWEST_HEAD = 10.0  # seconds in which they must arrive
 LAST_CONNECTIONS = 5.0  # most seconds for accepting the connections that wait when the server stops
 LAST_REQUESTS = 0.5  # seconds in which open connections may then still send a request
 
 
 class Protocol(HttpToolsProtocol):
-    """Closes connections whose request line and headers are too long or arrive too slowly."""
+    """Closes connections whose request line and headers are too long or arrive too slowly.
+
+    The same holds for the rest of a request that was answered before all of it arrived.
+    """
+
+    _incoming = 0  # bytes in the data that are being parsed
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -27,6 +32,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self):
         self._timer.cancel()
         self._wait_for_head()
+        self._head = -self._incoming  # which may begin with the body of the request before
         super().on_message_begin()
 
     def on_headers_complete(self):
@@ -34,7 +40,14 @@ class Protocol(HttpToolsProtocol):
         self._head = None
         super().on_headers_complete()
 
+    def on_response_complete(self):
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:  # data that arrive stop uvicorn's own timer
+            self._timer.cancel()
+            self._timer = self.loop.call_later(SLOWEST_HEAD, self.transport.close)
+
     def data_received(self, data):
+        self._incoming = len(data)
         super().data_received(data)
         if self._head is not None:
             self._head += len(data)
@@ -46,7 +59,8 @@ class Protocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(SLOWEST_HEAD, self._refuse, b"408 Request Timeout")
 
     def _refuse(self, status):
-        self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        if self.cycle is None or self.cycle.response_complete:  # else it would be inside the answer before
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
 
 
@@ -54,8 +68,11 @@ class Server(uvicorn.Server):
     """Answers requests that have arrived when it is told to stop, also on connections that were not yet accepted."""
 
     async def shutdown(self, sockets):
-        end = time.monotonic() + LAST_CONNECTIONS
-        while select.select(sockets, [], [], 0)[0] and time.monotonic() < end:  # connections wait to be accepted
+        end, idle = time.monotonic() + LAST_CONNECTIONS, 0  # passes of the loop in which no connection waited
+        while time.monotonic() < end:
+            idle = 0 if select.select(sockets, [], [], 0)[0] else idle + 1
+            if idle == 2:  # asyncio starts a connection one pass after accepting it, if its server is still open
+                break
             await asyncio.sleep(0)
         for listening in [*self.servers, *sockets]:
             listening.close()

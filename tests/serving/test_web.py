@@ -1,5 +1,6 @@
 """The web server: bounded heads of requests, and a stop that answers what has arrived."""
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -15,7 +16,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextlib.contextmanager
-def serving(app=None):
+def serving(app=None, **options):
     """A running server and a function that connects to it."""
 
     async def hello(scope, receive, send):
@@ -24,7 +25,7 @@ def serving(app=None):
 
     bound = socket.create_server(("127.0.0.1", 0), backlog=500)
     address = bound.getsockname()
-    server = web.server(app or hello, lifespan="off", backlog=500)
+    server = web.server(app or hello, lifespan="off", backlog=500, **options)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     while not server.started:
@@ -59,8 +60,6 @@ def test_a_head_that_is_not_slow_may_be_followed_by_a_slow_answer(monkeypatch):
     monkeypatch.setattr(web, "SLOWEST_HEAD", 0.1)
 
     async def slow(scope, receive, send):
-        import asyncio
-
         await asyncio.sleep(0.3)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"hello"})
@@ -82,3 +81,61 @@ def test_a_stop_answers_all_requests_that_have_arrived():
     assert all(b" 200 " in answer for answer in answers)
     with pytest.raises(OSError):
         connect()
+
+
+@pytest.mark.parametrize("loop", ["auto", "asyncio"])
+def test_a_stop_answers_connections_that_wait_to_be_accepted_when_it_begins(loop, monkeypatch):
+    clients, shutdown = [], web.Server.shutdown
+
+    async def busy(server, sockets):  # clients connect while the loop is busy
+        for _ in range(20):
+            clients.append(socket.create_connection(sockets[0].getsockname(), timeout=30))
+            clients[-1].sendall(REQUEST)
+        await shutdown(server, sockets)
+
+    monkeypatch.setattr(web.Server, "shutdown", busy)
+    with serving(loop=loop):
+        pass
+    for client in clients:
+        client.settimeout(0)  # the server has stopped
+        with client:
+            assert b" 200 " in client.recv(1000)
+
+
+def test_the_rest_of_an_answered_request_must_arrive_in_time(monkeypatch):
+    monkeypatch.setattr(web, "SLOWEST_HEAD", 0.3)
+    begun = REQUEST[:-2] + b"Content-Length: 1000000\r\n\r\n"
+    with serving() as (_, connect), connect() as client:
+        client.sendall(begun)
+        assert b" 200 " in client.recv(1000)
+        with pytest.raises(OSError):  # closed by the server
+            for _ in range(200):
+                client.sendall(b"a")
+                time.sleep(0.05)
+
+
+def test_a_late_head_does_not_interrupt_the_answer_before(monkeypatch):
+    monkeypatch.setattr(web, "SLOWEST_HEAD", 0.2)
+
+    async def slow(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello", "more_body": True})
+        await asyncio.sleep(1)
+
+    with serving(slow) as (_, connect), connect() as client:
+        client.sendall(REQUEST + REQUEST[:10])
+        answer = b"".join(iter(lambda: client.recv(1000), b""))
+    assert b" 200 " in answer and b" 408 " not in answer
+
+
+def test_a_body_does_not_count_as_the_head_of_the_next_request(monkeypatch):
+    monkeypatch.setattr(web, "MOST_HEAD", 1000)
+    with serving() as (_, connect), connect() as client:
+        client.sendall(REQUEST[:-2] + b"Content-Length: 5000\r\n\r\n" + b"a" * 5000 + REQUEST[:10])
+        time.sleep(0.2)
+        client.sendall(REQUEST[10:])
+        answer = b""
+        while answer.count(b"hello") < 2:
+            assert (part := client.recv(1000)), answer
+            answer += part
+        assert answer.count(b" 200 ") == 2
