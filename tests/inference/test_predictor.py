@@ -467,6 +467,20 @@ def test_stages_are_expected_to_take_what_they_usually_took_in_the_last_calls():
     assert pace.slowdown == pytest.approx(1, rel=0.05), "the machine is fast again"
 
 
+def test_a_stage_that_was_slow_for_a_while_is_tried_again():
+    pace = StepPace(Times(None, None, None, np.array([0.001, 0.002, 0.004])))
+    first = pace.needed()
+    for _ in range(50):
+        pace.saw([0.001, 0.003, 0.011])
+    assert pace.needed()[2] > 1.7 * first[2]
+    for _ in range(20):
+        pace.saw([0.001, 0.003])
+    assert pace.needed()[2] > 1.6 * first[2], "it is not tried in each call"
+    for _ in range(1000):
+        pace.saw([0.001, 0.003])
+    assert pace.needed()[2] == pytest.approx(first[2], rel=0.05)
+
+
 def test_the_pace_is_that_of_late_and_the_worst_pause_of_the_last_calls_counts():
     usual = np.array([0.01, 0.02, 0.04])
     pace, times = Pace(), Times(None, usual, usual, None)
