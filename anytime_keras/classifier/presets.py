@@ -17,6 +17,7 @@ from anytime_keras.export.reader.description import DESCRIPTION
 from anytime_keras.inference import EANN, ensemble
 from anytime_keras.models import AnytimeModel
 from anytime_keras.preprocessing import Preprocessor
+from anytime_keras.zoo import catalog
 
 FORMAT = 1
 HUB = "hf://"
@@ -65,8 +66,8 @@ def load(preset, weights="default", num_threads=None):
         )
     if len(path.parts) > 1 or path.suffix:
         raise ValueError(f"There is no file or folder '{path}'. Pass {KINDS}.")
-    if text not in (names := zoo.list()):
-        hint = _errors.guess(text, names)
+    if catalog.home_of(text) is None:
+        hint = _errors.guess(text, catalog.known_names())
         raise ValueError(
             f"There is no preset '{text}'. {hint}{' ' if hint else ''}Pass {KINDS}. The zoo's names are those of "
             "`ak.zoo.list()` and `anytime-keras zoo list`."

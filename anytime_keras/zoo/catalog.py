@@ -24,12 +24,20 @@ def find(name):
     Raises:
         ValueError: if the name is unknown (the error lists similar names), or the manifest is not valid.
     """
-    homes = _homes()
-    for home in homes:
-        if name in home.names():
-            return home.manifest(name), home
-    known = sorted({known for home in homes for known in home.names()})
+    if (home := home_of(name)) is not None:
+        return home.manifest(name), home
+    known = known_names()
     raise ValueError(f"`name` must be a network of the zoo. Received: name={name!r}. {_errors.nearest(name, known)}")
+
+
+def home_of(name):
+    """Returns the first zoo with a network of this name, or None. Reads no manifests and none of the later zoos."""
+    return next((home for home in _homes() if name in home.names()), None)
+
+
+def known_names():
+    """Lists the names in all zoos, without reading their manifests."""
+    return sorted({name for home in _homes() for name in home.names()})
 
 
 def list_names(**filters):
