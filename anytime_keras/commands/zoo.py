@@ -133,7 +133,7 @@ def _ensemble(flags, name):
     from anytime_keras.zoo import loading
 
     label, members = flags.weights, flags.members
-    if members is None:
+    if not members:
         if name not in zoo.list(architecture="eann"):
             raise ValueError(f"`zoo ensemble` needs --members, because the zoo has no ensemble '{name}' yet.")
         entry = zoo.show(name).pick(label)

@@ -135,7 +135,7 @@ class EANN:
         >>> eann.exit_names[2:]
         ['member_1/exit_3', 'member_2/exit_4', 'member_2/exit_5', 'member_2/exit_6']
         """
-        members = _checked(members)
+        members, errors = _checked(members), [[float(error) for error in member] for member in errors]
         counts, expected = ([len(each) for each in group] for group in (errors, map(graph.outputs_by_name, members)))
         if counts != expected:
             raise ValueError(f"`errors` must have one number for each exit: {expected}. Received: {counts}.")

@@ -42,7 +42,7 @@ def publish_ensemble(name, members, data, label=None, folder=None, **facts):
     zoo, before = publishing.open_zoo(folder, name, label)
     if before is not None and before.architecture != ENSEMBLE:
         raise ValueError(f"'{name}' must be the name of an ensemble. Received: a network, '{before.architecture}'.")
-    if isinstance(members, str) or not all(isinstance(member, str) for member in members):
+    if not isinstance(members, (list, tuple)) or not all(isinstance(member, str) for member in members):
         raise ValueError(f"`members` must be a list of names of the zoo. Received: members={members!r}.")
     manifests = [catalog.find(member)[0] for member in members]
     entries = [manifest.pick(label) for manifest in manifests]
@@ -83,10 +83,20 @@ def publish_ensemble(name, members, data, label=None, folder=None, **facts):
     content = {
         "format": FORMAT,
         "name": name,
-        "description": facts.description or old.get("description", f"EANN of {', '.join(members)}."),
-        "reference": facts.reference or publishing.PAPER,
+        "description": facts.description or _description(before, members),
+        "reference": facts.reference or old.get("reference", publishing.PAPER),
         "architecture": ENSEMBLE,
         "default": old.get("default", label),
         "weights": {**old.get("weights", {}), label: entry},
     }
     return publishing.write(zoo, content, {})
+
+
+def _description(before, members):
+    """Returns the description in the manifest `before`, unless there is none or it only lists former members."""
+    text = "EANN of {}."
+    if before is not None:
+        former = [text.format(", ".join(member for member, _ in entry.members)) for entry in before.weights.values()]
+        if before.content["description"] not in former:
+            return before.content["description"]
+    return text.format(", ".join(members))

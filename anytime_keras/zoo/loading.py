@@ -83,7 +83,11 @@ def _load_ensemble(name, entry, weights, num_classes, trainable):
             f"'{name}' is an ensemble, whose used exits were chosen for its trained members. Received: "
             f"weights={weights!r}, num_classes={num_classes!r}. Omit them, or load the members: {entry.members}."
         )
-    files = [file for member, label in entry.members for file in catalog.find(member)[0].pick(label).files]
+    manifests = [catalog.find(member)[0] for member, _ in entry.members]
+    for manifest in manifests:
+        if manifest.architecture == ENSEMBLE:
+            raise ValueError(f"The members of '{name}' must be single networks. Received: ensemble '{manifest.name}'.")
+    files = [file for manifest, (_, label) in zip(manifests, entry.members) for file in manifest.pick(label).files]
     if files != entry.files:
         raise ValueError(
             f"The members of '{name}' must have the weights with which the ensemble was measured, but some were "

@@ -133,6 +133,44 @@ def test_a_damaged_manifest_is_refused(zoo, change, message):
         ak.zoo.load(ENSEMBLE)
 
 
+def test_an_ensemble_of_itself_is_refused(zoo):
+    path = zoo / "manifests" / f"{ENSEMBLE}.json"
+    content = json.loads(path.read_text())
+    content["weights"]["digits"]["config"]["members"] = [f"{ENSEMBLE}:digits"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"must be single networks. Received: ensemble '{ENSEMBLE}'"):
+        ak.zoo.load(ENSEMBLE)
+
+
+def test_measuring_again_keeps_the_description_and_the_reference(zoo, digits):
+    assert ak.zoo.show(ENSEMBLE).content["description"] == f"EANN of {NAME}, {LARGE}."
+    shutil.copy(zoo / "manifests" / f"{NAME}.json", zoo / "manifests" / "other_adaloss.json")
+    path = zoo / "manifests" / "other_adaloss.json"
+    path.write_text(path.read_text().replace(f'"name": "{NAME}"', '"name": "other_adaloss"'))
+    again = ak.zoo.publish_ensemble(ENSEMBLE, ["other_adaloss", LARGE], digits, folder=zoo)
+    assert again.content["description"] == f"EANN of other_adaloss, {LARGE}."
+    facts = {"description": "Ours.", "reference": "https://example.org"}
+    ak.zoo.publish_ensemble(ENSEMBLE, [NAME, LARGE], digits, folder=zoo, **facts)
+    again = ak.zoo.publish_ensemble(ENSEMBLE, [NAME, LARGE], digits, folder=zoo)
+    assert {key: again.content[key] for key in facts} == facts
+
+
+def test_the_files_of_members_may_be_larger_than_the_part_that_is_used(zoo):
+    content = json.loads((zoo / "manifests" / f"{ENSEMBLE}.json").read_text())
+    content["weights"]["digits"]["files"][1]["bytes"] = 40_000_000
+    assert ak.zoo.Manifest(content).pick().files[1].bytes == 40_000_000
+
+
+def test_the_command_needs_members(zoo, capsys):
+    with pytest.raises(SystemExit, match="needs --members"):
+        commands.main(["anytime-keras", "zoo", "ensemble", "eann_other", "--members="])
+
+
+def test_a_classifier_reads_no_other_manifest(zoo):
+    (zoo / "manifests" / "broken.json").write_text("{")
+    assert ak.Classifier.from_preset("resann2x16_adaloss_digits", engine="tensorflow").class_names[-1] == "9"
+
+
 def test_an_ensemble_cannot_be_trained(zoo):
     with pytest.raises(ValueError, match="Train its members: .*tiny_adaloss"):
         ak.training.train_cycle(ENSEMBLE)
