@@ -95,9 +95,9 @@ class StepPace:
             self._medians[position] *= 1 + STEP_RATE if end - begin > self._medians[position] else 1 - STEP_RATE
             begin = end
         ran = len(ends)
-        pace = sum(self._medians[:ran]) / sum(self._usual[:ran])
+        now, usual = sum(self._medians[:ran]), sum(self._usual[:ran])
         for position in range(ran, len(self._usual)):
-            if self._medians[position] > pace * self._usual[position]:
+            if self._medians[position] * usual > now * self._usual[position]:
                 self._medians[position] *= 1 - RETRY_RATE
 
 
