@@ -151,7 +151,7 @@ def test_saved_and_loaded_it_is_the_same(eann, digits, images, tmp_path):
     with pytest.raises(ValueError, match="must be a folder that `EANN.save` wrote"):
         ak.EANN.load(tmp_path)
     (tmp_path / "eann" / "eann.json").write_text('{"errors": [[0.5], [0.4]], "inference": null}')
-    with pytest.raises(ValueError, match="does not describe the members beside it: `errors` must have one number for each exit"):
+    with pytest.raises(ValueError, match="does not describe the members beside it: `errors` must have one number"):
         ak.EANN.load(tmp_path / "eann")
 
 
