@@ -21,6 +21,7 @@ RUN_ELSEWHERE = {
     "Reported": "models/test_from_pytorch.py",
     "add": "zoo/test_files.py",
     "from_pytorch": "models/test_from_pytorch.py",
+    "publish_ensemble": "zoo/test_ensembles.py",
     "train_side_by_side": "training/test_scan.py",
 }
 

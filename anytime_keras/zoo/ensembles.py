@@ -33,10 +33,10 @@ def publish_ensemble(name, members, data, label=None, folder=None, **facts):
             images were not held out from a member's training, or the members cannot be combined; see `EANN`. In this
             case nothing is written.
 
-    Example, after training the networks with `anytime-keras zoo train`:
+    Example, with two trained networks in the zoo in the folder `our_zoo`:
 
-        data = ak.data.load("cifar100", augment=None)
-        ak.zoo.publish_ensemble("eann_2x16_5x16_adaloss", ["resann2x16_adaloss", "resann5x16_adaloss"], data)
+        data = ak.data.load("digits", augment=None)
+        ak.zoo.publish_ensemble("eann_adaloss", ["tiny_adaloss", "small_adaloss"], data, folder="our_zoo")
     """
     label, facts = label or data.name, Facts.of(facts)
     zoo, before = publishing.open_zoo(folder, name, label)

@@ -9,7 +9,7 @@ import pytest
 import anytime_keras as ak
 from anytime_keras import commands, runtime
 from anytime_keras.zoo import catalog, places
-from tests.checks import scramble
+from tests.checks import run_example, scramble
 from tests.zoo.conftest import NAME
 
 ENSEMBLE, LARGE = "eann_tiny_adaloss", "small_adaloss"
@@ -55,6 +55,13 @@ def test_the_manifest_holds_the_used_exits_as_measured(zoo, digits):
     assert entry.macs == [exit.macs for exit in eann.exits if exit.used]
     assert f"member     {LARGE}, weights 'digits'" in str(ak.zoo.show(ENSEMBLE))
     assert ak.zoo.list(architecture="eann") == [ENSEMBLE] and ak.zoo.list(architecture="eann", loads=True)
+
+
+def test_the_example_of_publishing_an_ensemble_runs(zoo, monkeypatch):
+    monkeypatch.chdir(zoo.parent)
+    monkeypatch.setenv("ANYTIME_KERAS_ZOO", str(zoo.rename("our_zoo").resolve()))
+    run_example(ak.zoo.publish_ensemble)
+    assert ak.zoo.load("eann_adaloss").exit_names == ak.zoo.load(ENSEMBLE).exit_names
 
 
 def test_the_classifier_takes_an_ensembles_name(zoo, digits):
