@@ -86,11 +86,11 @@ def finetune(
         raise ValueError(
             f"`to` must not contain a run. Received: '{to}', which does. Choose another folder, or remove this one."
         )
+    if zoo.show(model).pick().members if isinstance(model, str) else isinstance(model, EANN):
+        raise ValueError("An ensemble cannot be trained. Received: an `EANN`. Train its members and combine them.")
     name = name or (model if isinstance(model, str) else model.name)
     recipe = recipe_for(name, folder, minutes, validation, batch_size, learning_rate, seed)
     model = zoo.load(model) if isinstance(model, str) else model
-    if isinstance(model, EANN):
-        raise ValueError("`model` must be one network. Received: an ensemble. Train its members and combine them.")
     files = image_files(folder)
     if getattr(model, "preprocessor", None) is None:
         raise ValueError(
