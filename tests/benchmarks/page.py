@@ -139,7 +139,8 @@ ROWS = [
         for backend in ("tensorflow", "jax")
     ],
     *[
-        ("serving", ("networks", "resann5x16_adaloss", *way), what, aim)
+        ("serving", ("networks", network, *way), f"{what}, {network}", aim)
+        for network in ("resann5x16_adaloss", "msdnet_cifar_10exits_adaloss")
         for way, what, aim in (
             (
                 ("aims", "worst_difference"),
