@@ -8,12 +8,12 @@ anytime-keras zoo plot --data=cifar10 --picture=zoo/cifar10.png
 
 anytime-keras zoo train msdnet33_adaloss --minutes=150 --publish
 anytime-keras zoo pack msdnet33_adaloss --folder=parts --part_mb=58
-anytime-keras zoo ensemble eann_2x16_5x16_adaloss --members=resann2x16_adaloss,resann5x16_adaloss --weights=cifar100
+anytime-keras zoo ensemble eann_adaloss --members=small_adaloss,large_adaloss --weights=cifar100
 
 `train` trains one cycle by the recipe in the network's manifest. It starts from the existing weights, resumes a cycle
 that was stopped, and with --publish publishes the result if it is better on validation images. `pack` writes the
 network's images as files for another machine, where `zoo train --data_parts=parts` reads them. `ensemble` combines
-trained networks to an EANN: it selects the exits on validation images, measures them on test images and writes the
+trained networks into an EANN: it selects the exits on validation images, measures them on test images and writes the
 manifest. Run it again, without --members, after a member has been trained again.
 
 `table` prints the README's table, or writes it between the markers of a file. `plot` draws the curves in the manifests.

@@ -37,7 +37,7 @@ class Preprocessor(HostPreprocessor):
         backend. The images are one or a list of:
 
         - a path or the bytes of an image file. 16-bit, CMYK, palette and transparent images are converted, and images
-          are rotated by their EXIF orientation. The first frame of an animation counts.
+          are rotated by their EXIF orientation. Of an animation, the first frame is used.
         - a `PIL.Image.Image`.
         - an array of shape `(height, width)` or `(height, width, channels)`, or a batch of those; uint8, uint16, bool,
           or float with values from 0 to 1. The channels are grey, grey and opacity, RGB, or RGB and opacity.

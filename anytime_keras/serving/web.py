@@ -1,4 +1,4 @@
-"""uvicorn's server with bounded request heads, and a stop that answers every request that has arrived."""
+"""uvicorn's server, which here bounds request heads and answers every request that has arrived before it stops."""
 
 import asyncio
 import select
@@ -7,8 +7,8 @@ import time
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MOST_HEAD = 2**16  # bytes of a request line and headers, apart from what arrives with their begin and end
-SLOWEST_HEAD = 10.0  # seconds in which they must arrive
+MOST_HEAD = 2**16  # bytes of a request's head (its first line and headers), without those read together with its begin
+SLOWEST_HEAD = 10.0  # seconds in which a head must arrive
 LAST_CONNECTIONS = 5.0  # most seconds for accepting the connections that wait when the server stops
 LAST_REQUESTS = 0.5  # seconds in which open connections may then still send a request
 
@@ -19,7 +19,7 @@ class Protocol(HttpToolsProtocol):
     The same holds for the rest of a request that was answered before all of it arrived.
     """
 
-    _incoming = 0  # bytes in the data that are being parsed
+    _incoming = 0  # bytes that are being parsed
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -32,7 +32,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self):
         self._timer.cancel()
         self._wait_for_head()
-        self._head = -self._incoming  # which may begin with the body of the request before
+        self._head = -self._incoming  # does not count them: they may begin with the previous body
         super().on_message_begin()
 
     def on_headers_complete(self):
@@ -42,7 +42,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self):
         super().on_response_complete()
-        if self.cycle.response_complete and self.cycle.more_body:  # data that arrive stop uvicorn's own timer
+        if self.cycle.response_complete and self.cycle.more_body:  # arriving data stops uvicorn's own timer
             self._timer.cancel()
             self._timer = self.loop.call_later(SLOWEST_HEAD, self.transport.close)
 
@@ -59,13 +59,13 @@ class Protocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(SLOWEST_HEAD, self._refuse, b"408 Request Timeout")
 
     def _refuse(self, status):
-        if self.cycle is None or self.cycle.response_complete:  # else it would be inside the answer before
+        if self.cycle is None or self.cycle.response_complete:  # otherwise it would be inside the previous answer
             self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
 
 
 class Server(uvicorn.Server):
-    """Answers requests that have arrived when it is told to stop, also on connections that were not yet accepted."""
+    """Before it stops, answers all requests that have arrived, also on connections that it has not yet accepted."""
 
     async def shutdown(self, sockets):
         end, idle = time.monotonic() + LAST_CONNECTIONS, 0  # passes of the loop in which no connection waited

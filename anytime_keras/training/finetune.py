@@ -86,7 +86,8 @@ def finetune(
         raise ValueError(
             f"`to` must not contain a run. Received: '{to}', which does. Choose another folder, or remove this one."
         )
-    if zoo.show(model).pick().members if isinstance(model, str) else isinstance(model, EANN):
+    ensemble = zoo.show(model).pick().members if isinstance(model, str) else isinstance(model, EANN)
+    if ensemble:
         raise ValueError("An ensemble cannot be trained. Received: an `EANN`. Train its members and combine them.")
     name = name or (model if isinstance(model, str) else model.name)
     recipe = recipe_for(name, folder, minutes, validation, batch_size, learning_rate, seed)

@@ -11,7 +11,7 @@ from anytime_keras.zoo.manifest import ENSEMBLE, FORMAT
 
 
 def publish_ensemble(name, members, data, label=None, folder=None, **facts):
-    """Combines trained networks of the zoo to an `EANN`, measures it and writes its manifest.
+    """Combines trained networks of the zoo into an `EANN`, measures it and writes its manifest.
 
     The exits are selected on the validation images of `data`, and the used ones are measured on its test images, or on
     validation images if it has none. The manifest refers to the members' weight files, so nothing is stored twice. If a
@@ -54,16 +54,22 @@ def publish_ensemble(name, members, data, label=None, folder=None, **facts):
         if not loading.holds_out(member, label, data):
             raise ValueError(
                 f"The validation images of `data` must be those that the training of '{member}' held out. Received: "
-                f"'{data.name}' with {data.sizes} and the training images' mean {np.round(data.mean, 6).tolist()}."
+                f"'{data.name}' with {data.sizes} and the training images' mean {np.round(data.mean, 6).tolist()}. "
+                "Pass the data set of its training, or train it again on this one."
             )
     eann = EANN(models, data.validation)
     split = "test" if "test" in data.sizes else "validation"
     curve = eann.curve(getattr(data, split), name=name)
+    costs = ("backbone", "with_head", "with_all_heads", "params")
     exits = [
-        {"name": point.exit, **{field: getattr(point, field) for field in ("backbone", "with_head", "with_all_heads")},
-         "params": point.params, "accuracy": 1 - point.error, "loss": point.loss}
+        {
+            "name": point.exit,
+            **{cost: getattr(point, cost) for cost in costs},
+            "accuracy": 1 - point.error,
+            "loss": point.loss,
+        }
         for point in curve
-    ]  # fmt: skip
+    ]
     last = entries[-1].content
     config = {"members": [f"{member}:{label}" for member in members], "errors": eann.errors}
     config.update((key, last["config"][key]) for key in ("input_shape", "num_classes"))

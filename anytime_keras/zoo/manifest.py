@@ -63,7 +63,7 @@ class Weights:
 
     @property
     def config(self):
-        """All arguments of `ak.models.build`, a dict."""
+        """All arguments of `ak.models.build`, a dict; of an ensemble, its members and their validation errors."""
         return dict(self.content["config"])
 
     @property
@@ -237,7 +237,7 @@ def checked(content):
         schema.check_name(label, "a label of weights")
         schema.check(entry, schema.ENTRY, where)
         _check_config(content["architecture"], entry, where)
-        _check_training(entry, where, content["architecture"] == ENSEMBLE)
+        _check_training(entry, where)
     return content
 
 
@@ -284,9 +284,9 @@ def _largest(value):
     return value if isinstance(value, (int, float)) else 0
 
 
-def _check_training(entry, where, ensemble):
+def _check_training(entry, where):
     """Raises ValueError if an entry is only partly described as trained."""
-    exits, data = entry["exits"], entry["data"]
+    exits, data, ensemble = entry["exits"], entry["data"], "members" in entry["config"]
     if not exits or exits[-1]["params"] != entry["params"]:
         raise ValueError(f"{where}.exits must end with {entry['params']} parameters. Received: {exits[-1:]}.")
     facts = {key: bool(entry[key]) for key in ("files", "measured", "lineage", "precision")}
