@@ -1,4 +1,4 @@
-"""What every anytime network must do, whatever its family: one routine, tiny configurations."""
+"""Checks that every family of anytime networks must pass, on tiny configurations."""
 
 import contextlib
 import functools
@@ -17,8 +17,8 @@ import numpy as np
 import anytime_keras as ak
 from anytime_keras.models.converted import ConvertedModel
 
-# Small networks take XLA longer to compile well than to run: without optimisation, and without the newer way to make
-# kernels, compiling takes less than half as long.
+# For small networks, XLA's compilation takes longer than the runs: without optimisation, and without its newer
+# emitters of kernels, compiling takes less than half as long.
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
@@ -36,7 +36,7 @@ def on_jax():
 
 
 def run_example(thing, **names):
-    """Runs the code under "Example" in a docstring, with these names at hand; returns all names that it leaves.
+    """Runs the code under "Example" in a docstring with the given names; returns all names that it defines.
 
     For examples that doctest cannot run where they stand: they start processes, need another backend, or add to what
     this process knows.
@@ -49,7 +49,7 @@ def run_example(thing, **names):
 
 
 def run_pytest(*arguments, **environment):
-    """Runs pytest in a process of its own. Fails with the end of its output if a test fails or none ran."""
+    """Runs pytest in a separate process. Fails with the end of its output if a test fails or none ran."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=pathlib.Path(__file__).parents[1],
@@ -67,7 +67,7 @@ def threads_seconds(but=()):
     """Returns the CPU seconds of each thread of this process, by its id, without those of the ids `but`. Linux only."""
     seconds = {}
     for thread in set(os.listdir("/proc/self/task")) - set(but):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             seconds[thread] = int(pathlib.Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0]) / 1e9
     return seconds
 
@@ -77,7 +77,7 @@ def crossentropy():
 
 
 def write_images(path, **counts):
-    """Writes an .npz of random 8x8 images of three classes, so many for each split; returns its path, a str."""
+    """Writes an .npz of random 8x8 images of three classes, and split sizes; returns its path, a str."""
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in counts.items():
@@ -99,12 +99,12 @@ def outputs(model, x):
 
 
 def answers(model, x):
-    """The outputs without compiling anything: equal models give equal bits, and small ones give them sooner."""
+    """Returns the outputs without compiling: equal models give equal bits, and small models are faster this way."""
     return {name: np.asarray(keras.ops.convert_to_numpy(value)) for name, value in model(x, training=False).items()}
 
 
 def scramble(model, seed=0):
-    """Gives every variable a value that no initialiser has, so that a wrongly matched one shows."""
+    """Gives every variable a value that no initialiser has, so that a wrongly assigned variable is detected."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         value = (
@@ -114,7 +114,7 @@ def scramble(model, seed=0):
 
 
 def check_exits(model, num_exits, num_classes):
-    """Shapes, order and names."""
+    """Checks the outputs' shapes, order and names."""
     assert model.exit_names == [f"exit_{number}" for number in range(1, num_exits + 1)]
     assert [exit.name for exit in model.exits] == model.exit_names
     macs = [exit.macs for exit in model.exits]
@@ -129,7 +129,7 @@ def check_exits(model, num_exits, num_classes):
 
 
 def check_saving(model, folder):
-    """`.keras`, `.weights.h5` and config through JSON give equal outputs."""
+    """Checks that `.keras`, `.weights.h5` and the config as JSON give equal outputs."""
     scramble(model)
     x = some_input(model)
     expected = answers(model, x)
@@ -147,7 +147,7 @@ def check_saving(model, folder):
 
 
 def check_training(model, num_classes):
-    """Every variable moves, and a step's loss is the sum of the exits' losses as AdaLoss weighs them."""
+    """Checks that every variable changes and a step's loss is the sum of the exits' losses weighted by AdaLoss."""
     x, y = some_input(model, batch=8), np.arange(8) % num_classes
     model.compile(keras.optimizers.SGD(0.05), loss=crossentropy(), metrics=["accuracy"])
     before = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
@@ -167,7 +167,7 @@ def check_training(model, num_classes):
 
 
 def check_mixed_precision(make, policy):
-    """`make(dtype)` gives a model whose layers compute in the policy's type and whose logits are float32."""
+    """Checks that layers of `make(dtype)` compute in the policy's dtype and that logits are float32."""
     model = make(policy)
     compute = keras.dtype_policies.get(policy).compute_dtype
     assert {str(variable.dtype) for variable in model.trainable_variables} == {"float32"}
@@ -181,7 +181,7 @@ def check_mixed_precision(make, policy):
 
 
 def check_traces_once(model):
-    """A second call with other data compiles nothing."""
+    """Checks that a second call with other data compiles nothing."""
     from anytime_keras import runtime
 
     traces = []
@@ -195,7 +195,7 @@ def check_traces_once(model):
 
 
 def check_family(make, num_exits, num_classes, folder):
-    """All of the above; `make(**changes)` gives a small network of the family."""
+    """Runs all of the above; `make(**changes)` returns a small network of the family."""
     model = make()
     check_exits(model, num_exits, num_classes)
     check_traces_once(model)

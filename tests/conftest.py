@@ -1,4 +1,4 @@
-"""One backend a process (KERAS_BACKEND): TensorFlow by default; `test_backends.py` runs the suite again on JAX."""
+"""Tests use the backend in KERAS_BACKEND, by default TensorFlow; `test_backends.py` runs the suite on JAX."""
 
 import atexit
 import gc
@@ -9,8 +9,8 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-os.environ["ANYTIME_KERAS_ENGINES"] = ""  # converting takes seconds, so that only tests of engines do it
-os.environ["ANYTIME_KERAS_CACHE"] = tempfile.mkdtemp(prefix="anytime_keras_cache_")  # the user's stays as it is
+os.environ["ANYTIME_KERAS_ENGINES"] = ""  # converting takes seconds; only tests of engines do it
+os.environ["ANYTIME_KERAS_CACHE"] = tempfile.mkdtemp(prefix="anytime_keras_cache_")  # leaves the user's cache alone
 atexit.register(shutil.rmtree, os.environ["ANYTIME_KERAS_CACHE"], ignore_errors=True)
 
 import keras  # noqa: E402
@@ -41,7 +41,7 @@ if BACKEND == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
-# Examples of docstrings that belong to the second tier, as they train for some seconds.
+# Docstring examples that belong to the second tier because they train for some seconds.
 LONG_EXAMPLES = [f"anytime_keras.training.{name}" for name in ("cycles.train_cycle", "finetune.finetune", "result.Run")]
 
 
@@ -52,13 +52,13 @@ def pytest_collection_modifyitems(items):
         needs_it = "Needs the TensorFlow backend." in (getattr(getattr(item, "dtest", None), "docstring", None) or "")
         if BACKEND != "tensorflow" and (needs_it or item.get_closest_marker("tensorflow")):
             item.add_marker(pytest.mark.skip(reason="needs the TensorFlow backend"))
-    # The suite on JAX takes longest: with `-n 2`, one process begins with it and the other with the tests here.
+    # The suite on JAX takes longest: with `-n 2`, one process starts with it and the other with the tests here.
     items.sort(key=lambda item: item.path.name != "test_backends.py")
 
 
 def pytest_collection_finish():
-    # Models are cycles of many objects, of which Python's collector would look through all again and again: what has
-    # been imported stays, and the rest may wait.
+    # Models are reference cycles of many objects, which the garbage collector would scan again and again. Objects that
+    # exist after the imports are frozen, and the others are collected less often.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -73,7 +73,7 @@ def two_replicas():
 
 @pytest.fixture(autouse=True)
 def fresh_keras(monkeypatch):
-    """Every test starts with the same names, policy and random numbers.
+    """Starts every test with the same names, dtype policy and random numbers.
 
     What commands ask of TensorFlow for the rest of a process, to compute repeatably, is slow and forbids XLA and the
     clock: tests that want it run a command in a process of its own.

@@ -1,4 +1,4 @@
-"""Makes the reference pages from the docstrings; every warning is an error.
+"""Generates the reference pages from the docstrings; every warning is an error.
 
 python -m tests.reference               # into build/reference
 python -m tests.reference FOLDER
@@ -19,14 +19,14 @@ FOLDER = pathlib.Path(__file__).parents[1] / "build" / "reference"
 
 
 def make(folder):
-    """Writes the pages of the library, a file for each module, with `index.html` as the way in."""
+    """Writes the library's pages, a file for each module, and `index.html`."""
     with tempfile.TemporaryDirectory() as theme, warnings.catch_warnings():
         pathlib.Path(theme, "custom.css").write_text(STYLE)
         pdoc.render.configure(
             docformat="google", show_source=False, footer_text="anytime_keras", template_directory=pathlib.Path(theme)
         )
         warnings.simplefilter("error")
-        warnings.simplefilter("ignore", DeprecationWarning)  # of what is imported, not of the pages
+        warnings.simplefilter("ignore", DeprecationWarning)  # from imported packages, not from the pages
         pdoc.pdoc("anytime_keras", "anytime_keras.experiments", output_directory=pathlib.Path(folder))
 
 

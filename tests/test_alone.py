@@ -17,5 +17,5 @@ FILES = [
 @pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("file", FILES)
-def test_it_passes_in_a_process_of_its_own(file):
+def test_it_passes_in_a_separate_process(file):
     checks.run_pytest("-m", "alone", FOLDER / file)

@@ -1,4 +1,4 @@
-"""The same suite on JAX, in a process of its own: Keras reads KERAS_BACKEND once."""
+"""Runs the suite on JAX in a separate process, because Keras reads KERAS_BACKEND once."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ from tests import checks
 
 pytestmark = pytest.mark.long
 
-# Where the library computes on Keras's backend: both tiers of what runs within a step of training, the quick tests of
-# the rest. Left out is what is the same on every backend (text, files, layouts of networks) or needs TensorFlow.
+# Tests that compute on Keras's backend: both tiers for what runs within a training step, the quick tests for
+# the rest. Tests that do not depend on the backend (text, files, layouts of networks) or need TensorFlow are left out.
 TRAINING = ["weighting", "training/test_scan.py"]
-TRAINING += ["training/test_clock.py::test_it_ends_in_time_with_the_rate_at_zero[faster]"]
+TRAINING += ["training/test_clock.py::test_a_run_ends_in_time_with_the_learning_rate_at_zero[faster]"]
 TRAINING += ["experiments/test_runs.py::test_on_an_accelerator_programs_are_cached_in_the_folder"]
 OTHERS = [f"models/test_{name}.py" for name in ("anytime_model", "families", "initializers", "metrics")]
-CONVERTED = ("every_variable_trains_and_adaloss_takes_effect", "mixed_precision_stays", "sequences_with_a_mask")
+CONVERTED = ("every_variable_trains_and_adaloss_takes_effect", "mixed_precision_is_kept", "sequences_with_a_mask")
 OTHERS += [f"models/test_convert.py::test_{name}" for name in CONVERTED]
 OTHERS += ["cost/test_against_profiler.py", "data/test_augment.py", "data/test_load.py", "evaluation/test_evaluate.py"]
 OTHERS += [f"inference/test_{name}.py" for name in ("early_exit", "engines", "ensemble", "evaluation", "predictor")]

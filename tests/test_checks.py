@@ -1,4 +1,4 @@
-"""Checks of arguments accept any library's ints, refuse bools, and name what is wrong once."""
+"""Argument checks accept integers of any library, refuse booleans, and name each problem once."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from anytime_keras import _checks, _errors
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
-def test_ints_of_any_library_become_python_s(value):
+def test_integers_of_any_library_become_python_ints(value):
     assert type(_checks.check_int("count", value)) is int
     assert [type(each) for each in _checks.check_positive_list("counts", [value, value])] == [int, int]
 
@@ -24,7 +24,7 @@ def test_ints_of_any_library_become_python_s(value):
         (2**31, "a positive int, below 2**31"),
     ],
 )
-def test_other_values_are_refused_as_ints(value, expected):
+def test_values_that_are_not_integers_raise(value, expected):
     with pytest.raises(ValueError) as error:
         _checks.check_int("count", value)
     assert str(error.value) == f"`count` must be {expected}. Received: count={value!r}."
@@ -34,7 +34,7 @@ def test_other_values_are_refused_as_ints(value, expected):
 
 
 @pytest.mark.parametrize("value", [True, np.True_, float("nan"), "1", None, 2.0])
-def test_other_values_are_refused_as_numbers(value):
+def test_values_that_are_not_numbers_raise(value):
     with pytest.raises(ValueError, match=r"`share` must be a number in \[0, 1\]. Received: share="):
         _checks.check_number("share", value, "in [0, 1]", lambda number: 0 <= number <= 1)
 
@@ -48,7 +48,7 @@ def test_an_unknown_choice_lists_the_choices_once(value):
     assert str(error.value) == message + guessed
 
 
-def test_a_hint_has_close_names_and_all_names_if_they_are_few():
+def test_a_hint_lists_similar_names_and_all_names_if_there_are_few():
     assert _errors.nearest("pat", ["pad", "flip"]) == "Did you mean 'pad'? Known: 'flip', 'pad'."
     assert _errors.nearest("x", ["pad", "flip"]) == "Known: 'flip', 'pad'."
     many = [f"name_{number}" for number in range(9)]

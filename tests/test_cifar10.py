@@ -1,4 +1,4 @@
-"""Real CIFAR-10, where it lies beside the checkout (`../shared/data`)."""
+"""Real CIFAR-10, if it is beside the checkout (`../shared/data`)."""
 
 import pathlib
 import subprocess
@@ -13,7 +13,7 @@ from anytime_keras.training import Recipe, train
 UNPACK = pathlib.Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
 pytestmark = [
     pytest.mark.skipif(not UNPACK.exists(), reason="CIFAR-10 is not there"),
-    pytest.mark.tensorflow,  # once is enough
+    pytest.mark.tensorflow,  # one backend is enough
 ]
 
 
@@ -24,7 +24,7 @@ def cifar10(tmp_path_factory):
     return path
 
 
-def test_channel_moments_are_the_published_ones_and_hold_outs_are_even(cifar10):
+def test_channel_statistics_are_the_published_ones_and_splits_are_balanced(cifar10):
     data = ak.data.load(cifar10, validation=5000)
     np.testing.assert_allclose(data.mean, [0.4914, 0.4822, 0.4465], atol=1e-3)
     np.testing.assert_allclose(data.std, [0.2470, 0.2435, 0.2616], atol=1e-3)
@@ -32,7 +32,7 @@ def test_channel_moments_are_the_published_ones_and_hold_outs_are_even(cifar10):
     assert (np.bincount(data.examples["validation"].labels) == 500).all()
 
 
-def test_the_zoos_network_is_as_good_as_its_manifest_says(cifar10):
+def test_the_zoos_network_has_the_accuracy_of_its_manifest(cifar10):
     data = ak.data.load(cifar10, validation=5000, batch_size=500)
     curve = ak.evaluate(ak.zoo.load("resann5x16_adaloss", "cifar10"), data.test)
     entry = ak.zoo.show("resann5x16_adaloss").pick("cifar10")
@@ -42,7 +42,7 @@ def test_the_zoos_network_is_as_good_as_its_manifest_says(cifar10):
     assert stated[-1] > 0.85 and stated == sorted(stated)
 
 
-def test_some_hundred_steps_teach_something_and_later_exits_more(cifar10, tmp_path):
+def test_a_few_hundred_steps_reduce_the_error_and_later_exits_are_better(cifar10, tmp_path):
     with np.load(cifar10) as file:
         arrays = {"x_train": file["x_train"][::5], "y_train": file["y_train"][::5]}
         arrays.update({"x_test": file["x_test"][::5], "y_test": file["y_test"][::5]})

@@ -27,7 +27,7 @@ def test_keras_still_has_the_records_that_we_read():
     assert not call.is_input and graph.producer(model.inputs[0]).is_input
 
 
-def test_calls_come_after_those_they_need_and_once():
+def test_calls_are_listed_once_and_after_their_inputs():
     model = diamond()
     names = [call.operation.name for call in graph.calls(list(model.output.values()), model.inputs)]
     assert sorted(names) == ["joined", "late", "left", "right"]
@@ -68,7 +68,7 @@ def test_outputs_by_name_keep_the_authors_order():
     assert list(graph.outputs_by_name(single)) == ["only"]
 
 
-def test_outputs_that_cannot_be_told_apart_are_refused():
+def test_ambiguous_outputs_are_refused():
     inputs = keras.Input((4,))
     shared = keras.layers.Dense(4, name="twice")
     once = shared(inputs)
@@ -78,7 +78,7 @@ def test_outputs_that_cannot_be_told_apart_are_refused():
         graph.outputs_by_name(keras.Model(inputs, {"a": {"b": once}}))
 
 
-def test_flatten_lays_nested_models_open_and_shares_their_layers():
+def test_flatten_replaces_nested_models_and_shares_their_layers():
     inner = diamond()
     inputs = keras.Input((4,), name="outside")
     outside = keras.layers.Dense(4, name="before")
@@ -88,19 +88,19 @@ def test_flatten_lays_nested_models_open_and_shares_their_layers():
     assert {call.operation.name for call in recorded} == {"before", "left", "right", "joined", "late"}
     assert {call.operation for call in recorded} == {outside, *inner.layers[1:]}
     assert list(opened) == [inner.name] and opened[inner.name][0][-1] is output
-    assert len(outside._inbound_nodes) == 1  # what came before is not called again
+    assert len(outside._inbound_nodes) == 1  # earlier layers are not called again
     x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     flat = keras.Model(inputs, output)
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(each(x)) for each in (flat, model)))
 
 
-def test_flatten_leaves_a_flat_graph_as_it_is():
+def test_flatten_keeps_a_flat_graph():
     model = diamond()
     outputs, opened = graph.flatten(model)
     assert outputs == model.outputs and not opened
 
 
-def test_flatten_leaves_a_model_with_a_call_of_its_own_closed():
+def test_flatten_keeps_a_model_with_its_own_call():
     class Doubling(keras.Model):
         def call(self, x):
             return 2 * x
@@ -111,12 +111,12 @@ def test_flatten_leaves_a_model_with_a_call_of_its_own_closed():
     assert not graph.runs_its_graph(inner) and graph.flatten(model) == (model.outputs, {})
 
 
-def test_narrow_places_are_where_nothing_else_is_read_later():
+def test_cuts_are_where_no_earlier_tensor_is_read_later():
     inputs = side = keras.Input((4,), name="in")
     first = keras.layers.Dense(4, name="first")(inputs)
     inside = keras.layers.Dense(4, name="inside")(first)
     joined = keras.layers.Add(name="joined")([first, inside])
-    gated = keras.layers.Multiply(name="gated")([joined, side])  # an input may pass by on the side
+    gated = keras.layers.Multiply(name="gated")([joined, side])  # an input may bypass the cut
     recorded = graph.calls(keras.layers.Dense(2, name="last")(gated), inputs)
     costs = [{"first": 16, "inside": 16, "last": 8}.get(call.operation.name, 0) for call in recorded]
 
@@ -127,7 +127,7 @@ def test_narrow_places_are_where_nothing_else_is_read_later():
     assert places(2) == [("first", 16), ("inside", 32), ("joined", 32), ("gated", 32), ("last", 40)]
 
 
-def test_a_traced_layer_shows_its_calls_and_can_be_forgotten():
+def test_a_traced_layer_lists_its_calls_and_can_be_deleted():
     class Twice(keras.layers.Layer):
         def build(self, shape):
             self.dense = keras.layers.Dense(4)

@@ -17,7 +17,7 @@ def test_ci_runs_the_readmes_test_command():
     assert command in (ROOT / ".ci" / "run").read_text()
 
 
-def test_links_lead_somewhere():
+def test_links_are_valid():
     links = [link for link in re.findall(r"\]\((.*?)\)", README) if not link.startswith("http")]
     assert len(links) > 5 and all((ROOT / link).exists() for link in links)
 

@@ -1,4 +1,4 @@
-"""The reference pages are made from docstrings: every public name tells its arguments and shows its use."""
+"""The reference pages: every public name documents its arguments and has an example."""
 
 import doctest
 import importlib.util
@@ -13,9 +13,9 @@ from tests import reference
 
 ROOMS = ["anytime_keras"] + [f"anytime_keras.{name}" for name in ak.__all__ if inspect.ismodule(getattr(ak, name))]
 ROOMS.append("anytime_keras.export")  # `ak.export` is the function
-ROOMS.append("anytime_keras.experiments")  # not imported with the library: it is for one command
+ROOMS.append("anytime_keras.experiments")  # not imported with the library, because only one command needs it
 
-# Whose example stands in the docstring as code, and is run by a test of its own (`checks.run_example`).
+# Names whose example is code in the docstring that a separate test runs (`checks.run_example`).
 RUN_ELSEWHERE = {
     "ParallelPredictor": "inference/test_ensemble.py",
     "Reported": "models/test_from_pytorch.py",
@@ -27,7 +27,7 @@ RUN_ELSEWHERE = {
 
 
 def public_names():
-    """Yields (room, name) for what the rooms' `__all__` lists, the rooms themselves and plain values left out."""
+    """Yields (package, name) for each function and class in the packages' `__all__`."""
     seen = set()
     for room in ROOMS:
         module = importlib.import_module(room)
@@ -44,14 +44,14 @@ def arguments(thing):
     return [name for name in parameters if name not in ("self", "args", "kwargs")]
 
 
-def test_rooms_list_their_public_names():
+def test_packages_list_their_public_names():
     assert len(list(public_names())) > 40
     for room in ("data", "models", "cost", "weighting", "training", "evaluation", "inference", "zoo"):
         assert importlib.import_module(f"anytime_keras.{room}").__all__, room
 
 
 @pytest.mark.parametrize("thing", public_names())
-def test_every_public_name_tells_its_arguments_and_has_an_example_that_is_run(thing):
+def test_every_public_name_documents_its_arguments_and_has_a_tested_example(thing):
     documented = inspect.getdoc(thing) if "__doc__" in vars(thing) or inspect.isfunction(thing) else None
     assert documented and len(documented.splitlines()[0]) > 10
     lacking = [name for name in arguments(thing) if name not in documented]
@@ -68,7 +68,7 @@ def test_every_public_name_tells_its_arguments_and_has_an_example_that_is_run(th
 
 
 @pytest.mark.parametrize("thing", public_names())
-def test_public_methods_and_properties_tell_what_they_do(thing):
+def test_public_methods_and_properties_have_docstrings(thing):
     if inspect.isfunction(thing):
         return
     theirs = [base for base in thing.__mro__ if not base.__module__.startswith("anytime_keras")]
@@ -80,7 +80,7 @@ def test_public_methods_and_properties_tell_what_they_do(thing):
             assert said, f"not a word of `{thing.__name__}.{name}`"
 
 
-def test_names_of_the_library_that_texts_speak_of_exist():
+def test_names_of_the_library_in_texts_exist():
     root = pathlib.Path(ak.__file__).parent
     texts = {path: path.read_text() for path in [*root.rglob("*.py"), pathlib.Path(__file__).parents[1] / "README.md"]}
     spoken = {
@@ -99,7 +99,7 @@ def test_names_of_the_library_that_texts_speak_of_exist():
 
 
 @pytest.mark.tensorflow  # the pages are the same on every backend
-def test_the_pages_are_made_without_a_warning_and_hold_every_public_name(tmp_path):
+def test_the_pages_are_generated_without_warnings_and_list_every_public_name(tmp_path):
     reference.make(tmp_path)
     assert (tmp_path / "index.html").exists()
     for room in ROOMS:

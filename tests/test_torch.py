@@ -1,4 +1,4 @@
-"""Inference, evaluation and training on Keras's PyTorch backend, in a process of its own."""
+"""Inference, evaluation and training on Keras's PyTorch backend, in a separate process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Type hints: mypy accepts the rooms whose public functions have them, and finds a call that does not fit."""
+"""Type hints: mypy accepts the typed packages and finds a wrong call."""
 
 import pytest
 

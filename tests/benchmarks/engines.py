@@ -77,7 +77,7 @@ def prepare(name, folder, commit):
     images = rng.normal(size=(LARGE if shape[0] <= 32 else 32, *shape)).astype("float32")
     for exit_name, logits in model.predict(images[:32], verbose=0).items():
         kernel = model.get_layer(exit_name).kernel
-        kernel.assign(kernel / logits.std())  # so that confidences differ as after training
+        kernel.assign(kernel / logits.std())  # so that confidences differ like after training
     model = ak.AnytimeModel(model.inputs[0], {exit_name: model.output[exit_name] for exit_name in names})
     model.save(folder / "model.keras")
     (folder / "exits.json").write_text(json.dumps(names))
@@ -103,7 +103,7 @@ def convert(networks, work, threads, commit):
             made = ak.Predictor(model, x, **options)
             made.predict(x, budget=made.costs[0].with_head)
             tables[name] = made.latencies
-            tables[name].engine = None  # they need not be measured on the other engines
+            tables[name].engine = None  # not needed on the other engines
             print(f"{name} for {engine}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -45,7 +45,7 @@ def logits_of(classifier, image):
     return list(outputs.values())
 
 
-def test_an_answer_is_the_networks_with_labels(classifier, images, tmp_path):
+def test_an_answer_is_that_of_the_network_with_labels(classifier, images, tmp_path):
     path = tmp_path / "zero.png"
     Image.fromarray(images[0]).save(path)
     for form in (images[0], path, Image.fromarray(images[0])):
@@ -99,7 +99,7 @@ def test_predict_takes_any_number_of_images(classifier, images):
         classifier.predict([])
 
 
-def test_a_classifier_must_know_its_classes_and_preprocessing():
+def test_a_classifier_needs_classes_and_preprocessing():
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 3), num_classes=3)
     with pytest.raises(ValueError, match="pass `preprocessor`"):
         ak.Classifier(model, class_names=["cat", "dog", "fox"])
@@ -123,7 +123,7 @@ def test_arguments_of_other_types_are_refused(wrong):
 
 
 @pytest.mark.long
-def test_a_pickled_classifier_answers_alike(classifier, images):
+def test_a_pickled_classifier_returns_the_same_answers(classifier, images):
     expected = classifier(images[0])  # makes the predictor, which cannot be pickled
     again = pickle.loads(pickle.dumps(classifier))
     np.testing.assert_allclose(again(images[0]).logits, expected.logits, rtol=1e-5, atol=1e-5)
@@ -219,7 +219,7 @@ def test_a_saved_preset_gives_the_same_answers(tmp_path, kind):
     assert again.class_names == ["cat", "dog", "fox"] and again(image).label == classifier(image).label
 
 
-def test_presets_replace_presets_only_and_are_written_whole(tmp_path, monkeypatch):
+def test_presets_replace_only_presets_and_are_written_atomically(tmp_path, monkeypatch):
     classifier = small()
     folder = classifier.save_to_preset(tmp_path / "preset")
     with pytest.raises(FileExistsError, match="overwrite=True"):
@@ -243,7 +243,7 @@ def test_presets_replace_presets_only_and_are_written_whole(tmp_path, monkeypatc
 
 
 @pytest.mark.long
-def test_trainings_are_presets(tmp_path, images):
+def test_folders_of_runs_are_presets(tmp_path, images):
     recipe = ak.training.Recipe({"name": "resann", "num_units": 1, "channels": 4}, "digits", epochs=1)
     ak.training.train(recipe, tmp_path / "run", verbose=False, tensorboard=False)
     found = ak.Classifier.from_preset(tmp_path / "run")
@@ -328,7 +328,7 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_presets_travel_through_the_hub(hub):
+def test_presets_can_be_uploaded_and_downloaded(hub):
     classifier, image = small(), np.random.default_rng(0).random((8, 8, 3))
     assert classifier.upload_preset("hf://me/animals") == "https://huggingface.co/me/animals"
     (hub.place / "me" / "animals" / "evil.py").write_text("")

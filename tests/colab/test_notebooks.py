@@ -1,4 +1,4 @@
-"""The notebooks in colab/: they run, they define nothing, and what is printed in them is theirs."""
+"""The notebooks in colab/ run, define nothing, and their stored outputs are up to date."""
 
 import ast
 import importlib
@@ -50,7 +50,7 @@ def test_the_seven_notebooks_are_there_in_order():
     assert NAMES == [f"{number}_{title}.ipynb" for number, title in enumerate(expected, 1)]
 
 
-def test_it_is_valid_small_and_says_nothing_of_who_ran_it(name, notebook):
+def test_it_is_valid_small_and_anonymous(name, notebook):
     nbformat.validate(notebook)
     text = (notebooks.FOLDER / name).read_text()
     assert len(text) < 600_000
@@ -90,7 +90,7 @@ def test_its_first_cell_installs_the_library_if_it_is_missing(monkeypatch, tmp_p
     assert installed(monkeypatch, "") == ['install -q "..[export]"'], "the checkout"
 
 
-def test_it_defines_nothing_and_draws_nothing_itself(notebook):
+def test_it_defines_no_functions_and_plots_through_the_library(notebook):
     for cell in code(notebook):
         for node in ast.walk(tree(cell)):
             assert not isinstance(node, DEFINITIONS), cell.source
@@ -100,7 +100,7 @@ def test_it_defines_nothing_and_draws_nothing_itself(notebook):
             [importlib.import_module(module) for module in modules]
 
 
-def test_all_that_it_takes_from_the_library_is_there(notebook):
+def test_the_names_it_uses_exist_in_the_library(notebook):
     used = {dotted(node) for cell in code(notebook) for node in ast.walk(tree(cell))} - {None}
     ours = [path for path in used if path.startswith("ak.")]
     assert len(ours) >= 3
@@ -118,7 +118,7 @@ def test_its_outputs_are_those_of_its_cells(notebook):
 
 
 def check_outputs(notebook):
-    """No complaints; the data or network is named; each picture is what a `plot` of the library gave in its cell."""
+    """Checks a notebook: no warnings, the data or network is named, and a `plot` of the library made each picture."""
     assert not notebooks.complaints(notebook)
     named = r"^(data: (digits|cifar10|cifar100|tf_flowers|images)|network: \w+) \(.+\)$"
     assert re.search(named, notebooks.printed(notebook), re.M)
@@ -135,7 +135,7 @@ def check_outputs(notebook):
     assert pictures >= 1
 
 
-def test_its_pictures_are_there(notebook):
+def test_its_plots_are_stored(notebook):
     check_outputs(notebook)
 
 
@@ -176,7 +176,7 @@ def test_the_others_run_from_a_clean_kernel(name, litert, tmp_path):
     run(name, tmp_path)
 
 
-def test_all_but_the_last_lead_on_to_the_next(name, notebook):
+def test_all_but_the_last_link_to_the_next(name, notebook):
     following = NAMES[NAMES.index(name) + 1 :][:1]
     links = re.findall(r"\]\(([^)]*\.ipynb)\)", notebook.cells[-1].source)
     assert links == [notebooks.address(path, notebooks.repository(notebook)) for path in following]

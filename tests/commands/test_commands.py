@@ -27,7 +27,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The demo's folder, after two epochs, and what it printed."""
+    """The demo's folder after two epochs, and its printed output."""
     folder = tmp_path_factory.mktemp("demo") / "results"
     with contextlib.redirect_stdout(io.StringIO()) as said, pytest.MonkeyPatch.context() as patch:
         patch.setattr("anytime_keras.commands.demo.NAMES", ("resann2x16_adaloss_digits",))  # a small one
@@ -37,7 +37,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a training, with a network of the zoo, so that nothing is trained."""
+    """The folder of a run, with a network of the zoo, so that nothing has to be trained."""
     folder, recipe = tmp_path_factory.mktemp("trained"), Recipe({"name": "resann"}, "digits")
     result.describe(folder, recipe, recipe.load_data())
     ak.zoo.load("resann2x16_adaloss_digits").save(folder / "model.keras")
@@ -55,7 +55,7 @@ def digit(tmp_path):
 
 
 @pytest.mark.long
-def test_demo_trains_measures_answers_and_draws(demo):
+def test_demo_trains_measures_predicts_and_plots(demo):
     folder, text = demo
     for heading in ("MACs", "error (%)", "loss weight", "latency (ms)"):
         assert heading in text
@@ -75,7 +75,7 @@ def test_demo_trains_measures_answers_and_draws(demo):
 
 
 @pytest.mark.long
-def test_demo_replaces_an_earlier_one_but_no_training(demo, tmp_path, monkeypatch):
+def test_demo_replaces_an_earlier_demo_but_no_other_run(demo, tmp_path, monkeypatch):
     monkeypatch.setattr("anytime_keras.commands.demo.NAMES", ("resann2x16_adaloss_digits",))
     folder = shutil.copytree(demo[0], tmp_path / "again")
     run("demo", "--epochs=1", f"--folder={folder}", "--seed=1")
@@ -86,7 +86,7 @@ def test_demo_replaces_an_earlier_one_but_no_training(demo, tmp_path, monkeypatc
 
 
 @pytest.mark.long
-def test_evaluate_prints_saves_and_draws(demo, tmp_path, capsys):
+def test_evaluate_prints_saves_and_plots(demo, tmp_path, capsys):
     trained, _ = demo
     curve = ak.Curve.from_json(trained / "curve.json")
     run("evaluate", trained, f"--json={tmp_path / 'again.json'}", f"--plot={tmp_path / 'both.png'}", "--latency")
@@ -97,7 +97,7 @@ def test_evaluate_prints_saves_and_draws(demo, tmp_path, capsys):
     assert "validation 144 images" in capsys.readouterr().out
 
 
-def test_predict_gives_the_networks_answer_and_takes_images_of_any_size_and_kind(trained, digit, tmp_path, capsys):
+def test_predict_returns_the_networks_answer_for_images_of_any_size_and_kind(trained, digit, tmp_path, capsys):
     photo = tmp_path / "photo.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), "uint8")).save(photo)
     run("predict", trained, digit, photo)
@@ -121,7 +121,7 @@ def test_predict_within_a_budget_by_a_deadline_and_as_a_stream(trained, digit, c
     assert "exit_1" in (said := capsys.readouterr().out) and "late" in said
     run("predict", trained, digit, "--stream")
     told = [re.search(r"exit_(\d)", line)[1] for line in capsys.readouterr().out.splitlines()]
-    assert told == sorted(told) and told[-1] == "6"  # one that a better one overtook is not told
+    assert told == sorted(told) and told[-1] == "6"  # an answer is not printed if a better one was ready
 
 
 BAD = [
@@ -223,7 +223,7 @@ def test_resume_compares_the_flags_with_the_recipe_of_the_run(tmp_path, monkeypa
         (lambda folder: (folder / "model.keras").unlink(), "contains no network"),
     ],
 )
-def test_a_spoilt_training_is_refused_by_predict(trained, digit, tmp_path, spoil, message):
+def test_predict_refuses_a_damaged_run(trained, digit, tmp_path, spoil, message):
     folder = tmp_path / "copy"
     folder.mkdir()
     for name in ("data.json", "recipe.json", "model.keras"):
@@ -281,7 +281,7 @@ def test_bad_images_and_networks_are_one_clear_line(arguments, message, tmp_path
     assert "\n" not in str(error.value) and not capsys.readouterr().out
 
 
-def test_a_file_name_that_is_no_text_is_printed():
+def test_a_file_name_that_is_not_valid_text_is_printed():
     answer = ak.classifier.LabeledAnswer(np.zeros((1, 2)), "exit_1", 0, 0.001, class_names=["cat", "dog"], single=True)
     line = predict._text(os.fsdecode(b"caf\xe9.png"), answer, 1, 8)
     assert line.encode().decode().startswith("caf\N{REPLACEMENT CHARACTER}.png  cat (50.0% sure)")
@@ -332,7 +332,7 @@ def test_report_writes_a_page_about_a_run_or_a_network_of_the_zoo(demo, tmp_path
         (["resann2x16_adaloss_digits", "--smaller=no_such_network"], "no_such_network"),
     ],
 )
-def test_report_refuses_what_it_cannot_measure(arguments, message, tmp_path, monkeypatch):
+def test_report_refuses_unsupported_networks(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
         run("report", *arguments)

@@ -1,4 +1,4 @@
-"""Tests of the conversion to small numbers."""
+"""Tests of the conversion to low precision."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def images():
     "format, dtype, most", [("litert", "float16", 0.6), ("litert", "int8", 0.4), ("onnx", "int8", 0.5)]
     + [("openvino", "float16", 0.7)],
 )  # fmt: skip
-def test_small_numbers_are_smaller_and_keep_the_classes(format, dtype, most, model, images):
+def test_low_precision_is_smaller_and_keeps_the_classes(format, dtype, most, model, images):
     pytest.importorskip(PACKAGES[format])
     part = Parts(ak.inference.Stages(model, ["exit_1", "exit_6"])).whole
     calibration = [[images]] if dtype == "int8" else None
@@ -65,7 +65,7 @@ def test_a_dtype_that_a_runtime_lacks_is_refused(format, dtype, message, model):
         converters.convert([Parts(ak.inference.Stages(model)).whole], format, 1, dtype)
 
 
-def test_integers_need_a_batch_of_samples(model, images):
+def test_int8_needs_a_batch_of_samples(model, images):
     part = Parts(ak.inference.Stages(model)).whole
     with pytest.raises(ValueError, match="at least 1000 samples, one batch. Received: 128"):
         converters.convert([part], "litert", 1000, "int8", [[images]])

@@ -59,7 +59,7 @@ def test_entries_that_were_not_used_for_longest_are_removed(monkeypatch, folder)
     for age, key in enumerate(keys[:3]):
         part_cache.write(key, bytes(1000))
         os.utime(folder / "parts" / key, (1000.0 + age, 1000.0 + age))
-    assert part_cache.read(keys[0]) == bytes(1000)  # used now, so the second is the oldest
+    assert part_cache.read(keys[0]) == bytes(1000)  # used now, so the second entry is the oldest
     part_cache.write(keys[3], bytes(1000))
     assert [part_cache.read(key) is not None for key in keys] == [True, False, True, True]
     part_cache.write(KEY, bytes(9000))
@@ -84,7 +84,7 @@ def test_a_full_disk_is_no_error(monkeypatch):
     assert part_cache.cached(KEY, make) == b"converted" and len(made) == 1
 
 
-def test_an_error_of_a_conversion_passes_and_stores_nothing():
+def test_an_error_in_a_conversion_is_raised_and_nothing_is_stored():
     def fails():
         raise OSError("the converter cannot write")
 
@@ -100,14 +100,14 @@ def test_without_a_key_nothing_is_stored(folder):
 
 
 def one_of_many(place):
-    """Makes an entry in a separate process; returns how often it was made here, and the entry's size."""
+    """Makes an entry in a separate process; returns how often this process made it, and its size."""
     os.environ["ANYTIME_KERAS_CACHE"] = place
     made, make = count_made(bytes(1_000_000))
     return len(part_cache.cached(KEY, make)), len(made)
 
 
 @pytest.mark.long
-def test_of_four_processes_at_once_one_makes_the_entry(folder):
+def test_only_one_of_four_processes_makes_the_entry(folder):
     with concurrent.futures.ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(one_of_many, [str(folder)] * 4))
     assert [size for size, _ in found] == [1_000_000] * 4
@@ -141,7 +141,7 @@ def test_keys_follow_versions(monkeypatch):
     assert part_cache.key(part, "litert", 1) != before
 
 
-def test_arguments_of_calls_matter():
+def test_keys_depend_on_the_arguments_of_calls():
     def network(axis, factor):
         x = keras.Input((4, 4))
         return networks.two_exits(x, keras.ops.sum(x, axis=axis) * factor)
@@ -153,7 +153,7 @@ def test_arguments_of_calls_matter():
     assert len({part_cache.key(whole(model), "litert", 1) for model in models}) == len(models)
 
 
-def test_a_layer_with_foreign_code_has_no_key():
+def test_a_layer_defined_outside_known_packages_has_no_key():
     features = keras.Input((300,))
     assert part_cache.key(whole(networks.two_exits(features, networks.Positions()(features))), "litert", 1) is None
     doubled = networks.two_exits(features, keras.layers.Lambda(lambda x: 2 * x)(features))

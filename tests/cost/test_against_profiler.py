@@ -1,4 +1,4 @@
-"""Our counts against counters that know nothing of Keras: TensorFlow's profiler, and the program that JAX traces.
+"""Compares our counts with counters independent of Keras: TensorFlow's profiler, and the program that JAX traces.
 
 The profiler counts two operations a multiply-accumulate, and counts biases, pooling and normalisation too; only the
 kinds of operations that multiply by weights are taken here, so that the numbers must be equal to the unit.
@@ -26,7 +26,7 @@ SLOW = {
     "ConvNeXtTiny": (64, 64, 3),
 }
 names = [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-# TensorFlow compiles grouped convolutions as functions of their own, which its profiler does not look into.
+# TensorFlow compiles grouped convolutions as separate functions, which its profiler ignores.
 names_without_groups = [name for name in names if "ConvNeXtTiny" not in getattr(name, "values", ())]
 
 

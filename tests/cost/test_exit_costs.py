@@ -16,7 +16,7 @@ def of_layer(layer, *shapes):
     return record.with_all_heads
 
 
-# Each number is worked out by hand: outputs x products for one output.
+# Each number is computed by hand: outputs x products for one output.
 @pytest.mark.parametrize(
     "layer, shapes, expected",
     [
@@ -75,7 +75,7 @@ def of_layer(layer, *shapes):
         ),
     ],
 )
-def test_layers_worked_out_by_hand(layer, shapes, expected):
+def test_layers_computed_by_hand(layer, shapes, expected):
     assert of_layer(layer, *shapes) == expected
 
 
@@ -91,8 +91,8 @@ def test_products_of_activations():
     assert [record.with_head for record in cost.exit_costs(model)] == [120, 120]
 
 
-def test_the_exits_three_columns():
-    """A stem that all need, a body that the second needs, a head for each."""
+def test_the_three_costs_of_each_exit():
+    """A shared stem, a body for the second exit, and a head for each exit."""
     image = keras.Input((8, 8, 2))
     stem = layers.Conv2D(3, 1)(image)
     body = layers.Conv2D(5, 1)(stem)
@@ -125,7 +125,7 @@ def test_shared_and_nested_layers():
     first, last = cost.exit_costs(model)
     assert first.with_head == 16 + (16 + 24)  # the shared layer runs twice
     assert last.with_head == first.with_head + 12
-    assert last.params == 20 + 30 + 14  # and is stored once
+    assert last.params == 20 + 30 + 14  # but is stored once
 
 
 def test_a_composite_layer_is_counted_by_what_it_calls():
@@ -140,7 +140,7 @@ def test_a_composite_layer_is_counted_by_what_it_calls():
 
     layer = Twice()
     assert of_layer(layer, (3, 5)) == 2 * 3 * 25
-    assert not layer.dense._inbound_nodes and not layer.norm._outbound_nodes  # counting leaves no trace
+    assert not layer.dense._inbound_nodes and not layer.norm._outbound_nodes  # counting leaves the model unchanged
 
 
 def test_a_layer_is_counted_by_the_products_in_its_call():
@@ -192,7 +192,7 @@ def test_the_dot_layer_contracts_the_axes_it_is_given():
         assert cost.exit_costs(model)[0].with_all_heads == expected
 
 
-def test_a_layer_without_a_rule_is_named_and_can_be_taught():
+def test_a_layer_without_a_rule_is_named_and_a_rule_can_be_registered():
     class Mixing(layers.Layer):
         def build(self, shape):
             self.mix = self.add_weight(shape=(shape[-1], shape[-1]))
@@ -230,7 +230,7 @@ class Renamed(layers.Dense):
     pass
 
 
-def test_a_subclass_is_counted_by_a_call_of_its_own():
+def test_a_subclass_with_its_own_call_is_counted_by_it():
     assert of_layer(Doubled(7), (5,)) == 2 * 35
     assert of_layer(Renamed(7), (5,)) == 35
 
@@ -250,7 +250,7 @@ def test_a_subclass_is_counted_by_a_call_of_its_own():
     assert of_layer(TwiceInTime(layers.Dense(5)), (3, 5)) == 2 * 3 * 25
 
 
-def test_attention_with_a_call_of_its_own_is_counted_as_attention():
+def test_attention_with_its_own_call_is_counted_as_attention():
     class Cached(layers.MultiHeadAttention):  # as keras-hub's
         def call(self, query, value, key=None):
             query, key = self._query_dense(query), self._key_dense(value if key is None else key)
@@ -260,7 +260,7 @@ def test_attention_with_a_call_of_its_own_is_counted_as_attention():
     assert of_layer(Cached(2, 3), (10, 8), (10, 8)) == of_layer(layers.MultiHeadAttention(2, 3), (10, 8), (10, 8))
 
 
-def test_a_rule_for_the_very_class_is_preferred_to_its_call():
+def test_a_rule_for_the_class_is_preferred_to_its_call():
     class Sparse(Doubled):
         def call(self, x):
             return super().call(x)
@@ -269,7 +269,7 @@ def test_a_rule_for_the_very_class_is_preferred_to_its_call():
     assert of_layer(Sparse(7), (5,)) == 1
 
 
-def test_a_model_with_a_call_of_its_own_is_counted_by_it():
+def test_a_model_with_its_own_call_is_counted_by_it():
     class Twice(keras.Model):
         def call(self, x):
             return super().call(super().call(x))
@@ -278,7 +278,7 @@ def test_a_model_with_a_call_of_its_own_is_counted_by_it():
     assert of_layer(Twice(x, layers.Dense(4)(x)), (4,)) == 2 * 16
 
 
-def test_a_layer_whose_product_is_not_seen_is_an_error_and_not_free():
+def test_a_layer_whose_products_are_not_recognized_raises():
     class Hidden(layers.Layer):
         def build(self, shape):
             self.kernel = self.add_weight(shape=(shape[-1], 7))
@@ -327,7 +327,7 @@ def test_a_rule_for_a_recurrent_cell_gets_the_shapes_of_one_step():
     assert seen[-1] == ([(1, 3), (1, 6), (1, 4)], [(1, 5), (1, 6), (1, 4)])
 
 
-def test_open_sizes_are_asked_for():
+def test_open_sizes_raise_an_error_that_asks_for_them():
     image = keras.Input((None, None, 3))
     model = keras.Model(image, layers.Conv2D(2, 3, padding="same", name="conv")(image))
     with pytest.raises(ValueError, match="'conv'.*input_shape"):
@@ -337,7 +337,7 @@ def test_open_sizes_are_asked_for():
         cost.exit_costs(model, input_shape=(4, 5))
 
 
-def test_what_is_no_functional_model_is_refused():
+def test_models_that_are_not_functional_are_refused():
     class Subclassed(keras.Model):
         def call(self, x):
             return x
@@ -369,7 +369,7 @@ def test_macs_do_not_depend_on_the_batch():
 
 
 def test_layers_that_only_later_exits_need_count_if_not_lazy():
-    """Two scales, of which the early exit reads the coarse one; 4x4 images. Worked out by hand."""
+    """Two scales, of which the early exit reads the coarse one, on 4x4 images. Counted by hand."""
     image = keras.Input((4, 4, 1))
 
     def conv(x, strides=1):

@@ -23,7 +23,7 @@ def uncompiled(*steps):
 
 @functools.cache
 def compiled(*steps):
-    """The steps as the pipeline runs them: in tf.data on TensorFlow, compiled on JAX."""
+    """Runs steps as the pipeline does: in tf.data on TensorFlow, compiled on JAX."""
     apply = uncompiled(*steps)
     if BACKEND == "tensorflow":
         import tensorflow as tf
@@ -37,7 +37,7 @@ def compiled(*steps):
         )
     import jax
 
-    # The way to make kernels that tests do without is the faster one here.
+    # The emitters that tests otherwise turn off are faster here.
     without = "xla_cpu_use_fusion_emitters" in os.environ.get("XLA_FLAGS", "")
     return jax.jit(apply, compiler_options={"xla_cpu_use_fusion_emitters": True} if without else None)
 
@@ -55,7 +55,7 @@ def run(step, images=IMAGES, **seeds):
 def test_every_step_is_repeatable_changes_images_and_differs_by_step_epoch_and_seed(step):
     result = run(step)
     assert result.shape == IMAGES.shape and result.dtype == "float32" and np.isfinite(result).all()
-    # TensorFlow may round otherwise from run to run, as it rewrites the graph while time allows.
+    # TensorFlow may round differently in each run, because it optimises the graph for a limited time.
     np.testing.assert_allclose(result, run(step), rtol=0, atol=1e-6)
     assert np.abs(result - IMAGES).max() > 1e-3
     others = [dict(seed=5), dict(epoch=9), dict(number=7)]
@@ -140,7 +140,7 @@ def test_blur_is_a_gaussian_of_its_own_width_for_each_image():
         down, across = image.sum(1), image.sum(0)
         np.testing.assert_allclose(image, np.outer(down, across), atol=1e-6)
         for line in (down, across):
-            ratio = line[8] / line[7]  # exp(-1 / 2 sigma^2), and its 4th power one pixel on
+            ratio = line[8] / line[7]  # exp(-1 / 2 sigma^2), and its 4th power at the next pixel
             np.testing.assert_allclose(line[[5, 6, 8, 9]], line[7] * ratio ** np.array([4, 1, 1, 4]), atol=1e-5)
             widths.append(np.sqrt(-0.5 / np.log(max(ratio, 1e-30))))
     assert max(widths) <= 1 and np.ptp(widths) > 0.5 and len(set(np.round(widths, 3))) > 20
@@ -150,9 +150,9 @@ def test_elastic_bends_smoothly_by_up_to_three_pixels_of_forty():
     side = 40
     y, x = np.mgrid[:side, :side].astype("float32") / (side - 1)
     images = np.tile(np.stack([y, x], -1), (16, 1, 1, 1))
-    moves = (run("elastic", images) - images) * (side - 1)  # in pixels: the images say where they are
+    moves = (run("elastic", images) - images) * (side - 1)  # in pixels: the images contain their coordinates
     inner = moves[:, 8:-8, 8:-8]
-    assert 2 < np.abs(inner).max() < 3 * 2.5  # four anchors' pulls overlap
+    assert 2 < np.abs(inner).max() < 3 * 2.5  # displacements of four anchors overlap
     assert np.abs(np.diff(inner, axis=1)).max() < 1 and np.abs(np.diff(inner, axis=2)).max() < 1
     weights = np.stack(
         [
@@ -198,7 +198,7 @@ def test_color_is_brightness_then_contrast_then_saturation_by_up_to_two_fifths()
 
 
 def test_brightness_contrast_and_saturation_can_go_in_any_order():
-    """Why `color` draws no order, though fb.resnet.torch does."""
+    """Shows why `color` uses a fixed order, unlike fb.resnet.torch."""
     image, grey = IMAGES[0], lambda image: (image @ [0.299, 0.587, 0.114])[..., None]
     parts = [
         lambda image: 1.3 * image,
@@ -219,7 +219,7 @@ def test_mixing_steps_mix_labels_as_images(step):
     mixed, labels = run_both(step, images=images)
     np.testing.assert_allclose(labels.sum(1), 1, atol=1e-5)
     assert (labels > 0.001).sum(1).max() == 2 and ((labels > 0.001) & (labels < 0.999)).any(1).sum() > 3
-    # Each image has one value: a mixture's mean tells its shares. CutMix's boxes end between pixels.
+    # Each image has one value, so the mean of a mixture gives its shares. CutMix's boxes end between pixels.
     tolerance = 1e-5 if step == "mix_up" else 0.15
     np.testing.assert_allclose(mixed.mean((1, 2, 3)), labels @ np.arange(16) / 16, atol=tolerance)
 
@@ -304,6 +304,6 @@ def test_steps_of_keras_cv_are_refused_without_tensorflow():
         ak.data.load("digits", augment="keras_cv_aug_mix")
 
 
-def test_unknown_steps_list_near_ones():
+def test_unknown_steps_list_similar_ones():
     with pytest.raises(ValueError, match="Did you mean 'pad_crop'"):
         augment.compose(["padcrop"])

@@ -1,4 +1,4 @@
-"""ILSVRC's crops, checked against a NumPy resizer and geometry of our own; on real photos where `shared` is there."""
+"""ILSVRC's crops, compared with a resizer and geometry in NumPy; on real photos if `shared` exists."""
 
 import pathlib
 import shutil
@@ -17,7 +17,7 @@ PHOTOS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "imagenet_sampl
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Paths of JPEGs of many sizes: real ones of ImageNet, or smooth ones made here."""
+    """Paths of JPEG files of many sizes: real ones of ImageNet, or generated smooth ones."""
     if PHOTOS.is_dir():
         return sorted(PHOTOS.glob("*.JPEG"))
     place, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
@@ -46,7 +46,7 @@ def test_images_are_upright_whatever_their_exif_orientation(tmp_path, orientatio
         assert ending == "jpg" or (found == upright).all()
 
 
-def test_damaged_exif_data_do_not_spoil_an_image(tmp_path):
+def test_an_image_with_damaged_exif_data_is_read(tmp_path):
     image = Image.fromarray(np.full((8, 12, 3), 90, "uint8"))
     image.save(tmp_path / "image.jpg", exif=b"Exif\0\0no Exif data")
     assert crops.size(tmp_path / "image.jpg") == (8, 12)
@@ -54,7 +54,7 @@ def test_damaged_exif_data_do_not_spoil_an_image(tmp_path):
 
 
 def resize(image, size, box):
-    """Bilinear resizing of a box (left, top, right, bottom) by its definition: triangles as wide as a new pixel."""
+    """Resizes a box (left, top, right, bottom) bilinearly by definition: triangles as wide as a new pixel."""
     for axis, (start, stop, length) in enumerate([(box[1], box[3], size[0]), (box[0], box[2], size[1])]):
         scale = (stop - start) / length
         centers = start + (np.arange(length) + 0.5) * scale
@@ -64,7 +64,7 @@ def resize(image, size, box):
     return image
 
 
-def test_evaluation_sees_the_middle_224_of_short_side_256(photos, tmp_path):
+def test_evaluation_crops_the_centre_224_of_short_side_256(photos, tmp_path):
     for number, photo in enumerate(photos):
         for split in ("train", "test")[: 1 + number % 2]:
             folder = tmp_path / split / photo.name.split("_")[0]
@@ -86,7 +86,7 @@ def test_evaluation_sees_the_middle_224_of_short_side_256(photos, tmp_path):
 
 
 def box_of(shown):
-    """The box that a crop of an image of positions shows, from a line fitted to its inner pixels."""
+    """Returns the box of a crop of an image of positions, from a line fitted to its inner pixels."""
     edges = []
     for axis, line in enumerate((shown[..., 0].mean(0), shown[..., 1].mean(1))):
         inner = np.arange(len(line) // 4, 3 * len(line) // 4)
@@ -97,7 +97,7 @@ def box_of(shown):
 
 
 def positions(height, width):
-    """Two float images whose pixels tell how far to the right, and how far down, their centres are."""
+    """Returns two float images whose pixels are the x and the y coordinates of their centres."""
     x = np.broadcast_to(np.arange(width) + 0.5, (height, width)).astype("float32")
     y = np.broadcast_to(np.arange(height)[:, None] + 0.5, (height, width)).astype("float32")
     return Image.fromarray(x), Image.fromarray(y)
@@ -111,7 +111,7 @@ def crop_of_positions(height, width, size, rng_seed):
     return np.stack(parts, -1)
 
 
-def test_training_crops_have_areas_and_shapes_of_the_recipe_and_lie_anywhere():
+def test_training_crops_have_random_positions_and_the_recipes_areas_and_shapes():
     height, width, boxes = 375, 500, []
     for seed in range(300):
         left, top, right, bottom = box_of(crop_of_positions(height, width, (224, 224), seed))
@@ -121,7 +121,7 @@ def test_training_crops_have_areas_and_shapes_of_the_recipe_and_lie_anywhere():
     area, shape = across * down / (width * height), across / down
     assert 0.079 < area.min() < 0.12 and 0.9 < area.max() <= 1.001
     assert 0.74 < shape.min() < 0.78 and 1.28 < shape.max() < 1.345
-    small = area < 0.3  # uniform, but for large ones that do not fit
+    small = area < 0.3  # uniform, except large ones that do not fit
     assert abs(np.mean(small) - 0.22 / 0.92) < 0.1
     assert abs(np.log(shape[small]).mean()) < 0.08
     for start, length, side in ((left, across, width), (top, down, height)):
@@ -138,17 +138,17 @@ def test_a_training_crop_is_its_box_of_the_photo_scaled(photos):
         left, top, right, bottom = box.astype(int)
         expected = resize(pixels, (224, 224), box)
         assert (right - left) * (bottom - top) > 0.07 * pixels.shape[0] * pixels.shape[1]
-        difference = np.abs(result - expected)[4:-4, 4:-4]  # at its border Pillow may look beyond the box or not
+        difference = np.abs(result - expected)[4:-4, 4:-4]  # at its border, Pillow may read pixels outside the box
         assert difference.max() < 2, (photo.name, box)
 
 
-def test_an_image_that_no_part_fits_is_cropped_in_the_middle():
+def test_an_image_without_a_valid_crop_is_cropped_at_the_centre():
     image = Image.fromarray(np.arange(2000, dtype="float32")[None] + np.zeros((2, 1), "float32"))
     result = crops.random_resized_crop(image, (8, 8), np.random.default_rng(0))
     assert result.shape == (8, 8, 1) and abs(result.mean() - 999.5) < 1 and np.ptp(result) <= 2
 
 
-def test_training_on_photos_flips_colours_and_repeats_by_epoch(photos, tmp_path):
+def test_training_on_photos_augments_repeatably_by_epoch(photos, tmp_path):
     for photo in photos[:4]:
         (tmp_path / photo.name[:9]).mkdir()
         shutil.copy(photo, tmp_path / photo.name[:9])

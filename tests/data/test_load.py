@@ -1,4 +1,4 @@
-"""Data sets from every source: splits, normalisation, batches, and what is refused."""
+"""Data sets from every source: splits, normalisation, batches, errors."""
 
 import copy
 import pickle
@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 
 
 def arrays(batches):
-    """All images and labels of a split's batches."""
+    """Returns all images and labels of a split's batches."""
     if isinstance(batches, keras.utils.PyDataset):
         batches = [batches[number] for number in range(len(batches))]
     pairs = [(np.asarray(x), np.asarray(y)) for x, y in batches]
@@ -26,14 +26,14 @@ def arrays(batches):
 
 
 def first(stream, count):
-    """The first batches of a stream without end."""
+    """Returns the first batches of an infinite stream."""
     if isinstance(stream, keras.utils.PyDataset):
         return [tuple(map(np.asarray, stream[number])) for number in range(count)]
     return [(np.asarray(x), np.asarray(y)) for _, (x, y) in zip(range(count), stream)]
 
 
 def coloured(count=60, size=(6, 5), classes=3):
-    """uint8 images whose first pixel is their number, so that each can be told."""
+    """Returns uint8 images whose first pixel is their number, so that each can be identified."""
     images = RNG.integers(0, 256, (count, *size, 3)).astype("uint8")
     images[:, 0, 0, 0] = np.arange(count)
     return images, np.arange(count) % classes
@@ -46,7 +46,7 @@ def write_folder(place, images, labels, names=("cat", "dog", "eel"), ending="png
         Image.fromarray(image.squeeze()).save(folder / f"{number:04d}.{ending}")
 
 
-# How an upright image is stored under each Exif orientation: where its top left corner lies, after the Exif standard.
+# How an upright image is stored under each Exif orientation of the standard: where its top left corner is.
 STORED = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -60,20 +60,20 @@ STORED = {
 
 
 def save_turned(path, upright, orientation, **options):
-    """Saves an image as a camera does that was held in this orientation."""
+    """Saves an image like a camera that was held in this orientation."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif, **options)
 
 
-def test_digits_are_held_out_class_by_class_and_normalised_by_training_images():
+def test_digits_are_split_by_class_and_normalised_by_training_images():
     data = ak.data.load("digits", batch_size=100)
     assert data.sizes == {"train": 1294, "validation": 144, "test": 359}
     assert data.image_shape == (8, 8, 1) and data.class_names == list("0123456789")
     (x, y), (x_validation, y_validation), (x_test, y_test) = map(arrays, data)
     assert x.shape == (1294, 8, 8, 1) and x.dtype == "float32" and y.dtype == "int32"
     np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-3)
-    assert abs(x_test.mean()) > 1e-4  # by the training images' numbers, not its own
+    assert abs(x_test.mean()) > 1e-4  # by the statistics of the training images
     for labels, size in ((y_validation, 144), (y_test, 359)):
         counts = np.bincount(labels, minlength=10)
         assert counts.sum() == size and counts.max() - counts.min() <= 3
@@ -92,12 +92,12 @@ def test_seeds():
     one, same, other = order(seed=1), order(seed=1), order(seed=2)
     np.testing.assert_array_equal(one[0], same[0])
     assert (one[0] != other[0]).any()
-    np.testing.assert_array_equal(one[2], other[2])  # runs with other seeds share their test images
+    np.testing.assert_array_equal(one[2], other[2])  # runs with other seeds have the same test images
     split = order(split_seed=5)
     assert (split[2].shape != one[2].shape) or (split[2] != one[2]).any()
 
 
-def test_every_epoch_has_another_order_and_holds_every_image_once():
+def test_every_epoch_has_another_order_and_every_image_once():
     images, labels = coloured()
     data = ak.data.load({"x_train": images, "y_train": labels}, batch_size=16, test=0, validation=0, augment=None)
     assert data.validation is None and data.test is None and data.steps_per_epoch == 4
@@ -111,7 +111,7 @@ def test_every_epoch_has_another_order_and_holds_every_image_once():
     assert (numbers[0] != numbers[1]).any()
 
 
-def test_a_stream_goes_on_from_any_epoch():
+def test_a_stream_starts_at_any_epoch():
     data = ak.data.load("digits", batch_size=200, augment=["pad_crop", "flip"])
     steps = data.steps_per_epoch
     whole, later = first(data.training_stream(0), 3 * steps), first(data.training_stream(1), 2 * steps)
@@ -122,7 +122,7 @@ def test_a_stream_goes_on_from_any_epoch():
 
 
 @pytest.mark.tensorflow
-def test_tensorflows_tuning_of_batches_is_off():
+def test_tensorflows_autotuning_of_batches_is_off():
     data = ak.data.load("digits")
     for batches in (*data, data.training_stream(), data.training_stream(3)):
         assert batches.options().autotune.enabled is False
@@ -199,7 +199,7 @@ def test_a_folder_of_images_with_exif_orientations(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["split", "flat"])
-def test_what_systems_and_tools_leave_in_folders_is_ignored(tmp_path, layout):
+def test_hidden_and_system_files_in_folders_are_ignored(tmp_path, layout):
     images, labels = coloured()
     for split in ("train", "test") if layout == "split" else (".",):
         write_folder(tmp_path / split, images, labels)
@@ -232,7 +232,7 @@ def test_jfif_is_jpeg(tmp_path):
         ("eel/1.heic", "Class 'eel' contains no images: '.*eel' contains .heic. Known file types: .png"),
     ],
 )
-def test_a_class_whose_images_would_be_left_out_is_named(tmp_path, split, file, message):
+def test_a_class_whose_images_would_be_skipped_is_named(tmp_path, split, file, message):
     images, labels = coloured(6)
     for each in ("train", "test"):
         write_folder(tmp_path / each, images, labels)
@@ -264,7 +264,7 @@ def test_a_data_set_that_was_read_can_be_copied(copy_of):
 
 
 @pytest.mark.parametrize("file", ["cat/1.heic", "1.png"])
-def test_files_that_are_left_out_are_told(tmp_path, file):
+def test_skipped_files_are_reported(tmp_path, file):
     write_folder(tmp_path, *coloured(24))
     (tmp_path / file).write_bytes(b"an image")
     with pytest.warns(UserWarning, match=f"1 files in .* are ignored, such as '{file}'"):
@@ -294,7 +294,7 @@ def test_images_of_many_sizes_are_cropped(tmp_path):
     x, y = arrays(data.test)
     assert x.shape == (len(y), 14, 12, 3)
     values = x * data.std + data.mean
-    assert (np.diff(values.mean(axis=(0, 1, 3))) > 0).all()  # the ramp is there, unmirrored
+    assert (np.diff(values.mean(axis=(0, 1, 3))) > 0).all()  # the ramp is kept, not mirrored
     one, two = (first(data.training_stream(epoch), 2) for epoch in (0, 1))
     assert np.abs(one[0][0] - two[0][0]).max() > 0.01
     np.testing.assert_array_equal(one[0][0], first(data.training_stream(0), 2)[0][0])
@@ -334,7 +334,7 @@ def test_a_corrupt_image_read_while_training_names_its_file(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [[-1] + [0] * 11, [0.5] * 12, [[0, 1]] * 12, [0] * 11])
-def test_labels_that_are_no_classes_are_refused(labels):
+def test_labels_must_be_classes(labels):
     images, _ = coloured(12)
     with pytest.raises(ValueError, match="y_train|Labels must be from 0"):
         ak.data.load((images, np.array(labels)))
@@ -358,7 +358,7 @@ def test_labels_out_of_range_are_refused():
         (dict(x_train=np.zeros((0, 4, 4, 1)), y_train=np.zeros(0, int)), "n above 0"),
     ],
 )
-def test_arrays_that_are_no_images_are_refused(change, message):
+def test_arrays_must_be_images(change, message):
     images, labels = coloured(12)
     with pytest.raises(ValueError, match=message):
         ak.data.load({"x_train": images, "y_train": labels, **change})
@@ -384,7 +384,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
         ak.data.load("digits", **arguments)
 
 
-def test_files_that_are_not_there_or_no_data(tmp_path):
+def test_missing_files_and_files_without_data_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("no arrays")
     (tmp_path / "text.csv").write_text("1,2")
     (tmp_path / "empty").mkdir()
@@ -412,7 +412,7 @@ def test_the_last_training_images_are_held_out():
     assert loaded.sizes == {"train": 18, "validation": 2}
 
 
-def test_hold_out_takes_every_class_alike_and_is_repeatable():
+def test_the_split_is_stratified_and_repeatable():
     labels = np.array([0] * 100 + [1] * 50 + [2] * 10)
     kept, held = splits.hold_out(labels, 16, 0, "validation")
     assert np.bincount(labels[held]).tolist() == [10, 5, 1]
@@ -454,7 +454,7 @@ def test_data_that_do_not_fit_together_are_refused(arrays, arguments, message):
         ak.data.load({"x_train": pictures(), "y_train": np.arange(12) % 3, **arrays}, **arguments)
 
 
-def test_a_misspelt_split_folder_is_told(tmp_path):
+def test_a_misspelt_split_folder_is_reported(tmp_path):
     for split in ("train", "valid"):
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)

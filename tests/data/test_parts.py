@@ -1,4 +1,4 @@
-"""Data sets packed as parts and read again."""
+"""Data sets that are packed as parts and read again."""
 
 import json
 
@@ -10,7 +10,7 @@ import anytime_keras as ak
 
 
 def same_images(packed, original):
-    """The parts hold the very images and labels that were held out for training and validation."""
+    """Checks that the parts contain the same training and validation images and labels."""
     assert packed.sizes == {split: size for split, size in original.sizes.items() if split != "test"}
     assert (packed.name, packed.class_names, packed.split_seed) == (
         original.name,
@@ -25,7 +25,7 @@ def same_images(packed, original):
 
 
 @pytest.mark.parametrize("channels, dtype", [(3, "uint8"), (1, "uint8"), (4, "uint8"), (1, "float32")])
-def test_arrays_come_back_as_they_were(tmp_path, channels, dtype):
+def test_arrays_are_unchanged(tmp_path, channels, dtype):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 8, 10, channels)).astype(dtype) / (1 if dtype == "uint8" else np.float32(255))
     original = ak.data.load((images.astype(dtype), np.arange(60) % 7), validation=12, test=10, split_seed=3)
@@ -65,7 +65,7 @@ def test_a_damaged_or_missing_part_is_named(tmp_path):
         ak.data.load(tmp_path)
 
 
-def test_what_cannot_be_packed_is_refused(tmp_path):
+def test_unsupported_data_sets_are_refused(tmp_path):
     digits = ak.data.load("digits")
     for part_mb in (0, -1, "1", True):
         with pytest.raises(ValueError, match="part_mb"):

@@ -30,7 +30,7 @@ def test_on_an_accelerator_the_data_set_is_prepared(monkeypatch, device):
     assert name == "cifar10" and prepared == ["cifar10"] and device in why
 
 
-def test_what_cannot_be_downloaded_is_replaced_and_the_reason_told(monkeypatch):
+def test_a_failed_download_is_replaced_and_the_reason_printed(monkeypatch):
     def refuse():
         raise OSError("no route to host")
 

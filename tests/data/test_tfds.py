@@ -1,4 +1,4 @@
-"""tensorflow-datasets' sets at small: its own builders write and read the real format, with made-up images in it."""
+"""Small sets of tensorflow-datasets: its builders write and read the real format with generated images."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.filterwarnings("ignore")]
 
 @pytest.fixture
 def prepare(tmp_path, monkeypatch):
-    """Writes a set of tensorflow-datasets with so many images in each split; returns the `data_dir`."""
+    """Writes a set of tensorflow-datasets with the given sizes of the splits; returns the `data_dir`."""
     tfds = pytest.importorskip("tensorflow_datasets")
     rng = np.random.default_rng(0)
 
@@ -92,17 +92,17 @@ def test_images_of_many_sizes_need_a_size(prepare):
     assert next(iter(data.test))[0].shape == (4, 24, 24, 3)
 
 
-def test_unknown_names_list_near_ones():
+def test_unknown_names_list_similar_ones():
     with pytest.raises(ValueError, match="Did you mean 'cifar10'"):
         ak.data.load("cifar-10")
 
 
-def test_sets_that_are_not_of_classes_are_refused():
+def test_sets_without_classes_are_refused():
     with pytest.raises(ValueError, match="must consist of images with one class each"):
         ak.data.load("coco", download=False)
 
 
-def test_a_set_that_is_not_there_is_told(tmp_path):
+def test_a_missing_set_is_reported(tmp_path):
     with pytest.raises(ValueError, match="not on this machine.*data_dir"):
         ak.data.load("cifar10", data_dir=tmp_path, download=False)
 

@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 
 def image(label, size=(64, 64)):
-    """A noisy image whose red tells its class."""
+    """Returns a noisy image whose red channel encodes its class."""
     pixels = RNG.integers(0, 60, (*size, 3)).astype("uint8")
     pixels[..., 0] = 80 * label
     return pixels
@@ -22,7 +22,7 @@ def place(tmp_path):
     folder = tmp_path / "tiny-imagenet-200"
     for part in ("val/images", "test/images"):
         (folder / part).mkdir(parents=True)
-    (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in CLASSES))  # in no order
+    (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in CLASSES))  # not sorted
     words = {"n00001740": "entity", **CLASSES}
     (folder / "words.txt").write_text("".join(f"{wnid}\t{words[wnid]}\n" for wnid in sorted(words)))
     lines = []
@@ -42,7 +42,7 @@ def place(tmp_path):
     return tmp_path
 
 
-def test_published_validation_is_test_and_validation_is_held_out_of_train_class_by_class(place):
+def test_published_validation_is_test_and_validation_is_held_out_by_class(place):
     data = ak.data.load("tiny_imagenet", data_dir=place)
     assert data.name == "tiny_imagenet" and data.image_shape == (64, 64, 3)
     assert data.sizes == {"train": 54, "validation": 6, "test": 9} and data.augment == ["pad_crop", "flip"]
@@ -60,7 +60,7 @@ def test_published_validation_is_test_and_validation_is_held_out_of_train_class_
     assert images.shape == (9, 64, 64, 3) and labels.shape == (9,)
 
 
-def test_it_is_found_by_its_own_path_and_where_tensorflow_datasets_lies(place, monkeypatch):
+def test_it_is_found_by_its_own_path_and_beside_tensorflow_datasets(place, monkeypatch):
     expected = ak.data.load("tiny_imagenet", data_dir=place).describe()
     assert ak.data.load("tiny_imagenet", data_dir=place / "tiny-imagenet-200").describe() == expected
     assert ak.data.load(place / "tiny-imagenet-200").describe() == expected
@@ -69,7 +69,7 @@ def test_it_is_found_by_its_own_path_and_where_tensorflow_datasets_lies(place, m
     assert ak.data.load("tiny_imagenet", image_size=32).image_shape == (32, 32, 3)
 
 
-def test_where_it_is_missing_the_error_says_where_to_get_it(tmp_path):
+def test_the_error_for_a_missing_data_set_names_its_source(tmp_path):
     with pytest.raises(ValueError, match="tiny-imagenet-200' with wnids.txt.*data_dir=.*cs231n.*tiny-imagenet-200.zip"):
         ak.data.load("tiny_imagenet", data_dir=tmp_path)
 
@@ -93,13 +93,13 @@ def test_empty_lines_in_the_annotations_are_no_images(place):
         ),
     ],
 )
-def test_a_damaged_folder_is_told(place, file, content, message):
+def test_a_damaged_folder_is_reported(place, file, content, message):
     (place / "tiny-imagenet-200" / file).write_text(content)
     with pytest.raises(ValueError, match=message):
         ak.data.load("tiny_imagenet", data_dir=place)
 
 
-def test_a_class_without_images_is_told(place):
+def test_a_class_without_images_is_reported(place):
     folder = place / "tiny-imagenet-200" / "train" / "n07734744" / "images"
     for file in folder.iterdir():
         file.unlink()

@@ -33,7 +33,7 @@ def expected_error_by_hand(shares, labels, bins):
 
 
 @pytest.mark.parametrize("bins", [10, 15])
-def test_calibration_error_equals_one_worked_out_interval_by_interval(bins):
+def test_calibration_error_equals_a_sum_over_intervals(bins):
     logits, labels = answers()
     temperatures = {"exit_1": 2.0, "exit_3": 2.5}
     found = Calibration(Samples.of(NAMES, logits, labels, temperatures), bins)
@@ -45,7 +45,7 @@ def test_calibration_error_equals_one_worked_out_interval_by_interval(bins):
     assert Calibration(Samples.of(NAMES, logits, labels), bins).calibrated_errors is None
 
 
-def test_honest_confidence_has_no_calibration_error_and_the_ends_belong_to_an_interval():
+def test_calibrated_confidence_has_no_error_and_intervals_include_their_ends():
     rng = np.random.default_rng(0)
     sure = rng.uniform(size=200_000)
     assert expected_error(sure, rng.uniform(size=200_000) < sure) < 0.01
@@ -99,7 +99,7 @@ def test_temperatures_that_a_predictor_stored_are_used():
     assert found.errors == given.errors and [point.loss for point in found] == [point.loss for point in given]
 
 
-def test_curves_without_samples_say_why(tmp_path):
+def test_curves_without_samples_raise_with_the_reason(tmp_path):
     curve = ak.evaluate(fixed_answers(), (X, Y))
     curve.to_json(tmp_path / "curve.json")
     for without in (

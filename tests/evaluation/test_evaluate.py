@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 
 def fixed_answers(probabilities=False):
-    """A model whose exits answer with known logits: the input, and twice its reverse."""
+    """A model whose exits return known logits: the input, and twice its reverse."""
     inputs = keras.Input((3,))
     first = keras.layers.Lambda(lambda x: x, name="first")(inputs)
     second = keras.layers.Lambda(lambda x: 2 * x[:, ::-1], name="second")(inputs)
@@ -30,7 +30,7 @@ def log_softmax(x):
 
 @pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("one_hot", [False, True])
-def test_error_and_loss_equal_those_worked_out_by_hand(probabilities, one_hot):
+def test_error_and_loss_equal_those_computed_by_hand(probabilities, one_hot):
     labels = np.eye(3)[Y] if one_hot else Y
     curve = ak.evaluate(fixed_answers(probabilities), (X, labels), batch_size=16)
     for point, logits in zip(curve, (X, 2 * X[:, ::-1])):
@@ -41,7 +41,7 @@ def test_error_and_loss_equal_those_worked_out_by_hand(probabilities, one_hot):
 
 
 @pytest.mark.parametrize("form", ["array", "dict", "list", "batches"])
-def test_sample_weights_count(form):
+def test_sample_weights_are_used(form):
     weights = RNG.uniform(0, 2, 50)
     weights[:10] = 0
     given = {"dict": {"second": weights}, "list": [None, weights]}.get(form, weights)
@@ -77,7 +77,7 @@ def test_exits_that_end_in_a_sigmoid_are_measured_label_by_label(units):
 
 
 @pytest.mark.parametrize("units, shape", [(1, (50,)), (1, (50, 1)), (2, (50, 2))])
-def test_a_regression_is_refused_with_a_word_that_fits(units, shape):
+def test_a_regression_is_refused_with_a_suitable_error(units, shape):
     with pytest.raises(ValueError, match="For other networks, use `model.evaluate`"):
         ak.evaluate(heads(None, units, "mse"), (X, RNG.normal(size=shape)))
 
@@ -85,7 +85,7 @@ def test_a_regression_is_refused_with_a_word_that_fits(units, shape):
 def test_agrees_with_keras_on_a_data_set():
     data = ak.data.load(
         "digits", batch_size=359
-    )  # one batch: Keras's mean over batches forgets that the last is smaller
+    )  # one batch, because Keras's mean over batches ignores that the last one is smaller
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
     model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     logs = model.evaluate(data.test, verbose=0, return_dict=True)
@@ -139,7 +139,7 @@ FOUR = curve([0.4, 0.3, 0.25, 0.2], [10, 30, 60, 100])
         (2, "exit_4"),
     ],
 )
-def test_at_gives_the_latest_exit_that_the_fraction_affords(fraction, exit):
+def test_at_returns_the_latest_exit_within_the_fraction(fraction, exit):
     point = FOUR.at(fraction)
     assert point.exit == exit
     assert np.isnan(point.error) == (exit is None)
@@ -178,14 +178,14 @@ def test_json_round_trip(tmp_path):
             Curve.from_json(tmp_path / "bad.json")
 
 
-def test_the_table_has_a_line_an_exit():
+def test_the_table_has_a_line_for_each_exit():
     lines = FOUR.table({"weight": [0.1, 0.2, 0.3, 1.0]}).splitlines()
     assert len(lines) == 6 and "weight" in lines[0] and "latency" not in lines[0]
     assert lines[-1].split() == ["exit_4", "0.000", "100%", "20.00", "0.600", "0.1", "1.000"]
     assert "latency (ms)" in curve([0.1], [10], latency=0.002).table()
 
 
-def test_a_picture_of_several_curves(tmp_path):
+def test_a_plot_of_several_curves(tmp_path):
     figure = plot_curves([FOUR, curve([0.5, 0.1], [20, 200], "other")], tmp_path / "deep" / "curves.png", title="two")
     assert (tmp_path / "deep" / "curves.png").read_bytes()[:4] == b"\x89PNG"
     axes = figure.axes[0]
@@ -225,7 +225,7 @@ def test_data_that_does_not_fit_is_refused(data, message):
         ak.evaluate(fixed_answers(), data)
 
 
-def test_what_is_no_network_or_no_curve_is_refused():
+def test_other_objects_than_networks_and_curves_are_refused():
     with pytest.raises(ValueError, match="functional"):
         ak.evaluate(keras.layers.Dense(3), (X, Y))
     with pytest.raises(ValueError, match="at least one `CurvePoint`"):

@@ -8,7 +8,7 @@ from tests.evaluation.test_calibration import softmax
 from tests.evaluation.test_evaluate import X, Y, fixed_answers
 
 
-def test_falls_equal_those_counted_pair_by_pair():
+def test_falls_equal_a_count_over_all_pairs():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(5, 200, 4)), rng.integers(0, 4, 200)
     names = [f"exit_{number}" for number in range(1, 6)]
@@ -33,7 +33,7 @@ def test_answers_that_only_improve_never_fall():
     assert all(worse.falls.values()) and worse.lost == 0, "no exit had it right"
 
 
-def test_a_curve_knows_its_monotonicity():
+def test_a_curve_returns_its_monotonicity():
     found = ak.evaluate(fixed_answers(), (X, Y), batch_size=16).monotonicity()
     true = softmax(np.stack([X, 2 * X[:, ::-1]]))[:, np.arange(50), Y]
     assert found.falls[0.05] == (true[0] - true[1] > 0.05).mean()

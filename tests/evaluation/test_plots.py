@@ -1,4 +1,4 @@
-"""The pictures, by what they show: their lines' numbers, and the files that come of them."""
+"""Tests of plots: the data of their lines, and the files."""
 
 import io
 import types
@@ -36,7 +36,7 @@ def labels(axes):
     return [text.get_text() for text in (axes.get_legend() or axes.figure.legends[0]).get_texts()]
 
 
-def test_curves_lie_over_each_other_each_with_a_colour_and_a_marker_and_fractions_are_marked():
+def test_each_curve_has_a_colour_and_a_marker_and_fractions_are_marked():
     axes = plot_curves([CONST, OPT, FAR], fractions=(0.5, 1)).axes[0]
     marks, lines = axes.lines[:2], axes.lines[2:]
     assert [mark.get_xdata()[0] for mark in marks] == [200, 400], "of the dearest curve"
@@ -50,13 +50,13 @@ def test_curves_lie_over_each_other_each_with_a_colour_and_a_marker_and_fraction
 
 
 def lightness(color):
-    """CIE L*, which colour-blind readers and grey prints keep."""
+    """Returns CIE L*, which colour-blind readers can see and grey prints keep."""
     linear = [(c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in color[:3]]
     luminance = np.dot(linear, [0.2126, 0.7152, 0.0722])
     return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
 
 
-def test_exits_get_lighter_one_by_one_so_that_their_order_shows_without_colour():
+def test_exits_get_lighter_so_that_their_order_shows_without_colour():
     history = {f"exit_{n}_weight": [1.0, 1 / n] for n in range(1, 28)}
     axes = plot_weights(history).axes[0]
     lights = [lightness(line.get_color()) for line in axes.lines]
@@ -84,7 +84,7 @@ def _as_arrays(line):
 
 
 @pytest.mark.long
-def test_weights_of_a_real_training_are_what_the_callback_says():
+def test_plotted_weights_equal_those_of_the_callback():
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
     model.compile("sgd", loss="sparse_categorical_crossentropy")
     adaloss = ak.AdaLoss()
@@ -120,7 +120,7 @@ LOGITS[0, 0, 3], LOGITS[1, 0, 8], LOGITS[2, 0, 8] = 1, 1, 4
 ANSWERS = [Answer(logits, f"exit_{n}", n - 1, 0.002 * n) for n, logits in enumerate(LOGITS, 1)]
 
 
-def test_answers_stand_side_by_side_with_the_likeliest_class_in_colour(tmp_path):
+def test_answers_are_drawn_side_by_side_with_the_top_class_in_colour(tmp_path):
     names = [f"class {n}" for n in range(12)]
     figure = plot_answers(np.ones((1, 8, 8, 1)), ANSWERS, names, tmp_path / "new" / "answers.svg", truth=11)
     image, *panels = figure.axes
@@ -153,14 +153,14 @@ def test_a_gif_shows_one_answer_after_the_other(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"answers": []}, {"answers": [Answer(np.zeros((2, 3)), "exit_1", 0, 0.1)]}])
-def test_answers_must_be_of_one_image(change):
+def test_answers_must_be_for_one_image(change):
     with pytest.raises(ValueError, match="each for one image"):
         plot_answers(**{"image": np.eye(8), "answers": ANSWERS, **change})
     with pytest.raises(ValueError, match=r"Received: \(2, 8, 8, 1\)"):
         plot_answers(np.ones((2, 8, 8, 1)), ANSWERS)
 
 
-def test_a_notebook_shows_every_picture():
+def test_a_notebook_shows_every_plot():
     for figure in (
         plot_curves([OPT]),
         plot_increases([CONST], OPT),
@@ -178,11 +178,11 @@ def pixels(figure):
     return [counts.get(tuple(int(color[at : at + 2], 16) for at in (1, 3, 5)), 0) for color in COLORS]
 
 
-def test_what_a_notebook_shows_keeps_the_colours_apart():
+def test_colours_in_a_notebook_are_distinct():
     assert all(count > 0 for count in pixels(plot_curves([CONST, OPT, FAR]))[:3])
 
 
-def test_a_curve_that_others_lie_upon_shows_beneath_them():
+def test_a_curve_below_others_stays_visible():
     longer = curve("longer", (1, 1, 1, 1), (10, 30, 60, 100), (0.4, 0.3, 0.2, 0.1))
     figure = plot_curves([CONST, FAR, OPT, longer])
     seen, last = pixels(figure), figure.axes[0].lines[-1]
@@ -204,7 +204,7 @@ def test_a_single_curve_is_named_by_the_title_and_several_by_a_legend():
     assert plot_curves([curve("", (1, 1, 1))], title="100 images").axes[0].get_title() == "100 images"
 
 
-def test_photos_stand_beside_their_likeliest_classes(tmp_path):
+def test_photos_are_drawn_beside_their_top_classes(tmp_path):
     names = ["tabby, cat", "dog", "fox", "hen"]
     answers = [
         [LabeledAnswer(np.log([row]), "exit_1", 0, 0.001, class_names=names, single=True) for row in rows]
@@ -221,7 +221,7 @@ def test_photos_stand_beside_their_likeliest_classes(tmp_path):
             plot_photos(images, row, ["1M MACs", "2M MACs"])
 
 
-def test_a_path_without_ending_is_refused_before_anything_is_drawn(tmp_path):
+def test_a_path_without_an_extension_is_refused_before_plotting(tmp_path):
     for draw in (
         lambda path: plot_increases([CONST], OPT, path),
         lambda path: plot_weights({"a_weight": [1, 0.5]}, path),

@@ -1,4 +1,4 @@
-"""Results made by hand: networks of four exits at 10, 20, 30 and 40 MACs."""
+"""Results written by hand: networks with four exits at 10, 20, 30 and 40 MACs."""
 
 import json
 
@@ -38,7 +38,7 @@ def run(row, errors, seed=0, network="1x1", dataset="made", losses=None, weight=
 
 
 def alone(errors, seed=0, losses=None, **labels):
-    """OPT: for each exit, a network that errs there as given, and everywhere else always."""
+    """OPT: for each exit, a network that has the given error there and an error of 1 at all other exits."""
     runs = []
     for place, (exit_name, error) in enumerate(zip(EXITS, errors)):
         every = [1.0] * len(errors)

@@ -1,4 +1,4 @@
-"""Settings become runs: OPT's exits, shared runs, the members of ensembles."""
+"""From settings to runs: OPT's exits, shared runs, the members of ensembles."""
 
 import pytest
 
@@ -71,6 +71,6 @@ def test_figure_6b_compares_a_single_anytime_network_with_linear_ensembles():
     assert labels["row"] == "linear ensemble of resann" and len(members) == 2
 
 
-def test_every_experiment_has_the_papers_words():
+def test_every_experiment_has_the_papers_statement():
     for chosen in catalog.EXPERIMENTS.values():
         assert chosen.paper["source"] and (chosen.paper.get("rows") or chosen.paper.get("claims"))

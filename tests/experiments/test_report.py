@@ -1,4 +1,4 @@
-"""Results, the page made of them, and the command line."""
+"""Results, the generated page, and the command line."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ def test_the_committed_page_is_that_of_the_committed_results(folder, tmp_path):
 
 
 def settings_of(command):
-    """Returns an experiment and its settings, as its command line gives them."""
+    """Returns an experiment and its settings, as set on the command line."""
     program, subcommand, *arguments = shlex.split(command)
     flags = copy.deepcopy(reproduce.FLAGS)
     _, name = flags([subcommand, *arguments])
@@ -51,7 +51,7 @@ def test_a_command_has_epochs_and_seeds_of_each_data_set_and_networks_of_any_fam
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two results by hand: Table 1 in full and as a quick check, Figure 3 as a quick check."""
+    """Results written by hand: Table 1 in full and as a quick check, Figure 3 as a quick check."""
     runs = [run("CONST", [0.50, 0.33, 0.24, 0.22]), *alone([0.40, 0.30, 0.20, 0.20])]
     losses = [run("CONST", [0.5] * 4, losses=[2.0] * 4), *alone([0.1] * 4, losses=[1.0] * 4)]
     write(tmp_path, "table1", runs)
@@ -159,7 +159,7 @@ def test_small_images_are_area_averages_of_some_images_of_each_class(tmp_path):
         ({"pixels": np.zeros(3)}, 4, "unknown array.*'pixels'"),
     ],
 )
-def test_other_files_make_no_small_images(changes, side, message, tmp_path):
+def test_small_images_need_a_suitable_file(changes, side, message, tmp_path):
     images, labels = np.zeros((6, 8, 8, 3), "uint8"), np.array([0, 1] * 3)
     arrays = {**dict(x_train=images, y_train=labels, x_test=images, y_test=labels), **changes}
     np.savez(tmp_path / "made.npz", **{name: array for name, array in arrays.items() if array is not None})

@@ -1,4 +1,4 @@
-"""Experiments from the plan to the result, on tiny networks: a finished run is not repeated."""
+"""Experiments from plan to result, on tiny networks; finished runs are not repeated."""
 
 import csv
 import dataclasses
@@ -27,7 +27,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(images, tmp_path_factory):
-    """A folder in which Table 4 was run: its runs are in `runs`, its result in `results`."""
+    """A folder with the runs of Table 4 in `runs` and its result in `results`."""
     folder = tmp_path_factory.mktemp("finished")
     own = experiments.Runs(folder / "runs", at_once=1, say=str)
     experiments.reproduce("table4", settings("table4", images), own, folder / "results")
@@ -44,7 +44,7 @@ def planned(name, images, **changes):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """The recipes that are trained from here on."""
+    """Records the recipes that are trained."""
     recipes, trained = [], module.train
     monkeypatch.setattr(module, "train", lambda recipe, *a, **k: recipes.append(recipe) or trained(recipe, *a, **k))
     return recipes
@@ -131,7 +131,7 @@ def test_a_killed_experiment_loses_no_epoch_on_a_cpu(images, tmp_path, monkeypat
 
 
 def test_an_exit_trained_alone_shares_its_run_with_the_complete_network(images, tmp_path, taken):
-    """A GPU's OPT is complete, a CPU's ends early: a run that is finished or begun on one serves the other."""
+    """OPT's networks are complete on a GPU and end early on a CPU; a run that one of them started serves the other."""
     (other, *_) = planned("table4", images)
     whole = dataclasses.replace(other.recipe, weighting={"name": "single_exit", "exit": "exit_2"})
     part = dataclasses.replace(whole, last_exit="exit_2")
@@ -147,7 +147,7 @@ def test_an_exit_trained_alone_shares_its_run_with_the_complete_network(images, 
 
 @pytest.mark.tensorflow
 def test_a_run_in_the_results_serves_every_experiment(images, finished, tmp_path, taken):
-    """Table 4's momentum 0.9 is table 5's period 1."""
+    """A run with momentum 0.9 in Table 4 is the run with period 1 in Table 5."""
     results = shutil.copytree(finished / "results", tmp_path / "results")
     own = experiments.Runs(tmp_path / "runs", results, at_once=1, say=str)
     path, _ = experiments.reproduce("table5", settings("table5", images), own, results)
@@ -160,7 +160,7 @@ def test_a_run_in_the_results_serves_every_experiment(images, finished, tmp_path
 
 
 def test_directories_keep_their_names(tmp_path):
-    """Or all that users have trained would be trained again."""
+    """If names changed, finished runs of users would be trained again."""
     network = {"name": "resann", "num_units": 5, "channels": 16}
     made = experiments.Runs(tmp_path).place(Recipe(network, "cifar10", epochs=60, seed=1))
     assert made.name == "resann5x16_adaloss_cifar10_seed1_e98e5763a6"
@@ -216,7 +216,7 @@ def test_groups_are_what_one_program_can_train(images, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def quick_runs(tmp_path_factory):
-    """One directory for all quick checks, which share many runs."""
+    """The directory of all quick checks, which share many runs."""
     return tmp_path_factory.mktemp("quick")
 
 
@@ -268,7 +268,7 @@ commands.main(["anytime-keras", "reproduce", "table4", *flags.split(), *where])
 @pytest.mark.parametrize(
     "backend, on_cpu, engine", [("jax", False, "scan"), ("jax", True, "fit"), ("tensorflow", False, "fit")]
 )
-def test_an_epoch_is_one_program_on_accelerators_alone(backend, on_cpu, engine, images, monkeypatch, tmp_path):
+def test_an_epoch_is_one_program_only_on_accelerators(backend, on_cpu, engine, images, monkeypatch, tmp_path):
     called = []
     monkeypatch.setattr(module.keras.backend, "backend", lambda: backend)
     monkeypatch.setattr(module.runtime, "on_cpu", lambda: on_cpu)

@@ -1,4 +1,4 @@
-"""Settings name networks and the scale of runs."""
+"""Settings: networks and the scale of runs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Summaries and tables follow from runs by arithmetic that is worked out by hand here."""
+"""Summaries and tables, compared with numbers computed by hand."""
 
 import functools
 
@@ -37,7 +37,7 @@ def test_increases_over_opt_at_fractions_of_the_cost():
 
 
 def test_opt_is_the_network_of_the_exit_that_answers():
-    """At 1/2 of 40 the exit at 18 answers, not the one at 22; networks for other exits do not matter."""
+    """At half of 40 MACs, the exit at 18 is used, not the one at 22; networks for other exits do not matter."""
     macs = [4, 18, 22, 40]
     runs = [run("CONST", [0.8, 0.44, 0.1, 0.3], macs=macs), *alone([0.5, 0.40, 0.9, 0.3], macs=macs)]
     assert at_fractions(runs[0]["exits"]) == [0.8, 0.44, 0.1, 0.3]
@@ -65,7 +65,7 @@ def test_a_table_of_unfinished_runs_has_dashes():
     assert row[5:] == ["error 50.00%"] * 4
 
 
-def test_before_the_first_exit_and_over_no_error_there_is_no_number():
+def test_there_is_no_number_before_the_first_exit_or_for_a_zero_error():
     macs = [15, 20, 30, 40]
     runs = [run("a", [0.5, 0.4, 0.2, 0.1], macs=macs), run("b", [0.5, 0.4, 0.3, 0.0], macs=macs)]
     assert increases(summaries.relative(runs, "b"), "a") == approx([NAN, 0.0, -100 / 3, NAN])
@@ -120,7 +120,7 @@ MEMBERS = [
 
 
 def test_figure_6_reads_all_lines_at_the_same_budgets():
-    """Budgets of 10, 12, ... 40 MACs, 16 of them: five up to each next exit, and one at the last."""
+    """16 budgets of 10, 12, ... 40 MACs: five for each of the first three exits, and one for the last."""
     ensembles = [
         dict(dataset="made", seed=0, row=row, exits=run(row, errors)["exits"])
         for row, errors in (("ADALOSS", [0.4, 0.2, 0.1]), ("CONST", [0.4, 0.6, 0.1]))
@@ -174,7 +174,7 @@ def test_table_2_has_each_networks_errors_at_fractions_of_its_own_cost():
     assert len(chosen.draw(summary).axes) == 1
 
 
-def test_the_proposition_s_bounds_hold_in_the_simulation():
+def test_the_propositions_bounds_hold_in_the_simulation():
     rows = summaries.inflations()["rows"]
     (row,) = (row for row in rows if row[:3] == [2.0, "anytime", 1])
     assert row[3] == 3.0 and row[5] == pytest.approx(2.443, abs=1e-3)

@@ -46,7 +46,7 @@ def resann(**changes):
 
 
 def dense():
-    """Two inputs, one of them and early features and logits used again late, names that no runtime takes."""
+    """A network with two inputs, late uses of an input, features and logits, and names that no runtime accepts."""
     image, extra = keras.Input((6, 6, 2), name="image"), keras.Input((3,))
     early = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(image)
     first = keras.layers.Dense(5)(keras.layers.Flatten()(early))
@@ -94,7 +94,7 @@ def test_a_saved_model_serves_the_whole_network_by_default(tmp_path):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("make", [resann, pytest.param(dense, marks=pytest.mark.long)])
-def test_whole_and_stages_equal_keras(make, format, tmp_path):
+def test_the_whole_network_and_its_stages_equal_keras(make, format, tmp_path):
     needs(format)
     model = make()
     exported = ExportedModel(ak.export(model, tmp_path / "set", format=format))
@@ -132,7 +132,7 @@ def test_an_ensemble_runs_its_members_one_after_the_other(format, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.tensorflow
-def test_chosen_exits_stay_in_order_beyond_nine(tmp_path):
+def test_selected_exits_stay_in_order_beyond_nine(tmp_path):
     model = resann(num_units=4)
     chosen = ["exit_2", "exit_9", "exit_10", "exit_12"]
     exported = ExportedModel(ak.export(model, tmp_path / "set", exits=chosen))
@@ -144,7 +144,7 @@ def test_chosen_exits_stay_in_order_beyond_nine(tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_stages_connect_by_name_and_nothing_is_handed_through(tmp_path):
+def test_stages_connect_by_name_and_pass_nothing_unused(tmp_path):
     needs("onnx")
     path = ak.export(dense(), tmp_path / "set", format="onnx", batch_size=2)
     description = json.loads((path / "exported.json").read_text())
@@ -236,7 +236,7 @@ print(model.predict(x, deadline=60).exit)
         np.testing.assert_allclose(answers[f"stage_{name}"], expected, **TOLERANCE[format])
 
 
-# Bounds on the largest error over the standard deviation of the logits, and on the samples that keep their class.
+# Limits for the largest error over the standard deviation of the logits, and for the share of equal classes.
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "precision, bound, least",
@@ -289,7 +289,7 @@ def test_int8_computes_in_integers(tmp_path):
 
 @pytest.fixture(scope="module")
 def slow_set(tmp_path_factory):
-    """A set whose three stages take 20 ms each; `.calls` lists those that were run."""
+    """A set whose three stages take 20 ms each; `.calls` lists the stages that ran."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("needs the TensorFlow backend")
     exported = ExportedModel(ak.export(resann(), tmp_path_factory.mktemp("slow") / "set", parts=["stages"]))
@@ -305,7 +305,7 @@ def slow_set(tmp_path_factory):
     return exported
 
 
-def test_a_deadline_gives_the_deepest_exit_that_fits(slow_set):
+def test_a_deadline_selects_the_deepest_exit_that_fits(slow_set):
     x = np.zeros((1, 8, 8, 3), "float32")
     with pytest.raises(ValueError, match=r"batch of 1. Measured: \[\]. Call `calibrate"):
         slow_set.predict(x, deadline=1.0)
@@ -335,7 +335,7 @@ def test_lookup_tables_are_exported_as_a_saved_model_and_refused_elsewhere(make,
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("format", FORMATS)
-def test_tensors_that_are_no_variables_are_exported(format, tmp_path):
+def test_constant_tensors_are_exported(format, tmp_path):
     needs(format)
     model, x = networks.positions()
     expected = checks.outputs(model, x[:1])
@@ -344,7 +344,7 @@ def test_tensors_that_are_no_variables_are_exported(format, tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_a_state_that_calls_change_is_not_exported(tmp_path):
+def test_state_that_calls_change_is_not_exported(tmp_path):
     words = keras.Input(batch_shape=(2, 3, 4))
     model = networks.two_exits(words, keras.layers.GRU(4, stateful=True)(words))
     for format in RUNTIMES:
@@ -371,7 +371,7 @@ class Holder(keras.Layer):
 
 
 @pytest.mark.tensorflow
-def test_what_layers_hold_in_a_dict_or_a_module_is_exported(tmp_path):
+def test_variables_in_dicts_and_modules_of_layers_are_exported(tmp_path):
     features = keras.Input((4,))
     model = networks.two_exits(features, Holder()(features))
     x = checks.some_input(model, batch=2)
@@ -394,7 +394,7 @@ def test_confidence_of_a_regression_is_refused(tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_times_go_by_the_inputs_shape_where_it_is_open(tmp_path):
+def test_times_depend_on_the_shape_of_the_input_if_it_is_open(tmp_path):
     words = keras.Input((None,), dtype="int32", name="words")
     x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4)(words))
     first = keras.layers.Dense(3)(x)
@@ -410,7 +410,7 @@ def test_times_go_by_the_inputs_shape_where_it_is_open(tmp_path):
     assert exported.predict(long, deadline=60.0).exit == "first"
 
 
-def test_a_stream_that_is_left_runs_no_further_stage(slow_set):
+def test_an_abandoned_stream_runs_no_further_stage(slow_set):
     slow_set.calls.clear()
     for answer in slow_set.stream(np.zeros((1, 8, 8, 3), "float32")):
         if answer.exit == "exit_2":
@@ -418,7 +418,7 @@ def test_a_stream_that_is_left_runs_no_further_stage(slow_set):
     assert slow_set.calls == [0, 1]
 
 
-def test_reader_refuses_what_does_not_fit(slow_set):
+def test_the_reader_refuses_invalid_arguments(slow_set):
     with pytest.raises(ValueError, match=r"\(any, 8, 8, 3\).*Received: shape \(1, 8, 8, 1\)"):
         slow_set.predict(np.zeros((1, 8, 8, 1)))
     with pytest.raises(ValueError, match=r"inputs are \['image'\]. Received: \['picture'\]"):
@@ -428,7 +428,7 @@ def test_reader_refuses_what_does_not_fit(slow_set):
 
 
 @pytest.mark.parametrize("deadline", [float("nan"), "1", True, [1.0]])
-def test_a_deadline_that_is_no_number_is_refused_before_any_work(deadline, slow_set):
+def test_a_deadline_must_be_a_number(deadline, slow_set):
     slow_set.calls.clear()
     with pytest.raises(ValueError, match="`deadline` must be a number of seconds"):
         slow_set.predict(np.zeros((1, 8, 8, 3), "float32"), deadline=deadline)
@@ -473,7 +473,7 @@ def test_integer_inputs_take_integers_that_fit(dtype, fits, wrong):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("format", FORMATS)
-def test_masks_cross_from_stage_to_stage(format, tmp_path):
+def test_masks_are_passed_between_stages(format, tmp_path):
     needs(format)
 
     def network(mask_zero):
@@ -495,7 +495,7 @@ def test_masks_cross_from_stage_to_stage(format, tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_what_calibration_found_goes_along(tmp_path):
+def test_calibration_is_exported(tmp_path):
     model = resann()
     model.inference = {
         "exits": ["exit_1", "exit_3"],
@@ -514,13 +514,13 @@ def test_what_calibration_found_goes_along(tmp_path):
     assert found.description["inference"] is None and found.temperatures == [1.0] * 3
 
 
-def test_confidence_of_outputs_that_are_probabilities_is_their_largest():
+def test_the_confidence_of_probabilities_is_their_maximum():
     answer = Answer(np.array([[0.2, 0.8], [0.5, 0.5]]), "late", 1, 0.0)
     np.testing.assert_allclose(answer.confidence, [0.8, 0.5], rtol=1e-6)
 
 
 @pytest.mark.tensorflow
-def test_a_fixed_batch_size_is_kept_and_inputs_go_by_name_too(tmp_path):
+def test_a_fixed_batch_size_is_kept_and_inputs_can_be_named(tmp_path):
     model = dense()
     exported = ExportedModel(ak.export(model, tmp_path / "set", parts="whole", batch_size=2))
     image, extra = checks.some_input(model, batch=2)
@@ -538,7 +538,7 @@ def test_a_fixed_batch_size_is_kept_and_inputs_go_by_name_too(tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_changed_missing_and_foreign_files_are_refused(tmp_path):
+def test_changed_missing_and_unknown_files_are_refused(tmp_path):
     path = ak.export(resann(), tmp_path / "set", parts="whole")
     weights = next(path.glob("saved_model/variables/*.data*"))
     content = bytearray(weights.read_bytes())
@@ -560,7 +560,7 @@ def test_changed_missing_and_foreign_files_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def sound_set(tmp_path_factory):
-    """The folder of a set that is not to be changed: copy it."""
+    """The folder of a set; tests that change it use a copy."""
     pytest.importorskip("onnxruntime")
     if keras.backend.backend() != "tensorflow":
         pytest.skip("needs the TensorFlow backend")
@@ -571,7 +571,7 @@ def sound_set(tmp_path_factory):
 
 
 def tampered(folder, place, change, hashed=True):
-    """Copies a set and changes its description, with the hash that the changed one has if `hashed`."""
+    """Copies a set and changes its description; `hashed` also updates its hash."""
     path = shutil.copytree(folder, place)
     description = json.loads((path / "exported.json").read_text())
     change(description)
@@ -581,7 +581,7 @@ def tampered(folder, place, change, hashed=True):
     return path
 
 
-def test_a_fork_is_told_at_once_to_spawn(sound_set):
+def test_a_forked_process_gets_an_error_that_says_to_spawn(sound_set):
     exported, x = ExportedModel(sound_set), np.zeros((1, 8, 8, 3), "float32")
     exported.calibrate(x, repeats=1)
 
@@ -597,7 +597,7 @@ def test_a_fork_is_told_at_once_to_spawn(sound_set):
         assert f"Expected: process {os.getpid()}." in text and "`multiprocessing.get_context('spawn')`" in text
 
 
-def test_a_description_that_was_changed_is_noticed_and_its_layout_is_free(sound_set, tmp_path):
+def test_a_changed_description_is_detected_and_its_formatting_is_free(sound_set, tmp_path):
     def cheaper(description):
         description["exits"][0]["params"] -= 1
 
@@ -621,12 +621,12 @@ def test_a_description_that_was_changed_is_noticed_and_its_layout_is_free(sound_
         (lambda d: d["stages"].__setitem__(0, {**d["stages"][0], "file": "stage_2.onnx"}), "name different tensors"),
     ],
 )
-def test_a_description_with_wrong_or_foreign_files_is_refused(change, message, sound_set, tmp_path):
+def test_a_description_with_wrong_or_unknown_files_is_refused(change, message, sound_set, tmp_path):
     with pytest.raises(ValueError, match=message):
         ExportedModel(tampered(sound_set, tmp_path / "set", change))
 
 
-def test_unlisted_files_and_links_that_lead_out_are_refused(sound_set, tmp_path):
+def test_unlisted_files_and_links_out_of_the_folder_are_refused(sound_set, tmp_path):
     path = shutil.copytree(sound_set, tmp_path / "set")
     (path / "__pycache__").mkdir()
     (path / "__pycache__" / "run_exported.cpython-311.pyc").write_bytes(b"")
@@ -650,7 +650,7 @@ def test_unlisted_files_and_links_that_lead_out_are_refused(sound_set, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", '"version"', "{}", "[" * 100_000, "\udc80"])
-def test_what_is_no_description_is_refused(content, tmp_path):
+def test_files_that_are_not_descriptions_are_refused(content, tmp_path):
     (tmp_path / "exported.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match="is not an export"):
         ExportedModel(tmp_path)
@@ -739,7 +739,7 @@ def test_only_an_exported_set_is_overwritten(tmp_path):
         (dict(exits=["exit_9"]), ValueError, "Received: 'exit_9'"),
     ],
 )  # fmt: skip
-def test_wrong_arguments_are_told_before_anything_is_written(changes, error, message, tmp_path):
+def test_wrong_arguments_are_refused_before_writing(changes, error, message, tmp_path):
     with pytest.raises(error, match=message):
         ak.export(resann(), tmp_path / "set", **changes)
     assert os.listdir(tmp_path) == []
@@ -759,7 +759,7 @@ def test_models_that_cannot_be_exported_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.tensorflow
-def test_a_part_that_a_format_has_no_form_for_is_named(tmp_path):
+def test_an_operation_that_a_format_lacks_is_named(tmp_path):
     needs("litert")
     x = keras.Input((8,))
     early = keras.layers.Dense(2)(x)
@@ -771,13 +771,13 @@ def test_a_part_that_a_format_has_no_form_for_is_named(tmp_path):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="other backends are refused")
-def test_other_backends_are_told_what_to_do(tmp_path):
+def test_errors_on_other_backends_name_the_remedy(tmp_path):
     with pytest.raises(RuntimeError, match="Received: backend 'jax'.*KERAS_BACKEND=tensorflow"):
         ak.export(resann(), tmp_path / "set")
 
 
 @pytest.mark.tensorflow
-def test_mixed_precision_goes_into_a_saved_model(tmp_path):
+def test_mixed_precision_is_exported_to_a_saved_model(tmp_path):
     model = resann(dtype="mixed_bfloat16")
     exported = ExportedModel(ak.export(model, tmp_path / "set"))
     x = checks.some_input(model)

@@ -1,4 +1,4 @@
-"""Exported sets take raw images: the preprocessing of a model is part of the set."""
+"""Exported sets accept raw images, because they contain the model's preprocessing."""
 
 import importlib.util
 import json
@@ -76,7 +76,7 @@ def test_the_reader_takes_raw_images(model, exported, photo):
 
 @pytest.mark.long
 @pytest.mark.parametrize("format", [pytest.param("litert"), pytest.param("onnx", marks=pytest.mark.long)])
-def test_sets_of_other_runtimes_take_raw_images(model, photo, tmp_path, format):
+def test_sets_for_other_runtimes_take_raw_images(model, photo, tmp_path, format):
     pytest.importorskip({"litert": "ai_edge_litert", "onnx": "tf2onnx"}[format])
     reader = ExportedModel(ak.export(model, tmp_path / format, format))
     check_reader(reader, model, photo)
@@ -177,7 +177,7 @@ def test_a_changed_preprocessing_is_refused(exported, tmp_path, change, message)
         ExportedModel(folder)
 
 
-def test_networks_without_preprocessing_are_exported_without(tmp_path):
+def test_networks_without_preprocessing_are_exported_without_it(tmp_path):
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=3)
     path = ak.export(model, tmp_path / "set", parts="stages")
     reader = ExportedModel(path)

@@ -1,1 +1,1 @@
-"""Faults: processes killed, disks full, files damaged, odd input. `python -m tests.faults` runs and counts them."""
+"""Fault injection: killed processes, full disks, damaged files, fuzzed input. `python -m tests.faults` runs all."""

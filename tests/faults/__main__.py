@@ -1,4 +1,4 @@
-"""Runs every fault and prints how often each was tried and survived.
+"""Injects every fault and prints how often each was tried and survived.
 
     python -m tests.faults [--kills 100] [--seed N] [--only PART] [--share 1.0] [--report FILE.json]
 
@@ -80,7 +80,7 @@ def run_here(names, options):
 
 
 def run_apart(names, options):
-    """Runs the faults of each backend in a process of its own."""
+    """Runs the faults of each backend in a separate process."""
     results = {}
     for backend in sorted({catalog.FAULTS[name][0] for name in names}, reverse=True):
         own = [name for name in names if catalog.FAULTS[name][0] == backend]
@@ -121,7 +121,7 @@ def table(results):
 
 
 def about(options):
-    """The machine, the versions and the date."""
+    """Returns the machine, the versions and the date."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -1,11 +1,11 @@
-"""All faults by name: on which backend each runs, how often by default, and what it is."""
+"""All faults by name: the backend of each, the default number of tries, and its function."""
 
 import pathlib
 import tempfile
 
 from tests.faults.tally import Tally
 
-KILLS = {"training": 0.34, "saving": 0.22, "downloading": 0.22, "publishing": 0.22}  # shares of all kills
+KILLS = {"training": 0.34, "saving": 0.22, "downloading": 0.22, "publishing": 0.22}  # shares of `--kills`
 # name: (backend, count)
 FAULTS = {
     **{f"killed while {name}": ("tensorflow" if name == "training" else "numpy", None) for name in KILLS},
@@ -30,7 +30,7 @@ FAULTS = {
 
 
 def count_of(name, kills, share):
-    """How often to try a fault: its part of all kills, or a share of its default."""
+    """Returns how often to try a fault: its share of the kills, or a multiple of its default."""
     backend, count = FAULTS[name]
     if count is None:
         return max(1, round(kills * KILLS[name.removeprefix("killed while ")]))
@@ -38,7 +38,7 @@ def count_of(name, kills, share):
 
 
 def run(name, count, rng):
-    """Runs a fault in this process, whose backend must be the fault's; returns its `Tally`."""
+    """Runs a fault in this process, which must use the fault's backend; returns its `Tally`."""
     return (_on_numpy if FAULTS[name][0] == "numpy" else _on_tensorflow)(name, count, rng)
 
 

@@ -1,4 +1,4 @@
-"""Files that were cut off, had a bit flipped, or were swapped for others: never taken for what they were."""
+"""Files that were truncated, swapped, or had a bit flipped: they are never used as if they were intact."""
 
 import pathlib
 import shutil
@@ -34,7 +34,7 @@ HOW = {"truncated": truncate, "bit flipped": flip, "swapped": swap}
 
 
 def zoo_file(stage, damage, rng):
-    """Weights or a golden pair in a folder: refused, with the file's name."""
+    """Weights or golden outputs in a folder: refused, with the file's name."""
     path = rng.choice(sorted((stage.downloading.zoo / "weights").iterdir()))
     with _damaged(path, damage, rng, stage.other):
         zoo = places.Folder(stage.downloading.zoo)
@@ -49,7 +49,7 @@ def zoo_file(stage, damage, rng):
 
 
 def cached_file(stage, damage, rng):
-    """A file or page in the cache: downloaded again, or had without it, and right."""
+    """A file or index in the cache: downloaded again or not needed, with correct results."""
     path = rng.choice(sorted(path for path in stage.downloading.cached() if path.suffix != ".part"))
     damage(path, rng, stage.other)
     catalog._added.clear()
@@ -58,12 +58,12 @@ def cached_file(stage, damage, rng):
 
 
 def checkpoint_file(stage, damage, rng):
-    """The last checkpoint's weights or state: told, left out, and the one before taken."""
+    """The last checkpoint's weights or state: reported and skipped, and the previous checkpoint is used."""
     saving = stage.saving
     last = saving.checkpoints._all()[-1]
     path = last / str(rng.choice(["training.weights.h5", "state.json"]))
     with _damaged(path, damage, rng, saving.checkpoints._all()[0] / path.name) as changed, warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # of a checkpoint that was left out
+        warnings.simplefilter("error", UserWarning)  # of a skipped checkpoint
         try:
             epoch, _ = saving.checkpoints.restore(saving.reader, saving.read_weighting)
         except UserWarning as warning:
@@ -72,14 +72,14 @@ def checkpoint_file(stage, damage, rng):
             epoch, history = saving.checkpoints.restore(saving.reader, saving.read_weighting)
             assert epoch == saving.epoch - 1 and history == saving._history(epoch)
         else:
-            # A flip may rename the hash's own field, and harm nothing else.
+            # A flipped bit may rename the field of the hash and damage nothing else.
             assert not changed or path.name == "state.json", "it was read"
             assert epoch == saving.epoch, f"epoch {epoch} for {saving.epoch}"
         assert subjects.has(saving._state(saving.reader, saving.read_weighting), epoch), "other weights"
 
 
 def saved_model(stage, damage, rng):
-    """`model.keras`: refused in one clear error, or, where the damage touched no number, right."""
+    """`model.keras`: refused with one clear error, or correct if no number was damaged."""
     path = stage.saving.folder / "model.keras"
     with _damaged(path, damage, rng, stage.other):
         try:
@@ -91,7 +91,7 @@ def saved_model(stage, damage, rng):
 
 
 def npz_data(stage, damage, rng):
-    """An .npz of images: refused with its name, or right."""
+    """An .npz of images: refused with its name, or correct."""
     with _damaged(stage.npz, damage, rng, stage.other):
         try:
             data = ak.data.load(stage.npz, validation=0, test=0)
@@ -102,7 +102,7 @@ def npz_data(stage, damage, rng):
 
 
 def json_file(stage, damage, rng):
-    """A recipe or a curve, which have no hash: read or refused with the name, but in no other way."""
+    """A recipe or a curve, which have no hash: read, or refused with the file's name."""
     path = stage.saving.folder / str(rng.choice(["recipe.json", "curve.json"]))
     read = Recipe.from_json if path.name == "recipe.json" else ak.Curve.from_json
     with _damaged(path, damage, rng, stage.other):
@@ -123,7 +123,7 @@ TARGETS = {
 
 
 class _damaged:
-    """A file with a damage; afterwards it is whole again. Gives whether the damage changed it."""
+    """Damages a file and restores it afterwards. Yields whether the damage changed it."""
 
     def __init__(self, path, damage, rng, other):
         self.path, self.damage, self.arguments = pathlib.Path(path), damage, (rng, other)
@@ -138,7 +138,7 @@ class _damaged:
 
 
 class _Stage:
-    """Files of every kind, whole."""
+    """Intact files of every kind."""
 
     def __init__(self, folder, rng):
         for name in ("saved", "down"):
@@ -157,7 +157,7 @@ class _Stage:
 
 
 def damaged_files(count, rng):
-    """Every kind of file with every kind of damage, in turn."""
+    """Applies every kind of damage to every kind of file in turn."""
     tally, tried = Tally(), 0
     with tempfile.TemporaryDirectory() as folder:
         stage = _Stage(pathlib.Path(folder).resolve(), rng)

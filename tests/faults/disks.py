@@ -1,4 +1,4 @@
-"""Disks that are full or may only be read: a small file system of this process's own, where Linux gives one."""
+"""Full and read-only disks: a small private file system of this process, if Linux allows one."""
 
 import contextlib
 import ctypes
@@ -11,9 +11,9 @@ READ_ONLY, REMOUNT, PRIVATE, RECURSIVE = 1, 32, 1 << 18, 1 << 14
 
 
 def own_disk(folder, size=2**26):
-    """Mounts an empty tmpfs on a folder, seen by this process and its children alone; False where that is forbidden.
+    """Mounts an empty tmpfs on a folder for this process and its children only; returns False if that is forbidden.
 
-    Only for a process of one thread, such as a fork.
+    Only for a process with one thread, such as a fork.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
@@ -32,14 +32,14 @@ def own_disk(folder, size=2**26):
 
 
 def make_read_only(folder):
-    """Lets an own disk be read alone."""
+    """Makes a private disk read-only."""
     if ctypes.CDLL(None).mount(None, os.fsencode(folder), None, REMOUNT | READ_ONLY, None):
         raise OSError(f"'{folder}' cannot be mounted anew.")
 
 
 @contextlib.contextmanager
 def almost_full(folder, free, own):
-    """Leaves so many bytes on an own disk; else no file may grow beyond them ("File too large")."""
+    """Leaves this many free bytes on a private disk; without one, limits the size of files ("File too large")."""
     if not own:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""Runs a function in a fork of this process, and has that die at a moment: by the clock, at a file operation, ...
+"""Runs a function in a fork of this process and kills the fork at a chosen moment.
 
 TensorFlow survives a fork only while it has not begun to compute; Keras's NumPy backend does at any time, but cannot
 convolve in it, since it does so with JAX.
@@ -16,16 +16,16 @@ import tempfile
 import time
 import traceback
 
-# What Python tells its audit hooks of, before it does it; of files under the folder at hand.
+# Python's audit events of file operations, raised before each operation.
 FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.scandir", "os.truncate")
-SECONDS = 240  # after which a child counts as stuck
+SECONDS = 240  # after these seconds, a child counts as stuck
 
 PARENT_DEATH_SIGNAL = 1
 
 
 @dataclasses.dataclass
 class Moment:
-    """When a process dies, counted from where its deed calls `arm`.
+    """When a process is killed, counted from the call of `arm`.
 
     Attributes:
         kind: "seconds" (SIGKILL from outside), "file" (SIGKILL at a file operation in the folder: open, rename, fsync,
@@ -43,7 +43,7 @@ class Moment:
 
 @dataclasses.dataclass
 class End:
-    """How a child ended.
+    """How a child process ended.
 
     Attributes:
         signal: int, the signal that killed it, or 0.
@@ -59,16 +59,16 @@ class End:
 
 
 def with_its_parent():
-    """Has this process killed when its parent ends, however that ends; on Linux alone."""
+    """Lets Linux kill this process when its parent ends for any reason."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def run(deed, folder=None, moment=None, most=SECONDS):
-    """Runs `deed(arm)` in a fork; kills it at the moment after it called `arm`.
+    """Runs `deed(arm)` in a fork and kills it at the moment after it called `arm`.
 
     Args:
-        deed: function of one argument, a function to call where the moment begins to count.
+        deed: function of one argument, a function that starts the count of the moment.
         folder: where file operations count.
         moment: `Moment` or None.
         most: float, seconds after which it counts as stuck.
@@ -99,7 +99,7 @@ def run(deed, folder=None, moment=None, most=SECONDS):
 
 
 def in_child(function, *arguments, most=SECONDS):
-    """Runs a function in a fork, and returns what it returns; raises what it printed if it failed."""
+    """Runs a function in a fork and returns its result; raises with its printed output if it failed."""
     end = run(lambda arm: function(*arguments), most=most)
     assert not end.error and not end.signal, f"signal {end.signal}, {end.error}"
     return end.result
@@ -143,7 +143,7 @@ def _arm(folder, moment, arming):
 
 
 def _listen(kind, folder, count):
-    """Has `count()` called before each file operation in a folder, or each call."""
+    """Calls `count()` before each file operation in a folder, or before each function call."""
     if kind == "call":
         sys.setprofile(lambda frame, event, argument: count() if event in ("call", "c_call") else None)
         return
@@ -163,7 +163,7 @@ def _listen(kind, folder, count):
 
 
 def measure(deed, folder, kind):
-    """Returns how far the moments of a kind reach: the deed's seconds, file operations or calls."""
+    """Returns the range of moments of a kind: the deed's seconds, file operations or calls."""
     if kind == "seconds":
         end = run(deed)
         result = end.seconds
@@ -191,7 +191,7 @@ def measure(deed, folder, kind):
 
 
 def _wait(pid, armed, moment, most):
-    """Waits for the child, and kills it if its moment comes or it is stuck.
+    """Waits for the child, and kills it at its moment or if it is stuck.
 
     Returns:
         When it was armed, its status, and whether it was stuck.

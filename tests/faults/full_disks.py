@@ -1,4 +1,4 @@
-"""Disks that fill up or may only be read, while a training saves, a download is kept, a network is published."""
+"""Disks that fill up or are read-only while a run is saved, a download is stored or a network is published."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ MEANS = ("No space left on device", "File too large", "Read-only file system", "
 
 
 def full_disks(subjects):
-    """Returns a fault: each of the subjects' deeds on a disk that fills up at a random byte."""
+    """Returns a fault: the deeds of each subject on a disk that fills up at a random byte."""
 
     def fault(count, rng):
         tally = Tally()
@@ -33,7 +33,7 @@ def full_disks(subjects):
 
 
 def _fill_often(name, make, folder, count, rng):
-    """In a fork, since its disk is seen by it and its children alone."""
+    """Runs in a fork, because only it and its children see its disk."""
     own = disks.own_disk(folder)
     tally, refused = Tally(), 0
     subject = make(folder, rng)
@@ -63,7 +63,7 @@ def _fill_often(name, make, folder, count, rng):
 
 
 def _error(deed):
-    """Returns the kind and the text of the error that a deed ends in, or None."""
+    """Returns the kind and the text of a deed's error, or None."""
     try:
         deed(lambda: None)
     except Exception as error:
@@ -71,7 +71,7 @@ def _error(deed):
 
 
 def read_only_cache(make):
-    """Returns a fault: a cache that cannot be written to gives what it holds, and says what is wrong if it must."""
+    """Returns a fault: a read-only cache serves its files, and an error explains what is missing."""
 
     def fault(count, rng):
         tally = Tally()

@@ -1,4 +1,4 @@
-"""Odd input from hypothesis: manifests, data sets and command lines. Refused in one clear error, or of use."""
+"""Fuzzed input from hypothesis: manifests, data sets and command lines. It is used or refused with one clear error."""
 
 import contextlib
 import copy
@@ -37,7 +37,7 @@ ODD = st.recursive(
 
 
 def _hunt(strategies, check, count, rng, allowed=(ValueError, OSError)):
-    """Calls `check` with drawn arguments; every error but those allowed is found."""
+    """Calls `check` with drawn arguments; every error that is not allowed is a finding."""
     tally = Tally()
 
     @hypothesis.seed(int(rng.integers(2**31)))
@@ -77,7 +77,7 @@ def _hunt(strategies, check, count, rng, allowed=(ValueError, OSError)):
 
 @st.composite
 def changes(draw, content):
-    """A manifest with one to three of its parts changed, taken out or added to."""
+    """Draws a manifest with one to three of its parts changed, removed or extended."""
     content = copy.deepcopy(content)
     for _ in range(draw(st.integers(1, 3))):
         place, way = content, []
@@ -99,7 +99,7 @@ def changes(draw, content):
 
 
 def manifests(count, rng):
-    """Hostile manifests in a zoo: added, shown, listed and loaded, or refused; never built at any size they like."""
+    """Hostile manifests in a zoo: added, shown, listed and loaded, or refused; never built at an arbitrary size."""
     with tempfile.TemporaryDirectory() as folder:
         zoo, path = _zoo(pathlib.Path(folder), rng)
         content = json.loads(path.read_text())
@@ -124,7 +124,7 @@ def manifests(count, rng):
 
 
 def manifest_texts(count, rng):
-    """Any bytes for a manifest or an index."""
+    """Random bytes as a manifest or an index."""
     texts = st.binary(max_size=60) | st.recursive(ODD, lambda x: st.lists(x)).map(lambda x: json.dumps(x).encode())
     with tempfile.TemporaryDirectory() as folder:
         zoo, path = _zoo(pathlib.Path(folder), rng)
@@ -153,7 +153,7 @@ SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 6, 8, 12]), max_size=5).map(tuple
 
 @st.composite
 def odd_arrays(draw):
-    """Good images and labels, of which some are replaced by odd arrays."""
+    """Valid images and labels, some of which are replaced by odd arrays."""
     images, labels = np.random.default_rng(0).random((12, 4, 4, 1), "float32"), np.arange(12) % 3
     arrays = {"x_train": images, "y_train": labels}
     for key in draw(st.lists(st.sampled_from(KEYS), max_size=3)):
@@ -237,19 +237,19 @@ def _put(place, name, content):
 
 
 def _file(image, suffix):
-    """The file of an image, of the kind that its name says; PNG if it says none, or that kind cannot hold it."""
+    """Returns an image's file in the format of its name; PNG if there is none, or it cannot store the image."""
     kind = {".jpg": "jpeg", ".gif": "gif", ".tif": "tiff", ".webp": "webp"}.get(suffix, "png")
     file = io.BytesIO()
     try:
         image.save(file, kind)
-    except (OSError, ValueError):  # 16 bits, or see-through pixels
+    except (OSError, ValueError):  # 16 bits, or transparent pixels
         file = io.BytesIO()
         image.save(file, "png")
     return file.getvalue()
 
 
 def _use(data):
-    """What training and evaluation would take of a data set is finite, of one shape, and labelled within range."""
+    """Checks that the batches of a data set are finite, of one shape, and labelled within range."""
     for split in (data.train, data.validation, data.test):
         if split is None:
             continue
@@ -284,11 +284,11 @@ VALUES = [
 
 
 class _Trained(BaseException):
-    """The command has come to where training would begin."""
+    """Raised where training would begin."""
 
 
 def command_lines(count, rng):
-    """Every command with odd flags and arguments: it works, or exits with a message and a status other than 0."""
+    """Commands with odd flags and arguments: they work, or exit with a message and a status other than 0."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.ExitStack() as stack:
         for holder, name in ((devices.OneDevice, "fit"), (scan, "fit")):
             stack.enter_context(_replaced(holder, name, _trained))
@@ -349,7 +349,7 @@ def _replaced(holder, name, value):
 
 
 def _places(folder, rng):
-    """A trained folder, an image, and files that are none."""
+    """The folder of a run, an image, and other files."""
     (folder / "trained").mkdir()
     saving = subjects.Saving(folder / "trained", rng)
     saving.deed(lambda: None)
@@ -374,7 +374,7 @@ def _places(folder, rng):
 
 
 def recipe_files(count, rng):
-    """Recipes with odd parts: read, and where network and data were left alone, built."""
+    """Recipes with odd parts: read, and built if network and data are unchanged."""
     with tempfile.TemporaryDirectory() as folder:
         content = Recipe.paper(subjects.MODEL, "digits", epochs=1).to_dict()
         path = pathlib.Path(folder) / "recipe.json"

@@ -1,4 +1,4 @@
-"""KeyboardInterrupt at a moment by the clock, as a notebook's Stop button raises it."""
+"""Raises KeyboardInterrupt after some time, like a notebook's Stop button."""
 
 import signal
 

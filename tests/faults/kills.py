@@ -1,4 +1,4 @@
-"""Processes killed at random moments, again and again in one place; each must leave all whole and be able to go on."""
+"""Processes that are killed at random moments; each must leave intact files from which the next can continue."""
 
 import collections
 import pathlib
@@ -10,7 +10,7 @@ from tests.faults.tally import Tally
 
 
 def kill_often(make, count, rng, kinds=None):
-    """Kills a subject's deed so often, then lets it end in peace.
+    """Kills a subject's deed repeatedly, then lets it finish.
 
     Args:
         make: function of a folder and `rng` that makes the subject.
@@ -19,7 +19,7 @@ def kill_often(make, count, rng, kinds=None):
         kinds: kinds of `dying.Moment`; None for the subject's own, in turn.
 
     Returns:
-        A `Tally` of the kills; peaceful ends on the way are checked too, and not counted.
+        A `Tally` of the kills. Deeds that finish before their kill are checked but not counted.
     """
     from tests.faults.subjects import draw, longest_file
 

@@ -1,4 +1,4 @@
-"""What is interrupted: saving, downloading and publishing, on Keras's NumPy backend, which survives any fork.
+"""Deeds to interrupt: saving, downloading and publishing, on Keras's NumPy backend, which survives forks.
 
 Each subject sets a stage (`begin`), does its deed, and can tell after a violent end that nothing was lost or half
 written (`check`), and after a peaceful one that all is there and nothing is left over (`finished`).
@@ -32,7 +32,7 @@ MODEL = {"name": "resann", "num_units": 1, "channels": 4}
 def prepare():
     """Has this process compute once, and its forks not at all: with JAX, by which Keras's NumPy backend convolves, they
     would wait for ever. Returns a curve."""
-    keras.distribution.list_devices = lambda device_type=None: ["numpy"]  # which that backend lacks
+    keras.distribution.list_devices = lambda device_type=None: ["numpy"]  # the NumPy backend has none
     warnings.filterwarnings("ignore", message=".*os.fork")
     model, data = published()
     measured = {"exits": [{} for _ in model.exit_names], "data": {}}
@@ -46,7 +46,7 @@ def prepare():
         return golden
 
     publishing._measure = measure
-    publishing.runtime.commit = lambda: None  # git takes longer than all else
+    publishing.runtime.commit = lambda: None  # git takes longest
     return ak.evaluate(model, data.test)
 
 
@@ -61,7 +61,7 @@ def images(count=24):
 
 
 def numbers(variables, version):
-    """Values that tell a version: an array for each variable."""
+    """Returns arrays that identify a version, one for each variable."""
     rng = np.random.default_rng(version)
     return [rng.uniform(0.5, 1.5, variable.shape).astype(variable.dtype) for variable in variables]
 
@@ -78,7 +78,7 @@ def has(variables, version):
 
 
 class Saving:
-    """A checkpoint, the history, the network and its curve, one version after the other into one folder."""
+    """Saves versions of a checkpoint, the history, the network and its curve into one folder."""
 
     kinds = ("seconds", "file", "call")
 
@@ -92,7 +92,7 @@ class Saving:
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.saved = 0  # the version in model.keras
         with tempfile.TemporaryDirectory() as elsewhere:
-            self.run.save(elsewhere)  # imports what saving needs, once for all forks
+            self.run.save(elsewhere)  # imports what saving needs before forking
 
     def _trainable(self):
         model = self.recipe.build_model(self.data)
@@ -124,7 +124,7 @@ class Saving:
 
     def check(self):
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # a checkpoint that was left out
+            warnings.simplefilter("error", UserWarning)  # a skipped checkpoint
             epoch, history = self.checkpoints.restore(self.reader, self.read_weighting)
         assert epoch in (self.epoch, self.epoch + 1), f"checkpoint {epoch} after {self.epoch} were done"
         assert history == self._history(epoch), "another history"
@@ -155,7 +155,7 @@ class Saving:
 
 
 class Publishing:
-    """Networks of tiny weights, one after the other into one zoo: new names, more weights, announced ones."""
+    """Publishes tiny networks into one zoo: new names, more weights, announced recipes."""
 
     kinds = ("seconds", "file", "call")
 
@@ -167,7 +167,7 @@ class Publishing:
         self.done, self.next = {}, None
 
     def begin(self):
-        """Goes on to another entry when the last one is whole."""
+        """Continues with another entry when the last one is complete."""
         if self.next is None or self.next[:2] in self.done:
             number = len(self.done)
             names = sorted({name for name, _ in self.done})
@@ -191,7 +191,7 @@ class Publishing:
         try:
             ak.zoo.publish(self.model, name, self.data, None, self.folder, label, **self.about)
         except ValueError as error:
-            if "already has weights" not in str(error):  # the one that was killed after its last word
+            if "already has weights" not in str(error):  # it was killed after it had finished
                 raise
 
     def check(self):
@@ -228,7 +228,7 @@ class Publishing:
 
 
 class Downloading:
-    """A network of a zoo on a slow server of this machine, into a cache that keeps what was left by those killed."""
+    """Downloads a network from a slow local server into a cache that contains files of killed downloads."""
 
     kinds = ("seconds", "file", "call")
 
@@ -247,7 +247,7 @@ class Downloading:
         return folder
 
     def begin(self):
-        """Takes some of what the cache holds away, so that there is something to download."""
+        """Removes some files from the cache, so that they are downloaded again."""
         for path in [path for path in self.cached() if path.suffix != ".part"]:
             if self.rng.random() < 0.7:
                 path.unlink()
@@ -294,7 +294,7 @@ class _Slow(http.server.SimpleHTTPRequestHandler):
 
 
 def start_server(folder):
-    """Gives out a folder until this process ends; returns the address."""
+    """Serves a folder until this process ends; returns the address."""
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *arguments: _Slow(*arguments, directory=str(folder))
     )
@@ -317,6 +317,6 @@ def longest_file(folder):
 
 
 def draw(rng, kind, reach):
-    """A random moment of a kind."""
+    """Returns a random moment of a kind."""
     at = float(rng.uniform(0, reach)) if kind == "seconds" else int(rng.integers(1, max(2, reach + 1)))
     return dying.Moment(kind, at)

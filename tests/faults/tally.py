@@ -1,4 +1,4 @@
-"""What came of a fault that was tried many times."""
+"""The results of a fault that was tried many times."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ class Tally:
     Attributes:
         tried, survived: ints.
         found: list of str, what went wrong.
-        notes: list of str, what else is worth knowing.
+        notes: list of str, other remarks.
     """
 
     tried: int = 0
@@ -19,7 +19,7 @@ class Tally:
     notes: list = dataclasses.field(default_factory=list)
 
     def count(self, what, check, *arguments):
-        """Counts one try: survived, unless `check(*arguments)` finds something."""
+        """Counts one try, which is survived unless `check(*arguments)` finds a problem."""
         self.tried += 1
         try:
             check(*arguments)

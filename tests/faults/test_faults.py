@@ -1,4 +1,4 @@
-"""The fault suite with few tries of each; `python -m tests.faults` makes many, at other moments each time."""
+"""The fault suite with a few tries of each fault; `python -m tests.faults` makes many, at other moments each time."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.faults import catalog
 
 pytestmark = pytest.mark.long
 
-# Those of trainings take minutes: `tests/training` kills one, `test_trainings.py` has the others.
+# Faults of training runs take minutes: `tests/training` kills one, `test_trainings.py` has the others.
 QUICK = [name for name, (backend, _) in catalog.FAULTS.items() if backend == "numpy"]
 
 
@@ -23,7 +23,7 @@ def suite(report, *options):
 
 
 @pytest.mark.tensorflow
-def test_each_fault_is_survived_a_few_times(tmp_path):
+def test_training_survives_each_fault_a_few_times(tmp_path):
     options = ["--kills=8", "--share=0.01", "--seed=0", *(f"--exactly={name}" for name in QUICK)]
     faults, _ = suite(tmp_path / "report.json", *options)
     assert sorted(faults) == sorted(QUICK)
@@ -33,7 +33,7 @@ def test_each_fault_is_survived_a_few_times(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-def test_every_fault_is_survived_many_times(tmp_path):
+def test_training_survives_every_fault_many_times(tmp_path):
     faults, ended = suite(tmp_path / "report.json", "--kills=100")
     assert ended.returncode == 0, ended.stdout[-5000:]
     assert sum(fault["tried"] for name, fault in faults.items() if name.startswith("killed")) >= 100

@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: named, or left out if that is asked for; on every backend."""
+"""Images that cannot be decoded are named, or skipped on request, on every backend."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def spoilt(tmp_path):
-    """A folder with three images that cannot be decoded, of which one is the first."""
+    """A folder with three images that cannot be decoded, one of which comes first."""
     write_folder(tmp_path, *coloured(24))
     bad = [tmp_path / "cat" / "0000.png", tmp_path / "dog" / "0004.png", tmp_path / "eel" / "0011.png"]
     for path, content in zip(bad, (b"no image", b"", bad[2].read_bytes()[:60])):
@@ -23,27 +23,27 @@ def spoilt(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The image")
 @pytest.mark.parametrize("size", [None, (4, 4)])
-def test_images_that_cannot_be_decoded_are_left_out_if_asked(spoilt, size):
+def test_images_that_cannot_be_decoded_are_skipped_on_request(spoilt, size):
     folder, bad = spoilt
     data = ak.data.load(folder, batch_size=8, image_size=size, validation=0, test=0, augment=None, skip_corrupt=True)
     images, labels = arrays(data.train)
-    # Read when they are needed, nobody knows before: others stand in.
+    # Images that are read on demand are replaced by others if they cannot be decoded.
     assert len(images) == len(labels) == data.sizes["train"] == (21 if size is None else 24) and data.skipped == bad
     assert np.isfinite(images).all()
 
 
-def test_a_bad_image_alone_in_a_batch_is_left_out(spoilt):
+def test_a_batch_of_one_bad_image_is_skipped(spoilt):
     with pytest.warns(UserWarning, match="Left out"):
         data = ak.data.load(spoilt[0], batch_size=1, image_size=(4, 4), validation=0, test=0, skip_corrupt=True)
         assert len(arrays(data.train)[0]) == 24
 
 
-def test_what_the_system_refuses_is_no_corrupt_image(tmp_path):
+def test_errors_of_the_file_system_are_not_corrupt_images(tmp_path):
     with pytest.raises(FileNotFoundError):
         crops.decode(tmp_path / "none.png", "none.png")
 
 
-def test_each_is_told_once(spoilt):
+def test_each_skipped_image_is_reported_once(spoilt):
     folder, bad = spoilt
     with pytest.warns(UserWarning) as told:
         data = ak.data.load(folder, image_size=(4, 4), validation=0, test=0, skip_corrupt=True)
@@ -63,13 +63,13 @@ def test_nothing_but_bad_images_is_an_error(tmp_path, size):
         ak.data.load(tmp_path, image_size=size, validation=0, test=0, skip_corrupt=True)
 
 
-def test_they_are_left_out_of_folders_alone():
+def test_only_folders_can_skip_corrupt_images():
     with pytest.raises(ValueError, match="`skip_corrupt` is for folders of images. Received: 'digits'"):
         ak.data.load("digits", skip_corrupt=True)
 
 
 @pytest.mark.tensorflow
-def test_the_command_names_an_image_that_was_spoilt_after_loading(tmp_path, monkeypatch):
+def test_the_command_names_an_image_that_was_damaged_after_loading(tmp_path, monkeypatch):
     write_folder(tmp_path / "images", *coloured(12))
     ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 3), num_classes=3).save(
         tmp_path / "model.keras"
@@ -89,7 +89,7 @@ def test_the_command_names_an_image_that_was_spoilt_after_loading(tmp_path, monk
         commands.main([*map(str, line)])
 
 
-def test_class_names_that_are_no_list_are_refused():
+def test_class_names_must_be_a_list():
     images, labels = coloured(12)
     with pytest.raises(ValueError, match="`class_names` of 'arrays' must be a list of names. Received: array"):
         ak.data.load({"x_train": images, "y_train": labels, "class_names": np.array("a")})

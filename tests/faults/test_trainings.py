@@ -1,4 +1,4 @@
-"""What ends a training, and what it leaves: in one process, beside the many tries of the suite."""
+"""Interrupted training runs and their files, in one process; the fault suite tries many more."""
 
 import json
 import warnings
@@ -27,7 +27,7 @@ def begin(folder, **options):
 
 
 class Act(keras.callbacks.Callback):
-    """Does something at the end of an epoch's first batch."""
+    """Calls a function at the end of an epoch's first batch."""
 
     def __init__(self, epoch, act):
         super().__init__()
@@ -56,8 +56,8 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(tmp_path):
     assert len(run.history) == 2 and np.isfinite(run.history[-1]["loss"])
 
 
-def test_a_loss_that_was_not_finite_is_forgiven_if_the_weights_are():
-    """As when a loss scale is lowered in half precision."""
+def test_a_loss_that_is_not_finite_is_tolerated_if_the_weights_are_finite():
+    """As when the loss scale is lowered in half precision."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     callback = FiniteWeights()
     callback.set_model(model)
@@ -71,7 +71,7 @@ def test_a_loss_that_was_not_finite_is_forgiven_if_the_weights_are():
         callback.on_epoch_end(2, {})
 
 
-def test_a_second_training_in_a_folder_is_refused_while_the_first_goes_on(tmp_path):
+def test_a_second_run_in_a_folder_is_refused_during_the_first(tmp_path):
     def second(model):
         before = sorted(path.name for path in tmp_path.iterdir())
         for resume in (False, True):
@@ -87,12 +87,12 @@ def test_a_folder_is_free_after_an_interruption(tmp_path):
     def stop(model):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt) as kept:  # keeps the frames, as a notebook does
+    with pytest.raises(KeyboardInterrupt) as kept:  # keeps the frames, like a notebook
         begin(tmp_path, callbacks=[Act(1, stop)])
     assert len(begin(tmp_path, resume=True).history) == 2 and kept is not None
 
 
-def test_of_two_trainings_that_begin_at_once_one_is_refused(tmp_path):
+def test_one_of_two_simultaneous_runs_is_refused(tmp_path):
     first, second = (Training(recipe(), tmp_path) for _ in range(2))
     first.begin([])
     try:
@@ -102,7 +102,7 @@ def test_of_two_trainings_that_begin_at_once_one_is_refused(tmp_path):
         first.release()
 
 
-def test_a_history_that_a_kill_left_short_is_whole_after_resumption(tmp_path):
+def test_a_truncated_history_is_complete_after_resumption(tmp_path):
     begin(tmp_path)
     whole = (tmp_path / "history.csv").read_text()
     (tmp_path / "history.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))  # as after checkpoint 2
@@ -110,7 +110,7 @@ def test_a_history_that_a_kill_left_short_is_whole_after_resumption(tmp_path):
     assert (tmp_path / "history.csv").read_text() == whole
 
 
-def test_a_changed_number_in_a_checkpoints_state_is_seen(tmp_path):
+def test_a_changed_number_in_a_checkpoint_is_detected(tmp_path):
     begin(tmp_path)
     file = tmp_path / "checkpoints" / "epoch-00002" / "state.json"
     state = json.loads(file.read_text())
@@ -120,7 +120,7 @@ def test_a_changed_number_in_a_checkpoints_state_is_seen(tmp_path):
         assert begin(tmp_path, resume=True).history[0]["loss"] != state["history"][0]["loss"]
 
 
-def test_what_a_killed_process_left_is_gone_after_the_next_checkpoint(tmp_path):
+def test_the_next_checkpoint_removes_files_of_a_killed_process(tmp_path):
     (tmp_path / "checkpoints" / ".unfinished").mkdir(parents=True)
     (tmp_path / "checkpoints" / ".unfinished" / "training.weights.h5").write_bytes(b"half")
     begin(tmp_path)
@@ -128,14 +128,14 @@ def test_what_a_killed_process_left_is_gone_after_the_next_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_an_image_spoilt_in_mid_training_is_named_or_left_out(tmp_path, skip, monkeypatch):
+def test_an_image_damaged_during_training_is_named_or_skipped(tmp_path, skip, monkeypatch):
     monkeypatch.setattr(batches, "processors", lambda: 2)  # so that reading does not run far ahead
     write_images(tmp_path / "images", np.random.default_rng(0))
     victim = sorted((tmp_path / "images").rglob("*.png"))[7]
     data = {"data": str(tmp_path / "images"), "image_size": 8, "validation": 0, "test": 0, "skip_corrupt": skip}
 
     def run():
-        spoilt = Act(1, lambda model: victim.write_bytes(b"none"))  # so the first checkpoint is there
+        spoilt = Act(1, lambda model: victim.write_bytes(b"none"))  # so that the first checkpoint exists
         own = recipe(data, batch_size=8, epochs=8)
         return train(own, tmp_path / "run", verbose=False, tensorboard=False, callbacks=[spoilt])
 
@@ -149,7 +149,7 @@ def test_an_image_spoilt_in_mid_training_is_named_or_left_out(tmp_path, skip, mo
         assert Checkpoints(tmp_path / "run" / "checkpoints").epochs()
 
 
-def test_an_interrupted_fit_leaves_model_and_callback_of_use():
+def test_model_and_callback_are_usable_after_an_interrupted_fit():
     data, adaloss = ak.data.load("digits", batch_size=512), ak.AdaLoss()
     model = recipe().build_model(data)
 
@@ -164,7 +164,7 @@ def test_an_interrupted_fit_leaves_model_and_callback_of_use():
 
 
 @pytest.mark.filterwarnings("ignore:The image")
-def test_a_training_goes_on_although_an_image_was_spoilt_since(tmp_path):
+def test_training_continues_after_an_image_was_damaged(tmp_path):
     write_images(tmp_path / "images", np.random.default_rng(0))
     data = {"data": str(tmp_path / "images"), "image_size": 8, "validation": 0, "test": 0.2, "skip_corrupt": True}
     own, options = recipe(data, batch_size=8), dict(verbose=False, tensorboard=False)

@@ -1,4 +1,4 @@
-"""What a killed publication leaves, and manifests that would have a huge network built."""
+"""Files of killed publications, and manifests that describe a huge network."""
 
 import json
 
@@ -35,7 +35,7 @@ def index_is_right(zoo):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_index_that_a_killed_publication_left_old_is_written_anew_by_the_next_try(
+def test_the_next_try_rewrites_an_index_that_a_killed_publication_left_outdated(
     tiny, data, tmp_path, monkeypatch, first
 ):
     if not first:
@@ -53,7 +53,7 @@ def test_an_index_that_a_killed_publication_left_old_is_written_anew_by_the_next
     index_is_right(tmp_path)
 
 
-def test_parts_that_a_killed_publication_left_are_removed_by_the_next_try(tiny, data, tmp_path):
+def test_the_next_try_removes_files_that_a_killed_publication_left(tiny, data, tmp_path):
     ak.zoo.publish(tiny, "other", data, folder=tmp_path, label="one", **ABOUT)
     for place in ("index.json", "manifests/net.json", "weights/net_one.npz"):
         (tmp_path / f"{place}.abc.part").write_bytes(b"half")

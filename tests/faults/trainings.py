@@ -1,4 +1,4 @@
-"""A training that is interrupted, on TensorFlow: begun in a fork each time, so that the parent never computes."""
+"""Interrupted training runs on TensorFlow, each in a fork, so that the parent never computes."""
 
 import contextlib
 import csv
@@ -32,18 +32,18 @@ def recipe(data="digits", **changes):
 
 
 def trained(folder, resume=False, own=None, callbacks=()):
-    """Trains quietly, with the same bits each time. Its recipe is made here, since that has TensorFlow compute."""
+    """Trains without output, bit for bit the same each time. The recipe is made here because that runs TensorFlow."""
     repeatable()
     return train(own or recipe(), folder, resume=resume, verbose=False, tensorboard=False, callbacks=callbacks)
 
 
 def train_alone(*arguments):
-    """Trains and returns nothing, since a `Run` cannot leave its process."""
+    """Trains and returns nothing, because a `Run` cannot be pickled."""
     trained(*arguments)
 
 
 class At(keras.callbacks.Callback):
-    """Does something once, at the end of a batch, both counted from 0."""
+    """Calls a function once, at the end of a batch of an epoch, both counted from 0."""
 
     def __init__(self, epoch, batch, act):
         super().__init__()
@@ -59,14 +59,14 @@ class At(keras.callbacks.Callback):
 
 @functools.cache
 def reference():
-    """The results of the training that nothing befell."""
+    """Returns the results of an uninterrupted run."""
     with tempfile.TemporaryDirectory() as folder:
         in_child(train_alone, pathlib.Path(folder) / "reference")
         return results(pathlib.Path(folder) / "reference")
 
 
 def results(folder):
-    """The final numbers of a training: its history, its curve and every array of its network."""
+    """Returns the results of a run: its history, its curve and every array of its network."""
     folder = pathlib.Path(folder)
     points = [tuple(vars(point).values()) for point in ak.Curve.from_json(folder / "curve.json")]
     arrays = {}
@@ -87,7 +87,7 @@ def same(found, expected):
 
 
 class Training:
-    """One training after the other, each killed several times and resumed until it ends."""
+    """Runs that are killed several times and resumed until they end."""
 
     kinds = ("seconds", "file")
 
@@ -101,7 +101,7 @@ class Training:
         return self.home / f"run{self.number}"
 
     def begin(self):
-        """Goes on to another training when the last one has ended."""
+        """Continues with another run when the last one has ended."""
         self.begun += 1
         if (self.folder / "curve.json").exists():
             shutil.rmtree(self.folder)
@@ -109,13 +109,13 @@ class Training:
             self.done = 0
 
     def deed(self, arm):
-        early = self.begun % 3 == 0  # two thirds of the kills fall after the first batch, where epochs end
+        early = self.begun % 3 == 0  # two thirds of the kills are after the first batch, where epochs end
         if early:
             arm()
         trained(self.folder, resume=True, callbacks=[] if early else [_Once(arm)])
 
     def check(self):
-        """By the files alone: what a resumption would take up is whole and is what the reference had then."""
+        """Checks the files: the state that a resumed run would load equals the reference at that epoch."""
         epochs = checkpoint.Checkpoints(self.folder / "checkpoints").epochs()
         assert not self.done or (epochs and epochs[-1] >= self.done), f"lost: epoch {self.done}, found {epochs}"
         if epochs:
@@ -156,7 +156,7 @@ class _Once(keras.callbacks.Callback):
             self.arm()
 
 
-# === What else befalls trainings; each function tries once, in a fork ===
+# === Other faults; each function tries once, in a fork ===
 
 
 def nan_batch(folder, epoch, batch):
@@ -188,16 +188,16 @@ def nan_batch(folder, epoch, batch):
 
 
 def interrupted(folder, seconds):
-    """The Stop button of a notebook, at any moment of `train`; the same process then resumes."""
+    """A notebook's Stop button at any moment of `train`; the same process then resumes."""
     stopped = interrupt(lambda: trained(folder, resume=True), seconds)
     trained(folder, resume=True)
     return stopped
 
 
 def interrupted_fit(seconds):
-    """The Stop button in a plain `fit` with AdaLoss: model and callback go on, and the weighting ends with its fit.
+    """The Stop button in a plain `fit` with AdaLoss: model and callback stay usable, without the weighting.
 
-    The step is there before: stopped while it makes the optimizer's variables, Keras itself must compile again.
+    The step is built before: if Keras is stopped while it creates the optimizer's variables, it must compile again.
     """
     data = ak.data.load("digits", batch_size=BATCH)
     model = recipe().build_model(data)
@@ -222,7 +222,7 @@ def interrupted_fit(seconds):
 
 
 def corrupt_image(folder, rng, skip):
-    """An image that is spoilt in the middle of an epoch: named; left out if that is asked for."""
+    """An image that is damaged during an epoch is named, or skipped on request."""
     place = folder / "images"
     write_images(place, rng)
     victim = sorted(place.rglob("*.png"))[rng.integers(40)]
@@ -265,7 +265,7 @@ def write_images(place, rng, count=40):
 
 
 def second_training(folder, expected, rng):
-    """While one process trains in a folder, another is refused there, and after that one's end it is not."""
+    """While one process trains in a folder, another one is refused; afterwards it is accepted."""
     ready, go = os.pipe()
     moment = At(int(rng.integers(EPOCHS)), int(rng.integers(3)), lambda: (os.write(go, b"!"), time.sleep(8)))
     pid = os.fork()

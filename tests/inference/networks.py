@@ -1,4 +1,4 @@
-"""Small networks of every form of graph, and a layer that calls back."""
+"""Small networks with every form of graph, and a layer that calls a Python function."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ def multi_scale():
 
 
 def several_inputs():
-    """The second input is needed from the second exit on, the first input again at the end."""
+    """A network that reads its second input from the second exit on, and its first input again at the end."""
     image, facts = keras.Input((8, 8, 3), name="image"), keras.Input((5,), name="facts")
     x = layers.Conv2D(4, 3, activation="relu")(image)
     first = _head(x, "first")
@@ -56,7 +56,7 @@ def several_inputs():
 
 
 def eleven_exits(count=11):
-    """A plain chain; by name `exit_10` stands before `exit_2`."""
+    """A chain of layers; sorted by name, `exit_10` comes before `exit_2`."""
     features = x = keras.Input((4,))
     exits = {}
     for number in range(1, count + 1):
@@ -72,7 +72,7 @@ def two_exits(inputs, x):
 
 
 class Positions(layers.Layer):
-    """Adds a tensor that is no variable, too large for TensorFlow to copy it into a graph."""
+    """Adds a constant tensor that is too large for TensorFlow to copy it into a graph."""
 
     def build(self, input_shape):
         self.positions = keras.ops.convert_to_tensor(np.linspace(0, 1, 300, dtype="float32"))
@@ -135,7 +135,7 @@ def inputs_for(model, batch=2, seed=0):
 
 
 class Callback(layers.Layer):
-    """Passes its input through a Python function, each time that it is computed."""
+    """Passes its input through a Python function in each call."""
 
     def __init__(self, function, **kwargs):
         super().__init__(**kwargs)
@@ -167,7 +167,7 @@ def chain(functions):
 
 
 def assert_same(ours, theirs):
-    """Equal bit for bit; on JAX up to a rounding, as XLA fuses a stage's operations otherwise than the whole's."""
+    """Asserts equal bits; on JAX up to rounding, because XLA fuses stages differently."""
     if keras.backend.backend() == "tensorflow":
         np.testing.assert_array_equal(ours, theirs)
     else:

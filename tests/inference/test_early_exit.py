@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def learner():
-    """A network that learned a little, its predictor, and validation data."""
+    """A briefly trained network, its predictor, and validation data."""
     keras.utils.set_random_seed(0)
     model = networks.eleven_exits(4)
     centres = RNG.normal(size=(3, 4))
@@ -44,7 +44,7 @@ def test_each_sample_is_answered_by_the_first_exit_that_is_sure_enough(make):
         assert answer.average_macs == macs[positions].mean()
 
 
-def test_samples_that_left_are_not_computed_any_more():
+def test_samples_that_exited_are_no_longer_computed():
     sizes = []
     model = networks.chain([lambda x: sizes.append(len(x)) or x] * 3)
     predictor = quick(model)
@@ -86,7 +86,7 @@ def test_confidence_of_a_sigmoid_is_its_own_output():
         predictor.calibrate((x, RNG.integers(0, 2, (20, 3))))
 
 
-def test_labels_of_several_classes_or_none_do_not_calibrate(learner):
+def test_labels_with_several_classes_or_none_cannot_calibrate(learner):
     model, (x, _) = learner
     predictor = quick(model)
     for row in ([1, 0, 1], [0, 0, 0], [0.5, 0.5, 0]):
@@ -104,7 +104,7 @@ def test_calibration_counts_samples_by_their_weights():
     assert expected != pytest.approx(calibration.fit_temperature(logits[2], labels))
 
 
-def test_no_size_of_batch_is_compiled_twice():
+def test_no_batch_size_is_compiled_twice():
     traces = []
 
     class Counted(keras.layers.Layer):
@@ -135,7 +135,7 @@ def test_no_size_of_batch_is_compiled_twice():
     assert not traces
 
 
-def test_a_bigger_budget_is_kept_spent_and_never_picks_an_earlier_exit(learner):
+def test_a_larger_budget_is_kept_and_never_selects_an_earlier_exit(learner):
     model, (x, y) = learner
     model.inference = None
     predictor = quick(model)
@@ -177,11 +177,11 @@ def test_budgets_that_are_not_fitted_or_cannot_be_kept_are_refused(learner):
         predictor.predict_batch(validation[0][:0], confidence=0.5)
 
 
-def test_exits_that_are_no_better_are_passed_over_and_confidence_becomes_honest(learner):
+def test_exits_that_are_no_better_are_skipped_and_confidence_is_calibrated(learner):
     model, (x, y) = learner
     model.inference = None
     weights = model.get_weights()
-    # The second exit is made to answer at random, the third to be far too sure.
+    # The second exit predicts at random, the third one is far too confident.
     second, third = model.get_layer("exit_2"), model.get_layer("exit_3")
     second.kernel.assign(RNG.normal(size=second.kernel.shape))
     third.kernel.assign(30 * keras.ops.convert_to_numpy(third.kernel))
@@ -221,7 +221,7 @@ def test_the_fitted_temperature_is_the_best_of_all():
 
 @pytest.mark.long
 @pytest.mark.parametrize("make", [lambda: networks.eleven_exits(4), networks.small_resann])
-def test_what_was_found_is_saved_with_the_model(make, tmp_path):
+def test_thresholds_and_temperatures_are_saved_with_the_model(make, tmp_path):
     model = make()
     x = networks.inputs_for(model, batch=64)
     y = RNG.integers(0, 3, 64)
@@ -257,7 +257,7 @@ def test_labels_that_do_not_fit_are_refused(learner):
 
 
 class Table(keras.layers.Layer):
-    """Weights of a shape without an axis of samples, whatever it is called on."""
+    """A layer whose output has no batch axis."""
 
     def __init__(self, shape):
         super().__init__()
@@ -274,7 +274,7 @@ class Table(keras.layers.Layer):
 
 
 def with_a_table(shape, first):
-    """Two stages that share a table, which stands first or last among what the second one takes."""
+    """Two stages that share a table, which is the first or the last input of the second one."""
     features = keras.Input((6, 4))
     table = Table(shape)(features) if first else None
     x = keras.layers.Dense(4)(features)
@@ -285,7 +285,7 @@ def with_a_table(shape, first):
 
 
 def merged():
-    """Between its exits the axis of samples is merged with another one; the third exit sees it by itself again."""
+    """Between its exits, the batch axis is merged with another axis; the third exit has it separate again."""
     features = keras.Input((6, 4))
     flat = keras.layers.Dense(4, activation="tanh")(keras.ops.reshape(features, (-1, 4)))
     exits = {"early": keras.layers.Dense(3)(keras.layers.Flatten()(keras.ops.reshape(flat, (-1, 6, 4))))}
@@ -296,7 +296,7 @@ def merged():
 
 
 def swapped():
-    """Its second stage takes samples along the second axis."""
+    """A network whose second stage has the batch as its second axis."""
     features = keras.Input((6, 4))
     turned = keras.ops.transpose(keras.layers.Dense(4)(features), (1, 0, 2))
     early = keras.layers.Dense(3)(keras.ops.mean(turned, axis=0))
@@ -305,7 +305,7 @@ def swapped():
 
 
 def leaving(model, count, share):
-    """Runs a batch of which a share leaves at the first exit; checks the logits, and returns the answer and costs."""
+    """Runs a batch, part of which exits at the first exit; checks the logits and returns the answer and the costs."""
     checks.scramble(model)
     x = networks.inputs_for(model, batch=count)
     predictor, expected = quick(model), np.stack(list(checks.outputs(model, x).values()))
@@ -320,21 +320,21 @@ def leaving(model, count, share):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(1, 6, 4), (6, 4)])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_table_that_samples_share_stays_whole_when_some_leave(shape, first, share):
+def test_a_shared_table_stays_complete_when_samples_exit(shape, first, share):
     answer, macs = leaving(with_a_table(shape, first), 16, share)
     assert answer.average_macs == macs[answer.positions].mean()
 
 
 @pytest.mark.parametrize("make", [merged, swapped])
-def test_where_samples_cannot_be_told_apart_all_go_on_and_are_paid_for(make):
-    answer, macs = leaving(make(), 6, 0.5)  # six of six: the axes cannot be told by their lengths either
-    computed = np.where(answer.positions == 0, 1, answer.positions)  # then the merged axes are apart again
+def test_samples_that_cannot_be_separated_all_continue_and_are_counted(make):
+    answer, macs = leaving(make(), 6, 0.5)  # six of six: lengths do not identify the axes either
+    computed = np.where(answer.positions == 0, 1, answer.positions)  # then the merged axes are separate again
     assert answer.average_macs == macs[computed].mean() > macs[answer.positions].mean()
     sizes = {tuple(leaving(make(), count, 0.5)[0].logits.shape) for count in (5, 9)}
     assert sizes == {(5, 3), (9, 3)}
 
 
-def test_a_batch_of_fixed_size_stays_whole():
+def test_a_batch_of_fixed_size_is_not_reduced():
     features = keras.Input(batch_shape=(9, 4))
     x = keras.layers.Dense(4)(features)
     exits = {"early": keras.layers.Dense(3)(x), "late": keras.layers.Dense(3)(keras.layers.Dense(5)(x))}
@@ -344,7 +344,7 @@ def test_a_batch_of_fixed_size_stays_whole():
     assert answer.average_macs == predictor.costs[1].with_all_heads
 
 
-def test_two_batches_are_no_pair_of_arrays(learner):
+def test_two_batches_are_not_taken_for_a_pair_of_arrays(learner):
     model, (x, y) = learner
     model.inference = None
     predictor, budget = quick(model), float(model.exits[-1].macs)
@@ -361,7 +361,7 @@ def test_two_batches_are_no_pair_of_arrays(learner):
 
 
 @pytest.mark.long
-def test_predictors_of_one_model_keep_each_others_findings(learner):
+def test_predictors_of_one_model_keep_each_others_thresholds(learner):
     model, (x, y) = learner
     model.inference = None
     weights = model.get_weights()
@@ -384,7 +384,7 @@ def test_predictors_of_one_model_keep_each_others_findings(learner):
 
 
 @pytest.mark.parametrize("shape", ["one unit", "a map"])
-def test_heads_that_tell_no_classes_are_refused_but_their_logits_are_given(shape):
+def test_heads_without_classes_are_refused_but_their_logits_are_returned(shape):
     features = keras.Input((4, 4, 2))
     x = keras.layers.Conv2D(3, 1)(features)
     maps = {"early": x, "late": keras.layers.Conv2D(3, 1)(x)}
@@ -407,7 +407,7 @@ def test_heads_that_tell_no_classes_are_refused_but_their_logits_are_given(shape
             ask()
 
 
-def test_budgets_may_be_of_any_kind_of_number(learner):
+def test_budgets_may_be_numbers_of_any_type(learner):
     model, validation = learner
     model.inference = None
     predictor, macs = quick(model), float(model.exits[-1].macs)

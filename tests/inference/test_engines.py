@@ -12,7 +12,7 @@ from tests.inference import networks
 
 
 class Recorded(engines.Run):
-    """Keeps what it is told; `at` is called after each answer."""
+    """Records answers; `at` is called after each one."""
 
     def __init__(self, size, first=0, last=None, limit=engines.ALWAYS, needed=None, at=lambda run, position: None):
         needed = np.zeros(size) if needed is None else np.array(needed, float)
@@ -47,7 +47,7 @@ def test_runs_equal_the_whole_model_bit_for_bit(make):
     networks.assert_same(engine.straight(inputs), whole[stages.exit_names[-1]])
 
 
-def test_a_run_goes_on_while_the_clock_allows():
+def test_a_run_continues_while_there_is_time():
     stages = Stages(networks.residual())
     engine = engines.engine(stages)
     inputs = stages.start(networks.inputs_for(stages.model))
@@ -135,7 +135,7 @@ def test_nothing_is_compiled_twice():
     assert not traces
 
 
-def test_what_a_stage_raises_comes_out_of_the_run_and_the_next_one_works():
+def test_an_exception_in_a_stage_is_raised_and_the_next_run_works():
     def fails_on_large(x):
         if (np.abs(x) > 0.1).any():
             raise RuntimeError("too large")
@@ -153,8 +153,8 @@ def test_what_a_stage_raises_comes_out_of_the_run_and_the_next_one_works():
         assert len(run.answers) == 3
 
 
-def test_a_mask_crosses_to_a_layer_of_another_precision():
-    """Keras does not hand such a layer its mask as an argument: it finds it beside the tensor."""
+def test_a_mask_reaches_a_layer_of_another_precision():
+    """Keras does not pass the mask to such a layer as an argument; the layer reads it from the tensor."""
 
     def network(mask_zero):
         words = keras.Input((6,), dtype="int32")

@@ -28,7 +28,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def eann(digits):
-    """Two members, trained a little."""
+    """Two briefly trained members."""
     members = [member(1), member(2, seed=1)]
     for model in members:
         model.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -44,12 +44,12 @@ def images(digits):
 
 
 def by_hand(eann, x, name):
-    """What one exit of the ensemble says, by its member's own pass."""
+    """Returns the output of one of the ensemble's exits, computed by its member."""
     own = next(own for own in eann.exits if own.name == name)
     return keras.ops.convert_to_numpy(eann.members[own.member](x, training=False)[own.exit])
 
 
-def test_exits_are_used_if_they_err_less_than_all_before(eann, digits):
+def test_exits_are_used_if_their_error_is_below_that_of_all_earlier_ones(eann, digits):
     errors = [error for model in eann.members for error in ak.evaluate(model, digits.validation).errors]
     assert [own.error for own in eann.exits] == errors and len(errors) == 9
     assert [own.used for own in eann.exits] == [error < min([1.1, *errors[:n]]) for n, error in enumerate(errors)]
@@ -57,7 +57,7 @@ def test_exits_are_used_if_they_err_less_than_all_before(eann, digits):
     assert eann.exits[3].name == "member_2/exit_1"
 
 
-def test_parameters_are_counted_anew_when_layers_have_changed():
+def test_parameters_are_counted_again_after_layers_changed():
     eann = ak.EANN([member(1), member(2)], (np.zeros((4, 8, 8, 1), "float32"), np.zeros(4, int)))
     before = [own.cost.params for own in eann.exits]
     head = eann.members[0].get_layer("exit_1")
@@ -67,7 +67,7 @@ def test_parameters_are_counted_anew_when_layers_have_changed():
 
 
 def test_costs_add_up_over_members_as_the_predictor_runs_them(eann, images):
-    """A member is paid for up to its last exit that is used, with the heads of those alone."""
+    """The cost of a member is that up to its last used exit, with the heads of used exits only."""
     spent = [0, 0, 0, 0]
     for number, model in enumerate(eann.members):
         own = [own for own in eann.exits if own.member == number and own.used]
@@ -84,7 +84,7 @@ def test_costs_add_up_over_members_as_the_predictor_runs_them(eann, images):
     assert [cost.with_all_heads for cost in run] == [own.cost.with_all_heads for own in eann.exits if own.used]
 
 
-def test_a_member_without_a_use_costs_nothing(eann, digits):
+def test_an_unused_member_costs_nothing(eann, digits):
     small, large = eann.members
     chained = ak.EANN([small, member(2, seed=9, channels=5), member(3, seed=9, channels=6)], digits.validation)
     assert {own.member for own in chained.exits if own.used} == {0}
@@ -98,8 +98,8 @@ def test_validation_that_can_be_read_once_serves_all_members(eann, digits):
     assert [own.error for own in again.exits] == [own.error for own in eann.exits]
 
 
-def test_an_exit_worse_than_an_earlier_one_is_passed_over(eann, digits):
-    """The same network twice: the second, dearer by one useless unit, cannot be better anywhere it is the same."""
+def test_an_exit_worse_than_an_earlier_one_is_skipped(eann, digits):
+    """The same network twice: the second one has another useless unit, so it is nowhere better."""
     small, large = eann.members
     untrained = member(3, seed=5)
     chained = ak.EANN([small, untrained], digits.validation)
@@ -107,11 +107,11 @@ def test_an_exit_worse_than_an_earlier_one_is_passed_over(eann, digits):
     assert chained.exit_names == [own.name for own in chained.exits if own.used]
 
 
-def test_the_predictor_gives_the_members_answers(eann, images):
+def test_the_predictor_returns_the_members_answers(eann, images):
     predictor = ak.Predictor(eann, example=images)
     assert predictor.exit_names == eann.exit_names
     for answer in predictor.stream(images):
-        same_bits = keras.backend.backend() == "tensorflow"  # XLA fuses a whole network and its stages differently
+        same_bits = keras.backend.backend() == "tensorflow"  # XLA fuses stages differently
         np.testing.assert_allclose(
             answer.logits, by_hand(eann, images, answer.exit), rtol=0, atol=0 if same_bits else 1e-5
         )
@@ -139,7 +139,7 @@ def test_its_curve_is_that_of_the_exits_used_at_cumulative_cost(eann, digits):
         )
 
 
-def test_saved_and_loaded_it_is_the_same(eann, digits, images, tmp_path):
+def test_it_is_equal_after_saving_and_loading(eann, digits, images, tmp_path):
     eann.save(tmp_path / "eann")
     loaded = ak.EANN.load(tmp_path / "eann")
     assert loaded.exits == eann.exits
@@ -174,7 +174,7 @@ def test_depths_grow_exponentially():
 
 
 @pytest.mark.parametrize("base", [1.5, 2.0, 1 + 2**0.5, 4.0])
-def test_simulation_reaches_the_propositions_bounds_and_keeps_to_them(base):
+def test_the_simulation_reaches_and_never_exceeds_the_propositions_bounds(base):
     for anytime in (True, False):
         bound = inflation.bounds(base, anytime=anytime)
         measured = inflation.simulate(base, anytime=anytime, num_members=24 if base < 2 else 14)
@@ -184,7 +184,7 @@ def test_simulation_reaches_the_propositions_bounds_and_keeps_to_them(base):
 
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("base", [1.5, 2.0, 4.0])
-def test_parallel_workers_keep_to_the_bounds_for_them(base, workers):
+def test_parallel_workers_stay_within_their_bounds(base, workers):
     for anytime in (True, False):
         bound = inflation.bounds(base, workers, anytime)
         measured = inflation.simulate(base, workers, anytime, num_members=18)
@@ -205,7 +205,7 @@ def test_the_papers_figures():
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # once is enough: what follows runs on both
+@pytest.mark.tensorflow  # one backend is enough; the rest runs on both
 def test_the_example_of_parallel_processes_runs(eann, images):
     left = checks.run_example(ak.inference.ParallelPredictor, eann=eann, images=images)
     assert left["answer"].exit in eann.exit_names

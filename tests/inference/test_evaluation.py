@@ -1,4 +1,4 @@
-"""Tests of `evaluate` and `calibrate` on what a predictor runs."""
+"""Tests of `evaluate` and `calibrate` on the computations of a predictor."""
 
 import keras
 import numpy as np
@@ -76,7 +76,7 @@ def test_exits_of_different_shapes_are_computed():
 
 
 @pytest.mark.long
-def test_what_is_no_model_or_predictor_is_refused(model, test_set):
+def test_objects_that_are_not_models_or_predictors_are_refused(model, test_set):
     with pytest.raises(ValueError, match="or a `Predictor`. Received: int"):
         ak.evaluate(3, test_set)
     predictor = ak.Predictor(model, np.repeat(test_set[0][:1], 2, axis=0), engine=keras.backend.backend())

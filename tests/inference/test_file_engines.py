@@ -24,7 +24,7 @@ SLOWEST = {"openvino": pytest.mark.long}  # for tests that convert several batch
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path_factory):
-    """One cache for the tests of this session, so that each network is converted once."""
+    """One cache for all tests of this session, so that each network is converted once."""
     monkeypatch.setenv("ANYTIME_KERAS_CACHE", str(tmp_path_factory.getbasetemp() / "parts"))
 
 
@@ -51,7 +51,7 @@ def mobilenet():
 
 
 def made_up(stages, batch):
-    """A table of made-up latencies, so that nothing is measured."""
+    """A table of invented latencies, so that nothing is measured."""
     costs = stages.costs(stages.start(networks.inputs_for(stages.model, batch)))
     table = LatencyTable(stages.exit_names, [cost.with_head for cost in costs])
     table.add(batch, [[0.001]] * len(costs), [[0.001]] * len(costs))
@@ -78,7 +78,7 @@ def chain():
     return model
 
 
-# Converting takes long, so that networks with many stages are converted for LiteRT alone.
+# Converting takes long, so networks with many stages are converted for LiteRT only.
 EACH = [networks.small_resann, mobilenet, networks.several_inputs]
 
 
@@ -219,7 +219,7 @@ def test_a_stage_is_terminated_on_runtimes_that_can(chain):
     assert job.wait(60).exit == "exit_1"
     stage._part = part
     endless.stopped.set()
-    with contextlib.suppress(Terminated):  # the next run may have begun with the endless part
+    with contextlib.suppress(Terminated):  # the next run may have started with the endless part
         waiting.wait(60)
     assert predictor.predict(x, deadline=60).exit == "exit_3"
 
@@ -259,7 +259,7 @@ def test_inputs_are_converted_and_checked_as_on_other_engines(chain):
 
 
 @pytest.mark.tensorflow
-def test_the_weights_are_those_of_when_the_predictor_was_made():
+def test_later_changes_of_weights_do_not_reach_the_predictor():
     model = networks.eleven_exits(2)
     predictor, x = predictor_for(model), networks.inputs_for(model, 1)
     before = checks.outputs(model, x)["exit_2"]
@@ -270,7 +270,7 @@ def test_the_weights_are_those_of_when_the_predictor_was_made():
 
 @pytest.mark.tensorflow
 def test_a_second_predictor_converts_and_measures_nothing(monkeypatch, all_compared):
-    monkeypatch.setattr(state, "STEADY", float("inf"))  # or what a busy machine disturbed would be measured again
+    monkeypatch.setattr(state, "STEADY", float("inf"))  # otherwise disturbed measurements would be repeated
     model = networks.eleven_exits(3)
     checks.scramble(model)
     x = networks.inputs_for(model, 1)
@@ -287,7 +287,7 @@ def test_a_second_predictor_converts_and_measures_nothing(monkeypatch, all_compa
 
 
 @pytest.mark.tensorflow
-def test_auto_takes_the_fastest_that_equals_the_network(monkeypatch, all_compared, chain):
+def test_auto_chooses_the_fastest_engine_that_equals_the_network(monkeypatch, all_compared, chain):
     x, seconds = networks.inputs_for(chain, 1), {}
     monkeypatch.setattr(choice, "_measured", lambda *_: sorted([t, name, 1] for name, t in seconds.items()))
     for fastest in ("litert", "tensorflow"):
@@ -418,7 +418,7 @@ def test_an_idle_predictor_takes_no_cpu_time(all_compared):
     predictors.append(ak.Predictor(model, networks.inputs_for(model, 1)))
     for predictor in predictors:
         predictor.predict(networks.inputs_for(model, 1))
-    for _ in range(100):  # until threads have done what was left to do, however busy the machine is
+    for _ in range(100):  # until threads have finished their work, however busy the machine is
         before = sum(checks.threads_seconds(but=others).values())
         time.sleep(0.3)
         used = sum(checks.threads_seconds(but=others).values()) - before

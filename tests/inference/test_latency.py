@@ -44,7 +44,7 @@ def test_a_table_of_another_machine_is_refused(key, tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["", "[]", "{}", '{"exit_names": 3}'])
-def test_what_is_no_table_is_refused(broken, tmp_path):
+def test_files_that_are_not_tables_are_refused(broken, tmp_path):
     (tmp_path / "table.json").write_text(broken)
     with pytest.raises(ValueError, match="no table of latencies"):
         LatencyTable.from_json(tmp_path / "table.json")
@@ -55,7 +55,7 @@ def test_what_is_no_table_is_refused(broken, tmp_path):
         LatencyTable.from_json(tmp_path / "table.json")
 
 
-def test_a_predictor_takes_a_saved_table_of_its_own_network_alone(tmp_path):
+def test_a_predictor_accepts_only_tables_of_its_own_network(tmp_path):
     model, path = networks.eleven_exits(3), tmp_path / "table.json"
     x = networks.inputs_for(model, batch=1)
     first = ak.Predictor(model, x)
@@ -98,14 +98,14 @@ HOW = ["nan", "null", "negative", "zero", "infinite", "descending", "other quant
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_times_that_cannot_be_are_refused(how, tmp_path):
+def test_impossible_times_are_refused(how, tmp_path):
     path = tmp_path / "table.json"
     path.write_text(json.dumps(spoil(json.loads(some_table().to_json()), how)))
     with pytest.raises(ValueError, match="no table of latencies: ValueError.*Expected"):
         LatencyTable.from_json(path)
 
 
-def test_a_predictor_refuses_what_is_no_table(tmp_path):
+def test_a_predictor_refuses_objects_that_are_not_tables(tmp_path):
     model = networks.eleven_exits(2)
     x = networks.inputs_for(model, batch=1)
     with pytest.raises(ValueError, match="nowhere.json' is no table of latencies: FileNotFoundError"):
@@ -120,7 +120,7 @@ def test_a_predictor_refuses_what_is_no_table(tmp_path):
         ak.Predictor(model, x, latencies=spoiled)
 
 
-def test_a_table_handed_over_is_not_shared():
+def test_a_given_table_is_copied():
     model = networks.eleven_exits(2)
     x = networks.inputs_for(model, batch=1)
     first = ak.Predictor(model, x)

@@ -12,7 +12,7 @@ from tests.inference.test_predictor import quick
 
 
 def product(logits):
-    """The authors' product: cumulative, normalised, with the exit's softmax where nothing is left."""
+    """The authors' product: cumulative, normalised, with the exit's softmax if all classes are excluded."""
     exits = len(logits)
     product, answers = np.ones_like(logits[0], "float64"), []
     for number, own in enumerate(np.asarray(logits, "float64"), 1):
@@ -39,7 +39,7 @@ def probabilities(model, x):
 
 
 def spread(model, factor=2.0):
-    """Makes the exits of a random network confident, and different."""
+    """Makes the exits of a random network confident and different."""
     checks.scramble(model)
     for variable in model.weights:
         if variable.name == "kernel" and variable.shape[-1] == 3 and len(variable.shape) == 2:
@@ -61,7 +61,7 @@ def test_answers_equal_those_computed_from_the_logits(make, method):
     assert np.abs(expected - softmax(logits)).max() > 0.1, "or there is nothing to test"
 
 
-def test_the_product_falls_back_on_the_exit_where_all_classes_are_excluded():
+def test_the_product_falls_back_to_the_exit_if_all_classes_are_excluded():
     features = keras.Input((2,))
     exits = {name: keras.layers.Identity(name=name)(features * sign) for name, sign in (("a", 1), ("b", -1), ("c", 1))}
     combined = ak.monotone(ak.AnytimeModel(features, exits))
@@ -84,7 +84,7 @@ def test_fewer_answers_get_worse(method):
 
 
 @pytest.mark.parametrize("method", BY_HAND)
-def test_exits_that_end_in_a_softmax_are_combined_likewise(method):
+def test_exits_that_end_in_a_softmax_are_combined_in_the_same_way(method):
     def network(activation):
         keras.utils.set_random_seed(0)
         features = x = keras.Input((4,))
@@ -93,7 +93,7 @@ def test_exits_that_end_in_a_softmax_are_combined_likewise(method):
             x = keras.layers.Dense(6, "relu")(x)
             exits[name] = keras.layers.Dense(3, activation, name=name)(x)
         model = spread(ak.AnytimeModel(features, exits))
-        for variable in model.weights:  # as a softmax's training leaves them: of mean 0 over classes
+        for variable in model.weights:  # with mean 0 over classes, as after training with a softmax
             if variable.shape[-1] == 3:
                 variable.assign(variable - keras.ops.mean(variable, axis=-1, keepdims=True))
         return model
@@ -119,7 +119,7 @@ def test_temperatures_are_applied_first_and_saved(method, tmp_path):
 
 
 @pytest.mark.parametrize("method", BY_HAND)
-def test_a_predictor_gives_the_same_answers_by_every_way(method):
+def test_all_methods_of_a_predictor_return_the_same_answers(method):
     model = spread(networks.eleven_exits(4))
     x = networks.inputs_for(model, batch=9)
     combined = ak.monotone(model, method)
@@ -135,7 +135,7 @@ def test_a_predictor_gives_the_same_answers_by_every_way(method):
 
 
 @pytest.mark.long
-def test_of_a_predictor_it_is_one_of_the_exits_and_temperatures_in_use():
+def test_for_a_predictor_it_combines_the_exits_and_temperatures_in_use():
     model = spread(networks.eleven_exits(4))
     model.inference = {"exits": ["exit_1", "exit_2", "exit_4"], "temperatures": {"exit_2": 5.0}}
     x = networks.inputs_for(model, batch=6)
@@ -150,7 +150,7 @@ def test_of_a_predictor_it_is_one_of_the_exits_and_temperatures_in_use():
 
 @pytest.mark.long
 @pytest.mark.tensorflow
-def test_of_a_predictor_it_keeps_the_engine():
+def test_for_a_predictor_it_keeps_the_engine():
     model = networks.eleven_exits(2)
     predictor = ak.Predictor(model, networks.inputs_for(model, batch=1), engine="litert", num_threads=1)
     combined = ak.monotone(predictor)
@@ -159,7 +159,7 @@ def test_of_a_predictor_it_keeps_the_engine():
 
 @pytest.mark.long
 @pytest.mark.parametrize("method", BY_HAND)
-def test_of_an_ensemble_it_combines_all_exits_in_use(method):
+def test_for_an_ensemble_it_combines_all_exits_in_use(method):
     small, large = spread(networks.eleven_exits(2)), spread(networks.eleven_exits(4), factor=3.0)
     large.layers[1].set_weights([-weight for weight in large.layers[1].get_weights()])
     x = networks.inputs_for(small, batch=50)
@@ -189,7 +189,7 @@ def test_a_member_of_an_ensemble_may_be_monotone():
     np.testing.assert_allclose(ak.Predictor(eann, x[:1]).predict(x).probabilities, expected, atol=1e-5)
 
 
-def test_numbers_of_half_precision_are_combined_in_full_precision():
+def test_half_precision_outputs_are_combined_in_full_precision():
     keras.config.set_dtype_policy("mixed_float16")
     model = spread(networks.eleven_exits(11))
     x = networks.inputs_for(model, batch=20)
@@ -222,7 +222,7 @@ def test_a_classifier_can_be_made_of_it():
     assert answer.exit == "late" and {label for label, _ in answer.top(2)} == {"cat", "dog"}
 
 
-def test_what_cannot_be_combined_is_refused():
+def test_exits_that_cannot_be_combined_are_refused():
     model = networks.eleven_exits(2)
     with pytest.raises(ValueError, match="`method` must be one of .*Received: method='mean'"):
         ak.monotone(model, "mean")

@@ -22,7 +22,7 @@ from tests.inference import networks
 
 
 def table(model, direct, stages, batch=1):
-    """A table of made-up latencies: seconds straight to each exit, and of each stage."""
+    """A table of invented latencies: seconds of a direct run to each exit, and of each stage."""
     exits = Stages(model)
     costs = exits.costs(exits.start(networks.inputs_for(model)))
     made = LatencyTable(exits.exit_names, [cost.with_head for cost in costs])
@@ -31,7 +31,7 @@ def table(model, direct, stages, batch=1):
 
 
 def whole(model, x):
-    """The whole model's answers, by exit's name, from one compiled graph."""
+    """Returns the whole model's answers by the exit's name, from one compiled graph."""
     return runtime.finish(runtime.compiled(model)(keras.tree.map_structure(keras.ops.convert_to_tensor, x)))
 
 
@@ -45,9 +45,9 @@ def quick(model, **options):
 
 
 class Slow:
-    """A network whose stages take `seconds` each once it says so, can fail, and can be held.
+    """A network whose stages can take `seconds` each, fail, or be blocked.
 
-    While `gate` is not set, the stages from position `held_from` on do not end.
+    While `gate` is not set, the stages from position `held_from` on block.
     """
 
     def __init__(self, count=5):
@@ -98,7 +98,7 @@ def test_answers_equal_the_whole_model_bit_for_bit(make):
 
 
 @pytest.mark.long
-def test_a_measured_predictor_prepares_other_sizes_when_told():
+def test_a_measured_predictor_prepares_other_sizes_on_request():
     model = networks.residual()
     predictor = ak.Predictor(model, networks.inputs_for(model, batch=1))
     assert list(predictor.latencies.direct) == [1] and (predictor.latencies.direct[1] > 0).all()
@@ -120,7 +120,7 @@ def measured(model, x):
     return ak.Predictor(model, x, latencies=times)
 
 
-@pytest.mark.tensorflow  # on JAX, Keras's lookup layers work outside of networks alone
+@pytest.mark.tensorflow  # on JAX, Keras's lookup layers work only outside of networks
 @pytest.mark.parametrize("make", [networks.string_lookup, networks.integer_lookup, networks.text_vectorization])
 def test_lookup_tables_work_within_a_network(make):
     model, x = make()
@@ -139,7 +139,7 @@ def test_lookup_tables_are_refused_on_jax():
         ak.Predictor(model, np.array([5]))
 
 
-def test_tensors_that_are_no_variables_work_within_a_network():
+def test_constant_tensors_work_within_a_network():
     model, x = networks.positions()
     networks.assert_same(measured(model, x).predict(x).logits, whole(model, x)["late"])
 
@@ -160,7 +160,7 @@ def stateful_lstm():
 
 
 @pytest.mark.parametrize("make", [counter, noise, stateful_lstm])
-def test_a_state_that_calls_change_is_refused_in_one_line(make):
+def test_state_that_calls_change_is_refused(make):
     model, name, shape = make()
     with pytest.raises(ValueError, match=f"must not keep a state.* that change .*{name}.*`stateful=False`") as error:
         measured(model, np.zeros(shape, "float32"))
@@ -176,7 +176,7 @@ def of_any_size():
     return ak.AnytimeModel(image, exits)
 
 
-def test_where_sizes_are_open_times_and_costs_go_by_the_inputs_own(tmp_path):
+def test_times_and_costs_depend_on_the_input_if_sizes_are_open(tmp_path):
     model = of_any_size()
     small, large = (np.zeros((1, side, side, 3), "float32") for side in (4, 8))
     stages = Stages(model)
@@ -209,7 +209,7 @@ def test_where_sizes_are_open_times_and_costs_go_by_the_inputs_own(tmp_path):
 
 
 @pytest.mark.long
-def test_of_many_exits_eight_are_chosen_evenly_by_cost():
+def test_eight_of_many_exits_are_chosen_evenly_by_cost():
     model = networks.eleven_exits(21)
     full = Stages(model)
     macs = {cost.exit: cost.with_head for cost in full.costs(full.start(np.zeros((1, 4))))}
@@ -219,7 +219,7 @@ def test_of_many_exits_eight_are_chosen_evenly_by_cost():
     assert steps.max() < 2 * steps.min()
 
 
-def test_a_deadline_gives_the_answer_that_fits():
+def test_a_deadline_selects_the_answer_that_fits():
     slow = Slow()
     times = table(slow.model, np.arange(1, 6) * 0.3, [0.3] * 5)
     predictor = ak.Predictor(slow.model, slow.x, latencies=times)
@@ -232,7 +232,7 @@ def test_a_deadline_gives_the_answer_that_fits():
     networks.assert_same(answer.logits, whole(slow.model, slow.x)[answer.exit])
 
 
-def test_a_deadline_too_short_gives_the_first_exit_late():
+def test_a_deadline_that_is_too_short_gets_the_first_exit_late():
     slow = Slow()
     predictor = ak.Predictor(slow.model, slow.x, latencies=table(slow.model, np.arange(1, 6) * 0.05, [0.05] * 5))
     slow.seconds, slow.begun = 0.05, 0
@@ -243,7 +243,7 @@ def test_a_deadline_too_short_gives_the_first_exit_late():
     assert slow.begun == 4, "no stage beyond the first may have begun"
 
 
-def test_a_budget_below_the_first_exit_gives_it_marked_late():
+def test_a_budget_below_the_first_exit_gets_it_marked_late():
     predictor = quick(networks.residual())
     x = networks.inputs_for(networks.residual(), batch=1)
     assert predictor.predict(x, budget=predictor.costs[0].with_head - 1).late
@@ -253,7 +253,7 @@ def test_a_budget_below_the_first_exit_gives_it_marked_late():
 
 @pytest.mark.parametrize("limit", ["deadline", "budget"])
 @pytest.mark.parametrize("value", [math.nan, "soon", 1j, np.float32("nan")])
-def test_limits_that_are_no_numbers_are_refused(limit, value):
+def test_limits_must_be_numbers(limit, value):
     model = networks.chain([lambda x: x] * 2)
     predictor = quick(model)
     with pytest.raises(ValueError, match=f"`{limit}` must be a number. Received"):
@@ -411,14 +411,14 @@ def test_a_crash_in_a_stage_reaches_the_caller_and_the_predictor_still_works():
         job.latest()
 
 
-def test_what_until_raises_reaches_the_caller():
+def test_an_exception_in_until_reaches_the_caller():
     predictor = quick(networks.chain([lambda x: x] * 2))
     with pytest.raises(ZeroDivisionError):
         predictor.predict(np.zeros((1, 4)), until=lambda answer: 1 / 0)
     assert predictor.predict(np.zeros((1, 4))).exit == "exit_2"
 
 
-def test_the_weights_are_those_of_when_the_predictor_was_made():
+def test_later_changes_of_weights_do_not_reach_the_predictor():
     model = networks.dense()
     predictor, x = quick(model), networks.inputs_for(model, batch=1)
     before = whole(model, x)
@@ -439,7 +439,7 @@ def test_another_precision():
         np.testing.assert_array_equal(answer.logits, np.asarray(expected[answer.exit], "float32"))
 
 
-def test_a_predictor_that_is_dropped_ends_its_thread():
+def test_a_deleted_predictor_ends_its_thread():
     before = set(threading.enumerate())
     predictor = quick(networks.chain([lambda x: x] * 2))
     predictor.start(np.zeros((1, 4))).wait()
@@ -452,7 +452,7 @@ def test_a_predictor_that_is_dropped_ends_its_thread():
     assert not any(thread.is_alive() for thread in own)
 
 
-def test_stages_are_expected_to_take_what_they_usually_took_in_the_last_calls():
+def test_expected_times_of_stages_are_typical_of_the_last_calls():
     pace = StepPace(Times(None, None, None, np.array([0.001, 0.002, 0.004])))
     first = pace.needed()
     assert first[0] > 0.001 and first[2] > 0.004
@@ -481,7 +481,7 @@ def test_a_stage_that_was_slow_for_a_while_is_tried_again():
     assert pace.needed()[2] == pytest.approx(first[2], rel=0.05)
 
 
-def test_the_pace_is_that_of_late_and_the_worst_pause_of_the_last_calls_counts():
+def test_the_pace_and_the_worst_pause_are_those_of_the_last_calls():
     usual = np.array([0.01, 0.02, 0.04])
     pace, times = Pace(), Times(None, usual, usual, None)
     assert [pace.first(seconds, times) for seconds in (-1, 0, 0.001, 0.03, 0.06, 1)] == [0, 0, 0, 1, 2, 2]
@@ -497,7 +497,7 @@ def test_the_pace_is_that_of_late_and_the_worst_pause_of_the_last_calls_counts()
     assert pace.slowdown == 2 and pace.first(0.07, times) == 1, "half as fast"
 
 
-def test_the_margin_is_by_how_late_threads_woke_but_never_most_of_a_deadline():
+def test_the_margin_covers_late_wakeups_but_never_most_of_a_deadline():
     pace = Pace()
     pace.overslept(0.005)
     pace.overslept(0.0)
@@ -511,7 +511,7 @@ def test_the_margin_is_by_how_late_threads_woke_but_never_most_of_a_deadline():
     assert pace.margin(1.0) < 0.0005 and pace.slowdown == 1
 
 
-def test_a_thread_that_woke_late_is_noticed_also_if_the_last_answer_came_meanwhile(monkeypatch):
+def test_a_late_wakeup_counts_even_if_the_last_answer_came_meanwhile(monkeypatch):
     slow = Slow(2)
     predictor = ak.Predictor(slow.model, slow.x, latencies=table(slow.model, [0.001, 0.002], [0.001] * 2))
     wait = Job.wait
@@ -526,7 +526,7 @@ def test_a_thread_that_woke_late_is_noticed_also_if_the_last_answer_came_meanwhi
     assert predictor._state.paces[1].margin(1.0) >= 0.05
 
 
-def test_deadlines_long_past_do_not_spoil_later_ones():
+def test_deadlines_in_the_past_do_not_affect_later_ones():
     slow = Slow(2)
     predictor = ak.Predictor(slow.model, slow.x, latencies=table(slow.model, [0.02, 0.04], [0.02] * 2))
     slow.seconds = 0.02
@@ -536,13 +536,13 @@ def test_deadlines_long_past_do_not_spoil_later_ones():
 
 
 @pytest.mark.long
-def test_calibrating_beside_other_threads_changes_their_answers_at_once_and_wholly():
+def test_calibration_is_atomic_for_other_threads():
     model = networks.residual()
     checks.scramble(model)
     predictor = quick(model)
     data = networks.inputs_for(model, batch=32)
     outputs = whole(model, data)
-    labels = outputs["exit_6"].argmax(axis=-1)  # so the last exit is of use; of the others some are not
+    labels = outputs["exit_6"].argmax(axis=-1)  # so that the last exit is used, and some others are not
     x = networks.inputs_for(model, batch=1)
     expected, errors, seen, done = whole(model, x), [], set(), threading.Event()
     old_job = predictor.start(x)
@@ -570,7 +570,7 @@ def test_calibrating_beside_other_threads_changes_their_answers_at_once_and_whol
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(3)]
 
     def wait_for(count):
-        """Waits until a thread has predicted with so many exits."""
+        """Waits until a thread has predicted with this many exits."""
         limit = time.monotonic() + 60
         while count not in seen and not errors:
             assert time.monotonic() < limit
@@ -610,7 +610,7 @@ def test_an_input_may_be_nested_lists_of_numbers():
 
 
 @pytest.mark.parametrize("x", ["abc", None, object(), [[1, 2], [3]], [["a"] * 4]])
-def test_what_are_no_numbers_is_refused_as_an_input(x):
+def test_inputs_must_be_numbers(x):
     with pytest.raises(ValueError, match="Received"):
         quick(networks.eleven_exits(2)).predict(x)
 
@@ -638,7 +638,7 @@ def test_arguments_of_the_wrong_kind_are_refused_before_any_work():
 
 
 def calls_in_a_fork(predictor, job, x, y):
-    """Returns what each way to use a predictor raises in this process, and how long all of them took."""
+    """Returns the errors of each method of a predictor in this process, and the seconds of all calls."""
     begin, raised = time.perf_counter(), []
     for call in (
         lambda: predictor.predict(x),
@@ -661,7 +661,7 @@ def calls_in_a_fork(predictor, job, x, y):
 
 
 @pytest.mark.tensorflow
-def test_a_fork_is_told_at_once_to_spawn():
+def test_a_forked_process_gets_an_error_that_says_to_spawn():
     model = networks.eleven_exits(2)
     predictor, x = quick(model), networks.inputs_for(model, batch=1)
     job = predictor.start(x)
@@ -676,7 +676,7 @@ def test_a_fork_is_told_at_once_to_spawn():
 
 @pytest.mark.long
 @pytest.mark.tensorflow
-def test_a_new_predictor_in_a_fork_is_told_to_spawn():
+def test_a_new_predictor_in_a_forked_process_gets_an_error_that_says_to_spawn():
     model = networks.eleven_exits(2)
     x = networks.inputs_for(model, batch=1)
     quick(model).predict(x)  # starts TensorFlow's threads

@@ -12,7 +12,7 @@ COARSE = np.linspace(0.99, 0, 34)
 
 
 def population(count, seed=0):
-    """Confidences and errors of three exits, of which later ones are better, but not on every sample."""
+    """Confidences and errors of three exits; later ones are better, but not on every sample."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, count)
     shared = rng.normal(size=(count, 4))
@@ -22,7 +22,7 @@ def population(count, seed=0):
 
 
 def wealth(excess, tolerated, confidence):
-    """The betting test, sample by sample."""
+    """The betting test as a loop over samples."""
     goal, money, best = np.log(1 / (1 - confidence)), 0.0, 0.0
     mean, variance, total, squares = 0.5, 0.25, 0.5, 0.25
     for number, value in enumerate(excess, 1):
@@ -36,7 +36,7 @@ def wealth(excess, tolerated, confidence):
     return best >= goal
 
 
-def test_the_betting_test_equals_one_written_sample_by_sample():
+def test_the_betting_test_equals_a_loop_over_samples():
     rng = np.random.default_rng(0)
     outcomes = []
     for _ in range(60):
@@ -47,7 +47,7 @@ def test_the_betting_test_equals_one_written_sample_by_sample():
     assert 0 < sum(outcomes) < 60
 
 
-def test_a_mean_at_the_tolerated_risk_passes_as_rarely_as_promised():
+def test_a_mean_at_the_tolerated_risk_passes_as_rarely_as_guaranteed():
     rng = np.random.default_rng(1)
     for values, shares in (([1.0, 0.0], [0.05, 0.95]), ([1.0, -1.0, 0.0], [0.15, 0.1, 0.75])):
         passed = sum(risk.passes(rng.choice(values, p=shares, size=400), 0.05, 0.9) for _ in range(1000))
@@ -55,7 +55,7 @@ def test_a_mean_at_the_tolerated_risk_passes_as_rarely_as_promised():
 
 
 @pytest.mark.parametrize("tolerated, count, confidence", [(0.05, 300, 0.95), (0.03, 500, 0.9)])
-def test_the_promise_is_broken_no_more_often_than_it_says(tolerated, count, confidence):
+def test_the_guarantee_fails_no_more_often_than_stated(tolerated, count, confidence):
     sure, errors, *_ = population(100_000)
     samples = np.arange(sure.shape[1])
     true = {risk.NEVER_SURE: 0.0}
@@ -110,7 +110,7 @@ def test_losses_of_all_kinds():
         risk.exit_losses(lambda shares, labels: np.full(50, 2), logits, [1.0] * 3, labels)
 
 
-def test_a_drop_is_kept_on_the_validation_samples():
+def test_the_drop_limit_holds_on_the_validation_samples():
     sure, errors, *_ = population(3000)
     for max_drop in (0.0, 0.01, 0.05):
         threshold = risk.lowest_within(sure, errors, max_drop)
@@ -125,7 +125,7 @@ def test_a_drop_is_kept_on_the_validation_samples():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network with four exits that learned a little, and data to validate and test it on."""
+    """A briefly trained network with four exits, with validation and test data."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     model = networks.eleven_exits(4)
@@ -182,7 +182,7 @@ def test_thresholds_for_a_risk_are_for_the_exits_and_temperatures_they_were_fitt
     model.inference = None
 
 
-def test_what_cannot_be_promised_is_refused_before_any_work(trained):
+def test_impossible_guarantees_are_refused_before_any_work(trained):
     model, (x, y) = trained
     predictor = quick(model)
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_promised_is_refused_before_any_work(trained):
 
 
 @pytest.mark.parametrize("target", [{"risk": 0.1}, {"max_drop": 0.1}, {"average_budget": 1e9}])
-def test_nothing_is_promised_for_outputs_that_are_nan(trained, target):
+def test_there_is_no_guarantee_for_nan_outputs(trained, target):
     _, (x, y) = trained
     features = keras.Input((4,))
     exits = {"early": keras.layers.Dense(3)(features[:, :3]), "late": keras.layers.Dense(3)(features)}

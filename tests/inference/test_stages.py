@@ -11,7 +11,7 @@ from tests.inference import networks
 
 
 def run(stages, x):
-    """Runs the stages one after the other, op by op."""
+    """Runs the stages one after the other, without compiling."""
     carried, answers = stages.start(x), {}
     for position, name in enumerate(stages.exit_names):
         result = stages.segment(position)(carried)
@@ -19,7 +19,7 @@ def run(stages, x):
     return answers
 
 
-# Op by op, JAX compiles for minutes; on it `test_engines.py` compares the larger graphs.
+# Without compiled stages, JAX takes minutes; `test_engines.py` compares larger graphs on it.
 SOME = networks.GRAPHS if keras.backend.backend() == "tensorflow" else [networks.several_inputs, networks.eleven_exits]
 
 
@@ -40,7 +40,7 @@ def test_stages_equal_the_whole_model_bit_for_bit(make):
 
 
 def in_front(net):
-    """Preprocessing in front of a network with exits, in the ways in which one writes it."""
+    """Preprocessing in front of a network with exits, written in several ways."""
     scale = keras.layers.Rescaling(1 / 255)
     image = keras.Input(net.inputs[0].shape[1:])
     yield AnytimeModel(image, net(scale(image)))
@@ -72,7 +72,7 @@ def test_a_network_behind_preprocessing_is_cut_at_every_exit(form):
     assert len(net.layers[1]._inbound_nodes) == nodes, "laid open once"
 
 
-def test_a_nested_network_that_stays_closed_is_told():
+def test_a_nested_network_that_cannot_be_flattened_is_reported():
     image = keras.Input((4,))
     one, two = networks.eleven_exits(2), networks.eleven_exits(2)
     model = AnytimeModel(image, {"one": one(image)["exit_1"], "two": two(image)["exit_2"]})
@@ -90,7 +90,7 @@ class Wrapper(keras.Layer):
 
 
 @pytest.mark.parametrize("ending", [lambda x: x, keras.ops.softmax])
-def test_a_network_within_a_layer_is_told_once(ending):
+def test_a_network_within_a_layer_is_reported_once(ending):
     image = keras.Input((4,))
     exits = Wrapper(networks.eleven_exits(2))(image)
     model = AnytimeModel(image, {name: ending(x) for name, x in exits.items()})
@@ -165,7 +165,7 @@ def test_exits_that_do_not_fit_are_refused():
         Stages(Subclassed())
 
 
-def test_costs_leave_out_the_heads_of_exits_that_are_passed_by():
+def test_costs_exclude_the_heads_of_skipped_exits():
     model = networks.residual()
     costs = Stages(model, ["exit_2", "exit_6"]).costs(Stages(model).start(networks.inputs_for(model)))
     everything = model.exits
@@ -189,7 +189,7 @@ def test_another_precision_keeps_the_weights(make):
 
 
 def nested():
-    """Layers within models, within wrappers, and a recurrent one, whose initial weights are hard to draw."""
+    """Layers within models and wrappers, and a recurrent layer, whose initial weights are slow to compute."""
     inner = keras.Sequential([keras.layers.Dense(5, activation="relu"), keras.Sequential([keras.layers.Dense(4)])])
     part = keras.Input((4,))
     functional = keras.Model(part, keras.layers.Dense(4)(inner(part)))
@@ -238,6 +238,6 @@ def test_another_precision_keeps_what_layers_compute(layer):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(low(x)[name]), logits, atol=0.02)
 
 
-def test_another_precision_is_refused_if_a_config_leaves_a_number_out():
+def test_another_precision_is_refused_if_a_config_is_incomplete():
     with pytest.raises(ValueError, match="Expected: factor=3.0 in the copy of '.*', a Scale. Received: factor=1.0"):
         in_dtype(scaled(Scale(3.0, told=False)), "float16")

@@ -1,4 +1,4 @@
-"""The published MSDNet in PyTorch, written anew for tests, with the names of its authors' arrays."""
+"""The published MSDNet in PyTorch, rewritten for tests, with the authors' names of arrays."""
 
 import math
 

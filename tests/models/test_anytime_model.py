@@ -67,7 +67,7 @@ def test_a_clone_is_an_anytime_model_with_the_same_exits(make, function):
     assert type(model).from_config(model.get_config()).exit_names == model.exit_names
 
 
-def test_parameters_are_counted_anew_when_layers_have_changed():
+def test_parameters_are_counted_again_after_layers_changed():
     model = resann()
     before = [exit.params for exit in model.exits]
     head = model.get_layer("exit_1")
@@ -231,7 +231,7 @@ def test_several_inputs():
 
 
 @pytest.mark.parametrize("outputs", [None, [], {}, "exit", {"a": 3}, {1: "tensor"}])
-def test_outputs_that_are_no_exits_are_refused(outputs):
+def test_invalid_exits_are_refused(outputs):
     inputs = keras.Input((4,))
     if outputs == {1: "tensor"}:
         outputs = {1: keras.layers.Dense(3)(inputs)}
@@ -256,7 +256,7 @@ def test_wrong_names_and_numbers_are_refused():
         model.fit(X, {"a": Y, "b": Y}, verbose=0)
 
 
-def test_preprocessor_and_class_names_travel_in_keras_files(tmp_path):
+def test_preprocessor_and_class_names_are_saved_in_keras_files(tmp_path):
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 3), num_classes=3)
     layers, names = len(model.layers), [variable.path for variable in model.weights]
     model.preprocessor = ak.preprocessing.Preprocessor((8, 8, 3), [0.4, 0.5, 0.6], 0.3, short_side=10)

@@ -11,7 +11,7 @@ from tests import checks
 
 
 def residual(num_blocks=4, activation="softmax", dtype=None, name="residual"):
-    """A small residual network; its blocks' ends are `join_1`, `join_2`, ..."""
+    """A small residual network; its blocks end in `join_1`, `join_2`, ..."""
     image = keras.Input((8, 8, 3), name="image")
     x = layers.Conv2D(8, 3, padding="same", dtype=dtype, name="stem")(image)
     for block in range(1, num_blocks + 1):
@@ -23,7 +23,7 @@ def residual(num_blocks=4, activation="softmax", dtype=None, name="residual"):
 
 
 def reads(model):
-    """The names of the layers whose results the exits' heads read."""
+    """Returns the names of the layers whose outputs the exits' heads read."""
     found = []
     for name in model.exit_names:
         own = [call for call in graph.calls(model.output[name]) if call.operation.name.startswith(name)]
@@ -46,9 +46,9 @@ OTHERS = sorted({name for name, value in vars(keras.applications).items() if ins
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # JAX compiles each operation of a network that is built: a minute a network
+@pytest.mark.tensorflow  # JAX compiles each operation while a network is built, which takes a minute for each network
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
-def test_keras_applications_keep_their_answer_as_the_last_exit(name):
+def test_keras_applications_keep_their_output_as_the_last_exit(name):
     size = 32 if name in FAST else 75
     base = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=7)
     x = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype("float32")
@@ -111,12 +111,12 @@ def test_exits_divide_the_cost_evenly_at_block_ends():
     assert reads(model) == ["join_2", "join_4", "join_6"]
 
 
-def test_every_takes_each_so_many_places():
+def test_every_selects_evenly_spaced_places():
     assert reads(ak.to_anytime(residual(), every=1)) == ["stem", "join_1", "join_2", "join_3"]
     assert reads(ak.to_anytime(residual(), every=2)) == ["join_1", "join_3"]
 
 
-def test_named_exits_stand_in_the_order_in_which_they_are_computed():
+def test_named_exits_are_in_the_order_of_computation():
     model = ak.to_anytime(residual(), exits=["join_3", "conv_1"])  # conv_1 is within a block: the user's choice
     assert reads(model) == ["conv_1", "join_3"]
 
@@ -132,7 +132,7 @@ def test_a_network_that_is_never_one_tensor_wide_has_exits_where_it_is_two_wide(
     assert reads(ak.to_anytime(base, num_exits=3)) == ["cell_0", "cell_2"]
 
 
-def test_open_sizes_are_counted_at_a_usual_size():
+def test_open_sizes_are_counted_at_a_typical_size():
     image = keras.Input((None, None, 3))
     x = layers.Conv2D(4, 3, name="first")(image)
     x = layers.Conv2D(4, 3, name="second")(x)
@@ -141,7 +141,7 @@ def test_open_sizes_are_counted_at_a_usual_size():
     assert ak.cost.exit_costs(ak.to_anytime(base, num_exits=2), input_shape=(9, 9, 3))[-1].params > 0
 
 
-# --- What is shared and what stays ---
+# --- Shared layers and unchanged originals ---
 
 
 @pytest.mark.long
@@ -161,7 +161,7 @@ def test_every_variable_trains_and_adaloss_takes_effect():
     checks.check_training(ak.to_anytime(residual(2, activation=None), num_exits=3), num_classes=5)
 
 
-def test_converting_leaves_the_original_as_it_is():
+def test_converting_does_not_change_the_original():
     base = residual()
     before = base.to_json()
     ak.to_anytime(base, num_exits=3)
@@ -183,7 +183,7 @@ def test_batch_normalisation_learns_as_in_the_original():
         np.testing.assert_array_equal(alone, shared)
 
 
-def test_mixed_precision_stays():
+def test_mixed_precision_is_kept():
     base = residual(dtype="mixed_bfloat16")
     for head in ("pool", "msd"):
         model = ak.to_anytime(base, num_exits=3, head=head)
@@ -293,7 +293,7 @@ def test_a_pooled_backbone_is_no_classifier_however_small_its_last_map(size):
         lambda x: layers.Flatten()(layers.Conv1D(8, 1, activation="relu")(layers.Reshape((1, 4))(x))),
     ],
 )
-def test_what_ends_in_a_hidden_layer_is_features(hidden):
+def test_outputs_of_hidden_layers_are_features(hidden):
     x = keras.Input((6,))
     backbone = keras.Model(x, hidden(layers.Dense(4, activation="relu", name="lower")(x)))
     model = ak.to_anytime(backbone, exits=["lower"], num_classes=3)
@@ -302,7 +302,7 @@ def test_what_ends_in_a_hidden_layer_is_features(hidden):
         ak.to_anytime(backbone, exits=["lower"])
 
 
-def test_a_classifier_that_is_a_convolution_of_one_pixel_is_an_answer():
+def test_a_1x1_convolution_can_be_the_classifier():
     x = keras.Input((1, 1, 4))
     y = layers.Conv2D(4, 1, activation="relu", name="lower")(x)
     model = ak.to_anytime(keras.Model(x, layers.Flatten()(layers.Conv2D(3, 1)(y))), exits=["lower"])
@@ -342,12 +342,12 @@ def test_sequences_with_a_mask():
     assert reads(model) == ["lower", "upper"]
     x = np.array([[3, 4, 5, 0, 0, 0], [1, 2, 3, 4, 5, 6]], "int32")
     check_last_exit(base, model, x)
-    shorter = numbers(model(x[:1, :3])["exit_1"])  # what is masked takes no part
+    shorter = numbers(model(x[:1, :3])["exit_1"])  # masked elements are ignored
     np.testing.assert_allclose(shorter, numbers(model(x)["exit_1"])[:1], rtol=1e-5)
 
 
 def masked(kind):
-    """A network of a user who pads sequences; exits fit at `lower` and `upper`."""
+    """A network for padded sequences; exits are possible at `lower` and `upper`."""
     if kind == "Masking":
         sequence = keras.Input((6, 2))
         x = layers.Dense(8, name="lower")(layers.Masking()(sequence))
@@ -380,7 +380,7 @@ def test_a_masked_model_is_saved_with_equal_outputs(kind, tmp_path):
 
 
 def nested(training=None):
-    """A classifier around a backbone whose insides are a model of their own."""
+    """A classifier with a backbone that is a nested model."""
     image = keras.Input((8, 8, 3), name="photo")
     inner = residual()
     backbone = keras.Model(inner.input, inner.get_layer("last_relu").output, name="backbone")
@@ -412,7 +412,7 @@ def test_a_nested_model_can_be_named():
     assert reads(ak.to_anytime(nested(), exits=["join_2", "backbone"])) == ["join_2", "last_relu"]
 
 
-def test_a_nested_model_whose_names_are_taken_stays_one_layer():
+def test_a_nested_model_with_conflicting_names_stays_one_layer():
     image = keras.Input((8, 8, 3))
     left, right = (keras.Model(each.input, each.get_layer("last_relu").output, name=each.name) for each in twins())
     x = layers.Add(name="both")([left(image), right(image)])
@@ -542,7 +542,7 @@ def test_wrong_arguments_are_refused(arguments, message):
         ak.to_anytime(residual(), **arguments)
 
 
-def test_what_cannot_be_converted_is_refused():
+def test_unsupported_models_are_refused():
     class OwnCall(keras.Model):
         def call(self, x):
             return 2 * super().call(x)

@@ -11,7 +11,7 @@ TOLERANCE = {"bfloat16": 0.05, "float16": 0.005}  # of the largest number: 8 and
 
 
 def pair(dtype, **arguments):
-    """Keras's layer and ours, with the same weights."""
+    """Keras's layer and ours with the same weights."""
     layers = [kind(6, 3, dtype=f"mixed_{dtype}", **arguments) for kind in (keras.layers.Conv2D, Conv2D)]
     for layer in layers:
         layer.build(SHAPE)
@@ -85,7 +85,7 @@ def test_half_precision_is_emulated_where_an_x86_cpu_does_not_have_it(lines, exp
     assert runtime.emulated_dtypes.__wrapped__() == ()
 
 
-def test_networks_are_made_of_it_and_loaded_with_it(tmp_path, emulated):
+def test_networks_use_it_and_load_with_it(tmp_path, emulated):
     config = dict(num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=3, dtype="mixed_bfloat16")
     model = ak.models.build("resann", **config)
     assert {type(layer) for layer in model.layers if isinstance(layer, keras.layers.Conv2D)} == {Conv2D}

@@ -11,7 +11,7 @@ def tiny(**changes):
 
 
 def exit_layers(model):
-    """The dense layers, counted from 1, that the exits read."""
+    """Returns the dense layers, counted from 1, that the exits read."""
     found = []
     for name in model.exit_names:
         names = [call.operation.name for call in ak.graph.calls(model.output[name], model.inputs)]
@@ -20,7 +20,7 @@ def exit_layers(model):
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # costs are counted on the graph, alike on every backend; large networks take a while to build
+@pytest.mark.tensorflow  # costs do not depend on the backend, and large networks take long to build
 def test_costs_of_denseann169():
     """Convolution MACs (M) as shared/facts.md has them."""
     model = ak.models.build("denseann169")
@@ -31,7 +31,7 @@ def test_costs_of_denseann169():
 
 @pytest.mark.long
 @pytest.mark.tensorflow
-def test_with_the_last_exit_alone_it_is_keras_densenet():
+def test_with_only_the_last_exit_it_equals_keras_densenet():
     ours = ak.models.build("denseann121", preset="authors_code", exit_every=58)
     theirs = keras.applications.DenseNet121(weights=None)
     assert ours.num_exits == 1
@@ -65,7 +65,7 @@ def test_exits_are_counted_so_that_the_last_layer_has_one(change, expected):
     assert exit_layers(tiny(**change)) == expected
 
 
-def test_costs_to_the_unit():
+def test_costs_are_exact():
     """Counted by hand: one layer a block, growth 4, on 8x8; channels 8 +4, halved 6 +4, halved 5 +4."""
     bottlenecks = [64 * (8 * 16 + 16 * 4 * 9), 16 * (6 * 16 + 16 * 4 * 9), 4 * (5 * 16 + 16 * 4 * 9)]
     transitions = [0, 64 * 12 * 6, 16 * 10 * 5]
@@ -78,7 +78,7 @@ def test_costs_to_the_unit():
         assert [cost.with_all_heads for cost in costs] == [backbone[n] + sum(heads[: n + 1]) for n in range(3)]
 
 
-def test_presets_differ_as_the_texts_do():
+def test_presets_differ_as_documented():
     def kinds(preset):
         model = tiny(preset=preset)
         names = [call.operation.name for call in ak.graph.calls(model.output["exit_3"], model.inputs)]

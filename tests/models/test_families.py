@@ -9,7 +9,7 @@ import pytest
 import anytime_keras as ak
 from tests import checks
 
-# Name -> what it is built with, and how many exits that gives.
+# Name -> its arguments and its number of exits.
 SMALL = {
     "resann": (dict(name="resann", num_units=1, channels=4, input_shape=(8, 8, 3)), 3),
     "bottleneck": (dict(name="resann26", blocks=(1, 2), channels=4, exit_every=1, input_shape=(32, 32, 3)), 3),
@@ -30,7 +30,7 @@ SMALL = {
         2,
     ),
 }
-# What `preset="authors_code"` makes another network of.
+# Networks that `preset="authors_code"` changes.
 WITH_PRESETS = ("resann", "bottleneck", "denseann")
 
 
@@ -86,7 +86,7 @@ def test_both_backends_give_equal_outputs_from_the_same_weights(tmp_path):
     assert run.stdout.splitlines() == expected
 
 
-def test_every_name_has_a_family_and_arguments_that_it_knows():
+def test_every_name_has_a_family_and_valid_arguments():
     for name in ak.models.names():
         with pytest.raises(ValueError, match=f"'{name}' has no argument `colour`"):
             ak.models.build(name, colour="red")
@@ -105,7 +105,7 @@ def test_a_preset_is_refused_where_there_is_none_and_when_unknown():
 
 
 @pytest.mark.parametrize("kind", list(SMALL))
-def test_counts_may_be_numpys_and_images_have_no_size_true(kind):
+def test_counts_may_be_numpy_integers_but_sizes_not_booleans(kind):
     def numpys(value):
         if isinstance(value, tuple):
             return tuple(map(numpys, value))

@@ -6,7 +6,7 @@ from anytime_keras.models.layers import HeNormal
 
 
 @pytest.mark.parametrize("shape, fan_in", [((3, 3, 32, 64), 288), ((300, 200), 300), ((5, 32, 64), 160)])
-def test_the_numbers_are_he_et_als(shape, fan_in):
+def test_values_follow_he_et_al(shape, fan_in):
     std = (2 / fan_in) ** 0.5
     for kind in (HeNormal, keras.initializers.HeNormal):
         numbers = np.asarray(kind(seed=3)(shape))
@@ -17,7 +17,7 @@ def test_the_numbers_are_he_et_als(shape, fan_in):
         assert 0.98 * 2 < np.abs(numbers).max() / std * 0.87962566 <= 2.0001
 
 
-def test_a_seed_says_which():
+def test_values_depend_on_the_seed():
     draw = {seed: np.asarray(HeNormal(seed=seed)((3, 3, 4, 4))) for seed in (1, 2, -1)}
     np.testing.assert_array_equal(draw[1], HeNormal(seed=1)((3, 3, 4, 4)))
     assert not np.allclose(draw[1], draw[2]) and not np.allclose(draw[1], draw[-1])

@@ -19,7 +19,7 @@ def test_members_are_the_networks_without_their_early_exits():
         assert member.count_params() < whole.count_params()
 
 
-def test_an_ensemble_of_them_answers_with_its_members():
+def test_an_ensemble_of_them_returns_its_members_answers():
     members = ak.linear_ensemble("resann", "num_units", [1, 2], channels=2, **SHAPE)
     images = np.random.default_rng(0).normal(size=(12, 8, 8, 1)).astype("float32")
     labels = np.argmax(members[0](images)[members[0].exit_names[0]], axis=-1)

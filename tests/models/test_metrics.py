@@ -1,4 +1,4 @@
-"""A metric given once is copied for each exit, with all that it was made with."""
+"""A metric that is given once is copied for each exit with all its arguments."""
 
 import threading
 
@@ -31,7 +31,7 @@ class Sure(keras.metrics.Metric):
 
 
 class Above(Sure):
-    """Has a required argument."""
+    """A metric with a required argument."""
 
     def __init__(self, threshold):
         super().__init__(threshold, name="above")

@@ -25,7 +25,7 @@ def conv_macs(layer, inputs, outputs):
 
 
 def published_macs(layer, inputs, outputs):
-    """As the authors' counter has it: ReLU and pooling count each element that they read, a linear layer its bias."""
+    """Counts like the authors' code: ReLU and pooling count each element they read, a linear layer also its bias."""
     if isinstance(layer, keras.layers.ReLU):
         return math.prod(outputs[0].shape[1:])
     if isinstance(layer, keras.layers.MaxPooling2D):
@@ -38,7 +38,7 @@ def published_macs(layer, inputs, outputs):
 
 
 def costs_unit_by_unit(model, units, macs=conv_macs):
-    """Counts a run that computes all scales of a unit before the next: (backbone, own head, all heads) in millions.
+    """Counts a run that computes all scales of a unit before the next; (backbone, own head, all heads) in millions.
 
     Args:
         units: the unit that each exit reads.
@@ -57,7 +57,7 @@ def costs_unit_by_unit(model, units, macs=conv_macs):
     )
 
 
-# Costs are counted on the graph, alike on every backend, and large networks take a while to build: once is enough.
+# Costs do not depend on the backend, and large networks take long to build, so one backend is enough.
 # Convolution MACs (M) as shared/facts.md has them: backbone, with own head, with all heads so far.
 @pytest.mark.long
 @pytest.mark.tensorflow
@@ -119,7 +119,7 @@ def test_costs_of_the_published_networks(name, layers, expected):
         assert round(params[True] / 1e6, 1) == 45.5
 
 
-def test_costs_to_the_unit():
+def test_costs_are_exact():
     """Counted by hand: 4x4 images; unit 1 is the first layer, unit 2 dense, 3 a transition, 4 dense on one scale."""
     model = ak.models.build(
         "msdnet", blocks=(2, 2), exit_every=2, growth_rate=2, factors=(1, 2), stem="small", input_shape=(4, 4, 3),
@@ -138,7 +138,7 @@ def test_costs_to_the_unit():
 
 
 @pytest.mark.parametrize("make", [tiny, tiny_published])
-def test_what_no_exit_so_far_needs_is_computed_later_or_not_at_all(make):
+def test_tensors_are_computed_only_when_an_exit_needs_them(make):
     model = make()
     needed = [
         {call.operation.name for call in ak.graph.calls(model.output[name], model.inputs)} for name in model.exit_names
@@ -146,14 +146,14 @@ def test_what_no_exit_so_far_needs_is_computed_later_or_not_at_all(make):
     unit = "unit_2" if make is tiny else "layer_1"
     assert f"{unit}_scale_1_concat" in needed[0]
     assert f"{unit}_scale_0_concat" not in needed[0] and f"{unit}_scale_0_concat" in needed[1]
-    # One block less than scales: the last unit has two scales, and only the coarser is read.
+    # One block fewer than scales: the last unit has two scales, of which only the coarser one is read.
     names = {layer.name for layer in tiny(factors=(1, 2, 2)).layers}
     assert "unit_6_scale_2_concat" in names and "unit_5_scale_1_concat" in names
     assert not any(name.startswith("unit_6_scale_1") for name in names)
     assert {layer.name for layer in model.layers} == set.union({"image"}, *needed)
 
 
-def test_a_block_drops_the_finest_scale_after_it_was_read_once_more():
+def test_a_block_drops_the_finest_scale_after_its_last_use():
     def names(model):
         return {layer.name for layer in model.layers}
 
@@ -165,7 +165,7 @@ def test_a_block_drops_the_finest_scale_after_it_was_read_once_more():
 
 
 def exit_units(model):
-    """The units or layers whose coarsest scale the exits read."""
+    """Returns the units or layers whose coarsest scale the exits read."""
     units = []
     for name in model.exit_names:
         names = [call.operation.name for call in ak.graph.calls(model.output[name], model.inputs)]
@@ -185,13 +185,13 @@ def exit_units(model):
         (tiny_published, dict(num_exits=3, base=2, step=3, steps="even"), [2, 5, 8]),
     ],
 )
-def test_exits_stand_where_the_arguments_say(make, change, units):
+def test_exits_are_placed_by_the_arguments(make, change, units):
     assert exit_units(make(**change)) == units
 
 
 @pytest.mark.long
 @pytest.mark.tensorflow
-def test_msdnet23_is_as_the_authors_code_has_it():
+def test_msdnet23_equals_the_authors_code():
     model = ak.models.build("msdnet23", preset="authors_code", growth_rate=1, input_shape=(32, 32, 3), num_classes=2)
     assert (model.blocks, exit_units(model)) == ((6, 6, 5, 6), [7, 11, 15, 19, 23])
 

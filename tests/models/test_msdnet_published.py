@@ -1,4 +1,4 @@
-"""Our `PublishedMSDNet` beside the PyTorch network of its authors, https://github.com/kalviny/MSDNet-PyTorch.
+"""Compares `PublishedMSDNet` with its authors' PyTorch code, https://github.com/kalviny/MSDNet-PyTorch.
 
 Runs where torch can be imported and ANYTIME_KERAS_MSDNET_PYTORCH is the path of a checkout of that repository.
 """

@@ -12,7 +12,7 @@ def small(**config):
 
 
 def chain(activation="softmax", last=None):
-    """A functional anytime model of two exits that are not of a family."""
+    """A functional anytime model with two exits that belongs to no family."""
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, activation="relu")(image)
     early = layers.Dense(5, activation, name="dense_early")(layers.GlobalAveragePooling2D()(x))
@@ -21,7 +21,7 @@ def chain(activation="softmax", last=None):
     return ak.AnytimeModel(image, {"early": early, "late": late})
 
 
-def test_a_family_stays_a_family_and_keeps_all_other_weights():
+def test_the_family_and_all_other_weights_are_kept():
     model = small()
     checks.scramble(model)
     model.preprocessor = ak.preprocessing.Preprocessor((8, 8, 3), 0.5, 0.25)

@@ -10,7 +10,7 @@ ARGUMENTS = dict(momentum=0.7, epsilon=1e-5, gamma_initializer="ones", beta_init
 
 
 def pair(shape=SHAPE, **arguments):
-    """Keras's layer and ours, with the same weights, none of which is what layers begin with."""
+    """Keras's layer and ours with the same weights, all different from their initial values."""
     layers = [kind(**{**ARGUMENTS, **arguments}) for kind in (keras.layers.BatchNormalization, BatchNormalization)]
     for layer in layers:
         layer.build(shape)
@@ -33,9 +33,9 @@ def test_output_and_averages_are_those_of_keras(shape, training):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_what_the_operation_does_not_do_is_left_to_keras():
+def test_unsupported_cases_are_left_to_keras():
     others = [dict(axis=1), dict(scale=False), dict(center=False), dict(renorm=True), dict(dtype="bfloat16")]
-    if keras.backend.backend() == "tensorflow":  # JAX has it only if asked for
+    if keras.backend.backend() == "tensorflow":  # JAX needs a setting for it
         others.append(dict(dtype="float64"))
     for arguments in others:
         shape = SHAPE if "axis" not in arguments else (4, 3, 6, 3)
@@ -85,13 +85,13 @@ def test_gradients_are_those_of_keras(policy):
     x, towards = numbers(), numbers(seed=1)
     gradients = []
     for layer in pair(dtype=policy):
-        # The half precisions round what goes in: take numbers that they hold.
+        # Half precision rounds its inputs, so use numbers that it represents exactly.
         images = tf.cast(tf.cast(x, layer.compute_dtype), "float32")
         with tf.GradientTape() as tape:
             tape.watch(images)
             loss = tf.reduce_sum(tf.cast(layer(images, training=True), "float32") * towards)
         gradients.append(tape.gradient(loss, [images, layer.gamma.value, layer.beta.value]))
-    # bfloat16 keeps 8 bits
+    # bfloat16 has 8 bits of precision
     tolerance = {"float32": 1e-4, "mixed_float16": 0.01, "mixed_bfloat16": 0.1}[policy]
     for one, other in zip(*gradients):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
@@ -99,7 +99,7 @@ def test_gradients_are_those_of_keras(policy):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_under_xla_the_variance_is_kerass(policy):
+def test_under_xla_the_variance_equals_that_of_keras(policy):
     import tensorflow as tf
 
     x = np.concatenate([np.full((8, 8, 8, 1), 37.0), np.random.default_rng(0).normal(1000, 1, (8, 8, 8, 1))], axis=-1)
@@ -112,7 +112,7 @@ def test_under_xla_the_variance_is_kerass(policy):
 
 
 @pytest.mark.tensorflow
-def test_training_is_one_operation_and_replicas_in_step_are_not():
+def test_training_is_one_operation_except_on_synchronized_replicas():
     import tensorflow as tf
 
     def operations(layer):

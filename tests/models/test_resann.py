@@ -43,7 +43,7 @@ def test_costs_of_the_papers_networks(num_units, channels, macs, params, num_exi
     assert round(costs[-1].params / 1e6, 2 if params < 10 else 1) == params
 
 
-def test_costs_to_the_unit():
+def test_costs_are_exact():
     """Counted by hand for three units of 4, 8, 16 channels on 8x8."""
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 3), num_classes=5)
     units = [64 * (4 * 4 + 4 * 4) * 9, 16 * (4 * 8 + 8 * 8) * 9, 4 * (8 * 16 + 16 * 16) * 9]
@@ -73,7 +73,7 @@ def test_exits_are_counted_so_that_the_last_unit_has_one(num_units, exit_every, 
     )
 
 
-# Convolution MACs (M) as shared/facts.md has them. They are counted on the graph, alike on every backend.
+# Convolution MACs (M) as shared/facts.md has them. They do not depend on the backend.
 @pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def sum_of_kernels(model):
 
 
 def test_costs_of_bottleneck_units_to_the_unit():
-    """Counted by hand: units of 4 and 8 channels within, 16 and 32 without, on 4x4 and 2x2."""
+    """Counted by hand: units with 4 and 8 inner and 16 and 32 outer channels, on 4x4 and 2x2."""
     model = bottleneck()
     stem = 64 * 3 * 4 * 49
     units = [
@@ -112,7 +112,7 @@ def test_costs_of_bottleneck_units_to_the_unit():
 
 
 @pytest.mark.parametrize("make, last", [(tiny, "unit_1_2_bn"), (bottleneck, "unit_1_3_bn")])
-def test_presets_differ_as_the_texts_do(make, last):
+def test_presets_differ_as_documented(make, last):
     def kinds(preset):
         names = [layer.name for layer in make(preset=preset).layers]
         return {
@@ -185,7 +185,7 @@ def test_bottleneck_arguments_out_of_range_are_refused(change, received):
         bottleneck(**change)
 
 
-def test_unknown_networks_list_near_ones():
+def test_unknown_networks_list_similar_ones():
     with pytest.raises(ValueError, match="Did you mean.*'resann'"):
         ak.models.build("resan")
     with pytest.raises(ValueError, match="needs `num_units`, `channels`"):

@@ -83,7 +83,7 @@ def test_photos_are_upright_and_pillow_images_stay_as_they_are(preprocessor, tmp
     assert opened.size == (48, 32)
 
 
-def test_grey_networks_take_colour_images():
+def test_networks_for_grey_images_take_colour_images():
     preprocessor = Preprocessor((8, 8, 1), 0.3, 0.4)
     image = pixels(8, 8)
     expected = (np.asarray(Image.fromarray(image).convert("L"))[..., None] / 255 - 0.3) / 0.4
@@ -92,7 +92,7 @@ def test_grey_networks_take_colour_images():
     assert preprocessor(image[..., 0]).shape == preprocessor(image / 255).shape == (1, 8, 8, 1)
 
 
-def test_networks_of_other_channels_take_arrays_of_as_many(tmp_path):
+def test_networks_with_other_channels_take_arrays_with_as_many(tmp_path):
     preprocessor, image = Preprocessor((16, 16, 5), 0.5, 0.25), pixels(32, 32, 5)
     assert preprocessor(image).shape == (1, 16, 16, 5)
     np.testing.assert_allclose(preprocessor(image[:16, :16])[0], (image[:16, :16] / 255 - 0.5) / 0.25, atol=1e-5)

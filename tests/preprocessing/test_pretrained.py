@@ -19,7 +19,7 @@ def image(size, seed=0):
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # JAX compiles each operation of a network that is built
+@pytest.mark.tensorflow  # JAX compiles each operation while a network is built
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_networks_of_keras_applications_get_their_own_preprocessing(name):
     size = {"NASNetLarge": 331}.get(name, 96)
@@ -41,7 +41,7 @@ def functional(name, shape=(8, 8, 3), layers=()):
     return keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), name=name)
 
 
-def test_what_is_not_known_gets_no_preprocessor():
+def test_unknown_networks_get_no_preprocessor():
     assert of_pretrained(functional("my_network")) is None
     assert of_pretrained(functional("resnet50", (8, 8, 4))) is None
     assert of_pretrained(functional("resnet50", (None, None, 3))) is None

@@ -21,7 +21,7 @@ NAMES = ["exit_1", "exit_2", "exit_3"]
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network with three exits that learned a little, and data to validate and test it on."""
+    """A briefly trained network with three exits, with validation and test data."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     model = networks.eleven_exits(3)
@@ -119,7 +119,7 @@ def test_validation_images_that_were_trained_on_are_noticed(trained, report):
     samples = ak.evaluate(model, test).samples
     assert report.about["lower validation error"] is None
     assert measure.leak(thresholds_of(model, (x, y)), samples) is None
-    learnt = x, model.predict(x, verbose=0)["exit_3"].argmax(axis=-1)  # as if it knew these by heart
+    learnt = x, model.predict(x, verbose=0)["exit_3"].argmax(axis=-1)  # as if it had memorised them
     found = measure.leak(thresholds_of(model, learnt), samples)
     assert found == (0.0, pytest.approx((~samples.correct[-1]).mean()))
     about = {**report.about, "lower validation error": found}
@@ -154,7 +154,7 @@ def test_outputs_that_are_probabilities_are_combined_like_logits():
 
 
 def fixed_curve(name, rights, seconds):
-    """A curve of exits that have given samples right and take given times."""
+    """A curve of exits with given correct samples and given times."""
     labels = np.zeros(len(rights[0]), int)
     classes = 1 - np.array(rights, int)
     names = [f"exit_{number}" for number in range(1, len(rights) + 1)]
@@ -188,7 +188,7 @@ def test_a_smaller_network_is_compared_with_the_latest_exit_that_is_as_fast(repo
     assert "exit_1, which is as accurate, takes 1e+03 ms" in verdicts[3]
 
 
-def test_too_few_validation_samples_for_a_promise_are_counted(trained):
+def test_too_few_validation_samples_for_a_guarantee_are_reported(trained):
     model, (x, y), test = trained
     thresholds = thresholds_of(model, (x[:300], y[:300]))
     samples = ak.evaluate(model, test).samples
@@ -238,7 +238,7 @@ def test_the_pages_are_self_contained_and_show_every_exit(report, tmp_path):
     assert {path.suffix for path in folder.iterdir()} == {".html", ".md", ".json", ".pdf"}
 
 
-def test_what_cannot_be_reported_is_refused_before_any_work(trained):
+def test_unsupported_input_is_refused_before_any_work(trained):
     model, validation, test = trained
     sigmoid = networks.two_exits(features := keras.Input((4,)), keras.layers.Dense(4)(features))
     sigmoid = ak.AnytimeModel(sigmoid.input, {name: keras.activations.sigmoid(x) for name, x in sigmoid.output.items()})

@@ -5,12 +5,12 @@ import pytest
 import anytime_keras as ak
 from tests.inference.networks import Callback, layers
 
-BACKEND = keras.backend.backend()  # file runtimes would be converted first
+BACKEND = keras.backend.backend()  # networks would be converted for file runtimes first
 
 
 @pytest.fixture(scope="session")
 def digits():
-    """A classifier of 8 x 8 digits, and a server of it."""
+    """A classifier of 8 x 8 digits, and a server for it."""
     classifier = ak.Classifier.from_preset("resann2x16_adaloss_digits", engine=BACKEND, exits=["exit_1", "exit_6"])
     with ak.serving.Server(classifier, max_batch=2) as server:
         yield server
@@ -23,7 +23,7 @@ def image():
 
 
 def slow_network(function):
-    """Two exits; `function` is called before the second one, each time that it runs."""
+    """A network with two exits; `function` is called each time before the second one runs."""
     x = features = keras.Input((4,))
     early = layers.Dense(3, name="early")(x)
     late = layers.Dense(3, name="late")(layers.Dense(8)(Callback(function)(x)))

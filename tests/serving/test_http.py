@@ -1,4 +1,4 @@
-"""The HTTP server, through sockets: the protocol, hostile clients, and a clean stop."""
+"""The HTTP server through sockets: the protocol, hostile clients, and a clean stop."""
 
 import asyncio
 import gc
@@ -137,7 +137,7 @@ def test_answers_stream_as_server_sent_events(ask, png):
     ]
 
 
-def test_what_cannot_be_in_time_is_answered_503_with_retry_after(ask, png):
+def test_requests_that_cannot_be_in_time_get_503_with_retry_after(ask, png):
     response, content = ask("POST", "/v1/classify?deadline_ms=0.001", png)
     assert response.status == 503 and int(response.getheader("retry-after")) >= 1
     assert "The deadline cannot be met" in json.loads(content)["error"]
@@ -272,7 +272,7 @@ def test_large_bodies_are_refused_before_they_are_read(ask, address):
     assert ask("GET", "/v2/health/ready")[0].status == 200
 
 
-def test_a_slow_body_is_given_up(address, monkeypatch):
+def test_a_slow_body_times_out(address, monkeypatch):
     monkeypatch.setattr(serving_http, "SLOWEST_BODY", 0.1)
     with socket.create_connection(("127.0.0.1", address)) as client:
         client.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{".encode())

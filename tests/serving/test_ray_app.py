@@ -49,7 +49,7 @@ def ask(png, deadline_ms):
 @pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
-def test_every_request_is_answered_though_a_node_dies(cluster):
+def test_every_request_is_answered_although_a_node_dies(cluster):
     from ray import serve
 
     nodes, other = cluster

@@ -15,14 +15,14 @@ class Clock:
 
 
 def times(kind="linear"):
-    """A machine on which a batch takes nearly as long as its requests one by one, or much less ("batches")."""
+    """A machine on which a batch takes nearly as long as its requests one by one, or, with "batches", much less."""
     sizes = [1, 2, 4, 8, 16, 32]
     per_request = {"linear": lambda b: b, "batches": lambda b: 0.8 + 0.2 * b}[kind]
     return StageTimes(sizes, [[0.0004 + per_request(size) * stage for stage in STAGES] for size in sizes])
 
 
 def fast():
-    """A network of 2 ms, on a server whose own work per batch, request and stage counts."""
+    """A network that takes 2 ms, on a server whose own work per batch, request and stage counts."""
     sizes = [1, 2, 4, 8]
     overhead = [1e-4 + 5e-5 * size for size in sizes]
     return StageTimes(sizes, [0.2 * size * STAGES for size in sizes]).plus(
@@ -93,7 +93,7 @@ def straight(policy, deadline):
     return scheduler, clock, scheduler.next_batch()[0]
 
 
-def test_a_batch_runs_straight_to_the_last_exit_if_those_who_miss_it_can_wait():
+def test_a_batch_runs_straight_to_the_last_exit_if_waiting_requests_can_afford_it():
     scheduler, clock, batch = straight("value", deadline=0.2)
     assert scheduler.runs_straight(batch)
     clock.now = 0.05
@@ -165,7 +165,7 @@ def test_confident_requests_leave_by_their_thresholds():
     assert scheduler.leaving([patient], 0, confidence=[0.99]) == [], "not before its `min_exit`"
 
 
-def test_what_cannot_be_in_time_is_refused_before_the_queue_with_an_estimate():
+def test_requests_that_cannot_be_in_time_are_refused_with_an_estimate():
     scheduler, clock = small()
     with pytest.raises(Overloaded, match="Expected: at least 10.0 ms. Received: 5.0 ms") as refusal:
         scheduler.offer(Request(0.0, deadline=0.005))
@@ -194,7 +194,7 @@ def test_hopeless_deadlines_do_not_change_how_others_are_served():
     assert scheduler.usual_slack < 0.5, "few long deadlines do not count for all"
 
 
-def test_an_idle_server_accepts_requests_though_the_machine_was_slow():
+def test_an_idle_server_accepts_requests_although_the_machine_was_slow():
     scheduler, clock = small()
     for _ in range(100):
         scheduler.times.saw(rows=1, position=0, seconds=1.0)
@@ -231,7 +231,7 @@ def test_a_higher_priority_is_served_first():
     assert scheduler.waiting == [urgent, plain, low]
 
 
-def test_a_request_with_a_min_exit_gets_there_though_others_wait():
+def test_a_request_reaches_its_min_exit_although_others_wait():
     scheduler, clock = small()
     scheduler.offer(Request(0.0, deadline=0.07, min_exit=1))
     batch, _ = scheduler.next_batch()

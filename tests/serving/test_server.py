@@ -14,7 +14,7 @@ from tests.serving.conftest import BACKEND, sample, slow_network
 
 @pytest.fixture(scope="module")
 def gate():
-    """Holds back the second exit of `gated` while it is cleared."""
+    """An event that blocks the second exit of `gated` while it is cleared."""
     gate = threading.Event()
     gate.set()
     return gate
@@ -146,7 +146,7 @@ def test_an_error_in_a_stage_fails_its_batch_only(gated, monkeypatch):
     assert gated.submit(sample(), deadline=30).result(20).exit == "late"
 
 
-def test_a_callers_function_that_fails_fails_no_other_request(busy, gate):
+def test_a_failing_callback_affects_no_other_request(busy, gate):
     calls = []
 
     def fail(answer):
@@ -162,7 +162,7 @@ def test_a_callers_function_that_fails_fails_no_other_request(busy, gate):
     assert calls == ["early"] and busy.stats.failed == count + 1
 
 
-def test_close_answers_what_it_has_and_takes_no_more():
+def test_close_answers_accepted_requests_and_refuses_new_ones():
     server = Server(networks.eleven_exits(3), max_batch=2, engine=BACKEND)
     futures = [server.submit(sample(), deadline=30) for _ in range(20)]
     server.close()

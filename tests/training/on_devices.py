@@ -1,4 +1,4 @@
-"""Trains on several devices in a process of its own: `python -m tests.training.on_devices WHAT FOLDER`.
+"""Trains on several devices in a separate process: `python -m tests.training.on_devices WHAT FOLDER`.
 
 Prints one line of JSON that starts with "RESULTS".
 """
@@ -18,7 +18,7 @@ def main(what, folder):
 
 
 def write_images(path, train, validation, test=8):
-    """Writes images of three classes, 8 x 8, that a network can learn."""
+    """Writes 8 x 8 images of three classes that a network can learn."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def write_images(path, train, validation, test=8):
 
 
 def recipe(data, augment="flip", **changes):
-    """A small training; its network has batch normalisation, its weighting adapts."""
+    """Returns a small recipe with batch normalisation and an adaptive weighting."""
     from anytime_keras.training import Recipe
 
     settings = dict(epochs=2, batch_size=8, learning_rate=0.02, weight_decay=1e-3)
@@ -45,7 +45,7 @@ def recipe(data, augment="flip", **changes):
 
 
 def numbers(run):
-    """All that a training comes to, as plain numbers."""
+    """Returns all results of a run as plain numbers."""
     import keras
 
     return {
@@ -95,7 +95,7 @@ def on_jax(folder):
 
 
 def multi_worker(folder):
-    """One of the processes that TF_CONFIG names: goes on with the training in the folder."""
+    """Runs one of the processes in TF_CONFIG, which resumes the run in the folder."""
     from anytime_keras.training import Recipe, choose_strategy, train
 
     strategy = choose_strategy("multi_worker")

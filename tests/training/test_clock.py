@@ -1,4 +1,4 @@
-"""Training by the clock. Time is made up: a step takes as long as the test says."""
+"""Training by the clock, with a simulated clock."""
 
 import functools
 import types
@@ -17,7 +17,7 @@ AFTER = 6.0  # seconds that evaluating and saving take
 
 
 class Seconds(keras.callbacks.Callback):
-    """A clock that goes on by `pace(step)` seconds with each step, and notes the learning rate; may crash."""
+    """A clock that advances by `pace(step)` seconds with each step and records the learning rate; it can crash."""
 
     def __init__(self, pace, crash_at=None):
         super().__init__()
@@ -35,7 +35,7 @@ class Seconds(keras.callbacks.Callback):
 
 @pytest.fixture
 def by_the_clock(monkeypatch, tmp_path):
-    """Trains on 28 images for two made-up minutes."""
+    """Trains on 28 images for two simulated minutes."""
     images = checks.write_images(tmp_path / "images.npz", train=28, validation=6, test=6)
     monkeypatch.setattr(run.Training, "_rehearse", lambda self: AFTER)
 
@@ -51,7 +51,7 @@ def by_the_clock(monkeypatch, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("late_pace", [0.5, 0.2, 1.5], ids=["steady", "faster", "slower"])
-def test_it_ends_in_time_with_the_rate_at_zero(by_the_clock, late_pace):
+def test_a_run_ends_in_time_with_the_learning_rate_at_zero(by_the_clock, late_pace):
     trained, seconds = by_the_clock(lambda step: 0.5 if seconds_spent(step) < 55 else late_pace)
     reserve = clock.MARGIN * AFTER * late_pace / 0.5
     assert seconds.now + reserve == pytest.approx(120, abs=2)
@@ -69,7 +69,7 @@ def seconds_spent(step):
 
 
 @pytest.mark.long
-def test_a_killed_training_resumes_with_the_time_that_is_left(by_the_clock, tmp_path):
+def test_a_killed_run_resumes_with_the_remaining_time(by_the_clock, tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         by_the_clock(lambda step: 0.5, tmp_path / "run", crash_at=150)
     resumed, seconds = by_the_clock(lambda step: 0.5, tmp_path / "run", resume=True)
@@ -94,11 +94,11 @@ def test_the_size_changes_while_a_pipeline_is_read():
     stream = iter(data.training_stream(side=side))
     assert next(stream)[0].shape[1:3] == (4, 4)
     side.assign(8)
-    later = [next(stream)[0].shape[1:3] for _ in range(50)]  # some batches were prepared before
+    later = [next(stream)[0].shape[1:3] for _ in range(50)]  # some batches were prefetched
     assert later[-1] == (8, 8)
 
 
-def test_the_command_hands_minutes_sizes_and_init_on(monkeypatch):
+def test_the_command_passes_minutes_sizes_and_init_on(monkeypatch):
     recipes = []
     run = types.SimpleNamespace(curve=None)
     monkeypatch.setattr(ak.training, "train", lambda recipe, folder, **options: recipes.append(recipe) or run)
@@ -112,7 +112,7 @@ def test_the_command_hands_minutes_sizes_and_init_on(monkeypatch):
             commands.main(["anytime-keras", "train", bad])
 
 
-def test_minutes_exclude_what_counts_epochs():
+def test_minutes_exclude_options_that_count_epochs():
     for changes, message in (
         (dict(epochs=3), "one of `epochs` and `minutes`.*epochs=3, minutes=.*Omit one"),
         (dict(minutes=0), "minutes=0"),
@@ -126,14 +126,14 @@ def test_minutes_exclude_what_counts_epochs():
         train(Recipe(MODEL, "digits", minutes=5), time_limit=60)
 
 
-# === Sizes, initial weights and averages, which trainings by epochs have as well ===
+# === Sizes, initial weights and averages, also for runs by epochs ===
 
 
 def tiny(**changes):
     return Recipe.paper({**MODEL, "channels": 4}, "digits", **{"epochs": 2, "batch_size": 256, **changes})
 
 
-def test_sizes_last_for_whole_epochs():
+def test_sizes_change_between_epochs():
     recipe = tiny(epochs=4, sizes=[[4, 0.5], [8, 0.25], [12, 0.25]])
     data = recipe.load_data()
     stream = iter(data.training_stream(side=ak.training.schedules.side_by_epoch(recipe.sizes, recipe.epochs)))
@@ -148,7 +148,7 @@ def test_sizes_last_for_whole_epochs():
 @pytest.mark.parametrize(
     "sizes", [[], [[8, 0.5]], [[0, 1.0]], [[8.5, 1.0]], [8, 1.0], [[8, -0.5], [8, 1.5]], "8:1"], ids=str
 )
-def test_sizes_that_make_no_sense_are_refused(sizes):
+def test_invalid_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match="fractions of the run, which sum to 1"):
         tiny(sizes=sizes)
 
@@ -199,7 +199,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 
 class Average(keras.callbacks.Callback):
-    """The moving average of the weights, computed outside; it starts with those after the first step."""
+    """The moving average of the weights, computed independently; it starts after the first step."""
 
     def __init__(self, momentum):
         super().__init__()
@@ -213,7 +213,7 @@ class Average(keras.callbacks.Callback):
 
 @pytest.mark.long
 @pytest.mark.tensorflow  # on JAX callbacks do not see weights within an epoch; test_scan.py compares the engines
-def test_the_average_of_the_weights_is_the_formula_s():
+def test_averaged_weights_equal_the_formula():
     average = Average(0.8)
     trained = train(tiny(ema_momentum=0.8), verbose=False, callbacks=[average])
     plain = train(tiny(), verbose=False)

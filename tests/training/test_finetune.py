@@ -31,7 +31,7 @@ def quick(monkeypatch):
 
 @pytest.mark.long
 def test_a_finetuned_network_classifies_the_folders_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(heads, "LEAST_STEPS", 300)  # on however slow a machine
+    monkeypatch.setattr(heads, "LEAST_STEPS", 300)  # even on a slow machine
     monkeypatch.setattr(heads, "MOST_EPOCHS", 100)
     images = write_images(tmp_path / "images", dark=20, middle=20, bright=20)
     start = ak.Classifier.from_preset(NETWORK)
@@ -65,7 +65,7 @@ def test_the_command_trains_and_its_folder_is_evaluated(tmp_path, capsys, quick)
 
 
 @pytest.mark.long
-def test_a_converted_network_of_the_own_is_finetuned(tmp_path, quick):
+def test_the_users_own_converted_network_is_finetuned(tmp_path, quick):
     images = write_images(tmp_path / "images", dark=6, bright=6)
     base = keras.applications.MobileNet(input_shape=(32, 32, 3), alpha=0.25, weights=None, classes=5)
     model = ak.to_anytime(base, num_exits=3)
@@ -107,7 +107,7 @@ def folder_of(tmp_path, case):
         ("an empty file", "3.png' with 0 bytes"),
     ],
 )
-def test_unfit_folders_give_one_clear_line_and_nothing_is_written(tmp_path, case, message):
+def test_unsuitable_folders_give_one_clear_error_and_nothing_is_written(tmp_path, case, message):
     images = folder_of(tmp_path, case)
     with pytest.raises(SystemExit, match=message) as error:
         commands.main(["", "finetune", NETWORK, str(images), f"--folder={tmp_path / 'run'}"])

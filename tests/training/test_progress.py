@@ -1,4 +1,4 @@
-"""What `ProgressBar` writes to a terminal, a file and a notebook."""
+"""The output of `ProgressBar` in a terminal, a file and a notebook."""
 
 import copy
 import io
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(scope="module")
 def model():
-    """A network of three exits that compiles once for all tests."""
+    """A network with three exits that is compiled once for all tests."""
     features = keras.Input((4,))
     exits = {name: keras.layers.Dense(10, name=name)(features) for name in ("exit_1", "exit_2", "exit_3")}
     model = ak.AnytimeModel(features, exits)
@@ -44,7 +44,7 @@ def check_lines(lines):
         assert "images/s" in line and "ms a step" in line
 
 
-def test_a_bar_that_was_used_can_be_copied(model):
+def test_a_used_progress_bar_can_be_copied(model):
     bar = ak.training.ProgressBar(title="small", images=16)
     model.fit(X, Y, batch_size=8, callbacks=[bar], verbose=0)
     for copied in (copy.deepcopy(bar), pickle.loads(pickle.dumps(bar))):
@@ -52,13 +52,13 @@ def test_a_bar_that_was_used_can_be_copied(model):
         model.fit(X, Y, batch_size=8, callbacks=[copied], verbose=0)
 
 
-def test_a_file_gets_a_line_an_epoch(model):
+def test_a_file_gets_a_line_for_each_epoch(model):
     check_lines(written(model, io.StringIO()).splitlines())
 
 
 @pytest.mark.parametrize("color", [None, "1"])
-def test_a_notebook_gets_the_same_lines_and_no_widget(model, monkeypatch, color):
-    """Kernels of notebooks say that they show colours, and that they are no terminal."""
+def test_a_notebook_gets_lines_and_no_widget(model, monkeypatch, color):
+    """Notebook kernels show colours but are not a terminal."""
     monkeypatch.setattr(console, "_is_jupyter", lambda: True)
     if color:
         monkeypatch.setenv("FORCE_COLOR", color)
@@ -67,7 +67,7 @@ def test_a_notebook_gets_the_same_lines_and_no_widget(model, monkeypatch, color)
     check_lines(text.splitlines())
 
 
-def test_a_terminal_gets_a_bar_that_the_line_replaces(model, monkeypatch):
+def test_a_terminal_gets_a_bar_and_then_a_line(model, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     text = written(model, Terminal())
     assert "epoch 1/2" in text and "━" in text and "2/2" in text and "\x1b[2K" in text

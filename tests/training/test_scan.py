@@ -1,4 +1,4 @@
-"""`engine="scan"` on JAX. Networks and data are tiny: nearly all the time is XLA's, compiling."""
+"""`engine="scan"` on JAX. Networks and data are tiny, so XLA's compilation takes nearly all of the time."""
 
 import time
 import types
@@ -32,7 +32,7 @@ def numbers(model):
 
 
 def assert_same_run(run, other, **tolerance):
-    """Logs of every epoch, weights, statistics, the optimizer's state and what the weighting learnt."""
+    """Returns the logs of every epoch, weights, statistics, and the states of optimizer and weighting."""
     for row, theirs in zip(run.history, other.history, strict=True):
         row, theirs = ({**row, "epoch": 0} for row in (row, theirs))  # only a folder's history numbers them
         assert row.keys() == theirs.keys()
@@ -47,7 +47,7 @@ def assert_same_run(run, other, **tolerance):
 
 
 class Collect(keras.callbacks.Callback):
-    """Notes a model's trainable variables after every epoch."""
+    """Records a model's trainable variables after every epoch."""
 
     def __init__(self):
         super().__init__()
@@ -105,7 +105,7 @@ def test_side_by_side_stopped_and_resumed_equals_alone(images, tmp_path, capsys)
     assert "images/s" in printed and "ms a step" in printed and "stopped by the time limit after epoch 1" in printed
     assert [len(run.history) for run in stopped] == [1, 1] and stopped[0].curve is None
     assert not (folders[0] / "model.keras").exists()
-    # One goes on alone: then the other has no checkpoint of its last epoch, as when a process is killed between two.
+    # One model continues alone, so the other lacks a checkpoint of its last epoch, as after a kill between the two.
     alone = [
         train(recipes[0], verbose=False),
         train(recipes[1], folders[1], resume=True, engine="scan", verbose=False),
@@ -123,7 +123,7 @@ def test_side_by_side_stopped_and_resumed_equals_alone(images, tmp_path, capsys)
 
 
 @jax_only
-def test_the_example_of_trainings_side_by_side_runs(monkeypatch, tmp_path):
+def test_the_example_of_train_side_by_side_runs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     left = checks.run_example(train_side_by_side, Recipe=Recipe, train_side_by_side=train_side_by_side)
     assert [(run.recipe.seed, len(run.curve)) for run in left["runs"]] == [(0, 3), (1, 3)]
@@ -131,7 +131,7 @@ def test_the_example_of_trainings_side_by_side_runs(monkeypatch, tmp_path):
 
 
 @jax_only
-def test_the_average_is_that_of_the_weights_after_each_step(images, tmp_path):
+def test_averaged_weights_equal_an_average_over_steps(images, tmp_path):
     collect = Collect()
     recipe = tiny(images, batch_size=28, epochs=3, ema_momentum=0.75)
     run = train(recipe, tmp_path / "run", engine="scan", verbose=False, callbacks=[collect])
@@ -148,7 +148,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(images, tmp_path):
     assert run.average.curve.about["images"] == 6
 
 
-def test_the_statistics_of_averaged_weights_are_theirs(images):
+def test_averaged_weights_have_their_own_batch_statistics(images):
     """After many passes in training mode, the first normalisation's mean is that of its inputs."""
     recipe = tiny(images, batch_size=28, epochs=1)
     data = recipe.load_data()
@@ -198,7 +198,7 @@ def test_scan_on_another_backend_is_refused_before_any_work(images, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_hands_engine_and_options_on(images, monkeypatch, capsys):
+def test_the_command_passes_engine_and_options_on(images, monkeypatch, capsys):
     calls = []
 
     def fake(recipe, folder, **arguments):
@@ -234,7 +234,7 @@ def test_engines_and_options_out_of_range_are_refused(images):
             tiny(images, **changes)
 
 
-def test_distilled_loss_is_the_formula_s():
+def test_distilled_loss_equals_the_formula():
     logits, teacher, label = np.array([[1.0, 2.0, 0.5]]), np.array([[0.0, 3.0, -1.0]]), np.array([2])
     loss = distillation.DistilledLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True), 0.5, 2.0)
 
@@ -251,7 +251,7 @@ def test_distilled_loss_is_the_formula_s():
     assert float(again(both, logits)) == pytest.approx(plain + 0.5 * 4 * divergence, rel=1e-5)
 
 
-def test_exits_learn_from_the_last_in_training_alone(images):
+def test_exits_learn_from_the_last_exit_only_in_training(images):
     recipe = tiny(images, weight_decay=0.0, distillation={"weight": 3.0, "temperature": 2.0})
     data = recipe.load_data()
     model, (x, y) = recipe.build_model(data), next(iter(data.test))
@@ -266,7 +266,7 @@ def test_exits_learn_from_the_last_in_training_alone(images):
     assert plain == pytest.approx(sum(float(loss(y, logits)) for logits in (early, last)), rel=1e-4)
 
 
-def test_the_last_exit_is_not_taught(images):
+def test_the_last_exit_is_not_distilled(images):
     """With the first exit's loss alone, the last exit's own layers stay as they were."""
     recipe = tiny(
         images,

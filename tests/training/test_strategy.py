@@ -40,7 +40,7 @@ def assert_same_numbers(ours, theirs):
 
 
 class Copies(keras.callbacks.Callback):
-    """Looks at each replica's copy of every variable at the end of training."""
+    """Compares the replicas' copies of every variable at the end of training."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,7 @@ class Copies(keras.callbacks.Callback):
                     np.testing.assert_array_equal(copy, copies[0], err_msg=variable.path)
 
 
-# === In processes of their own, side by side ===
+# === In separate processes, side by side ===
 
 
 def start(what, folder, **environment):
@@ -114,7 +114,7 @@ def test_two_replicas_stopped_and_resumed_equal_one_device_never_stopped(elsewhe
 
 
 @pytest.mark.long
-def test_what_acts_on_the_whole_batch_does_so_on_two_replicas(two_replicas, tmp_path):
+def test_operations_on_the_whole_batch_see_it_on_two_replicas(two_replicas, tmp_path):
     plan = recipe(
         write_images(tmp_path / "images.npz", 27, 0),
         augment="mix_up",
@@ -128,7 +128,7 @@ def test_what_acts_on_the_whole_batch_does_so_on_two_replicas(two_replicas, tmp_
 
 
 @pytest.mark.parametrize("replicas, pipelines", [(1, 1), (4, 1), (4, 2), (3, 3)])
-def test_the_replicas_parts_are_the_batch(replicas, pipelines):
+def test_the_parts_of_the_replicas_make_up_the_batch(replicas, pipelines):
     import tensorflow as tf
 
     from anytime_keras.training.replicated import parts, turns
@@ -164,7 +164,7 @@ def test_batches_too_small_for_the_replicas_are_refused(two_replicas, images, ba
         place.check_data(types.SimpleNamespace(sizes={"train": images}, batch_size=batch_size), None)
 
 
-def test_what_two_replicas_cannot_do_is_refused_before_anything_is_written(two_replicas, tmp_path):
+def test_unsupported_options_on_two_replicas_are_refused_before_writing(two_replicas, tmp_path):
     data = write_images(tmp_path / "images.npz", 21, 9)
     for changes, message in [
         (dict(batch_size=4), "Choose batch_size=3"),
@@ -194,7 +194,7 @@ def config(kind="worker", index=0, **cluster):
         ("multi_worker", config(), "before TensorFlow computes anything.*choose_strategy"),
     ],
 )
-def test_strategies_that_do_not_run_here_are_refused(strategy, tf_config, message, monkeypatch):
+def test_unavailable_strategies_are_refused(strategy, tf_config, message, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if tf_config is not None:
         monkeypatch.setenv("TF_CONFIG", tf_config)
@@ -211,7 +211,7 @@ def test_the_command_chooses_where_to_train(monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_workers_that_begin_with_something_else_are_told(two_replicas, monkeypatch):
+def test_workers_that_start_with_other_inputs_get_an_error(two_replicas, monkeypatch):
     place = choose_strategy(two_replicas)
     others = {}
 
@@ -248,7 +248,7 @@ def test_four_devices_of_jax_equal_one(elsewhere):
 
 @pytest.mark.long
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_two_processes_one_killed_and_all_started_again_equal_one_device(tmp_path, killed):
+def test_two_processes_equal_one_device_after_a_kill_and_a_restart(tmp_path, killed):
     data = write_images(tmp_path / "images.npz", 61, 9)
     plan = recipe(data, epochs=12)
     plan.to_json(tmp_path / "recipe.json")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:tensorboard")
 
 @pytest.fixture(scope="module", autouse=True)
 def repeatable():
-    """As the command `train` computes; TensorFlow has no public way back."""
+    """Computes like the command `train`; TensorFlow has no public way to undo this."""
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -43,7 +43,7 @@ def parameters(model):
 
 
 class StopAfter(keras.callbacks.Callback):
-    """Ends the process's training as a crash would, after so many batches."""
+    """Ends a run like a crash after a number of batches."""
 
     def __init__(self, batches):
         super().__init__()
@@ -65,7 +65,7 @@ def written(repeatable, tmp_path_factory):
     return run, folder, len(traced)
 
 
-def test_results_take_the_place_of_older_ones_only_if_there_are_any(written, tmp_path):
+def test_results_replace_older_ones_only_if_a_run_succeeded(written, tmp_path):
     run, *_ = written
     dataclasses.replace(run, average=run).save(tmp_path)
     (tmp_path / "average" / "notes.txt").write_text("the user's own")
@@ -78,7 +78,7 @@ def test_results_take_the_place_of_older_ones_only_if_there_are_any(written, tmp
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_a_training_writes_what_it_says(written):
+def test_a_run_writes_the_documented_files(written):
     run, folder, _ = written
     assert sorted(place.name for place in folder.iterdir() if place.name != "tensorboard") == [
         "checkpoints",
@@ -105,7 +105,7 @@ def test_a_training_writes_what_it_says(written):
 
 @pytest.mark.tensorflow
 def test_a_step_is_traced_once(written):
-    """Keras 3.15 makes a step's variables within it, and TensorFlow then traces it again."""
+    """Keras 3.15 creates a step's variables within the step, so TensorFlow traces it again."""
     assert written[2] == 1
 
 
@@ -114,7 +114,7 @@ ADALOSS = {"name": "adaloss", "update_period": 3}
 
 @pytest.fixture(scope="module")
 def never_stopped(tmp_path_factory):
-    """Returns a function that trains a recipe to the end, once for all tests; to the run and its folder."""
+    """Returns a function that trains a recipe once for all tests and returns the run and its folder."""
     runs = {}
 
     def get(recipe):
@@ -138,7 +138,7 @@ def never_stopped(tmp_path_factory):
     ],
 )
 def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(tmp_path, never_stopped, changes, batches):
-    """Six batches an epoch: stopped in the first epoch, where nothing is saved yet, and in the second."""
+    """Six batches per epoch: stopped in the first epoch, before anything is saved, and in the second."""
     recipe = tiny(epochs=3, **changes)
     whole, folder = never_stopped(recipe)
     with pytest.raises(RuntimeError, match="crash"):
@@ -156,7 +156,7 @@ def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(tmp_path, never_st
 
 @pytest.mark.long
 def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
-    """SIGKILL, from outside, to the command itself."""
+    """Sends SIGKILL to the command."""
 
     def command(folder, *more):
         return [sys.executable, "-m", "anytime_keras", "train", f"--folder={folder}", "--notensorboard", *more]
@@ -193,7 +193,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
 
 
 @pytest.mark.long
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, never_stopped):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path, never_stopped):
     recipe = tiny(epochs=3, weighting=ADALOSS)
     whole, _ = never_stopped(recipe)
     with pytest.raises(RuntimeError, match="crash"):
@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, never_s
     assert resumed.history == whole.history
 
 
-def test_damaged_checkpoints_are_no_beginning_and_push_no_whole_one_out(tmp_path):
+def test_damaged_checkpoints_are_not_resumed_and_remove_no_valid_one(tmp_path):
     model, checkpoints = tiny().build_model(tiny().load_data()), Checkpoints(tmp_path)
     model.optimizer.build(model.trainable_variables)
     for epoch in (8, 9):
@@ -223,7 +223,7 @@ def test_damaged_checkpoints_are_no_beginning_and_push_no_whole_one_out(tmp_path
 
 
 @pytest.mark.long
-def test_a_checkpoint_that_was_being_written_is_never_read(tmp_path, monkeypatch):
+def test_a_partly_written_checkpoint_is_never_read(tmp_path, monkeypatch):
     recipe = tiny(epochs=2)
     replace = os.replace
 
@@ -252,7 +252,7 @@ def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_twice_gives_the_same_and_another_seed_does_not():
+def test_training_is_repeatable_and_depends_on_the_seed():
     runs = [train(tiny(epochs=1, seed=seed), verbose=False) for seed in (0, 0, 1)]
     assert runs[0].history == runs[1].history != runs[2].history
 
@@ -284,7 +284,7 @@ def test_one_exit_trains_without_a_weighting(tmp_path):
 
 
 @pytest.mark.long
-def test_a_network_that_ends_with_an_exit_trains_as_its_part_of_the_whole():
+def test_a_network_that_ends_with_an_exit_trains_like_that_part_of_the_whole():
     alone = dict(weighting={"name": "single_exit", "exit": "exit_2"})
     whole, part = (train(tiny(**alone, last_exit=last), verbose=False) for last in (None, "exit_2"))
     assert part.model.exit_names == ["exit_1", "exit_2"] and whole.model.num_exits == 3
@@ -377,7 +377,7 @@ def test_recipes_out_of_range_are_refused(changes, message):
         tiny(**changes)
 
 
-def test_recipe_files_that_are_none_are_refused(tmp_path):
+def test_files_that_are_not_recipes_are_refused(tmp_path):
     for content, message in [
         ("{", "must be a recipe written by"),
         ('{"model": "resann"}', "needs"),
@@ -413,7 +413,7 @@ def test_a_recipe_that_does_not_fit_its_data_is_refused_and_leaves_nothing(tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_an_end_that_is_no_exit_is_refused_and_leaves_nothing(tmp_path):
+def test_an_unknown_last_exit_is_refused_and_leaves_nothing(tmp_path):
     for changes, message in (
         (dict(last_exit="exit_9"), "last_exit='exit_9'.*exit_3"),
         (dict(last_exit="exit_2", weighting={"name": "single_exit", "exit": "exit_3"}), "exit_3"),
@@ -424,7 +424,7 @@ def test_an_end_that_is_no_exit_is_refused_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_callbacks_that_are_none_are_refused_before_anything_is_written(tmp_path):
+def test_objects_that_are_not_callbacks_are_refused_before_writing(tmp_path):
     for callback in (3, ak.AdaLoss()):
         with pytest.raises(ValueError, match="`callbacks` must be"):
             train(tiny(), tmp_path / "run", verbose=False, callbacks=[callback])
@@ -446,13 +446,13 @@ def test_several_steps_per_execution_are_the_steps_of_an_epoch():
 
 
 @pytest.mark.long
-def test_a_folder_whose_training_ended_before_its_first_epoch_is_free_again(tmp_path):
+def test_a_folder_is_free_after_a_run_that_ended_before_its_first_epoch(tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         train(tiny(epochs=1), tmp_path, verbose=False, callbacks=[StopAfter(2)], tensorboard=False)
     assert len(train(tiny(epochs=1, seed=1), tmp_path, verbose=False, tensorboard=False).history) == 1
 
 
-def test_other_data_than_it_began_with_is_not_gone_on_with(tmp_path):
+def test_a_run_does_not_resume_with_other_data(tmp_path):
     rng = np.random.default_rng(0)
 
     def write(images):

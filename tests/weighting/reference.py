@@ -1,4 +1,4 @@
-"""AdaLoss in NumPy, written from the paper (equation 7, sections C.1 and C.2) and apart from the library."""
+"""AdaLoss in NumPy, written from the paper (equation 7, sections C.1 and C.2), independent of the library."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ class Reference:
         self.weights, self.averages, self.batches = np.ones(num_exits), None, 0
 
     def step(self, losses):
-        """Takes the batch's losses; returns the weighted loss that the batch was trained on."""
+        """Updates the state with a batch's losses; returns the weighted loss of the batch."""
         losses = np.asarray(losses, "float64")
         total = float(np.sum(self.weights * losses))
         if not np.isfinite(losses).all():
@@ -29,7 +29,7 @@ class Reference:
 
 
 def train(model, batches, reference, loss, learning_rate, user_weights=None):
-    """Trains batch by batch with plain Keras and constant weights that the reference sets before each.
+    """Trains with plain Keras and constant weights that the reference sets before each batch.
 
     Returns a list of (losses of the exits, total, averages, weights) a batch.
     """

@@ -1,4 +1,4 @@
-"""AdaLoss takes effect: the state, the loss and the trained parameters agree with a NumPy reference, step by step."""
+"""AdaLoss: state, loss and trained parameters equal a NumPy reference at every step."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ LEARNING_RATE = 0.05
 
 
 def network(num_exits=NUM_EXITS, seed=0, dtype=None):
-    """A chain of dense layers whose exits have losses of different size, the same at every call."""
+    """A chain of dense layers whose exits have losses of different size, the same in every call."""
 
     def dense(units, number, **kwargs):
         initializer = keras.initializers.GlorotUniform(seed=1000 * seed + number)
@@ -47,7 +47,7 @@ def parameters(model):
 
 
 class Watch(keras.callbacks.Callback):
-    """Notes the callback's state and the batch's own losses after each batch."""
+    """Records the callback's state and the batch's losses after each batch."""
 
     def __init__(self, adaloss):
         super().__init__()
@@ -163,7 +163,7 @@ def test_mixed_precision_and_loss_scaling(policy):
     assert adaloss.averages.dtype == "float32"
 
 
-def test_the_users_own_loss_weights_multiply_in():
+def test_the_users_loss_weights_are_multiplied():
     data, own = batches(), [0.5 + 0.25 * number for number in range(NUM_EXITS)]
     reference = Reference(NUM_EXITS, **SETTINGS)
     expected = network()
@@ -176,7 +176,7 @@ def test_the_users_own_loss_weights_multiply_in():
     assert_same_parameters(model, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_preset_of_the_authors_code():
+def test_the_preset_of_the_authors_code():
     data = batches()
     reference = Reference(NUM_EXITS, gamma=0.07, momentum=0.9, final_extra=1.0)
     train(network(), data, reference, crossentropy(), LEARNING_RATE)
@@ -186,7 +186,7 @@ def test_preset_of_the_authors_code():
     np.testing.assert_allclose(adaloss.weights, reference.weights, rtol=1e-4)
 
 
-def test_a_second_fit_continues_and_a_fresh_callback_starts_anew():
+def test_a_second_fit_continues_and_a_new_callback_starts_again():
     x, y = joined(batches())
     model, adaloss = network(), ak.AdaLoss()
     model.compile(keras.optimizers.SGD(0.0), loss=crossentropy())
@@ -219,7 +219,7 @@ def test_fit_again_after_compiling_again_continues():
         assert adaloss.steps == expected
 
 
-def test_the_same_callback_on_another_model_starts_anew():
+def test_the_same_callback_on_another_model_starts_again():
     x, y = joined(batches())
     adaloss = ak.AdaLoss()
     for num_exits in (3, 3, 5):
@@ -278,7 +278,7 @@ def test_validation_and_evaluate_give_the_compiled_loss():
     assert adaloss.steps == 6
 
 
-def test_epoch_logs_carry_the_weights():
+def test_epoch_logs_contain_the_weights():
     x, y = joined(batches())
     model, adaloss = network(), ak.AdaLoss()
     model.compile(keras.optimizers.SGD(LEARNING_RATE), loss=crossentropy())
@@ -289,7 +289,7 @@ def test_epoch_logs_carry_the_weights():
 
 
 def sparse_loss_that_is(value, exit_scale):
-    """Cross entropy, but `value` on the batches that hold a sample of class 2 as their first."""
+    """Cross entropy, but `value` on batches whose first sample has class 2."""
 
     def loss(y_true, y_pred):
         usual = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
@@ -300,7 +300,7 @@ def sparse_loss_that_is(value, exit_scale):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_skipped_and_told_once(value):
+def test_a_loss_that_is_not_finite_is_skipped_and_reported_once(value):
     data = batches()
     for number, (_, y) in enumerate(data):
         y[0] = 2 if number in (1, 4) else 0
@@ -344,7 +344,7 @@ def test_negative_losses_are_refused():
 
 @pytest.mark.long
 @pytest.mark.parametrize("first_order", ["squared", "norm"])
-def test_first_order_goes_by_the_size_of_the_gradient(first_order):
+def test_first_order_uses_the_size_of_the_gradient(first_order):
     ((x, y),) = batches(1)
     model, adaloss = network(3), ak.AdaLoss(gamma=0.0, first_order=first_order)
     start = parameters(model)
@@ -372,7 +372,7 @@ def test_first_order_goes_by_the_size_of_the_gradient(first_order):
     assert_same_parameters(model, plain, rtol=1e-5)
 
 
-def test_in_a_loop_of_ones_own():
+def test_a_custom_training_loop():
     weighting = ak.AdaLossWeighting(**SETTINGS)
     reference = Reference(3, **SETTINGS)
     for losses in np.random.default_rng(0).uniform(0.1, 3.0, (5, 3)).astype("float32"):
@@ -443,7 +443,7 @@ def test_two_replicas_equal_one_on_the_same_global_batch(two_replicas, first_ord
         np.testing.assert_allclose(averages_two, averages, rtol=1e-5)
         np.testing.assert_allclose(weights_two, weights, rtol=1e-5)
     assert_same_parameters(two, one, rtol=1e-4, atol=1e-5)
-    for variable in adaloss.variables:  # the copies on the replicas are one and the same
+    for variable in adaloss.variables:  # the copies on the replicas are equal
         copies = [copy.numpy() for copy in variable.value.values]
         assert len(copies) == 2
         np.testing.assert_array_equal(copies[0], copies[1])
@@ -451,7 +451,7 @@ def test_two_replicas_equal_one_on_the_same_global_batch(two_replicas, first_ord
         np.testing.assert_allclose(history_two[name], history_one[name], rtol=1e-4)
 
 
-def test_backend_is_the_one_asked_for():
+def test_the_backend_is_the_requested_one():
     import os
 
     assert BACKEND == os.environ.get("KERAS_BACKEND", "tensorflow")

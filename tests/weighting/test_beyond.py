@@ -1,4 +1,4 @@
-"""The schemes beyond the paper take effect: each step equals one that is worked out in NumPy with plain Keras."""
+"""The schemes beyond the paper: each step equals one computed in NumPy with plain Keras."""
 
 import json
 
@@ -23,7 +23,7 @@ def crossentropy():
 
 
 def fitted(scheme, data, **compiled):
-    """Trains batch by batch under a scheme; returns the model, the callback and what was seen after each batch."""
+    """Trains with a scheme; returns the model, the callback and the records of each batch."""
     model, callback = network(NUM_EXITS), ak.LossWeighting(scheme)
     watch = WatchWeights(callback)
     model.compile(keras.optimizers.SGD(LEARNING_RATE), loss=crossentropy(), **compiled)
@@ -32,7 +32,7 @@ def fitted(scheme, data, **compiled):
 
 
 class WatchWeights(Watch):
-    """As `Watch`, also for schemes that keep no averages."""
+    """Like `Watch`, also for schemes without averages."""
 
     def __init__(self, callback):
         super().__init__(callback)
@@ -86,7 +86,7 @@ SCHEMES = {
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_every_step_equals_the_one_by_hand(name):
+def test_every_step_equals_one_computed_by_hand(name):
     make, step = SCHEMES[name]
     data, reference, expected_model = batches(), ByHand(step), network(NUM_EXITS)
     expected = train_with_constant_weights(expected_model, data, reference, crossentropy(), LEARNING_RATE)
@@ -103,8 +103,8 @@ def test_every_step_equals_the_one_by_hand(name):
 
 
 @pytest.mark.parametrize("own", [None, [0.5, 2.0, 1.5]])
-def test_the_batchs_own_losses_weigh_it(own):
-    """Each batch is trained with the weights that its own losses give, which plain Keras is told before it."""
+def test_losses_of_the_batch_set_its_weights(own):
+    """Each batch is trained with weights from its own losses, which plain Keras gets as constants."""
     data, expected_model, totals = batches(), network(NUM_EXITS), []
     users = np.ones(NUM_EXITS) if own is None else np.array(own)
     for x, y in data:
@@ -122,14 +122,14 @@ def test_the_batchs_own_losses_weigh_it(own):
     assert_same_parameters(model, expected_model, rtol=1e-4, atol=1e-5)
 
 
-def test_in_a_loop_of_ones_own_the_batch_weighs_itself():
+def test_batch_losses_set_the_weights_in_a_custom_loop():
     own = ak.AdaLossWeighting(gamma=0.0, mean="batch")
     for losses in ([4.0, 1.0, 2.0], [3.0, 6.0, 1.5]):
         assert float(own(keras.ops.convert_to_tensor(losses))) == pytest.approx(3 * min(losses))
 
 
 def norms_by_hand(x, y):
-    """The norms of the exits' gradients at the first layer: one step of rate 1 on one exit moves by its gradient."""
+    """Returns the norms of the exits' gradients at the first layer, from one step of rate 1 for each exit."""
     start, norms = network(NUM_EXITS), []
     before = [keras.ops.convert_to_numpy(variable) for variable in start.layers[1].trainable_variables]
     for number in range(1, NUM_EXITS + 1):
@@ -144,7 +144,7 @@ def norms_by_hand(x, y):
 
 
 @pytest.mark.long
-def test_gradnorm_goes_by_the_norms_at_the_shared_layer():
+def test_gradnorm_uses_the_norms_at_the_shared_layer():
     ((x, y),) = batches(1)
     norms = norms_by_hand(x, y)
     model, callback, ((logs, _, weights),) = fitted(weighting.GradNormWeighting(alpha=0.5, rate=0.1), [(x, y)])
@@ -159,8 +159,8 @@ def test_gradnorm_goes_by_the_norms_at_the_shared_layer():
     np.testing.assert_allclose(callback.get_state()["first_losses"], first, rtol=1e-4)
 
 
-def test_gradnorm_helps_the_exit_that_is_behind():
-    """Worked out by hand: pulls (2, 2), progress (1, 1/2), behind (4/3, 2/3), targets (8/3, 4/3)."""
+def test_gradnorm_raises_the_weight_of_the_slowest_exit():
+    """Computed by hand: norms (2, 2), progress (1, 1/2), relative rates (4/3, 2/3), targets (8/3, 4/3)."""
     moved = weighting.gradnorm_step([1.0, 1.0], [2.0, 1.0], [2.0, 2.0], norms=[2.0, 2.0], alpha=1.0, rate=0.1)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(moved), [1.2, 0.8], rtol=1e-5)
     dead = weighting.gradnorm_step([0.1, 1.9], [1.0, 1.0], [1.0, 1.0], norms=[100.0, 1.0], rate=0.1)
@@ -174,7 +174,7 @@ PERIODIC = {
 
 
 @pytest.mark.parametrize("name", PERIODIC)
-def test_gradients_are_measured_when_weights_are_due_and_only_then(name, monkeypatch):
+def test_gradients_are_measured_only_when_weights_are_updated(name, monkeypatch):
     times, squares = [], gradients._squares
 
     def noted(*args):
@@ -205,8 +205,8 @@ def test_gradients_are_measured_when_weights_are_due_and_only_then(name, monkeyp
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", PERIODIC)
-def test_the_first_measured_batch_counts_as_a_first(name):
-    """Weights are 1 until then: a batch measured second is measured as if it were trained with period 1."""
+def test_the_first_measured_batch_counts_as_the_first(name):
+    """Weights are 1 before the first measurement, so the second batch is measured as with period 1."""
     data = batches(2)
     start = network(NUM_EXITS)
     start.compile(keras.optimizers.SGD(LEARNING_RATE), loss=crossentropy())
@@ -223,7 +223,7 @@ def test_the_first_measured_batch_counts_as_a_first(name):
         assert np.abs(two.weights - 1).max() > 0.01
 
 
-def test_gradnorm_refuses_exits_that_share_nothing_and_losses_alone():
+def test_gradnorm_needs_shared_layers_and_gradients():
     inputs = keras.Input((4,))
     model = ak.AnytimeModel(inputs, {name: keras.layers.Dense(3)(inputs) for name in "ab"})
     model.compile("sgd", loss=crossentropy())
@@ -311,9 +311,9 @@ def test_arguments_out_of_range_are_refused():
 
 
 def gradients_by_path(model, x, y):
-    """Each parameter's gradient of the exits' summed loss, by its path."""
+    """Returns the gradients of the exits' summed loss by the parameter's path."""
     before = {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables}
-    # XLA would take longer to compile so many layers than TensorFlow to run them.
+    # Compiling so many layers with XLA would take longer than running them in TensorFlow.
     model.compile(keras.optimizers.SGD(1.0), loss=crossentropy(), jit_compile=keras.backend.backend() == "jax")
     model.train_on_batch(x, y)
     return {
@@ -351,7 +351,7 @@ def test_each_part_gets_the_mean_over_the_exits_that_need_it(name):
     before, after = gradients_by_path(plain, x, y), gradients_by_path(scaled, x, y)
     counts = set()
     for path, gradient in before.items():
-        # An exit's own head gets all; what several exits need is needed by all from one on.
+        # A head gets the whole gradient; a shared layer is needed by all exits from some exit on.
         count = len(needed_by[path])
         counts.add(count)
         np.testing.assert_allclose(after[path], gradient / count, rtol=2e-3, atol=2e-5, err_msg=path)
@@ -385,7 +385,7 @@ def images(tmp_path):
 
 @pytest.mark.long
 def test_a_recipe_with_equilibrium_adaloss_and_distillation_trains_and_is_read_back(images, tmp_path):
-    """One batch: AdaLoss goes by losses with the last exit's teaching in, as worked out on the untrained network."""
+    """For one batch, AdaLoss uses losses that include the distillation, as computed on the untrained network."""
     recipe = tiny(
         images,
         epochs=1,

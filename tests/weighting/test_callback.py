@@ -1,4 +1,4 @@
-"""The callback on models of every form, and what it refuses."""
+"""The callback on models of every form, and its errors."""
 
 import pickle
 
@@ -74,7 +74,7 @@ def test_any_functional_model_with_several_outputs(form):
     make, names, compiled, y = FORMS[form]
     model, adaloss, steps = make(), ak.AdaLoss(gamma=0.2), Steps()
     model.compile(keras.optimizers.SGD(0.1), **compiled)
-    for _ in range(5):  # an epoch is a batch here, so that each log is a batch's own
+    for _ in range(5):  # an epoch is one batch here, so each log is that of a batch
         model.fit(X, y, batch_size=48, shuffle=False, verbose=0, callbacks=[adaloss, steps])
     own = np.array([(compiled.get("loss_weights") or {}).get(name, 1.0) for name in names])
     reference = Reference(2, gamma=0.2, momentum=0.9)
@@ -149,7 +149,7 @@ def test_static_schemes_take_effect(scheme, expected):
     assert moved[::2] == [weight > 0 for weight in expected]
 
 
-def test_a_compute_loss_of_the_users_own_is_kept():
+def test_the_users_own_compute_loss_is_kept():
     class Penalised(keras.Model):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
             return 100.0 + super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -162,7 +162,7 @@ def test_a_compute_loss_of_the_users_own_is_kept():
 
 
 @pytest.mark.tensorflow
-def test_a_train_step_that_bypasses_the_loss_is_told():
+def test_a_train_step_that_bypasses_the_loss_is_reported():
     class Bypassing(keras.Model):
         def train_step(self, data):
             return {"loss": 0.0}
@@ -233,7 +233,7 @@ def test_an_unknown_scheme_lists_the_known_ones(weighting):
         ak.LossWeighting(weighting)
 
 
-def test_weights_saved_and_loaded_do_not_know_the_weighting(tmp_path):
+def test_saved_weights_do_not_contain_the_weighting(tmp_path):
     model = dict_model()
     model.compile("sgd", loss={"classes": crossentropy(), "value": "mse"})
     y = {"classes": LABELS, "value": TARGETS}
@@ -314,7 +314,7 @@ def test_a_fit_that_was_refused_leaves_no_weighting_behind(others, error):
     assert float(np.ravel(losses)[0]) == pytest.approx(plain, rel=1e-6)
 
 
-def test_a_models_own_methods_are_its_own_again_afterwards():
+def test_a_models_methods_are_restored_afterwards():
     model = dict_model()
     model.compile("sgd", loss={"classes": crossentropy(), "value": "mse"})
     steps, original = [], model.train_step
@@ -331,8 +331,8 @@ def test_a_models_own_methods_are_its_own_again_afterwards():
     assert "fit" not in model.__dict__ and "compute_loss" not in model.__dict__
 
 
-def test_an_interrupted_step_is_traced_anew():
-    """TensorFlow may keep half of a step that was interrupted while it was traced."""
+def test_an_interrupted_step_is_traced_again():
+    """TensorFlow may keep a partly traced step after an interruption."""
     model, adaloss = dict_model(), ak.AdaLoss()
     model.compile("sgd", loss={"value": "mse", "classes": crossentropy()})
 

@@ -20,7 +20,7 @@ from anytime_keras import weighting
         (weighting.SingleExit("exit_2"), 3, [0, 1, 0]),
     ],
 )
-def test_values_worked_out_by_hand(scheme, num_exits, expected):
+def test_values_computed_by_hand(scheme, num_exits, expected):
     scheme.build(num_exits)
     np.testing.assert_allclose(scheme.weights, expected)
     losses = keras.ops.convert_to_tensor(np.arange(1.0, num_exits + 1, dtype="float32"))
@@ -28,7 +28,7 @@ def test_values_worked_out_by_hand(scheme, num_exits, expected):
 
 
 @pytest.mark.parametrize("exit", [0, True, 1.5, None])
-def test_single_exit_refuses_what_is_no_exit(exit):
+def test_single_exit_refuses_invalid_exits(exit):
     with pytest.raises(ValueError, match="counted from 1"):
         weighting.SingleExit(exit)
 
@@ -62,6 +62,6 @@ def test_weights_are_unknown_before_the_exits_are():
         ([3.0], 0.05, 0.0, [1.0]),
     ],
 )
-def test_adaloss_weights_worked_out_by_hand(averages, gamma, final_extra, expected):
+def test_adaloss_weights_computed_by_hand(averages, gamma, final_extra, expected):
     got = keras.ops.convert_to_numpy(ak.weighting.adaloss_weights(averages, gamma, final_extra))
     np.testing.assert_allclose(got, expected, rtol=1e-6)

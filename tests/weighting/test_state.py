@@ -1,4 +1,4 @@
-"""What a weighting has learnt: copies, pickles, backups, and batches in which an exit has nothing to learn."""
+"""The state of a weighting: copies, pickles, backups, and batches without samples of an exit."""
 
 import copy
 import pickle
@@ -66,7 +66,7 @@ def test_copies_and_pickles_after_fit(scheme):
     np.testing.assert_array_equal(weighting.weights, callback.weights)
 
 
-def test_a_copy_before_fit_starts_anew():
+def test_a_copy_before_fit_starts_again():
     for callback in (copy.deepcopy(ak.AdaLoss(**SETTINGS)), pickle.loads(pickle.dumps(ak.AdaLoss(**SETTINGS)))):
         fit(compiled(), [callback])
         assert callback.steps == 3 and callback.momentum == 0.8
@@ -165,7 +165,7 @@ def test_a_backup_within_an_epoch_has_the_weighting_of_that_batch(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda: [], lambda: [ak.LossWeighting("uncertainty")]])
-def test_a_backup_of_another_weighting_is_noticed(make, tmp_path):
+def test_a_backup_of_another_weighting_is_detected(make, tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     with pytest.raises(KeyboardInterrupt):
         fit(compiled(), [backup, *make(), Interrupt()], epochs=3)
@@ -186,7 +186,7 @@ def test_files_of_a_fit_with_a_weighting_load_into_a_plain_model(tmp_path):
         for ours, theirs in zip(other.get_weights(), model.get_weights()):
             np.testing.assert_array_equal(ours, theirs)
     steps = adaloss.steps
-    model.load_weights(files[1])  # outside of `fit` the weighting is no part of the model
+    model.load_weights(files[1])  # outside of `fit`, the weighting is not part of the model
     assert adaloss.steps == steps and "_loss_weighting" not in vars(model)
 
 
@@ -212,7 +212,7 @@ def test_backup_and_restore_on_two_replicas(two_replicas, tmp_path):
 
 
 def only(**weights):
-    """Sample weights: an exit's number for all samples."""
+    """Returns sample weights: each exit's number for all samples."""
     return {name: np.full(24, weight, "float32") for name, weight in weights.items()}
 
 
@@ -236,7 +236,7 @@ def test_an_exit_without_samples_leaves_the_others_as_without_it(dead, settings)
 
 
 @pytest.mark.parametrize("form", ["dict", "list", "ignore_class"])
-def test_fit_where_all_samples_of_an_exit_weigh_0(form):
+def test_fit_where_all_samples_of_an_exit_have_weight_0(form):
     model, adaloss, reference = network(), ak.AdaLoss(gamma=0.05), Reference(2, gamma=0.05, momentum=0.9)
     losses = {name: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for name in NAMES}
     y, weights = Y, only(b=0.0)
@@ -277,7 +277,7 @@ def test_a_batch_without_any_samples_changes_nothing():
 
 
 @pytest.mark.parametrize("make", [weightings.UncertaintyWeighting, weightings.GradNormWeighting])
-def test_other_schemes_learn_nothing_of_an_exit_without_samples(make):
+def test_other_schemes_ignore_an_exit_without_samples(make):
     whole, rest = make(), make()
     whole.build(3), rest.build(2)
     present = keras.ops.convert_to_tensor([True, False, True])
@@ -290,7 +290,7 @@ def test_other_schemes_learn_nothing_of_an_exit_without_samples(make):
 
 
 @pytest.mark.tensorflow
-def test_an_exit_with_samples_on_one_replica_alone_has_samples(two_replicas):
+def test_an_exit_with_samples_on_only_one_replica_has_samples(two_replicas):
     with two_replicas.scope():
         model = compiled(rate=0.0)
     weights = only(b=0.0, c=0.0)
@@ -312,5 +312,5 @@ def test_a_state_without_the_count_of_empty_batches_is_read():
     assert other.get_state() == weighting.get_state()
 
 
-def test_samples_that_count_give_no_warning():
+def test_samples_with_weight_give_no_warning():
     fit(compiled(), [ak.AdaLoss()], sample_weight=np.r_[np.zeros(7), np.ones(17)].astype("float32"))  # or an error

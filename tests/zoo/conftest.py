@@ -1,4 +1,4 @@
-"""A zoo of one tiny network in a folder, and a server on this machine that gives it out, well or badly."""
+"""A zoo with one tiny network in a folder, and a local server for it that can misbehave."""
 
 import contextlib
 import http.server
@@ -18,7 +18,7 @@ NAME = "tiny_adaloss"
 
 @pytest.fixture(autouse=True)
 def of_its_own(tmp_path, monkeypatch):
-    """A cache of its own, and no zoo but the checkout's."""
+    """A separate cache, and no zoo except the checkout's."""
     monkeypatch.setenv("ANYTIME_KERAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ANYTIME_KERAS_ZOO", raising=False)
     monkeypatch.setattr(catalog, "_added", [])
@@ -32,7 +32,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A network with weights that no initialiser gives."""
+    """A network with weights that no initialiser returns."""
     model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
     scramble(model)
     model.inference = {"temperatures": {"exit_3": 1.5}}

@@ -23,7 +23,7 @@ def run(*arguments):
     commands.main(["anytime-keras", "zoo", *map(str, arguments)])
 
 
-def test_list_show_and_evaluate_say_what_the_library_says(capsys, zoo, published, monkeypatch):
+def test_list_show_and_evaluate_agree_with_the_library(capsys, zoo, published, monkeypatch):
     monkeypatch.setenv("ANYTIME_KERAS_ZOO", str(zoo))
     run("list", "--trained", "--data=digits")
     heading, _, *lines = capsys.readouterr().out.splitlines()
@@ -56,7 +56,7 @@ def test_table_goes_between_the_markers(capsys, tmp_path):
     assert path.read_text() == f"before\n{readme.BEGIN}\n{capsys.readouterr().out}{readme.END}\nafter\n"
 
 
-def test_plot_draws_what_the_manifests_say(capsys, tmp_path):
+def test_plot_draws_the_manifests(capsys, tmp_path):
     run("plot", "--data=digits", f"--picture={tmp_path / 'digits.png'}")
     assert (tmp_path / "digits.png").read_bytes()[:4] == b"\x89PNG"
     manifest = ak.zoo.show(DIGITS)
@@ -101,7 +101,7 @@ def shape_of_the_digits(**changes):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A zoo of one's own with an untrained network, and a working directory."""
+    """A separate zoo with an untrained network, and a working directory."""
     ak.zoo.announce(shape_of_the_digits(), "small_adaloss", folder=tmp_path / "zoo")
     monkeypatch.setenv("ANYTIME_KERAS_ZOO", str(tmp_path / "zoo"))
     monkeypatch.chdir(tmp_path)
@@ -109,7 +109,7 @@ def own(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # the next test trains on JAX too
+@pytest.mark.tensorflow  # the next test also trains on JAX
 def test_cycles_are_trained_published_and_continued(own, capsys):
     arguments = ["train", "small_adaloss", f"--zoo={own.path}", "--notensorboard"]
     run(*arguments)
@@ -168,7 +168,7 @@ def test_pack_writes_parts_that_train_reads(own, capsys, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-def test_a_network_comes_out_of_its_recipe_again(tmp_path):
+def test_a_network_can_be_reproduced_from_its_recipe(tmp_path):
     command = [sys.executable, "-m", "anytime_keras", "zoo", "train", DIGITS, "--from_scratch", f"--folder={tmp_path}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     model = keras.saving.load_model(tmp_path / "model.keras")

@@ -1,4 +1,4 @@
-"""EANNs of the zoo: published by their members' names, loaded, measured again, and refused when members change."""
+"""EANNs of the zoo: published by their members' names, loaded, measured again, refused after members changed."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def zoo(both, tmp_path, monkeypatch):
     return folder
 
 
-def test_an_ensemble_loads_by_name_and_answers_as_its_members(zoo, digits):
+def test_an_ensemble_loads_by_name_and_predicts_like_its_members(zoo, digits):
     eann = ak.zoo.load(ENSEMBLE)
     members = [ak.zoo.load(name) for name in (NAME, LARGE)]
     assert isinstance(eann, ak.EANN) and eann.errors == ak.EANN(members, digits.validation).errors
@@ -70,7 +70,7 @@ def test_the_classifier_takes_an_ensembles_name(zoo, digits):
     assert classifier(image).exit == ak.zoo.load(ENSEMBLE).exit_names[-1]
 
 
-def test_a_member_that_was_trained_again_is_noticed_and_measured_again(zoo, digits, capsys):
+def test_a_retrained_member_is_detected_and_the_ensemble_can_be_measured_again(zoo, digits, capsys):
     model = ak.zoo.load(NAME)
     scramble(model, seed=2)
     ak.zoo.publish(model, NAME, digits, folder=zoo, weighting={"name": "adaloss"}, epochs=1, replace="a test")
@@ -88,7 +88,7 @@ def test_a_member_that_was_trained_again_is_noticed_and_measured_again(zoo, digi
         (dict(weights=None), "is an ensemble"),
     ],
 )
-def test_an_ensemble_is_loaded_whole(zoo, arguments, message):
+def test_parts_of_an_ensemble_cannot_be_loaded(zoo, arguments, message):
     with pytest.raises(ValueError, match=message):
         ak.zoo.load(ENSEMBLE, **arguments)
 

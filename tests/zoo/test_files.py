@@ -1,4 +1,4 @@
-"""Damaged files, servers that fail, caches that cannot be written to, and several processes at once."""
+"""Damaged files, failing servers, read-only caches, and several processes at once."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ DAMAGE = {
 
 
 def kept():
-    """What the cache holds besides locks, by name."""
+    """Returns the names of the cache's files except locks."""
     return sorted(path.name for path in cache.folder().rglob("*") if path.is_file() and path.parent.name != "locks")
 
 
@@ -54,7 +54,7 @@ def test_the_example_of_adding_a_zoo_runs(zoo, monkeypatch):
     assert left["names"] == [NAME] and isinstance(left["model"], ak.AnytimeModel)
 
 
-def test_without_a_home_directory_errors_say_what_to_set(monkeypatch):
+def test_errors_without_a_home_directory_name_the_variable_to_set(monkeypatch):
     def nobody(number):
         raise KeyError(number)
 
@@ -73,7 +73,7 @@ def test_without_a_home_directory_errors_say_what_to_set(monkeypatch):
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_of_a_folder_is_refused_and_named(zoo, damage):
+def test_a_damaged_file_in_a_folder_is_refused_and_named(zoo, damage):
     ak.zoo.add(zoo)
     damage(zoo / "weights" / WEIGHTS)
     with pytest.raises(ValueError, match=f"{WEIGHTS}' is damaged"):
@@ -95,7 +95,7 @@ def test_a_damaged_file_in_the_cache_is_downloaded_again(site, tiny, damage):
     assert WEIGHTS not in kept() and not cached_weights().exists(), "a damaged file is not left behind"
 
 
-def test_what_was_loaded_once_loads_offline(site, tiny):
+def test_a_network_that_was_loaded_before_loads_offline(site, tiny):
     ak.zoo.load(NAME)
     asked = len(site.asked)
     ak.zoo.load(NAME)
@@ -115,7 +115,7 @@ def test_offline_and_never_loaded_is_a_clear_error(site):
 @pytest.mark.long
 @pytest.mark.parametrize("end", ["index.json", f"{NAME}.json", WEIGHTS])
 @pytest.mark.parametrize("how", ["stall", "drip", "cut", "empty", "other", "longer", 404, 500])
-def test_a_server_that_fails_leaves_nothing_and_is_asked_again(site, zoo, end, how, monkeypatch):
+def test_a_failed_download_leaves_nothing_and_is_retried(site, zoo, end, how, monkeypatch):
     content = next(zoo.rglob(end)).read_bytes()
     site.bad[end] = {
         "stall": ("stall", content),
@@ -148,7 +148,7 @@ def test_an_index_that_was_damaged_in_the_cache_is_not_used_offline(site):
         ak.zoo.list()
 
 
-def test_a_manifest_that_is_not_the_indexs_is_refused(site, zoo):
+def test_a_manifest_that_differs_from_the_index_is_refused(site, zoo):
     path = zoo / "manifests" / f"{NAME}.json"
     path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 4'))
     with pytest.raises(ValueError, match="does not match its manifest"):
@@ -166,7 +166,7 @@ def test_redirections_are_followed_but_never_to_a_file(site, zoo):
         ak.zoo.load(NAME)
 
 
-def test_safe_addresses_never_lead_to_unsafe_ones():
+def test_https_is_never_redirected_to_http():
     import urllib.error
     import urllib.request
 
@@ -187,7 +187,7 @@ def test_safe_addresses_never_lead_to_unsafe_ones():
         "http://10.0.0.1/",
     ],
 )
-def test_zoos_are_had_over_https_alone(url, monkeypatch):
+def test_zoos_are_loaded_over_https_only(url, monkeypatch):
     with pytest.raises(ValueError, match="must begin with https"):
         ak.zoo.add(url)
     monkeypatch.setenv("ANYTIME_KERAS_ZOO", url)
@@ -209,8 +209,8 @@ def test_a_zoo_may_be_a_folder_a_manifest_or_an_address_of_one(zoo, server, monk
     ak.zoo.load(NAME)
 
 
-def test_files_that_a_zoo_lacks_come_from_that_of_the_environment(zoo, tmp_path, monkeypatch):
-    """As an installed package's large weights do."""
+def test_missing_files_come_from_the_zoo_in_the_environment_variable(zoo, tmp_path, monkeypatch):
+    """Like the large weights of an installed package."""
     bare = tmp_path / "bare"
     shutil.copytree(zoo / "manifests", bare / "manifests")
     ak.zoo.add(bare)
@@ -238,7 +238,7 @@ def nobody(site, zoo):
     shutil.rmtree(folder)
 
 
-def test_a_cache_that_cannot_be_written_to_serves_what_it_holds(nobody, monkeypatch):
+def test_a_read_only_cache_still_serves_its_files(nobody, monkeypatch):
     folder, become = nobody
     monkeypatch.setenv("ANYTIME_KERAS_CACHE", str(folder))
     ak.zoo.load(NAME)
@@ -322,7 +322,7 @@ cache.content(sys.argv[1], sys.argv[2], int(sys.argv[3]))
     assert not [name for name in kept() if name.endswith(".part")] and cached_weights().exists()
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch):
+def test_the_environment_variable_sets_the_cache(monkeypatch):
     monkeypatch.setenv("ANYTIME_KERAS_CACHE", "/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
     assert cache.folder() == pathlib.Path("/a")

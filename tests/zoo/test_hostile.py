@@ -1,4 +1,4 @@
-"""Manifests and files of weights that lie, reach out, or would run something."""
+"""Manifests and weights that contain false claims, point outside the zoo, or would run code."""
 
 import io
 import json
@@ -91,7 +91,7 @@ def test_a_manifest_that_is_not_valid_is_refused(content, change, message):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"format": NaN}', "[" * 10**5, "\ud800", b"\xff\xfe\x00"], ids=repr
 )
-def test_what_is_no_json_is_refused(zoo, text):
+def test_files_that_are_not_json_are_refused(zoo, text):
     text = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
     (zoo / "manifests" / f"{NAME}.json").write_bytes(text)
     with pytest.raises(ValueError, match=f"{NAME}.json"):
@@ -112,7 +112,7 @@ def test_a_manifest_under_another_name_is_refused(zoo):
 
 
 @pytest.mark.parametrize("part", ["weights", WEIGHTS])
-def test_links_that_lead_out_of_the_zoo_are_refused(zoo, tmp_path, part):
+def test_links_out_of_the_zoo_are_refused(zoo, tmp_path, part):
     ak.zoo.add(zoo)
     (zoo / part).rename(tmp_path / "elsewhere")
     (zoo / part).symlink_to(tmp_path / "elsewhere")
@@ -121,7 +121,7 @@ def test_links_that_lead_out_of_the_zoo_are_refused(zoo, tmp_path, part):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_not_waited_for(zoo, make):
+def test_special_files_are_refused_without_waiting(zoo, make):
     ak.zoo.add(zoo)
     (zoo / WEIGHTS).unlink()
     make(zoo / WEIGHTS)
@@ -138,7 +138,7 @@ def test_a_manifest_in_a_folder_names_no_server_of_this_machine(zoo, server):
 
 
 def put_weights(zoo, file):
-    """Puts other weights into a zoo, with the hash that belongs to them."""
+    """Replaces weights in a zoo and updates their hash."""
     from anytime_keras.zoo.publishing import _file
 
     (zoo / WEIGHTS).write_bytes(file)
@@ -194,7 +194,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("make, message", FILES.values(), ids=FILES)
-def test_a_file_of_weights_holds_the_networks_numbers_and_nothing_else(zoo, make, message):
+def test_a_weights_file_contains_only_the_networks_numbers(zoo, make, message):
     put_weights(zoo, make())
     ak.zoo.add(zoo)
     with pytest.raises(ValueError, match=message):
@@ -202,12 +202,12 @@ def test_a_file_of_weights_holds_the_networks_numbers_and_nothing_else(zoo, make
 
 
 @pytest.mark.parametrize("shape", [(10**6, 10**6), (10**30,), (2**62, 4)])
-def test_a_header_cannot_claim_the_memory(shape):
+def test_a_header_cannot_exhaust_memory(shape):
     with pytest.raises(ValueError, match="does not contain an array|not a weight file"):
         arrays.unpack(an_npz(input=lying_header(shape)), {"input": None}, "golden.npz")
 
 
-def test_an_array_that_comes_twice_is_refused(zoo, tiny):
+def test_a_duplicate_array_is_refused(zoo, tiny):
     whole = arrays.shards(arrays.of_model(tiny))[0]
     put_weights(zoo, whole)
     rewrite(zoo, lambda content: content["weights"]["digits"]["files"].append(content["weights"]["digits"]["files"][0]))

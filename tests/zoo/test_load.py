@@ -23,7 +23,7 @@ def edit(zoo, change):
     path.write_text(json.dumps(content))
 
 
-def test_a_loaded_network_answers_as_the_published_one(tiny):
+def test_a_loaded_network_predicts_like_the_published_one(tiny):
     x = some_input(tiny)
     model = ak.zoo.load(NAME)
     assert model.name == NAME and model.inference == tiny.inference and not model.compiled
@@ -33,7 +33,7 @@ def test_a_loaded_network_answers_as_the_published_one(tiny):
         np.testing.assert_array_equal(found[name], logits)
 
 
-def test_a_loaded_network_preprocesses_images_as_its_manifest_says():
+def test_a_loaded_network_preprocesses_images_by_its_manifest():
     model, entry = ak.zoo.load(NAME), ak.zoo.show(NAME).pick()
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), "uint8")
     np.testing.assert_allclose(model.preprocessor(images), entry.normalize(images), atol=1e-6)
@@ -48,12 +48,12 @@ def test_networks_of_cropped_images_crop_them(zoo):
     assert ak.zoo.show(NAME).pick().preprocessor.short_side == 9
 
 
-def test_kernels_that_nothing_is_given_to_are_drawn():
+def test_kernels_without_weights_are_initialized():
     for other in (ak.zoo.load(NAME, weights=None), ak.zoo.load(NAME, num_classes=7)):
         assert all(np.asarray(variable).any() for variable in other.weights if variable.path.endswith("kernel"))
 
 
-def test_another_number_of_classes_renews_only_the_last_linear_layers(tiny):
+def test_another_number_of_classes_replaces_only_the_last_linear_layers(tiny):
     model = ak.zoo.load(NAME, num_classes=7)
     assert {tensor.shape[-1] for tensor in outputs_by_name(model).values()} == {7}
     trained = {variable.path: np.asarray(variable) for variable in tiny.weights}
@@ -67,7 +67,7 @@ def test_another_number_of_classes_renews_only_the_last_linear_layers(tiny):
 
 
 @pytest.mark.long
-def test_trainable_says_what_trains():
+def test_trainable_selects_the_trained_layers():
     assert len(ak.zoo.load(NAME).trainable_variables) > 20
     assert not ak.zoo.load(NAME, trainable=False).trainable_variables
     model = ak.zoo.load(NAME, trainable="heads")
@@ -80,7 +80,7 @@ def test_trainable_says_what_trains():
         assert moved == in_head, variable.path
 
 
-@pytest.mark.tensorflow  # a matter of names and the graph; JAX takes long to build networks
+@pytest.mark.tensorflow  # depends only on names and the graph; JAX takes long to build networks
 @pytest.mark.parametrize(
     "name, config",
     [
@@ -91,7 +91,7 @@ def test_trainable_says_what_trains():
         ("msdnet_cifar_7exits", dict(num_exits=2, growth_rate=4)),
     ],
 )
-def test_heads_are_what_one_exit_alone_needs(name, config):
+def test_head_weights_are_those_that_only_one_exit_needs(name, config):
     from anytime_keras.zoo.loading import freeze
 
     model = ak.models.build(name, input_shape=(32, 32, 3), num_classes=5, **config)
@@ -113,7 +113,7 @@ def test_no_weights_on_request_gives_the_untrained_network():
     assert np.abs(np.asarray(first.weights[0]) - np.asarray(second.weights[0])).max() > 0
 
 
-def test_show_tells_classes_and_how_to_normalise(digits):
+def test_show_has_classes_and_normalisation(digits):
     manifest = ak.zoo.show(NAME)
     entry = manifest.pick()
     assert entry.class_names == digits.class_names and entry.trained
@@ -127,7 +127,7 @@ def test_show_tells_classes_and_how_to_normalise(digits):
         assert said in str(manifest)
 
 
-def test_evaluate_measures_what_the_manifest_says():
+def test_evaluate_reproduces_the_manifest():
     curve = ak.zoo.evaluate(NAME)
     stated = ak.zoo.show(NAME).pick()
     np.testing.assert_allclose([1 - error for error in curve.errors], stated.accuracies, atol=1e-3)
@@ -154,14 +154,14 @@ def test_list_filters():
         ak.zoo.list(traind=True)
 
 
-def test_networks_whose_files_are_missing_are_not_among_those_that_load(zoo):
+def test_networks_with_missing_files_are_not_listed_as_loadable(zoo):
     assert NAME in ak.zoo.list(loads=True) and NAME not in ak.zoo.list(loads=False)
     for file in (zoo / "weights").rglob(f"{NAME}*"):
         file.unlink()
     assert NAME not in ak.zoo.list(loads=True) and NAME in ak.zoo.list(trained=True, loads=False)
 
 
-def test_unknown_names_list_near_ones():
+def test_unknown_names_list_similar_ones():
     with pytest.raises(ValueError, match=f"Received: name='tiny_adalos'. Did you mean '{NAME}'"):
         ak.zoo.load("tiny_adalos")
     with pytest.raises(ValueError, match="Received: weights='digit'. Did you mean 'digits'"):
@@ -183,12 +183,12 @@ def test_unknown_names_list_near_ones():
         (dict(num_classes=3, trainable=False), "trainable='heads'"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments, message):
+def test_invalid_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ak.zoo.load(NAME, **arguments)
 
 
-def test_an_untrained_name_says_so_and_how_to_train_it(zoo):
+def test_the_error_for_an_untrained_name_names_the_training_command(zoo):
     recipe = ak.training.Recipe.paper(
         {"name": "resann", "num_units": 1, "channels": 4, "input_shape": [32, 32, 3], "num_classes": 10}, "cifar10"
     )
@@ -218,7 +218,7 @@ def test_one_name_has_weights_for_several_data_sets(zoo, tiny):
     assert NAME in ak.zoo.list(weighting="constant") and NAME in ak.zoo.list(weighting="adaloss")
 
 
-def test_add_never_changes_what_a_name_means(zoo, published):
+def test_add_never_replaces_an_existing_name(zoo, published):
     assert ak.zoo.add(published / "manifests" / f"{NAME}.json") == [NAME], "the same again does no harm"
     edit(zoo, lambda content: content.update(description="another"))
     with pytest.raises(ValueError, match="already has another network"):
@@ -228,7 +228,7 @@ def test_add_never_changes_what_a_name_means(zoo, published):
             ak.zoo.add(nothing)
 
 
-def test_the_data_set_of_a_network_holds_out_what_its_training_did():
+def test_the_data_set_of_a_network_holds_out_the_same_images_as_its_training():
     name = "resann2x16_adaloss_digits"
     data = ak.zoo.loading.data_set(name)
     assert ak.zoo.loading.holds_out(name, "default", data) and data.augment == []

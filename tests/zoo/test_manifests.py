@@ -1,4 +1,4 @@
-"""Everything in the zoo's own manifests that can be computed again is."""
+"""Recomputes everything in the zoo's manifests that can be recomputed."""
 
 import json
 import pathlib
@@ -15,22 +15,22 @@ ROOT = pathlib.Path(__file__).parents[2]
 ALL = [(name, label) for name in places.own().names() for label in catalog.find(name)[0].weights]
 ENSEMBLES = [(name, label) for name, label in ALL if catalog.find(name)[0].weights[label].members]
 ENTRIES = [each for each in ALL if each not in ENSEMBLES]
-DEFAULTS_FIRST = [  # the same network for another number of classes differs little
+DEFAULTS_FIRST = [  # another number of classes changes the costs only a little
     pytest.param(name, label, marks=[] if label == catalog.find(name)[0].default else pytest.mark.slow)
     for name, label in ENTRIES
 ]
 TRAINED = [(name, label) for name, label in ENTRIES if catalog.find(name)[0].weights[label].trained]
 
 
-def test_the_checkouts_zoo_comes_first():
+def test_the_zoo_of_the_checkout_comes_first():
     assert places.own().path == ROOT / "zoo"
     assert ("resann2x16_adaloss_digits", "digits") in TRAINED
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # counted on the graph, where backends do not differ; once is enough
+@pytest.mark.tensorflow  # does not depend on the backend, so one is enough
 @pytest.mark.parametrize("name, label", DEFAULTS_FIRST)
-def test_parameters_and_costs_are_the_networks(name, label):
+def test_parameters_and_costs_equal_those_of_the_network(name, label):
     manifest, _ = catalog.find(name)
     entry = manifest.pick(label)
     model = ak.models.build(manifest.architecture, **entry.config)
@@ -81,7 +81,7 @@ def test_every_cycle_of_a_lineage_was_better_on_validation_images(name, label):
     "name, label",  # an MSDNet takes some seconds to build
     [pytest.param(*each, marks=pytest.mark.long if each[0].startswith("msdnet") else ()) for each in TRAINED],
 )
-def test_the_golden_pair_is_what_the_network_answers(name, label):
+def test_the_network_reproduces_its_golden_output(name, label):
     manifest, home = catalog.find(name)
     image, expected = loading.golden(manifest.pick(label), home)
     model = ak.zoo.load(name, label)
@@ -119,7 +119,7 @@ def test_the_golden_image_is_a_normalised_test_image(name, label):
 
 
 @pytest.mark.parametrize("name, label", TRAINED)
-def test_files_are_whole_and_named_after_their_network(name, label):
+def test_files_are_complete_and_named_after_their_network(name, label):
     manifest, home = catalog.find(name)
     entry = manifest.pick(label)
     for file in [*entry.files, entry.golden]:
@@ -152,7 +152,7 @@ def test_the_index_is_that_of_the_manifests(tmp_path):
     assert (tmp_path / "index.json").read_text() == (ROOT / "zoo" / "index.json").read_text()
 
 
-def test_the_readmes_table_is_made_from_the_manifests():
+def test_the_readmes_table_equals_the_manifests():
     text = (ROOT / "README.md").read_text()
     assert readme.put_into(text) == text, "run `anytime-keras zoo table --readme=README.md`"
     rows, recipes = readme.table().split("\n\n")
@@ -163,7 +163,7 @@ def test_the_readmes_table_is_made_from_the_manifests():
 
 
 @pytest.mark.parametrize("default", ["cifar10", "cifar100"])
-def test_of_a_names_trained_rows_the_default_is_first(default, monkeypatch):
+def test_the_default_is_the_first_trained_row_of_a_name(default, monkeypatch):
     name = "resann5x16_adaloss"
     own = manifest.Manifest({**ak.zoo.show(name).content, "default": default})
     monkeypatch.setattr(readme.catalog, "list_names", lambda: [name])

@@ -1,4 +1,4 @@
-"""The wheel carries the manifests and the small weights."""
+"""The wheel contains the manifests and the small weights."""
 
 import configparser
 import os
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.long]  # one backend is enough
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel of a copy: what earlier builds left in the checkout would get in."""
+    """A wheel built from a copy, because files of earlier builds in the checkout would be included."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -56,13 +56,13 @@ def test_the_wheel_carries_the_small_zoo(wheel):
     assert sum(info.file_size for info in carried.values()) <= 10_000_000
 
 
-def test_every_room_is_in_the_wheel(wheel):
+def test_every_package_is_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         carried = {name for name in archive.namelist() if name.endswith(".py") and "_zoo/" not in name}
     assert carried == {str(path.relative_to(ROOT)) for path in (ROOT / "anytime_keras").rglob("*.py")}
 
 
-def test_packages_are_named_once():
+def test_packages_are_listed_once():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     packages = config["options"]["packages"].split()

@@ -34,7 +34,7 @@ def test_the_index_lists_no_leftovers_of_the_file_system(zoo):
     assert (zoo / "index.json").read_bytes() == expected
 
 
-def test_the_manifest_says_what_can_be_measured(published, tiny, digits):
+def test_the_manifest_contains_what_can_be_measured(published, tiny, digits):
     entry = json.loads((published / "manifests" / f"{NAME}.json").read_text())["weights"]["digits"]
     curve = ak.evaluate(tiny, digits.test)
     assert entry["params"] == tiny.count_params()
@@ -52,7 +52,7 @@ def test_the_manifest_says_what_can_be_measured(published, tiny, digits):
 
 
 @pytest.mark.long
-def test_float16_halves_the_kernels_and_is_what_was_measured(tiny, digits, tmp_path):
+def test_float16_halves_the_kernels_and_is_used_for_measuring(tiny, digits, tmp_path):
     manifest = ak.zoo.publish(tiny, "half_adaloss", digits, folder=tmp_path, precision="float16", **ABOUT)
     ak.zoo.add(tmp_path)
     model = ak.zoo.load("half_adaloss")
@@ -110,7 +110,7 @@ def test_weights_that_cannot_be_stored_are_refused(value, precision, message):
         arrays.shards({"kernel": np.zeros((100, 100), "float32")}, shard_bytes=10_000)
 
 
-def test_only_better_weights_replace_those_that_are_there(zoo, tiny, digits):
+def test_only_better_weights_replace_existing_ones(zoo, tiny, digits):
     before = {path: (zoo / path).read_bytes() for path in files(zoo)}
     for errors, message in (
         ({}, "pass their errors on validation images"),
@@ -154,7 +154,7 @@ def recipe(**changes):
     return ak.training.Recipe(model={**model, **changes}, data={"data": "digits", "augment": []}, epochs=1)
 
 
-def test_what_was_announced_is_replaced_by_what_was_trained(tiny, digits, tmp_path):
+def test_trained_weights_replace_an_announced_recipe(tiny, digits, tmp_path):
     ak.zoo.announce(recipe(), "small_adaloss", folder=tmp_path)
     manifest = ak.zoo.publish(tiny, "small_adaloss", digits, recipe(), folder=tmp_path, epochs=1)
     assert manifest.pick().trained
@@ -195,7 +195,7 @@ def a_stranger():
         (dict(label="digits", data="arrays"), "origin of 'arrays' is unknown"),
     ],
 )
-def test_what_cannot_be_published_is_refused_before_anything_is_written(tiny, digits, tmp_path, changes, message):
+def test_invalid_publications_are_refused_before_writing(tiny, digits, tmp_path, changes, message):
     arguments = dict(model=tiny, name=NAME, data=digits, folder=tmp_path / "new", **ABOUT) | changes
     if callable(arguments["model"]) and not isinstance(arguments["model"], keras.Model):
         arguments["model"] = arguments["model"]()
@@ -224,8 +224,8 @@ def test_a_part_of_a_network_is_refused(tiny, digits, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # a matter of names; JAX takes long to build networks
-def test_the_architecture_is_the_nearest_name():
+@pytest.mark.tensorflow  # depends only on names; JAX takes long to build networks
+def test_the_architecture_is_the_closest_name():
     assert (
         publishing._architecture(ak.models.build("resann50", channels=4, input_shape=(32, 32, 3)), None) == "resann50"
     )

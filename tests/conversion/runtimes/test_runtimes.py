@@ -49,7 +49,7 @@ def test_a_part_of_two_inputs_equals_keras(format):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_results_are_new_arrays_and_threads_do_not_mix(format):
+def test_results_are_new_arrays_and_threads_do_not_share_them(format):
     part = whole(image_network())
     run = loaded(format, part)
     inputs = [np.full((1, 8, 8, 1), value, "float32") for value in range(8)]
@@ -112,7 +112,7 @@ def test_a_run_can_be_terminated_and_the_part_still_works(format):
     x = np.zeros((4, 64, 64, 16), "float32")
     expected, stop = run([x]), threading.Event()
 
-    def stopping():  # again and again, because a request before the run begins has no effect
+    def stopping():  # repeatedly, because a request before the run starts has no effect
         while not stop.wait(0.002):
             run.terminate()
 

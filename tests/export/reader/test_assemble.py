@@ -26,7 +26,7 @@ def test_every_name_is_defined_and_every_import_is_used(tmp_path):
     assert found.stdout == "" and found.returncode == 0, found.stdout
 
 
-def test_it_needs_nothing_but_numpy_to_be_imported(tmp_path):
+def test_importing_it_needs_only_numpy(tmp_path):
     (tmp_path / "run_exported.py").write_text(assemble())
     script = """
 import sys

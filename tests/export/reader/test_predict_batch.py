@@ -51,7 +51,7 @@ def test_answers_equal_those_of_the_predictor(confidence, exported, predictor, d
         assert 1 < len(set(ours.exits)), "some images leave early and some do not"
 
 
-def test_fitted_thresholds_go_along(exported, predictor, digits):
+def test_fitted_thresholds_are_exported(exported, predictor, digits):
     (entry,) = predictor._model.inference["thresholds"]
     answer = exported.predict_batch(digits[0], average_budget=entry[0])
     assert answer.exits == exported.predict_batch(digits[0], confidence=entry[1]).exits
