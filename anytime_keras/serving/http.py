@@ -192,9 +192,10 @@ class Api:
             reason = re.sub(r" <_io[^>]*>", "", str(error))  # Pillow names the object that held the bytes
             raise ValueError(f"The body must be a JPEG or PNG file. {reason}") from error
         if "text/event-stream" in request.headers.get("accept", "") or request.query_params.get("stream") == "1":
-            return self._stream(server, image, deadline - (time.perf_counter() - begin), top, options)
-        future = server.submit_inputs(image, deadline - (time.perf_counter() - begin), **options)
-        return JSONResponse(_plain(await self._answer(request, future, deadline), top))
+            return self._stream(server, image, deadline, begin, top, options)
+        spent = time.perf_counter() - begin
+        future = server.submit_inputs(image, deadline - spent, **options)
+        return JSONResponse(_plain(await self._answer(request, future, deadline), top, spent))
 
     def _classify_options(self, request):
         """Reads `deadline_ms`, `priority`, `min_exit`, `min_accuracy` and `top` from the query."""
@@ -213,7 +214,7 @@ class Api:
         options["min_accuracy"] = number("min_accuracy", None)
         return deadline, max(1, min(number("top", 5, int), 1000)), options
 
-    def _stream(self, server, image, deadline, top, options):
+    def _stream(self, server, image, deadline, begin, top, options):
         """Returns each exit's answer as a server-sent event; the last has the name "final"."""
         loop, answers = asyncio.get_running_loop(), asyncio.Queue()
 
@@ -221,15 +222,16 @@ class Api:
             with contextlib.suppress(RuntimeError):  # the loop may have been closed
                 loop.call_soon_threadsafe(answers.put_nowait, answer)
 
-        future = server.submit_inputs(image, deadline, on_answer=put, **options)
+        spent = time.perf_counter() - begin
+        future = server.submit_inputs(image, deadline - spent, on_answer=put, **options)
         future.add_done_callback(put)
 
         async def events():
             try:
                 while (answer := await answers.get()) is not future:
-                    yield f"event: answer\ndata: {json.dumps(_plain(answer, top))}\n\n"
+                    yield f"event: answer\ndata: {json.dumps(_plain(answer, top, spent))}\n\n"
                 error = future.exception()
-                content = {"error": str(error)} if error else _plain(future.result(), top)
+                content = {"error": str(error)} if error else _plain(future.result(), top, spent)
                 yield f"event: {'error' if error else 'final'}\ndata: {json.dumps(content)}\n\n"
             finally:
                 future.cancel()
@@ -301,8 +303,8 @@ def _decoded(body, preprocessor):
     return preprocessor(body)
 
 
-def _plain(answer, top):
-    """Returns an answer as plain data."""
+def _plain(answer, top, spent):
+    """Returns an answer as plain data, with the time since the request began: `spent` seconds before the server's."""
     best = [{"label": label, "probability": round(sure, 6)} for label, sure in answer.top(top)]
-    seconds = {"milliseconds": round(1e3 * answer.seconds, 3), "late": answer.late}
+    seconds = {"milliseconds": round(1e3 * (spent + answer.seconds), 3), "late": answer.late}
     return {"predictions": best, "exit": answer.exit, "position": int(answer.position), **seconds}

@@ -126,6 +126,14 @@ def test_an_image_file_is_classified(ask, png, digits, image):
     assert len(answer["predictions"]) == 3 and answer["predictions"][0]["label"] == digits.classifier(image).label
 
 
+@pytest.mark.parametrize("stream", [0, 1])
+def test_the_time_of_an_answer_counts_from_the_start_of_the_request(ask, png, stream):
+    start = {"X-Request-Start": f"{time.time() - 5:.3f}"}
+    _, content = ask("POST", f"/v1/classify?deadline_ms=60000&stream={stream}", png, **start)
+    assert all(float(found) >= 4999 for found in re.findall(r'"milliseconds": ?([0-9.]+)', content.decode()))
+    assert b"milliseconds" in content
+
+
 def test_answers_stream_as_server_sent_events(ask, png):
     response, content = ask("POST", "/v1/classify", png, Accept="text/event-stream")
     assert response.getheader("content-type").startswith("text/event-stream")
