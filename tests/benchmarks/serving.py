@@ -130,7 +130,7 @@ class Bench:
         return {**table, "sent_late_ms": late_ms}
 
     def _load(self, policy, moments, deadline):
-        """Sends requests; returns a list of (number, seconds, answer or None), and by how many ms they were sent late."""
+        """Sends requests; returns a list of (number, seconds, answer or None), and the ms by which they were sent late."""
         server, done = self.server, []
         self._use(policy)
         self.connection.send(moments)
@@ -278,7 +278,7 @@ def simulated(flags):
     each, own = [0.2 * size * stages for size in sizes], ([1e-4 + 5e-5 * size for size in sizes], [3e-5] * 6)
     straight = np.array([0.002 * size for size in sizes])
     known = StageTimes(sizes, each).plus(*own, straight)
-    slower = StageTimes(sizes, 1.2 * np.array(each)).plus(1.2 * np.array(own[0]), 1.2 * np.array(own[1]), 1.2 * straight)
+    slower = StageTimes(sizes, 1.2 * np.array(each)).plus(*1.2 * np.array(own), 1.2 * straight)
     machines = {
         "one by one": (StageTimes(sizes, [0.0004 + size * stages for size in sizes]), {}),
         "batches": (StageTimes(sizes, [0.0004 + (0.8 + 0.2 * size) * stages for size in sizes]), {}),
