@@ -130,7 +130,7 @@ class Bench:
         return {**table, "sent_late_ms": late_ms}
 
     def _load(self, policy, moments, deadline):
-        """Sends requests; returns a list of (number, seconds, answer or None), and the ms by which they were sent late."""
+        """Sends requests; returns a list of (number, seconds, answer or None), and how late they were sent in ms."""
         server, done = self.server, []
         self._use(policy)
         self.connection.send(moments)
