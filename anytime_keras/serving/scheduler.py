@@ -142,15 +142,15 @@ class Scheduler:
         Raises:
             Overloaded: if the queue is full, or the request cannot be answered in time. It is then not queued.
         """
-        now = self.clock()
-        own = self.times.rows[1][request.min_exit + 1]
-        if self.policy.refuses and now + own > request.deadline:  # even without other requests
-            raise self._refusal(request, now, own)
+        now, refuses = self.clock(), self.policy.refuses
+        alone = self.times.rows[1][request.min_exit + 1]
+        if refuses and now + alone > request.deadline:
+            raise self._refusal(request, now, alone)
         self._arrived(now, request.deadline - request.arrival)
+        seconds = alone + self._seconds_before(request, now)
         if len(self.waiting) >= self.max_queue:
-            raise Overloaded(f"The queue is full: {self.max_queue} requests wait.", self._seconds_ahead(request, now))
-        seconds = self._seconds_ahead(request, now)
-        if self.policy.refuses and now + seconds > request.deadline:
+            raise Overloaded(f"The queue is full: {self.max_queue} requests wait.", seconds)
+        if refuses and now + seconds > request.deadline:
             raise self._refusal(request, now, seconds)
         bisect.insort(self.waiting, request, key=self.policy.order)
 
@@ -169,15 +169,14 @@ class Scheduler:
         self._first = now if self._first is None else self._first
         self._window = max(REMEMBERED * self.usual_slack, 0.1)
 
-    def _seconds_ahead(self, request, now):
-        """Returns the least seconds until the request's first allowed exit; those before it take the first exit.
+    def _seconds_before(self, request, now):
+        """Returns the least seconds until a request can begin, if those before it take the first exit.
 
         These are the measured seconds, even if the machine is slower at present: a request that is refused is lost, one
         that waits in vain costs nothing, and only requests that run show that the machine is fast again.
         """
         ahead = bisect.bisect_right(self.waiting, self.policy.order(request), key=self.policy.order)
-        own = self.times.rows[1][request.min_exit + 1]
-        return max(self._busy_until - now, 0.0) + ahead * self.policy.least_share + own
+        return max(self._busy_until - now, 0.0) + ahead * self.policy.least_share
 
     def next_batch(self):
         """Removes the next batch from the queue.
