@@ -217,9 +217,10 @@ def test_memory_stays_flat(digits, image):
     assert grown < 100_000
 
 
-def test_the_largest_batch_need_not_be_a_power_of_two():
-    with Server(networks.eleven_exits(2), max_batch=3, engine=BACKEND) as server:
-        assert server.times.sizes == [1, 2, 3]
+def test_all_sizes_are_measured_that_the_engine_does_not_pad_to_prepared_ones():
+    with Server(networks.eleven_exits(2), max_batch=5, engine=BACKEND) as server:
+        assert server._runner.sizes == [1, 2, 4, 5]
+        assert server.times.sizes == ([1, 2, 4, 5] if BACKEND == "jax" else [1, 2, 3, 4, 5])
 
 
 def test_an_unknown_policy_is_refused_before_anything_is_measured(digits, monkeypatch):
