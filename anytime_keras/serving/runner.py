@@ -12,9 +12,8 @@ from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.early_exit import per_sample
 from anytime_keras.serving.times import StageTimes
 
-LEAST_RUNS = 4
+LEAST_RUNS = 6
 EACH = 8  # sizes up to this are all measured, because an engine may run those that are not prepared in pieces
-QUANTILE = 0.25  # of the measured times, because other work on the machine must not distort the ratios of sizes
 
 
 class Runner:
@@ -111,10 +110,10 @@ class Runner:
         begin, runs = time.perf_counter(), []
         while len(runs) < LEAST_RUNS or time.perf_counter() - begin < seconds:
             runs.append([self._timed([example] * size) for size in measured])
-        # A larger batch takes at least as long; noise might claim otherwise.
-        usual = np.maximum.accumulate(np.maximum(np.quantile(runs, QUANTILE, axis=0), 1e-7))
-        straight = usual[:, -1].tolist() if self.straight else None
-        return StageTimes(measured, usual[:, :-1], self.padded), straight
+        # Other work on the machine only adds. A larger batch takes at least as long; noise might claim otherwise.
+        least = np.maximum.accumulate(np.maximum(np.min(runs, axis=0), 1e-7))
+        straight = least[:, -1].tolist() if self.straight else None
+        return StageTimes(measured, least[:, :-1], self.padded), straight
 
     def _timed(self, inputs):
         """Returns the seconds of each stage, and of a straight run."""
