@@ -12,8 +12,8 @@ from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.early_exit import per_sample
 from anytime_keras.serving.times import StageTimes
 
-LEAST_RUNS = 4
-QUANTILE = 0.25  # of the measured times, because other work on the machine must not distort the ratios of sizes
+LEAST_RUNS = 6
+EACH = 8  # sizes up to this are all measured, because an engine may run those that are not prepared in pieces
 
 
 class Runner:
@@ -90,7 +90,7 @@ class Runner:
         return probabilities(logits, temperature, sigmoid).max(axis=-1).tolist()
 
     def measure(self, example, sizes, seconds=1.0):
-        """Prepares batch sizes and measures their runs.
+        """Prepares batch sizes and measures the runs of these and all smaller ones up to `EACH`.
 
         Args:
             example: the result of `start` for an input.
@@ -98,9 +98,10 @@ class Runner:
             seconds: float, about how long to measure. Sizes take turns, so that other work on the machine affects all.
 
         Returns:
-            `StageTimes`, and a list of the seconds of a straight run of each size, or None.
+            `StageTimes`, and a list of the seconds of a straight run of each measured size, or None.
         """
         self.sizes = list(sizes)
+        measured = sizes if self.padded else sorted({*sizes, *range(1, min(sizes[-1], EACH))})
         for size in sizes:
             inputs = self._converted([np.repeat(tensor, size, axis=0) for tensor in example])
             with self.lock:
@@ -108,11 +109,11 @@ class Runner:
             self._timed([example] * size)  # compiles
         begin, runs = time.perf_counter(), []
         while len(runs) < LEAST_RUNS or time.perf_counter() - begin < seconds:
-            runs.append([self._timed([example] * size) for size in sizes])
-        # A larger batch takes at least as long; noise might claim otherwise.
-        usual = np.maximum.accumulate(np.maximum(np.quantile(runs, QUANTILE, axis=0), 1e-7))
-        straight = usual[:, -1].tolist() if self.straight else None
-        return StageTimes(sizes, usual[:, :-1], self.padded), straight
+            runs.append([self._timed([example] * size) for size in measured])
+        # Other work on the machine only adds. A larger batch takes at least as long; noise might claim otherwise.
+        least = np.maximum.accumulate(np.maximum(np.min(runs, axis=0), 1e-7))
+        straight = least[:, -1].tolist() if self.straight else None
+        return StageTimes(measured, least[:, :-1], self.padded), straight
 
     def _timed(self, inputs):
         """Returns the seconds of each stage, and of a straight run."""

@@ -142,15 +142,15 @@ class Scheduler:
         Raises:
             Overloaded: if the queue is full, or the request cannot be answered in time. It is then not queued.
         """
-        now = self.clock()
-        own = self.times.rows[1][request.min_exit + 1] * self._caution(now)
-        if self.policy.refuses and now + own > request.deadline:  # even without other requests
-            raise self._refusal(request, now, own)
+        now, refuses = self.clock(), self.policy.refuses
+        alone = self.times.rows[1][request.min_exit + 1]
+        if refuses and now + alone > request.deadline:
+            raise self._refusal(request, now, alone)
         self._arrived(now, request.deadline - request.arrival)
+        seconds = alone + self._seconds_before(request, now)
         if len(self.waiting) >= self.max_queue:
-            raise Overloaded(f"The queue is full: {self.max_queue} requests wait.", self._seconds_ahead(request, now))
-        seconds = self._seconds_ahead(request, now)
-        if self.policy.refuses and now + seconds > request.deadline:
+            raise Overloaded(f"The queue is full: {self.max_queue} requests wait.", seconds)
+        if refuses and now + seconds > request.deadline:
             raise self._refusal(request, now, seconds)
         bisect.insort(self.waiting, request, key=self.policy.order)
 
@@ -169,18 +169,14 @@ class Scheduler:
         self._first = now if self._first is None else self._first
         self._window = max(REMEMBERED * self.usual_slack, 0.1)
 
-    def _seconds_ahead(self, request, now):
-        """Returns the least seconds until the request's first allowed exit; those before it take the first exit."""
-        ahead = bisect.bisect_right(self.waiting, self.policy.order(request), key=self.policy.order)
-        own = self.times.rows[1][request.min_exit + 1] * self._caution(now)
-        return max(self._busy_until - now, 0.0) + ahead * self.policy.least_share * self.times.pace + own
+    def _seconds_before(self, request, now):
+        """Returns the least seconds until a request can begin, if those before it take the first exit.
 
-    def _caution(self, now):
-        """Returns the safety factor on a request's own time, which is 1 if the machine is idle.
-
-        A machine that was slow must accept a request to find out that it is fast again.
+        These are the measured seconds, even if the machine is slower at present: a request that is refused is lost, one
+        that waits in vain costs nothing, and only requests that run show that the machine is fast again.
         """
-        return self.times.safety if self.waiting or self._busy_until > now else 1.0
+        ahead = bisect.bisect_right(self.waiting, self.policy.order(request), key=self.policy.order)
+        return max(self._busy_until - now, 0.0) + ahead * self.policy.least_share
 
     def next_batch(self):
         """Removes the next batch from the queue.
@@ -208,7 +204,8 @@ class Scheduler:
         return True
 
     def _remove_expired(self, now):
-        patience = self.policy.patience if len(self.waiting) > 1 else min(self.policy.patience, 1.0)  # see `_caution`
+        # A single request is tried even if the machine was slow, to find out whether it is fast again.
+        patience = self.policy.patience if len(self.waiting) > 1 else min(self.policy.patience, 1.0)
         least = [seconds * patience for seconds in self.times.rows[1][1:]]
         hopeless, lowest = set(), self.waiting[-1].order[0] if self.waiting else None
         for request in self.waiting:

@@ -1,5 +1,6 @@
 """Simulates a `Scheduler` on arrivals in virtual time, to compare policies without a machine."""
 
+import copy
 import dataclasses
 import math
 
@@ -40,17 +41,22 @@ class Outcome:
         return self.right / self.asked
 
 
-def simulate(times, accuracies, arrivals, deadline, policy="value", noise=0.0, seed=0, **options):
+def simulate(
+    times, accuracies, arrivals, deadline, policy="value", noise=0.0, seed=0, machine=None, receiving=0.0, **options
+):
     """Runs a scheduler on arrivals in virtual time.
 
     Args:
-        times: `StageTimes`, also the true times of the simulated machine.
+        times: `StageTimes`, what the scheduler knows; it learns the current pace as in a server.
         accuracies: list of float, one per exit.
         arrivals: array of moments in seconds, ascending; see `arrival_times`.
         deadline: float, seconds from a request's arrival; or an array with one value per request.
         policy, options: see `Scheduler`.
         noise: float, the standard deviation of the logarithm of each stage's time.
         seed: int, for the noise.
+        machine: `StageTimes`, the true times of the machine; None for those in `times`.
+        receiving: float, seconds by which each request that arrives while a stage runs prolongs it, because receiving
+            it takes the processor.
 
     Returns:
         An `Outcome`.
@@ -65,15 +71,17 @@ def simulate(times, accuracies, arrivals, deadline, policy="value", noise=0.0, s
     (True, True)
     """
     now, rng = 0.0, np.random.default_rng(seed)
+    machine, times = machine or times, copy.copy(times)  # the copy learns the pace
     scheduler = Scheduler(times, accuracies, policy, clock=lambda: now, **options)
     deadlines = np.broadcast_to(np.asarray(deadline, float), np.shape(arrivals))
     coming = list(zip(np.asarray(arrivals, float).tolist(), deadlines.tolist()))[::-1]
     exits, late, refused, busy = [0] * times.num_exits, 0, 0, 0.0
 
-    def arrive_until(moment):
+    def arrive_until(moment, receiving=0.0):
         nonlocal now, refused
         while coming and coming[-1][0] <= moment:
             now, slack = coming.pop()
+            moment += receiving
             try:
                 scheduler.offer(Request(now, now + slack))
             except Overloaded:
@@ -89,11 +97,11 @@ def simulate(times, accuracies, arrivals, deadline, policy="value", noise=0.0, s
         for position in [times.num_exits - 1] if straight else range(times.num_exits):
             if not batch:
                 break
-            row = times.rows[len(batch)]
-            seconds = times.straight[len(batch)] if straight else row[position + 1] - row[position]
-            seconds *= math.exp(noise * rng.normal())
-            busy += seconds
-            arrive_until(now + seconds)
+            row, begin = machine.rows[len(batch)], now
+            seconds = machine.straight[len(batch)] if straight else row[position + 1] - row[position]
+            arrive_until(now + seconds * math.exp(noise * rng.normal()), receiving)
+            busy += now - begin
+            times.saw(len(batch), None if straight else position, now - begin)
             gone = set(scheduler.leaving(batch, position))
             in_time = sum(request.deadline >= now for request in gone)
             exits[position] += in_time

@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_HEAD = 2**16  # bytes of a request's head (its first line and headers), without those read together with its begin
 SLOWEST_HEAD = 10.0  # seconds in which a head must arrive
+MOST_REST = 2**24  # bytes of a body that are still read after the request was answered, so that the client sees this
 LAST_CONNECTIONS = 5.0  # most seconds for accepting the connections that wait when the server stops
 LAST_REQUESTS = 0.5  # seconds in which open connections may then still send a request
 
@@ -16,10 +17,12 @@ LAST_REQUESTS = 0.5  # seconds in which open connections may then still send a r
 class Protocol(HttpToolsProtocol):
     """Closes connections whose request line and headers are too long or arrive too slowly.
 
-    The same holds for the rest of a request that was answered before all of it arrived.
+    The same holds for the trailers after a body, and for the rest of a request that was answered before all of it
+    arrived.
     """
 
     _incoming = 0  # bytes that are being parsed
+    _rest = 0  # bytes of the body since the answer
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -33,12 +36,25 @@ class Protocol(HttpToolsProtocol):
         self._timer.cancel()
         self._wait_for_head()
         self._head = -self._incoming  # does not count them: they may begin with the previous body
+        self._rest = 0
         super().on_message_begin()
 
     def on_headers_complete(self):
         self._timer.cancel()
-        self._head = None
+        self._head = -self._incoming
         super().on_headers_complete()
+
+    def on_body(self, body):
+        self._head = -self._incoming
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._rest += len(body)
+            if self._rest > MOST_REST:
+                self.transport.close()
+
+    def on_message_complete(self):
+        self._head = None
+        super().on_message_complete()
 
     def on_response_complete(self):
         super().on_response_complete()
@@ -55,7 +71,7 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(b"431 Request Header Fields Too Large")
 
     def _wait_for_head(self):
-        self._head = 0  # bytes so far; None between a head and the next
+        self._head = 0  # bytes of a head or of trailers so far; None between requests
         self._timer = self.loop.call_later(SLOWEST_HEAD, self._refuse, b"408 Request Timeout")
 
     def _refuse(self, status):

@@ -5,8 +5,10 @@
     python -m tests.benchmarks.serving --seconds=1.5 --loads=0.4,0.95,1.3,4 --statics=exit_1,exit_3,exit_5 --minutes=12
 
 Another process sends requests at random moments, whether or not earlier ones were answered (open loop). Loads are
-multiples of the last exit's capacity: the requests per second that it answers from a full queue, measured before each
-group of rows. Each policy gets the same arrivals on the same prepared network, in turns.
+multiples of the last exit's capacity: the requests per second that it receives and answers from a full queue, measured
+before each group of rows. Each policy gets the same arrivals on the same prepared network, in turns. Where the system
+permits it, the sending process has priority, so that the network does not delay it: its clients would be elsewhere.
+`sent_late_ms` is the 99% quantile of its delays.
 
 `right` is the share of all requests that got a right answer in time: the sum of the answering exits' accuracies on test
 data over the number asked; with `--images`, an .npz with `x_test` and `y_test`, also the share of labels that were
@@ -15,7 +17,8 @@ right.
 With `--simulate`, the policies run in virtual time on three machines, with the accuracies and costs of resann5x16 and
 stage times that vary by 10%, and `results/serving_simulated.json` is written: on the first machine a batch takes as
 long as its requests one by one; on the second, a batch of 8 takes 2.4 times as long as one request; the third is the
-first with a network of 2 ms, where the server's own work per batch, request and stage counts.
+first with a network of 2 ms, where the server's own work per batch, request and stage counts, everything takes 20%
+longer than the scheduler's table says, and each request that arrives prolongs the running stage by 60 us.
 
 `--minutes` leaves out the rows that would take longer, alike for each network. While it runs, the rows so far are in a
 file beside the result that ends in `.part.json`.
@@ -24,10 +27,12 @@ Also measures the answers in time at 80% of the first exit's capacity, what HTTP
 long a decision takes.
 """
 
+import contextlib
 import http.client
 import json
 import math
 import multiprocessing
+import os
 import socket
 import sys
 import threading
@@ -43,23 +48,27 @@ from tests.benchmarks import measuring
 LOADS = (0.4, 0.8, 0.95, 1.3, 2.0, 4.0)
 FACTORS = (2, 10)  # deadlines, in times of the last exit
 POOL = 64  # different images
+FLOOD = 512  # requests at once, to measure a capacity
 
 
 def send(connection):
-    """Runs in another process: sends (number, moment) at each of the moments that it receives.
+    """Runs in another process: sends (number, moment) at each of the moments that it receives, then how late it was.
 
     A tuple is a request by HTTP, to be repeated: port, path, body, headers, count. Its seconds are sent back.
     """
+    with contextlib.suppress(PermissionError, AttributeError):  # the network must not delay it: clients are elsewhere
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     while (moments := connection.recv()) is not None:
         if isinstance(moments, tuple):
             connection.send(ask(*moments))
             continue
-        begin = time.perf_counter() + 0.1
+        begin, late = time.perf_counter() + 0.1, []
         for number, moment in enumerate(moments):
             if (wait := begin + moment - time.perf_counter()) > 0:
                 time.sleep(wait)
+            late.append(time.perf_counter() - begin - moment)
             connection.send((number, begin + moment))
-        connection.send(None)
+        connection.send(1e3 * float(np.quantile([0.0, *late], 0.99)))
 
 
 def ask(port, path, body, headers, count):
@@ -99,13 +108,12 @@ class Bench:
         return (times.rows[1][-1] if times.straight is None else times.straight[1]) * times.usual
 
     def capacity(self, policy, seconds=1.5):
-        """Returns the requests per second that a static policy answers from a full queue."""
-        self._use(policy)
-        count, begin = 0, time.perf_counter()
-        while time.perf_counter() - begin < seconds:
-            futures = [self.server.submit_inputs(self.inputs[0], 60) for _ in range(64)]
-            count += len([future.result() for future in futures])
-        return count / (time.perf_counter() - begin)
+        """Returns the requests per second that a static policy answers from a full queue, receiving them as well."""
+        count, spent = 0, 0.0
+        while spent < seconds:
+            done, _ = self._load(policy, [0.0] * FLOOD, 60.0)
+            count, spent = count + len(done), spent + max(taken for _, taken, _ in done)
+        return count / spent
 
     def _use(self, policy):
         server = self.server
@@ -115,33 +123,39 @@ class Bench:
 
     def run(self, policy, moments, deadline):
         """Sends one load; returns a dict of what came of it."""
+        before = self.server.stats.snapshot()
+        done, late_ms = self._load(policy, list(map(float, moments)), deadline)
+        in_time = [(number, answer) for number, taken, answer in done if answer is not None and taken <= deadline]
+        table = self._table(done, in_time, len(moments), self.server.stats.snapshot(), before)
+        return {**table, "sent_late_ms": late_ms}
+
+    def _load(self, policy, moments, deadline):
+        """Sends requests; returns a list of (number, seconds, answer or None), and how late they were sent in ms."""
         server, done = self.server, []
         self._use(policy)
-        before = server.stats.snapshot()
-        self.connection.send(list(map(float, moments)))
+        self.connection.send(moments)
 
         def finished(number, asked):
             def note(future):
-                late = time.perf_counter() - asked > deadline
-                done.append((number, late, None if future.exception() else future.result()))
+                taken = time.perf_counter() - asked
+                done.append((number, taken, None if future.exception() else future.result()))
 
             return note
 
-        while (message := self.connection.recv()) is not None:
+        while isinstance(message := self.connection.recv(), tuple):
             number, asked = message
             try:
                 image = self.inputs[number % len(self.inputs)]
                 left = deadline - (time.perf_counter() - asked)
                 server.submit_inputs(image, left).add_done_callback(finished(number, asked))
             except Overloaded:
-                done.append((number, False, None))
+                done.append((number, 0.0, None))
         end = time.monotonic() + 30
         while len(done) < len(moments) and time.monotonic() < end:
             time.sleep(0.01)
-        return self._table(done, len(moments), server.stats.snapshot(), before)
+        return done, message
 
-    def _table(self, done, asked, after, before):
-        in_time = [(number, answer) for number, late, answer in done if answer is not None and not late]
+    def _table(self, done, in_time, asked, after, before):
         gained = sum(self.server.accuracies[answer.position] for _, answer in in_time)
         table = {
             "asked": asked,
@@ -261,16 +275,18 @@ def simulated(flags):
     accuracies = [entry.accuracies[place] for place in chosen]
     stages = 0.010 * np.diff([entry.macs[place] for place in chosen], prepend=0) / entry.macs[-1]
     sizes = [1, 2, 4, 8, 16, 32]
+    each, own = [0.2 * size * stages for size in sizes], ([1e-4 + 5e-5 * size for size in sizes], [3e-5] * 6)
+    straight = np.array([0.002 * size for size in sizes])
+    known = StageTimes(sizes, each).plus(*own, straight)
+    slower = StageTimes(sizes, 1.2 * np.array(each)).plus(*1.2 * np.array(own), 1.2 * straight)
     machines = {
-        "one by one": StageTimes(sizes, [0.0004 + size * stages for size in sizes]),
-        "batches": StageTimes(sizes, [0.0004 + (0.8 + 0.2 * size) * stages for size in sizes]),
-        "2 ms": StageTimes(sizes, [0.2 * size * stages for size in sizes]).plus(
-            [1e-4 + 5e-5 * size for size in sizes], [3e-5] * 6, [0.002 * size for size in sizes]
-        ),
+        "one by one": (StageTimes(sizes, [0.0004 + size * stages for size in sizes]), {}),
+        "batches": (StageTimes(sizes, [0.0004 + (0.8 + 0.2 * size) * stages for size in sizes]), {}),
+        "2 ms": (known, {"machine": slower, "receiving": 6e-5}),
     }
     policies = ["value", "slack", "last", *(f"exit_{number + 1}" for number in range(len(chosen)))]
     networks = {}
-    for name, times in machines.items():
+    for name, (times, more) in machines.items():
         rows, counts = [], np.arange(1, 33)
         seconds = times.table[1:, -1] if times.straight is None else np.array(times.straight[1:])
         for arrivals in flags.arrivals.split(","):
@@ -281,7 +297,7 @@ def simulated(flags):
                     moments = arrival_times(arrivals, load * capacity, flags.seconds, seed=1)
                     results = {}
                     for policy in policies:
-                        found = simulate(times, accuracies, moments, deadline, policy, noise=0.1)
+                        found = simulate(times, accuracies, moments, deadline, policy, noise=0.1, **more)
                         results[policy] = {"in_time": found.in_time / found.asked, "right": found.goodput}
                     row = {"arrivals": arrivals, "factor": factor, "load": load, "capacity": capacity}
                     rows.append({**row, "policies": results})

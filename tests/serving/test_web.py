@@ -114,6 +114,44 @@ def test_the_rest_of_an_answered_request_must_arrive_in_time(monkeypatch):
                 time.sleep(0.05)
 
 
+def closed_after(client, part, times):
+    """Returns whether the server closes the connection while the client sends a part again and again."""
+    try:
+        for _ in range(times):
+            client.sendall(part)
+    except OSError:
+        return True
+    return False
+
+
+def test_the_rest_of_an_answered_request_is_read_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(web, "MOST_REST", 2**20)
+    for length, closed in ((2**19, False), (2**30, True)):
+        with serving() as (_, connect), connect() as client:
+            client.sendall(REQUEST[:-2] + b"Content-Length: %d\r\n\r\n" % length)
+            assert b" 200 " in client.recv(1000)
+            assert closed_after(client, b"a" * 2**16, min(length // 2**16, 1000)) == closed
+            if not closed:
+                client.sendall(REQUEST)
+                assert b" 200 " in client.recv(1000)
+
+
+@pytest.mark.parametrize("trailer", [b"X: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
+def test_trailers_are_limited_as_heads_are(trailer):
+    async def reads(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    begun = REQUEST[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
+    with serving(reads) as (_, connect), connect() as client:
+        client.sendall(begun + b"5\r\nhello\r\n" * 50_000 + b"0\r\nX: y\r\n\r\n")
+        assert b" 200 " in client.recv(1000)
+        client.sendall(begun + b"0\r\nX: ")
+        assert closed_after(client, trailer, 100_000)
+
+
 def test_a_late_head_does_not_interrupt_the_answer_before(monkeypatch):
     monkeypatch.setattr(web, "SLOWEST_HEAD", 0.2)
 
