@@ -57,11 +57,7 @@ def run(flags, arguments):
 
 
 def image_files(arguments):
-    """Returns the paths of images in a list of files, folders and patterns, including files that do not exist.
-
-    Raises:
-        ValueError: if a folder contains no images, or a pattern matches nothing.
-    """
+    """Returns the paths of images in a list of files, folders and patterns, including files that do not exist."""
     from anytime_keras.data import folder
 
     paths = []

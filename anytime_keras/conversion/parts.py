@@ -53,12 +53,9 @@ class Part:
 
 
 class Parts:
-    """Names the tensors of a network cut into `Stages` and creates the parts to export.
+    """The parts to export of a network cut into `Stages`: `whole`, and a list `stages`.
 
-    Attributes:
-        inputs: dict from the name of each network input in the export to its key in the model.
-        whole: `Part`.
-        stages: list of `Part`.
+    `inputs` maps the name of each network input in the export to its key in the model.
     """
 
     def __init__(self, stages):

@@ -157,10 +157,7 @@ def _weights(operation, only):
 def macs_by_call(
     model: keras.Model, only: type | tuple[type, ...] | None = None, input_shape: Sequence | None = None
 ) -> dict[int, int]:
-    """Returns a dict from the `id` of each call in a functional model's graph to its MACs per sample.
-
-    `only` is as in `macs`, `input_shape` as in `exit_costs`.
-    """
+    """Returns a dict from the `id` of each call in a functional model's graph to its MACs per sample."""
     shapes = [tensor.shape[1:] for tensor in model.inputs]
     if input_shape is not None:
         given = [input_shape] if isinstance(input_shape[0], (int, type(None))) else list(input_shape)

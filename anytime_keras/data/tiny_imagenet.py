@@ -19,11 +19,7 @@ def is_folder(path):
 
 
 def find(data_dir=None):
-    """Returns the path of Tiny ImageNet: `data_dir` itself or `tiny-imagenet-200` in it; None is `tfds_directory()`.
-
-    Raises:
-        ValueError: if the folder is missing; the error says where to get it.
-    """
+    """Returns the path of Tiny ImageNet: `data_dir` itself or `tiny-imagenet-200` in it; None is `tfds_directory()`."""
     place = tfds_directory(data_dir)
     for path in (place, place / FOLDER):
         if is_folder(path):

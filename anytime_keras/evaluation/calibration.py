@@ -157,8 +157,7 @@ def reliability(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Groups samples by confidence into intervals of equal width.
 
-    The arguments are arrays of shape `(samples,)`. Returns three arrays with a value for each interval that has
-    samples: mean confidence, accuracy, and share of the samples.
+    Returns three arrays with a value for each interval that has samples: mean confidence, accuracy, share of samples.
 
     >>> [values.tolist() for values in reliability(np.array([0.5, 0.75, 1.0]), np.array([False, True, True]), bins=2)]
     [[0.5, 0.875], [0.0, 1.0], [0.3333333333333333, 0.6666666666666666]]
@@ -172,10 +171,6 @@ def reliability(
 
 
 def expected_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Returns the expected calibration error, from 0 to 1; arguments as in `reliability`.
-
-    >>> expected_error(np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, False, False]))
-    0.25
-    """
+    """Returns the expected calibration error, from 0 to 1; arguments as in `reliability`."""
     sure, right, share = reliability(confidences, correct, bins)
     return float((share * np.abs(sure - right)).sum())

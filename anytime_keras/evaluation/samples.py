@@ -137,14 +137,8 @@ def _probabilities(logs, labels):
 
 
 def log_probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Returns the logarithm of the softmax of outputs, or of the outputs themselves if they are probabilities.
-
-    Args:
-        outputs: array of shape `(samples, classes)`, logits or probabilities.
-
-    >>> np.exp(log_probabilities(np.array([[0.0, np.log(3.0)]]))).round(2).tolist()
-    [[0.25, 0.75]]
-    """
+    """Returns the logarithm of the softmax of outputs, `(samples, classes)`, or of the outputs if they are
+    probabilities."""
     if (outputs >= 0).all() and np.abs(outputs.sum(axis=1) - 1).max() < 1e-2:
         return np.log(np.maximum(outputs, 1e-12))
     shifted = outputs - outputs.max(axis=1, keepdims=True)

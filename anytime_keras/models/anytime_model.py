@@ -302,10 +302,7 @@ class AnytimeModel(keras.Model):
 
 
 class BuiltModel(AnytimeModel):
-    """An anytime model whose constructor takes arguments other than inputs and outputs.
-
-    `keras.models.clone_model` turns it into an `AnytimeModel` with the same exits.
-    """
+    """An anytime model built from other arguments than inputs and outputs; Keras clones it as an `AnytimeModel`."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

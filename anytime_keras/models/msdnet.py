@@ -139,11 +139,7 @@ def check_growth(growth_rate, factors):
 
 
 class MultiScaleBuilder(Builder):
-    """Creates the layers of an MSDNet.
-
-    Features are a dict from scale (0 is the finest) to map; each scale has half the height and width of the one
-    before. Arguments are those of the families.
-    """
+    """Creates the layers of an MSDNet; features are a dict from scale to map, and scale 0 is the finest."""
 
     def __init__(self, growth_rate, factors, reduction, stem, dtype=None, symmetric=False, head_channels=None):
         super().__init__(dtype, symmetric)

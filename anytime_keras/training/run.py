@@ -33,8 +33,7 @@ CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60, 0.02
 class Training:
     """The network and the data of a recipe, from the start of a run to its results.
 
-    Arguments and errors are those of `train`; `strategy` is the result of `choose`, and None one device. The function
-    `adapt` maps the recipe's `Weighting` to the one used in training.
+    Arguments are those of `train`. The function `adapt` maps the recipe's `Weighting` to the one used in training.
     """
 
     def __init__(self, recipe, folder=None, resume=False, data=None, adapt=None, strategy=None, begin=None, model=None):
@@ -151,10 +150,7 @@ class Training:
         return seconds
 
     def _split(self):
-        """Returns the split to evaluate the trained network on.
-
-        A run by the clock or from given weights may be one of several cycles, so it does not use the test images.
-        """
+        """Returns the split to evaluate on. A run that may be one of several cycles does not use the test images."""
         cycle = self.recipe.minutes is not None or self.recipe.init is not None
         order = ("validation", "test", "train") if cycle else ("test", "validation", "train")
         return next(split for split in order if split in self.data.sizes)
@@ -208,10 +204,8 @@ class Training:
         return self.strategy.any(self._stop is not None and self._stop.stopped)
 
     def finish(self, result, stopped, verbose):
-        """Evaluates and saves the network, unless the time limit `stopped` the run, and returns a `Run`.
-
-        `result` is Keras's `History` of the epochs that this process trained, or None.
-        """
+        """Evaluates and saves the network, unless the time limit `stopped` the run; `result` is Keras's `History` or
+        None."""
         history = self.history
         if self.folder is None:
             history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
@@ -268,11 +262,7 @@ class Plan:
 
 
 def take_weights(model, init):
-    """Copies the weights of a trained network of the same shape into a model; `init` is as in `Recipe`.
-
-    Raises:
-        ValueError: if there is no such network, or its weights do not fit.
-    """
+    """Copies the weights of a trained network of the same shape into a model; `init` is as in `Recipe`."""
     folder = pathlib.Path(init)
     if folder.is_dir():
         if not (folder / "model.keras").is_file():

@@ -124,10 +124,7 @@ def _latest(runs):
 
 
 class AnyWeighting(AdaLossWeighting):
-    """An AdaLoss whose settings are variables, so that one program computes static weightings and AdaLoss alike.
-
-    If the `original` weighting is static, it starts with its weights and never updates them.
-    """
+    """An AdaLoss whose settings are variables, so that one program also computes static weightings, never updated."""
 
     def __init__(self, original, final_extra=None, mean=None):
         self.adaptive = isinstance(original, AdaLossWeighting)

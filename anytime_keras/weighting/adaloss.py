@@ -69,16 +69,9 @@ def adaloss_weights(averages: Any, gamma: float = 0.05, final_extra: float = 0.0
 
 
 def moved_averages(averages: Any, losses: Any, momentum: float, mean: str = "arithmetic") -> Any:
-    """Updates the running means of the exits' losses with a batch.
+    """Updates the running means of the exits' losses, of shape `(num_exits,)`, with a batch.
 
-    Args:
-        averages, losses: tensors or arrays of shape `(num_exits,)`.
-        momentum: float in [0, 1).
-        mean: `"arithmetic"`, of the losses; `"geometric"`, the exponential of the mean of their logarithms; or
-            `"batch"`, the losses themselves.
-
-    Returns:
-        A float32 tensor of shape `(num_exits,)`.
+    `mean` is `"arithmetic"`; `"geometric"`, the exponential of the mean of logarithms; or `"batch"`, the losses alone.
 
     Example:
     >>> import keras
@@ -101,10 +94,7 @@ def starved_exits(weights: Any, averages: Any, first: Any) -> np.ndarray:
     """Returns which exits have a low weight and a large loss because another loss is close to zero.
 
     These are the exits with a weight below 0.1 whose loss has not fallen to half of its first value, while the smallest
-    loss is below a tenth of its own first value.
-
-    All arrays are of shape `(num_exits,)`: the weights, the running means of the losses (NaN for an exit without any
-    batch), the running means after the first batch, and the result, of bool.
+    loss is below a tenth of its own first value. All arrays are of shape `(num_exits,)`; a mean without batches is NaN.
 
     Example: the first exit's loss is still large when the last one's is close to zero.
     >>> starved_exits([0.05, 0.3, 1.0], averages=[1.8, 0.04, 0.01], first=[2.3, 2.3, 2.3]).tolist()

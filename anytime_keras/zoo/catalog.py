@@ -19,11 +19,7 @@ def _homes():
 
 
 def find(name):
-    """Returns the manifest of a network and its zoo.
-
-    Raises:
-        ValueError: if the name is unknown (the error lists similar names), or the manifest is not valid.
-    """
+    """Returns the manifest of a network and its zoo."""
     if (home := home_of(name)) is not None:
         return home.manifest(name), home
     known = known_names()
@@ -65,10 +61,8 @@ def list_names(**filters):
 
 
 def entries(**filters):
-    """Lists the weights in the zoo's manifests that match all filters of `list_names`, sorted by name.
-
-    Each is a tuple of a `Manifest`, its `Weights`, and whether the files are here or can be downloaded.
-    """
+    """Lists (`Manifest`, `Weights`, whether the files are here or can be downloaded) that match filters, sorted by
+    name."""
     for key in filters:
         if key not in (*FILTERS, "loads"):
             raise ValueError(f"`list` has no filter `{key}`. {_errors.nearest(key, [*FILTERS, 'loads'])}")

@@ -198,13 +198,7 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
 
 
 def data_set(name, weights="default", data=None, data_dir=None, download=True):
-    """Returns the `DataSet` of a network of the zoo, with the splits of its training and without augmentation.
-
-    Arguments are those of `evaluate`, but `data` is the path of a file or folder with the same images.
-
-    Raises:
-        ValueError: if the data set's classes or statistics differ from those of the training.
-    """
+    """Returns the `DataSet` of a network of the zoo, with the splits of its training and without augmentation."""
     manifest, _ = catalog.find(name)
     entry = manifest.pick(weights)
     found = _load_data(entry, data_dir, download, data)

@@ -103,9 +103,6 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
 def better(before: list[float], after: list[float]) -> bool:
     """Returns whether errors improved: a lower mean over the exits, and no higher error at the last exit.
 
-    Args:
-        before, after: lists of float, the errors at each exit on the same images.
-
     >>> better([0.4, 0.2], [0.3, 0.2]), better([0.4, 0.2], [0.1, 0.21])
     (True, False)
     """
@@ -196,10 +193,7 @@ def _index(folder):
 
 
 def open_zoo(folder, name, label):
-    """Returns a zoo to publish to and the existing manifest of the name, or None.
-
-    Rewrites an outdated index, which a killed process may have left. Raises ValueError if publishing is not allowed.
-    """
+    """Returns a zoo to publish to, with its index up to date, and the existing manifest of the name, or None."""
     schema.check_name(name, "`name`")
     schema.check_name(label, "`label`")
     if folder is None:

@@ -24,11 +24,7 @@ class Part:
         self.outputs = [tensor["name"] for tensor in spec["outputs"]]
 
     def __call__(self, arrays):
-        """Runs the part on a list of arrays in the order of `inputs`; returns new arrays in the order of `outputs`.
-
-        Raises:
-            Terminated: if `terminate` was called meanwhile.
-        """
+        """Maps a list of arrays in the order of `inputs` to new arrays in that of `outputs`; may raise `Terminated`."""
         raise NotImplementedError
 
     def terminate(self):
