@@ -49,6 +49,7 @@ SETTINGS = ("epochs", "seeds", "dataset", "networks", "batch_size", "precision")
 
 def run(flags, arguments):
     from anytime_keras import _errors, experiments, runtime
+    from anytime_keras.experiments import images, report, runs
 
     known = [*experiments.EXPERIMENTS, "images", "page"]
     if len(arguments) != 1:
@@ -63,16 +64,16 @@ def run(flags, arguments):
     if name == "images":
         if flags.dataset is None or not pathlib.Path(flags.dataset).is_file():
             raise ValueError(f"--dataset must be the .npz file of a data set. Received: {flags.dataset}.")
-        print(experiments.small_images(flags.dataset, ".", flags.side, flags.train, flags.validation))
+        print(images.small_images(flags.dataset, ".", flags.side, flags.train, flags.validation))
         return
     settings = _settings(flags, experiments.EXPERIMENTS[name])
-    runs = experiments.Runs(flags.folder, results, flags.at_once, flags.time_limit)
+    trained = runs.Runs(flags.folder, results, flags.at_once, flags.time_limit)
     runtime.repeatable()
-    path, complete = experiments.reproduce(name, settings, runs, results, flags.quick)
+    path, complete = experiments.reproduce(name, settings, trained, results, flags.quick)
     if not complete:
         print("Stopped by the time limit. Run the same command to resume.")
         return
-    picture = experiments.report.show(path)
+    picture = report.show(path)
     print(f"\n{path}" + (f", {picture}" if picture else ""))
 
 

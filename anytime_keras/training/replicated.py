@@ -192,7 +192,7 @@ class Replicas(OneDevice):
     def _passes(self, model, step, batches, deal, num_steps):
         """Returns a function that takes the next `num_steps` steps on all replicas and returns the loss and metrics.
 
-        `step` computes a batch on one replica; `deal` selects a process's `batches` by its `tf.distribute.InputContext`.
+        `step` computes a batch on one replica; `deal` selects the `batches` of a `tf.distribute.InputContext`.
         """
         # With endless data, replicas need not ask each other whether any is left.
         batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))

@@ -12,6 +12,7 @@ import pytest
 from anytime_keras import commands, experiments
 from anytime_keras.commands import reproduce
 from anytime_keras.experiments import report
+from anytime_keras.experiments.images import small_images
 from tests.experiments.results import alone, run, write
 
 RESULTS = pathlib.Path(__file__).parents[2] / "zoo" / "results"
@@ -129,7 +130,7 @@ def test_a_damaged_result_is_refused(folder, damage):
     path = folder / "table1.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
     with pytest.raises(ValueError, match="table1.json' must be a result"):
-        experiments.read(path)
+        report.read(path)
 
 
 def test_small_images_are_area_averages_of_some_images_of_each_class(tmp_path):
@@ -137,7 +138,7 @@ def test_small_images_are_area_averages_of_some_images_of_each_class(tmp_path):
     images, labels = rng.integers(0, 256, (60, 8, 8, 3), "uint8"), np.repeat([0, 1, 2], 20)
     source = tmp_path / "made.npz"
     np.savez(source, x_train=images, y_train=labels, x_test=images[:6], y_test=labels[:6], class_names=["a", "b", "c"])
-    with np.load(experiments.small_images(source, tmp_path, side=4, train=15, validation=9)) as file:
+    with np.load(small_images(source, tmp_path, side=4, train=15, validation=9)) as file:
         made = dict(file)
     assert made["x_test"].shape == (6, 4, 4, 3) and made["x_test"].dtype == np.uint8
     assert made["x_test"][2, 1, 3, 0] == np.rint(images[2, 2:4, 6:8, 0].mean())
@@ -145,7 +146,7 @@ def test_small_images_are_area_averages_of_some_images_of_each_class(tmp_path):
     parts = np.concatenate([made["x_train"], made["x_validation"]])
     assert len(np.unique(parts, axis=0)) == 24, "no image is in both"
     with pytest.raises(ValueError, match="multiples of side=3.*8x8"):
-        experiments.small_images(source, tmp_path, side=3, train=15, validation=9)
+        small_images(source, tmp_path, side=3, train=15, validation=9)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_other_files_make_no_small_images(changes, side, message, tmp_path):
     arrays = {**dict(x_train=images, y_train=labels, x_test=images, y_test=labels), **changes}
     np.savez(tmp_path / "made.npz", **{name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(ValueError, match=message):
-        experiments.small_images(tmp_path / "made.npz", tmp_path, side=side, train=2, validation=2)
+        small_images(tmp_path / "made.npz", tmp_path, side=side, train=2, validation=2)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -209,6 +210,6 @@ def test_the_command_writes_result_and_page(tmp_path, capsys):
     commands.main(["anytime-keras", "reproduce", "proposition", *where])
     assert "sup C" in capsys.readouterr().out
     commands.main(["anytime-keras", "reproduce", "page", *where])
-    row = experiments.read(tmp_path / "proposition.json")["summary"]["rows"][1]
+    row = report.read(tmp_path / "proposition.json")["summary"]["rows"][1]
     expected = f"| 2 | anytime | 1 | 3.000 | {row[4]:.3f} | {row[5]:.3f} | {row[6]:.3f} |"
     assert expected in (tmp_path / "README.md").read_text()
