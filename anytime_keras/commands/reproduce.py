@@ -38,8 +38,8 @@ flags.DEFINE_integer("batch_size", None, "Batch size.", **_own)
 flags.DEFINE_string("precision", None, "Keras dtype policy, such as mixed_bfloat16. Default: float32.", **_own)
 flags.DEFINE_string("folder", "runs/reproduce", "Directory of the training runs.", **_own)
 flags.DEFINE_string("results", None, "Directory of results. Default: zoo/results of the checkout or results/.", **_own)
-flags.DEFINE_integer("at_once", None, "Networks trained together (JAX). Default: 8 on an accelerator, else 1.", **_own)
-flags.DEFINE_float("time_limit", None, "Seconds after which to stop; run the same command to resume.", **_own)
+flags.DEFINE_integer("at_once", None, "Networks trained together (JAX). Default: 8 on accelerators, else 1.", 1, **_own)
+flags.DEFINE_float("time_limit", None, "Seconds after which to stop; run the same command to resume.", 0, **_own)
 flags.DEFINE_integer("side", 16, "images: height and width.", **_own)
 flags.DEFINE_integer("train", 5000, "images: number of training images to keep.", **_own)
 flags.DEFINE_integer("validation", 2000, "images: number of validation images to keep.", **_own)
@@ -49,7 +49,8 @@ SETTINGS = ("epochs", "seeds", "dataset", "networks", "batch_size", "precision")
 
 def run(flags, arguments):
     from anytime_keras import _errors, experiments, runtime
-    from anytime_keras.experiments import images, report, runs
+    from anytime_keras.data.small_images import small_images
+    from anytime_keras.experiments import report, runs
 
     known = [*experiments.EXPERIMENTS, "images", "page"]
     if len(arguments) != 1:
@@ -64,7 +65,7 @@ def run(flags, arguments):
     if name == "images":
         if flags.dataset is None or not pathlib.Path(flags.dataset).is_file():
             raise ValueError(f"--dataset must be the .npz file of a data set. Received: {flags.dataset}.")
-        print(images.small_images(flags.dataset, ".", flags.side, flags.train, flags.validation))
+        print(small_images(flags.dataset, ".", flags.side, flags.train, flags.validation))
         return
     settings = _settings(flags, experiments.EXPERIMENTS[name])
     trained = runs.Runs(flags.folder, results, flags.at_once, flags.time_limit)
@@ -73,8 +74,7 @@ def run(flags, arguments):
     if not complete:
         print("Stopped by the time limit. Run the same command to resume.")
         return
-    picture = report.show(path)
-    print(f"\n{path}" + (f", {picture}" if picture else ""))
+    print(f"{report.text(path)}\n\n{path}")
 
 
 def _settings(flags, experiment):

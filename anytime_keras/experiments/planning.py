@@ -62,23 +62,18 @@ def _alone(exits, opt):
 
 def one_network(settings, rows, opt):
     """As `plan`, for the settings' only network."""
-    if len(settings.networks) != 1:
-        raise ValueError(
-            f"This experiment needs exactly one network, such as --networks=3x8. Received: {list(settings.networks)}."
-        )
+    if len(given := settings.networks) != 1:
+        raise ValueError(f"This experiment needs exactly one network, such as --networks=3x8. Received: {list(given)}.")
     return plan(settings, rows, opt=opt)
 
 
 def pairs(settings, rows, opt):
     """As `plan`, for pairs of networks: the first row for the small one, the second and OPT for the large one."""
-    if len(settings.networks) % 2:
-        raise ValueError(
-            "This experiment needs pairs of networks, each a small one followed by a large one. "
-            f"Received: {list(settings.networks)}."
-        )
-    (first, of_small), (second, of_large) = rows.items()
+    given, ((first, of_small), (second, of_large)) = settings.networks, rows.items()
+    if len(given) % 2:
+        raise ValueError(f"This experiment needs pairs of networks, a small and a large one. Received: {list(given)}.")
     planned = []
-    for small, large in zip(settings.networks[::2], settings.networks[1::2]):
+    for small, large in zip(given[::2], given[1::2]):
         _check_growing(settings, (small, large))
         runs = plan(settings, {first: of_small}, [small]) + plan(settings, {second: of_large}, [large], opt)
         planned += [Planned({**one.labels, "pair": f"{small} against {large}"}, one.recipe) for one in runs]

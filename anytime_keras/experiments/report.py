@@ -26,8 +26,7 @@ def reproduce(name, settings, runs, results, quick=False):
 
     Args:
         name: one of `EXPERIMENTS`.
-        settings: its `Settings`.
-        runs: `Runs`.
+        settings, runs: its `Settings`, and `Runs`.
         results: directory of the result.
         quick: bool, whether the settings are those of a quick check, whose result goes to a separate file.
 
@@ -111,23 +110,11 @@ def paths(results):
     return [path for path in every if path.exists()]
 
 
-def show(path):
-    """Prints a result as a table, and plots it to a `.png` file, if Matplotlib is installed, whose path it returns."""
+def text(path):
+    """Returns a result's title and table as text."""
     content = read(path)
-    print(f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}\n")
-    print(_tables.table(*content["table"]))
-    return _picture(content, path)
-
-
-def _picture(content, path):
-    try:
-        figure = EXPERIMENTS[content["experiment"]].how.draw(content["summary"])
-    except ImportError:
-        return None
-    drawn = pathlib.Path(path).with_suffix(".png")
-    if figure is not None:
-        figure.savefig(drawn, dpi=110)
-    return figure and drawn
+    title = f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}"
+    return f"{title}\n\n{_tables.table(*content['table'])}"
 
 
 def write_page(results):
@@ -167,8 +154,9 @@ def write_page(results):
             text += "\n".join(["", f"## {name}: {content['title']}", "", *claims, "", begin, end, ""])
         before, _, rest = text.partition(begin)
         parts = [_markdown(["", "paper", "here"], content["facts"], ":---"), _markdown(*content["table"], "---:")]
-        picture = _picture(content, path)
-        parts += [f"![{content['title']}]({picture.name})"] if picture else []
+        if (figure := EXPERIMENTS[name].how.draw(content["summary"])) is not None:
+            figure.savefig(path.with_suffix(".png"), dpi=110)
+            parts.append(f"![{content['title']}]({path.stem}.png)")
         parts.append(f"Run again: `{command(content)}` ([{path.name}]({path.name}))")
         text = "\n\n".join([f"{before}{begin}", *parts, f"{end}{rest.partition(end)[2]}"])
     write(page, text)

@@ -11,7 +11,6 @@ from time import monotonic
 import keras
 
 from anytime_keras import runtime
-from anytime_keras._checks import check_int, check_number
 from anytime_keras.evaluation.curve import Curve
 from anytime_keras.experiments import report
 from anytime_keras.experiments.summaries import grouped
@@ -36,10 +35,6 @@ class Runs:
     """
 
     def __init__(self, folder, results=None, at_once=None, time_limit=None, say=print):
-        if at_once is not None:
-            check_int("at_once", at_once)
-        if time_limit is not None:
-            check_number("time_limit", time_limit, "of seconds, above 0", lambda value: value > 0)
         self.folder, self.say = pathlib.Path(folder), say
         self._accelerated = keras.backend.backend() == "jax" and not runtime.on_cpu()
         self.at_once = at_once or (AT_ONCE if self._accelerated else 1)

@@ -59,8 +59,7 @@ def means_by_seed(lines):
     return [means([(where, values) for where, values in lines if where[2] == seed]) for seed in shared]
 
 
-def cell(run):
-    """Returns the network, data set and seed of a run, which compared runs must share."""
+def cell(run):  # what compared runs must share
     return run["network"], run["dataset"], run["seed"]
 
 
