@@ -9,15 +9,11 @@ from anytime_keras.conversion import unchanging
 
 
 class Part:
-    """The whole network or one of its stages.
-
-    A stage takes named tensors, from the network's inputs or from outputs of earlier stages, and returns new tensors
-    only: its inputs are not passed through.
+    """The whole network or one of its stages, with new outputs only: a stage does not pass its inputs through.
 
     Args:
         name: str, such as `"whole"` or `"stage_3"`.
-        inputs: dict from name to Keras tensor, in order.
-        outputs: dict from name to Keras tensor, in order.
+        inputs, outputs: dicts from name to Keras tensor, in order.
         exits: dict from the name of each logits output to the name of its exit.
     """
 

@@ -51,17 +51,12 @@ class Calibration:
         return {name: expected_error(own, correct, self._bins) for name, own, correct in pairs}
 
     def risk_coverage(self, exit_name):
-        """Returns the selective-prediction curve of an exit.
+        """Returns an exit's selective-prediction curve: coverage, ascending to 1, and risk, two arrays of shape
+        `(samples,)`.
 
         If the network answers only for the most confident share of the samples (the coverage), the risk is the error
         rate among those. Confidence is that after temperatures, if there are any. Samples of equal confidence are
         answered together, and have the risk of all of them.
-
-        Args:
-            exit_name: str.
-
-        Returns:
-            Two arrays of shape `(samples,)`: coverage, ascending to 1, and risk, from 0 to 1.
         """
         check_choice("exit_name", exit_name, self._samples.exit_names)
         row = self._samples.exit_names.index(exit_name)
@@ -95,9 +90,6 @@ class Calibration:
         Args:
             path: file for the plot; its suffix sets the format. None does not save it.
             title: str or None.
-
-        Returns:
-            A `matplotlib.figure.Figure`.
         """
         from anytime_keras.evaluation import style  # only plots need Matplotlib
 
@@ -129,14 +121,7 @@ class Calibration:
         return style.save(figure, path)
 
     def plot_risk_coverage(self, path=None, title=None):
-        """Plots the selective-prediction curve of each exit: error among the most confident share of the samples.
-
-        Args:
-            path, title: as in `plot`.
-
-        Returns:
-            A `matplotlib.figure.Figure`. Exits go from dark (earliest) to light.
-        """
+        """Plots each exit's selective-prediction curve, from dark (earliest) to light; arguments as in `plot`."""
         from anytime_keras.evaluation import style
 
         figure = style.picture(height=3.6)

@@ -58,13 +58,11 @@ class Samples:
 
     @classmethod
     def joined(cls, parts):
-        """Joins exits of several networks, measured on the same data, into one.
+        """Joins exits of several networks, measured on the same data, into one; returns None if some `Samples` are
+        None.
 
         Args:
             parts: list of pairs: `Samples`, and a dict from the names of its exits to keep to their new names.
-
-        Returns:
-            The `Samples` of all kept exits, in order, or None if some of the parts are None.
         """
         if any(samples is None for samples, _ in parts):
             return None

@@ -50,19 +50,12 @@ def LossWeighting(weighting: str | Weighting = "constant") -> Weighting:
         weighting: `"constant"`, `"linear"`, `"half_end"`, `"adaloss"`, `"gradnorm"` or `"uncertainty"`, with their
             default arguments; or a `Weighting`, which is returned as it is.
 
-    Returns:
-        A `Weighting`.
-
-    Raises:
-        ValueError: if the name is unknown.
-
     Example:
     >>> import numpy as np, keras, anytime_keras as ak
     >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
     >>> model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     >>> linear = ak.LossWeighting("linear")
-    >>> x, y = np.zeros((8, 8, 8, 1)), np.zeros(8, int)
-    >>> history = model.fit(x, y, callbacks=[linear], verbose=0)
+    >>> history = model.fit(np.zeros((8, 8, 8, 1)), np.zeros(8, int), callbacks=[linear], verbose=0)
     >>> linear.weights.tolist()
     [0.25, 0.625, 1.0]
     """

@@ -96,14 +96,7 @@ class Weights:
         return Preprocessor(shape, data["mean"], data["std"], crops.short_side(shape[:2]) if cropped else None)
 
     def normalize(self, images):
-        """Normalizes images for the network.
-
-        Args:
-            images: array of shape `(batch, height, width, channels)`, uint8 or with values from 0 to 1.
-
-        Returns:
-            float32 array of the same shape.
-        """
+        """Normalizes images, `(batch, height, width, channels)`, uint8 or from 0 to 1, to float32 inputs."""
         data, images, shape = self.content["data"], np.asarray(images), self.content["config"]["input_shape"]
         if data["mean"] is None:
             raise ValueError(f"'{self.label}' has not been trained, so its images' mean and deviation are unknown.")
