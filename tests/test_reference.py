@@ -13,7 +13,6 @@ from tests import reference
 
 ROOMS = ["anytime_keras"] + [f"anytime_keras.{name}" for name in ak.__all__ if inspect.ismodule(getattr(ak, name))]
 ROOMS.append("anytime_keras.export")  # `ak.export` is the function
-ROOMS.append("anytime_keras.experiments")  # not imported with the library: it is for one command
 
 # Whose example stands in the docstring as code, and is run by a test of its own (`checks.run_example`).
 RUN_ELSEWHERE = {

@@ -48,11 +48,12 @@ SETTINGS = ("epochs", "seeds", "dataset", "networks", "batch_size", "precision")
 
 
 def run(flags, arguments):
-    from anytime_keras import _errors, experiments, runtime
+    from anytime_keras import _errors, runtime
     from anytime_keras.data.small_images import small_images
     from anytime_keras.experiments import report, runs
+    from anytime_keras.experiments.catalog import EXPERIMENTS
 
-    known = [*experiments.EXPERIMENTS, "images", "page"]
+    known = [*EXPERIMENTS, "images", "page"]
     if len(arguments) != 1:
         raise ValueError(f"Name exactly one experiment: {', '.join(known)}. Received: {arguments}.")
     (name,) = arguments
@@ -60,17 +61,17 @@ def run(flags, arguments):
         raise ValueError(f"Unknown experiment '{name}'. {_errors.nearest(name, known)}")
     results = _results(flags.results)
     if name == "page":
-        print(experiments.write_page(results))
+        print(report.write_page(results))
         return
     if name == "images":
         if flags.dataset is None or not pathlib.Path(flags.dataset).is_file():
             raise ValueError(f"--dataset must be the .npz file of a data set. Received: {flags.dataset}.")
         print(small_images(flags.dataset, ".", flags.side, flags.train, flags.validation))
         return
-    settings = _settings(flags, experiments.EXPERIMENTS[name])
+    settings = _settings(flags, EXPERIMENTS[name])
     trained = runs.Runs(flags.folder, results, flags.at_once, flags.time_limit)
     runtime.repeatable()
-    path, complete = experiments.reproduce(name, settings, trained, results, flags.quick)
+    path, complete = report.reproduce(name, settings, trained, results, flags.quick)
     if not complete:
         print("Stopped by the time limit. Run the same command to resume.")
         return

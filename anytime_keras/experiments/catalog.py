@@ -1,9 +1,9 @@
 """The experiments: their rows, networks and the paper's numbers are in `catalog.json`, what they share in `KINDS`."""
 
+import collections
 import dataclasses
 import json
 import pathlib
-import typing
 
 from anytime_keras.experiments import planning, show, summaries
 from anytime_keras.experiments.settings import Settings
@@ -11,16 +11,8 @@ from anytime_keras.experiments.settings import Settings
 # Checks the code in a minute on a CPU; its numbers cannot be compared with the paper's.
 QUICK = dict(datasets=["digits"], networks=["1x4"], epochs=3, seeds=1)
 
-
-class Kind(typing.NamedTuple):
-    """How the experiments of a kind list their runs, compute their numbers and show them."""
-
-    plan: typing.Callable
-    summarize: typing.Callable
-    table: typing.Callable
-    draw: typing.Callable = lambda summary: None
-
-
+Kind = collections.namedtuple("Kind", "plan summarize table draw", defaults=[lambda summary: None])
+# How the experiments of a kind list their runs, compute their numbers and show them.
 KINDS = {
     "relative": Kind(planning.plan, summaries.relative, show.relative),
     "losses": Kind(planning.one_network, summaries.losses, show.losses, show.draw_losses),
@@ -47,13 +39,12 @@ class Experiment:
     quick: dict = dataclasses.field(default_factory=dict)  # those of a quick check that differ from `QUICK`
 
     def settings(self, quick=False, **changes):
-        """Returns the default `Settings`, or those of a quick check, with changes applied."""
+        """Returns the `Settings` of a full run or a quick check, with changes."""
         chosen = {**({**QUICK, **self.quick} if quick else self.defaults), **changes}
         return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()})
 
     @property
     def how(self):
-        """The experiment's `Kind`."""
         return KINDS[self.kind]
 
     def plan(self, settings):

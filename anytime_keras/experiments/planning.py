@@ -1,9 +1,9 @@
 """Lists the training runs of experiments."""
 
+import collections
 import functools
 import itertools
 import json
-import typing
 
 from anytime_keras import runtime
 from anytime_keras.cost import exit_costs
@@ -13,13 +13,8 @@ from anytime_keras.experiments.summaries import at_fractions, grouped
 from anytime_keras.training import Recipe
 
 PLAIN = {"weighting": {"name": "constant"}}  # recipe changes of a network with one exit
-
-
-class Planned(typing.NamedTuple):
-    """A training run: `labels` (`row`, `network`, `dataset`, `seed` and the experiment's own) and its `recipe`."""
-
-    labels: dict
-    recipe: Recipe
+# A training run: `labels` (`row`, `network`, `dataset`, `seed` and the experiment's own) and its `recipe`.
+Planned = collections.namedtuple("Planned", "labels recipe")
 
 
 def recipe(settings, network, dataset, seed, **changes):

@@ -6,7 +6,6 @@ import shlex
 import statistics
 
 from anytime_keras import _tables
-from anytime_keras._checks import check_choice
 from anytime_keras.experiments import planning
 from anytime_keras.experiments.catalog import EXPERIMENTS
 from anytime_keras.experiments.summaries import grouped
@@ -24,28 +23,9 @@ BEGIN, END = "<!-- {}: made by `anytime-keras reproduce page` -->", "<!-- end of
 def reproduce(name, settings, runs, results, quick=False):
     """Runs the unfinished training runs of an experiment and writes its result after each of them.
 
-    Args:
-        name: one of `EXPERIMENTS`.
-        settings, runs: its `Settings`, and `Runs`.
-        results: directory of the result.
-        quick: bool, whether the settings are those of a quick check, whose result goes to a separate file.
-
-    Returns:
-        The result's path and a bool, whether all runs are finished.
-
-    Raises:
-        ValueError: if the experiment is unknown, its result contains runs that the settings omit, or the network of a
-            finished ensemble member is missing.
-
-    Example:
-    >>> import tempfile
-    >>> from anytime_keras.experiments.runs import Runs
-    >>> folder, settings = tempfile.mkdtemp(), EXPERIMENTS["proposition"].settings()
-    >>> path, complete = reproduce("proposition", settings, Runs(folder), folder)
-    >>> path.name, complete
-    ('proposition.json', True)
+    `runs` are `Runs`; `results` is a directory. A `quick` check has a file of its own. Returns the result's path and
+    whether all runs are finished.
     """
-    check_choice("name", name, EXPERIMENTS)
     chosen = EXPERIMENTS[name]
     planned = chosen.plan(settings)
     ensembles = planning.ensembles(planned) if chosen.kind == "ensembles" else []
@@ -118,27 +98,10 @@ def text(path):
 
 
 def write_page(results):
-    """Writes the tables and plots of all results in a directory into its page, README.md.
+    """Writes the tables and plots of all results in a directory into its page, README.md, and returns its path.
 
     The text between the generated parts is kept. A result that the page does not show yet gets a section at the end,
     with the paper's claims. The result of a quick check is shown only if there is no full result.
-
-    Args:
-        results: path of the directory.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        ValueError: if the directory contains no results.
-
-    Example:
-    >>> import tempfile
-    >>> from anytime_keras.experiments.runs import Runs
-    >>> folder, settings = tempfile.mkdtemp(), EXPERIMENTS["proposition"].settings()
-    >>> _ = reproduce("proposition", settings, Runs(folder), folder)
-    >>> write_page(folder).name
-    'README.md'
     """
     found = {}
     for path in paths(results):

@@ -65,11 +65,7 @@ class Runs:
         return self._kept(recipe) or self.place(recipe) in self.stored
 
     def measured(self, recipe):
-        """Returns the measurements of a finished run as plain data.
-
-        `exits` is a dict of lists with each exit's error, loss and costs. `train_loss`, `weight` and `validation_error`
-        are those of each exit in the last epoch, or None if the recipe does not log them.
-        """
+        """Returns the measurements of a finished run as plain data: those of the test, and of the last epoch if any."""
         place = self.place(recipe)
         if not self._kept(recipe):
             return {key: value for key, value in self.stored[place].items() if key not in LABELS}
@@ -100,10 +96,7 @@ class Runs:
         return Recipe.from_json(file) if file.exists() else recipe
 
     def run(self, recipes, after=lambda: None):
-        """Trains all recipes that are not finished, and calls `after` after each group of runs side by side.
-
-        Returns False if the time limit was reached. Another call then resumes.
-        """
+        """Trains unfinished recipes, calls `after` after each group, and returns False if the time limit was reached."""
         unique = {self.place(recipe): self._begun(recipe) for recipe in recipes}
         for number, group in enumerate(self._groups([each for each in unique.values() if not self.finished(each)])):
             left = None if self.limit is None else self.limit - (monotonic() - self.start)
@@ -158,10 +151,7 @@ class Runs:
             self.stored.pop(self.place(recipe), None)
 
     def ensemble(self, recipes):
-        """Chains finished networks, smallest first, to an `EANN`, and measures it on test images, once.
-
-        Returns a dict with `members`, the exits that are used, and `exits`, as in `measured`.
-        """
+        """Measures the `EANN` of finished networks once: its used exits as `members`, and `exits` as in `measured`."""
         file = self._ensemble_file(recipes)
         if not file.exists():
             self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")
@@ -189,8 +179,7 @@ def _checkpoints(folder):
 
 
 def late_fall(losses):
-    """Returns the fall of a training loss in the last tenth of the epochs, from the mean of the tenth before, in
-    percent of its whole fall since the first epoch. Close to 0, the training has converged."""
+    """Returns the fall of a loss from the second last to the last tenth of the epochs, in percent of its whole fall."""
     tenth = max(1, len(losses) // 10)
     before, last = losses[-2 * tenth : -tenth], statistics.fmean(losses[-tenth:])
     return 100 * (statistics.fmean(before) - last) / (losses[0] - last) if before and losses[0] != last else None

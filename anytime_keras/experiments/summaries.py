@@ -59,7 +59,8 @@ def means_by_seed(lines):
     return [means([(where, values) for where, values in lines if where[2] == seed]) for seed in shared]
 
 
-def cell(run):  # what compared runs must share
+def cell(run):
+    """Returns what compared runs must share."""
     return run["network"], run["dataset"], run["seed"]
 
 

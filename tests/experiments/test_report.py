@@ -8,9 +8,10 @@ import shutil
 
 import pytest
 
-from anytime_keras import commands, experiments
+from anytime_keras import commands
 from anytime_keras.commands import reproduce
 from anytime_keras.experiments import report
+from anytime_keras.experiments.catalog import EXPERIMENTS
 from tests.experiments.results import alone, run, write
 
 RESULTS = pathlib.Path(__file__).parents[2] / "zoo" / "results"
@@ -20,7 +21,7 @@ COMMITTED = sorted(RESULTS.rglob("*.json"))
 @pytest.mark.parametrize("folder", sorted({path.parent for path in COMMITTED}), ids=lambda path: path.name)
 def test_the_committed_page_is_that_of_the_committed_results(folder, tmp_path):
     copied = shutil.copytree(folder, tmp_path / "results")
-    assert experiments.write_page(copied).read_text() == (folder / "README.md").read_text()
+    assert report.write_page(copied).read_text() == (folder / "README.md").read_text()
 
 
 def settings_of(command):
@@ -28,7 +29,7 @@ def settings_of(command):
     program, subcommand, *arguments = shlex.split(command)
     flags = copy.deepcopy(reproduce.FLAGS)
     _, name = flags([subcommand, *arguments])
-    return name, vars(reproduce._settings(flags, experiments.EXPERIMENTS[name]))
+    return name, vars(reproduce._settings(flags, EXPERIMENTS[name]))
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
@@ -60,7 +61,7 @@ def folder(tmp_path):
 
 
 def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
-    text = experiments.write_page(folder).read_text()
+    text = report.write_page(folder).read_text()
     assert "| CONST | +15.1 | +16.4 | +18.8 | +18.9 | +25.0 | +10.0 | +20.0 | +10.0 |" in text
     assert "| OPT | +0.0 | +0.0 | +0.0 | +0.0 | error 40.00% | error 30.00% | error 20.00% | error 20.00% |" in text
     assert "| exit_2 | +100.0 |" in text
@@ -77,7 +78,7 @@ def test_the_page_says_whether_the_last_images_were_held_out(tmp_path):
     one = run("CONST", [0.5] * 4)
     one["recipe"]["data"].update(validation="last", augment=["flip"])
     write(tmp_path, "table1", [one])
-    text = experiments.write_page(tmp_path).read_text()
+    text = report.write_page(tmp_path).read_text()
     assert "made (8 train + 4 test; validation: the last training images; flip)" in text
 
 
@@ -86,7 +87,7 @@ def test_the_page_names_the_epochs_of_each_data_set(tmp_path):
     content = json.loads(path.read_text())
     content["settings"].update(epochs={"made": 60, "other": 30}, seeds=[2, 1])
     path.write_text(json.dumps(content))
-    assert "| made: 60, other: 30, 2, 1 |" in experiments.write_page(tmp_path).read_text()
+    assert "| made: 60, other: 30, 2, 1 |" in report.write_page(tmp_path).read_text()
 
 
 def test_the_page_has_losses_and_errors_of_each_data_set(tmp_path):
@@ -96,17 +97,17 @@ def test_the_page_has_losses_and_errors_of_each_data_set(tmp_path):
     content = json.loads(path.read_text())
     content["settings"]["datasets"] = ["made", "other"]
     path.write_text(json.dumps(content))
-    text = experiments.write_page(tmp_path).read_text()
+    text = report.write_page(tmp_path).read_text()
     assert "CONST on made: 1.00 and 1.00; CONST on other: 2.00 and 2.00" in text
     assert "| OPT on other | – | – | – | – | – | – | – | error 40.00% |" in text
 
 
 def test_text_around_the_generated_parts_is_kept(folder):
-    path = experiments.write_page(folder)
+    path = report.write_page(folder)
     begin, end = report.BEGIN.format("table1"), report.END.format("table1")
     before, _, rest = path.read_text().partition(begin)
     path.write_text(f"{before}By hand.\n\n{begin}\nold\n{end}{rest.partition(end)[2]}\nLast words.\n")
-    assert experiments.write_page(folder).read_text() == f"{before}By hand.\n\n{begin}{rest}\nLast words.\n"
+    assert report.write_page(folder).read_text() == f"{before}By hand.\n\n{begin}{rest}\nLast words.\n"
 
 
 def test_a_table_is_shown_in_the_terminal(folder):
@@ -116,10 +117,10 @@ def test_a_table_is_shown_in_the_terminal(folder):
 
 def test_a_file_that_is_no_result_is_refused(tmp_path):
     with pytest.raises(ValueError, match="There are no results"):
-        experiments.write_page(tmp_path)
+        report.write_page(tmp_path)
     (tmp_path / "table1.json").write_text('{"format": 7}')
     with pytest.raises(ValueError, match="table1.json' must be a result"):
-        experiments.write_page(tmp_path)
+        report.write_page(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [dict(settings={}), dict(runs=None), dict(runs=[{}])])

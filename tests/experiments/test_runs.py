@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from anytime_keras import experiments
 from anytime_keras.experiments import planning, report
 from anytime_keras.experiments import runs as module
+from anytime_keras.experiments.catalog import EXPERIMENTS
 from anytime_keras.training import Recipe
 from tests import checks
 
@@ -31,16 +31,16 @@ def finished(images, tmp_path_factory):
     """A folder in which Table 4 was run: its runs are in `runs`, its result in `results`."""
     folder = tmp_path_factory.mktemp("finished")
     own = module.Runs(folder / "runs", at_once=1, say=str)
-    experiments.reproduce("table4", settings("table4", images), own, folder / "results")
+    report.reproduce("table4", settings("table4", images), own, folder / "results")
     return folder
 
 
 def settings(name, images, **changes):
-    return experiments.EXPERIMENTS[name].settings(**{**TINY, "datasets": (images,), **changes})
+    return EXPERIMENTS[name].settings(**{**TINY, "datasets": (images,), **changes})
 
 
 def planned(name, images, **changes):
-    return experiments.EXPERIMENTS[name].plan(settings(name, images, **changes))
+    return EXPERIMENTS[name].plan(settings(name, images, **changes))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_an_experiment_is_stopped_resumed_and_never_repeated(images, tmp_path, t
 
     def reproduce(time_limit=None, results=None):
         own = module.Runs(tmp_path / "runs", results, at_once=1, time_limit=time_limit, say=str)
-        return experiments.reproduce("table4", settings("table4", images), own, tmp_path / "results")
+        return report.reproduce("table4", settings("table4", images), own, tmp_path / "results")
 
     path, complete = reproduce(time_limit=1e-9)
     assert not complete and len(taken) == 1
@@ -151,12 +151,12 @@ def test_a_run_in_the_results_serves_every_experiment(images, finished, tmp_path
     """Table 4's momentum 0.9 is table 5's period 1."""
     results = shutil.copytree(finished / "results", tmp_path / "results")
     own = module.Runs(tmp_path / "runs", results, at_once=1, say=str)
-    path, _ = experiments.reproduce("table5", settings("table5", images), own, results)
+    path, _ = report.reproduce("table5", settings("table5", images), own, results)
     assert [recipe.weighting.get("update_period") for recipe in taken] == [100]
     (before, _), (first, _) = (report.read(each)["runs"] for each in (results / "table4.json", path))
     assert {**first, "row": before["row"]} == before
     with pytest.raises(ValueError, match="table4.json' contains runs that these settings omit"):
-        experiments.reproduce("table4", settings("table4", images, epochs=2), own, results)
+        report.reproduce("table4", settings("table4", images, epochs=2), own, results)
     assert len(taken) == 1
 
 
@@ -172,7 +172,7 @@ def test_an_ensemble_is_measured_once_and_needs_its_networks(images, finished, t
     chosen = settings("figure6", images, networks=networks)
     members = [one.recipe for one in planned("figure6", images, networks=networks) if one.labels["row"] == "ADALOSS"]
     own = module.Runs(shutil.copytree(finished / "runs", tmp_path / "runs"), say=str)
-    path, complete = experiments.reproduce("figure6", chosen, own, tmp_path / "results")
+    path, complete = report.reproduce("figure6", chosen, own, tmp_path / "results")
     content = report.read(path)
     assert complete and own.place(members[0]) not in map(own.place, taken), "Table 4 trained it"
     measured = own.ensemble(members)
@@ -189,7 +189,7 @@ def test_an_ensemble_is_measured_once_and_needs_its_networks(images, finished, t
 
     count = len(taken)
     again = module.Runs(tmp_path / "runs", say=str)
-    assert experiments.reproduce("figure6", chosen, again, path.parent) == (path, True) and len(taken) == count
+    assert report.reproduce("figure6", chosen, again, path.parent) == (path, True) and len(taken) == count
     stored = module.Runs(tmp_path / "other", path.parent, say=str)
     assert all(map(stored.finished, members))
     stored.need_networks(members)
@@ -219,15 +219,15 @@ def quick_runs(tmp_path_factory):
     return tmp_path_factory.mktemp("quick")
 
 
-@pytest.mark.parametrize("name", [name for name, one in experiments.EXPERIMENTS.items() if one.rows])
+@pytest.mark.parametrize("name", [name for name, one in EXPERIMENTS.items() if one.rows])
 def test_the_quick_check_of_each_experiment_runs(name, quick_runs, tmp_path):
-    chosen = experiments.EXPERIMENTS[name]
+    chosen = EXPERIMENTS[name]
     own = module.Runs(quick_runs, at_once=1, say=str)
-    path, complete = experiments.reproduce(name, chosen.settings(quick=True, epochs=1), own, tmp_path, quick=True)
+    path, complete = report.reproduce(name, chosen.settings(quick=True, epochs=1), own, tmp_path, quick=True)
     assert complete and path.name == f"{name}_quick.json"
     content = report.read(path)
     assert len(content["runs"]) == content["planned"] > 1
-    assert experiments.write_page(tmp_path).read_text().count("quick check") == 1
+    assert report.write_page(tmp_path).read_text().count("quick check") == 1
 
 
 @pytest.mark.skipif(module.keras.backend.backend() != "jax", reason="is about JAX")
