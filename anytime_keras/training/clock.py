@@ -18,14 +18,12 @@ MARGIN = 1.1  # time reserved for evaluating and saving, relative to the time th
 class Clock:
     """Measures which share of a run's `minutes` has passed, from 0 to 1.
 
-    Time begins at `begin` and `spent` seconds had passed before, at `share`. The share grows from the call of `start`
+    Time begins at `begin`, and `spent` seconds had passed before, at `share`. The share grows from the call of `start`
     after the first step, which compiles. `reserve` seconds are kept for evaluating and saving.
 
-    Example:
     >>> seconds = iter([0.0, 10.0, 30.0, 50.0])
     >>> clock = Clock(1, now=lambda: next(seconds))
-    >>> clock.start()  # the first step took 10 seconds
-    >>> clock.reserve = 10.0
+    >>> clock.start(); clock.reserve = 10.0  # the first step took 10 seconds
     >>> clock.share(), clock.share()  # after 30 and 50 seconds
     (0.5, 1.0)
     """
