@@ -16,9 +16,7 @@ from absl import flags
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
-flags.DEFINE_float(
-    "deadline_ms", None, "Milliseconds for each image, including decoding and preprocessing.", lower_bound=0.0, **_own
-)
+flags.DEFINE_float("deadline_ms", None, "Milliseconds for each image, with decoding and preprocessing.", 0.0, **_own)
 flags.DEFINE_float("budget_macs", None, "Budget for each image, in multiply-accumulates.", lower_bound=0.0, **_own)
 flags.DEFINE_bool("stream", False, "Print each exit's answer as soon as it is available.", **_own)
 flags.DEFINE_integer("top", 1, "Number of classes to name, likeliest first.", lower_bound=1, **_own)

@@ -9,6 +9,10 @@ NAME is an experiment, images or page. Training runs are stored in --folder, and
 NAME.json (NAME_quick.json with --quick) after each of them. A run that either directory contains is never repeated, and
 experiments share runs of the same recipe; only ensembles (figure6, figure6b) need their networks in --folder.
 
+--networks takes names with arguments as well: 'resann50; msdnet:blocks=[2,2],exit_every=2'. Figures 1, 5 and 5de need
+pairs of a small and a large one. In figure6b, those with several exits make an EANN, or are shown as they are if there
+is only one, and those with one exit make a linear ensemble for each family.
+
 `images` writes small images of the same data set, NAME_16px.npz, to the current directory. `page` writes the tables and
 plots of all results into README.md in the same directory, and keeps its other text.
 
@@ -26,14 +30,7 @@ flags.DEFINE_bool("quick", False, "Check the code in a minute, with tiny network
 flags.DEFINE_string("epochs", None, "Epochs, or data sets' epochs such as cifar10:300,svhn_cropped:60.", **_own)
 flags.DEFINE_string("seeds", None, "Number of seeds, or one per data set such as 2,1.", **_own)
 flags.DEFINE_string("dataset", None, "Comma-separated data sets: names, .npz files or directories.", **_own)
-flags.DEFINE_string(
-    "networks",
-    None,
-    "Networks, such as 5x16,9x16 (ResANNs) or 'resann50; msdnet:blocks=[2,2],exit_every=2' (figures 1, 5 and 5de: "
-    "pairs of a small and a large one; figure6b: those with several exits make an EANN, or are shown as they are if "
-    "there is only one, and those with one exit make a linear ensemble for each family).",
-    **_own,
-)
+flags.DEFINE_string("networks", None, "Networks, such as 5x16,9x16 (ResANNs); see above.", **_own)
 flags.DEFINE_integer("batch_size", None, "Batch size.", **_own)
 flags.DEFINE_string("precision", None, "Keras dtype policy, such as mixed_bfloat16. Default: float32.", **_own)
 flags.DEFINE_string("folder", "runs/reproduce", "Directory of the training runs.", **_own)
