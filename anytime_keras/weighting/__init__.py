@@ -4,13 +4,8 @@ from anytime_keras._checks import check_choice
 from anytime_keras.weighting.adaloss import AdaLossWeighting, adaloss_weights
 from anytime_keras.weighting.base import AdaptiveWeighting, Weighting
 from anytime_keras.weighting.gradnorm import GradNormWeighting, gradnorm_step
-from anytime_keras.weighting.static import (
-    ConstantWeighting,
-    HalfEndWeighting,
-    LinearWeighting,
-    SingleExit,
-    StaticWeighting,
-)
+from anytime_keras.weighting.static import ConstantWeighting, HalfEndWeighting, LinearWeighting, SingleExit
+from anytime_keras.weighting.static import StaticWeighting
 from anytime_keras.weighting.uncertainty import UncertaintyWeighting, uncertainty_step
 
 AdaLoss = AdaLossWeighting
@@ -24,23 +19,9 @@ SCHEMES = {
     "uncertainty": UncertaintyWeighting,
 }
 
-__all__ = [
-    "AdaLoss",
-    "AdaLossWeighting",
-    "AdaptiveWeighting",
-    "ConstantWeighting",
-    "GradNormWeighting",
-    "HalfEndWeighting",
-    "LinearWeighting",
-    "LossWeighting",
-    "SingleExit",
-    "StaticWeighting",
-    "UncertaintyWeighting",
-    "Weighting",
-    "adaloss_weights",
-    "gradnorm_step",
-    "uncertainty_step",
-]
+__all__ = ["AdaLoss", "AdaLossWeighting", "AdaptiveWeighting", "ConstantWeighting", "GradNormWeighting"]
+__all__ += ["HalfEndWeighting", "LinearWeighting", "LossWeighting", "SingleExit", "StaticWeighting"]
+__all__ += ["UncertaintyWeighting", "Weighting", "adaloss_weights", "gradnorm_step", "uncertainty_step"]
 
 
 def LossWeighting(weighting: str | Weighting = "constant") -> Weighting:
