@@ -80,9 +80,8 @@ def train_cycle(
 
     Example:
     >>> import tempfile, anytime_keras as ak
-    >>> changes = {"epochs": 1, "learning_rate": 1e-4}
-    >>> folder = tempfile.mkdtemp()
-    >>> cycle = ak.training.train_cycle("resann2x16_adaloss_digits", folder=folder, changes=changes, verbose=False)
+    >>> options = dict(folder=tempfile.mkdtemp(), changes={"epochs": 1, "learning_rate": 1e-4}, verbose=False)
+    >>> cycle = ak.training.train_cycle("resann2x16_adaloss_digits", **options)
     >>> len(cycle.before), len(cycle.after), cycle.manifest
     (6, 6, None)
     """
