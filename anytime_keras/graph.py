@@ -113,16 +113,20 @@ def _call(operation, args, kwargs):
 
 
 def run(model, inputs, apply=_call):
-    """Runs a functional model, `apply(operation, args, kwargs)` for each call, and maps each tensor's `id` to its
-    value."""
+    """Runs a functional model on a flat list of values and returns a dict from each tensor's `id` to its value.
+
+    The function `apply(operation, args, kwargs)` computes each call in order. By default, it calls the operation.
+    """
     model = functional(model)
     values = {id(tensor): value for tensor, value in zip(model.inputs, inputs)}
     return replay(calls(model.outputs, model.inputs), values, apply)
 
 
 def replay(calls, values, apply=_call):
-    """Repeats calls, in topological order, on `values`, a dict from a tensor's `id`, which is returned with the
-    results."""
+    """Repeats calls, in topological order, on other values.
+
+    `values` is a dict from the `id` of each tensor that the calls read to its value. It is returned with the results.
+    """
     for call in calls:
         args, kwargs = call.arguments.fill_in(values)
         results = tree.flatten(apply(call.operation, args, kwargs))

@@ -165,8 +165,7 @@ def emulated_dtypes():
 
 
 def commit(*others):
-    """Returns the checkout's commit or None, with "+changes" for uncommitted changes in the package or the files
-    `others`."""
+    """Returns the checkout's commit or None; "+changes" marks uncommitted changes in the package or in `others`."""
     folder = pathlib.Path(__file__).parent
 
     def git(*arguments):

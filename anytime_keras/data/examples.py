@@ -16,8 +16,7 @@ def processors():
 
 
 class ArrayExamples:
-    """Images of one size in memory, uint8 or float, shape (n, height, width, channels), with labels and perhaps
-    `paths`."""
+    """Images of one size in memory, uint8 or float, with their labels, and the `paths` of their files or None."""
 
     in_memory = True
 
@@ -58,8 +57,7 @@ class ArrayExamples:
 
 
 class FileExamples:
-    """Image files of any size, decoded and cropped when fetched. Corrupt ones are added to `skipped` if that is not
-    None."""
+    """Image files of any size, decoded and cropped when fetched; `skipped` collects corrupt ones if it is not None."""
 
     in_memory = False
     scale = 1 / 255
@@ -147,8 +145,7 @@ class StreamExamples:
         return StreamExamples(*own, self.start, middle), StreamExamples(*own, middle, self.stop)
 
     def elements(self, epoch=None, seed=0):
-        """Returns a `tf.data.Dataset` of (uint8 image, label, position), shuffled and cropped at random if `epoch` is
-        given."""
+        """Returns a `tf.data.Dataset` of (uint8 image, label, position), shuffled and randomly cropped for an `epoch`."""
         import tensorflow as tf
         import tensorflow_datasets as tfds
 

@@ -51,8 +51,7 @@ class Calibration:
         return {name: expected_error(own, correct, self._bins) for name, own, correct in pairs}
 
     def risk_coverage(self, exit_name):
-        """Returns an exit's selective-prediction curve: coverage, ascending to 1, and risk, two arrays of shape
-        `(samples,)`.
+        """Returns an exit's selective-prediction curve: coverage and risk, two arrays of shape `(samples,)`.
 
         If the network answers only for the most confident share of the samples (the coverage), the risk is the error
         rate among those. Confidence is that after temperatures, if there are any. Samples of equal confidence are

@@ -58,8 +58,7 @@ class Samples:
 
     @classmethod
     def joined(cls, parts):
-        """Joins exits of several networks, measured on the same data, into one; returns None if some `Samples` are
-        None.
+        """Joins exits of several networks, measured on the same data; returns None if some `Samples` are None.
 
         Args:
             parts: list of pairs: `Samples`, and a dict from the names of its exits to keep to their new names.
@@ -135,8 +134,7 @@ def _probabilities(logs, labels):
 
 
 def log_probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Returns the logarithm of the softmax of outputs, `(samples, classes)`, or of the outputs if they are
-    probabilities."""
+    """Returns the logarithm of the softmax of outputs, or of the outputs themselves if they are probabilities."""
     if (outputs >= 0).all() and np.abs(outputs.sum(axis=1) - 1).max() < 1e-2:
         return np.log(np.maximum(outputs, 1e-12))
     shifted = outputs - outputs.max(axis=1, keepdims=True)

@@ -1,1 +1,1 @@
-"""Reproduces the paper's experiments for one command, stores the results as JSON and compares them with the paper's."""
+"""Reproduces the paper's experiments (`anytime-keras reproduce`): results as JSON, beside the paper's numbers."""

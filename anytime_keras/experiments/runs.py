@@ -96,8 +96,7 @@ class Runs:
         return Recipe.from_json(file) if file.exists() else recipe
 
     def run(self, recipes, after=lambda: None):
-        """Trains unfinished recipes, calls `after` after each group, and returns whether all ended within the time
-        limit."""
+        """Trains unfinished recipes, calls `after` after each group, and returns whether all are finished."""
         unique = {self.place(recipe): self._begun(recipe) for recipe in recipes}
         for number, group in enumerate(self._groups([each for each in unique.values() if not self.finished(each)])):
             left = None if self.limit is None else self.limit - (monotonic() - self.start)

@@ -107,8 +107,7 @@ class _Shared(keras.distribution.DataParallel):
 
 
 def make_state(model, data):
-    """Creates the variables of loss, metrics and optimizer before the first step, since replicas cannot create them in
-    one."""
+    """Creates the variables of loss, metrics and optimizer, which replicas cannot create within a step."""
     images = ops.zeros((1, *data.image_shape))
     labels = ops.zeros((1, data.num_classes)) if data.one_hot else ops.zeros((1,), "int32")
     with keras.StatelessScope([(variable, ops.convert_to_tensor(variable)) for variable in model.variables]):

@@ -55,8 +55,7 @@ class Epochs:
             make_state(model, self.data)
 
     def train(self, batches, side=None):
-        """Trains on the batches that `epoch` or `round` returned; returns a list of dicts, each model's loss and
-        metrics."""
+        """Trains on batches from `epoch` or `round`; returns a list of dicts, each model's loss and metrics."""
         return self._run("train", self._train, batches, side)
 
     def validate(self):
@@ -90,8 +89,7 @@ class Epochs:
         return self._scan("validation", step, *batches)
 
     def _scan(self, split, step, side, state, images, labels, order, rest, epochs, steps, seed):
-        """Takes one step for each row of `order`, then one for `rest`, the smaller last batch; `epochs` and `steps`
-        seed them."""
+        """Takes one step for each row of `order`, then one for `rest`; `epochs` and `steps` seed their augmentation."""
         import jax
 
         def take(state, epoch, number, chosen):

@@ -89,7 +89,10 @@ def _array(content, shape, name):
 
 
 def assign(model, arrays, leave_out=()):
-    """Assigns arrays, by path, to a model's variables except those in `leave_out`; nothing if one has no array."""
+    """Assigns arrays, by path, to a model's variables, except those whose paths are in `leave_out`.
+
+    Raises ValueError, and assigns nothing, if a variable has no array.
+    """
     variables = [variable for variable in model.weights if variable.path not in leave_out]
     missing = [variable.path for variable in variables if variable.path not in arrays]
     if missing:

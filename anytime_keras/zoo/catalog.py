@@ -56,8 +56,7 @@ def list_names(**filters):
 
 
 def entries(**filters):
-    """Lists (`Manifest`, `Weights`, whether the files are here or can be downloaded) that match filters, sorted by
-    name."""
+    """Lists (`Manifest`, `Weights`, whether their files are available) that match filters, sorted by name."""
     for key in filters:
         if key not in (*FILTERS, "loads"):
             raise ValueError(f"`list` has no filter `{key}`. {_errors.nearest(key, [*FILTERS, 'loads'])}")

@@ -41,7 +41,7 @@ class Folder:
         return (self.path / file.path).exists()
 
     def read(self, file):
-        """Returns a file's content, or raises ValueError if it does not match the manifest or is outside."""
+        """Returns a file's content, or raises ValueError if it does not match the manifest or is outside the zoo."""
         path = self.path / file.path
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise ValueError(f"Weights must be inside their zoo. Received: '{path}', a link to '{path.resolve()}'.")
