@@ -158,8 +158,10 @@ def combined(logits, samples, temperatures):
 
 
 def latencies(model, smaller, example, seconds=2.0):
-    """Measures, in turns, one sample's time to each exit; to all exits at once and to the last exit of `monotone`; and
-    to each exit of each smaller network. Returns a dict of seconds, another one, and a list of dicts.
+    """Measures one sample's time to each exit, in turns.
+
+    Returns a dict of seconds by exit; another one, to all exits at once and to the last exit of `monotone`; and a list of
+    dicts, to each exit of each smaller network.
     """
     last = list(graph.outputs_by_name(model))[-1]
     models = {("", name): each for name, each in models_by_exit(model).items()}

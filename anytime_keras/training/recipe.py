@@ -113,8 +113,7 @@ class Recipe:
 
     @classmethod
     def modern(cls, model, data, **changes):
-        """A recipe of today: cosine schedule after a warm-up, Nesterov momentum, label smoothing, stronger decay and
-        augmentation (the data set's own, then cutout)."""
+        """A recipe of today: cosine schedule, Nesterov momentum, label smoothing, stronger decay, cutout."""
         data = _named(data, "data")
         if "augment" not in data:
             data["augment"] = [*sources.defaults(data["data"]).augment, "erase"]

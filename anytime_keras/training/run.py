@@ -197,7 +197,7 @@ class Training:
         return self.strategy.any(self._stop is not None and self._stop.stopped)
 
     def finish(self, result, stopped, verbose):
-        """Evaluates and saves the network, unless the time limit `stopped` it; `result` is Keras's `History` or None."""
+        """Evaluates and saves the network, unless the time limit `stopped` the run; `result` is a `History` or None."""
         history = self.history
         if self.folder is None:
             history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]

@@ -143,8 +143,8 @@ class Epochs:
         return self._resident[split]
 
     def epoch(self, epoch):
-        """Returns an epoch's image numbers, shape (models, steps, batch), those of its smaller last batch, shape
-        (models, rest), and the epoch and the number of each step."""
+        """Returns an epoch's image numbers, shapes (models, steps, batch) and (models, rest), and each step's epoch and
+        number."""
         orders = np.stack([epoch_order(seed, epoch, self.data.sizes["train"]) for seed in self.seeds.tolist()])
         return self._divided(orders, self.data.batch_size, epoch)
 

@@ -59,8 +59,7 @@ class Folder:
 
 
 class Site:
-    """A zoo at an https: address, with a directory's files and `index.json`; or a single manifest at the address
-    `lone`."""
+    """A zoo at an https: address, with `index.json` beside a directory's files; or a single manifest, `lone`."""
 
     def __init__(self, url, lone=None):
         self.url = check_url(url.rstrip("/") + "/")
