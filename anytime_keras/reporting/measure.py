@@ -160,8 +160,8 @@ def combined(logits, samples, temperatures):
 def latencies(model, smaller, example, seconds=2.0):
     """Measures one sample's time to each exit, in turns.
 
-    Returns a dict of seconds by exit; another one, to all exits at once and to the last exit of `monotone`; and a list of
-    dicts, to each exit of each smaller network.
+    Returns a dict of seconds by exit; another one, to all exits at once and to the last exit of `monotone`; and a list
+    of dicts, to each exit of each smaller network.
     """
     last = list(graph.outputs_by_name(model))[-1]
     models = {("", name): each for name, each in models_by_exit(model).items()}
