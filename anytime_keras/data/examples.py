@@ -145,7 +145,7 @@ class StreamExamples:
         return StreamExamples(*own, self.start, middle), StreamExamples(*own, middle, self.stop)
 
     def elements(self, epoch=None, seed=0):
-        """Returns a `tf.data.Dataset` of (uint8 image, label, position), shuffled and cropped at random in an `epoch`."""
+        """Returns a `tf.data.Dataset` of (uint8 image, label, position), at random in an `epoch` unless it is None."""
         import tensorflow as tf
         import tensorflow_datasets as tfds
 
