@@ -9,10 +9,7 @@ from anytime_keras import _errors
 
 
 def check_number(name: str, value: Any, range: str, within: Callable[[Any], bool]) -> Any:
-    """Returns any library's number as Python's, or raises ValueError unless the function `within` accepts it.
-
-    `range` describes the accepted numbers, such as "above 0".
-    """
+    """Returns a number of any library as Python's, or raises ValueError unless `within` accepts it."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not within(value):
         raise ValueError(f"`{name}` must be a number {range}. Received: {name}={value!r}.")
     return value.item() if hasattr(value, "item") else value

@@ -7,11 +7,7 @@ from collections.abc import Iterable
 
 
 def guess(name: object, known: Iterable) -> str:
-    """Returns a hint with the known names closest to `name`, or an empty string if none is close.
-
-    >>> guess("resan", ["resann", "msdnet33"]), guess(3, ["resann"])
-    ("Did you mean 'resann'?", '')
-    """
+    """Returns a hint with the known names closest to `name`, or an empty string if none is close."""
     near = difflib.get_close_matches(str(name), sorted(set(map(str, known))), n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
 

@@ -7,10 +7,9 @@ _PID = os.getpid()  # of the process that imported this module
 
 
 def check_fork(compute, backend, seconds=5.0):
-    """Raises a RuntimeError if this process is a fork in which a small computation does not end.
+    """Raises a RuntimeError if this process is a fork in which the function `compute` does not end within `seconds`.
 
-    TensorFlow and JAX compute in threads, which a fork of a process that has used them lacks. `compute` is a function
-    without arguments, for which `seconds` is the time limit.
+    TensorFlow and JAX compute in threads, which a fork of a process that has used them lacks.
     """
     if os.getpid() == _PID:
         return

@@ -38,8 +38,8 @@ def functional(model):
 def outputs_by_name(model):
     """Returns the model's outputs as a dict from name to tensor, in the order of the model's definition.
 
-    If the outputs are a dict, Keras sorts `model.outputs` and `model.output_names` by name, which puts `exit_10` before
-    `exit_2`. All per-exit values in this library follow the order of this dict instead.
+    Keras sorts a dict's `model.outputs` by name, which puts `exit_10` before `exit_2`. All per-exit values in this
+    library follow the order of this dict instead.
     """
     model = functional(model)
     output = model.output
@@ -88,8 +88,7 @@ def ends_in_sigmoid(tensor):
 def calls(outputs, inputs=()):
     """Lists the calls that compute `outputs` from `inputs`, both nested structures of tensors, in topological order.
 
-    The list excludes the calls that produced `inputs`, and input layers. The calls are Keras nodes: `.operation`,
-    `.input_tensors`, `.output_tensors`, `.arguments`.
+    The calls are Keras nodes: `.operation`, `.input_tensors`, `.output_tensors`, `.arguments`.
     """
     given = {id(tensor) for tensor in tree.flatten(inputs)}
     ordered, seen = [], set()
@@ -114,7 +113,7 @@ def _call(operation, args, kwargs):
 
 
 def run(model, inputs, apply=_call):
-    """Runs a functional model on a flat list of values, and returns a dict from the `id` of each tensor to its value.
+    """Runs a functional model on a flat list of values and returns a dict from each tensor's `id` to its value.
 
     The function `apply(operation, args, kwargs)` computes each call in order. By default, it calls the operation.
     """
@@ -126,8 +125,7 @@ def run(model, inputs, apply=_call):
 def replay(calls, values, apply=_call):
     """Repeats calls, in topological order, on other values.
 
-    `values` is a dict from the `id` of each tensor that the calls read to its value. It is returned with the results
-    added. `apply` is as for `run`.
+    `values` is a dict from the `id` of each tensor that the calls read to its value. It is returned with the results.
     """
     for call in calls:
         args, kwargs = call.arguments.fill_in(values)
@@ -156,10 +154,7 @@ def accepted(operation, kwargs):
 
 
 def trace(layer, *args, **kwargs):
-    """Runs the `call` of a built layer on `KerasTensor`s, which records each inner layer and operation as a call.
-
-    Returns the layer's results. Pass them to `calls` to list the recorded calls.
-    """
+    """Runs the `call` of a built layer on `KerasTensor`s, so that `calls` can list its inner layers and operations."""
 
     def convert(value):
         return layer.dtype_policy.convert_input(value, layer.autocast, layer.input_dtype)
@@ -185,10 +180,8 @@ def flatten(model):
     only chains blocks, such as keras-hub's `ViTEncoder`. A nested model is kept as one call if it overrides `call` or
     has a layer whose name is already used.
 
-    Returns:
-        A list of the model's results, as tensors computed from `model.inputs` in the order of `model.outputs` (the
-        original tensors if nothing is nested), and a dict from the name of each flattened model or stack to its
-        results, one list per call.
+    Returns a list of the model's results, computed from `model.inputs`, and a dict from the name of each flattened
+    model or stack to its results, one list per call.
     """
     model = functional(model)
     top = calls(model.outputs, model.inputs)
@@ -234,11 +227,9 @@ _WARNED: weakref.WeakSet = weakref.WeakSet()  # the operations that `opened` has
 
 
 def opened(model):
-    """Flattens nested models with several outputs, so that each output depends only on the calls it needs.
+    """Flattens nested models with several outputs, such as a network behind preprocessing; cached per model.
 
-    An example is a functional model that puts preprocessing before a network with exits. Returns a functional model
-    with a dict of the same outputs that shares all layers, cached per model. If no such model is nested, returns the
-    functional model itself.
+    Each output then depends only on the calls it needs. Returns the model itself if there is nothing to flatten.
     """
     model = functional(model)
     if not _nested(model.outputs, model.inputs):
@@ -261,10 +252,9 @@ def opened(model):
 
 
 def _nested(outputs, inputs):
-    """Finds the nested models with several outputs that `outputs` depend on, and layers that compute several `outputs`.
+    """Finds nested models with several outputs and layers that compute several `outputs`; returns how many each has.
 
-    Weightless operations after such a layer, such as a softmax, make no difference. Returns a dict from each of them to
-    the number of its outputs.
+    Weightless operations after such a layer, such as a softmax, make no difference.
     """
     operations = [call.operation for call in calls(outputs, inputs)]
     nested = {each: len(each.outputs) for each in operations if is_functional(each) and len(each.outputs) > 1}
@@ -351,15 +341,9 @@ def narrow(recorded, costs, width=1):
     """Lists the bottlenecks of a graph: calls whose result is the only computed tensor that later calls read.
 
     Tensors that cost nothing to compute (inputs, masks) are ignored. If branches with separate inputs merge, the list
-    follows the branch with the most work.
+    follows the branch with the most work. `costs` is the work of each call; later calls may read `width` results.
 
-    Args:
-        recorded: list of calls in topological order; the last computes the graph's result.
-        costs: list of numbers, the work of each call.
-        width: int, the number of results that later calls may read, including the bottleneck's.
-
-    Returns:
-        A list of pairs (call, work up to and including it). Each call is needed by the next.
+    Returns a list of pairs (call, work up to and including it). Each call is needed by the next.
     """
     index = {id(tensor): place for place, call in enumerate(recorded) for tensor in call.output_tensors}
     parents = [{index[id(t)] for t in call.input_tensors if id(t) in index} for call in recorded]

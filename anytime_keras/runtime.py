@@ -16,13 +16,9 @@ from anytime_keras import _forks
 
 
 def compiled(model, jit=None):
-    """Compiles a model's forward pass (inference) for this backend.
+    """Compiles a model's forward pass for inference; the result recompiles for new shapes and uses the current weights.
 
     With `jit`, TensorFlow compiles with XLA; None uses XLA if there is an accelerator. JAX always does.
-
-    Returns:
-        A function from the model's inputs to its outputs, both backend tensors. It recompiles for each new input
-        shape and uses the model's current weights.
     """
     check_fork()
     if keras.backend.backend() == "tensorflow":
@@ -114,12 +110,7 @@ def repeatable():
 
 
 def devices():
-    """Lists the devices that Keras sees, such as `["cpu:0"]`. Keras lists none on PyTorch.
-
-    Example:
-    >>> len(devices()) > 0
-    True
-    """
+    """Lists the devices that Keras sees, such as `["cpu:0"]`. Keras lists none on PyTorch."""
     if keras.backend.backend() == "torch":
         import torch
 
@@ -159,12 +150,7 @@ def on_cpu():
 def emulated_dtypes():
     """Returns the half-precision dtypes whose convolutions TensorFlow emulates on this CPU.
 
-    These are the dtypes for which an x86 CPU lacks instructions, according to `/proc/cpuinfo`. The result is empty with
-    a GPU or TPU, on other backends, on other systems than Linux, and on CPUs other than x86.
-
-    Example:
-    >>> set(emulated_dtypes()) <= {"bfloat16", "float16"}
-    True
+    These are the dtypes for which an x86 CPU lacks instructions, according to `/proc/cpuinfo`.
     """
     if keras.backend.backend() != "tensorflow":
         return ()
@@ -179,10 +165,7 @@ def emulated_dtypes():
 
 
 def commit(*others):
-    """Returns the checkout's commit, or None outside a checkout.
-
-    "+changes" is appended if the package, or one of the files `others`, has uncommitted changes.
-    """
+    """Returns the checkout's commit or None; "+changes" marks uncommitted changes in the package or in `others`."""
     folder = pathlib.Path(__file__).parent
 
     def git(*arguments):

@@ -13,7 +13,6 @@ from tests import reference
 
 ROOMS = ["anytime_keras"] + [f"anytime_keras.{name}" for name in ak.__all__ if inspect.ismodule(getattr(ak, name))]
 ROOMS.append("anytime_keras.export")  # `ak.export` is the function
-ROOMS.append("anytime_keras.experiments")  # not imported with the library, because only one command needs it
 
 # Names whose example is code in the docstring that a separate test runs (`checks.run_example`).
 RUN_ELSEWHERE = {

@@ -53,10 +53,7 @@ def run(flags, arguments):
 
 
 def digits_recipe(epochs, seed):
-    """Returns the paper's recipe with a schedule and a length that were chosen on validation images.
-
-    AdaLoss starts with equal weights, because the data is so easy that it would hardly train the first exit otherwise.
-    """
+    """Returns the paper's recipe with a schedule and a length that were chosen on validation images."""
     from anytime_keras.training import Recipe
 
     return Recipe(
@@ -125,9 +122,5 @@ def name_photos(path):
 
 
 def short(label):
-    """Returns the first of a label's names.
-
-    >>> short("goldfish, Carassius auratus")
-    'goldfish'
-    """
+    """Returns the first of a label's names."""
     return label.split(",")[0]

@@ -17,9 +17,8 @@ flags.DEFINE_string("data_dir", None, "Data directory of tensorflow-datasets.", 
 flags.DEFINE_integer("image_size", None, "Pixels, height and width to crop images of different sizes to.", **_own)
 flags.DEFINE_enum("split", "test", ["test", "validation"], "Images to measure on.", **_own)
 flags.DEFINE_bool("latency", False, "Also measure the latency of each exit.", **_own)
-flags.DEFINE_enum(
-    "cost", "with_all_heads", ["with_all_heads", "with_head", "backbone", "latency"], "The plot's cost axis.", **_own
-)
+COSTS = ["with_all_heads", "with_head", "backbone", "latency"]
+flags.DEFINE_enum("cost", "with_all_heads", COSTS, "The plot's cost axis.", **_own)
 flags.DEFINE_string("plot", None, "File for a plot of all curves (.png, .pdf, .svg).", **_own)
 flags.DEFINE_string("json", None, "File for the last measured curve.", **_own)
 

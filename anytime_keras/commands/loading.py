@@ -21,10 +21,7 @@ def model_file(path):
 
 
 def model_and_data(path, flags):
-    """Loads a trained network, from a run's directory or a `.keras` file, and its `DataSet`, normalised as in training.
-
-    The flags `dataset`, `data_dir` and `image_size` replace what the run's recipe says.
-    """
+    """Loads a network, from a run's directory or a `.keras` file, and its `DataSet`, normalised as in training."""
     file = model_file(path)
     arguments = {}
     if (file.parent / "recipe.json").is_file():

@@ -6,14 +6,8 @@ from anytime_keras import _errors
 
 
 def changed(recipe: dict, settings: list[str]) -> dict:
-    """Returns a copy of a recipe's dict with some fields changed. `Recipe.from_dict` checks the values.
+    """Returns a copy of a recipe's dict with settings `path=value` applied; a value is JSON, or else a string.
 
-    Each setting is `path=value`. The value is parsed as JSON, so `null` is None; anything else is a string.
-
-    Raises:
-        ValueError: if there is no such field.
-
-    Example:
     >>> changed({"epochs": 3, "model": {"name": "resann"}}, ["model.num_units=9", "epochs=5"])
     {'epochs': 5, 'model': {'name': 'resann', 'num_units': 9}}
     """

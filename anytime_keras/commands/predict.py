@@ -16,9 +16,7 @@ from absl import flags
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
-flags.DEFINE_float(
-    "deadline_ms", None, "Milliseconds for each image, including decoding and preprocessing.", lower_bound=0.0, **_own
-)
+flags.DEFINE_float("deadline_ms", None, "Milliseconds for each image, with decoding and preprocessing.", 0.0, **_own)
 flags.DEFINE_float("budget_macs", None, "Budget for each image, in multiply-accumulates.", lower_bound=0.0, **_own)
 flags.DEFINE_bool("stream", False, "Print each exit's answer as soon as it is available.", **_own)
 flags.DEFINE_integer("top", 1, "Number of classes to name, likeliest first.", lower_bound=1, **_own)
@@ -57,11 +55,7 @@ def run(flags, arguments):
 
 
 def image_files(arguments):
-    """Returns the paths of images in a list of files, folders and patterns, including files that do not exist.
-
-    Raises:
-        ValueError: if a folder contains no images, or a pattern matches nothing.
-    """
+    """Returns the paths of images in a list of files, folders and patterns, including files that do not exist."""
     from anytime_keras.data import folder
 
     paths = []

@@ -9,6 +9,10 @@ NAME is an experiment, images or page. Training runs are stored in --folder, and
 NAME.json (NAME_quick.json with --quick) after each of them. A run that either directory contains is never repeated, and
 experiments share runs of the same recipe; only ensembles (figure6, figure6b) need their networks in --folder.
 
+--networks takes names with arguments as well: 'resann50; msdnet:blocks=[2,2],exit_every=2'. Figures 1, 5 and 5de need
+pairs of a small and a large one. In figure6b, those with several exits make an EANN, or are shown as they are if there
+is only one, and those with one exit make a linear ensemble for each family.
+
 `images` writes small images of the same data set, NAME_16px.npz, to the current directory. `page` writes the tables and
 plots of all results into README.md in the same directory, and keeps its other text.
 
@@ -26,20 +30,13 @@ flags.DEFINE_bool("quick", False, "Check the code in a minute, with tiny network
 flags.DEFINE_string("epochs", None, "Epochs, or data sets' epochs such as cifar10:300,svhn_cropped:60.", **_own)
 flags.DEFINE_string("seeds", None, "Number of seeds, or one per data set such as 2,1.", **_own)
 flags.DEFINE_string("dataset", None, "Comma-separated data sets: names, .npz files or directories.", **_own)
-flags.DEFINE_string(
-    "networks",
-    None,
-    "Networks, such as 5x16,9x16 (ResANNs) or 'resann50; msdnet:blocks=[2,2],exit_every=2' (figures 1, 5 and 5de: "
-    "pairs of a small and a large one; figure6b: those with several exits make an EANN, or are shown as they are if "
-    "there is only one, and those with one exit make a linear ensemble for each family).",
-    **_own,
-)
+flags.DEFINE_string("networks", None, "Networks, such as 5x16,9x16 (ResANNs); see above.", **_own)
 flags.DEFINE_integer("batch_size", None, "Batch size.", **_own)
 flags.DEFINE_string("precision", None, "Keras dtype policy, such as mixed_bfloat16. Default: float32.", **_own)
 flags.DEFINE_string("folder", "runs/reproduce", "Directory of the training runs.", **_own)
 flags.DEFINE_string("results", None, "Directory of results. Default: zoo/results of the checkout or results/.", **_own)
-flags.DEFINE_integer("at_once", None, "Networks trained together (JAX). Default: 8 on an accelerator, else 1.", **_own)
-flags.DEFINE_float("time_limit", None, "Seconds after which to stop; run the same command to resume.", **_own)
+flags.DEFINE_integer("at_once", None, "Networks trained together (JAX). Default: 8 on accelerators, else 1.", 1, **_own)
+flags.DEFINE_float("time_limit", None, "Seconds after which to stop; run the same command to resume.", 0, **_own)
 flags.DEFINE_integer("side", 16, "images: height and width.", **_own)
 flags.DEFINE_integer("train", 5000, "images: number of training images to keep.", **_own)
 flags.DEFINE_integer("validation", 2000, "images: number of validation images to keep.", **_own)
@@ -48,9 +45,12 @@ SETTINGS = ("epochs", "seeds", "dataset", "networks", "batch_size", "precision")
 
 
 def run(flags, arguments):
-    from anytime_keras import _errors, experiments, runtime
+    from anytime_keras import _errors, runtime
+    from anytime_keras.data.small_images import small_images
+    from anytime_keras.experiments import report, runs
+    from anytime_keras.experiments.catalog import EXPERIMENTS
 
-    known = [*experiments.EXPERIMENTS, "images", "page"]
+    known = [*EXPERIMENTS, "images", "page"]
     if len(arguments) != 1:
         raise ValueError(f"Name exactly one experiment: {', '.join(known)}. Received: {arguments}.")
     (name,) = arguments
@@ -58,22 +58,21 @@ def run(flags, arguments):
         raise ValueError(f"Unknown experiment '{name}'. {_errors.nearest(name, known)}")
     results = _results(flags.results)
     if name == "page":
-        print(experiments.write_page(results))
+        print(report.write_page(results))
         return
     if name == "images":
         if flags.dataset is None or not pathlib.Path(flags.dataset).is_file():
             raise ValueError(f"--dataset must be the .npz file of a data set. Received: {flags.dataset}.")
-        print(experiments.small_images(flags.dataset, ".", flags.side, flags.train, flags.validation))
+        print(small_images(flags.dataset, ".", flags.side, flags.train, flags.validation))
         return
-    settings = _settings(flags, experiments.EXPERIMENTS[name])
-    runs = experiments.Runs(flags.folder, results, flags.at_once, flags.time_limit)
+    settings = _settings(flags, EXPERIMENTS[name])
+    trained = runs.Runs(flags.folder, results, flags.at_once, flags.time_limit)
     runtime.repeatable()
-    path, complete = experiments.reproduce(name, settings, runs, results, flags.quick)
+    path, complete = report.reproduce(name, settings, trained, results, flags.quick)
     if not complete:
         print("Stopped by the time limit. Run the same command to resume.")
         return
-    picture = experiments.report.show(path)
-    print(f"\n{path}" + (f", {picture}" if picture else ""))
+    print(f"{report.text(path)}\n\n{path}")
 
 
 def _settings(flags, experiment):

@@ -16,19 +16,11 @@ from anytime_keras import graph
 
 
 def write(parts, folder, format, batch_size=None, dtype="float32", calibration=None, preprocessor=None):
-    """Writes the files of an export.
+    """Writes the files of an export and returns a list of dicts, the `file` and the `signature` of each part.
 
-    LiteRT, ONNX and OpenVINO get one model per part, `<part>.tflite`, `.onnx`, or `.xml` and `.bin`. A SavedModel has
-    all parts as signatures and a single copy of the weights.
-
-    Args:
-        format: str, `"saved_model"` or as in `convert`.
-        dtype: as in `convert`, or `"dynamic"` for LiteRT: 8-bit weights and float activations.
-        preprocessor: `Preprocessor` for a SavedModel's signature `serving_raw`, or None.
-        parts, batch_size, calibration: as in `convert`.
-
-    Returns:
-        A list of dicts, the `file` and the `signature` of each part.
+    LiteRT, ONNX and OpenVINO get one model per part. A SavedModel has all parts as signatures and a single copy of the
+    weights; with a `Preprocessor`, it also has the signature `serving_raw`. Other arguments are those of `convert`;
+    `dtype` may also be `"dynamic"` for LiteRT: 8-bit weights and float activations.
     """
     if format == "saved_model":
         return _write_saved_model(parts, folder, batch_size, preprocessor)
@@ -44,11 +36,7 @@ def write(parts, folder, format, batch_size=None, dtype="float32", calibration=N
 
 
 def _write_saved_model(parts, folder, batch_size, preprocessor):
-    """Writes a TensorFlow SavedModel.
-
-    The whole network is also the signature `serving_default`, which SavedModel servers run by default, and with a
-    `Preprocessor` `serving_raw`, which takes uint8 images of shape `(batch, height, width, channels)`.
-    """
+    """Writes a SavedModel. The whole network is also `serving_default`, which SavedModel servers run by default."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -106,11 +94,6 @@ def convert(parts, format, batch_size=None, dtype="float32", calibration=None):
 
     Returns:
         A list of bytes, one file per part, for `runtimes`. Those of LiteRT have no signature.
-
-    Raises:
-        ValueError: if the format does not have the dtype, or `calibration` has fewer samples than a batch.
-        ImportError: if a package required by the format is missing.
-        RuntimeError: if the format cannot represent a layer.
     """
     check_dtype(format, dtype)
     samples = calibration or [None] * len(parts)
@@ -127,10 +110,7 @@ def _converted(part, format, batch_size, dtype, samples, named=False):
 
 
 def _litert(part, batch_size, precision, samples, named):
-    """Converts a part to LiteRT, with a signature of named inputs and outputs if `named`.
-
-    A signature needs a conversion through a SavedModel, which takes longer.
-    """
+    """Converts a part to LiteRT. A signature, with names of inputs and outputs, takes longer: it needs a SavedModel."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -174,11 +154,7 @@ def _onnx(part, batch_size):
 
 
 def _quantized(content, part, batches):
-    """Quantizes an ONNX file, bytes, with activation ranges calibrated on samples.
-
-    Weights have one scale per channel. Inputs and outputs remain floats. `batches` is a list of lists of arrays for the
-    inputs of the `part` that was converted.
-    """
+    """Quantizes an ONNX file, with activation ranges calibrated on `batches`, lists of arrays for the part's inputs."""
     tools = importlib.import_module("onnxruntime.quantization")
     left = iter(batches)
 
@@ -233,10 +209,7 @@ def _packed(model, dtype):
 
 
 def held_by_layers(model):
-    """Returns the resources of layers other than Keras variables: lookup tables, TensorFlow's variables and modules.
-
-    The result is a dict from pairs (layer name, attribute name) to lists of resources.
-    """
+    """Maps (layer name, attribute name) to a layer's resources other than Keras variables, such as lookup tables."""
     import tensorflow as tf
 
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable, tf.Module)
@@ -250,10 +223,7 @@ def held_by_layers(model):
 
 
 def samples_of(parts, known, batch_size):
-    """Computes the `calibration` of parts that run one after the other, in batches of `batch_size` (or None).
-
-    `known` is a dict from the name of each input of the network to an array of samples.
-    """
+    """Computes the `calibration` of consecutive parts from the samples of the network's inputs, a dict by name."""
     found = []
     for position, part in enumerate(parts):
         found.append([known[name] for name in part.inputs])

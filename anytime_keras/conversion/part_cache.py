@@ -33,16 +33,8 @@ _KNOWN_MODULES = ("keras.", "anytime_keras.", "builtins")
 def key(part, format, batch_size, dtype="float32", calibration=None):
     """Returns the key of a converted part, a str, or None if the part cannot be described completely.
 
-    The key covers the weights, the structure, all arguments, the versions of the packages and the source of this
-    library's own layers. Layers and functions defined elsewhere cannot be described, because their code may change.
-    The arguments are those of `converters.convert`, for one `Part`.
-
-    Example:
-    >>> import anytime_keras as ak
-    >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
-    >>> part = ak.conversion.parts.Parts(ak.inference.Stages(model)).whole
-    >>> key(part, "litert", 1) == key(part, "litert", 1), key(part, "litert", 1) == key(part, "litert", 2)
-    (True, False)
+    The key covers the weights, the structure, the arguments of `converters.convert`, the versions of the packages and
+    the source of this library's own layers. The code of layers defined elsewhere may change without notice.
     """
     try:
         structure = _structure(part.model)
@@ -58,10 +50,7 @@ def key(part, format, batch_size, dtype="float32", calibration=None):
 
 
 def cached(key, make):
-    """Returns an entry of the cache, bytes. If it is missing or damaged, the function `make` creates it.
-
-    A key that is None always makes the entry and stores nothing.
-    """
+    """Returns an entry of the cache, bytes; a missing or damaged one is made. A key of None stores nothing."""
     if key is None:
         return make()
     if (found := read(key)) is not None:

@@ -9,15 +9,11 @@ from anytime_keras.conversion import unchanging
 
 
 class Part:
-    """The whole network or one of its stages.
-
-    A stage takes named tensors, from the network's inputs or from outputs of earlier stages, and returns new tensors
-    only: its inputs are not passed through.
+    """The whole network or one of its stages, with new outputs only: a stage does not pass its inputs through.
 
     Args:
         name: str, such as `"whole"` or `"stage_3"`.
-        inputs: dict from name to Keras tensor, in order.
-        outputs: dict from name to Keras tensor, in order.
+        inputs, outputs: dicts from name to Keras tensor, in order.
         exits: dict from the name of each logits output to the name of its exit.
     """
 
@@ -53,12 +49,9 @@ class Part:
 
 
 class Parts:
-    """Names the tensors of a network cut into `Stages` and creates the parts to export.
+    """The parts to export of a network cut into `Stages`: `whole`, and a list `stages`.
 
-    Attributes:
-        inputs: dict from the name of each network input in the export to its key in the model.
-        whole: `Part`.
-        stages: list of `Part`.
+    `inputs` maps the name of each network input in the export to its key in the model.
     """
 
     def __init__(self, stages):

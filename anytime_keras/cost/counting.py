@@ -53,15 +53,12 @@ def register_rule(kind: type, rule: Callable[[Any, list, list], int] | None = No
 
 
 def macs(layer: keras.Operation, *args, only: type | tuple[type, ...] | None = None, **kwargs) -> int:
-    """Counts the multiply-accumulates of one call of `layer` on one sample.
+    """Counts the multiply-accumulates of one call of `layer` on one sample, an int.
 
     Args:
         layer: built layer, model or operation.
         *args, **kwargs: arguments of the call, with `keras.KerasTensor`s for tensors. Their batch axis is ignored.
         only: layer class or tuple of layer classes to count, such as `CONVOLUTIONS`; None counts all.
-
-    Returns:
-        int.
 
     Raises:
         ValueError: if a layer with weights has no rule, or a size is unknown.
@@ -173,8 +170,7 @@ class _OpenSizes(ValueError):
 def _count_within(layer, args, kwargs, only):
     """Counts a layer without a rule by tracing its `call`.
 
-    If `call` does not accept symbolic tensors and the layer owns no weights, only the layers that it calls are
-    counted. This omits products between activations in `call` itself.
+    If `call` does not accept symbolic tensors and the layer owns no weights, only the layers that it calls are counted.
     """
     try:
         results = tree.flatten(graph.trace(layer, *args, **kwargs))

@@ -70,9 +70,9 @@ def exit_costs(
 ) -> ExitCosts:
     """Counts the multiply-accumulates and parameters at each exit of a model.
 
-    An exit's head consists of the layers that only this exit needs. For the last exit, which no later exit
-    follows, it consists of the layers named after the exit (`exit_7`, `exit_7_pool`, ...). If there are no such
-    names, it starts at the last global pooling or flattening.
+    An exit's head consists of the layers that only this exit needs. For the last exit, which no later exit follows, it
+    consists of the layers named after the exit (`exit_7`, `exit_7_pool`, ...), or else starts at the last global
+    pooling or flattening.
 
     Args:
         model: functional Keras model; its outputs are the exits, in the order of its dict of outputs.
@@ -87,8 +87,7 @@ def exit_costs(
         `ExitCosts`, a list of `ExitCost`.
 
     Raises:
-        ValueError: if the model is not functional, a layer with weights has no rule
-            (see `register_rule`), or a size is unknown.
+        ValueError: if the model is not functional, a layer with weights has no rule, or a size is unknown.
 
     Example:
     >>> import anytime_keras as ak
@@ -157,10 +156,7 @@ def _weights(operation, only):
 def macs_by_call(
     model: keras.Model, only: type | tuple[type, ...] | None = None, input_shape: Sequence | None = None
 ) -> dict[int, int]:
-    """Returns a dict from the `id` of each call in a functional model's graph to its MACs per sample.
-
-    `only` is as in `macs`, `input_shape` as in `exit_costs`.
-    """
+    """Returns a dict from the `id` of each call in a functional model's graph to its MACs per sample."""
     shapes = [tensor.shape[1:] for tensor in model.inputs]
     if input_shape is not None:
         given = [input_shape] if isinstance(input_shape[0], (int, type(None))) else list(input_shape)

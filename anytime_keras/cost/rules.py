@@ -18,10 +18,7 @@ CONVOLUTIONS = (*PLAIN, *TRANSPOSED, *DEPTHWISE, *SEPARABLE, *RECURRENT)
 
 
 def _for(*kinds):
-    """Registers a rule for classes of layers, or for names of operations, whose classes Keras does not export.
-
-    Products written with `keras.ops` appear as such operations in a functional model's graph and in a traced `call`.
-    """
+    """Registers a rule for classes of layers, or for names of operations, whose classes Keras does not export."""
 
     def register(rule):
         counting.RULES.update(dict.fromkeys(kinds, rule))
@@ -159,11 +156,7 @@ def _convolution_recurrent_macs(layer, inputs, outputs):
 
 
 def einsum_macs(equation: str, *shapes: tuple[int, ...]) -> int:
-    """Counts the MACs of an einsum, the product of the sizes of all its indices.
-
-    >>> einsum_macs("ab,bc->ac", (2, 3), (3, 4))
-    24
-    """
+    """Counts the MACs of an einsum, the product of the sizes of all its indices."""
     sizes: dict[str, int] = {}
     for term, shape in zip(equation.replace(" ", "").split("->")[0].split(","), shapes):
         if "..." in term:

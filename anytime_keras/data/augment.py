@@ -15,8 +15,8 @@ from anytime_keras._checks import check_choice
 class StepSeed(keras.random.SeedGenerator):
     """Generates the random seeds of one training step; seed, epoch and step may be tensors.
 
-    Keras's random functions ask a `SeedGenerator` for the next seed. This one counts up from the step instead of
-    storing a variable. `numbers`, of shape `(batch,)`, are the images' indices in the stored data set, or None.
+    It counts up from the step instead of storing a variable. `numbers`, of shape `(batch,)`, are the images' indices in
+    the stored data set, or None.
     """
 
     def __init__(self, seed, epoch, step, numbers=None):
@@ -32,10 +32,7 @@ class StepSeed(keras.random.SeedGenerator):
 
 
 def pad_crop(images, seed, share=1 / 8):
-    """Pads with zeros by 1/8 of the side (4 of 32 pixels) and crops to the original size at a random offset.
-
-    Reference: Lee et al., 2015; He et al., 2016.
-    """
+    """Pads with zeros by 1/8 of the side (4 of 32 pixels) and crops at random (Lee et al., 2015; He et al., 2016)."""
     batch, height, width, channels = ops.shape(images)
     pad_y, pad_x = round(height * share), round(width * share)
     padded = ops.pad(images, [[0, 0], [pad_y, pad_y], [pad_x, pad_x], [0, 0]])
@@ -58,8 +55,6 @@ def flip(images, seed):
 def alternating_flip(images, seed):
     """Flips each image horizontally in every other epoch, half of the images in even epochs.
 
-    The network sees both orientations of an image in any two consecutive epochs; with `flip` it sees the same one
-    twice half of the time.
     Reference: [Jordan, 2024](https://arxiv.org/abs/2404.00498).
     """
     numbers, epoch = ops.cast(seed.numbers, "int32"), ops.cast(seed.epoch, "int32")
@@ -69,11 +64,10 @@ def alternating_flip(images, seed):
 
 
 def color(images, seed, strength=0.4):
-    """Jitters brightness, contrast and saturation, in this order, by up to 40% and independently for each image.
+    """Jitters brightness, contrast and saturation of each image by up to 40%.
 
     Follows fb.resnet.torch's augmentation for ILSVRC, which applies the three in random order (the result is the same,
-    since each scales differences that the others preserve) and does not clip the result as we do. Grey images keep
-    their saturation.
+    since each scales differences that the others preserve) and does not clip the result as we do.
     """
     _, height, width, channels = ops.shape(images)
 
@@ -92,10 +86,7 @@ def color(images, seed, strength=0.4):
 
 
 def lighting(images, seed, strength=0.1):
-    """Shifts colours along the principal components of ImageNet's colours.
-
-    Reference: Krizhevsky et al., 2012, section 4.1; components as in fb.resnet.torch.
-    """
+    """Shifts colours along the principal components of ImageNet's (Krizhevsky et al., 2012; as in fb.resnet.torch)."""
     if images.shape[-1] != 3:
         return images
     values = [0.2175, 0.0188, 0.0045]
@@ -108,10 +99,7 @@ def lighting(images, seed, strength=0.1):
 
 
 def erase(images, seed):
-    """Sets a random square to grey, as in Cutout; its side is a quarter to a half of the image's.
-
-    Reference: DeVries & Taylor, 2017.
-    """
+    """Sets a random square to grey, a quarter to a half of the image's side, as Cutout (DeVries & Taylor, 2017)."""
     batch, height, width, _ = ops.shape(images)
 
     def inside(length):
@@ -126,7 +114,7 @@ def erase(images, seed):
 
 
 def elastic(images, seed, strength=3 / 40):
-    """Deforms images elastically: four anchors displace the pixels around them by up to 3 pixels in 40.
+    """Displaces the pixels around four anchors by up to 3 pixels in 40.
 
     Matches tensorpack's GaussianDeform, which the authors' code uses on SVHN with these values.
     """
@@ -158,7 +146,7 @@ def elastic(images, seed, strength=3 / 40):
 def blur(images, seed, widest=1.0):
     """Applies a Gaussian blur with a random sigma for each image and axis, up to 1 pixel.
 
-    The paper's text lists Gaussian blur for SVHN without parameters. Keras's layer draws one sigma for the whole batch.
+    The paper's text lists it for SVHN without parameters. Keras's layer draws one sigma for the whole batch.
     """
     batch, height, width, _ = ops.shape(images)
     for axis, length in ((1, height), (2, width)):
@@ -176,9 +164,9 @@ def blur(images, seed, widest=1.0):
 
 
 def mix_up(images, labels, seed, alpha=0.2):
-    """Mixes each image and its one-hot label with another of the batch.
+    """Mixes each image and its one-hot label with another of the batch (Zhang et al., 2018).
 
-    Reference: Zhang et al., 2018. Keras's layer does the same but requests 64-bit numbers, for which JAX warns.
+    Keras's layer does the same but requests 64-bit numbers, for which JAX warns.
     """
     batch = ops.shape(images)[0]
     others = keras.random.shuffle(ops.arange(batch, dtype="int32"), seed=seed)
@@ -227,11 +215,7 @@ STEPS = sorted([*FUNCTIONS, *LAYERS, *MIXES, *KERAS_CV])
 
 
 def compose(steps):
-    """Returns one function `(images, labels, seed) -> (images, labels)` that applies the named `STEPS` in order.
-
-    Raises:
-        ValueError: if a name is unknown, or needs keras-cv and that is not installed.
-    """
+    """Returns one function `(images, labels, seed) -> (images, labels)` that applies the named `STEPS` in order."""
     for step in steps:
         check_choice("augment", step, STEPS)
     functions = [_function(step) for step in steps]

@@ -13,13 +13,9 @@ from anytime_keras.data.examples import StreamExamples, processors
 
 
 class Pipeline:
-    """Turns stored images into the network's input batches.
+    """Turns stored images into the network's input batches, `(image - mean) / std` with values from 0 to 1.
 
-    Args:
-        examples: `ArrayExamples`, `FileExamples` or `StreamExamples`.
-        mean, std: of each channel, for values from 0 to 1; images become `(image - mean) / std`.
-        augment: function `(images, labels, seed) -> (images, labels)` or None.
-        num_classes: int for one-hot labels, or None for integer labels.
+    `augment` is a function `(images, labels, seed) -> (images, labels)` or None; `num_classes` is for one-hot labels.
     """
 
     def __init__(self, examples, batch_size, mean, std, augment=None, num_classes=None, seed=0):
@@ -150,11 +146,10 @@ class TensorFlowPipeline(Pipeline):
 
 
 def _untuned():
-    """Returns `tf.data` options without autotuning.
+    """Returns `tf.data` options without autotuning, with one thread per processor.
 
-    Stages with no explicit parallelism then get one thread per processor, at most sixteen. In TensorFlow 2.21 the
-    autotuning thread is sometimes not woken when its iterator is deleted. The deletion, at the end of an epoch or an
-    evaluation, then blocks until the thread's next period: as long as the iterator has existed, up to a minute.
+    In TensorFlow 2.21 the autotuning thread is sometimes not woken when its iterator is deleted. The deletion then
+    blocks until the thread's next period: as long as the iterator has existed, up to a minute.
     """
     import tensorflow as tf
 

@@ -43,11 +43,7 @@ def corrupt_images_named():
 
 
 def decode(source, name, channels=3):
-    """Decodes an image file, given by its path or bytes, to a Pillow image; see `upright`.
-
-    Raises:
-        CorruptImage: if the image is corrupt or truncated; the error contains `name`.
-    """
+    """Decodes an image file, a path or bytes, as `upright` describes."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return upright(image, name, channels)
@@ -58,11 +54,7 @@ def decode(source, name, channels=3):
 
 
 def upright(image, name, channels=3):
-    """Applies the Exif orientation of a Pillow image and converts it to 8-bit grey (1 channel) or RGB (3), as a copy.
-
-    Raises:
-        CorruptImage: if the image is corrupt or truncated; the error contains `name`.
-    """
+    """Applies the Exif orientation of a Pillow image and converts it to 8-bit grey or RGB, or raises `CorruptImage`."""
     try:
         _check_unsigned(image)
         turned = ImageOps.exif_transpose(image)
@@ -79,10 +71,7 @@ def _check_unsigned(image):
 
 
 def _eight_bits(image, turned):
-    """Scales 16-bit grey images to 8 bits (Pillow would clip them at 255) and returns 8-bit images unchanged.
-
-    `turned` is converted; `image`, as opened, has the file's format and tags.
-    """
+    """Scales `turned` from 16-bit grey to 8 bits (Pillow would clip it); `image`, as opened, has the file's tags."""
     of_16_bits = image.mode == "I" and image.format in ("PNG", "PPM")  # Pillow decodes them as int32
     if image.mode in ("I", "F") and not of_16_bits:
         raise ValueError(
@@ -124,16 +113,9 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def center_crop(image: Image.Image, size: tuple[int, int], short_side: int | None = None) -> np.ndarray:
-    """Resizes the short side to `short_side` pixels and takes the central crop, the paper's single crop (224 of 256).
+    """Resizes the short side and takes the central crop of a (height, width), uint8 of shape (height, width, channels).
 
-    Resizing is bilinear, with antialiasing when the image shrinks.
-
-    Args:
-        size: (height, width) of the crop.
-        short_side: in pixels; None is 256/224 of the crop's short side.
-
-    Returns:
-        uint8 array of shape (height, width, channels).
+    `short_side` is in pixels; None is 256/224 of the crop's. Resizing is bilinear, antialiased when the image shrinks.
     """
     height, width = size
     resized = resized_size((image.height, image.width), size, short_side)
@@ -143,21 +125,14 @@ def center_crop(image: Image.Image, size: tuple[int, int], short_side: int | Non
 
 
 def short_side(size: tuple[int, int]) -> int:
-    """Returns 256/224 of the short side of a crop, the length to which `center_crop` resizes an image's by default.
-
-    >>> short_side((224, 224))
-    256
-    """
+    """Returns 256/224 of the short side of a crop, the length to which `center_crop` resizes an image's by default."""
     return round(min(size) * 256 / 224)
 
 
 def resized_size(
     image_size: tuple[int, int], size: tuple[int, int], shorter: int | None = None
 ) -> tuple[int, int]:
-    """Returns the (height, width) to which `center_crop` resizes an image before cropping.
-
-    The result is never smaller than the crop's `size`. `shorter` is the length of the short side; None is that of
-    `short_side`.
+    """Returns the (height, width), at least the crop's, to which `center_crop` resizes an image before cropping.
 
     >>> resized_size((375, 500), (224, 224))
     (256, 341)
@@ -174,14 +149,6 @@ def random_resized_crop(image: Image.Image, size, rng: np.random.Generator, area
     Reference: Szegedy et al., 2015; as in fb.resnet.torch, which the authors' code follows, except that the logarithm
     of the aspect ratio is uniform, as in torchvision, and resizing is antialiased. Falls back to the central crop if
     ten random crops do not fit into the image.
-
-    Args:
-        size: (height, width) of the result.
-        area: range of the crop's area as a fraction of the image's.
-        aspect: range of the crop's width / height.
-
-    Returns:
-        uint8 array of shape (height, width, channels).
     """
     for _ in range(10):
         target = rng.uniform(*area) * image.width * image.height

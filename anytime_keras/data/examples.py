@@ -16,10 +16,7 @@ def processors():
 
 
 class ArrayExamples:
-    """Images of one size in memory, uint8 or float, shape (n, height, width, channels), and labels of shape (n,).
-
-    `paths` lists the files that the images were read from, or is None.
-    """
+    """Images of one size in memory, uint8 or float, with their labels, and the `paths` of their files or None."""
 
     in_memory = True
 
@@ -60,10 +57,7 @@ class ArrayExamples:
 
 
 class FileExamples:
-    """Image files of any size, decoded and cropped to `image_shape` when fetched.
-
-    Images that cannot be decoded are added to `skipped`, or raise `CorruptImage` if that is None.
-    """
+    """Image files of any size, decoded and cropped when fetched; `skipped` collects corrupt ones if it is not None."""
 
     in_memory = False
     scale = 1 / 255
@@ -88,8 +82,7 @@ class FileExamples:
     def fetch(self, indices, rngs=None):
         """Returns images and labels at these indices.
 
-        Corrupt images that are skipped are replaced in training (with `rngs`) by the next readable one, so that batches
-        keep their size, and otherwise left out.
+        In training (with `rngs`), the next readable image replaces a skipped one, so that batches keep their size.
         """
         images, kept, last = [], [], None
         for index, rng in zip(indices, itertools.repeat(None) if rngs is None else rngs):
@@ -131,8 +124,7 @@ class Skipped:
 class StreamExamples:
     """A tensorflow-datasets split, or its part from `start` to `stop`, read sequentially and cropped to `image_shape`.
 
-    It is for splits that do not fit into memory or have images of different sizes. Each training epoch starts at a
-    random offset and shuffles within blocks; tensorflow-datasets has already shuffled the examples on disk.
+    Each training epoch starts at a random offset and shuffles within blocks; the examples on disk are shuffled already.
     """
 
     in_memory = False
@@ -153,10 +145,7 @@ class StreamExamples:
         return StreamExamples(*own, self.start, middle), StreamExamples(*own, middle, self.stop)
 
     def elements(self, epoch=None, seed=0):
-        """Returns a `tf.data.Dataset` of (uint8 image, label, position in the epoch).
-
-        Examples are shuffled and cropped at random if `epoch` is given.
-        """
+        """Returns a `tf.data.Dataset` of (uint8 image, label, position), at random in an `epoch` unless it is None."""
         import tensorflow as tf
         import tensorflow_datasets as tfds
 

@@ -112,11 +112,7 @@ def _entries(folder):
 
 
 def from_files(name, files, class_names, image_size=None, skip_corrupt=False):
-    """Creates a source from `files`, a dict from split to (paths, labels). Other arguments are those of `load`.
-
-    Raises:
-        ValueError: if sizes differ and `image_size` is None, or a file is not an image (the error names it).
-    """
+    """Creates a source from `files`, a dict from split to (paths, labels). Other arguments are those of `load`."""
     skipped = Skipped() if skip_corrupt else None
 
     def cropped(size):

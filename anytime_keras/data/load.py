@@ -16,9 +16,7 @@ from anytime_keras.data.examples import StreamExamples
 
 
 class DataSet:
-    """A data set ready for `fit` and `evaluate`, created by `load` from a `source` of examples.
-
-    Iterating yields `train, validation, test`.
+    """A data set ready for `fit` and `evaluate`, created by `load`. Iterating yields `train, validation, test`.
 
     Attributes:
         name: str.
@@ -32,14 +30,15 @@ class DataSet:
         one_hot: bool, whether labels are float vectors.
         skipped: list of paths, the corrupt images skipped so far; see `load`.
 
+    `load` passes these, and a `source` of examples.
+
     Example:
     >>> import anytime_keras as ak
     >>> data = ak.data.load("digits", batch_size=64)
     >>> data.sizes, data.steps_per_epoch, data.image_shape
     ({'train': 1294, 'validation': 144, 'test': 359}, 21, (8, 8, 1))
-    >>> images, labels = next(iter(data.test))
-    >>> tuple(images.shape), tuple(labels.shape)
-    ((64, 8, 8, 1), (64,))
+    >>> [tuple(part.shape) for part in next(iter(data.test))]
+    [(64, 8, 8, 1), (64,)]
     """
 
     def __init__(self, source, batch_size, augment, seed, split_seed, one_hot):
@@ -157,14 +156,11 @@ def load(
     TensorFlow and `keras.utils.PyDataset`s on other backends.
 
     Args:
-        data: one of
-
-            - a name: `"digits"`, `"cifar10"`, any image classification data set of tensorflow-datasets, or
-              `"tiny_imagenet"`, whose published folder must be in `data_dir`;
-            - a folder of images, `folder/<split>/<class>/<image>` or `folder/<class>/<image>`, or a folder that `pack`
-              wrote;
-            - an `.npz` file or a dict of arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`,
-              `x_test`, `y_test`; or a pair `(x, y)`.
+        data: a name: `"digits"`, `"cifar10"`, any image classification data set of tensorflow-datasets, or
+            `"tiny_imagenet"`, whose published folder must be in `data_dir`; a folder of images,
+            `folder/<split>/<class>/<image>` or `folder/<class>/<image>`, or one that `pack` wrote; an `.npz` file or a
+            dict of arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`, `x_test`, `y_test`; or
+            (x, y).
         batch_size: int.
         validation: fraction or number of training images to hold out, stratified by class; 0 for none; None for the
             data set's default, see `anytime_keras.data.defaults`; `"last"` for that number of the last training images
@@ -182,24 +178,21 @@ def load(
             mixes images (`mix_up`, `cut_mix`).
         data_dir: directory of tensorflow-datasets' data or Tiny ImageNet; None is tensorflow-datasets' default.
         download: bool, whether tensorflow-datasets may download.
-        skip_corrupt: bool, for folders of images: whether to skip images that cannot be decoded, warn about each, and
-            list them in the data set's `skipped`; otherwise such an image raises an error that names it. If images are
-            read on demand, a corrupt training image is replaced by the next readable one; an evaluation batch gets
-            smaller, and still raises if none of its images is readable.
+        skip_corrupt: bool, for folders of images: whether to skip images that cannot be decoded, with a warning;
+            otherwise the first raises an error. If images are read on demand, a corrupt training image is replaced by
+            the next readable one; an evaluation batch gets smaller, and still raises if none of its images is readable.
 
     Returns:
         A `DataSet`.
 
     Raises:
-        ValueError: if the data set is unknown (similar names are listed), a file is not an image (the error names it),
-            or a label or an argument is out of range.
+        ValueError: if the data set is unknown, a file is not an image, or a label or an argument is out of range.
 
     Example:
     >>> import anytime_keras as ak
-    >>> data = ak.data.load("digits", batch_size=64)
+    >>> train, validation, test = data = ak.data.load("digits", batch_size=64)
     >>> data
     DataSet('digits', train=1294, validation=144, test=359, image_shape=(8, 8, 1), num_classes=10)
-    >>> train, validation, test = data
     """
     batch_size = check_int("batch_size", batch_size)
     seed, split_seed = check_int("seed", seed, 0), check_int("split_seed", split_seed, 0)

@@ -23,9 +23,7 @@ INDEX = "parts.json"
 
 
 def pack(data_set, folder, part_mb=58.0):
-    """Writes a data set's training and validation images as part files for `ak.data.load(folder)`.
-
-    Keeps the held-out validation split. Leaves out test images, which training must not see.
+    """Writes a data set's training and validation images, not the test images, as files for `ak.data.load(folder)`.
 
     Args:
         data_set: `DataSet` whose images are in memory.
@@ -41,10 +39,9 @@ def pack(data_set, folder, part_mb=58.0):
     Example:
     >>> import tempfile, anytime_keras as ak
     >>> folder = tempfile.mkdtemp()
-    >>> len(pack(ak.data.load("digits"), folder, part_mb=0.2))
-    4
-    >>> ak.data.load(folder).sizes
-    {'train': 1294, 'validation': 144}
+    >>> paths = pack(ak.data.load("digits"), folder, part_mb=0.2)
+    >>> len(paths), ak.data.load(folder).sizes
+    (4, {'train': 1294, 'validation': 144})
     """
     check_number("part_mb", part_mb, "above 0", lambda value: value > 0)
     folder = pathlib.Path(folder)

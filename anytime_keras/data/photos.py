@@ -20,10 +20,8 @@ FILES = {
 def photos():
     """Returns photographs that installed packages contain, for examples that work offline.
 
-    Three come with scikit-learn and Matplotlib, and up to three more with scikit-image, if that is installed.
-
-    Returns:
-        A dict from names to uint8 arrays of shape `(height, width, 3)`.
+    They are uint8 arrays of shape `(height, width, 3)` in a dict by name: three of scikit-learn and Matplotlib, and up
+    to three of scikit-image, if that is installed.
 
     Example:
     >>> import anytime_keras as ak

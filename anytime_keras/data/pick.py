@@ -4,17 +4,13 @@ from anytime_keras import runtime
 
 
 def pick(name, otherwise="digits"):
-    """Returns a data set's name if this machine can train on it, otherwise a fallback.
+    """Returns a data set's name and the reason to choose it: `name` on a GPU if it is available, else a fallback.
 
-    For examples that must run anywhere: with the real data set on a GPU, with a bundled one elsewhere. Downloads and
-    prepares the data set if necessary.
+    For examples that must run anywhere. Downloads and prepares the data set if necessary.
 
     Args:
         name: str, a data set of tensorflow-datasets.
         otherwise: str, the name to return if there is no GPU, or the data set is neither cached nor downloadable.
-
-    Returns:
-        A pair of str: the name and the reason for it.
 
     Example:
     >>> import anytime_keras as ak

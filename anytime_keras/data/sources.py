@@ -49,11 +49,7 @@ KNOWN = {
 
 
 def tfds_directory(data_dir=None):
-    """Returns the directory of tensorflow-datasets' data.
-
-    Raises:
-        OSError: if it is in a home directory and there is none.
-    """
+    """Returns the directory of tensorflow-datasets' data."""
     path = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return _errors.expanded(path, "Pass the `data_dir` that contains the data set, or set TFDS_DATA_DIR to it.")
 
@@ -166,10 +162,7 @@ def npz(path):
 
 
 def from_tfds(name, image_size=None, data_dir=None, download=True):
-    """Loads a classification data set of tensorflow-datasets; needs TensorFlow. Arguments are those of `data.load`.
-
-    The name may contain a config and a version (`"oxford_flowers102:2.1.1"`).
-    """
+    """Loads a classification data set of tensorflow-datasets, whose name may contain a config and a version."""
     import tensorflow_datasets as tfds
 
     tfds_directory(data_dir)  # without a home directory, tensorflow-datasets would write to a folder named `~`

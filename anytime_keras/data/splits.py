@@ -6,13 +6,9 @@ import numpy as np
 
 
 def hold_out(labels: np.ndarray, amount: float, seed: int | list[int], what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Selects a fraction or a number of examples to hold out, stratified by class.
+    """Selects a fraction or a number of examples to hold out, stratified by class, or raises ValueError with `what`.
 
-    Returns two sorted int arrays: the indices kept and the indices held out. Every class keeps at least one example, so
-    fewer may be held out of tiny classes.
-
-    Raises:
-        ValueError: if nothing would be kept or held out. The error names the split `what`.
+    Returns the sorted indices kept and held out. Every class keeps at least one example.
     """
     wanted = number(amount, len(labels), what)
     rng = np.random.default_rng(seed)

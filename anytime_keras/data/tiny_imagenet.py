@@ -19,11 +19,7 @@ def is_folder(path):
 
 
 def find(data_dir=None):
-    """Returns the path of Tiny ImageNet: `data_dir` itself or `tiny-imagenet-200` in it; None is `tfds_directory()`.
-
-    Raises:
-        ValueError: if the folder is missing; the error says where to get it.
-    """
+    """Returns the path of Tiny ImageNet: `data_dir` itself or `tiny-imagenet-200` in it; None is `tfds_directory()`."""
     place = tfds_directory(data_dir)
     for path in (place, place / FOLDER):
         if is_folder(path):
@@ -39,10 +35,6 @@ def load(path, image_size=None, skip_corrupt=False):
 
     Classes are numbered in the order of their WordNet IDs, as folder loaders do, not in the order of wnids.txt. Their
     names come from words.txt. Arguments are those of `folder.load`.
-
-    Raises:
-        ValueError: if a class has no images or no name, or a validation image has no class or no file; the error
-            names it.
     """
     wnids = sorted((path / "wnids.txt").read_text().split())
     words = dict(line.split("\t", 1) for line in (path / "words.txt").read_text().splitlines() if "\t" in line)

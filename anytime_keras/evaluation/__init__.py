@@ -9,17 +9,5 @@ from anytime_keras.evaluation.monotonicity import Monotonicity
 from anytime_keras.evaluation.plots import plot_curves, plot_increases, plot_weights
 from anytime_keras.evaluation.samples import Samples
 
-__all__ = [
-    "Calibration",
-    "Curve",
-    "CurvePoint",
-    "Monotonicity",
-    "Samples",
-    "evaluate",
-    "latencies",
-    "plot_answers",
-    "plot_curves",
-    "plot_increases",
-    "plot_photos",
-    "plot_weights",
-]
+__all__ = ["Calibration", "Curve", "CurvePoint", "Monotonicity", "Samples", "evaluate", "latencies", "plot_answers"]
+__all__ += ["plot_curves", "plot_increases", "plot_photos", "plot_weights"]

@@ -51,17 +51,11 @@ class Calibration:
         return {name: expected_error(own, correct, self._bins) for name, own, correct in pairs}
 
     def risk_coverage(self, exit_name):
-        """Returns the selective-prediction curve of an exit.
+        """Returns an exit's selective-prediction curve: coverage and risk, two arrays of shape `(samples,)`.
 
         If the network answers only for the most confident share of the samples (the coverage), the risk is the error
         rate among those. Confidence is that after temperatures, if there are any. Samples of equal confidence are
         answered together, and have the risk of all of them.
-
-        Args:
-            exit_name: str.
-
-        Returns:
-            Two arrays of shape `(samples,)`: coverage, ascending to 1, and risk, from 0 to 1.
         """
         check_choice("exit_name", exit_name, self._samples.exit_names)
         row = self._samples.exit_names.index(exit_name)
@@ -95,9 +89,6 @@ class Calibration:
         Args:
             path: file for the plot; its suffix sets the format. None does not save it.
             title: str or None.
-
-        Returns:
-            A `matplotlib.figure.Figure`.
         """
         from anytime_keras.evaluation import style  # only plots need Matplotlib
 
@@ -129,14 +120,7 @@ class Calibration:
         return style.save(figure, path)
 
     def plot_risk_coverage(self, path=None, title=None):
-        """Plots the selective-prediction curve of each exit: error among the most confident share of the samples.
-
-        Args:
-            path, title: as in `plot`.
-
-        Returns:
-            A `matplotlib.figure.Figure`. Exits go from dark (earliest) to light.
-        """
+        """Plots each exit's selective-prediction curve, from dark (earliest) to light; arguments as in `plot`."""
         from anytime_keras.evaluation import style
 
         figure = style.picture(height=3.6)
@@ -157,8 +141,7 @@ def reliability(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Groups samples by confidence into intervals of equal width.
 
-    The arguments are arrays of shape `(samples,)`. Returns three arrays with a value for each interval that has
-    samples: mean confidence, accuracy, and share of the samples.
+    Returns three arrays with a value for each interval that has samples: mean confidence, accuracy, share of samples.
 
     >>> [values.tolist() for values in reliability(np.array([0.5, 0.75, 1.0]), np.array([False, True, True]), bins=2)]
     [[0.5, 0.875], [0.0, 1.0], [0.3333333333333333, 0.6666666666666666]]
@@ -172,10 +155,6 @@ def reliability(
 
 
 def expected_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Returns the expected calibration error, from 0 to 1; arguments as in `reliability`.
-
-    >>> expected_error(np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, False, False]))
-    0.25
-    """
+    """Returns the expected calibration error, from 0 to 1; arguments as in `reliability`."""
     sure, right, share = reliability(confidences, correct, bins)
     return float((share * np.abs(sure - right)).sum())

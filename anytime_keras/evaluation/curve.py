@@ -110,16 +110,13 @@ class Curve:
         return costs
 
     def at(self, fraction: float, cost: str = "with_all_heads") -> CurvePoint:
-        """Returns the latest exit that costs at most a fraction of the last exit's cost.
+        """Returns the `CurvePoint` of the latest exit that costs at most a fraction of the last exit's cost.
 
-        If the budget is below the first exit's cost, the returned point has exit None and error NaN.
+        If the budget is below the first exit's cost, the point has exit None and error NaN.
 
         Args:
             fraction: float, above 0.
             cost: `"with_all_heads"` (MACs including every head so far), `"with_head"`, `"backbone"` or `"latency"`.
-
-        Returns:
-            A `CurvePoint`.
         """
         if not isinstance(fraction, numbers.Real) or not fraction > 0:
             raise ValueError(f"`fraction` must be above 0. Received: fraction={fraction!r}.")
@@ -128,19 +125,16 @@ class Curve:
         return affordable[-1] if affordable else NO_ANSWER
 
     def relative_to(self, other, fractions=None, cost="with_all_heads"):
-        """Returns the relative increase in error over another curve, in percent, as in the paper's tables.
+        """Returns the increases in error over another curve, in percent, as in the paper's tables.
 
-        This is `100 * (error / other's error - 1)`. For example, 10.0 means an error of 11% where the other curve has
-        10%.
+        This is `100 * (error / other's error - 1)`, NaN where a curve has no exit within the budget or both errors are
+        0. For example, 10.0 means an error of 11% where the other curve has 10%.
 
         Args:
             other: `Curve`.
             fractions: fractions of each curve's last cost at which to compare, such as `(0.25, 0.5, 0.75, 1)`; None
                 compares exit by exit.
             cost: as in `at`.
-
-        Returns:
-            A list of float, NaN where a curve has no exit within the budget or both errors are 0.
         """
         if not isinstance(other, Curve):
             raise ValueError(f"`other` must be a `Curve`. Received: {type(other).__name__}.")
@@ -196,13 +190,10 @@ class Curve:
         return _tables.table(headings, rows)
 
     def calibration(self, bins=15):
-        """Compares the exits' confidence with their accuracy, before and after temperatures.
+        """Compares the exits' confidence with their accuracy, before and after temperatures; returns a `Calibration`.
 
         Args:
             bins: int, number of intervals of confidence of equal width.
-
-        Returns:
-            An `anytime_keras.evaluation.Calibration`.
 
         Raises:
             ValueError: if the curve has no `samples`: it was read from a file, samples were weighted, or exits end in a

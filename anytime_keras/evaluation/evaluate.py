@@ -183,10 +183,7 @@ def weighted_batches(data, batch_size=256):
 
 
 def weights_by_exit(sample_weight, names):
-    """Returns a list with the sample weights of each exit; None weights all samples alike.
-
-    One array applies to all exits, a dict may omit exits, and a list is in the order of the exits.
-    """
+    """Returns a list with the sample weights of each exit, from one array for all, a dict by name, a list, or None."""
     if isinstance(sample_weight, dict):
         for name in sample_weight:
             if name not in names:

@@ -6,12 +6,9 @@ ELSEWHERE = "For other networks, use `model.evaluate`, which computes the compil
 
 
 def class_numbers(labels: np.ndarray, shape: tuple, exit_name: str) -> np.ndarray:
-    """Returns labels, ints of shape `(samples,)` or `(samples, 1)` or one-hot rows, as ints of shape `(samples,)`.
+    """Returns labels, ints or one-hot rows, as ints of shape `(samples,)`, or raises ValueError if they do not fit.
 
     `shape` is that of an exit's outputs, `(samples, classes)`.
-
-    Raises:
-        ValueError: if the outputs or the labels are not those of a classifier with one class for each sample.
 
     >>> class_numbers(np.array([[0, 1, 0], [1, 0, 0]]), (2, 3), "exit_1").tolist()
     [1, 0]

@@ -27,9 +27,8 @@ def latencies(model: keras.Model, example: Any, repeats: int = 30, seconds: floa
     Example:
     >>> import anytime_keras as ak
     >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
-    >>> seconds = ak.evaluation.latencies(model, keras.ops.zeros((1, 8, 8, 1)), repeats=3, seconds=0)
-    >>> list(seconds), min(seconds.values()) > 0
-    (['exit_1', 'exit_2', 'exit_3'], True)
+    >>> list(ak.evaluation.latencies(model, keras.ops.zeros((1, 8, 8, 1)), repeats=3, seconds=0))
+    ['exit_1', 'exit_2', 'exit_3']
     """
     return medians(models_by_exit(model), example, repeats, seconds)
 

@@ -78,9 +78,8 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
         curves: list of `Curve`, one per weighting.
         optimal: `Curve` whose points come from separate networks, each trained for one exit only. Exits are matched by
             name; it need not have all of them.
-        path: as in `plot_curves`.
+        path, title: as in `plot_curves`.
         value: `"loss"` or `"error"`.
-        title: as in `plot_curves`.
 
     Returns:
         A `matplotlib.figure.Figure`.

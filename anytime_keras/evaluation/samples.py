@@ -58,13 +58,10 @@ class Samples:
 
     @classmethod
     def joined(cls, parts):
-        """Joins exits of several networks, measured on the same data, into one.
+        """Joins exits of several networks, measured on the same data; returns None if some `Samples` are None.
 
         Args:
             parts: list of pairs: `Samples`, and a dict from the names of its exits to keep to their new names.
-
-        Returns:
-            The `Samples` of all kept exits, in order, or None if some of the parts are None.
         """
         if any(samples is None for samples, _ in parts):
             return None
@@ -137,14 +134,7 @@ def _probabilities(logs, labels):
 
 
 def log_probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Returns the logarithm of the softmax of outputs, or of the outputs themselves if they are probabilities.
-
-    Args:
-        outputs: array of shape `(samples, classes)`, logits or probabilities.
-
-    >>> np.exp(log_probabilities(np.array([[0.0, np.log(3.0)]]))).round(2).tolist()
-    [[0.25, 0.75]]
-    """
+    """Returns the logarithm of the softmax of outputs, or of the outputs themselves if they are probabilities."""
     if (outputs >= 0).all() and np.abs(outputs.sum(axis=1) - 1).max() < 1e-2:
         return np.log(np.maximum(outputs, 1e-12))
     shifted = outputs - outputs.max(axis=1, keepdims=True)

@@ -35,10 +35,7 @@ def picture(width=6.4, height=4.2):
 
 
 def look(number, covered=0):
-    """Returns the line style of a curve by its number: colours and markers differ, for prints in grey.
-
-    A curve that is `covered` by that many later ones is drawn wider, so that it stays visible beneath them.
-    """
+    """Returns the line style of a curve by its number, wider if it is `covered` by that many later ones."""
     return {
         "color": COLORS[number % len(COLORS)],
         "marker": MARKERS[number % len(MARKERS)],

@@ -1,9 +1,9 @@
 """Lists the training runs of experiments."""
 
+import collections
 import functools
 import itertools
 import json
-import typing
 
 from anytime_keras import runtime
 from anytime_keras.cost import exit_costs
@@ -13,38 +13,25 @@ from anytime_keras.experiments.summaries import at_fractions, grouped
 from anytime_keras.training import Recipe
 
 PLAIN = {"weighting": {"name": "constant"}}  # recipe changes of a network with one exit
-
-
-class Planned(typing.NamedTuple):
-    """A training run: `labels` (`row`, `network`, `dataset`, `seed` and the experiment's own) and its `recipe`."""
-
-    labels: dict
-    recipe: Recipe
+# A training run: `labels` (`row`, `network`, `dataset`, `seed` and the experiment's own) and its `recipe`.
+Planned = collections.namedtuple("Planned", "labels recipe")
 
 
 def recipe(settings, network, dataset, seed, **changes):
     """Returns the paper's recipe (section 5.1) at the scale of the settings."""
     arguments = {"data": str(dataset)}
-    augment = sources.defaults(dataset).augment
-    if augment:  # named, so that results contain it
+    if augment := sources.defaults(dataset).augment:  # named, so that results contain it
         arguments["augment"] = list(augment)
     scale = dict(epochs=settings.epochs_of(dataset), batch_size=settings.batch_size, precision=settings.precision)
     return Recipe.paper(network_config(network), arguments, **{**scale, "seed": seed, **changes})
 
 
 def plan(settings, rows, networks=None, opt=None):
-    """Lists the runs of all rows, networks, data sets and seeds.
+    """Lists the runs of all rows, networks (None for those of the settings), data sets and seeds, as `Planned`.
 
-    Args:
-        settings: `Settings`.
-        rows: dict from a row's name to its recipe changes.
-        networks: names that replace the settings' networks.
-        opt: adds runs that train a network for one exit only (row `OPT`, label `exit`): `"fractions"` for the exits
-            that answer at `FRACTIONS`, `"all"` for every exit, None for none. On a CPU, such a network ends after its
-            exit. On an accelerator it is complete, so that the same program trains it side by side with the others.
-
-    Returns:
-        A list of `Planned`.
+    `rows` maps a row's name to its recipe changes. `opt` adds runs that train a network for one exit only (row `OPT`,
+    label `exit`): `"fractions"` for the exits that answer at `FRACTIONS`, `"all"` for every exit. On a CPU, such a
+    network ends after its exit; on an accelerator it is complete, so that one program trains it beside the others.
     """
     planned, joint = [], [({"row": row}, change) for row, change in rows.items()]
     for dataset, network in itertools.product(settings.datasets, settings.networks if networks is None else networks):
@@ -70,24 +57,18 @@ def _alone(exits, opt):
 
 def one_network(settings, rows, opt):
     """As `plan`, for the settings' only network."""
-    if len(settings.networks) != 1:
-        raise ValueError(
-            f"This experiment needs exactly one network. Received: {list(settings.networks)}. Name it, such as "
-            "--networks=3x8."
-        )
+    if len(given := settings.networks) != 1:
+        raise ValueError(f"This experiment needs exactly one network, such as --networks=3x8. Received: {list(given)}.")
     return plan(settings, rows, opt=opt)
 
 
 def pairs(settings, rows, opt):
     """As `plan`, for pairs of networks: the first row for the small one, the second and OPT for the large one."""
-    if len(settings.networks) % 2:
-        raise ValueError(
-            "This experiment needs pairs of networks, each a small one followed by a large one. "
-            f"Received: {list(settings.networks)}."
-        )
-    (first, of_small), (second, of_large) = rows.items()
+    given, ((first, of_small), (second, of_large)) = settings.networks, rows.items()
+    if len(given) % 2:
+        raise ValueError(f"This experiment needs pairs of networks, a small and a large one. Received: {list(given)}.")
     planned = []
-    for small, large in zip(settings.networks[::2], settings.networks[1::2]):
+    for small, large in zip(given[::2], given[1::2]):
         _check_growing(settings, (small, large))
         runs = plan(settings, {first: of_small}, [small]) + plan(settings, {second: of_large}, [large], opt)
         planned += [Planned({**one.labels, "pair": f"{small} against {large}"}, one.recipe) for one in runs]
@@ -95,33 +76,10 @@ def pairs(settings, rows, opt):
 
 
 def members(settings, rows, opt):
-    """As `plan`, for the networks of `ensembles`; OPT is that of the largest anytime network."""
-    anytime, linear = _kinds(settings)
-    planned = plan(settings, rows, anytime) + plan(settings, {}, anytime[-1:], opt)
-    return planned + [one for row, networks in linear.items() for one in plan(settings, {row: PLAIN}, networks)]
+    """As `plan`, for networks of increasing cost that make ensembles; OPT is that of the largest anytime network.
 
-
-def ensembles(settings, rows):
-    """Lists pairs of an ensemble's labels and its members' recipes, smallest first.
-
-    The anytime networks make one EANN for each row, the networks of a family with one exit a linear ensemble. A single
-    anytime network makes no EANN and is compared as it is.
+    Those with several exits make an EANN for each row, those of a family with one exit a linear ensemble.
     """
-    anytime, linear = _kinds(settings)
-    every = [(row, change, anytime) for row, change in rows.items() if len(anytime) > 1]
-    every += [(row, PLAIN, networks) for row, networks in linear.items()]
-    return [
-        (
-            dict(row=row, dataset=label(dataset), seed=seed),
-            [recipe(settings, network, dataset, seed, **change) for network in networks],
-        )
-        for dataset, (row, change, networks) in itertools.product(settings.datasets, every)
-        for seed in settings.seeds_of(dataset)
-    ]
-
-
-def _kinds(settings):
-    """Returns the networks with several exits, and a dict from a linear ensemble's row to the networks with one."""
     every, dataset = settings.networks, settings.datasets[0]
     anytime = [network for network in every if len(costs(settings, network, dataset)["exit"]) > 1]
     families = {network: network_config(network)["name"].rstrip("0123456789") for network in every}
@@ -130,7 +88,18 @@ def _kinds(settings):
         if len(networks) < 2 and not (linear and row == "EANN"):
             raise ValueError(f"An ensemble needs two or more networks, smallest first. Received: {row}: {networks}.")
         _check_growing(settings, networks)
-    return anytime, linear
+    planned = plan(settings, rows, anytime) + plan(settings, {}, anytime[-1:], opt)
+    return planned + [one for row, networks in linear.items() for one in plan(settings, {row: PLAIN}, networks)]
+
+
+def ensembles(planned):
+    """Lists pairs of an ensemble's labels and its members' recipes: the networks of a row, if there are two or more."""
+    members = grouped(
+        (tuple(each.labels[key] for key in ("row", "dataset", "seed")), each.recipe)
+        for each in planned
+        if each.labels["row"] != "OPT"
+    )
+    return [(dict(zip(("row", "dataset", "seed"), key)), each) for key, each in members.items() if len(each) > 1]
 
 
 def costs(settings, network, dataset):

@@ -6,7 +6,8 @@ import shlex
 import statistics
 
 from anytime_keras import _tables
-from anytime_keras.experiments import catalog
+from anytime_keras.experiments import planning
+from anytime_keras.experiments.catalog import EXPERIMENTS
 from anytime_keras.experiments.summaries import grouped
 from anytime_keras.training import Recipe
 from anytime_keras.training.checkpoint import write
@@ -22,41 +23,24 @@ BEGIN, END = "<!-- {}: made by `anytime-keras reproduce page` -->", "<!-- end of
 def reproduce(name, settings, runs, results, quick=False):
     """Runs the unfinished training runs of an experiment and writes its result after each of them.
 
-    Args:
-        name: one of `EXPERIMENTS`.
-        settings: `Settings`.
-        runs: `Runs`.
-        results: directory of the result.
-        quick: bool, whether the settings are those of a quick check, whose result goes to a separate file.
-
-    Returns:
-        The result's path and a bool, whether all runs are finished. With ensembles, the result is written at the end.
-
-    Raises:
-        ValueError: if the experiment is unknown, its result contains runs that the settings omit, or the network of a
-            finished ensemble member is missing.
-
-    Example:
-    >>> import tempfile
-    >>> from anytime_keras import experiments
-    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
-    >>> path, complete = experiments.reproduce("proposition", chosen.settings(), experiments.Runs(folder), folder)
-    >>> path.name, complete
-    ('proposition.json', True)
+    `runs` are `Runs`; `results` is a directory. A `quick` check has a file of its own. Returns the result's path and
+    whether all runs are finished.
     """
-    chosen = catalog.get(name)
-    planned, ensembles = chosen.plan(settings), chosen.ensembles(settings)
+    chosen = EXPERIMENTS[name]
+    planned = chosen.plan(settings)
+    ensembles = planning.ensembles(planned) if chosen.kind == "ensembles" else []
+    recipes = [one.recipe for one in planned]
     path = pathlib.Path(results) / f"{name}{'_quick' if quick and planned else ''}.json"
     if path.exists() and not quick:
-        kept = {runs.place(one.recipe) for one in planned}
+        kept = set(map(runs.place, recipes))
         if any(runs.place(Recipe.from_dict(run["recipe"])) not in kept for run in read(path)["runs"]):
             raise ValueError(f"'{path}' contains runs that these settings omit. Choose another directory of results.")
     for _, members in ensembles:
         runs.need_networks(members)
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def save(ensembles=()):
-        finished = [one for one in planned if runs.finished(one.recipe)]
+    def save():
+        ready = [pair for pair in ensembles if all(map(runs.finished, pair[1]))]
         content = {
             "format": FORMAT,
             "experiment": name,
@@ -64,16 +48,13 @@ def reproduce(name, settings, runs, results, quick=False):
             "quick": path.stem.endswith("_quick"),
             "settings": dict(vars(settings)) if planned else None,
             "planned": len(planned),
-            "ensembles": [{**labels, **runs.ensemble(members)} for labels, members in ensembles],
-            "runs": [{**one.labels, **runs.measured(one.recipe)} for one in finished],
+            "ensembles": [{**labels, **runs.ensemble(members)} for labels, members in ready],
+            "runs": [{**one.labels, **runs.measured(one.recipe)} for one in planned if runs.finished(one.recipe)],
         }
         write(path, _to_text(content))
 
-    recipes = [one.recipe for one in planned]
-    complete = runs.run(recipes, after=(lambda: None) if ensembles else save)
-    if complete:
-        save(ensembles)
-    elif not ensembles and any(map(runs.finished, recipes)):
+    complete = runs.run(recipes, after=save)
+    if complete or any(map(runs.finished, recipes)):
         save()
     return path, complete
 
@@ -89,32 +70,14 @@ def _to_text(content):
 
 
 def read(path):
-    """Reads a result written by `reproduce` and computes its numbers.
-
-    Args:
-        path: path of the JSON.
-
-    Returns:
-        The content, a dict, with `summary`, see `summaries`, and `table`, a header and rows of str.
-
-    Raises:
-        ValueError: if the file is not a result.
-
-    Example:
-    >>> import tempfile
-    >>> from anytime_keras import experiments
-    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
-    >>> path, _ = experiments.reproduce("proposition", chosen.settings(), experiments.Runs(folder), folder)
-    >>> experiments.read(path)["title"]
-    'Proposition 4.1: cost inflation, bounds and simulation'
-    """
+    """Reads a result that `reproduce` wrote, and adds its `summary`, see `summaries`, its `table` and `facts`."""
     try:
         content = json.loads(pathlib.Path(path).read_text())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
-        chosen = catalog.get(content["experiment"])
+        chosen = EXPERIMENTS[content["experiment"]]
         content["summary"] = chosen.summarize(content["runs"], content["ensembles"])
-        content["table"] = chosen.table(content["summary"])
+        content["table"] = chosen.how.table(content["summary"], chosen.paper)
         content["facts"] = _facts(content, chosen.paper)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' must be a result of `anytime-keras reproduce`. Received: {error!r}.") from error
@@ -123,52 +86,22 @@ def read(path):
 
 def paths(results):
     """Lists the results in a directory in the order of the experiments, with quick checks last."""
-    every = [pathlib.Path(results) / f"{name}{end}.json" for end in ("", "_quick") for name in catalog.EXPERIMENTS]
+    every = [pathlib.Path(results) / f"{name}{end}.json" for end in ("", "_quick") for name in EXPERIMENTS]
     return [path for path in every if path.exists()]
 
 
-def show(path):
-    """Prints a result as a table, and plots it to a `.png` file, if Matplotlib is installed, whose path it returns."""
+def text(path):
+    """Returns a result's title and table as text."""
     content = read(path)
-    print(f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}\n")
-    print(_tables.table(*content["table"]))
-    return _picture(content, path)
-
-
-def _picture(content, path):
-    try:
-        figure = catalog.get(content["experiment"]).draw(content["summary"])
-    except ImportError:
-        return None
-    if figure is None:
-        return None
-    drawn = pathlib.Path(path).with_suffix(".png")
-    figure.savefig(drawn, dpi=110)
-    return drawn
+    title = f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}"
+    return f"{title}\n\n{_tables.table(*content['table'])}"
 
 
 def write_page(results):
-    """Writes the tables and plots of all results in a directory into its page, README.md.
+    """Writes the tables and plots of all results in a directory into its page, README.md, and returns its path.
 
     The text between the generated parts is kept. A result that the page does not show yet gets a section at the end,
     with the paper's claims. The result of a quick check is shown only if there is no full result.
-
-    Args:
-        results: path of the directory.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        ValueError: if the directory contains no results.
-
-    Example:
-    >>> import tempfile
-    >>> from anytime_keras import experiments
-    >>> folder, chosen = tempfile.mkdtemp(), experiments.EXPERIMENTS["proposition"]
-    >>> _ = experiments.reproduce("proposition", chosen.settings(), experiments.Runs(folder), folder)
-    >>> experiments.write_page(folder).name
-    'README.md'
     """
     found = {}
     for path in paths(results):
@@ -180,12 +113,13 @@ def write_page(results):
     for name, path in found.items():
         begin, end, content = BEGIN.format(name), END.format(name), read(path)
         if begin not in text:
-            claims = [f"- The paper says: {claim}" for claim in catalog.EXPERIMENTS[name].paper.get("claims", [])]
+            claims = [f"- The paper says: {claim}" for claim in EXPERIMENTS[name].paper.get("claims", [])]
             text += "\n".join(["", f"## {name}: {content['title']}", "", *claims, "", begin, end, ""])
         before, _, rest = text.partition(begin)
         parts = [_markdown(["", "paper", "here"], content["facts"], ":---"), _markdown(*content["table"], "---:")]
-        picture = _picture(content, path)
-        parts += [f"![{content['title']}]({picture.name})"] if picture else []
+        if (figure := EXPERIMENTS[name].how.draw(content["summary"])) is not None:
+            figure.savefig(path.with_suffix(".png"), dpi=110)
+            parts.append(f"![{content['title']}]({path.stem}.png)")
         parts.append(f"Run again: `{command(content)}` ([{path.name}]({path.name}))")
         text = "\n\n".join([f"{before}{begin}", *parts, f"{end}{rest.partition(end)[2]}"])
     write(page, text)
@@ -209,34 +143,27 @@ def _facts(content, theirs):
         for run in runs
         if run["train_loss"] and run["row"] != "OPT"
     )
-    ends = {name: "{:.2f} and {:.2f}".format(*map(statistics.fmean, zip(*each))) for name, each in losses.items()}
+    ends = [f"{name}: {' and '.join(f'{statistics.fmean(e):.2f}' for e in zip(*all))}" for name, all in losses.items()]
     falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
-    machines = {name: sorted(set(dates)) for name, dates in grouped(_machine(run["machine"]) for run in runs).items()}
+    machines = grouped(_machine(run["machine"]) for run in runs).items()
     compared = grouped((run["network"], run["exit"]) for run in runs if run["row"] == "OPT")
     networks = [
         f"{name}: {_listed(dict.fromkeys(compared[name]))}" if name in compared else name
         for name in settings["networks"]
     ]
-    data = {run["dataset"]: _data(run) for run in runs}
-    epochs = settings["epochs"]
-    epochs = [f"{name}: {number}" for name, number in epochs.items()] if isinstance(epochs, dict) else [epochs]
-    seeds = settings["seeds"] if isinstance(settings["seeds"], (list, tuple)) else [settings["seeds"]]
+    epochs_and_seeds = [*_each(settings["epochs"], ": "), *_each(settings["seeds"])]
     return rows + [
         ["networks", _listed(theirs["networks"]), _listed(networks, "; ")],
-        ["data", _listed(theirs["datasets"]), _listed(data.values(), "; ")],
-        ["epochs, seeds", f"{theirs['epochs']}, not stated", _listed([*epochs, *seeds])],
+        ["data", _listed(theirs["datasets"]), _listed({run["dataset"]: _data(run) for run in runs}.values(), "; ")],
+        ["epochs, seeds", f"{theirs['epochs']}, not stated", _listed(epochs_and_seeds)],
         ["runs", "–", f"{len(runs)} of {content.get('planned', len(runs))}"],
-        [
-            "training loss in the last epoch, first and last exit",
-            "–",
-            _listed((f"{name}: {end}" for name, end in ends.items()), "; ") or "not recorded",
-        ],
+        ["training loss in the last epoch, first and last exit", "–", _listed(ends, "; ") or "not recorded"],
         [
             "share of the fall in training loss in the last tenth of the epochs, last exit",
             "–",
             f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded",
         ],
-        ["machine", "–", _listed((f"{name}, {_listed(dates)}" for name, dates in machines.items()), "; ")],
+        ["machine", "–", _listed((f"{name}, {_listed(sorted(set(dates)))}" for name, dates in machines), "; ")],
     ]
 
 
@@ -254,6 +181,13 @@ def _machine(machine):
     return f"{machine['processor']}, {software}", machine["date"]
 
 
+def _each(value, colon=":"):
+    """Returns a setting's values as a list; those of a dict with their names."""
+    if isinstance(value, dict):
+        return [f"{name}{colon}{number}" for name, number in value.items()]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
 def _listed(values, separator=", "):
     return separator.join(map(str, values))
 
@@ -262,9 +196,6 @@ def command(content):
     """Returns the command line that reproduces a result."""
     parts = ["anytime-keras", "reproduce", content["experiment"], *(["--quick"] if content["quick"] else [])]
     for key, value in (content["settings"] or {}).items():
-        if isinstance(value, dict):
-            value = [f"{name}:{number}" for name, number in value.items()]
-        if isinstance(value, (list, tuple)):
-            value = _listed(value, ";" if key == "networks" and any(":" in each for each in value) else ",")
-        parts.append(f"--{'dataset' if key == 'datasets' else key}={value}")
+        separator = ";" if key == "networks" and any(":" in each for each in value) else ","
+        parts.append(f"--{'dataset' if key == 'datasets' else key}={_listed(_each(value), separator)}")
     return shlex.join(parts)

@@ -11,13 +11,14 @@ from time import monotonic
 import keras
 
 from anytime_keras import runtime
-from anytime_keras._checks import check_int, check_number
 from anytime_keras.evaluation.curve import Curve
 from anytime_keras.experiments import report
+from anytime_keras.experiments.summaries import grouped
 from anytime_keras.inference import EANN
 from anytime_keras.training import Recipe, train, train_side_by_side
 from anytime_keras.training.checkpoint import write
 from anytime_keras.training.result import title
+from anytime_keras.training.side_by_side import program
 
 LABELS = ("row", "network", "dataset", "seed", "exit", "pair")
 COLUMNS = ("exit", "error", "loss", "backbone", "with_head", "with_all_heads", "params")
@@ -28,27 +29,12 @@ CHECKPOINT_EVERY = 10  # epochs, on an accelerator, where writing several networ
 class Runs:
     """A directory of training runs, whose subdirectories are named after their recipes.
 
-    A finished run is never repeated, whichever experiment needs it; a stopped run is resumed.
-
-    Args:
-        folder: path of the directory.
-        results: directory of results. Runs that they contain count as finished, matched by recipe with the same path of
-            the data, except members of ensembles, whose networks are needed. None for none.
-        at_once: int, number of networks to train side by side on JAX; defaults to 8 on an accelerator, 1 on a CPU.
-        time_limit: float, seconds after which no further epoch starts, except the first of each `run`, or None.
-        say: function called with lines of progress.
-
-    Example:
-    >>> import tempfile
-    >>> Runs(tempfile.mkdtemp()).run([])  # True, because no run is unfinished
-    True
+    A finished run is never repeated, whichever experiment needs it; a stopped run is resumed. Runs in the directory
+    `results` count as finished, matched by recipe with the same path of the data. `at_once` networks are trained side
+    by side (JAX only). No epoch but the first of each `run` starts after `time_limit` seconds.
     """
 
     def __init__(self, folder, results=None, at_once=None, time_limit=None, say=print):
-        if at_once is not None:
-            check_int("at_once", at_once)
-        if time_limit is not None:
-            check_number("time_limit", time_limit, "of seconds, above 0", lambda value: value > 0)
         self.folder, self.say = pathlib.Path(folder), say
         self._accelerated = keras.backend.backend() == "jax" and not runtime.on_cpu()
         self.at_once = at_once or (AT_ONCE if self._accelerated else 1)
@@ -61,19 +47,15 @@ class Runs:
                 self.stored.setdefault(self.place(Recipe.from_dict(run["recipe"])), run)
 
     def place(self, recipe):
-        """Returns the directory of a recipe's run.
-
-        A network that is trained for one exit and ends after it shares a directory with the complete one.
-        """
+        """Returns the directory of a recipe's run, the same for a network that ends after its only trained exit."""
         content = recipe.to_dict()
         for name in ("minutes", "sizes", "init"):  # fields newer than the directory names
             if content[name] is None:
                 del content[name]
         if recipe.last_exit is None or recipe.weighting["name"] == "single_exit":
             del content["last_exit"]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
         data = pathlib.Path(str(recipe.data["data"])).stem
-        return self.folder / f"{title(recipe)}_{data}_seed{recipe.seed}_{digest}"
+        return self.folder / f"{title(recipe)}_{data}_seed{recipe.seed}_{_digest(json.dumps(content, sort_keys=True))}"
 
     def _kept(self, recipe):
         return (self.place(recipe) / "curve.json").exists()
@@ -83,11 +65,7 @@ class Runs:
         return self._kept(recipe) or self.place(recipe) in self.stored
 
     def measured(self, recipe):
-        """Returns the measurements of a finished run as plain data.
-
-        `exits` is a dict of lists with each exit's error, loss and costs. `train_loss`, `weight` and `validation_error`
-        are those of each exit in the last epoch, or None if the recipe does not log them.
-        """
+        """Returns the measurements of a finished run as plain data: those of the test, and of the last epoch if any."""
         place = self.place(recipe)
         if not self._kept(recipe):
             return {key: value for key, value in self.stored[place].items() if key not in LABELS}
@@ -96,13 +74,13 @@ class Runs:
             history = list(csv.DictReader(file))
 
         def each(key):
-            keys = [key.format(point.exit) for point in curve]
-            return [float(history[-1][key]) for key in keys] if all(history[-1].get(key) for key in keys) else None
+            values = [history[-1].get(key.format(point.exit)) for point in curve]
+            return list(map(float, values)) if all(values) else None
 
         accuracy, last = each("val_{}_accuracy"), f"{recipe.weighting.get('exit', curve[-1].exit)}_loss"
         return {
             "recipe": self._begun(recipe).to_dict(),
-            "exits": {name: [getattr(point, name) for point in curve] for name in COLUMNS},
+            "exits": _columns(curve),
             "train_loss": each("{}_loss"),
             "weight": each("{}_weight"),
             "validation_error": accuracy and [1 - value for value in accuracy],
@@ -118,19 +96,14 @@ class Runs:
         return Recipe.from_json(file) if file.exists() else recipe
 
     def run(self, recipes, after=lambda: None):
-        """Trains all recipes that are not finished, and calls `after` after each group of runs side by side.
-
-        Returns False if the time limit was reached. Another call then resumes.
-        """
+        """Trains unfinished recipes, calls `after` after each group, and returns whether all are finished."""
         unique = {self.place(recipe): self._begun(recipe) for recipe in recipes}
-        first = True
-        for group in self._groups([recipe for recipe in unique.values() if not self.finished(recipe)]):
+        for number, group in enumerate(self._groups([each for each in unique.values() if not self.finished(each)])):
             left = None if self.limit is None else self.limit - (monotonic() - self.start)
             # Do not start with little time left, because building and compiling may take a minute. The first group
             # always starts, so that every call makes at least one epoch of progress.
-            if left is not None and not first and left < min(60, self.limit / 10):
+            if left is not None and number and left < min(60, self.limit / 10):
                 return False
-            first = False
             done, names = sum(map(self.finished, unique.values())), [self.place(recipe).name for recipe in group]
             self.say(f"[{done} of {len(unique)} runs finished] {', '.join(names)}")
             self._train(group, None if left is None else max(left, 1.0))
@@ -150,76 +123,66 @@ class Runs:
             engine = "scan" if self._accelerated else "fit"  # see `train` for why
             train(group[0], folders[0], engine=engine, tensorboard=False, **common)
         for recipe, folder in zip(group, folders):
-            checkpoints = sorted((folder / "checkpoints").glob("epoch-*"))
             # A group stops after a common epoch, so earlier checkpoints are never needed.
-            for old in checkpoints if self.finished(recipe) else checkpoints[:-1]:
+            for old in _checkpoints(folder) if self.finished(recipe) else _checkpoints(folder)[:-1]:
                 shutil.rmtree(old)
 
     def _groups(self, recipes):
         """Yields groups of recipes that one program can train side by side, starting from the same checkpoint."""
-        alike = {}
-        for recipe in recipes:
-            checkpoints = sorted((self.place(recipe) / "checkpoints").glob("epoch-*"))
-            alike.setdefault((_program(recipe), checkpoints[-1].name if checkpoints else ""), []).append(recipe)
-        for group in alike.values():
+
+        def latest(recipe):
+            return "".join(path.name for path in _checkpoints(self.place(recipe))[-1:])
+
+        for group in grouped(((program(recipe), latest(recipe)), recipe) for recipe in recipes).values():
             for start in range(0, len(group), self.at_once):
                 yield group[start : start + self.at_once]
 
     def need_networks(self, recipes):
         """Makes `run` train the members of an ensemble that is not measured yet, even if results contain them."""
-        if not self._ensemble_file(recipes).exists():
-            self._check_networks(filter(self._kept, recipes))
-            for recipe in recipes:
-                self.stored.pop(self.place(recipe), None)
-
-    def ensemble(self, recipes):
-        """Chains finished networks, smallest first, to an `EANN`, and measures it on test images.
-
-        Returns:
-            A dict with `members`, the exits of the networks that are used, and `exits`, as in `measured`.
-        """
-        file = self._ensemble_file(recipes)
-        if file.exists():
-            return json.loads(file.read_text())
-        self._check_networks(recipes)
-        self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")
-        data = recipes[0].load_data()
-        eann = EANN([keras.saving.load_model(self.place(each) / "model.keras") for each in recipes], data.validation)
-        curve = eann.curve(data.test)
-        exits = {name: [getattr(point, name) for point in curve] for name in COLUMNS}
-        write(file, json.dumps({"members": eann.exit_names, "exits": exits}) + "\n")
-        return json.loads(file.read_text())
-
-    def _ensemble_file(self, recipes):
-        digest = hashlib.sha256(" ".join(self.place(recipe).name for recipe in recipes).encode()).hexdigest()[:10]
-        return self.folder / f"eann_{recipes[0].weighting['name']}_seed{recipes[0].seed}_{digest}.json"
-
-    def _check_networks(self, recipes):
-        missing = [str(place) for place in map(self.place, recipes) if not (place / "model.keras").exists()]
-        if missing:
+        if self._ensemble_file(recipes).exists():
+            return
+        kept = [self.place(recipe) for recipe in recipes if self._kept(recipe)]
+        if missing := [str(place) for place in kept if not (place / "model.keras").exists()]:
             raise ValueError(
                 f"An ensemble needs its members' networks. There is no `model.keras` in {', '.join(missing)}. "
                 "Restore the file, or delete the directory to train the network again."
             )
+        for recipe in recipes:
+            self.stored.pop(self.place(recipe), None)
+
+    def ensemble(self, recipes):
+        """Measures the `EANN` of finished networks once: its used exits as `members`, and `exits` as in `measured`."""
+        file = self._ensemble_file(recipes)
+        if not file.exists():
+            self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")
+            data = recipes[0].load_data()
+            networks = [keras.saving.load_model(self.place(recipe) / "model.keras") for recipe in recipes]
+            eann = EANN(networks, data.validation)
+            write(file, json.dumps({"members": eann.exit_names, "exits": _columns(eann.curve(data.test))}) + "\n")
+        return json.loads(file.read_text())
+
+    def _ensemble_file(self, recipes):
+        digest = _digest(" ".join(self.place(recipe).name for recipe in recipes))
+        return self.folder / f"eann_{recipes[0].weighting['name']}_seed{recipes[0].seed}_{digest}.json"
+
+
+def _digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _columns(curve):
+    return {name: [getattr(point, name) for point in curve] for name in COLUMNS}
+
+
+def _checkpoints(folder):
+    return sorted((folder / "checkpoints").glob("epoch-*"))
 
 
 def late_fall(losses):
-    """Returns the fall of a training loss in the last tenth of the epochs, from the mean of the tenth before, in
-    percent of its whole fall since the first epoch. Close to 0, the training has converged."""
+    """Returns the fall of a loss from the second last to the last tenth of the epochs, in percent of its whole fall."""
     tenth = max(1, len(losses) // 10)
     before, last = losses[-2 * tenth : -tenth], statistics.fmean(losses[-tenth:])
     return 100 * (statistics.fmean(before) - last) / (losses[0] - last) if before and losses[0] != last else None
-
-
-def _program(recipe):
-    """Returns a key that is equal for recipes that can be trained side by side."""
-    shape = {name: value for name, value in recipe.to_dict().items() if name not in ("seed", "weighting")}
-    weighting = recipe.weighting
-    adaloss = weighting["name"] == "adaloss"
-    numbers = adaloss and weighting.keys() <= {"name", "gamma", "momentum", "update_period"}
-    static = weighting["name"] in ("constant", "linear", "half_end", "single_exit")
-    as_numbers = static or (numbers and not isinstance(weighting.get("gamma"), (list, tuple)))  # passed to one program
-    return json.dumps([shape, None if as_numbers else weighting], sort_keys=True)
 
 
 def _keep_programs(folder):

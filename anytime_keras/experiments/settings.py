@@ -9,31 +9,12 @@ from anytime_keras import models
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The scale of an experiment.
+    """The scale of an experiment. Epochs and seeds can be one number, or one for each data set."""
 
-    Attributes:
-        datasets: names or paths of data sets, as for `anytime_keras.data.load`.
-        networks: tuple of str. "5x16" is a ResANN with 5 units in each block and 16 channels. Any other network is its
-            name with the arguments of `anytime_keras.models.build`, such as "msdnet:blocks=[2,2],exit_every=2".
-        epochs: int, or a dict with one number for each data set. The learning rate is divided by 10 at 1/2 and 3/4 of
-            the epochs, on ILSVRC at 1/3 and 2/3.
-        seeds: int, the number of seeds (0, 1, ...), or a tuple with one number for each data set.
-        batch_size: int.
-        precision: Keras dtype policy.
-
-    Raises:
-        ValueError: if an attribute is not valid.
-
-    Example:
-    >>> settings = Settings(datasets=("cifar10",), networks=("5x16",), epochs={"cifar10": 300})
-    >>> settings.epochs_of("cifar10"), network_config("5x16")
-    (300, {'name': 'resann', 'num_units': 5, 'channels': 16})
-    """
-
-    datasets: tuple = ("cifar10", "cifar100")
-    networks: tuple = ("5x16", "7x16", "9x16")
+    datasets: tuple = ("cifar10", "cifar100")  # names or paths
+    networks: tuple = ("5x16", "7x16", "9x16")  # see `network_config`
     epochs: int | dict = 60
-    seeds: int | tuple = 2
+    seeds: int | tuple = 2  # the number of seeds: 0, 1, ...
     batch_size: int = 64
     precision: str = "float32"
 
@@ -68,28 +49,20 @@ class Settings:
 
 
 def label(dataset):
-    """Returns a data set's name without directory and suffix.
-
-    >>> label("/data/cifar10.npz")
-    'cifar10'
-    """
+    """Returns a data set's name without directory and suffix."""
     return pathlib.Path(str(dataset)).stem
 
 
 def split_networks(text):
-    """Splits a list of networks at semicolons, or at commas if none has arguments.
-
-    >>> split_networks("5x16,9x16"), split_networks("5x16; denseann:depth=10,growth_rate=4")
-    (('5x16', '9x16'), ('5x16', 'denseann:depth=10,growth_rate=4'))
-    """
+    """Splits a list of networks at semicolons, or at commas if none has arguments."""
     return tuple(part.strip() for part in text.split(";" if ":" in text else ",") if part.strip())
 
 
 def network_config(text):
     """Parses the name of a network to the arguments of `anytime_keras.models.build`.
 
-    >>> network_config("msdnet:blocks=[2,2],exit_every=2")
-    {'name': 'msdnet', 'blocks': [2, 2], 'exit_every': 2}
+    >>> network_config("5x16"), network_config("msdnet:blocks=[2,2]")
+    ({'name': 'resann', 'num_units': 5, 'channels': 16}, {'name': 'msdnet', 'blocks': [2, 2]})
     """
     name, _, arguments = text.partition(":")
     short = text.split("x")

@@ -1,8 +1,4 @@
-"""Shows summaries as tables and plots.
-
-Each function for a table takes a summary and the paper's entry, and returns the header and rows of str. Those for plots
-(`draw_...`) return a Matplotlib figure; nothing else here needs Matplotlib.
-"""
+"""Shows summaries as tables (header and rows of str, beside the paper's entry) and as Matplotlib plots."""
 
 import numpy as np
 
@@ -22,10 +18,7 @@ def plain(value):
 
 
 def relative(summary, paper):
-    """Formats a summary of `relative` beside the paper's numbers, with the spread between seeds in brackets.
-
-    Shows errors in place of increases for the row to compare with, and where its runs are missing.
-    """
+    """Formats increases beside the paper's, with the spread between seeds, or errors where there is no increase."""
     nothing, rows = [np.nan] * len(FRACTIONS), []
     for row, content in summary["rows"].items():
         zeros = [0.0] * len(FRACTIONS) if row == summary["base"] else None
@@ -90,7 +83,7 @@ def inflations(summary, paper):
 
 def draw_losses(summary):
     """Plots Figure 3: relative increase in training loss over the exits."""
-    from anytime_keras.evaluation import style
+    from anytime_keras.evaluation import style  # needs Matplotlib
 
     figure = style.picture()
     axes = figure.add_subplot()

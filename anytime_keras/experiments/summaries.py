@@ -4,6 +4,7 @@ A run is a dict with its labels (`row`, `network`, `dataset`, `seed`, ...) and i
 """
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -47,12 +48,7 @@ def grouped(pairs):
 
 
 def means(lines, mean=mean):
-    """Averages numbers elementwise, over seeds first, then over networks and data sets.
-
-    Args:
-        lines: list of pairs of a cell (network, data set, seed) and its numbers.
-        mean: function from rows to their elementwise mean.
-    """
+    """Averages lines, pairs of a `cell` and its numbers, over seeds first, then over networks and data sets."""
     return mean(list(map(mean, grouped((where[:2], values) for where, values in lines).values())))
 
 
@@ -64,26 +60,22 @@ def means_by_seed(lines):
 
 
 def cell(run):
-    """Returns the network, data set and seed of a run, which compared runs must share."""
+    """Returns what compared runs must share."""
     return run["network"], run["dataset"], run["seed"]
 
 
 def _split(runs, values):
-    """Returns the runs with all exits, and a dict from (cell, exit) of each run that was trained for one exit only to
-    that exit's value."""
+    """Returns the runs with all exits, and maps (cell, exit) of each run for one exit only to that exit's value."""
     alone = [run for run in runs if run["row"] == "OPT"]
     found = {(cell(run), run["exit"]): values(run)[run["exits"]["exit"].index(run["exit"])] for run in alone}
     return [run for run in runs if run["row"] != "OPT"], found
 
 
 def relative(runs, base="OPT"):
-    """Compares test errors of rows at `FRACTIONS` of the cost with those of a row `base`.
+    """Compares test errors of rows at `FRACTIONS` of the cost with those of a row; `OPT` has a network for each.
 
-    The row `"OPT"` has a separate network for each fraction.
-
-    Returns:
-        A dict with `base` and `rows`, which maps a row's name to its `increases` (%) and `errors` (from 0 to 1), lists
-        of pairs of a cell and its numbers.
+    Returns a dict with `base` and `rows`, which maps a row's name to its `increases` (%) and `errors` (from 0 to 1),
+    lists of pairs of a cell and its numbers.
     """
     joint, alone = _split(runs, lambda run: run["exits"]["error"])
     own = {(run["row"], cell(run)): at_fractions(run["exits"]) for run in joint}
@@ -101,9 +93,7 @@ def relative(runs, base="OPT"):
 def losses(runs):
     """Compares the last epoch's training losses at each exit with networks trained for that exit only (Figure 3).
 
-    Returns:
-        A dict with `exits` and `rows`, which maps a row's name to its mean increase in percent at each exit, NaN at
-        exits for which no separate network was trained.
+    Returns a dict with `exits` and `rows`, which maps a row's name to its mean increases (%), one for each exit.
     """
     joint, alone = _split(runs, lambda run: run["train_loss"])
     rows = grouped(
@@ -116,11 +106,7 @@ def losses(runs):
 
 
 def pairs(runs):
-    """Compares pairs of networks relative to the small one's last exit (Figure 5).
-
-    Returns:
-        As `budgets`, with one panel. Its lines are averaged increases in error (%).
-    """
+    """As `budgets`, with one panel: increases in error (%) over the last exit of a pair's small network (Figure 5)."""
     last = {(run["pair"], *cell(run)[1:]): run["exits"] for run in runs if run["row"].startswith("small")}
     read = []
     for run in runs:
@@ -133,17 +119,12 @@ def pairs(runs):
 
 
 def budgets(runs, ensembles=(), alone="all"):
-    """Compares errors within budgets of networks, ensembles and OPT, one panel for each data set.
+    """Compares errors within budgets of networks (`alone`: "all" or the "largest"), ensembles and OPT.
 
-    Args:
-        runs, ensembles: lists of dicts.
-        alone: `"all"` shows every network besides the ensembles, `"largest"` only the most expensive one.
-
-    Returns:
-        A dict with `unit`, `panels` and `weights`. `panels` maps a title to `lines`, errors (%) at the budgets of
-        `GRID` relative to the panel's largest network, averaged over seeds, NaN before the first answer, and to
-        `mean`, each line's mean over the budgets from where all lines have an answer to where the last one ends.
-        `weights` maps a data set to the largest network's final AdaLoss weights.
+    Returns a dict with `unit`, `panels`, one for each data set, and `weights`. `panels` maps a title to `lines`, errors
+    (%) at the budgets of `GRID` relative to the largest network, averaged over seeds, NaN before the first answer, and
+    to `mean`, each line's mean over the budgets from where all lines have an answer to where the last one ends.
+    `weights` maps a data set to the largest network's final AdaLoss weights.
     """
     read, weights = [], {}
     for dataset, every in grouped((run["dataset"], run) for run in runs).items():
@@ -191,17 +172,10 @@ def fractions(runs):
 
 
 def inflations():
-    """Compares the bounds of Proposition 4.1 with a simulation.
-
-    Returns:
-        A dict with `rows`: base, kind of networks, number of workers, bound and simulated value of the largest
-        inflation, and those of the mean inflation.
-    """
+    """Returns `rows` of Proposition 4.1: base, networks, workers, bound and simulation of the largest, of the mean."""
     rows = []
-    for kind in ("anytime", "regular"):
-        for workers in (1, 2):
-            for base in BASES:
-                bound = inflation.bounds(base, workers, kind == "anytime")
-                seen = inflation.simulate(base, workers, kind == "anytime")
-                rows.append([base, kind, workers, bound.sup, seen.sup, bound.mean, seen.mean])
+    for kind, workers, base in itertools.product(("anytime", "regular"), (1, 2), BASES):
+        bound = inflation.bounds(base, workers, kind == "anytime")
+        seen = inflation.simulate(base, workers, kind == "anytime")
+        rows.append([base, kind, workers, bound.sup, seen.sup, bound.mean, seen.mean])
     return {"rows": rows}

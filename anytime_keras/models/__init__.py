@@ -12,20 +12,6 @@ from anytime_keras.models.new_classes import with_classes
 from anytime_keras.models.registry import build, names
 from anytime_keras.models.resann import BottleneckResANN, ResANN
 
-__all__ = [
-    "AnytimeModel",
-    "BottleneckResANN",
-    "DenseANN",
-    "Exit",
-    "GradientScale",
-    "MSDNet",
-    "PublishedMSDNet",
-    "ResANN",
-    "build",
-    "from_pytorch",
-    "gradient_equilibrium",
-    "linear_ensemble",
-    "names",
-    "to_anytime",
-    "with_classes",
-]
+__all__ = ["AnytimeModel", "BottleneckResANN", "DenseANN", "Exit", "GradientScale", "MSDNet", "PublishedMSDNet"]
+__all__ += ["ResANN", "build", "from_pytorch", "gradient_equilibrium", "linear_ensemble", "names", "to_anytime"]
+__all__ += ["with_classes"]

@@ -17,14 +17,12 @@ from anytime_keras.preprocessing import Preprocessor
 
 
 class Exit:
-    """An exit of an anytime model, with its name and cost.
+    """An exit of an anytime model, with its name and cost. `AnytimeModel` creates them, by `model` and `index`.
 
     Attributes:
         name: str, the key of its logits in the model's outputs.
         macs: int, multiply-accumulates of one sample up to this exit, including all heads so far.
         params: int, parameters up to this exit, including all heads so far.
-
-    `AnytimeModel` creates its exits from the `model` and the `index` of each exit, from 0.
 
     Example:
     >>> import anytime_keras as ak
@@ -302,10 +300,7 @@ class AnytimeModel(keras.Model):
 
 
 class BuiltModel(AnytimeModel):
-    """An anytime model whose constructor takes arguments other than inputs and outputs.
-
-    `keras.models.clone_model` turns it into an `AnytimeModel` with the same exits.
-    """
+    """An anytime model built from other arguments than inputs and outputs; Keras clones it as an `AnytimeModel`."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -14,10 +14,9 @@ STEMS = ("small", "ilsvrc")
 
 
 class Family(BuiltModel):
-    """An anytime network built from a few arguments, each stored as an attribute of the same name.
+    """An anytime network built from a few arguments, `config`, each stored as an attribute of the same name.
 
-    `config` is the dict of these arguments. `input_shape` is stored as `image_shape`, since Keras has a property named
-    `input_shape`.
+    `input_shape` is stored as `image_shape`, since Keras has a property named `input_shape`.
     """
 
     def __init__(self, image, exits, config, name=None, dtype=None, **kwargs):
@@ -69,10 +68,7 @@ class Builder:
     """Creates layers with a given precision and padding convention.
 
     Convolutions have no bias. Convolutions and linear layers use the initialisation of He et al. (2015), as in the
-    authors' code (the paper does not say).
-
-    If `symmetric`, strided layers pad equally on all sides, as in PyTorch. Otherwise they pad as in TensorFlow, with
-    more at the bottom and right if the padding is odd.
+    authors' code (the paper does not say). If `symmetric`, strided layers pad equally on all sides, as in PyTorch.
     """
 
     def __init__(self, dtype=None, symmetric=False):

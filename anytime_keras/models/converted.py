@@ -8,10 +8,7 @@ from anytime_keras.models.anytime_model import BuiltModel
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class ConvertedModel(BuiltModel):
-    """The model that `to_anytime` returns; its config contains the original model, serialised by its own class.
-
-    `output` is the original's output as returned by `graph.flatten`; `answers` is the dict of the exits' logits.
-    """
+    """The model that `to_anytime` returns; its config contains the original model, serialised by its own class."""
 
     def __init__(self, original, output, answers, name=None, **kwargs):
         super().__init__(inputs=graph.functional(original).input, outputs=answers, name=name, **kwargs)
@@ -59,7 +56,7 @@ def _tensors(model, output):
 
 
 def _apart(answers, known):
-    """Builds a separate model of the heads, whose outputs are `answers`, on the tensors `known` of the original.
+    """Builds a separate model of the heads, from the tensors `known` of the original to `answers`.
 
     Returns the model, and the indices of its inputs in `known`: features, and the masks that Keras passes with them.
     """

@@ -20,16 +20,8 @@ Here `dropout` is off by default, since the paper found it harmful on ILSVRC.
 import keras
 
 from anytime_keras._checks import check_choice, check_number, check_positive, check_positive_list
-from anytime_keras.models.blocks import (
-    PRESETS,
-    STEMS,
-    Builder,
-    Family,
-    check_exits,
-    check_fraction,
-    check_image_shape,
-    kept,
-)
+from anytime_keras.models.blocks import PRESETS, STEMS, Builder, Family
+from anytime_keras.models.blocks import check_exits, check_fraction, check_image_shape, kept
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")

@@ -18,9 +18,8 @@ _CONVOLUTION = {3: layers.Conv1D, 4: Conv2D, 5: layers.Conv3D}
 def pool_head(x, name, num_classes):
     """Applies global average pooling and a linear layer.
 
-    Features that do not come directly from an activation are normalised first, as the network's next layers would do:
-    maps by batch normalisation and ReLU, as in the paper's exits; sequences, tokens and vectors by layer
-    normalisation, as before a transformer's own head.
+    Features that do not come from an activation are normalised first: maps by batch normalisation and ReLU, as in the
+    paper's exits, and all others by layer normalisation, as before a transformer's own head.
     """
     rank, layout = len(x.shape), data_format(x)
     if not is_activated(x):

@@ -14,13 +14,7 @@ from anytime_keras.cost import register_rule
 class HeNormal(keras.initializers.HeNormal):
     """Keras's initializer of the same name and arguments, drawn by NumPy on JAX.
 
-    JAX compiles a program for every shape, which on a CPU takes nearly all of the time to build a network. The
-    distribution is the same: a normal truncated at two standard deviations and rescaled to compensate.
-
-    Example:
-    >>> kernel = np.asarray(HeNormal(seed=0)((3, 3, 64, 128)))
-    >>> round(float(kernel.std()), 3), round((2 / (3 * 3 * 64)) ** 0.5, 3)
-    (0.059, 0.059)
+    JAX compiles a program for every shape, which on a CPU takes nearly all of the time to build a network.
     """
 
     def __call__(self, shape, dtype=None):
@@ -41,14 +35,7 @@ class Conv2D(layers.Conv2D):
     """`keras.layers.Conv2D` that trains many times faster in half precision on CPUs without support for it.
 
     TensorFlow emulates half precision there, number by number. Here inputs and outputs are rounded to half precision,
-    and the same products are summed in single precision. In all other cases, and on other backends, Keras's code runs.
-
-    Example:
-    >>> import numpy as np
-    >>> layer = Conv2D(3, 1, dtype="mixed_bfloat16")
-    >>> y = layer(np.ones((1, 4, 4, 2)))
-    >>> keras.backend.standardize_dtype(y.dtype)
-    'bfloat16'
+    and the same products are summed in single precision. In all other cases, Keras's code runs.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -62,18 +49,9 @@ class Conv2D(layers.Conv2D):
 class BatchNormalization(layers.BatchNormalization):
     """`keras.layers.BatchNormalization` with the same weights, results and arguments, faster to train on TensorFlow.
 
-    Keras computes moments, differences and products in separate passes over the batch; on a CPU these take about as
-    long as the convolutions in between. TensorFlow's fused operation, with a fused gradient, takes one pass. In half
-    precision it reads half as much, or computes in single precision if that is faster on the CPU. Keras's own code runs
-    wherever the operation does not apply: on other backends, with other axes, masks or precisions, for synchronised
-    replicas, and under XLA, which fuses by itself and would compute the operation's variance less exactly.
-
-    Example:
-    >>> import numpy as np
-    >>> layer = BatchNormalization()
-    >>> y = layer(np.arange(16, dtype="float32").reshape(1, 2, 2, 4), training=True)
-    >>> np.allclose(np.mean(y, axis=(0, 1, 2)), 0, atol=1e-3)
-    True
+    Keras computes moments, differences and products in separate passes over the batch, TensorFlow's fused operation in
+    one. Keras's code runs wherever the operation does not apply: on other backends, with other axes, masks or
+    precisions, for synchronised replicas, and under XLA, which would compute its variance less exactly.
     """
 
     def call(self, inputs, training=None, mask=None):

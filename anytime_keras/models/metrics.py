@@ -6,18 +6,10 @@ import keras
 
 
 def copy_metric(metric):
-    """Returns a copy of a metric with separate state.
+    """Returns a copy of a metric with separate state; raises ValueError if an attribute cannot be copied.
 
     Keras copies a metric through `get_config`, which need not contain every argument. This function copies the
-    attributes instead: it creates new variables and nested metrics and shares layers and losses. It raises a ValueError
-    if an attribute cannot be copied.
-
-    Example:
-    >>> import keras
-    >>> metric = keras.metrics.BinaryAccuracy(threshold=0.7)
-    >>> copied = copy_metric(metric)
-    >>> copied.name, copied.threshold, copied.total is metric.total
-    ('binary_accuracy', 0.7, False)
+    attributes: it creates new variables and nested metrics and shares layers and losses.
     """
     try:
         copied = _copy(metric, {})

@@ -50,9 +50,6 @@ class MSDNet(Family):
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
 
-    Raises:
-        ValueError: if an argument is out of range.
-
     Example:
     >>> import anytime_keras as ak
     >>> model = ak.models.MSDNet([5, 5, 5], exit_every=4, stem="small", factors=[1, 2, 4], growth_rate=6,
@@ -139,11 +136,7 @@ def check_growth(growth_rate, factors):
 
 
 class MultiScaleBuilder(Builder):
-    """Creates the layers of an MSDNet.
-
-    Features are a dict from scale (0 is the finest) to map; each scale has half the height and width of the one
-    before. Arguments are those of the families.
-    """
+    """Creates the layers of an MSDNet; features are a dict from scale to map, and scale 0 is the finest."""
 
     def __init__(self, growth_rate, factors, reduction, stem, dtype=None, symmetric=False, head_channels=None):
         super().__init__(dtype, symmetric)

@@ -9,21 +9,13 @@ from anytime_keras.cost.exit_costs import macs_by_call, tail
 
 
 def candidates(model, output, keeps_head, at_least=1, input_shape=None):
-    """Lists the candidate positions for exits before the network's own output, and the total cost.
+    """Lists the candidate positions for exits before the network's own output, (call, MACs), and the total MACs.
 
     A candidate is where the graph is one tensor wide (a residual join, a block's end). Of consecutive candidates with
     no multiplications in between, such as a convolution, its normalisation and its activation, only the last before
     the shape changes counts. The start of the head is not a candidate, since the network's own output costs the same.
-    If a network has too few candidates (NASNet, whose cells all read the last two), positions where the graph is two
+    If there are fewer than `at_least` (NASNet, whose cells all read the last two), positions where the graph is two
     tensors wide are added.
-
-    Args:
-        output: tensor, the network's output as returned by `graph.flatten`.
-        keeps_head: bool, whether the network has a head.
-        at_least: int, the number of candidates wanted.
-
-    Returns:
-        A list of (call, MACs) and the network's total MACs, both for one sample.
     """
     recorded = graph.calls(output, model.inputs)
     macs = macs_by_call(keras.Model(model.input, output), input_shape=input_shape or _nominal_shapes(model))

@@ -62,15 +62,12 @@ def check_name(name):
 
 
 def build(name: str, **config: Any) -> AnytimeModel:
-    """Builds an untrained anytime network by name.
+    """Builds an untrained `AnytimeModel` by name.
 
     Args:
         name: one of `names()`.
         **config: arguments of the family's class, which override those of the named network.
             `preset="authors_code"` selects the network of the authors' code instead of the paper's.
-
-    Returns:
-        An `AnytimeModel`.
 
     Raises:
         ValueError: if the name or an argument is unknown, or an argument's value is out of range.

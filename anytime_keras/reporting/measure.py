@@ -69,10 +69,7 @@ def restricted(curve, samples):
 
 
 def leak(thresholds, samples):
-    """Returns the last exit's errors on validation and test samples if validation's is lower beyond chance, or None.
-
-    Four standard errors: then the validation samples may have been trained on, or the test samples are harder.
-    """
+    """Returns the last exit's errors on validation and test samples if validation's is lower beyond chance, or None."""
     errors, test = thresholds.errors, ~samples.correct[-1]
     deviation = np.sqrt(errors.var() / len(errors) + test.var() / len(test))
     found = float(errors.mean()), float(test.mean())
@@ -80,9 +77,7 @@ def leak(thresholds, samples):
 
 
 class Thresholds:
-    """Validation outputs, on which temperatures and thresholds are fitted.
-
-    The arguments are those of `Samples.of`. The temperatures are the model's own, or empty to fit them.
+    """Validation outputs, on which temperatures and thresholds are fitted; the arguments are those of `Samples.of`.
 
     Attributes:
         temperatures: as given, or fitted on a fifth of the samples; empty if these are fewer than `LEAST`.
@@ -112,13 +107,9 @@ class Thresholds:
 
 
 def early_exits(samples, macs, confidences, shares=None):
-    """Fits a threshold for each average cost on validation confidences and applies it to test samples.
+    """Fits a threshold for each average cost on validation `confidences`, and applies it to `samples`.
 
-    Args:
-        samples: `Samples` of the test set, with temperatures.
-        macs: list of int, the cost of each exit.
-        confidences: array of shape `(exits, samples)`, on validation samples.
-        shares: fractions of the last exit's cost; None spaces budgets evenly on a logarithmic scale.
+    `shares` are fractions of the last exit's cost; None spaces budgets evenly on a logarithmic scale.
     """
     budgets = np.geomspace(macs[0], macs[-1], BUDGETS) if shares is None else np.asarray(shares) * macs[-1]
     budgets[-1] = macs[-1] if shares is None else budgets[-1]
@@ -167,8 +158,10 @@ def combined(logits, samples, temperatures):
 
 
 def latencies(model, smaller, example, seconds=2.0):
-    """Measures, in turns, one sample's time to each exit; to all exits at once and to the last exit of `monotone`; and
-    to each exit of each smaller network. Returns a dict of seconds, another one, and a list of dicts.
+    """Measures one sample's time to each exit, in turns.
+
+    Returns a dict of seconds by exit; another one, to all exits at once and to the last exit of `monotone`; and a list
+    of dicts, to each exit of each smaller network.
     """
     last = list(graph.outputs_by_name(model))[-1]
     models = {("", name): each for name, each in models_by_exit(model).items()}
@@ -187,8 +180,7 @@ def latencies(model, smaller, example, seconds=2.0):
 def compared(curve, others):
     """Compares each exit of smaller networks with the latest exit that is as fast, sample by sample.
 
-    All curves have latencies, and samples of the same data. If no exit is as fast, the comparison is with the fastest
-    that is as accurate, if there is one.
+    If no exit is as fast, the comparison is with the fastest that is as accurate, if there is one.
     """
     found = []
     for name, other in others.items():

@@ -16,9 +16,7 @@ code { background: #f3f3f3; padding: 0 0.2rem; }
 
 
 def table(columns, entries):
-    """Returns a Markdown table with a row for each entry; the first column is aligned left, the others right.
-
-    `columns` is a dict from each heading to a function of an entry that returns the cell, a str.
+    """Returns a Markdown table; `columns` maps each heading to a function from an entry to the cell.
 
     >>> print(table({"exit": str, "error": lambda error: f"{error}%"}, [10, 5]))
     | exit | error |
@@ -37,11 +35,7 @@ def to_markdown(text, figures):
 
 
 def to_html(text, figures, title):
-    """Converts such a text to an HTML page with plots embedded as SVG.
-
-    >>> "<h2>Exits</h2>" in to_html("## Exits", {}, title="a network")
-    True
-    """
+    """Converts such a text to an HTML page with plots embedded as SVG."""
     import markdown
 
     body = markdown.markdown(text, extensions=["tables"], output_format="html")

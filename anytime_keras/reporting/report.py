@@ -198,10 +198,7 @@ class Report:
 
 
 def _measured(model, test, validation, name):
-    """Evaluates the model on test data, and fits temperatures on validation data.
-
-    Returns a `Curve`, its logits, the `Thresholds`, and the measured rows of the test data, or None for all.
-    """
+    """Returns the `Curve` on test data, its logits, the `Thresholds`, and the measured rows (None for all)."""
     temperatures = (getattr(model, "inference", None) or {}).get("temperatures", {})
     if not isinstance(validation, numbers.Real):
         held, answers = measure.outputs(model, validation)

@@ -22,8 +22,7 @@ class KeptWeights(keras.callbacks.Callback):
 def averaged(model, recipe, data, steps=STEPS):
     """Returns a copy of a model with its optimizer's moving averages as weights.
 
-    The statistics of batch normalisation belong to the original weights, so they are recomputed on `steps` batches of
-    training images.
+    The statistics of batch normalisation belong to the original weights, so they are computed anew on training batches.
     """
     copy = recipe.build_model(data)
     copy.set_weights(model.get_weights())

@@ -19,19 +19,15 @@ KEPT = 2
 class Checkpoints:
     """The checkpoints of one run, one subfolder for each finished epoch.
 
-    A checkpoint is written to a temporary folder and renamed once it is on disk, so a process that is killed at any
-    moment leaves the last checkpoint intact. Reading one verifies the hashes of the weights and of the other state.
+    A checkpoint is written to a temporary folder and renamed once it is on disk, so that a process killed at any moment
+    leaves the last checkpoint intact. Reading one verifies its hashes.
     """
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
 
     def save(self, model, weighting, epoch, history):
-        """Saves a compiled model with its optimizer, a `Weighting` or None, and the logs of the `epoch` epochs done.
-
-        Raises:
-            OSError: if the disk is full or cannot be written to. Earlier checkpoints stay intact.
-        """
+        """Saves a compiled model with its optimizer, a `Weighting` or None, and the logs of the `epoch` epochs done."""
         place, unfinished = self.folder / f"epoch-{epoch:05d}", self.folder / ".unfinished"
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
@@ -63,9 +59,6 @@ class Checkpoints:
         """Restores the latest intact checkpoint, up to epoch `latest`, into a compiled model and a weighting.
 
         Returns the number of finished epochs and the list of their logs; 0 and [] if there is no checkpoint.
-
-        Raises:
-            ValueError: if there are checkpoints and all are damaged.
         """
         wanted = [place for place, epoch in zip(self._all(), self.epochs()) if latest is None or epoch <= latest]
         for place in reversed(wanted):
@@ -97,10 +90,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def room_for(model, place):
-    """Raises a clear OSError if a model cannot be written, and checks the free space first.
-
-    HDF5 raises various errors when the disk is full, and may end the process.
-    """
+    """Checks the free space and turns HDF5's various errors, which may end the process, into a clear OSError."""
     optimizer = getattr(model, "optimizer", None)
     variables = [*model.weights, *(optimizer.variables if optimizer is not None else [])]
     needed = 2**16 + sum(4 * math.prod(variable.shape) + 4096 for variable in variables)
@@ -153,8 +143,8 @@ def _own_sha256(state):
 class Checkpointing(keras.callbacks.Callback):
     """Appends each epoch's logs to `history`, writes it to a CSV file, and saves checkpoints.
 
-    A checkpoint is saved every few epochs (`every`), at least some `seconds` apart, and after the last epoch. Without
-    `writes`, as in processes other than the chief, no files are written.
+    A checkpoint is saved every few epochs (`every`), at least some `seconds` apart, and after the last epoch. Only the
+    chief of several processes `writes`.
     """
 
     def __init__(self, checkpoints, weighting, history, csv, every=1, seconds=0.0, writes=True):
@@ -199,11 +189,7 @@ class StopInTime(keras.callbacks.Callback):
 
 
 class FiniteWeights(keras.callbacks.Callback):
-    """Stops training if weights become non-finite, before they overwrite a good checkpoint.
-
-    Raises:
-        ValueError: at the end of the epoch; names the first batch with a non-finite loss.
-    """
+    """Raises ValueError at the end of an epoch if weights are non-finite, before they overwrite a good checkpoint."""
 
     async_safe = True  # only reads numbers, so Keras need not wait for it
 

@@ -16,26 +16,14 @@ MARGIN = 1.1  # time reserved for evaluating and saving, relative to the time th
 
 
 class Clock:
-    """Measures which share of a run's time has passed.
+    """Measures which share of a run's `minutes` has passed, from 0 to 1.
 
-    Time begins at `begin`, so loading data and compiling count. The share grows from the call of `start` after the
-    first step, which compiles.
+    Time begins at `begin`, and `spent` seconds had passed before, at `share`. The share grows from the call of `start`
+    after the first step, which compiles. `reserve` seconds are kept for evaluating and saving.
 
-    Args:
-        minutes: float, duration of the whole run.
-        spent: float, seconds that had passed before the run was resumed.
-        share: float in [0, 1], the share at which it was resumed.
-        begin: float, the start of the run, as returned by `now`; None for now.
-        now: function that returns seconds.
-
-    Attributes:
-        reserve: float, seconds reserved for evaluating and saving after the last step.
-
-    Example:
     >>> seconds = iter([0.0, 10.0, 30.0, 50.0])
     >>> clock = Clock(1, now=lambda: next(seconds))
-    >>> clock.start()  # the first step took 10 seconds
-    >>> clock.reserve = 10.0
+    >>> clock.start(); clock.reserve = 10.0  # the first step took 10 seconds
     >>> clock.share(), clock.share()  # after 30 and 50 seconds
     (0.5, 1.0)
     """
@@ -65,9 +53,8 @@ class Clock:
 class ClockCallback(keras.callbacks.Callback):
     """Sets the learning rate and the image size by a clock, and stops in time to evaluate and save.
 
-    Adds to each round's logs the `epochs`, `images` and `steps` so far, the round's `seconds`, the `share` of the time,
-    the `learning_rate` and, if sizes change, the `side`. Before the first step it calls `rehearse`, which estimates the
-    seconds that evaluating and saving take. `steps` were done before the run was resumed.
+    Adds the progress to each round's logs. Before the first step it calls `rehearse`, which estimates the seconds that
+    evaluating and saving take. `steps` were done before the run was resumed.
     """
 
     def __init__(self, clock, recipe, data, rehearse, side=None, steps=0):

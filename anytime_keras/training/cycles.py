@@ -10,6 +10,7 @@ from anytime_keras import evaluation, zoo
 from anytime_keras.training.fit import train
 from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.result import Run
+from anytime_keras.training.run import check_single
 from anytime_keras.zoo import publishing
 
 PRECISION = "float16"  # of the published kernels, with which the manifest's accuracy is measured
@@ -79,16 +80,14 @@ def train_cycle(
 
     Example:
     >>> import tempfile, anytime_keras as ak
-    >>> changes = {"epochs": 1, "learning_rate": 1e-4}
-    >>> folder = tempfile.mkdtemp()
-    >>> cycle = ak.training.train_cycle("resann2x16_adaloss_digits", folder=folder, changes=changes, verbose=False)
+    >>> options = dict(folder=tempfile.mkdtemp(), changes={"epochs": 1, "learning_rate": 1e-4}, verbose=False)
+    >>> cycle = ak.training.train_cycle("resann2x16_adaloss_digits", **options)
     >>> len(cycle.before), len(cycle.after), cycle.manifest
     (6, 6, None)
     """
     entry = zoo.show(name).pick(weights)
     label, lineage = entry.label, entry.content["lineage"]
-    if entry.members:
-        raise ValueError(f"'{name}' is an ensemble, which is not trained itself. Train its members: {entry.members}.")
+    check_single(name, label)
     if entry.content["recipe"] is None:
         raise ValueError(f"The manifest of '{name}' has no recipe for '{label}', so it cannot be trained by name.")
     recipe = Recipe.from_dict({**entry.content["recipe"], **(changes or {})})

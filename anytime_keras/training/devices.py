@@ -9,10 +9,7 @@ from keras import ops
 class OneDevice:
     """Trains on one device. Multi-device strategies override its hooks.
 
-    Attributes:
-        name: str, the name that `choose` takes.
-        replicas: int, the number of devices that share each batch.
-        is_chief: bool, whether this process writes files.
+    `replicas` is the number of devices that share each batch; `is_chief`, whether this process writes files.
     """
 
     name, replicas, is_chief = "none", 1, True
@@ -97,8 +94,7 @@ class _Shared(keras.distribution.DataParallel):
     """Data parallelism that also accepts batches that do not divide evenly by the number of devices.
 
     Keras 3.15 uses the layout of the first batch for all batches, and JAX cannot shard an array whose length is not a
-    multiple of the number of devices. So each device gets the whole batch, and the compiled step shards it. A batch
-    that cannot be sharded is computed by every device, with the same result.
+    multiple of the number of devices. So each device gets the whole batch, and the compiled step shards it if it can.
     """
 
     def get_data_layout(self, data_shape):
@@ -111,10 +107,7 @@ class _Shared(keras.distribution.DataParallel):
 
 
 def make_state(model, data):
-    """Creates the variables of the loss, the metrics and the optimizer before the first step.
-
-    Replicas cannot create them within a step, and TensorFlow traces a step that creates variables twice.
-    """
+    """Creates the variables of loss, metrics and optimizer, which replicas cannot create within a step."""
     images = ops.zeros((1, *data.image_shape))
     labels = ops.zeros((1, data.num_classes)) if data.one_hot else ops.zeros((1,), "int32")
     with keras.StatelessScope([(variable, ops.convert_to_tensor(variable)) for variable in model.variables]):

@@ -23,16 +23,6 @@ class DistilledLoss(keras.losses.Loss):
         loss: `keras.losses.Loss` on logits; labels are ints or one-hot vectors.
         weight: float, 0 or more.
         temperature: float above 0, T. Above 1, the teacher's less likely classes count more.
-
-    Example:
-    >>> import keras
-    >>> loss = DistilledLoss(keras.losses.SparseCategoricalCrossentropy(from_logits=True), weight=1.0)
-    >>> logits = keras.ops.convert_to_tensor([[0.0, 0.0]])
-    >>> round(float(loss(keras.ops.convert_to_tensor([0]), logits)), 3)
-    0.693
-    >>> labels_and_teacher = keras.ops.convert_to_tensor([[0.0, 9.0, -9.0]])
-    >>> round(float(loss(labels_and_teacher, logits)), 3)  # twice, because the teacher agrees with the label
-    1.386
     """
 
     def __init__(self, loss, weight=1.0, temperature=1.0, name="distilled", **kwargs):
@@ -75,10 +65,7 @@ def distilled_loss(loss, arguments):
 
 
 def teach(model):
-    """Makes a model pass the last exit's logits to the `DistilledLoss` of the other exits in training.
-
-    No gradient flows through them to the last exit. Validation and `evaluate` compute the plain loss.
-    """
+    """Makes a model pass the last exit's logits to the `DistilledLoss` of the other exits in training."""
     plain, teacher = model.compute_loss, model.exit_names[-1]
 
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):

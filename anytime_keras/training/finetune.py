@@ -9,11 +9,11 @@ import numpy as np
 from anytime_keras import data as data_sets
 from anytime_keras import models, zoo
 from anytime_keras.data import folder as image_folders
-from anytime_keras.inference import EANN
 from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.training.fit import train
 from anytime_keras.training.heads import train_heads
 from anytime_keras.training.recipe import GIVEN, Recipe
+from anytime_keras.training.run import check_single
 
 HEADS_SHARE = 0.25  # of the time, at most, in which only the heads are trained
 WHOLE_RATE = 1 / 3  # the learning rate of all layers, relative to that of the heads alone
@@ -86,9 +86,7 @@ def finetune(
         raise ValueError(
             f"`to` must not contain a run. Received: '{to}', which does. Choose another folder, or remove this one."
         )
-    ensemble = zoo.show(model).pick().members if isinstance(model, str) else isinstance(model, EANN)
-    if ensemble:
-        raise ValueError("An ensemble cannot be trained. Received: an `EANN`. Train its members and combine them.")
+    check_single(model)
     name = name or (model if isinstance(model, str) else model.name)
     recipe = recipe_for(name, folder, minutes, validation, batch_size, learning_rate, seed)
     model = zoo.load(model) if isinstance(model, str) else model

@@ -20,10 +20,8 @@ def train_heads(model, data, seconds, optimizer, loss, verbose=False):
     """Trains the heads of an `AnytimeModel` on a `DataSet`, and leaves all other layers unchanged.
 
     The exits' losses have equal weights: heads share no parameters, so a weighting would only scale learning rates.
-
     A head consists of the layers whose names are the exit's, or begin with it and an underscore. Their inputs are
-    computed once, for several augmented copies of each training image, and the heads are trained on them. This takes
-    much less time than training the network with its other layers frozen. It takes at most `seconds`, except for a
+    computed once, for several augmented copies of each training image. It takes at most `seconds`, except for a
     minimum: one pass over the images, if their features fit into memory, and a few steps.
     """
     begin = time.monotonic()
@@ -54,11 +52,7 @@ class _Stop(keras.callbacks.Callback):
 
 
 def split(model):
-    """Splits an `AnytimeModel` into the layers before the exits' heads and the heads.
-
-    Returns a model from the network's inputs to a list of features, and an `AnytimeModel` from these to the logits.
-    Both share the network's layers.
-    """
+    """Splits an `AnytimeModel` into a model that computes the heads' inputs, and an `AnytimeModel` of the heads."""
     outputs = graph.outputs_by_name(model)
     features, values = [], {}
     made = set()  # ids of the tensors that the heads compute

@@ -96,13 +96,8 @@ class Recipe:
         """The paper's recipe for a data set (section 5.1), with the batch size of the authors' code for AdaLoss, 64.
 
         As in the paper, the last 5000 training images of CIFAR are held out for validation, unless `data` has a
-        `validation`.
+        `validation`. `changes` are attributes that differ.
 
-        Args:
-            model, data: as the attributes.
-            **changes: attributes that differ.
-
-        Example:
         >>> recipe = Recipe.paper({"name": "resann", "num_units": 9, "channels": 16}, "cifar10", epochs=60)
         >>> recipe.learning_rate, recipe.schedule["boundaries"], recipe.weight_decay
         (0.1, [0.5, 0.75], 0.0001)
@@ -118,8 +113,7 @@ class Recipe:
 
     @classmethod
     def modern(cls, model, data, **changes):
-        """A recipe of today: cosine schedule after a warm-up, Nesterov momentum, label smoothing, stronger decay and
-        augmentation (the data set's own, then cutout)."""
+        """A recipe of today: cosine schedule, Nesterov momentum, label smoothing, stronger decay, cutout."""
         data = _named(data, "data")
         if "augment" not in data:
             data["augment"] = [*sources.defaults(data["data"]).augment, "erase"]
@@ -196,11 +190,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, content):
-        """Creates a recipe from a dict of its fields.
-
-        Raises:
-            ValueError: if a field is unknown or a value is not valid.
-        """
+        """Creates a recipe from a dict of its fields."""
         if not isinstance(content, dict):
             raise ValueError(f"A recipe must be a dict of its fields. Received: {content!r:.60}.")
         known = [field.name for field in dataclasses.fields(cls)]
@@ -225,12 +215,8 @@ class Recipe:
         return cls.from_dict(_files.read_json(path, "a recipe written by `Recipe.to_json`"))
 
     def with_minutes(self, minutes):
-        """Returns a copy of the recipe that trains for a given time. The warm-up keeps its share of the run.
+        """Returns a copy of the recipe that trains for a number of minutes. The warm-up keeps its share of the run.
 
-        Args:
-            minutes: float.
-
-        Example:
         >>> Recipe.modern("resann", "digits", epochs=100).with_minutes(20).schedule
         {'name': 'cosine', 'warmup': 0.05}
         """

@@ -190,10 +190,9 @@ class Replicas(OneDevice):
         return self._passes(model, step, batches.concatenate(none).repeat(), turns, rounds)
 
     def _passes(self, model, step, batches, deal, num_steps):
-        """Returns a function that takes `num_steps` steps on all replicas and returns the loss and metrics.
+        """Returns a function that takes the next `num_steps` steps on all replicas and returns the loss and metrics.
 
-        Each call continues where the last one stopped. `step` computes one batch on one replica. `deal` maps the
-        endless `batches` and a `tf.distribute.InputContext` to the batches of this process's replicas.
+        `step` computes a batch on one replica; `deal` selects the `batches` of a `tf.distribute.InputContext`.
         """
         # With endless data, replicas need not ask each other whether any is left.
         batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
@@ -230,8 +229,7 @@ class Replicas(OneDevice):
 def _counting_examples(model):
     """Weights each replica's loss by its number of examples, where Keras assumes that all replicas have equally many.
 
-    That is the case in the sum of gradients and in the mean of each exit's losses. Keras already weights the mean of
-    the total loss.
+    That is the case in the sum of gradients and in the mean of each exit's losses, but not in that of the total loss.
     """
     plain = model.compute_loss
     here = threading.local()  # TensorFlow traces each replica in a thread of its own
@@ -264,10 +262,9 @@ def turns(batches, context):
 
 
 def parts(batches, context):
-    """Cuts each global batch into parts, and returns those of this process's replicas in their order.
+    """Cuts each global batch into even parts, and returns those of this process's replicas in their order.
 
-    Parts differ by at most one example. Every process prepares whole batches, because augmentation draws random numbers
-    for a whole batch.
+    Every process prepares whole batches, because augmentation draws random numbers for a whole batch.
     """
     total = context.num_replicas_in_sync
     own = total // context.num_input_pipelines

@@ -12,16 +12,9 @@ from anytime_keras import _files, evaluation, runtime, zoo
 from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.inference import EANN
 from anytime_keras.preprocessing import Preprocessor
-from anytime_keras.training import averaging, clock, schedules
+from anytime_keras.training import averaging, checkpoint, clock, schedules
 from anytime_keras.training.averaging import KeptWeights, averaged
-from anytime_keras.training.checkpoint import (
-    Checkpointing,
-    Checkpoints,
-    FiniteWeights,
-    StopInTime,
-    write,
-    write_history,
-)
+from anytime_keras.training.checkpoint import write
 from anytime_keras.training.devices import OneDevice
 from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.result import Run, describe, title
@@ -33,8 +26,7 @@ CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60, 0.02
 class Training:
     """The network and the data of a recipe, from the start of a run to its results.
 
-    Arguments and errors are those of `train`; `strategy` is the result of `choose`, and None one device. The function
-    `adapt` maps the recipe's `Weighting` to the one used in training.
+    Arguments are those of `train`. The function `adapt` maps the recipe's `Weighting` to the one used in training.
     """
 
     def __init__(self, recipe, folder=None, resume=False, data=None, adapt=None, strategy=None, begin=None, model=None):
@@ -61,17 +53,17 @@ class Training:
                 self.weighting = weighting
         self.history, self.epoch, self._lock = [], 0, None
         self.before, self._forward = None, runtime.compiled(self.model)
-        self.checkpoints = None if self.folder is None else Checkpoints(self.folder / "checkpoints")
+        self.checkpoints = None if self.folder is None else checkpoint.Checkpoints(self.folder / "checkpoints")
 
     def begin(self, callbacks, time_limit=None, checkpoint_every=None, tensorboard=False, latest=None):
         """Writes the description of the run, restores the last checkpoint, and returns the callbacks and the `Plan`."""
-        self._stop = None if time_limit is None else StopInTime(time_limit)
+        self._stop = None if time_limit is None else checkpoint.StopInTime(time_limit)
         own = [*([self.weighting] if self.weighting else []), *callbacks, *([self._stop] if self._stop else [])]
         if self.recipe.data.get("skip_corrupt"):
             own.insert(0, keras.callbacks.LambdaCallback(on_epoch_end=self._count_skipped))
         if self.recipe.ema_momentum is not None:
             own.append(KeptWeights())
-        own.append(FiniteWeights())
+        own.append(checkpoint.FiniteWeights())
         if self.folder is not None:
             writes = self.strategy.is_chief
             if writes:
@@ -85,14 +77,14 @@ class Training:
             if writes:
                 describe(self.folder, self.recipe, self.data)
                 if self.epoch:
-                    write_history(csv, self.history)  # as of the checkpoint
+                    checkpoint.write_history(csv, self.history)  # as of the checkpoint
                 if tensorboard and keras.backend.backend() == "tensorflow":
                     own.append(keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False))
             # Last, so that the other callbacks have finished an epoch when its checkpoint is written.
             by_time = self.recipe.minutes is not None and checkpoint_every is None
             seconds = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * 60 * self.recipe.minutes) if by_time else 0.0
-            every = checkpoint_every or 1
-            own.append(Checkpointing(self.checkpoints, self.weighting, self.history, csv, every, seconds, writes))
+            saves = (self.checkpoints, self.weighting, self.history, csv, checkpoint_every or 1, seconds, writes)
+            own.append(checkpoint.Checkpointing(*saves))
         self.strategy.agree({"recipe": self.recipe.to_dict(), "data": self.data.describe(), "epoch": self.epoch})
         self._evaluate_before()
         plan = self._plan()
@@ -151,10 +143,7 @@ class Training:
         return seconds
 
     def _split(self):
-        """Returns the split to evaluate the trained network on.
-
-        A run by the clock or from given weights may be one of several cycles, so it does not use the test images.
-        """
+        """Returns the split to evaluate on. A run that may be one of several cycles does not use the test images."""
         cycle = self.recipe.minutes is not None or self.recipe.init is not None
         order = ("validation", "test", "train") if cycle else ("test", "validation", "train")
         return next(split for split in order if split in self.data.sizes)
@@ -208,10 +197,7 @@ class Training:
         return self.strategy.any(self._stop is not None and self._stop.stopped)
 
     def finish(self, result, stopped, verbose):
-        """Evaluates and saves the network, unless the time limit `stopped` the run, and returns a `Run`.
-
-        `result` is Keras's `History` of the epochs that this process trained, or None.
-        """
+        """Evaluates and saves the network, unless the time limit `stopped` the run; `result` is a `History` or None."""
         history = self.history
         if self.folder is None:
             history = [dict(zip(result.history, row)) for row in zip(*result.history.values())]
@@ -267,12 +253,16 @@ class Plan:
         return data.training_stream(*self.start, side=self.side)
 
 
-def take_weights(model, init):
-    """Copies the weights of a trained network of the same shape into a model; `init` is as in `Recipe`.
+def check_single(model, label="default"):
+    """Raises ValueError if a network, or the name of one in the zoo, is an ensemble, whose members are trained."""
+    ensemble = zoo.show(model).pick(label).members if isinstance(model, str) else isinstance(model, EANN)
+    if ensemble:
+        name = f"'{model}'" if isinstance(model, str) else "an `EANN`"
+        raise ValueError(f"An ensemble cannot be trained. Received: {name}. Train its members and combine them.")
 
-    Raises:
-        ValueError: if there is no such network, or its weights do not fit.
-    """
+
+def take_weights(model, init):
+    """Copies the weights of a trained network of the same shape into a model; `init` is as in `Recipe`."""
     folder = pathlib.Path(init)
     if folder.is_dir():
         if not (folder / "model.keras").is_file():
@@ -281,9 +271,8 @@ def take_weights(model, init):
     else:
         name, _, label = init.partition(":")
         try:
+            check_single(name, label or "default")
             source = zoo.load(name, label or "default")
-            if isinstance(source, EANN):
-                raise ValueError(f"'{name}' is an ensemble.")
         except ValueError as error:
             raise ValueError(f"`init` must be a training's folder or a trained network of the zoo. {error}") from error
     shapes, own = ([tuple(weight.shape) for weight in each.weights] for each in (source, model))

@@ -39,12 +39,8 @@ def check_data(data):
 class Epochs:
     """Trains and validates one network, or several of the same shape side by side, one epoch per call.
 
-    The first model's graph computes all of them. Between calls, each model's variables contain its state.
-
-    Args:
-        models: list of compiled models that differ only in the values of their variables.
-        data: `DataSet` with its images in memory.
-        seeds: list of ints, each model's seed for shuffling and augmentation.
+    The first model's graph computes all of them. Between calls, each model's variables contain its state. `seeds` has
+    each model's seed for shuffling and augmentation.
     """
 
     def __init__(self, models, data, seeds):
@@ -59,10 +55,7 @@ class Epochs:
             make_state(model, self.data)
 
     def train(self, batches, side=None):
-        """Trains on the batches that `epoch` or `round` returned; `side` is as in `Pipeline.finish`.
-
-        Returns a list of dicts, each model's loss and metrics.
-        """
+        """Trains on batches from `epoch` or `round`; returns a list of dicts, each model's loss and metrics."""
         return self._run("train", self._train, batches, side)
 
     def validate(self):
@@ -96,10 +89,7 @@ class Epochs:
         return self._scan("validation", step, *batches)
 
     def _scan(self, split, step, side, state, images, labels, order, rest, epochs, steps, seed):
-        """Takes one step for each row of `order`, then one for `rest`, the smaller last batch, if there is one.
-
-        `epochs` and `steps` seed the augmentation of each step.
-        """
+        """Takes one step for each row of `order`, then one for `rest`; `epochs` and `steps` seed their augmentation."""
         import jax
 
         def take(state, epoch, number, chosen):
@@ -153,8 +143,8 @@ class Epochs:
         return self._resident[split]
 
     def epoch(self, epoch):
-        """Returns an epoch's image numbers, shape (models, steps, batch), those of its smaller last batch, shape
-        (models, rest), and the epoch and the number of each step."""
+        """Returns an epoch's image numbers, shapes (models, steps, batch) and (models, rest), and each step's epoch and
+        number."""
         orders = np.stack([epoch_order(seed, epoch, self.data.sizes["train"]) for seed in self.seeds.tolist()])
         return self._divided(orders, self.data.batch_size, epoch)
 
@@ -199,9 +189,8 @@ def _variables(model):
 def fit(models, data, seeds, plan, callbacks=(), verbose=False):
     """Fits models side by side, as `Model.fit` does for one, and returns a list of Keras's `History`.
 
-    Callbacks, a list for each model, are called at the beginning and end of training and of each epoch. When training
-    by the clock, a round of steps is one call of the compiled program, which callbacks see as one batch; otherwise
-    batch hooks are not called. If a callback stops the training of its model, all models stop.
+    `callbacks` is a list for each model. When training by the clock, a round of steps is one call of the compiled
+    program, which callbacks see as one batch; otherwise batch hooks are not called. One model's stop stops all.
     """
     program = Epochs(models, data, seeds)
     histories = [keras.callbacks.History() for _ in models]

@@ -1,6 +1,6 @@
 """Training several networks of the same shape on JAX as one compiled program."""
 
-import numbers
+import json
 
 import keras
 
@@ -8,11 +8,11 @@ from anytime_keras.training import scan
 from anytime_keras.training.progress import ProgressBar
 from anytime_keras.training.result import title
 from anytime_keras.training.run import Training
-from anytime_keras.weighting import AdaLossWeighting, AdaptiveWeighting
+from anytime_keras.weighting import AdaLossWeighting
 
 NEVER = 2**31 - 1
-MAY_DIFFER = ("seed", "weighting")
-SHARED = ("final_extra", "mean")  # arguments of AdaLoss that change the program, so they must be equal
+STATIC = ("constant", "linear", "half_end", "single_exit")
+NUMBERS = ("gamma", "momentum", "update_period")  # arguments of AdaLoss that can be variables of one program
 
 
 def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_limit=None, checkpoint_every=1):
@@ -45,16 +45,25 @@ def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_l
     scan.check_backend()
     folders = [None] * len(recipes) if folders is None else list(folders)
     _check(recipes, folders)
-    adapt = _adapter(recipes)
+    adapt = None if all(recipe.weighting == recipes[0].weighting for recipe in recipes) else AnyWeighting
     data = recipes[0].load_data()
     scan.check_data(data)
     runs = [Training(recipe, folder, resume, data, adapt) for recipe, folder in zip(recipes, folders)]
-    latest = _latest(runs) if resume else None
     try:
-        return _train(runs, data, latest, verbose, time_limit, checkpoint_every)
+        return _train(runs, data, _latest(runs) if resume else None, verbose, time_limit, checkpoint_every)
     finally:
         for run in runs:
             run.release()
+
+
+def program(recipe):
+    """Returns a key that is equal for recipes that one program can train."""
+    content = {name: value for name, value in recipe.to_dict().items() if name != "seed"}
+    weighting = recipe.weighting
+    numbers = weighting["name"] == "adaloss" and weighting.keys() <= {"name", *NUMBERS}
+    if weighting["name"] in STATIC or (numbers and not isinstance(weighting.get("gamma"), (list, tuple))):
+        del content["weighting"]
+    return json.dumps(content, sort_keys=True)
 
 
 def _train(runs, data, latest, verbose, time_limit, checkpoint_every):
@@ -84,31 +93,13 @@ def _check(recipes, folders):
         raise ValueError(f"Runs side by side need a number of `epochs`. Received: minutes={recipes[0].minutes}.")
     first = recipes[0].to_dict()
     for recipe in recipes[1:]:
-        differing = [name for name, value in recipe.to_dict().items() if value != first[name]]
-        if differing := [name for name in differing if name not in MAY_DIFFER]:
+        if program(recipe) != program(recipes[0]):
+            differing = [f"{name}={value!r}" for name, value in recipe.to_dict().items() if value != first[name]]
             raise ValueError(
-                f"`recipes` may differ only in {' and '.join(MAY_DIFFER)}. Received: recipes that differ in "
-                f"{', '.join(differing)}. Train them one after the other."
+                "`recipes` may differ only in seed and weighting, and different weightings must be static, or AdaLoss "
+                f"with numbers as {', '.join(NUMBERS)} and nothing else. Received: a recipe that differs from the "
+                f"first in {', '.join(differing)}. Train them one after the other."
             )
-
-
-def _adapter(recipes):
-    """Returns a function from each recipe's weighting to one that a single program can compute for all, if needed."""
-    if all(recipe.weighting == recipes[0].weighting for recipe in recipes):
-        return None
-    weightings = [recipe.build_weighting() for recipe in recipes]
-    adaptive = [weighting for weighting in weightings if isinstance(weighting, AdaptiveWeighting)]
-    shared = {name: getattr(adaptive[0], name, None) if adaptive else None for name in SHARED}
-    for weighting in adaptive:
-        numbers_alone = isinstance(weighting, AdaLossWeighting) and isinstance(weighting.gamma, numbers.Real)
-        alike = all(getattr(weighting, name, None) == value for name, value in shared.items())
-        if not numbers_alone or not alike or weighting.first_order or weighting.uses_batch_losses:
-            raise ValueError(
-                "Different weightings side by side must be static, or AdaLoss with the same `final_extra` and `mean` "
-                "(not 'batch'), without `first_order`, and with a number as `gamma`. "
-                f"Received: {[recipe.weighting for recipe in recipes]}. Train them one after the other."
-            )
-    return lambda weighting: AnyWeighting(weighting, **shared)
 
 
 def _latest(runs):
@@ -124,15 +115,11 @@ def _latest(runs):
 
 
 class AnyWeighting(AdaLossWeighting):
-    """An AdaLoss whose settings are variables, so that one program computes static weightings and AdaLoss alike.
+    """An AdaLoss whose settings are variables, so that one program also computes static weightings, never updated."""
 
-    If the `original` weighting is static, it starts with its weights and never updates them.
-    """
-
-    def __init__(self, original, final_extra=None, mean=None):
+    def __init__(self, original):
         self.adaptive = isinstance(original, AdaLossWeighting)
-        settings = {"update_period": NEVER, **(original.get_config() if self.adaptive else {})}
-        super().__init__(**{**settings, "final_extra": final_extra, "mean": mean or "arithmetic"})
+        super().__init__(**(original.get_config() if self.adaptive else {"update_period": NEVER}))
         self.original = original
 
     def build(self, exits):
@@ -140,7 +127,7 @@ class AnyWeighting(AdaLossWeighting):
         self.original.build(exits)
         if not self.adaptive:
             self._state["weights"].assign(self.original.weights)
-        for name, dtype in (("gamma", "float32"), ("momentum", "float32"), ("update_period", "int32")):
+        for name, dtype in zip(NUMBERS, ("float32", "float32", "int32")):
             value = keras.ops.convert_to_tensor(getattr(self, name), dtype)
             setattr(self, name, keras.Variable(value, dtype=dtype, trainable=False, autocast=False, name=name))
 

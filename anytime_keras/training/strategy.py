@@ -54,7 +54,7 @@ def choose(strategy="none"):
         program that uses "multi_worker": TensorFlow must connect to other processes before it computes anything.
 
     Raises:
-        ValueError: if the name is unknown, the strategy does not run on Keras's backend, or its devices are missing.
+        ValueError: if the strategy is unknown, does not run on Keras's backend, or its devices are missing.
 
     Example:
     >>> choose("none").replicas

@@ -69,24 +69,13 @@ def adaloss_weights(averages: Any, gamma: float = 0.05, final_extra: float = 0.0
 
 
 def moved_averages(averages: Any, losses: Any, momentum: float, mean: str = "arithmetic") -> Any:
-    """Updates the running means of the exits' losses with a batch.
+    """Updates the running means of the exits' losses, of shape `(num_exits,)`, with a batch.
 
-    Args:
-        averages, losses: tensors or arrays of shape `(num_exits,)`.
-        momentum: float in [0, 1).
-        mean: `"arithmetic"`, of the losses; `"geometric"`, the exponential of the mean of their logarithms; or
-            `"batch"`, the losses themselves.
+    `mean` is `"arithmetic"`; `"geometric"`, the exponential of the mean of logarithms; or `"batch"`, the losses alone.
 
-    Returns:
-        A float32 tensor of shape `(num_exits,)`.
-
-    Example:
-    >>> import keras
-    >>> for mean in ("arithmetic", "geometric", "batch"):
-    ...     print(keras.ops.convert_to_numpy(moved_averages([4.0, 1.0], [1.0, 1.0], 0.5, mean)).tolist())
-    [2.5, 1.0]
-    [2.0, 1.0]
-    [1.0, 1.0]
+    >>> moved = [moved_averages([4.0, 1.0], [1.0, 1.0], 0.5, mean) for mean in ("arithmetic", "geometric", "batch")]
+    >>> [ops.convert_to_numpy(average).tolist() for average in moved]
+    [[2.5, 1.0], [2.0, 1.0], [1.0, 1.0]]
     """
     averages, losses = (ops.convert_to_tensor(value, "float32") for value in (averages, losses))
     if mean == "batch":
@@ -101,12 +90,8 @@ def starved_exits(weights: Any, averages: Any, first: Any) -> np.ndarray:
     """Returns which exits have a low weight and a large loss because another loss is close to zero.
 
     These are the exits with a weight below 0.1 whose loss has not fallen to half of its first value, while the smallest
-    loss is below a tenth of its own first value.
+    loss is below a tenth of its own first value. All arrays are of shape `(num_exits,)`; a mean without batches is NaN.
 
-    All arrays are of shape `(num_exits,)`: the weights, the running means of the losses (NaN for an exit without any
-    batch), the running means after the first batch, and the result, of bool.
-
-    Example: the first exit's loss is still large when the last one's is close to zero.
     >>> starved_exits([0.05, 0.3, 1.0], averages=[1.8, 0.04, 0.01], first=[2.3, 2.3, 2.3]).tolist()
     [True, False, False]
     """
@@ -125,22 +110,15 @@ class AdaLossWeighting(AdaptiveWeighting):
     `ak.AdaLoss` is the same class. It is a Keras callback; `Weighting` describes how it works in `fit` and in a custom
     training loop.
 
-    When to use it:
-
-    - AdaLoss, if late exits matter most and do not overfit, and the run is long enough for late losses to become much
-      smaller than early ones.
-    - Equal weights (`ConstantWeighting`, or no callback), if early exits matter as much, late exits overfit, or all
-      exits fit the data.
-    - `LinearWeighting` favors late exits by fixed weights. In the paper, it costs the early exits less than AdaLoss and
-      helps the late ones less.
+    Use it if late exits matter most and do not overfit, and the run is long enough for late losses to become much
+    smaller than early ones. Use equal weights (no callback) if early exits matter as much, late exits overfit, or all
+    exits fit the data. In the paper, `LinearWeighting` costs the early exits less than AdaLoss and helps the late ones
+    less. The README and `zoo/results/README.md` show measured errors.
 
     On easy data, where late losses come close to zero within a few epochs, the weights of the earliest exits drop to
     `gamma` while the learning rate is still high, and they are hardly trained. Two changes prevent it:
-    `gamma=(1.0, 0.05)`, which starts with equal weights, and label smoothing, which keeps losses away from zero. Equal
-    weights do about as well there at late exits. The README and `zoo/results/README.md` show the measured errors;
-    `python -m tests.benchmarks.schemes` repeats the runs. `fit` warns if late losses are close to zero while early ones
-    are still large (`starved_exits`), unless `gamma` is a pair. On hard data, where early losses stay large with any
-    weighting, the warning does not mean that something is wrong.
+    `gamma=(1.0, 0.05)`, which starts with equal weights, and label smoothing, which keeps losses away from zero. `fit`
+    warns if late losses are close to zero while early ones are still large (`starved_exits`), unless `gamma` is a pair.
 
     The weights of a batch come from the batches before it, and are all 1 until the first update. The first batch
     initializes the averages; each later batch updates them by `momentum * average + (1 - momentum) * loss`. On several
@@ -164,11 +142,10 @@ class AdaLossWeighting(AdaptiveWeighting):
             several replicas).
         preset: `"paper"`, or `"authors_code"` for gamma 0.07 and final_extra 1. Other arguments that are not None take
             precedence.
-        mean: how losses are averaged, see `moved_averages`. `"arithmetic"` is the paper's, with which training
-            minimizes the geometric mean of the exits' expected losses (equation 4). `"batch"` weights each batch by its
-            own losses, without averaging, so each step follows the gradient of that batch's geometric mean (apart from
-            `gamma` and a scale). `"geometric"` averages the logarithms of the losses, which is in between. The last two
-            are our additions.
+        mean: how losses are averaged. `"arithmetic"` is the paper's, with which training minimizes the geometric mean
+            of the exits' expected losses (equation 4). `"batch"` weights each batch by its own losses, so each step
+            follows the gradient of that batch's geometric mean (apart from `gamma` and a scale). `"geometric"`, in
+            between, averages the logarithms of the losses. The last two are our additions.
 
     Raises:
         ValueError: if an argument is out of range; at the start of `fit`, if the model is not functional or has fewer

@@ -7,10 +7,7 @@ from keras import ops
 
 
 def total(values: Any) -> Any:
-    """Returns the sum of `values`, a tensor or a list of them, over all replicas, or `values` if there is only one.
-
-    Keras divides each replica's mean loss by the number of replicas, so their sum is the loss of the global batch.
-    """
+    """Returns the sum of `values` over all replicas, since Keras divides each one's mean loss by their number."""
     replica = _replica()
     if replica is None:
         return values
@@ -26,10 +23,7 @@ def count() -> int:
 
 
 def share(outputs: Any, dtype: str = "float32") -> Any:
-    """Returns this replica's share of the global batch, relative to the `1 / num_replicas` that Keras assumes.
-
-    It is 1 if the batch is split evenly. The first axis of `outputs` is the batch axis.
-    """
+    """Returns this replica's share of the global batch, relative to the `1 / num_replicas` that Keras assumes."""
     replica = _replica()
     if replica is None:
         return 1.0

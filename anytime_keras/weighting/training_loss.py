@@ -26,12 +26,7 @@ STATE = "_weighting_state"  # the model's attribute, during `fit`, through which
 
 
 class TrainingLoss:
-    """The loss of a compiled functional model under a weighting.
-
-    Args:
-        model: compiled functional model with several outputs.
-        weighting: built `Weighting`.
-    """
+    """The loss of a compiled functional model with several outputs under a built `Weighting`."""
 
     def __init__(self, model, weighting):
         self.model, self.weighting = model, weighting
@@ -272,10 +267,9 @@ def _hooks(model, loss):
 
 
 def _by_output(model, value):
-    """Returns a dict from the name of each output to its entry of an argument of `compile` or `fit`.
+    """Returns a dict from each output's name to its entry of an argument of `compile` or `fit`: a value, dict or list.
 
-    The argument is one value for all outputs, a dict by name, or a list for all outputs or for those with a loss. Keras
-    matches a list with a dict of outputs in the order of sorted names.
+    Keras matches a list with a dict of outputs in the order of sorted names.
     """
     names = list(graph.outputs_by_name(model))
     if isinstance(value, dict):

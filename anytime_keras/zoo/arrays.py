@@ -26,11 +26,7 @@ def shards(
 ) -> list[bytes]:
     """Packs arrays, by name, into the contents of one or more files of up to `shard_bytes`.
 
-    With `precision="float16"`, kernels are stored in float16. Vectors (biases, normalisation) stay float32, because
-    they are small and may exceed float16's range.
-
-    Raises:
-        ValueError: if an array exceeds a file's size, or is not finite in this precision.
+    With `precision="float16"`, only kernels are stored in float16, because vectors are small and may exceed its range.
     """
     check_choice("precision", precision, PRECISIONS)
     groups: list[dict[str, np.ndarray]] = []
@@ -59,15 +55,9 @@ def pack(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def unpack(content: bytes, shapes: dict[str, tuple | None], where: str) -> dict[str, np.ndarray]:
-    """Reads the float32 arrays of an .npz file by name.
+    """Reads the float32 arrays of an .npz file by name, or raises ValueError if it contains anything else.
 
-    Args:
-        content: the file.
-        shapes: dict from each allowed name to the array's shape, or None for any shape.
-        where: the file's name for error messages.
-
-    Raises:
-        ValueError: if the file is not such an .npz or contains anything else.
+    `shapes` maps each allowed name to the array's shape, or None for any shape; `where` is the file's name for errors.
     """
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -101,8 +91,7 @@ def _array(content, shape, name):
 def assign(model, arrays, leave_out=()):
     """Assigns arrays, by path, to a model's variables, except those whose paths are in `leave_out`.
 
-    Raises:
-        ValueError: if a variable has no array. In this case nothing is assigned.
+    Raises ValueError, and assigns nothing, if a variable has no array.
     """
     variables = [variable for variable in model.weights if variable.path not in leave_out]
     missing = [variable.path for variable in variables if variable.path not in arrays]

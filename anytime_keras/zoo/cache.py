@@ -25,12 +25,7 @@ def content(url, sha256, size):
     """Returns the content of a file with a known hash, from the cache or the network.
 
     A file is moved into the cache only after it is complete, flushed to disk and verified. If several processes need
-    it, one downloads and the others wait. Partial files of killed processes are removed at the next request. A download
-    that is longer than `size` bytes is aborted.
-
-    Raises:
-        OSError: if the file is neither cached nor downloadable, or the cache is not writable.
-        ValueError: if the downloaded file does not match.
+    it, one downloads and the others wait. A download that is longer than `size` bytes is aborted.
     """
     place = folder() / "files" / sha256
     found = _read(place, size)
@@ -53,11 +48,7 @@ def content(url, sha256, size):
 
 
 def page(url):
-    """Returns a file that may change, from the network or, when offline, from the cache.
-
-    Raises:
-        OSError: if the file is neither downloadable nor cached.
-    """
+    """Returns a file that may change, from the network or, when offline, from the cache."""
     place = folder() / "pages" / _files.sha256(url.encode())
     try:
         found = _download(url, MAX_PAGE_BYTES)

@@ -19,11 +19,7 @@ def _homes():
 
 
 def find(name):
-    """Returns the manifest of a network and its zoo.
-
-    Raises:
-        ValueError: if the name is unknown (the error lists similar names), or the manifest is not valid.
-    """
+    """Returns the manifest of a network and its zoo."""
     if (home := home_of(name)) is not None:
         return home.manifest(name), home
     known = known_names()
@@ -41,17 +37,12 @@ def known_names():
 
 
 def list_names(**filters):
-    """Lists the names of the zoo's networks.
-
-    A name is listed if any of its weights match all filters.
+    """Lists the names of the zoo's networks, a sorted list of str.
 
     Args:
         **filters: `architecture` (one of `ak.models.names()`), `data` (a data set's name), `weighting` (such as
             `"adaloss"`), `trained` (bool), `loads` (bool: whether they are trained, and the files are here or can be
-            downloaded).
-
-    Returns:
-        A sorted list of str.
+            downloaded). A name is listed if any of its weights match all filters.
 
     Raises:
         ValueError: if a filter is unknown, or a manifest is not valid.
@@ -65,10 +56,7 @@ def list_names(**filters):
 
 
 def entries(**filters):
-    """Lists the weights in the zoo's manifests that match all filters of `list_names`, sorted by name.
-
-    Each is a tuple of a `Manifest`, its `Weights`, and whether the files are here or can be downloaded.
-    """
+    """Lists (`Manifest`, `Weights`, whether their files are available) that match filters, sorted by name."""
     for key in filters:
         if key not in (*FILTERS, "loads"):
             raise ValueError(f"`list` has no filter `{key}`. {_errors.nearest(key, [*FILTERS, 'loads'])}")
@@ -100,37 +88,30 @@ def table(found):
 
 
 def show(name):
-    """Returns the manifest of a network, which prints as a summary.
+    """Returns the `Manifest` of a network, which prints as a summary and has `Weights` for each data set.
 
     Args:
         name: str, one of `ak.zoo.list()`.
 
-    Returns:
-        A `Manifest`, with a `Weights` for each data set: class names, `normalize(images)`, accuracies, MACs.
-
     Raises:
-        ValueError: if the name is unknown; the error lists similar names.
+        ValueError: if the name is unknown.
 
     Example:
     >>> import anytime_keras as ak
-    >>> manifest = ak.zoo.show("resann2x16_adaloss_digits")
-    >>> manifest.weights["digits"].class_names
+    >>> ak.zoo.show("resann2x16_adaloss_digits").weights["digits"].class_names
     ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
     """
     return find(name)[0]
 
 
 def add(manifest_or_url):
-    """Adds another zoo, or a single network, for this process; set `ANYTIME_KERAS_ZOO` to add one permanently.
+    """Adds another zoo, or a single network, for this process, and returns the list of its names.
 
-    A zoo is a directory with `manifests/`, as written by `publish`, or an https: address with the same files. Known
-    names keep their meaning.
+    Set `ANYTIME_KERAS_ZOO` to add one permanently. Known names keep their meaning.
 
     Args:
-        manifest_or_url: path or address of a zoo or a manifest (.json).
-
-    Returns:
-        The list of names in the zoo.
+        manifest_or_url: path or https: address of a manifest (.json), or of a directory with `manifests/`, as written
+            by `publish`.
 
     Raises:
         ValueError: if there is no zoo, a manifest is not valid, or a name already refers to another network.

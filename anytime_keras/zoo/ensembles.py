@@ -7,11 +7,11 @@ import numpy as np
 from anytime_keras.inference import EANN
 from anytime_keras.zoo import catalog, loading, publishing
 from anytime_keras.zoo.facts import Facts
-from anytime_keras.zoo.manifest import ENSEMBLE, FORMAT
+from anytime_keras.zoo.manifest import ENSEMBLE
 
 
 def publish_ensemble(name, members, data, label=None, folder=None, **facts):
-    """Combines trained networks of the zoo into an `EANN`, measures it and writes its manifest.
+    """Combines trained networks of the zoo into an `EANN`, measures it and writes and returns its `Manifest`.
 
     The exits are selected on the validation images of `data`, and the used ones are measured on its test images, or on
     validation images if it has none. The manifest refers to the members' weight files, so nothing is stored twice. If a
@@ -25,13 +25,9 @@ def publish_ensemble(name, members, data, label=None, folder=None, **facts):
         folder: as in `publish`.
         **facts: `description`, `reference` and `licence`, as in `publish`.
 
-    Returns:
-        The `Manifest`.
-
     Raises:
-        ValueError: if the name belongs to another kind of network, a member is unknown or not trained, the validation
-            images were not held out from a member's training, or the members cannot be combined; see `EANN`. In this
-            case nothing is written.
+        ValueError: if the name belongs to another kind of network, a member is not trained, the validation images were
+            not held out from a member's training, or the members cannot be combined. In this case nothing is written.
 
     Example, with two trained networks in the zoo in the folder `our_zoo`:
 
@@ -46,9 +42,8 @@ def publish_ensemble(name, members, data, label=None, folder=None, **facts):
         raise ValueError(f"`members` must be a list of names of the zoo. Received: members={members!r}.")
     manifests = [catalog.find(member)[0] for member in members]
     entries = [manifest.pick(label) for manifest in manifests]
-    for member, manifest in zip(members, manifests):
-        if manifest.architecture == ENSEMBLE:
-            raise ValueError(f"`members` must not be ensembles themselves. Received: '{member}'.")
+    if nested := [manifest.name for manifest in manifests if manifest.architecture == ENSEMBLE]:
+        raise ValueError(f"`members` must not be ensembles themselves. Received: {', '.join(map(repr, nested))}.")
     models = [loading.load(member, label, trainable=False) for member in members]
     for member in members:
         if not loading.holds_out(member, label, data):
@@ -60,14 +55,9 @@ def publish_ensemble(name, members, data, label=None, folder=None, **facts):
     eann = EANN(models, data.validation)
     split = "test" if "test" in data.sizes else "validation"
     curve = eann.curve(getattr(data, split), name=name)
-    costs = ("backbone", "with_head", "with_all_heads", "params")
+    costs = ("backbone", "with_head", "with_all_heads", "params", "loss")
     exits = [
-        {
-            "name": point.exit,
-            **{cost: getattr(point, cost) for cost in costs},
-            "accuracy": 1 - point.error,
-            "loss": point.loss,
-        }
+        {"name": point.exit, "accuracy": 1 - point.error, **{cost: getattr(point, cost) for cost in costs}}
         for point in curve
     ]
     last = entries[-1].content
@@ -79,23 +69,13 @@ def publish_ensemble(name, members, data, label=None, folder=None, **facts):
         "exits": exits,
         "files": [dataclasses.asdict(file) for entry in entries for file in entry.files],
         "lineage": [cycle for entry in entries for cycle in entry.content["lineage"]],
-        "measured": {"split": split, "split_seed": data.split_seed}
-        | {key: curve.about[key] for key in ("images", "machine")},
+        "measured": publishing.measured(curve, split, data),
         "licence": facts.licence,
         **{key: last[key] for key in ("data", "weighting", "precision")},
         **dict.fromkeys(("recipe", "golden", "inference")),
     }
-    old = before.content if before is not None else {}
-    content = {
-        "format": FORMAT,
-        "name": name,
-        "description": facts.description or _description(before, members),
-        "reference": facts.reference or old.get("reference", publishing.PAPER),
-        "architecture": ENSEMBLE,
-        "default": old.get("default", label),
-        "weights": {**old.get("weights", {}), label: entry},
-    }
-    return publishing.write(zoo, content, {})
+    facts.description = facts.description or _description(before, members)
+    return publishing.write(zoo, publishing.with_entry(before, name, ENSEMBLE, label, entry, facts), {})
 
 
 def _description(before, members):

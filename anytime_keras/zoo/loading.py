@@ -29,8 +29,7 @@ def load(name, weights="default", num_classes=None, trainable=True):
             for an untrained network with the default's configuration.
         num_classes: int or None. If it differs from the trained number, each exit's last linear layer is replaced by an
             untrained one with this many classes. All other layers keep their trained weights.
-        trainable: True; `"heads"` to freeze the backbone, including its batch normalisation, and train only the exits'
-            heads; or False to freeze all layers.
+        trainable: True; `"heads"` to train only the exits' heads, with frozen batch normalisation before; or False.
 
     Returns:
         An `AnytimeModel`, not compiled, with its `preprocessor` and, unless `num_classes` differs, its `class_names`;
@@ -43,8 +42,7 @@ def load(name, weights="default", num_classes=None, trainable=True):
 
     Example:
     >>> import anytime_keras as ak
-    >>> model = ak.zoo.load("resann2x16_adaloss_digits")
-    >>> [exit.name for exit in model.exits]
+    >>> ak.zoo.load("resann2x16_adaloss_digits").exit_names
     ['exit_1', 'exit_2', 'exit_3', 'exit_4', 'exit_5', 'exit_6']
     """
     if trainable not in TRAINABLE or isinstance(trainable, int) and not isinstance(trainable, bool):
@@ -178,8 +176,7 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
 
     Example:
     >>> import anytime_keras as ak
-    >>> curve = ak.zoo.evaluate("resann2x16_adaloss_digits")
-    >>> len(curve)
+    >>> len(ak.zoo.evaluate("resann2x16_adaloss_digits"))
     6
     """
     manifest, _ = catalog.find(name)
@@ -198,13 +195,7 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
 
 
 def data_set(name, weights="default", data=None, data_dir=None, download=True):
-    """Returns the `DataSet` of a network of the zoo, with the splits of its training and without augmentation.
-
-    Arguments are those of `evaluate`, but `data` is the path of a file or folder with the same images.
-
-    Raises:
-        ValueError: if the data set's classes or statistics differ from those of the training.
-    """
+    """Returns the `DataSet` of a network of the zoo, with the splits of its training and without augmentation."""
     manifest, _ = catalog.find(name)
     entry = manifest.pick(weights)
     found = _load_data(entry, data_dir, download, data)

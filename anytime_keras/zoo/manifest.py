@@ -5,8 +5,6 @@ import inspect
 import json
 import math
 
-import numpy as np
-
 from anytime_keras import _errors, _tables
 from anytime_keras._checks import check_choice
 from anytime_keras.data import crops, defaults
@@ -43,12 +41,10 @@ class Weights:
             its members, its lineage contains theirs, and its exits are the used ones.
 
     Example:
-    >>> import numpy as np, anytime_keras as ak
+    >>> import anytime_keras as ak
     >>> weights = ak.zoo.show("resann2x16_adaloss_digits").pick("digits")
     >>> weights.trained, len(weights.accuracies), weights.class_names[-1]
     (True, 6, '9')
-    >>> weights.normalize(np.zeros((1, 8, 8, 1))).shape
-    (1, 8, 8, 1)
     """
 
     def __init__(self, label, content):
@@ -94,24 +90,6 @@ class Weights:
         recipe = self.content["lineage"][-1]["recipe"].get("data")
         cropped = isinstance(recipe, dict) and recipe.get("image_size") or defaults(data["name"]).image_size
         return Preprocessor(shape, data["mean"], data["std"], crops.short_side(shape[:2]) if cropped else None)
-
-    def normalize(self, images):
-        """Normalizes images for the network.
-
-        Args:
-            images: array of shape `(batch, height, width, channels)`, uint8 or with values from 0 to 1.
-
-        Returns:
-            float32 array of the same shape.
-        """
-        data, images, shape = self.content["data"], np.asarray(images), self.content["config"]["input_shape"]
-        if data["mean"] is None:
-            raise ValueError(f"'{self.label}' has not been trained, so its images' mean and deviation are unknown.")
-        if images.shape[1:] != tuple(shape):
-            expected = ", ".join(map(str, shape))
-            raise ValueError(f"`images` must have shape (batch, {expected}). Received: shape {images.shape}.")
-        scaled = images / 255 if images.dtype == np.uint8 else images
-        return ((scaled - np.array(data["mean"])) / np.array(data["std"])).astype("float32")
 
     def table(self):
         """Returns the exits' costs and accuracies as a text table."""

@@ -41,11 +41,7 @@ class Folder:
         return (self.path / file.path).exists()
 
     def read(self, file):
-        """Returns a file's content.
-
-        Raises:
-            ValueError: if the file does not match the manifest, or is outside the directory.
-        """
+        """Returns a file's content, or raises ValueError if it does not match the manifest or is outside the zoo."""
         path = self.path / file.path
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise ValueError(f"Weights must be inside their zoo. Received: '{path}', a link to '{path.resolve()}'.")
@@ -63,11 +59,7 @@ class Folder:
 
 
 class Site:
-    """A zoo at an https: address, with the files of a directory and `index.json` with the manifests' hashes.
-
-    Files are cached, so that they are available offline after the first use. `lone` is the address of a single manifest
-    that is not in an index, or None.
-    """
+    """A zoo at an https: address, with `index.json` beside a directory's files; or a single manifest, `lone`."""
 
     def __init__(self, url, lone=None):
         self.url = check_url(url.rstrip("/") + "/")
@@ -119,11 +111,7 @@ def site(url, lone=None):
 
 
 def place(where):
-    """Returns the zoo at the path, or file: or https: address, of a directory or manifest.
-
-    Raises:
-        ValueError: if there is no zoo.
-    """
+    """Returns the zoo at the path, or file: or https: address, of a directory or manifest."""
     text = os.fspath(where)
     if schema.is_url(text) and not text.startswith("file://"):
         if not text.endswith(".json"):
@@ -165,10 +153,7 @@ def from_environment():
 
 
 def read_file(file, home):
-    """Returns the verified content of a `File` in a manifest of the zoo `home`.
-
-    If the zoo lacks the file, as an installed package lacks all large files, it is read from `ANYTIME_KERAS_ZOO`.
-    """
+    """Returns the verified content of a manifest's `File`; `ANYTIME_KERAS_ZOO` provides what the zoo `home` lacks."""
     if schema.is_url(file.path):
         if not file.path.startswith("https://") and _origin(file.path) != _origin(str(home)):
             raise ValueError(f"A manifest's files must be in its zoo or at https: addresses. Received: '{file.path}'.")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 from anytime_keras import _files, evaluation, models, runtime
 from anytime_keras.cost import exit_costs
@@ -103,9 +102,6 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
 def better(before: list[float], after: list[float]) -> bool:
     """Returns whether errors improved: a lower mean over the exits, and no higher error at the last exit.
 
-    Args:
-        before, after: lists of float, the errors at each exit on the same images.
-
     >>> better([0.4, 0.2], [0.3, 0.2]), better([0.4, 0.2], [0.1, 0.21])
     (True, False)
     """
@@ -141,14 +137,11 @@ def _cycle(recipe, facts):
 
 
 def announce(recipe, name, label=None, folder=None, **facts):
-    """Writes the manifest of a network to be trained, without weights and accuracies.
+    """Writes and returns the `Manifest` of a network to be trained, without weights and accuracies.
 
     Args:
         recipe: `Recipe` whose model has an `input_shape` and `num_classes`.
         name, label, folder, facts: as in `publish`.
-
-    Returns:
-        The `Manifest`.
 
     Raises:
         ValueError: if an argument is not valid, or the name already has trained weights.
@@ -183,7 +176,6 @@ def stem(name: str, label: str) -> str:
 
 def write_index(folder):
     """Writes a zoo's `index.json`, which sites need."""
-    folder = pathlib.Path(folder)
     _put(folder / "index.json", _index(folder))
 
 
@@ -196,10 +188,7 @@ def _index(folder):
 
 
 def open_zoo(folder, name, label):
-    """Returns a zoo to publish to and the existing manifest of the name, or None.
-
-    Rewrites an outdated index, which a killed process may have left. Raises ValueError if publishing is not allowed.
-    """
+    """Returns a zoo to publish to, with its index up to date, and the existing manifest of the name, or None."""
     schema.check_name(name, "`name`")
     schema.check_name(label, "`label`")
     if folder is None:
@@ -251,14 +240,19 @@ def _begin(model, name, label, data_name, before, recipe, facts):
         **dict.fromkeys(("precision", "golden", "measured", "inference")),
     }
     entry["data"]["split_seed"] = recipe.data.get("split_seed", 0) if recipe is not None else 0
+    return with_entry(before, name, architecture, label, entry, facts)
+
+
+def with_entry(before, name, architecture, label, entry, facts):
+    """Returns the content of a manifest, that of `before` if it is not None, with an entry for the label."""
     old = before.content if before is not None else {}
     return {
         "format": FORMAT,
         "name": name,
         "description": facts.description or old.get("description", name),
         "reference": facts.reference or old.get("reference", PAPER),
-        "architecture": before.architecture if before is not None else architecture,
-        "default": before.default if before is not None else label,
+        "architecture": old.get("architecture", architecture),
+        "default": old.get("default", label),
         "weights": {**old.get("weights", {}), label: entry},
     }
 
@@ -305,10 +299,14 @@ def _measure(model, data, entry):
         exit.update(accuracy=1 - point.error, loss=point.loss)
     described = data.describe()
     entry["data"].update({key: described[key] for key in ("class_names", "mean", "std", "sizes", "split_seed")})
-    entry["measured"] = {"split": split, "split_seed": data.split_seed}
-    entry["measured"].update((key, curve.about[key]) for key in ("images", "machine"))
+    entry["measured"] = measured(curve, split, data)
     x = runtime.finish(next(batches(images))[0])[:1]
     return {"input": x, **runtime.finish(model(x, training=False))}
+
+
+def measured(curve, split, data):
+    """Returns what a manifest contains about a measurement."""
+    return {"split": split, "split_seed": data.split_seed, **{key: curve.about[key] for key in ("images", "machine")}}
 
 
 def _file(path, content):

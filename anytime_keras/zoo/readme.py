@@ -9,11 +9,7 @@ BEGIN, END = "<!-- zoo: made by `anytime-keras zoo table --readme=README.md` -->
 
 
 def table():
-    """Returns the trained networks as a Markdown table, followed by a list of the recipes without weights.
-
-    >>> print(table().splitlines()[0])
-    | network | data | exits | parameters | MACs, first to last exit | accuracy, first to last exit |
-    """
+    """Returns the trained networks as a Markdown table, followed by a list of the recipes without weights."""
     trained, untrained = [], []
     for name in catalog.list_names():
         manifest = catalog.find(name)[0]

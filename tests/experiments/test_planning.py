@@ -58,7 +58,7 @@ def test_figure_6b_trains_eanns_with_adaloss_and_plain_networks_as_such():
     planned = chosen.plan(chosen.settings(quick=True))
     assert rows_of(planned) == ["ADALOSS"] * 2 + ["linear ensemble of resann"] * 2
     assert [one.recipe.weighting["name"] for one in planned] == ["adaloss"] * 2 + ["constant"] * 2
-    ensembles = chosen.ensembles(chosen.settings(quick=True))
+    ensembles = planning.ensembles(planned)
     assert [labels["row"] for labels, _ in ensembles] == ["ADALOSS", "linear ensemble of resann"]
     assert [member for _, members in ensembles for member in members] == [one.recipe for one in planned]
 
@@ -67,7 +67,7 @@ def test_figure_6b_compares_a_single_anytime_network_with_linear_ensembles():
     plain = [f"resann:num_units={units},channels=4,exit_every={3 * units}" for units in (1, 2)]
     chosen = Settings(**{**TINY, "networks": ("1x4", *plain), "seeds": 1})
     assert rows_of(catalog.EXPERIMENTS["figure6b"].plan(chosen)) == ["ADALOSS"] + ["linear ensemble of resann"] * 2
-    ((labels, members),) = catalog.EXPERIMENTS["figure6b"].ensembles(chosen)
+    ((labels, members),) = planning.ensembles(catalog.EXPERIMENTS["figure6b"].plan(chosen))
     assert labels["row"] == "linear ensemble of resann" and len(members) == 2
 
 

@@ -6,12 +6,12 @@ import pathlib
 import shlex
 import shutil
 
-import numpy as np
 import pytest
 
-from anytime_keras import commands, experiments
+from anytime_keras import commands
 from anytime_keras.commands import reproduce
 from anytime_keras.experiments import report
+from anytime_keras.experiments.catalog import EXPERIMENTS
 from tests.experiments.results import alone, run, write
 
 RESULTS = pathlib.Path(__file__).parents[2] / "zoo" / "results"
@@ -21,7 +21,7 @@ COMMITTED = sorted(RESULTS.rglob("*.json"))
 @pytest.mark.parametrize("folder", sorted({path.parent for path in COMMITTED}), ids=lambda path: path.name)
 def test_the_committed_page_is_that_of_the_committed_results(folder, tmp_path):
     copied = shutil.copytree(folder, tmp_path / "results")
-    assert experiments.write_page(copied).read_text() == (folder / "README.md").read_text()
+    assert report.write_page(copied).read_text() == (folder / "README.md").read_text()
 
 
 def settings_of(command):
@@ -29,7 +29,7 @@ def settings_of(command):
     program, subcommand, *arguments = shlex.split(command)
     flags = copy.deepcopy(reproduce.FLAGS)
     _, name = flags([subcommand, *arguments])
-    return name, vars(reproduce._settings(flags, experiments.EXPERIMENTS[name]))
+    return name, vars(reproduce._settings(flags, EXPERIMENTS[name]))
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
@@ -61,7 +61,7 @@ def folder(tmp_path):
 
 
 def test_the_page_shows_the_results_numbers_beside_the_papers(folder):
-    text = experiments.write_page(folder).read_text()
+    text = report.write_page(folder).read_text()
     assert "| CONST | +15.1 | +16.4 | +18.8 | +18.9 | +25.0 | +10.0 | +20.0 | +10.0 |" in text
     assert "| OPT | +0.0 | +0.0 | +0.0 | +0.0 | error 40.00% | error 30.00% | error 20.00% | error 20.00% |" in text
     assert "| exit_2 | +100.0 |" in text
@@ -78,7 +78,7 @@ def test_the_page_says_whether_the_last_images_were_held_out(tmp_path):
     one = run("CONST", [0.5] * 4)
     one["recipe"]["data"].update(validation="last", augment=["flip"])
     write(tmp_path, "table1", [one])
-    text = experiments.write_page(tmp_path).read_text()
+    text = report.write_page(tmp_path).read_text()
     assert "made (8 train + 4 test; validation: the last training images; flip)" in text
 
 
@@ -87,7 +87,7 @@ def test_the_page_names_the_epochs_of_each_data_set(tmp_path):
     content = json.loads(path.read_text())
     content["settings"].update(epochs={"made": 60, "other": 30}, seeds=[2, 1])
     path.write_text(json.dumps(content))
-    assert "| made: 60, other: 30, 2, 1 |" in experiments.write_page(tmp_path).read_text()
+    assert "| made: 60, other: 30, 2, 1 |" in report.write_page(tmp_path).read_text()
 
 
 def test_the_page_has_losses_and_errors_of_each_data_set(tmp_path):
@@ -97,31 +97,30 @@ def test_the_page_has_losses_and_errors_of_each_data_set(tmp_path):
     content = json.loads(path.read_text())
     content["settings"]["datasets"] = ["made", "other"]
     path.write_text(json.dumps(content))
-    text = experiments.write_page(tmp_path).read_text()
+    text = report.write_page(tmp_path).read_text()
     assert "CONST on made: 1.00 and 1.00; CONST on other: 2.00 and 2.00" in text
     assert "| OPT on other | – | – | – | – | – | – | – | error 40.00% |" in text
 
 
 def test_text_around_the_generated_parts_is_kept(folder):
-    path = experiments.write_page(folder)
+    path = report.write_page(folder)
     begin, end = report.BEGIN.format("table1"), report.END.format("table1")
     before, _, rest = path.read_text().partition(begin)
     path.write_text(f"{before}By hand.\n\n{begin}\nold\n{end}{rest.partition(end)[2]}\nLast words.\n")
-    assert experiments.write_page(folder).read_text() == f"{before}By hand.\n\n{begin}{rest}\nLast words.\n"
+    assert report.write_page(folder).read_text() == f"{before}By hand.\n\n{begin}{rest}\nLast words.\n"
 
 
-def test_a_table_is_shown_in_the_terminal(folder, capsys):
-    report.show(folder / "table1.json")
-    said = capsys.readouterr().out
+def test_a_table_is_shown_in_the_terminal(folder):
+    said = report.text(folder / "table1.json")
     assert "+25.0" in said and "+15.1" in said
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path):
     with pytest.raises(ValueError, match="There are no results"):
-        experiments.write_page(tmp_path)
+        report.write_page(tmp_path)
     (tmp_path / "table1.json").write_text('{"format": 7}')
     with pytest.raises(ValueError, match="table1.json' must be a result"):
-        experiments.write_page(tmp_path)
+        report.write_page(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [dict(settings={}), dict(runs=None), dict(runs=[{}])])
@@ -129,43 +128,7 @@ def test_a_damaged_result_is_refused(folder, damage):
     path = folder / "table1.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
     with pytest.raises(ValueError, match="table1.json' must be a result"):
-        experiments.read(path)
-
-
-def test_small_images_are_area_averages_of_some_images_of_each_class(tmp_path):
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (60, 8, 8, 3), "uint8"), np.repeat([0, 1, 2], 20)
-    source = tmp_path / "made.npz"
-    np.savez(source, x_train=images, y_train=labels, x_test=images[:6], y_test=labels[:6], class_names=["a", "b", "c"])
-    with np.load(experiments.small_images(source, tmp_path, side=4, train=15, validation=9)) as file:
-        made = dict(file)
-    assert made["x_test"].shape == (6, 4, 4, 3) and made["x_test"].dtype == np.uint8
-    assert made["x_test"][2, 1, 3, 0] == np.rint(images[2, 2:4, 6:8, 0].mean())
-    assert [list(np.bincount(made[f"y_{split}"])) for split in ("train", "validation")] == [[5] * 3, [3] * 3]
-    parts = np.concatenate([made["x_train"], made["x_validation"]])
-    assert len(np.unique(parts, axis=0)) == 24, "no image is in both"
-    with pytest.raises(ValueError, match="multiples of side=3.*8x8"):
-        experiments.small_images(source, tmp_path, side=3, train=15, validation=9)
-
-
-@pytest.mark.parametrize(
-    "changes, side, message",
-    [
-        ({}, 0, "side=0"),
-        ({}, -4, "side=-4"),
-        ({"x_test": None, "y_test": None}, 4, "`x_train` and `x_test`.*train of uint8"),
-        ({"x_test": np.zeros((6, 8, 8, 3))}, 4, "test of float32"),
-        ({"x_train": None}, 4, "needs both `x_train` and `y_train`"),
-        ({"pixels": np.zeros(3)}, 4, "unknown array.*'pixels'"),
-    ],
-)
-def test_small_images_need_a_suitable_file(changes, side, message, tmp_path):
-    images, labels = np.zeros((6, 8, 8, 3), "uint8"), np.array([0, 1] * 3)
-    arrays = {**dict(x_train=images, y_train=labels, x_test=images, y_test=labels), **changes}
-    np.savez(tmp_path / "made.npz", **{name: array for name, array in arrays.items() if array is not None})
-    with pytest.raises(ValueError, match=message):
-        experiments.small_images(tmp_path / "made.npz", tmp_path, side=side, train=2, validation=2)
-    assert len(list(tmp_path.iterdir())) == 1
+        report.read(path)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +172,6 @@ def test_the_command_writes_result_and_page(tmp_path, capsys):
     commands.main(["anytime-keras", "reproduce", "proposition", *where])
     assert "sup C" in capsys.readouterr().out
     commands.main(["anytime-keras", "reproduce", "page", *where])
-    row = experiments.read(tmp_path / "proposition.json")["summary"]["rows"][1]
+    row = report.read(tmp_path / "proposition.json")["summary"]["rows"][1]
     expected = f"| 2 | anytime | 1 | 3.000 | {row[4]:.3f} | {row[5]:.3f} | {row[6]:.3f} |"
     assert expected in (tmp_path / "README.md").read_text()

@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
-from anytime_keras import experiments
+from anytime_keras.experiments import planning, report
 from anytime_keras.experiments import runs as module
+from anytime_keras.experiments.catalog import EXPERIMENTS
 from anytime_keras.training import Recipe
 from tests import checks
 
@@ -29,17 +30,17 @@ def images(tmp_path_factory):
 def finished(images, tmp_path_factory):
     """A folder with the runs of Table 4 in `runs` and its result in `results`."""
     folder = tmp_path_factory.mktemp("finished")
-    own = experiments.Runs(folder / "runs", at_once=1, say=str)
-    experiments.reproduce("table4", settings("table4", images), own, folder / "results")
+    own = module.Runs(folder / "runs", at_once=1, say=str)
+    report.reproduce("table4", settings("table4", images), own, folder / "results")
     return folder
 
 
 def settings(name, images, **changes):
-    return experiments.EXPERIMENTS[name].settings(**{**TINY, "datasets": (images,), **changes})
+    return EXPERIMENTS[name].settings(**{**TINY, "datasets": (images,), **changes})
 
 
 def planned(name, images, **changes):
-    return experiments.EXPERIMENTS[name].plan(settings(name, images, **changes))
+    return EXPERIMENTS[name].plan(settings(name, images, **changes))
 
 
 @pytest.fixture
@@ -54,8 +55,8 @@ def test_an_experiment_is_stopped_resumed_and_never_repeated(images, tmp_path, t
     monkeypatch.setattr(module, "monotonic", lambda: 100.0 * len(taken))  # a run takes 100 seconds
 
     def reproduce(time_limit=None, results=None):
-        own = experiments.Runs(tmp_path / "runs", results, at_once=1, time_limit=time_limit, say=str)
-        return experiments.reproduce("table4", settings("table4", images), own, tmp_path / "results")
+        own = module.Runs(tmp_path / "runs", results, at_once=1, time_limit=time_limit, say=str)
+        return report.reproduce("table4", settings("table4", images), own, tmp_path / "results")
 
     path, complete = reproduce(time_limit=1e-9)
     assert not complete and len(taken) == 1
@@ -71,7 +72,7 @@ def test_an_experiment_is_stopped_resumed_and_never_repeated(images, tmp_path, t
 
 def test_a_result_grows_with_each_run(images, finished, tmp_path, taken, monkeypatch):
     first, second = (one.recipe for one in planned("table4", images))
-    own = experiments.Runs(tmp_path / "runs", finished / "results", at_once=1, say=str)
+    own = module.Runs(tmp_path / "runs", finished / "results", at_once=1, say=str)
     own.stored.pop(own.place(second))
 
     def fail(*args, **kwargs):
@@ -88,9 +89,9 @@ def test_a_result_grows_with_each_run(images, finished, tmp_path, taken, monkeyp
 
 def test_measurements_are_those_of_the_run(images, finished):
     path = finished / "results" / "table4.json"
-    first, second = experiments.read(path)["runs"]
+    first, second = report.read(path)["runs"]
     assert first["row"] == "momentum 0.9" and second["recipe"]["weighting"]["momentum"] == 0.99
-    folder = experiments.Runs(finished / "runs").place(planned("table4", images)[0].recipe)
+    folder = module.Runs(finished / "runs").place(planned("table4", images)[0].recipe)
     with open(folder / "history.csv") as file:
         (epoch,) = csv.DictReader(file)
     assert first["train_loss"][1] == float(epoch["exit_2_loss"])
@@ -119,7 +120,7 @@ def test_a_killed_experiment_loses_no_epoch_on_a_cpu(images, tmp_path, monkeypat
         if now:
             raise KeyboardInterrupt
 
-    own = experiments.Runs(tmp_path, at_once=1, say=str)
+    own = module.Runs(tmp_path, at_once=1, say=str)
     monkeypatch.setattr(module, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         own.run([recipe])
@@ -135,7 +136,7 @@ def test_an_exit_trained_alone_shares_its_run_with_the_complete_network(images, 
     (other, *_) = planned("table4", images)
     whole = dataclasses.replace(other.recipe, weighting={"name": "single_exit", "exit": "exit_2"})
     part = dataclasses.replace(whole, last_exit="exit_2")
-    own = experiments.Runs(tmp_path, at_once=1, say=str)
+    own = module.Runs(tmp_path, at_once=1, say=str)
     assert own.place(whole) == own.place(part) != own.place(other.recipe)
     assert own.place(dataclasses.replace(other.recipe, last_exit="exit_2")) != own.place(other.recipe)
     assert own.run([part]) and own.finished(whole)
@@ -149,20 +150,20 @@ def test_an_exit_trained_alone_shares_its_run_with_the_complete_network(images, 
 def test_a_run_in_the_results_serves_every_experiment(images, finished, tmp_path, taken):
     """A run with momentum 0.9 in Table 4 is the run with period 1 in Table 5."""
     results = shutil.copytree(finished / "results", tmp_path / "results")
-    own = experiments.Runs(tmp_path / "runs", results, at_once=1, say=str)
-    path, _ = experiments.reproduce("table5", settings("table5", images), own, results)
+    own = module.Runs(tmp_path / "runs", results, at_once=1, say=str)
+    path, _ = report.reproduce("table5", settings("table5", images), own, results)
     assert [recipe.weighting.get("update_period") for recipe in taken] == [100]
-    (before, _), (first, _) = (experiments.read(each)["runs"] for each in (results / "table4.json", path))
+    (before, _), (first, _) = (report.read(each)["runs"] for each in (results / "table4.json", path))
     assert {**first, "row": before["row"]} == before
     with pytest.raises(ValueError, match="table4.json' contains runs that these settings omit"):
-        experiments.reproduce("table4", settings("table4", images, epochs=2), own, results)
+        report.reproduce("table4", settings("table4", images, epochs=2), own, results)
     assert len(taken) == 1
 
 
 def test_directories_keep_their_names(tmp_path):
     """If names changed, finished runs of users would be trained again."""
     network = {"name": "resann", "num_units": 5, "channels": 16}
-    made = experiments.Runs(tmp_path).place(Recipe(network, "cifar10", epochs=60, seed=1))
+    made = module.Runs(tmp_path).place(Recipe(network, "cifar10", epochs=60, seed=1))
     assert made.name == "resann5x16_adaloss_cifar10_seed1_e98e5763a6"
 
 
@@ -170,11 +171,9 @@ def test_an_ensemble_is_measured_once_and_needs_its_networks(images, finished, t
     networks = ("1x2", "2x2")
     chosen = settings("figure6", images, networks=networks)
     members = [one.recipe for one in planned("figure6", images, networks=networks) if one.labels["row"] == "ADALOSS"]
-    with pytest.raises(ValueError, match="no `model.keras` in.*resann1x2.*resann2x2"):
-        experiments.Runs(tmp_path / "nothing").ensemble(members)
-    own = experiments.Runs(shutil.copytree(finished / "runs", tmp_path / "runs"), say=str)
-    path, complete = experiments.reproduce("figure6", chosen, own, tmp_path / "results")
-    content = experiments.read(path)
+    own = module.Runs(shutil.copytree(finished / "runs", tmp_path / "runs"), say=str)
+    path, complete = report.reproduce("figure6", chosen, own, tmp_path / "results")
+    content = report.read(path)
     assert complete and own.place(members[0]) not in map(own.place, taken), "Table 4 trained it"
     measured = own.ensemble(members)
     runs = list(map(own.measured, members))
@@ -189,9 +188,9 @@ def test_an_ensemble_is_measured_once_and_needs_its_networks(images, finished, t
     assert {"EANN of ADALOSS", "EANN of CONST", "OPT of 2x2"} <= set(panel["lines"])
 
     count = len(taken)
-    again = experiments.Runs(tmp_path / "runs", say=str)
-    assert experiments.reproduce("figure6", chosen, again, path.parent) == (path, True) and len(taken) == count
-    stored = experiments.Runs(tmp_path / "other", path.parent, say=str)
+    again = module.Runs(tmp_path / "runs", say=str)
+    assert report.reproduce("figure6", chosen, again, path.parent) == (path, True) and len(taken) == count
+    stored = module.Runs(tmp_path / "other", path.parent, say=str)
     assert all(map(stored.finished, members))
     stored.need_networks(members)
     assert not any(map(stored.finished, members)), "a result has no networks"
@@ -202,14 +201,14 @@ def test_an_ensemble_is_measured_once_and_needs_its_networks(images, finished, t
 
 
 def test_groups_are_what_one_program_can_train(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments.planning.runtime, "on_cpu", lambda: False)
+    monkeypatch.setattr(planning.runtime, "on_cpu", lambda: False)
     found = planned("beyond", images, seeds=2)
-    own = experiments.Runs(tmp_path, at_once=100)
+    own = module.Runs(tmp_path, at_once=100)
     groups = list(own._groups([one.recipe for one in found]))
     rows = {one.recipe.to_json(): one.labels["row"] for one in found}
     named = [sorted({rows[recipe.to_json()] for recipe in group}) for group in groups]
     assert ["ADALOSS", "CONST", "OPT"] in named and sum(map(len, named)) == len(named) + 2
-    assert [len(group) for group in experiments.Runs(tmp_path, at_once=3)._groups([found[0].recipe] * 7)] == [3, 3, 1]
+    assert [len(group) for group in module.Runs(tmp_path, at_once=3)._groups([found[0].recipe] * 7)] == [3, 3, 1]
     (own.place(found[0].recipe) / "checkpoints" / "epoch-00007").mkdir(parents=True)
     assert len(list(own._groups([found[0].recipe, found[1].recipe]))) == 2, "stopped at different epochs"
 
@@ -220,15 +219,15 @@ def quick_runs(tmp_path_factory):
     return tmp_path_factory.mktemp("quick")
 
 
-@pytest.mark.parametrize("name", [name for name, one in experiments.EXPERIMENTS.items() if one.rows])
+@pytest.mark.parametrize("name", [name for name, one in EXPERIMENTS.items() if one.rows])
 def test_the_quick_check_of_each_experiment_runs(name, quick_runs, tmp_path):
-    chosen = experiments.EXPERIMENTS[name]
-    own = experiments.Runs(quick_runs, at_once=1, say=str)
-    path, complete = experiments.reproduce(name, chosen.settings(quick=True, epochs=1), own, tmp_path, quick=True)
+    chosen = EXPERIMENTS[name]
+    own = module.Runs(quick_runs, at_once=1, say=str)
+    path, complete = report.reproduce(name, chosen.settings(quick=True, epochs=1), own, tmp_path, quick=True)
     assert complete and path.name == f"{name}_quick.json"
-    content = experiments.read(path)
+    content = report.read(path)
     assert len(content["runs"]) == content["planned"] > 1
-    assert experiments.write_page(tmp_path).read_text().count("quick check") == 1
+    assert report.write_page(tmp_path).read_text().count("quick check") == 1
 
 
 @pytest.mark.skipif(module.keras.backend.backend() != "jax", reason="is about JAX")
@@ -239,8 +238,8 @@ def test_on_an_accelerator_programs_are_cached_in_the_folder(tmp_path, monkeypat
     monkeypatch.setattr(module.runtime, "on_cpu", lambda: False)
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        assert experiments.Runs(tmp_path / "a").at_once == module.AT_ONCE
-        experiments.Runs(tmp_path / "b")
+        assert module.Runs(tmp_path / "a").at_once == module.AT_ONCE
+        module.Runs(tmp_path / "b")
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "a" / ".programs")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -261,7 +260,7 @@ commands.main(["anytime-keras", "reproduce", "table4", *flags.split(), *where])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("runs finished]") == 1 and "momentum 0.99" in done.stdout, "both in one group"
-    content = experiments.read(tmp_path / "table4.json")
+    content = report.read(tmp_path / "table4.json")
     assert [run["machine"]["backend"] for run in content["runs"]] == ["jax", "jax"]
 
 

@@ -179,12 +179,13 @@ def test_a_classifier_reads_no_other_manifest(zoo):
 
 
 def test_an_ensemble_cannot_be_trained(zoo):
-    with pytest.raises(ValueError, match="Train its members: .*tiny_adaloss"):
+    expected = f"An ensemble cannot be trained. Received: '{ENSEMBLE}'. Train its members"
+    with pytest.raises(ValueError, match=expected):
         ak.training.train_cycle(ENSEMBLE)
-    with pytest.raises(ValueError, match="An ensemble cannot be trained"):
+    with pytest.raises(ValueError, match=expected):
         ak.training.finetune(ENSEMBLE, "photos", minutes=1)
     recipe = ak.training.Recipe({"name": "resann", "num_units": 1, "channels": 4}, {"data": "digits"}, init=ENSEMBLE)
-    with pytest.raises(ValueError, match=f"'{ENSEMBLE}' is an ensemble"):
+    with pytest.raises(ValueError, match=expected):
         ak.training.train(recipe)
 
 

@@ -24,11 +24,7 @@ class Part:
         self.outputs = [tensor["name"] for tensor in spec["outputs"]]
 
     def __call__(self, arrays):
-        """Runs the part on a list of arrays in the order of `inputs`; returns new arrays in the order of `outputs`.
-
-        Raises:
-            Terminated: if `terminate` was called meanwhile.
-        """
+        """Maps a list of arrays in the order of `inputs` to new arrays in that of `outputs`; may raise `Terminated`."""
         raise NotImplementedError
 
     def terminate(self):
@@ -53,16 +49,10 @@ class Runtime:
         self.num_threads = num_threads
 
     def load(self, source, spec, batch_size=None):
-        """Loads a part and returns a `Part`.
+        """Loads a part, from a path or bytes, and returns a `Part`; its `spec` is as in `Part`.
 
-        Args:
-            source: path of the part's file, or its content as bytes.
-            spec: dict, the part's description, see `Part`.
-            batch_size: int, the batch size to run; None is the part's own. Only LiteRT changes the batch size of a
-                part; the parts of other runtimes either have a dynamic batch size or run with their own.
-
-        Raises:
-            ValueError: if the file does not have the tensors of the description, or cannot run with `batch_size`.
+        `batch_size` is the batch size to run; None is the part's own. Only LiteRT changes it; the parts of other
+        runtimes either have a dynamic batch size or run with their own.
         """
         raise NotImplementedError
 

@@ -39,10 +39,7 @@ class OpenVINO(Runtime):
 
 
 class OpenVINOPart(Part):
-    """One request, whose runs take turns because it stores its inputs and outputs.
-
-    With a single thread, OpenVINO does not stop inside a part.
-    """
+    """One request, whose runs take turns. With a single thread, OpenVINO does not stop inside a part."""
 
     def __init__(self, compiled, spec):
         super().__init__(spec)
