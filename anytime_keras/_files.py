@@ -88,7 +88,10 @@ def _locked(file):
 
 
 def lock_folder(folder: pathlib.Path) -> int | None:
-    """Locks a folder until the returned descriptor is closed (None without locks), or raises BlockingIOError."""
+    """Locks a folder until the returned descriptor is closed; returns None on systems without locks.
+
+    Raises BlockingIOError if another process holds the lock.
+    """
     if fcntl is None:
         return None
     descriptor = os.open(folder, os.O_RDONLY)

@@ -154,7 +154,10 @@ def accepted(operation, kwargs):
 
 
 def trace(layer, *args, **kwargs):
-    """Runs the `call` of a built layer on `KerasTensor`s, so that `calls` can list its inner layers and operations."""
+    """Runs the `call` of a built layer on `KerasTensor`s, so that `calls` can list its inner layers and operations.
+
+    Returns the layer's results; pass them to `calls`.
+    """
 
     def convert(value):
         return layer.dtype_policy.convert_input(value, layer.autocast, layer.input_dtype)
@@ -180,8 +183,8 @@ def flatten(model):
     only chains blocks, such as keras-hub's `ViTEncoder`. A nested model is kept as one call if it overrides `call` or
     has a layer whose name is already used.
 
-    Returns a list of the model's results, computed from `model.inputs`, and a dict from the name of each flattened
-    model or stack to its results, one list per call.
+    Returns a list of the model's results, computed from `model.inputs`, in the order of `model.outputs`, and a dict
+    from the name of each flattened model or stack to its results, one list per call.
     """
     model = functional(model)
     top = calls(model.outputs, model.inputs)
@@ -229,7 +232,8 @@ _WARNED: weakref.WeakSet = weakref.WeakSet()  # the operations that `opened` has
 def opened(model):
     """Flattens nested models with several outputs, such as a network behind preprocessing; cached per model.
 
-    Each output then depends only on the calls it needs. Returns the model itself if there is nothing to flatten.
+    Each output then depends only on the calls it needs. Returns the model itself if there is nothing to flatten,
+    otherwise a functional model with a dict of the same outputs, which shares all layers.
     """
     model = functional(model)
     if not _nested(model.outputs, model.inputs):

@@ -20,7 +20,7 @@ flags.DEFINE_float("minutes", 10.0, "Duration, from start to end.", **_own)
 flags.DEFINE_string("folder", None, "Output folder. Default: runs/IMAGES_NETWORK.", **_own)
 flags.DEFINE_float("validation", 0.2, "Fraction of the images to hold out, if there is no folder `validation`.", **_own)
 flags.DEFINE_integer("batch_size", 32, "Images per step.", **_own)
-flags.DEFINE_float("learning_rate", 1e-3, "Highest rate of the heads; that of all layers is a third.", 0, **_own)
+flags.DEFINE_float("learning_rate", 1e-3, "Highest learning rate of the heads; a third for all layers.", 0, **_own)
 flags.DEFINE_integer("seed", 0, "Seed of the split, the new layers and the augmentation.", **_own)
 flags.DEFINE_string("weights", "default", "For names of the zoo, the label of the weights.", **_own)
 

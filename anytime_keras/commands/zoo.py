@@ -29,7 +29,7 @@ from anytime_keras.commands import overrides
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_string("architecture", None, "list: only networks of this architecture.", **_own)
-flags.DEFINE_string("data", None, "list, plot: a data set. train, pack, ensemble: a file or folder of images.", **_own)
+flags.DEFINE_string("data", None, "list, plot: only this data set. train, pack, ensemble: file or folder.", **_own)
 flags.DEFINE_string("weighting", None, "list: only networks trained with this weighting.", **_own)
 flags.DEFINE_bool("trained", None, "list: only networks that have weights (--notrained: that have none).", **_own)
 flags.DEFINE_string("weights", "default", "evaluate, train, pack, ensemble: label of the network's weights.", **_own)

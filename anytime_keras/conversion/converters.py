@@ -154,7 +154,10 @@ def _onnx(part, batch_size):
 
 
 def _quantized(content, part, batches):
-    """Quantizes an ONNX file, with activation ranges calibrated on `batches`, lists of arrays for the part's inputs."""
+    """Quantizes an ONNX file, with activation ranges calibrated on `batches`, lists of arrays for the part's inputs.
+
+    Weights have one scale per channel; inputs and outputs remain floats.
+    """
     tools = importlib.import_module("onnxruntime.quantization")
     left = iter(batches)
 

@@ -34,7 +34,8 @@ def key(part, format, batch_size, dtype="float32", calibration=None):
     """Returns the key of a converted part, a str, or None if the part cannot be described completely.
 
     The key covers the weights, the structure, the arguments of `converters.convert`, the versions of the packages and
-    the source of this library's own layers. The code of layers defined elsewhere may change without notice.
+    the source of this library's own layers. Layers and functions defined elsewhere cannot be
+    described, because their code may change.
     """
     try:
         structure = _structure(part.model)

@@ -49,7 +49,7 @@ class Part:
 
 
 class Parts:
-    """The parts to export of a network cut into `Stages`: `whole`, and a list `stages`.
+    """The parts of a network that are exported: `whole`, and the list `stages`.
 
     `inputs` maps the name of each network input in the export to its key in the model.
     """

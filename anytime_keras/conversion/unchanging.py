@@ -6,9 +6,10 @@ from anytime_keras import graph
 
 
 def call(model, inputs, values=()):
-    """Runs a functional model for inference, with `values` (variable, tensor) in place of variables.
+    """Runs a functional model in inference mode without changing its state.
 
-    Raises ValueError if the call would update a variable, because that update would be lost.
+    `values` are pairs (variable, tensor) that override variables. Raises ValueError if the call would update a
+    variable, because that update would be lost.
     """
     # A stateful recurrent layer has a fixed batch size, so other sizes would raise an error of its own.
     stateful = _states(model)

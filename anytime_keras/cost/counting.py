@@ -171,6 +171,7 @@ def _count_within(layer, args, kwargs, only):
     """Counts a layer without a rule by tracing its `call`.
 
     If `call` does not accept symbolic tensors and the layer owns no weights, only the layers that it calls are counted.
+    This omits products between activations in `call` itself.
     """
     try:
         results = tree.flatten(graph.trace(layer, *args, **kwargs))

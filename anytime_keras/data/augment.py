@@ -86,7 +86,10 @@ def color(images, seed, strength=0.4):
 
 
 def lighting(images, seed, strength=0.1):
-    """Shifts colours along the principal components of ImageNet's (Krizhevsky et al., 2012; as in fb.resnet.torch)."""
+    """Shifts colours along the principal components of ImageNet's colours (Krizhevsky et al., 2012, section 4.1).
+
+    The components are those of fb.resnet.torch.
+    """
     if images.shape[-1] != 3:
         return images
     values = [0.2175, 0.0188, 0.0045]
@@ -99,7 +102,10 @@ def lighting(images, seed, strength=0.1):
 
 
 def erase(images, seed):
-    """Sets a random square to grey, a quarter to a half of the image's side, as Cutout (DeVries & Taylor, 2017)."""
+    """Sets a random square to grey, as Cutout (DeVries & Taylor, 2017).
+
+    Its side is a quarter to a half of the image's.
+    """
     batch, height, width, _ = ops.shape(images)
 
     def inside(length):

@@ -13,7 +13,9 @@ from anytime_keras.data.examples import StreamExamples, processors
 
 
 class Pipeline:
-    """Turns stored images into the network's input batches, `(image - mean) / std` with values from 0 to 1.
+    """Turns stored images into the network's input batches: scales them to values from 0 to 1, then normalises them.
+
+    Results are `(image - mean) / std`.
 
     `augment` is a function `(images, labels, seed) -> (images, labels)` or None; `num_classes` is for one-hot labels.
     """
@@ -146,10 +148,11 @@ class TensorFlowPipeline(Pipeline):
 
 
 def _untuned():
-    """Returns `tf.data` options without autotuning, with one thread per processor.
+    """Returns `tf.data` options without autotuning.
 
     In TensorFlow 2.21 the autotuning thread is sometimes not woken when its iterator is deleted. The deletion then
     blocks until the thread's next period: as long as the iterator has existed, up to a minute.
+    Stages without explicit parallelism then get one thread per processor, at most sixteen.
     """
     import tensorflow as tf
 

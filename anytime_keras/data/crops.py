@@ -113,9 +113,10 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def center_crop(image: Image.Image, size: tuple[int, int], short_side: int | None = None) -> np.ndarray:
-    """Resizes the short side and takes the central crop of a (height, width), uint8 of shape (height, width, channels).
+    """Resizes the short side and takes the central crop, the paper's single crop (224 of 256).
 
-    `short_side` is in pixels; None is 256/224 of the crop's. Resizing is bilinear, antialiased when the image shrinks.
+    `size` is (height, width) of the crop. Returns uint8, shape (height, width, channels). `short_side` is in pixels;
+    None is 256/224 of the crop's. Resizing is bilinear, antialiased when the image shrinks.
     """
     height, width = size
     resized = resized_size((image.height, image.width), size, short_side)
@@ -149,6 +150,9 @@ def random_resized_crop(image: Image.Image, size, rng: np.random.Generator, area
     Reference: Szegedy et al., 2015; as in fb.resnet.torch, which the authors' code follows, except that the logarithm
     of the aspect ratio is uniform, as in torchvision, and resizing is antialiased. Falls back to the central crop if
     ten random crops do not fit into the image.
+
+    `size` is (height, width); `area` is the range of the crop's share of the image, `aspect` that of width / height.
+    Returns uint8, shape (height, width, channels).
     """
     for _ in range(10):
         target = rng.uniform(*area) * image.width * image.height

@@ -82,7 +82,8 @@ class FileExamples:
     def fetch(self, indices, rngs=None):
         """Returns images and labels at these indices.
 
-        In training (with `rngs`), the next readable image replaces a skipped one, so that batches keep their size.
+        In training (with `rngs`), the next readable image replaces a skipped one, so that batches keep their size; in
+        evaluation it is left out.
         """
         images, kept, last = [], [], None
         for index, rng in zip(indices, itertools.repeat(None) if rngs is None else rngs):
@@ -145,7 +146,10 @@ class StreamExamples:
         return StreamExamples(*own, self.start, middle), StreamExamples(*own, middle, self.stop)
 
     def elements(self, epoch=None, seed=0):
-        """Returns a `tf.data.Dataset` of (uint8 image, label, position), at random in an `epoch` unless it is None."""
+        """Returns a `tf.data.Dataset` of (uint8 image, label, position in the epoch).
+
+        With an `epoch`, examples are shuffled and cropped at random.
+        """
         import tensorflow as tf
         import tensorflow_datasets as tfds
 

@@ -30,7 +30,7 @@ class DataSet:
         one_hot: bool, whether labels are float vectors.
         skipped: list of paths, the corrupt images skipped so far; see `load`.
 
-    `load` passes these, and a `source` of examples.
+    `load` creates it from a `source` of examples.
 
     Example:
     >>> import anytime_keras as ak
@@ -156,11 +156,14 @@ def load(
     TensorFlow and `keras.utils.PyDataset`s on other backends.
 
     Args:
-        data: a name: `"digits"`, `"cifar10"`, any image classification data set of tensorflow-datasets, or
-            `"tiny_imagenet"`, whose published folder must be in `data_dir`; a folder of images,
-            `folder/<split>/<class>/<image>` or `folder/<class>/<image>`, or one that `pack` wrote; an `.npz` file or a
-            dict of arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`, `x_test`, `y_test`; or
-            (x, y).
+        data: one of
+
+            - a name: `"digits"`, `"cifar10"`, any image classification data set of tensorflow-datasets, or
+              `"tiny_imagenet"`, whose published folder must be in `data_dir`;
+            - a folder of images, `folder/<split>/<class>/<image>` or `folder/<class>/<image>`, or a folder that `pack`
+              wrote;
+            - an `.npz` file or a dict of arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`,
+              `x_test`, `y_test`; or a pair `(x, y)`.
         batch_size: int.
         validation: fraction or number of training images to hold out, stratified by class; 0 for none; None for the
             data set's default, see `anytime_keras.data.defaults`; `"last"` for that number of the last training images
@@ -178,9 +181,10 @@ def load(
             mixes images (`mix_up`, `cut_mix`).
         data_dir: directory of tensorflow-datasets' data or Tiny ImageNet; None is tensorflow-datasets' default.
         download: bool, whether tensorflow-datasets may download.
-        skip_corrupt: bool, for folders of images: whether to skip images that cannot be decoded, with a warning;
-            otherwise the first raises an error. If images are read on demand, a corrupt training image is replaced by
-            the next readable one; an evaluation batch gets smaller, and still raises if none of its images is readable.
+        skip_corrupt: bool, for folders of images: whether to skip images that cannot be decoded, warn about each, and
+            list them in the data set's `skipped`; otherwise the first raises an error that names it. If images are read
+            on demand, a corrupt training image is replaced by the next readable one; an evaluation batch gets smaller,
+            and still raises if none of its images is readable.
 
     Returns:
         A `DataSet`.
@@ -190,9 +194,10 @@ def load(
 
     Example:
     >>> import anytime_keras as ak
-    >>> train, validation, test = data = ak.data.load("digits", batch_size=64)
+    >>> data = ak.data.load("digits", batch_size=64)
     >>> data
     DataSet('digits', train=1294, validation=144, test=359, image_shape=(8, 8, 1), num_classes=10)
+    >>> train, validation, test = data
     """
     batch_size = check_int("batch_size", batch_size)
     seed, split_seed = check_int("seed", seed, 0), check_int("split_seed", split_seed, 0)

@@ -4,7 +4,9 @@ from anytime_keras import runtime
 
 
 def pick(name, otherwise="digits"):
-    """Returns a data set's name and the reason to choose it: `name` on a GPU if it is available, else a fallback.
+    """Returns the name of a data set that this machine can train on, and the reason, a pair of str.
+
+    It is `name` if there is a GPU and the data set is available, otherwise the fallback.
 
     For examples that must run anywhere. Downloads and prepares the data set if necessary.
 

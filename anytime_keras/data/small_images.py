@@ -10,9 +10,10 @@ from anytime_keras.data.splits import hold_out
 
 
 def small_images(source, folder, side=16, train=5000, validation=2000):
-    """Scales the images of an `.npz` file down by area averaging, as `<name>_<side>px.npz` in a folder.
+    """Scales the images of an `.npz` file down by area averaging and writes `<name>_<side>px.npz` to a folder.
 
-    Keeps a part of the training images, stratified by class. Experiments do not augment images of such a name.
+    Returns its path. Keeps all test images and a part of the training images, stratified by class. Experiments do not
+    augment images of such a name.
     """
     check_int("side", side)
     found = sources.npz(source)

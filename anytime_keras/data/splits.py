@@ -6,9 +6,10 @@ import numpy as np
 
 
 def hold_out(labels: np.ndarray, amount: float, seed: int | list[int], what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Selects a fraction or a number of examples to hold out, stratified by class, or raises ValueError with `what`.
+    """Selects a fraction or a number of examples to hold out, stratified by class.
 
-    Returns the sorted indices kept and held out. Every class keeps at least one example.
+    Returns the sorted indices kept and held out. Every class keeps at least one example. Raises ValueError, which names
+    the split `what`, if nothing would be kept or held out.
     """
     wanted = number(amount, len(labels), what)
     rng = np.random.default_rng(seed)

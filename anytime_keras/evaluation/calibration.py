@@ -51,11 +51,16 @@ class Calibration:
         return {name: expected_error(own, correct, self._bins) for name, own, correct in pairs}
 
     def risk_coverage(self, exit_name):
-        """Returns an exit's selective-prediction curve: coverage and risk, two arrays of shape `(samples,)`.
+        """Returns an exit's selective-prediction curve.
+
+        Returns coverage, ascending to 1, and risk, from 0 to 1, two arrays of shape `(samples,)`.
 
         If the network answers only for the most confident share of the samples (the coverage), the risk is the error
         rate among those. Confidence is that after temperatures, if there are any. Samples of equal confidence are
         answered together, and have the risk of all of them.
+
+        Args:
+            exit_name: str.
         """
         check_choice("exit_name", exit_name, self._samples.exit_names)
         row = self._samples.exit_names.index(exit_name)
@@ -89,6 +94,9 @@ class Calibration:
         Args:
             path: file for the plot; its suffix sets the format. None does not save it.
             title: str or None.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
         """
         from anytime_keras.evaluation import style  # only plots need Matplotlib
 
@@ -120,7 +128,10 @@ class Calibration:
         return style.save(figure, path)
 
     def plot_risk_coverage(self, path=None, title=None):
-        """Plots each exit's selective-prediction curve, from dark (earliest) to light; arguments as in `plot`."""
+        """Plots each exit's selective-prediction curve, and returns the figure.
+
+        Exits go from dark (earliest) to light. `path` and `title` are as in `plot`.
+        """
         from anytime_keras.evaluation import style
 
         figure = style.picture(height=3.6)

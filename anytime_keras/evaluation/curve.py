@@ -125,7 +125,7 @@ class Curve:
         return affordable[-1] if affordable else NO_ANSWER
 
     def relative_to(self, other, fractions=None, cost="with_all_heads"):
-        """Returns the increases in error over another curve, in percent, as in the paper's tables.
+        """Returns the relative increases in error over another curve, a list of floats in percent, as in the paper.
 
         This is `100 * (error / other's error - 1)`, NaN where a curve has no exit within the budget or both errors are
         0. For example, 10.0 means an error of 11% where the other curve has 10%.

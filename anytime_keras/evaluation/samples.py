@@ -58,7 +58,7 @@ class Samples:
 
     @classmethod
     def joined(cls, parts):
-        """Joins exits of several networks, measured on the same data; returns None if some `Samples` are None.
+        """Joins exits of several networks, measured on the same data, to one `Samples`, or None if a part has none.
 
         Args:
             parts: list of pairs: `Samples`, and a dict from the names of its exits to keep to their new names.

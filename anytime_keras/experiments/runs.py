@@ -65,7 +65,11 @@ class Runs:
         return self._kept(recipe) or self.place(recipe) in self.stored
 
     def measured(self, recipe):
-        """Returns the measurements of a finished run as plain data: those of the test, and of the last epoch if any."""
+        """Returns a finished run's measurements as plain data.
+
+        These are its `exits`, and each exit's loss, weight and validation error in the last epoch, or None if not
+        logged.
+        """
         place = self.place(recipe)
         if not self._kept(recipe):
             return {key: value for key, value in self.stored[place].items() if key not in LABELS}
@@ -151,7 +155,10 @@ class Runs:
             self.stored.pop(self.place(recipe), None)
 
     def ensemble(self, recipes):
-        """Measures the `EANN` of finished networks once: its used exits as `members`, and `exits` as in `measured`."""
+        """Measures the `EANN` of finished networks, smallest first, on test images, unless its file exists.
+
+        Returns `members`, the exits that are used, and `exits` as in `measured`.
+        """
         file = self._ensemble_file(recipes)
         if not file.exists():
             self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")

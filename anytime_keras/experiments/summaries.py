@@ -72,7 +72,9 @@ def _split(runs, values):
 
 
 def relative(runs, base="OPT"):
-    """Compares test errors of rows at `FRACTIONS` of the cost with those of a row; `OPT` has a network for each.
+    """Compares test errors of rows at `FRACTIONS` of the cost with those of the row `base`.
+
+    `OPT` has a separate network for each fraction.
 
     Returns a dict with `base` and `rows`, which maps a row's name to its `increases` (%) and `errors` (from 0 to 1),
     lists of pairs of a cell and its numbers.
@@ -172,7 +174,11 @@ def fractions(runs):
 
 
 def inflations():
-    """Returns `rows` of Proposition 4.1: base, networks, workers, bound and simulation of the largest, of the mean."""
+    """Compares the bounds of Proposition 4.1 with a simulation.
+
+    Each of the `rows`: base, kind of networks, workers, then bound and simulated value of the largest and of the mean
+    inflation.
+    """
     rows = []
     for kind, workers, base in itertools.product(("anytime", "regular"), (1, 2), BASES):
         bound = inflation.bounds(base, workers, kind == "anytime")

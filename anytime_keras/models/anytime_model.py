@@ -17,7 +17,9 @@ from anytime_keras.preprocessing import Preprocessor
 
 
 class Exit:
-    """An exit of an anytime model, with its name and cost. `AnytimeModel` creates them, by `model` and `index`.
+    """An exit of an anytime model, with its name and cost.
+
+    `AnytimeModel` creates its exits, from `model` and the exit's `index`, from 0.
 
     Attributes:
         name: str, the key of its logits in the model's outputs.
@@ -300,7 +302,7 @@ class AnytimeModel(keras.Model):
 
 
 class BuiltModel(AnytimeModel):
-    """An anytime model built from other arguments than inputs and outputs; Keras clones it as an `AnytimeModel`."""
+    """An anytime model built from arguments other than inputs and outputs; `clone_model` makes it an `AnytimeModel`."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

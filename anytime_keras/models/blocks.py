@@ -68,7 +68,8 @@ class Builder:
     """Creates layers with a given precision and padding convention.
 
     Convolutions have no bias. Convolutions and linear layers use the initialisation of He et al. (2015), as in the
-    authors' code (the paper does not say). If `symmetric`, strided layers pad equally on all sides, as in PyTorch.
+    authors' code (the paper does not say). If `symmetric`, strided layers pad equally on all sides, as in PyTorch,
+    otherwise as in TensorFlow: more at the bottom and right if the padding is odd.
     """
 
     def __init__(self, dtype=None, symmetric=False):

@@ -45,7 +45,8 @@ def gradient_equilibrium(model: keras.Model) -> AnytimeModel:
 
     Without it, the gradient at the first stage is the sum over all n exits. With it, layers that the exits i to n
     depend on get the mean over these exits, `1 / (n - i + 1)` of the sum; an exit's own head gets its whole gradient.
-    The outputs are identical. It changes the graph instead of the losses' weights, so any weighting can be added.
+    The outputs are identical. It changes the graph instead of the losses' weights, so it can be combined with any
+    weighting.
 
     The reference scales only the coarsest feature maps of MSDNet, where its exits are; here, all tensors that pass from
     stage to stage are scaled.
@@ -55,6 +56,9 @@ def gradient_equilibrium(model: keras.Model) -> AnytimeModel:
 
     Returns:
         An `AnytimeModel` with the same layers, and with `GradientScale` layers between them.
+
+    Raises:
+        ValueError: if the model is not functional.
 
     Example:
     >>> import anytime_keras as ak

@@ -51,7 +51,8 @@ class BatchNormalization(layers.BatchNormalization):
 
     Keras computes moments, differences and products in separate passes over the batch, TensorFlow's fused operation in
     one. Keras's code runs wherever the operation does not apply: on other backends, with other axes, masks or
-    precisions, for synchronised replicas, and under XLA, which would compute its variance less exactly.
+    precisions, for synchronised replicas, and under XLA, where the fused operation would compute the variance less
+    exactly.
     """
 
     def call(self, inputs, training=None, mask=None):

@@ -73,6 +73,7 @@ def leak(thresholds, samples):
     errors, test = thresholds.errors, ~samples.correct[-1]
     deviation = np.sqrt(errors.var() / len(errors) + test.var() / len(test))
     found = float(errors.mean()), float(test.mean())
+    # 4 standard errors: validation samples may have been trained on, or test samples are harder
     return found if found[1] - found[0] > 4 * deviation else None
 
 
@@ -109,7 +110,8 @@ class Thresholds:
 def early_exits(samples, macs, confidences, shares=None):
     """Fits a threshold for each average cost on validation `confidences`, and applies it to `samples`.
 
-    `shares` are fractions of the last exit's cost; None spaces budgets evenly on a logarithmic scale.
+    `macs` is the cost of each exit; `confidences` has shape `(exits, samples)`. `shares` are fractions of the last
+    exit's cost; None spaces budgets evenly on a logarithmic scale.
     """
     budgets = np.geomspace(macs[0], macs[-1], BUDGETS) if shares is None else np.asarray(shares) * macs[-1]
     budgets[-1] = macs[-1] if shares is None else budgets[-1]
@@ -158,10 +160,10 @@ def combined(logits, samples, temperatures):
 
 
 def latencies(model, smaller, example, seconds=2.0):
-    """Measures one sample's time to each exit, in turns.
+    """Measures one sample's time to the exits of a network and of smaller ones, in turns.
 
-    Returns a dict of seconds by exit; another one, to all exits at once and to the last exit of `monotone`; and a list
-    of dicts, to each exit of each smaller network.
+    Returns three groups of seconds: a dict by exit; a dict for all exits at once and the last exit of `monotone`; and a
+    list with a dict by exit for each smaller network.
     """
     last = list(graph.outputs_by_name(model))[-1]
     models = {("", name): each for name, each in models_by_exit(model).items()}
@@ -180,7 +182,8 @@ def latencies(model, smaller, example, seconds=2.0):
 def compared(curve, others):
     """Compares each exit of smaller networks with the latest exit that is as fast, sample by sample.
 
-    If no exit is as fast, the comparison is with the fastest that is as accurate, if there is one.
+    If no exit is as fast, the comparison is with the fastest that is as accurate, if there is one. All curves need
+    latencies, and samples of the same data.
     """
     found = []
     for name, other in others.items():

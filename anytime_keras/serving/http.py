@@ -304,7 +304,7 @@ def _decoded(body, preprocessor):
 
 
 def _plain(answer, top, spent):
-    """Returns an answer as plain data, with the time since the request began: `spent` seconds before the server's."""
+    """Returns an answer as plain data; `spent` seconds of the request passed before it was submitted."""
     best = [{"label": label, "probability": round(sure, 6)} for label, sure in answer.top(top)]
     seconds = {"milliseconds": round(1e3 * (spent + answer.seconds), 3), "late": answer.late}
     return {"predictions": best, "exit": answer.exit, "position": int(answer.position), **seconds}

@@ -13,7 +13,7 @@ from anytime_keras.inference.early_exit import per_sample
 from anytime_keras.serving.times import StageTimes
 
 LEAST_RUNS = 6
-EACH = 8  # sizes up to this are all measured, because an engine may run those that are not prepared in pieces
+EACH = 8  # up to this, all sizes are measured, because an engine may split a batch of a size that is not prepared
 
 
 class Runner:
@@ -90,7 +90,7 @@ class Runner:
         return probabilities(logits, temperature, sigmoid).max(axis=-1).tolist()
 
     def measure(self, example, sizes, seconds=1.0):
-        """Prepares batch sizes and measures the runs of these and all smaller ones up to `EACH`.
+        """Prepares batch sizes and measures them; unless batches are padded, also all other sizes below `EACH`.
 
         Args:
             example: the result of `start` for an input.

@@ -347,5 +347,5 @@ def _checked_deadline(deadline):
 
 
 def _sizes(most):
-    """Returns the batch sizes to measure: the powers of two below `most`, and `most`."""
+    """Returns the batch sizes to prepare: the powers of two below `most`, and `most`."""
     return [2**power for power in range(math.ceil(math.log2(most)))] + [most]

@@ -54,7 +54,8 @@ def simulate(
         policy, options: see `Scheduler`.
         noise: float, the standard deviation of the logarithm of each stage's time.
         seed: int, for the noise.
-        machine: `StageTimes`, the true times of the machine; None for those in `times`.
+        machine: `StageTimes` with the same exits and largest batch, the true times of the machine; None for those in
+            `times`.
         receiving: float, seconds by which each request that arrives while a stage runs prolongs it, because receiving
             it takes the processor.
 
@@ -70,6 +71,14 @@ def simulate(
     >>> value.goodput > 0.7, last.goodput < 0.3
     (True, True)
     """
+    if machine is not None and (
+        machine.table.shape != times.table.shape or (times.straight is not None and machine.straight is None)
+    ):
+        raise ValueError(
+            "`machine` must have the exits and the largest batch of `times`, and `straight` if `times` has it. "
+            f"Received: machine with {machine.num_exits} exits, batches up to {machine.max_batch} and "
+            f"straight={machine.straight}; times with {times.num_exits}, {times.max_batch} and {times.straight}."
+        )
     now, rng = 0.0, np.random.default_rng(seed)
     machine, times = machine or times, copy.copy(times)  # the copy learns the pace
     scheduler = Scheduler(times, accuracies, policy, clock=lambda: now, **options)

@@ -90,7 +90,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def room_for(model, place):
-    """Checks the free space and turns HDF5's various errors, which may end the process, into a clear OSError."""
+    """Checks the free space, because HDF5 may end the process on a full disk, and turns its errors into an OSError."""
     optimizer = getattr(model, "optimizer", None)
     variables = [*model.weights, *(optimizer.variables if optimizer is not None else [])]
     needed = 2**16 + sum(4 * math.prod(variable.shape) + 4096 for variable in variables)

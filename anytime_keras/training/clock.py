@@ -18,8 +18,8 @@ MARGIN = 1.1  # time reserved for evaluating and saving, relative to the time th
 class Clock:
     """Measures which share of a run's `minutes` has passed, from 0 to 1.
 
-    Time begins at `begin`, and `spent` seconds had passed before, at `share`. The share grows from the call of `start`
-    after the first step, which compiles. `reserve` seconds are kept for evaluating and saving.
+    Time begins at `begin`. A resumed run had spent `spent` seconds and reached `share` before. The share grows from the
+    call of `start` after the first step, which compiles. `reserve` seconds are kept for evaluating and saving.
 
     >>> seconds = iter([0.0, 10.0, 30.0, 50.0])
     >>> clock = Clock(1, now=lambda: next(seconds))

@@ -107,7 +107,10 @@ class _Shared(keras.distribution.DataParallel):
 
 
 def make_state(model, data):
-    """Creates the variables of loss, metrics and optimizer, which replicas cannot create within a step."""
+    """Creates the variables of loss, metrics and optimizer, which replicas cannot create within a step.
+
+    TensorFlow would trace a step that creates them twice.
+    """
     images = ops.zeros((1, *data.image_shape))
     labels = ops.zeros((1, data.num_classes)) if data.one_hot else ops.zeros((1,), "int32")
     with keras.StatelessScope([(variable, ops.convert_to_tensor(variable)) for variable in model.variables]):

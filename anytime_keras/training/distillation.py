@@ -65,7 +65,10 @@ def distilled_loss(loss, arguments):
 
 
 def teach(model):
-    """Makes a model pass the last exit's logits to the `DistilledLoss` of the other exits in training."""
+    """Makes a model pass the last exit's logits to the `DistilledLoss` of the other exits in training.
+
+    Validation and `evaluate` compute the plain loss.
+    """
     plain, teacher = model.compute_loss, model.exit_names[-1]
 
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -21,8 +21,8 @@ def train_heads(model, data, seconds, optimizer, loss, verbose=False):
 
     The exits' losses have equal weights: heads share no parameters, so a weighting would only scale learning rates.
     A head consists of the layers whose names are the exit's, or begin with it and an underscore. Their inputs are
-    computed once, for several augmented copies of each training image. It takes at most `seconds`, except for a
-    minimum: one pass over the images, if their features fit into memory, and a few steps.
+    computed once, for several augmented copies of each training image. Training the heads takes at most `seconds`,
+    except for a minimum: one pass over the images, if their features fit into memory, and a few steps.
     """
     begin = time.monotonic()
     frozen, heads = split(model)

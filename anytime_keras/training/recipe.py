@@ -96,8 +96,9 @@ class Recipe:
         """The paper's recipe for a data set (section 5.1), with the batch size of the authors' code for AdaLoss, 64.
 
         As in the paper, the last 5000 training images of CIFAR are held out for validation, unless `data` has a
-        `validation`. `changes` are attributes that differ.
+        `validation`. `model` and `data` are as the attributes; `changes` are attributes that differ.
 
+        Example:
         >>> recipe = Recipe.paper({"name": "resann", "num_units": 9, "channels": 16}, "cifar10", epochs=60)
         >>> recipe.learning_rate, recipe.schedule["boundaries"], recipe.weight_decay
         (0.1, [0.5, 0.75], 0.0001)
@@ -113,7 +114,10 @@ class Recipe:
 
     @classmethod
     def modern(cls, model, data, **changes):
-        """A recipe of today: cosine schedule, Nesterov momentum, label smoothing, stronger decay, cutout."""
+        """A recipe of today: cosine schedule with warm-up, Nesterov momentum, label smoothing, strong decay, cutout.
+
+        Cutout follows the data set's own augmentation, unless `data` has an `augment`. Arguments are those of `paper`.
+        """
         data = _named(data, "data")
         if "augment" not in data:
             data["augment"] = [*sources.defaults(data["data"]).augment, "erase"]
@@ -190,7 +194,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, content):
-        """Creates a recipe from a dict of its fields."""
+        """Creates a recipe from a dict of its fields, or raises ValueError if a field is unknown or not valid."""
         if not isinstance(content, dict):
             raise ValueError(f"A recipe must be a dict of its fields. Received: {content!r:.60}.")
         known = [field.name for field in dataclasses.fields(cls)]
@@ -217,6 +221,7 @@ class Recipe:
     def with_minutes(self, minutes):
         """Returns a copy of the recipe that trains for a number of minutes. The warm-up keeps its share of the run.
 
+        Example:
         >>> Recipe.modern("resann", "digits", epochs=100).with_minutes(20).schedule
         {'name': 'cosine', 'warmup': 0.05}
         """

@@ -229,7 +229,8 @@ class Replicas(OneDevice):
 def _counting_examples(model):
     """Weights each replica's loss by its number of examples, where Keras assumes that all replicas have equally many.
 
-    That is the case in the sum of gradients and in the mean of each exit's losses, but not in that of the total loss.
+    That is the case in the sum of gradients and in the mean of each exit's losses; Keras already weights the mean of
+    the total loss.
     """
     plain = model.compute_loss
     here = threading.local()  # TensorFlow traces each replica in a thread of its own
@@ -262,9 +263,10 @@ def turns(batches, context):
 
 
 def parts(batches, context):
-    """Cuts each global batch into even parts, and returns those of this process's replicas in their order.
+    """Cuts each global batch into parts that differ by at most one example.
 
-    Every process prepares whole batches, because augmentation draws random numbers for a whole batch.
+    Returns the parts of this process's replicas in their order. Every process prepares whole batches, because
+    augmentation draws random numbers for a whole batch.
     """
     total = context.num_replicas_in_sync
     own = total // context.num_input_pipelines

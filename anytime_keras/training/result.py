@@ -48,6 +48,9 @@ class Run:
 
         The old curve is removed first and the new one is written last, so the other files always belong to the curve.
         The network with averaged weights is written to the subfolder `average`.
+
+        Raises:
+            ValueError: if the time limit stopped the run.
         """
         if self.curve is None:
             raise ValueError("A run that was stopped by its time limit has no results to save. Resume it first.")

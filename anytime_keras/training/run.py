@@ -26,7 +26,8 @@ CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60, 0.02
 class Training:
     """The network and the data of a recipe, from the start of a run to its results.
 
-    Arguments are those of `train`. The function `adapt` maps the recipe's `Weighting` to the one used in training.
+    Arguments are those of `train`, but `strategy` is the result of `choose`, or None for one device. `adapt` maps the
+    recipe's `Weighting` to the one used in training.
     """
 
     def __init__(self, recipe, folder=None, resume=False, data=None, adapt=None, strategy=None, begin=None, model=None):
@@ -255,10 +256,11 @@ class Plan:
 
 def check_single(model, label="default"):
     """Raises ValueError if a network, or the name of one in the zoo, is an ensemble, whose members are trained."""
-    ensemble = zoo.show(model).pick(label).members if isinstance(model, str) else isinstance(model, EANN)
-    if ensemble:
+    members = zoo.show(model).pick(label).members if isinstance(model, str) else ()
+    if members or isinstance(model, EANN):
         name = f"'{model}'" if isinstance(model, str) else "an `EANN`"
-        raise ValueError(f"An ensemble cannot be trained. Received: {name}. Train its members and combine them.")
+        which = f": {', '.join(map(':'.join, members))}" if members else ""
+        raise ValueError(f"An ensemble cannot be trained. Received: {name}. Train its members and combine them{which}.")
 
 
 def take_weights(model, init):

@@ -190,7 +190,8 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
     """Fits models side by side, as `Model.fit` does for one, and returns a list of Keras's `History`.
 
     `callbacks` is a list for each model. When training by the clock, a round of steps is one call of the compiled
-    program, which callbacks see as one batch; otherwise batch hooks are not called. One model's stop stops all.
+    program, which callbacks see as one batch; otherwise batch hooks are not called. If a callback stops one model, all
+    stop.
     """
     program = Epochs(models, data, seeds)
     histories = [keras.callbacks.History() for _ in models]

@@ -33,8 +33,8 @@ def train_side_by_side(recipes, folders=None, resume=False, verbose=True, time_l
         A list of `Run`.
 
     Raises:
-        ValueError: as `train`; if the recipes differ in anything else, or if their weightings differ in more than the
-            numbers of static schemes and AdaLoss's gamma, momentum and update period.
+        ValueError: as `train`; if the recipes differ in anything else; or if their weightings differ and one is neither
+            static nor AdaLoss with numbers as `gamma`, `momentum` and `update_period` and no other argument.
 
     Example: two seeds of one configuration.
 
@@ -94,11 +94,12 @@ def _check(recipes, folders):
     first = recipes[0].to_dict()
     for recipe in recipes[1:]:
         if program(recipe) != program(recipes[0]):
-            differing = [f"{name}={value!r}" for name, value in recipe.to_dict().items() if value != first[name]]
+            fields = recipe.to_dict().items()
+            differing = [f"{name}={value!r}" for name, value in fields if value != first[name] and name != "seed"]
             raise ValueError(
                 "`recipes` may differ only in seed and weighting, and different weightings must be static, or AdaLoss "
-                f"with numbers as {', '.join(NUMBERS)} and nothing else. Received: a recipe that differs from the "
-                f"first in {', '.join(differing)}. Train them one after the other."
+                f"with numbers as {', '.join(NUMBERS)} and no other argument. Received: a recipe that differs from "
+                f"the first in {', '.join(differing)}. Train them one after the other."
             )
 
 
@@ -115,7 +116,10 @@ def _latest(runs):
 
 
 class AnyWeighting(AdaLossWeighting):
-    """An AdaLoss whose settings are variables, so that one program also computes static weightings, never updated."""
+    """An AdaLoss whose settings are variables, so that one program also computes static weightings.
+
+    A static weighting keeps its weights.
+    """
 
     def __init__(self, original):
         self.adaptive = isinstance(original, AdaLossWeighting)

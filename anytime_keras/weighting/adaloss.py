@@ -111,14 +111,15 @@ class AdaLossWeighting(AdaptiveWeighting):
     training loop.
 
     Use it if late exits matter most and do not overfit, and the run is long enough for late losses to become much
-    smaller than early ones. Use equal weights (no callback) if early exits matter as much, late exits overfit, or all
-    exits fit the data. In the paper, `LinearWeighting` costs the early exits less than AdaLoss and helps the late ones
-    less. The README and `zoo/results/README.md` show measured errors.
+    smaller than early ones. Use equal weights (`ConstantWeighting`, or no callback) if early exits matter as much, late
+    exits overfit, or all exits fit the data. In the paper, `LinearWeighting` costs the early exits less than AdaLoss
+    and helps the late ones less. The README and `zoo/results/README.md` show measured errors.
 
     On easy data, where late losses come close to zero within a few epochs, the weights of the earliest exits drop to
     `gamma` while the learning rate is still high, and they are hardly trained. Two changes prevent it:
     `gamma=(1.0, 0.05)`, which starts with equal weights, and label smoothing, which keeps losses away from zero. `fit`
     warns if late losses are close to zero while early ones are still large (`starved_exits`), unless `gamma` is a pair.
+    On hard data, where early losses stay large with any weighting, the warning does not mean that something is wrong.
 
     The weights of a batch come from the batches before it, and are all 1 until the first update. The first batch
     initializes the averages; each later batch updates them by `momentum * average + (1 - momentum) * loss`. On several

@@ -105,7 +105,7 @@ def show(name):
 
 
 def add(manifest_or_url):
-    """Adds another zoo, or a single network, for this process, and returns the list of its names.
+    """Adds another zoo, or a single network, for this process, and returns the list of names in it.
 
     Set `ANYTIME_KERAS_ZOO` to add one permanently. Known names keep their meaning.
 

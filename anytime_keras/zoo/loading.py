@@ -29,7 +29,8 @@ def load(name, weights="default", num_classes=None, trainable=True):
             for an untrained network with the default's configuration.
         num_classes: int or None. If it differs from the trained number, each exit's last linear layer is replaced by an
             untrained one with this many classes. All other layers keep their trained weights.
-        trainable: True; `"heads"` to train only the exits' heads, with frozen batch normalisation before; or False.
+        trainable: True; `"heads"` to train only the exits' heads and freeze all other layers, including their batch
+            normalisation; or False to freeze all layers.
 
     Returns:
         An `AnytimeModel`, not compiled, with its `preprocessor` and, unless `num_classes` differs, its `class_names`;

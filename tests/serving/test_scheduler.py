@@ -91,6 +91,16 @@ def test_value_beats_the_best_static_exit_on_a_machine_that_is_slower_than_its_t
     assert slow_and_receiving("value", load).goodput > max(static) - 0.005
 
 
+def test_a_simulated_machine_must_have_the_shape_of_the_times():
+    times = StageTimes([1], [[0.01]])
+    for machine in (StageTimes([1, 2], [[0.01], [0.02]]), StageTimes([1], [[0.01, 0.02]])):
+        with pytest.raises(ValueError, match="`machine` must have .* Received: machine with"):
+            simulate(times, [0.9], [0.0], deadline=0.1, machine=machine)
+    straight = StageTimes([1], [[0.01]]).plus([0.0], [0.0], straight=[0.01])
+    with pytest.raises(ValueError, match="`straight` if `times` has it"):
+        simulate(straight, [0.9], [0.0], deadline=0.1, machine=times)
+
+
 def test_receiving_requests_takes_the_machines_time():
     arrivals = [0.0, 0.001, 0.002, 0.9]
     free = simulate(StageTimes([1], [[0.01]]), [0.9], arrivals, deadline=0.1)

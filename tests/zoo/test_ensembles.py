@@ -179,7 +179,7 @@ def test_a_classifier_reads_no_other_manifest(zoo):
 
 
 def test_an_ensemble_cannot_be_trained(zoo):
-    expected = f"An ensemble cannot be trained. Received: '{ENSEMBLE}'. Train its members"
+    expected = f"An ensemble cannot be trained. Received: '{ENSEMBLE}'. Train its members and combine them: {NAME}:"
     with pytest.raises(ValueError, match=expected):
         ak.training.train_cycle(ENSEMBLE)
     with pytest.raises(ValueError, match=expected):

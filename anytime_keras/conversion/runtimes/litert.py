@@ -53,7 +53,9 @@ class LiteRTPart(Part):
 
 
 def _tensors(interpreter, signature, expected):
-    """Returns the details of inputs and outputs, dicts by name; without a signature, they are the `expected`, in order.
+    """Returns the details of the inputs and the outputs, two dicts by name.
+
+    A file without a signature has no reliable names; they are the `expected` ones, in order.
 
     The runner that knows them is not kept, because interpreters refuse to run while another object refers to them.
     """
