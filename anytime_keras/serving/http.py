@@ -22,10 +22,13 @@ from starlette.routing import Route
 
 from anytime_keras.serving import metrics, v2
 from anytime_keras.serving.scheduler import Overloaded
+from anytime_keras.serving.server import Closed
 from anytime_keras.version import __version__
 
 MOST_BYTES = 16 * 2**20
 MOST_PIXELS = 2**25  # of an image file; a small file can contain many, which take seconds to decode
+MOST_DECODING = 64  # images that wait to be decoded
+MOST_ARRIVING = 2**28  # bytes of all bodies that are arriving
 SLOWEST_BODY = 10.0  # seconds in which a body must arrive
 WATCHED = 1.0  # seconds; while a request waits longer, the server checks whether the client has disconnected
 OLDEST = 60.0  # seconds; older values of `X-Request-Start` are ignored
@@ -82,9 +85,12 @@ def app(servers, default_deadline=0.1, max_bytes=MOST_BYTES):
         Overloaded: _overloaded,
         HTTPException: _http_error,
         ClientDisconnect: _error(499),
-        RuntimeError: _error(503),  # a server that is closed
+        Closed: _error(503),
+        Exception: _failed,
     }
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    application.router.redirect_slashes = False  # a redirection would repeat the client's `Host`
+    return application
 
 
 def _error(status):
@@ -92,6 +98,10 @@ def _error(status):
         return JSONResponse({"error": str(error)[:1000]}, status)
 
     return respond
+
+
+def _failed(request, error):
+    return JSONResponse({"error": f"The request failed: {type(error).__name__}."}, 500)
 
 
 def _http_error(request, error):
@@ -110,6 +120,7 @@ class Api:
         self._servers, self._default, self._most = servers, default_deadline, max_bytes
         self._metrics = metrics.exporter(servers)
         self.threads = concurrent.futures.ThreadPoolExecutor(2, "anytime_keras.http")
+        self._decoding, self._arriving = 0, 0
 
     def _server(self, name):
         if name is None and len(self._servers) == 1:
@@ -158,8 +169,8 @@ class Api:
         length = request.headers.get("inference-header-content-length")
         parsed = await self._in_thread(len(body) > SMALL, v2.InferRequest, body, length)
         deadline = parsed.timeout or self._default
-        many = max(map(len, parsed.inputs.values())) > FEW
-        samples = await self._in_thread(many or len(body) > SMALL, server.inputs_of, parsed.inputs)
+        slow = len(body) > SMALL or max(map(len, parsed.inputs.values())) > FEW or server.resizes(parsed.inputs)
+        samples = await self._in_thread(slow, server.inputs_of, parsed.inputs)
         options = {name: getattr(parsed, name) for name in ("priority", "min_exit", "min_accuracy")}
         futures = []
         try:
@@ -186,16 +197,31 @@ class Api:
         body = await self._body(request)
         if not body:
             raise ValueError("The body must be a JPEG or PNG file. Received: an empty body.")
-        try:
-            image = await self._in_thread(True, _decoded, body, server.classifier.preprocessor)
-        except (ValueError, OSError) as error:
-            reason = re.sub(r" <_io[^>]*>", "", str(error))  # Pillow names the object that held the bytes
-            raise ValueError(f"The body must be a JPEG or PNG file. {reason}") from error
+        image = await self._decode(body, server, begin + deadline)
         if "text/event-stream" in request.headers.get("accept", "") or request.query_params.get("stream") == "1":
             return self._stream(server, image, deadline, begin, top, options)
         spent = time.perf_counter() - begin
         future = server.submit_inputs(image, deadline - spent, **options)
         return JSONResponse(_plain(await self._answer(request, future, deadline), top, spent))
+
+    async def _decode(self, body, server, end):
+        """Returns the network's input of an image file; refuses images that wait for a thread until `end` or longer."""
+
+        def decode():
+            if time.perf_counter() > end:
+                raise Overloaded("The deadline cannot be met. It passed before the image was decoded.", 0.0)
+            return _decoded(body, server)
+
+        if self._decoding >= MOST_DECODING:
+            raise Overloaded(f"{self._decoding} images wait to be decoded.", 1.0)
+        self._decoding += 1
+        try:
+            return await self._in_thread(True, decode)
+        except (ValueError, OSError) as error:
+            reason = re.sub(r" <_io[^>]*>", "", str(error))  # Pillow names the object that held the bytes
+            raise ValueError(f"The body must be a JPEG or PNG file. {reason}") from error
+        finally:
+            self._decoding -= 1
 
     def _classify_options(self, request):
         """Reads `deadline_ms`, `priority`, `min_exit`, `min_accuracy` and `top` from the query."""
@@ -253,7 +279,7 @@ class Api:
     async def _body(self, request):
         """Reads the body, within `max_bytes` and `SLOWEST_BODY`."""
         length = request.headers.get("content-length", "0")
-        if request.headers.get("content-encoding", "identity") != "identity":
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise HTTPException(415, "Bodies must not be compressed.")
         if not length.isdecimal() or int(length) > self._most:
             raise HTTPException(413, f"The body must have at most {self._most} bytes. Received: {length[:20]}.")
@@ -262,11 +288,16 @@ class Api:
             async with asyncio.timeout(SLOWEST_BODY):
                 async for part in request.stream():
                     body += part
+                    self._arriving += len(part)
                     if len(body) > self._most:
                         raise HTTPException(413, f"The body must have at most {self._most} bytes.")
+                    if self._arriving > MOST_ARRIVING:
+                        raise Overloaded("Too many large bodies are arriving.", 1.0)
         except TimeoutError:
             text = f"The body must arrive within {SLOWEST_BODY:g} seconds."
             raise HTTPException(408, text, {"Connection": "close"}) from None
+        finally:
+            self._arriving -= len(body)
         return bytes(body)
 
     async def _in_thread(self, needed, function, *arguments):
@@ -290,17 +321,17 @@ def _begun(request):
     return now - ago if 0 <= ago <= OLDEST else now
 
 
-def _decoded(body, preprocessor):
+def _decoded(body, server):
     """Decodes an image file, unless it has more than `MOST_PIXELS`."""
     most = f"Images must have at most {MOST_PIXELS:,} pixels."
     try:
-        with PIL.Image.open(io.BytesIO(body)) as image:  # reads the header only
-            width, height = image.size
+        with PIL.Image.open(io.BytesIO(body), formats=("JPEG", "PNG")) as image:  # reads the header only
+            if image.width * image.height > MOST_PIXELS:
+                raise HTTPException(413, f"{most} Received: {image.width} x {image.height}.")
+            server.check_size(1, image.height, image.width)
+            return server.classifier.preprocessor(image)
     except PIL.Image.DecompressionBombError as error:
         raise HTTPException(413, f"{most} {error}") from error
-    if width * height > MOST_PIXELS:
-        raise HTTPException(413, f"{most} Received: {width} x {height}.")
-    return preprocessor(body)
 
 
 def _plain(answer, top, spent):

@@ -45,12 +45,14 @@ class Policy:
         refuses: bool, whether requests that cannot be answered in time are refused on arrival.
         leaves_in_time: bool, whether requests leave a running batch before they would be late.
         least_share: float, the fewest seconds per request, at the first exit.
+        last: int, the last exit that answers.
     """
 
     refuses = leaves_in_time = True
 
     def __init__(self, times, accuracies):
         self.times, self.accuracies = times, accuracies
+        self.last = times.num_exits - 1
         rows = np.arange(1, times.max_batch + 1)
         self.least_share = float((times.table[1:, 1] / rows).min())
         self.sizes = np.array(times.sizes)

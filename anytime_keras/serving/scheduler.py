@@ -167,7 +167,11 @@ class Scheduler:
         # A geometric mean, so that a few very long deadlines do not count for all.
         self.usual_slack = slack if self.usual_slack is None else self.usual_slack * (slack / self.usual_slack) ** 0.05
         self._first = now if self._first is None else self._first
-        self._window = max(REMEMBERED * self.usual_slack, 0.1)
+        window, before = max(REMEMBERED * self.usual_slack, 0.1), self._window
+        # Keep the estimated rate, a count over a length that is about `before` at most.
+        self._count = 1 + (self._count - 1) * window / before
+        self._first = now - (now - self._first) * window / before
+        self._window = window
 
     def _seconds_before(self, request, now):
         """Returns the least seconds until a request can begin, if those before it take the first exit.
@@ -218,7 +222,14 @@ class Scheduler:
         return list(hopeless)
 
     def _take(self, rows, now):
-        """Takes the most urgent requests that a batch of `rows` would answer in time."""
+        """Takes the most urgent requests that a batch of `rows` would answer in time.
+
+        The batch is smaller if the first request has a `min_exit`, which it would not reach in time otherwise.
+        """
+        first = self.waiting[0]
+        left = (first.deadline - now) / max(self.policy.patience, 1e-9)
+        while rows > 1 and first.min_exit and left < self.times.rows[rows][first.min_exit + 1]:
+            rows -= 1
         least = [seconds * self.policy.patience for seconds in self.times.rows[rows][1:]]
         chosen, kept = [], []
         for place, request in enumerate(self.waiting):

@@ -7,6 +7,7 @@ import threading
 import time
 
 from anytime_keras.classifier import Classifier, LabeledAnswer
+from anytime_keras.data.crops import resized_size
 from anytime_keras.serving import arguments, policies, v2
 from anytime_keras.serving.runner import Runner
 from anytime_keras.serving.scheduler import LEAST_URGENT, Overloaded, Request, Scheduler
@@ -15,6 +16,11 @@ from anytime_keras.serving.stats import Stats
 LONGEST_DEADLINE = 60.0  # seconds; longer ones are shortened to this
 WARM_UP = 10  # runs of each batch size
 MARGIN = 0.0002  # seconds between the end of a stage and the answer in the caller's thread
+MOST_RESIZED = 2**24  # pixels of the images of a request, after resizing and before cropping
+
+
+class Closed(RuntimeError):
+    """A server takes no more requests."""
 
 
 class Server:
@@ -126,11 +132,30 @@ class Server:
             images = arrays["image"]
             if images.ndim != 4:
                 raise ValueError(f"`image` must have shape (samples, height, width, channels), not {images.shape}.")
+            self.check_size(*images.shape[:3])
             images = self.classifier.preprocessor(images)
             return [images[row : row + 1] for row in range(len(images))]
         columns = [arrays[tensor.name] for tensor in self._runner.inputs]
         rows = [[column[row : row + 1] for column in columns] for row in range(len(columns[0]))]
         return rows if len(columns) > 1 else [row[0] for row in rows]
+
+    def resizes(self, arrays):
+        """Returns whether `inputs_of` would resize images, which takes longer than converting them."""
+        image = arrays.get("image") if self.classifier is not None else None
+        return image is not None and image.shape[1:3] != self.classifier.preprocessor.image_shape[:2]
+
+    def check_size(self, count, height, width):
+        """Raises ValueError if raw images become too large when they are resized, before they are cropped.
+
+        A thin image becomes large: its short side is resized to that of the network.
+        """
+        preprocessor = self.classifier.preprocessor
+        resized = resized_size((height, width), preprocessor.image_shape[:2], preprocessor.short_side)
+        if count * math.prod(resized) > MOST_RESIZED:
+            raise ValueError(
+                f"The images of a request must have at most {MOST_RESIZED:,} pixels after resizing for the network. "
+                f"Received: {count} of {height} x {width}, which would become {resized[0]} x {resized[1]}. Crop them."
+            )
 
     @property
     def open(self):
@@ -183,7 +208,7 @@ class Server:
         request = Request(now, now + deadline - MARGIN, int(priority), least, pending)
         with self._changed:
             if self._closing:
-                raise RuntimeError("The server is closed and takes no more requests.")
+                raise Closed("The server is closed and takes no more requests.")
             try:
                 self._scheduler.offer(request)
             except Overloaded:
@@ -198,7 +223,7 @@ class Server:
         if min_exit is not None:
             if min_exit not in self.exit_names:
                 raise ValueError(f"`min_exit` must be one of {self.exit_names}. Received: min_exit={min_exit!r}.")
-            return self.exit_names.index(min_exit)
+            return self._reached(self.exit_names.index(min_exit), f"min_exit={min_exit!r}")
         if min_accuracy is None:
             return 0
         number = isinstance(min_accuracy, numbers.Real)
@@ -208,7 +233,17 @@ class Server:
                 f"`min_accuracy` must be a number, at most {max(self.accuracies):.4f}. "
                 f"Received: min_accuracy={min_accuracy!r}."
             )
-        return good[0]
+        return self._reached(good[0], f"min_accuracy={min_accuracy!r}")
+
+    def _reached(self, position, received):
+        """Returns an exit's position, or raises ValueError if the policy ends before it."""
+        last = self._scheduler.policy.last
+        if position > last:
+            raise ValueError(
+                f"The server's policy answers at '{self.exit_names[last]}', so a request cannot ask for a later exit. "
+                f"Received: {received}."
+            )
+        return position
 
     def close(self):
         """Takes no more requests, answers those that wait, and stops the thread."""
@@ -240,7 +275,7 @@ class Server:
         if members:
             try:
                 self._run(members, straight)
-            except Exception as error:  # the engine's; later batches may succeed
+            except BaseException as error:  # the engine's, or SystemExit in a callback; later batches may succeed
                 for request in members:
                     if not request.payload.future.done():
                         self.stats.count("failed")
@@ -310,7 +345,7 @@ class Server:
         if pending.on_answer is not None and acceptable:
             try:
                 pending.on_answer(answer)
-            except Exception as error:  # must not fail the other requests of the batch
+            except BaseException as error:  # even SystemExit must not fail the other requests of the batch
                 pending.on_answer, pending.error = None, error
         if leaves and pending.error is not None:
             self.stats.count("failed")

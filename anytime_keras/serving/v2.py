@@ -4,6 +4,7 @@ Reference: [protocol](https://github.com/kserve/open-inference-protocol), [binar
 data](https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md).
 """
 
+import itertools
 import json
 import math
 import numbers
@@ -20,6 +21,7 @@ DTYPES = {
 }
 OUTPUTS = ("logits", "probabilities", "exit")
 MOST_ROWS = 4096  # samples in a request
+MOST_AXES = 8  # of a tensor; products of long shapes take hours
 
 
 class InferRequest:
@@ -71,6 +73,8 @@ def _object(text):
 
 def _field(content, name, kind, default=...):
     value = content.get(name, default)
+    if value is None:
+        value = default
     if value is ...:
         raise ValueError(f"`{name}` is missing.")
     if value is default:
@@ -104,9 +108,10 @@ def _inputs(content, rest):
         if datatype not in DTYPES:
             raise ValueError(f"`datatype` must be one of {list(DTYPES)}. Received: {datatype!r:.50}.")
         shape = _field(spec, "shape", list)
-        if not shape or not all(type(side) is int and 0 < side < 2**31 for side in shape) or shape[0] > MOST_ROWS:
+        whole = all(type(side) is int and 0 < side < 2**31 for side in shape)
+        if not whole or not 0 < len(shape) <= MOST_AXES or shape[0] > MOST_ROWS:
             raise ValueError(
-                f"`shape` of '{name:.50}' must be positive ints, with at most {MOST_ROWS} samples. "
+                f"`shape` of '{name:.50}' must be up to {MOST_AXES} positive ints, with at most {MOST_ROWS} samples. "
                 f"Received: {shape!r:.100}."
             )
         if name in found:
@@ -124,8 +129,18 @@ def _inputs(content, rest):
 
 
 def _from_json(name, spec, shape, dtype):
+    data = leaves = _field(spec, "data", list)
+    for _ in shape[1:]:  # `data` may be nested like the tensor
+        if set(map(type, leaves)) == {list}:
+            leaves = list(itertools.chain.from_iterable(leaves))
+    kinds = sorted({type(leaf).__name__ for leaf in leaves})
+    if len(leaves) != math.prod(shape) or not {"int", "float", "bool"}.issuperset(kinds):
+        raise ValueError(
+            f"`data` of '{name:.50}' must be numbers of shape {shape}. Received: {len(leaves)} elements of type "
+            f"{' and '.join(kinds)}."
+        )
     try:
-        given = np.asarray(_field(spec, "data", list))
+        given = np.asarray(data)
         with np.errstate(over="ignore"):  # `Server` refuses infinity
             array = given.reshape(shape).astype(dtype, copy=False)
     except (ValueError, TypeError, OverflowError) as error:
@@ -158,7 +173,10 @@ def _outputs(content, parameters):
         name = _field(spec, "name", str) if isinstance(spec, dict) else None
         if name not in OUTPUTS:
             raise ValueError(f"`outputs` must name some of {list(OUTPUTS)}. Received: {spec!r:.100}.")
-        found[name] = bool(_field(spec, "parameters", dict, {}).get("binary_data", binary))
+        own = _field(spec, "parameters", dict, {})
+        if "classification" in own:
+            raise ValueError("The output parameter `classification` is not supported. POST an image to /v1/classify.")
+        found[name] = bool(own.get("binary_data", binary))
     return found
 
 

@@ -22,6 +22,7 @@ class Protocol(HttpToolsProtocol):
     """
 
     _incoming = 0  # bytes that are being parsed
+    _in_head = True
     _rest = 0  # bytes of the body since the answer
 
     def connection_made(self, transport):
@@ -36,11 +37,16 @@ class Protocol(HttpToolsProtocol):
         self._timer.cancel()
         self._wait_for_head()
         self._head = -self._incoming  # does not count them: they may begin with the previous body
-        self._rest = 0
+        self._rest, self._in_head = 0, True
         super().on_message_begin()
+
+    def on_header(self, name, value):
+        if self._in_head:  # trailers must not replace headers
+            super().on_header(name, value)
 
     def on_headers_complete(self):
         self._timer.cancel()
+        self._in_head = False
         self._head = -self._incoming
         super().on_headers_complete()
 

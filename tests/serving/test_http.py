@@ -69,6 +69,12 @@ def request_of(images, **more):
     return {"inputs": [{"name": "image", "shape": list(images.shape), "datatype": "UINT8", "data": data}], **more}
 
 
+def changed(**fields):
+    request = request_of(pixels(1))
+    request["inputs"][0].update(fields)
+    return request
+
+
 def pixels(count=2):
     return np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), "uint8")
 
@@ -145,6 +151,57 @@ def test_answers_stream_as_server_sent_events(ask, png):
     ]
 
 
+def test_null_counts_as_missing(ask):
+    response, _ = ask("POST", INFER, json.dumps(request_of(pixels(), parameters=None, id=None, outputs=None)))
+    assert response.status == 200
+
+
+def test_thin_images_are_refused_before_they_are_resized(ask, digits):
+    thin = np.zeros((1, 1, 3000, 1), "uint8")
+    assert ask("POST", INFER, json.dumps(request_of(thin)))[0].status == 200
+    with pytest.raises(ValueError, match="would become 8 x 2097160. Crop them"):
+        digits.inputs_of({"image": np.zeros((1, 1, 2**18 + 1, 1), "uint8")})
+    with pytest.raises(ValueError, match="Received: 700 of 1 x 3000"):
+        digits.inputs_of({"image": np.repeat(thin, 700, axis=0)})
+
+
+def test_other_formats_than_jpeg_and_png_are_refused(ask, png):
+    image = Image.open(io.BytesIO(png))
+    for kind, status in (("PNG", 200), ("JPEG", 200), ("BMP", 400), ("ICO", 400), ("TIFF", 400), ("GIF", 400)):
+        file = io.BytesIO()
+        image.save(file, kind)
+        response, content = ask("POST", "/v1/classify", file.getvalue())
+        assert response.status == status, (kind, content)
+        assert status == 200 or b"must be a JPEG or PNG" in content
+
+
+def test_images_whose_deadline_has_passed_are_not_decoded(ask, png, monkeypatch):
+    monkeypatch.setattr(serving_http, "_decoded", lambda *_: pytest.fail("decoded"))
+    start = {"X-Request-Start": f"{time.time() - 5:.3f}"}
+    response, content = ask("POST", "/v1/classify?deadline_ms=1000", png, **start)
+    assert response.status == 503 and b"passed before the image was decoded" in content
+
+
+def test_images_beyond_those_that_may_wait_are_refused(ask, png, monkeypatch):
+    monkeypatch.setattr(serving_http, "MOST_DECODING", 0)
+    response, content = ask("POST", "/v1/classify", png)
+    assert response.status == 503 and response.getheader("retry-after") == "1" and b"wait to be decoded" in content
+
+
+def test_bodies_beyond_those_that_may_arrive_are_refused(ask, png, monkeypatch):
+    monkeypatch.setattr(serving_http, "MOST_ARRIVING", 10)
+    response, content = ask("POST", "/v1/classify", png)
+    assert response.status == 503 and b"Too many large bodies" in content
+    monkeypatch.undo()
+    assert ask("POST", "/v1/classify", png)[0].status == 200  # nothing counts as arriving any more
+
+
+def test_an_unexpected_error_is_answered_in_json(ask, monkeypatch):
+    monkeypatch.setattr(v2, "InferRequest", lambda *_: [][1])
+    response, content = ask("POST", INFER, b"{}")
+    assert response.status == 500 and json.loads(content) == {"error": "The request failed: IndexError."}
+
+
 def test_requests_that_cannot_be_in_time_get_503_with_retry_after(ask, png):
     response, content = ask("POST", "/v1/classify?deadline_ms=0.001", png)
     assert response.status == 503 and int(response.getheader("retry-after")) >= 1
@@ -196,7 +253,14 @@ BAD = {
         "must be whole numbers that fit uint8. Received: [1.5, ",
     ),
     "too large": (json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": [256] * 64}]}), "fit uint8"),
-    "digits as words": (json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": ["7"] * 64}]}), "whole"),
+    "digits as words": (json.dumps(changed(data=["7"] * 64)), "64 elements of type str"),
+    "one long word": (json.dumps(changed(data=["7" * 90_000, 7])), "type int and str"),
+    "mixed depth": (json.dumps(changed(data=[[7], 7])), "type int and list"),
+    "many axes": (json.dumps(changed(shape=[2**31 - 1] * 5000)), "up to 8 positive"),
+    "classification": (
+        json.dumps(request_of(pixels(), outputs=[{"name": "exit", "parameters": {"classification": 3}}])),
+        "`classification` is not supported",
+    ),
     "timeout -1": (json.dumps(request_of(pixels(), parameters={"timeout": -1})), "`timeout` must be"),
     "priority": (json.dumps(request_of(pixels(), parameters={"priority": "high"})), "`priority` must be"),
     "min_exit": (json.dumps(request_of(pixels(), parameters={"min_exit": "exit_99"})), "`min_exit` must be one of"),

@@ -281,6 +281,26 @@ def test_a_request_reaches_its_min_exit_although_others_wait():
     assert scheduler.leaving(batch, 0) == []
 
 
+def test_a_batch_gets_smaller_for_a_request_with_a_min_exit():
+    times = StageTimes([1, 2, 4], [[0.001, 0.010], [0.002, 0.020], [0.004, 0.040]])
+    scheduler = Scheduler(times, [0.5, 0.9], clock=Clock())
+    scheduler.policy.batch_size = lambda situation: 4
+    for min_exit in (1, 0, 0, 0):
+        scheduler.offer(Request(0.0, deadline=0.030 + 0.001 * (min_exit == 0), min_exit=min_exit))
+    batch, _ = scheduler.next_batch()
+    assert len(batch) == 2 and batch[0].min_exit == 1
+
+
+def test_the_rate_is_kept_when_deadlines_change():
+    for first, then in ((60.0, 0.05), (0.05, 60.0)):
+        scheduler, clock = small()
+        for number in range(2000):
+            clock.now = number * 0.05
+            scheduler.offer(Request(clock.now, clock.now + (first if number < 1800 else then)))
+            scheduler.waiting.clear()
+        assert scheduler.rate == pytest.approx(20, rel=0.2)
+
+
 def test_static_policies_serve_in_order_of_arrival_and_are_late_under_load():
     scheduler, clock = small("exit_2")
     scheduler.offer(Request(0.0, deadline=0.5))

@@ -1,5 +1,6 @@
 import concurrent.futures
 import gc
+import sys
 import threading
 import tracemalloc
 
@@ -164,6 +165,22 @@ def test_a_failing_callback_affects_no_other_request(busy, gate):
     with pytest.raises(KeyError, match="the caller's own"):
         futures[1].result(20)
     assert calls == ["early"] and busy.stats.failed == count + 1
+
+
+def test_an_exit_of_the_interpreter_in_a_callback_does_not_stop_the_server(busy, gate):
+    future = busy.submit(sample(), deadline=30, on_answer=lambda answer: sys.exit(3))
+    gate.set()
+    with pytest.raises(SystemExit):
+        future.result(20)
+    assert busy.submit(sample(), deadline=30).result(20).exit == "late" and busy.open
+
+
+def test_a_policy_that_ends_early_refuses_later_exits():
+    with Server(networks.eleven_exits(3), max_batch=2, engine=BACKEND, policy="exit_1") as server:
+        for wanted in (dict(min_exit=server.exit_names[2]), dict(min_accuracy=max(server.accuracies))):
+            with pytest.raises(ValueError, match="policy answers at 'exit_1'"):
+                server.submit(sample(), deadline=30, **wanted)
+        assert server.submit(sample(), deadline=30, min_exit="exit_1").result(20).exit == "exit_1"
 
 
 def test_close_answers_accepted_requests_and_refuses_new_ones():

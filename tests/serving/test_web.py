@@ -69,6 +69,21 @@ def test_a_head_that_is_not_slow_may_be_followed_by_a_slow_answer(monkeypatch):
         assert b" 200 " in client.recv(100)
 
 
+def test_trailers_do_not_become_headers():
+    async def names(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        headers = b" ".join(name for name, _ in scope["headers"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": headers})
+
+    with serving(names) as (_, connect), connect() as client:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.sendall(head + b"1\r\na\r\n0\r\nX-Late: 1\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(1000), b""))
+    assert b" 200 " in answer and b"transfer-encoding" in answer and b"x-late" not in answer
+
+
 def test_a_stop_answers_all_requests_that_have_arrived():
     with serving() as (server, connect):
         clients = [connect() for _ in range(300)]
