@@ -22,6 +22,9 @@ def linear_ensemble(name: str, argument: str, values: Sequence, **config: Any) -
     Returns:
         A list of `AnytimeModel`, named after their values, with outputs of shape `(batch, num_classes)`.
 
+    Raises:
+        ValueError: if `values` is not such a list; as `build`.
+
     Example:
     >>> import anytime_keras as ak
     >>> shape = dict(input_shape=(8, 8, 1), num_classes=10)

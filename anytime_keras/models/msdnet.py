@@ -50,6 +50,9 @@ class MSDNet(Family):
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
 
+    Raises:
+        ValueError: if an argument is out of range.
+
     Example:
     >>> import anytime_keras as ak
     >>> model = ak.models.MSDNet([5, 5, 5], exit_every=4, stem="small", factors=[1, 2, 4], growth_rate=6,

@@ -44,6 +44,9 @@ class PublishedMSDNet(Family):
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
 
+    Raises:
+        ValueError: if an argument is out of range.
+
     Example:
     >>> import anytime_keras as ak
     >>> model = ak.models.build("msdnet_cifar_growing", num_exits=4, num_classes=100)

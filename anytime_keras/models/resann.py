@@ -38,6 +38,9 @@ class ResANN(Family):
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
 
+    Raises:
+        ValueError: if an argument is out of range.
+
     Example:
     >>> import anytime_keras as ak
     >>> model = ak.models.ResANN(num_units=5, channels=16, input_shape=(32, 32, 3), num_classes=10)
@@ -98,6 +101,9 @@ class BottleneckResANN(Family):
         exit_every, input_shape, num_classes, preset, name, dtype: as in `ResANN`.
 
     Outputs: dict of logits, each of shape `(batch, num_classes)`, named `exit_1` ... `exit_L`.
+
+    Raises:
+        ValueError: if an argument is out of range.
 
     Example:
     >>> import anytime_keras as ak

@@ -204,7 +204,10 @@ class Server:
         if on_answer is not None and not callable(on_answer):
             raise ValueError(f"`on_answer` must be a function of an `Answer`. Received: on_answer={on_answer!r}.")
         least = self._first_acceptable(min_exit, min_accuracy)
-        pending = _Pending(self._runner.start(x), concurrent.futures.Future(), on_answer)
+        inputs = self._runner.start(x)
+        if (shapes := _shapes(inputs)) != self._measured_shapes:
+            raise ValueError(f"Inputs must have the shapes {self._measured_shapes} of the `example`. Received: {shapes}.")
+        pending = _Pending(inputs, concurrent.futures.Future(), on_answer)
         request = Request(now, now + deadline - MARGIN, int(priority), least, pending)
         with self._changed:
             if self._closing:
@@ -311,6 +314,7 @@ class Server:
     def _measured(self, max_batch):
         """Returns `StageTimes` that include the server's own work, from `submit` to the answers of each batch."""
         example = self._runner.start(self._runner.example)
+        self._measured_shapes = _shapes(example)
         times, straight = self._runner.measure(example, _sizes(max_batch))
         inputs, last = example if len(example) > 1 else example[0], times.num_exits
 
@@ -373,6 +377,10 @@ class _Pending:
     def __init__(self, inputs, future, on_answer):
         self.inputs, self.future, self.on_answer = inputs, future, on_answer
         self.error = None  # raised by `on_answer`
+
+
+def _shapes(inputs):
+    return [tuple(tensor.shape[1:]) for tensor in inputs]
 
 
 def _checked_deadline(deadline):

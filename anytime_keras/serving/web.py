@@ -1,6 +1,7 @@
 """uvicorn's server, which here bounds request heads and answers every request that has arrived before it stops."""
 
 import asyncio
+import re
 import select
 import time
 
@@ -12,6 +13,8 @@ SLOWEST_HEAD = 10.0  # seconds in which a head must arrive
 MOST_REST = 2**24  # bytes of a body that are still read after the request was answered, so that the client sees this
 LAST_CONNECTIONS = 5.0  # most seconds for accepting the connections that wait when the server stops
 LAST_REQUESTS = 0.5  # seconds in which open connections may then still send a request
+# The parser ends a request with this header after its head. Clients that can also use HTTP/2 send it.
+UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 class Protocol(HttpToolsProtocol):
@@ -59,7 +62,7 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
 
     def on_message_complete(self):
-        self._head = None
+        self._head, self._in_head = None, True
         super().on_message_complete()
 
     def on_response_complete(self):
@@ -69,6 +72,9 @@ class Protocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(SLOWEST_HEAD, self.transport.close)
 
     def data_received(self, data):
+        if self._in_head:
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = UPGRADE.sub(b"", head) + end + rest
         self._incoming = len(data)
         super().data_received(data)
         if self._head is not None:

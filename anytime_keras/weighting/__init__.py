@@ -31,6 +31,9 @@ def LossWeighting(weighting: str | Weighting = "constant") -> Weighting:
         weighting: `"constant"`, `"linear"`, `"half_end"`, `"adaloss"`, `"gradnorm"` or `"uncertainty"`, with their
             default arguments; or a `Weighting`, which is returned as it is.
 
+    Raises:
+        ValueError: if the name is unknown.
+
     Example:
     >>> import numpy as np, keras, anytime_keras as ak
     >>> model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)

@@ -4,6 +4,7 @@ import sys
 import threading
 import tracemalloc
 
+import keras
 import numpy as np
 import pytest
 
@@ -181,6 +182,19 @@ def test_a_policy_that_ends_early_refuses_later_exits():
             with pytest.raises(ValueError, match="policy answers at 'exit_1'"):
                 server.submit(sample(), deadline=30, **wanted)
         assert server.submit(sample(), deadline=30, min_exit="exit_1").result(20).exit == "exit_1"
+
+
+def test_images_of_another_size_than_the_example_are_refused():
+    images = keras.Input((None, None, 1))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(images))
+    early = keras.layers.Dense(3)(features)
+    late = keras.layers.Dense(3)(keras.layers.Dense(4, activation="relu")(features))
+    model = ak.AnytimeModel(images, {"early": early, "late": late})
+    predictor = ak.Predictor(model, example=np.zeros((1, 8, 8, 1), "float32"), engine=BACKEND)
+    with Server(predictor, max_batch=2) as server:
+        with pytest.raises(ValueError, match=r"must have the shapes \[\(8, 8, 1\)\].*Received: \[\(9, 9, 1\)\]"):
+            server.submit(np.zeros((9, 9, 1), "float32"), deadline=30)
+        assert server.submit(np.zeros((8, 8, 1), "float32"), deadline=30).result(20).exit == "late"
 
 
 def test_close_answers_accepted_requests_and_refuses_new_ones():

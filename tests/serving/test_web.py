@@ -84,6 +84,27 @@ def test_trailers_do_not_become_headers():
     assert b" 200 " in answer and b"transfer-encoding" in answer and b"x-late" not in answer
 
 
+def test_an_upgrade_to_http2_is_ignored():
+    async def echo(scope, receive, send):
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"got " + body})
+
+    with serving(echo) as (_, connect), connect() as client:
+        upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+        for pause in (0, 0.2):
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + upgrade + b"Content-Length: 14\r\n\r\n")
+            time.sleep(pause)
+            client.sendall(b"a\r\nUpgrade: b\r\n"[:14])
+            answer = b""
+            while b"got a\r\nUpgrade: b" not in answer:
+                assert (received := client.recv(1000)), answer
+                answer += received
+
+
 def test_a_stop_answers_all_requests_that_have_arrived():
     with serving() as (server, connect):
         clients = [connect() for _ in range(300)]
