@@ -206,7 +206,8 @@ class Server:
         least = self._first_acceptable(min_exit, min_accuracy)
         inputs = self._runner.start(x)
         if (shapes := _shapes(inputs)) != self._measured_shapes:
-            raise ValueError(f"Inputs must have the shapes {self._measured_shapes} of the `example`. Received: {shapes}.")
+            expected = self._measured_shapes
+            raise ValueError(f"Inputs must have the shapes {expected} of the `example`. Received: {shapes}.")
         pending = _Pending(inputs, concurrent.futures.Future(), on_answer)
         request = Request(now, now + deadline - MARGIN, int(priority), least, pending)
         with self._changed:
