@@ -54,7 +54,7 @@ def test_the_manifest_holds_the_used_exits_as_measured(zoo, digits):
     assert ak.zoo.evaluate(ENSEMBLE, data=digits).errors == pytest.approx([1 - a for a in entry.accuracies], abs=1e-6)
     assert entry.macs == [exit.macs for exit in eann.exits if exit.used]
     assert f"member     {LARGE}, weights 'digits'" in str(ak.zoo.show(ENSEMBLE))
-    assert ak.zoo.list(architecture="eann") == [ENSEMBLE] and ak.zoo.list(architecture="eann", loads=True)
+    assert ENSEMBLE in ak.zoo.list(architecture="eann", loads=True)
 
 
 def test_the_example_of_publishing_an_ensemble_runs(zoo, monkeypatch):
