@@ -24,7 +24,7 @@ class Situation:
         slacks: list of float, ascending, the seconds until the deadlines of the first `CONSIDERED` waiting requests.
         waiting: int, the number of waiting requests.
         rate: float, arrivals per second.
-        usual_slack: float, seconds from arrival to deadline, on average.
+        usual_slack: float, seconds from arrival to deadline, an average that favors short ones.
     """
 
     now: float

@@ -12,6 +12,9 @@ DEFAULT_LEVEL = 5  # of requests with priority 0, as Triton's `default_priority_
 MOST_URGENT, LEAST_URGENT = 1, 9
 SHORTEST = 1e-4  # seconds; shorter deadlines count as this for the usual one
 REMEMBERED = 20.0  # the arrival rate is averaged over this many deadlines
+# Weight of a request in the usual time until deadlines. A longer time counts less: plans for it fail the requests with
+# short deadlines, while requests with long ones lose little by plans for the others.
+SHORTER, LONGER = 0.05, 0.005
 
 
 class Overloaded(Exception):
@@ -120,7 +123,7 @@ class Scheduler:
         self._busy_until = -math.inf  # the expected end of the running stage
         self._count, self._last = 0.0, None  # decayed number of arrivals, and the moment it was computed
         self._first, self._window = None, 1.0
-        self.usual_slack = None  # seconds from arrival to deadline, a moving geometric mean
+        self.usual_slack = None  # seconds from arrival to deadline, a moving geometric mean that favors short ones
 
     @property
     def rate(self):
@@ -164,8 +167,8 @@ class Scheduler:
     def _arrived(self, now, slack):
         self._count, self._last = self._decayed(now) + 1, now
         slack = max(slack, SHORTEST)
-        # A geometric mean, so that a few very long deadlines do not count for all.
-        self.usual_slack = slack if self.usual_slack is None else self.usual_slack * (slack / self.usual_slack) ** 0.05
+        usual = slack if self.usual_slack is None else self.usual_slack
+        self.usual_slack = usual * (slack / usual) ** (SHORTER if slack < usual else LONGER)
         self._first = now if self._first is None else self._first
         window, before = max(REMEMBERED * self.usual_slack, 0.1), self._window
         # Keep the estimated rate, a count over a length that is about `before` at most.

@@ -91,6 +91,14 @@ def test_value_beats_the_best_static_exit_on_a_machine_that_is_slower_than_its_t
     assert slow_and_receiving("value", load).goodput > max(static) - 0.005
 
 
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_value_beats_the_best_static_exit_if_other_deadlines_are_long(share):
+    arrivals, rng = arrival_times("poisson", 2.5 * 450, 3, seed=1), np.random.default_rng(0)
+    deadlines = np.where(rng.random(len(arrivals)) < share, 60.0, 2 * fast().straight[1])
+    static = [simulate(fast(), ACCURACIES, arrivals, deadlines, f"exit_{n}").goodput for n in range(1, 9)]
+    assert simulate(fast(), ACCURACIES, arrivals, deadlines).goodput > max(static) - 0.005
+
+
 def test_a_simulated_machine_must_have_the_shape_of_the_times():
     times = StageTimes([1], [[0.01]])
     for machine in (StageTimes([1, 2], [[0.01], [0.02]]), StageTimes([1], [[0.01, 0.02]])):
