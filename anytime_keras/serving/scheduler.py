@@ -214,12 +214,14 @@ class Scheduler:
         # A single request is tried even if the machine was slow, to find out whether it is fast again.
         patience = self.policy.patience if len(self.waiting) > 1 else min(self.policy.patience, 1.0)
         least = [seconds * patience for seconds in self.times.rows[1][1:]]
-        hopeless, lowest = set(), self.waiting[-1].order[0] if self.waiting else None
-        for request in self.waiting:
+        hopeless, place = set(), 0
+        while place < len(self.waiting):
+            request = self.waiting[place]
+            place += 1
             if request.deadline - now < least[request.min_exit]:
                 hopeless.add(request)
-            elif request.deadline - now >= least[-1] and request.order[0] == lowest:
-                break  # the others have later deadlines
+            elif request.deadline - now >= least[-1]:  # the others of its priority have later deadlines
+                place = bisect.bisect_right(self.waiting, request.order[0], place, key=lambda other: other.order[0])
         if hopeless:
             self.waiting = [request for request in self.waiting if request not in hopeless]
         return list(hopeless)

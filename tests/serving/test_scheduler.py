@@ -271,6 +271,26 @@ def test_waiting_requests_that_became_hopeless_are_returned():
     assert scheduler.next_batch() == ([later], [soon])
 
 
+class Counting(list):
+    """A list that counts how often an item is read."""
+
+    reads = 0
+
+    def __getitem__(self, key):
+        self.reads += 1
+        return super().__getitem__(key)
+
+
+def test_requests_of_every_priority_expire_and_few_are_read():
+    scheduler, clock = small()
+    lasting = [Request(0.0, deadline=60.0, priority=priority) for priority in (1, 5, 9) for _ in range(300)]
+    hopeless = [Request(0.0, deadline=0.02, priority=priority) for priority in (1, 5, 9)]
+    scheduler.waiting = waiting = Counting(sorted([*lasting, *hopeless], key=scheduler.policy.order))
+    clock.now = 0.019
+    _, expired = scheduler.next_batch()
+    assert sorted(request.priority for request in expired) == [1, 5, 9] and waiting.reads < 100
+
+
 def test_a_higher_priority_is_served_first():
     scheduler, _ = small()
     plain, low, urgent = Request(0.0, 0.5), Request(0.0, 0.4, priority=9), Request(0.0, 0.6, priority=1)
