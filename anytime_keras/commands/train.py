@@ -32,7 +32,7 @@ flags.DEFINE_integer("num_units", None, "Units per block (ResANN).", **_own)
 flags.DEFINE_integer("channels", None, "Filters of the first convolution (ResANN).", **_own)
 flags.DEFINE_string("dataset", "digits", "Name of a data set, a directory of images, or an .npz file.", **_own)
 flags.DEFINE_string("augment", None, "Augmentation steps such as pad_crop,flip, or 'none'; see above.", **_own)
-flags.DEFINE_string("validation", None, "Fraction (below 1) or number of images to hold out, or 'last'.", **_own)
+flags.DEFINE_string("validation", None, "Fraction or number of images to hold out, or 'last' as in the paper.", **_own)
 flags.DEFINE_integer("image_size", None, "Pixels, height and width to crop images of different sizes to.", **_own)
 flags.DEFINE_bool("skip_corrupt", False, "Skip images of a directory that cannot be decoded, with a warning.", **_own)
 flags.DEFINE_string("data_dir", None, "Data directory of tensorflow-datasets or tiny-imagenet-200.", **_own)
@@ -50,7 +50,7 @@ flags.DEFINE_enum("engine", "fit", ["fit", "scan"], "Keras's fit, or one program
 STRATEGIES = ["none", "mirrored", "multi_worker", "tpu", "data_parallel"]
 flags.DEFINE_enum("strategy", "none", STRATEGIES, "The devices that share each batch; see above.", **_own)
 flags.DEFINE_float("time_limit", None, "Seconds after which to stop with a checkpoint; --resume continues.", **_own)
-flags.DEFINE_integer("checkpoint_every", None, "Epochs between checkpoints. Default: 1, or by time.", **_own)
+flags.DEFINE_integer("checkpoint_every", None, "Epochs between checkpoints: 1, or by time with --minutes.", **_own)
 flags.DEFINE_bool("tensorboard", True, "Write TensorBoard logs.", **_own)
 
 

@@ -8,7 +8,7 @@ anytime-keras zoo plot --data=cifar10 --picture=zoo/cifar10.png
 
 anytime-keras zoo train msdnet33_adaloss --minutes=150 --publish
 anytime-keras zoo pack msdnet33_adaloss --folder=parts --part_mb=58
-anytime-keras zoo ensemble eann_adaloss --members=small_adaloss,large_adaloss --weights=cifar100
+anytime-keras zoo ensemble eann_2x16_5x16_adaloss --members=resann2x16_adaloss,resann5x16_adaloss --weights=cifar100
 
 `train` trains one cycle by the recipe in the network's manifest. It starts from the existing weights, resumes a cycle
 that was stopped, and with --publish publishes the result if it is better on validation images. `pack` writes the

@@ -34,8 +34,8 @@ def key(part, format, batch_size, dtype="float32", calibration=None):
     """Returns the key of a converted part, a str, or None if the part cannot be described completely.
 
     The key covers the weights, the structure, the arguments of `converters.convert`, the versions of the packages and
-    the source of this library's own layers. Layers and functions defined elsewhere cannot be
-    described, because their code may change.
+    the source of this library's own layers. Layers and functions defined elsewhere cannot be described, because their
+    code may change.
     """
     try:
         structure = _structure(part.model)

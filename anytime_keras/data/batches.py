@@ -15,9 +15,8 @@ from anytime_keras.data.examples import StreamExamples, processors
 class Pipeline:
     """Turns stored images into the network's input batches: scales them to values from 0 to 1, then normalises them.
 
-    Results are `(image - mean) / std`.
-
-    `augment` is a function `(images, labels, seed) -> (images, labels)` or None; `num_classes` is for one-hot labels.
+    The results are `(image - mean) / std`. `augment` is a function `(images, labels, seed) -> (images, labels)` or
+    None; `num_classes` is for one-hot labels.
     """
 
     def __init__(self, examples, batch_size, mean, std, augment=None, num_classes=None, seed=0):

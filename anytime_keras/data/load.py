@@ -16,7 +16,7 @@ from anytime_keras.data.examples import StreamExamples
 
 
 class DataSet:
-    """A data set ready for `fit` and `evaluate`, created by `load`. Iterating yields `train, validation, test`.
+    """A data set ready for `fit` and `evaluate`. Iterating yields `train, validation, test`.
 
     Attributes:
         name: str.

@@ -51,9 +51,9 @@ class Calibration:
         return {name: expected_error(own, correct, self._bins) for name, own, correct in pairs}
 
     def risk_coverage(self, exit_name):
-        """Returns an exit's selective-prediction curve.
+        """Returns an exit's selective-prediction curve: two arrays of shape `(samples,)`.
 
-        Returns coverage, ascending to 1, and risk, from 0 to 1, two arrays of shape `(samples,)`.
+        These are the coverage, ascending to 1, and the risk, from 0 to 1.
 
         If the network answers only for the most confident share of the samples (the coverage), the risk is the error
         rate among those. Confidence is that after temperatures, if there are any. Samples of equal confidence are

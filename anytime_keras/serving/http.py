@@ -328,7 +328,10 @@ def _decoded(body, server):
         with PIL.Image.open(io.BytesIO(body), formats=("JPEG", "PNG")) as image:  # reads the header only
             if image.width * image.height > MOST_PIXELS:
                 raise HTTPException(413, f"{most} Received: {image.width} x {image.height}.")
-            server.check_size(1, image.height, image.width)
+            try:
+                server.check_size(1, image.height, image.width)
+            except ValueError as error:
+                raise HTTPException(400, str(error)) from error
             return server.classifier.preprocessor(image)
     except PIL.Image.DecompressionBombError as error:
         raise HTTPException(413, f"{most} {error}") from error

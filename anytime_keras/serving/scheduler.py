@@ -12,8 +12,8 @@ DEFAULT_LEVEL = 5  # of requests with priority 0, as Triton's `default_priority_
 MOST_URGENT, LEAST_URGENT = 1, 9
 SHORTEST = 1e-4  # seconds; shorter deadlines count as this for the usual one
 REMEMBERED = 20.0  # the arrival rate is averaged over this many deadlines
-# Weight of a request in the usual time until deadlines. A longer time counts less: plans for it fail the requests with
-# short deadlines, while requests with long ones lose little by plans for the others.
+# Weight of a request in the usual time until deadlines. Longer times count less: a plan for long deadlines makes
+# requests with short ones fail, while requests with long deadlines lose little under a plan for short ones.
 SHORTER, LONGER = 0.05, 0.005
 
 
@@ -171,7 +171,7 @@ class Scheduler:
         self.usual_slack = usual * (slack / usual) ** (SHORTER if slack < usual else LONGER)
         self._first = now if self._first is None else self._first
         window, before = max(REMEMBERED * self.usual_slack, 0.1), self._window
-        # Keep the estimated rate, a count over a length that is about `before` at most.
+        # The count and the observed time scale with the window, so that the estimated rate stays the same.
         self._count = 1 + (self._count - 1) * window / before
         self._first = now - (now - self._first) * window / before
         self._window = window

@@ -131,8 +131,9 @@ def _inputs(content, rest):
 def _from_json(name, spec, shape, dtype):
     data = leaves = _field(spec, "data", list)
     for _ in shape[1:]:  # `data` may be nested like the tensor
-        if set(map(type, leaves)) == {list}:
-            leaves = list(itertools.chain.from_iterable(leaves))
+        if set(map(type, leaves)) != {list}:
+            break
+        leaves = list(itertools.chain.from_iterable(leaves))
     kinds = sorted({type(leaf).__name__ for leaf in leaves})
     if len(leaves) != math.prod(shape) or not {"int", "float", "bool"}.issuperset(kinds):
         raise ValueError(

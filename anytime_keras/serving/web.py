@@ -8,12 +8,13 @@ import time
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MOST_HEAD = 2**16  # bytes of a request's head (its first line and headers), without those read together with its begin
+MOST_HEAD = 2**16  # bytes of a request's first line and headers, not counting those read together with its start
 SLOWEST_HEAD = 10.0  # seconds in which a head must arrive
 MOST_REST = 2**24  # bytes of a body that are still read after the request was answered, so that the client sees this
 LAST_CONNECTIONS = 5.0  # most seconds for accepting the connections that wait when the server stops
 LAST_REQUESTS = 0.5  # seconds in which open connections may then still send a request
-# The parser ends a request with this header after its head. Clients that can also use HTTP/2 send it.
+# A request with this header would lose its body, because the parser expects another protocol after the head. Clients
+# that also speak HTTP/2 send it.
 UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 

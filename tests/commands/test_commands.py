@@ -120,8 +120,8 @@ def test_predict_within_a_budget_by_a_deadline_and_as_a_stream(trained, digit, c
     run("predict", trained, digit, "--deadline_ms=0")
     assert "exit_1" in (said := capsys.readouterr().out) and "late" in said
     run("predict", trained, digit, "--stream")
-    told = [re.search(r"exit_(\d)", line)[1] for line in capsys.readouterr().out.splitlines()]
-    assert told == sorted(told) and told[-1] == "6"  # an answer is not printed if a better one was ready
+    printed = [re.search(r"exit_(\d)", line)[1] for line in capsys.readouterr().out.splitlines()]
+    assert printed == sorted(printed) and printed[-1] == "6"  # an answer is not printed if a better one was ready
 
 
 BAD = [

@@ -169,10 +169,13 @@ def test_a_failing_callback_affects_no_other_request(busy, gate):
 
 
 def test_an_exit_of_the_interpreter_in_a_callback_does_not_stop_the_server(busy, gate):
-    future = busy.submit(sample(), deadline=30, on_answer=lambda answer: sys.exit(3))
+    functions = (None, lambda answer: sys.exit(3), None)
+    first, failing, last = [busy.submit(sample(), deadline=30, on_answer=function) for function in functions]
+    last.add_done_callback(lambda future: sys.exit(3))
     gate.set()
     with pytest.raises(SystemExit):
-        future.result(20)
+        failing.result(20)
+    assert first.result(20).exit == last.result(20).exit == "late"
     assert busy.submit(sample(), deadline=30).result(20).exit == "late" and busy.open
 
 
