@@ -66,7 +66,9 @@ def entries(**filters):
             names.add(name)
             manifest = home.manifest(name)
             for entry in manifest.weights.values():
-                here = all(places.has_file(file, home) for file in entry.files)
+                # An ensemble's members may be in other zoos.
+                homes = [home, *filter(None, (home_of(member) for member, _ in entry.members))]
+                here = all(any(places.has_file(file, each) for each in homes) for file in entry.files)
                 values = {key: value_of(manifest, entry) for key, value_of in FILTERS.items()}
                 values["loads"] = entry.trained and here
                 if all(values[key] == value for key, value in filters.items()):

@@ -193,3 +193,16 @@ def test_files_of_an_ensemble_are_its_members(zoo):
     files = ak.zoo.show(ENSEMBLE).pick().files
     assert files == [file for name in (NAME, LARGE) for file in ak.zoo.show(name).pick().files]
     assert all(places.has_file(file, catalog.find(ENSEMBLE)[1]) for file in files)
+
+
+def test_an_ensemble_is_listed_as_loading_if_its_members_are_in_another_zoo(both, tmp_path, monkeypatch):
+    monkeypatch.delenv("ANYTIME_KERAS_ZOO", raising=False)
+    monkeypatch.setattr(catalog, "_added", [])
+    alone, members = tmp_path / "alone", shutil.copytree(both, tmp_path / "members")
+    (alone / "manifests").mkdir(parents=True)
+    (members / "manifests" / f"{ENSEMBLE}.json").rename(alone / "manifests" / f"{ENSEMBLE}.json")
+    ak.zoo.add(alone)
+    assert ak.zoo.list(architecture="eann", loads=False) == [ENSEMBLE]
+    ak.zoo.add(members)
+    assert ENSEMBLE in ak.zoo.list(architecture="eann", loads=True)
+    assert len(ak.zoo.load(ENSEMBLE).members) == 2
