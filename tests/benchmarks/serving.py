@@ -146,8 +146,7 @@ class Bench:
             number, asked = message
             try:
                 image = self.inputs[number % len(self.inputs)]
-                left = deadline - (time.perf_counter() - asked)
-                server.submit_inputs(image, left).add_done_callback(finished(number, asked))
+                server.submit_inputs(image, deadline, begin=asked).add_done_callback(finished(number, asked))
             except Overloaded:
                 done.append((number, 0.0, None))
         end = time.monotonic() + 30
