@@ -356,12 +356,11 @@ def test_large_jpeg_files_are_decoded_at_a_fraction_of_their_size():
     preprocessor = Recording((32, 32, 3))
     server = types.SimpleNamespace(classifier=types.SimpleNamespace(preprocessor=preprocessor))
     coarse = np.random.default_rng(0).integers(0, 256, (16, 20, 3), "uint8")
-    picture = Image.fromarray(coarse).resize((2000, 1600), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(coarse).resize((800, 640), Image.Resampling.BICUBIC)
     for kind, size, expected in (
-        ("JPEG", (2000, 1600), (250, 200)),  # an eighth has at least 4 times the sides of 40 x 32
-        ("JPEG", (1000, 800), (250, 200)),
+        ("JPEG", (800, 640), (200, 160)),  # a quarter has at least 4 times the sides of 40 x 32
         ("JPEG", (300, 240), (300, 240)),
-        ("PNG", (2000, 1600), (2000, 1600)),
+        ("PNG", (800, 640), (800, 640)),
     ):
         file = io.BytesIO()
         picture.resize(size).save(file, kind)

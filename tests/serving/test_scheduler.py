@@ -100,17 +100,14 @@ def test_value_beats_the_best_static_exit_if_other_deadlines_are_long(share):
 
 
 def test_no_decision_makes_a_plan(monkeypatch):
-    clock = Clock()
-    scheduler = Scheduler(fast(), ACCURACIES, clock=clock)
+    scheduler = Scheduler(fast(), ACCURACIES, clock=Clock())
     monkeypatch.setattr(policies, "Plan", lambda *_: pytest.fail("made"))
     for slack in np.geomspace(1e-3, 60, 50):
         scheduler.usual_slack = slack
-        for _ in range(9):
-            scheduler.offer(Request(clock.now, clock.now + slack))
+        scheduler.waiting = [Request(0.0, deadline=slack) for _ in range(9)]
         batch, _ = scheduler.next_batch()
         scheduler.runs_straight(batch)
         scheduler.leaving(batch, 0)
-        scheduler.waiting.clear()
 
 
 @pytest.mark.parametrize("machine", [times("linear"), fast(), StageTimes([1], [STAGES])])
