@@ -14,11 +14,7 @@ FIRST_GUESS, LAST_GUESS = 0.5, 0.9  # accuracies of the first and last exit, whe
 
 
 def check(policy, max_batch, max_queue, confidence):
-    """Checks the arguments of `Server` that do not depend on the network.
-
-    Raises:
-        ValueError: if one is not valid.
-    """
+    """Raises ValueError if an argument of `Server` is not valid, of those that do not depend on the network."""
     policies.check(policy)
     for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
         if not _is_number(value, numbers.Integral) or value < 1:
@@ -28,11 +24,7 @@ def check(policy, max_batch, max_queue, confidence):
 
 
 def check_request(deadline, priority, on_answer):
-    """Checks the arguments of a request that do not depend on the network.
-
-    Raises:
-        ValueError: if one is not valid.
-    """
+    """Raises ValueError if an argument of a request is not valid; see `Server.submit`."""
     if not _is_number(deadline) or not deadline > 0:  # NaN is not
         raise ValueError(f"`deadline` must be a number of seconds above 0. Received: deadline={deadline!r}.")
     if not _is_number(priority, numbers.Integral) or not 0 <= priority <= LEAST_URGENT:
@@ -42,16 +34,7 @@ def check_request(deadline, priority, on_answer):
 
 
 def first_acceptable(min_exit, min_accuracy, exit_names, accuracies, last):
-    """Returns the position of the first exit that a request accepts.
-
-    Args:
-        min_exit, min_accuracy: see `Server.submit`.
-        exit_names, accuracies: list, one per exit.
-        last: int, the position of the last exit that the policy uses.
-
-    Raises:
-        ValueError: if the arguments are not valid, or the policy ends before that exit.
-    """
+    """Returns the position of the first exit that a request accepts, or raises ValueError if it is after `last`."""
     if min_exit is None and min_accuracy is None:
         return 0
     if min_exit is not None and min_accuracy is not None:

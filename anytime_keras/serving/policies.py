@@ -276,9 +276,8 @@ class Plan:
 def plans(times, accuracies):
     """Makes a `Plan` for each usual slack on a grid, ahead of all decisions, because making one takes too long.
 
-    Returns:
-        A tuple of an int k and the list of plans, for slacks of `2 ** ((k + i) / PLANS_PER_OCTAVE)` seconds. Slacks
-        beyond both ends have the same plans as those ends: no batch of two is possible, or every batch is.
+    Returns an int k and a list; its item i is for slacks of `2 ** ((k + i) / PLANS_PER_OCTAVE)` seconds. Slacks below
+    the first allow no batch of two, and slacks above the last allow every batch.
     """
     first = float(times.table[1, 1])
     longest = max(2 * times.table[1:].max(), (max(times.straight or [0.0]) + first) / COMMITTED)
@@ -358,11 +357,9 @@ def make(name, times, accuracies):
 
 def check(name, num_exits=None):
     """Raises a ValueError that lists the policies' names unless `name` is one of them; None allows any exit."""
-    if num_exits is None:
-        if name not in ("value", "slack", "last") and not re.fullmatch(r"exit_[1-9]\d*", str(name)):
-            known = "'value', 'slack', 'last', 'exit_1', 'exit_2', ..."
-            raise ValueError(f"`policy` must be one of {known} Received: policy={name!r}.")
+    static = re.fullmatch(r"exit_([1-9]\d*)", str(name))
+    if name in ("value", "slack", "last") or static and int(static[1]) <= (num_exits or math.inf):
         return
-    known = ["value", "slack", "last", *(f"exit_{number}" for number in range(1, num_exits + 1))]
-    if name not in known:
-        raise ValueError(f"`policy` must be one of {known}. Received: policy={name!r}.")
+    exits = ", ".join(f"'exit_{number}'" for number in range(1, (num_exits or 2) + 1))
+    exits += "." if num_exits else ", ..."
+    raise ValueError(f"`policy` must be one of 'value', 'slack', 'last', {exits} Received: policy={name!r}.")
