@@ -42,6 +42,7 @@ import time
 import numpy as np
 
 import anytime_keras as ak
+from anytime_keras.commands import serve
 from anytime_keras.evaluation import style
 from anytime_keras.serving import Overloaded, Scheduler, Server, arrival_times, plots
 from tests.benchmarks import measuring
@@ -225,12 +226,8 @@ def lightly_loaded(bench, seconds, rounds):
 
 def over_http(bench, seconds):
     """Returns the median milliseconds through HTTP, through `Server` and of the predictor alone, in turns."""
-    from anytime_keras.commands import serve
     from anytime_keras.serving import http as serving_http
     from anytime_keras.serving import web
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(serve.SWITCH_SECONDS)
 
     image = np.zeros((1, *bench.classifier.preprocessor.image_shape), "uint8")
     spec = {"name": "image", "shape": list(image.shape), "datatype": "UINT8"}
@@ -256,7 +253,6 @@ def over_http(bench, seconds):
             taken["predictor"].append(time.perf_counter() - middle)
     server.should_exit = True
     thread.join()
-    sys.setswitchinterval(interval)
     medians = {name: 1e3 * float(np.median(times)) for name, times in taken.items()}
     return {**medians, "difference": medians["http"] - medians["predictor"]}
 
@@ -284,6 +280,7 @@ def plot(networks, path):
 
 def measured(flags):
     """Returns the measurements of each network."""
+    sys.setswitchinterval(serve.SWITCH_SECONDS)  # as in a server
     networks, names, begin = {}, flags.networks.split(","), time.monotonic()
     for number, name in enumerate(names, start=1):
         end = math.inf if flags.minutes is None else begin + 60 * flags.minutes * number / len(names)
