@@ -51,7 +51,6 @@ def run(flags, arguments):
         gc.freeze()  # later collections do not visit the networks' many objects, which would pause all answers
         _allow_connections()
         app = http.app(servers, flags.deadline_ms / 1e3)
-        bound.listen(BACKLOG)  # from here on, connections wait for uvicorn instead of being refused
         print(f"serving {', '.join(names)} on http://{flags.host}:{bound.getsockname()[1]}/", flush=True)
         # uvicorn raises the signal that stopped it again at the end, which must not be an error.
         signal.signal(signal.SIGTERM, lambda *_: None)
@@ -70,13 +69,17 @@ def _check(flags):
 
 
 def _bound(host, port):
-    """Returns a socket, bound before the networks are prepared, so that a port in use is reported at once."""
+    """Returns a listening socket, made before the networks are prepared, so that a port in use is reported at once.
+
+    Two sockets may be bound to a port until one listens. Connections wait until the networks are prepared.
+    """
     with contextlib.ExitStack() as stack:
         try:
             family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             bound = stack.enter_context(socket.socket(family, kind))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(BACKLOG)
         except OSError as error:
             raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
         stack.pop_all()  # stays open

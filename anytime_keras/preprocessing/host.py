@@ -55,20 +55,34 @@ class HostPreprocessor:
     def _fitted(self, image):
         """Returns one image resized and cropped, shape `image_shape`."""
         size = self.image_shape[:2]
-        if self._resized_size(image.shape[:2]) == image.shape[:2] == size:
+        if self.resized_size(image.shape[:2]) == image.shape[:2] == size:
             return image
         if image.dtype == np.uint8 and image.shape[-1] == 3:
             return center_crop(Image.fromarray(image), size, self.short_side)
         parts = [center_crop(Image.fromarray(part), size, self.short_side) for part in np.moveaxis(image, -1, 0)]
         return np.concatenate(parts, axis=-1)
 
-    def _resized_size(self, image_size):
-        """Returns the size to which an image is resized before it is cropped, or raises ValueError if it is huge."""
+    def resized_size(self, image_size, count=1, most=MOST_PIXELS):
+        """Returns the (height, width) to which images are resized before they are cropped.
+
+        A thin image becomes large, because its short side is resized to that of the network.
+
+        Args:
+            image_size: tuple of int, the (height, width) of the images.
+            count: int, the number of images.
+            most: int, the largest number of pixels of all of them after resizing.
+
+        Raises:
+            ValueError: if they would have more pixels.
+
+        >>> HostPreprocessor((224, 224, 3)).resized_size((375, 500))
+        (224, 299)
+        """
         height, width = resized_size(image_size, self.image_shape[:2], self.short_side)
-        if height * width > MOST_PIXELS:
+        if count * height * width > most:
             raise ValueError(
-                f"An image resized for the network must have at most {MOST_PIXELS:,} pixels. Received: "
-                f"{image_size[0]} x {image_size[1]} pixels, which would become {height} x {width}. Crop it."
+                f"Images resized for the network must have at most {most:,} pixels in total. Received: {count} of "
+                f"{image_size[0]} x {image_size[1]} pixels, which would become {height} x {width}. Crop them."
             )
         return height, width
 

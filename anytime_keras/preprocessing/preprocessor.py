@@ -95,7 +95,7 @@ class Preprocessor(HostPreprocessor):
         size = images.shape[1:3]
         if None not in size:  # known, also while a graph is traced
             decoding.check_size(size, "the tensor")
-            self._resized_size(size)
+            self.resized_size(size)
         images = self._of_255(images)
         for layer in self.layers:
             images = layer(images)

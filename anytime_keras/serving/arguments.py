@@ -1,4 +1,4 @@
-"""Checks the arguments of `Server`, and finds the predictor and the accuracies that it uses."""
+"""Checks the arguments of `Server` and of its requests, and finds the predictor and the accuracies that it uses."""
 
 import numbers
 
@@ -8,23 +8,57 @@ from anytime_keras.classifier import Classifier
 from anytime_keras.evaluation import Curve
 from anytime_keras.inference import Predictor
 from anytime_keras.serving import policies
+from anytime_keras.serving.scheduler import LEAST_URGENT
 
 FIRST_GUESS, LAST_GUESS = 0.5, 0.9  # accuracies of the first and last exit, where they are unknown
 
 
 def check(policy, max_batch, max_queue, confidence):
-    """Checks the arguments of `Server` that do not depend on the network.
-
-    Raises:
-        ValueError: if one is not valid.
-    """
+    """Raises ValueError if an argument of `Server` is not valid, of those that do not depend on the network."""
     policies.check(policy)
     for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        if not _is_number(value, numbers.Integral) or value < 1:
             raise ValueError(f"`{name}` must be an int, at least 1. Received: {name}={value!r}.")
-    number = isinstance(confidence, numbers.Real) and not isinstance(confidence, bool)
-    if confidence is not None and not (number and 0 < confidence <= 1):
+    if confidence is not None and not (_is_number(confidence) and 0 < confidence <= 1):
         raise ValueError(f"`confidence` must be a number from 0 to 1, or None. Received: {confidence!r}.")
+
+
+def check_request(deadline, priority, on_answer):
+    """Raises ValueError if an argument of a request is not valid; see `Server.submit`."""
+    if not _is_number(deadline) or not deadline > 0:  # NaN is not
+        raise ValueError(f"`deadline` must be a number of seconds above 0. Received: deadline={deadline!r}.")
+    if not _is_number(priority, numbers.Integral) or not 0 <= priority <= LEAST_URGENT:
+        raise ValueError(f"`priority` must be an int from 0 to {LEAST_URGENT}. Received: priority={priority!r}.")
+    if on_answer is not None and not callable(on_answer):
+        raise ValueError(f"`on_answer` must be a function of an `Answer`. Received: on_answer={on_answer!r}.")
+
+
+def first_acceptable(min_exit, min_accuracy, exit_names, accuracies, last):
+    """Returns the position of the first exit that a request accepts, or raises ValueError if it is after `last`."""
+    if min_exit is None and min_accuracy is None:
+        return 0
+    if min_exit is not None and min_accuracy is not None:
+        raise ValueError("Only one of `min_exit` and `min_accuracy` can be given.")
+    if min_exit is not None:
+        received = f"min_exit={min_exit!r}"
+        if not isinstance(min_exit, str) or min_exit not in exit_names:
+            raise ValueError(f"`min_exit` must be one of {exit_names}. Received: {received}.")
+        position = exit_names.index(min_exit)
+    else:
+        received = f"min_accuracy={min_accuracy!r}"
+        if not _is_number(min_accuracy) or not 0 <= min_accuracy <= max(accuracies):
+            raise ValueError(f"`min_accuracy` must be a number from 0 to {max(accuracies):.4f}. Received: {received}.")
+        position = next(place for place, own in enumerate(accuracies) if own >= min_accuracy)
+    if position > last:
+        raise ValueError(
+            f"The server's policy answers at '{exit_names[last]}', so a request cannot ask for a later exit. "
+            f"Received: {received}."
+        )
+    return position
+
+
+def _is_number(value, kind=numbers.Real):
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def predictor_of(model, options):

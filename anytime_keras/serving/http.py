@@ -22,11 +22,12 @@ from starlette.routing import Route
 
 from anytime_keras.serving import metrics, v2
 from anytime_keras.serving.scheduler import Overloaded
-from anytime_keras.serving.server import Closed
+from anytime_keras.serving.server import MOST_RESIZED, Closed
 from anytime_keras.version import __version__
 
 MOST_BYTES = 16 * 2**20
 MOST_PIXELS = 2**25  # of an image file; a small file can contain many, which take seconds to decode
+SHRUNK = 4  # JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, but not below this times the resized one
 MOST_DECODING = 64  # images that wait to be decoded
 MOST_ARRIVING = 2**28  # bytes of all bodies that are arriving
 SLOWEST_BODY = 10.0  # seconds in which a body must arrive
@@ -175,7 +176,7 @@ class Api:
         futures = []
         try:
             for sample in samples:
-                futures.append(server.submit_inputs(sample, deadline - (time.perf_counter() - begin), **options))
+                futures.append(server.submit_inputs(sample, deadline, begin=begin, **options))
             answers = [await self._answer(request, future, deadline) for future in futures]
         except BaseException:
             for future in futures:
@@ -200,9 +201,8 @@ class Api:
         image = await self._decode(body, server, begin + deadline)
         if "text/event-stream" in request.headers.get("accept", "") or request.query_params.get("stream") == "1":
             return self._stream(server, image, deadline, begin, top, options)
-        spent = time.perf_counter() - begin
-        future = server.submit_inputs(image, deadline - spent, **options)
-        return JSONResponse(_plain(await self._answer(request, future, deadline), top, spent))
+        future = server.submit_inputs(image, deadline, begin=begin, **options)
+        return JSONResponse(_plain(await self._answer(request, future, deadline), top))
 
     async def _decode(self, body, server, end):
         """Returns the network's input of an image file; refuses images that wait for a thread until `end` or longer."""
@@ -248,16 +248,15 @@ class Api:
             with contextlib.suppress(RuntimeError):  # the loop may have been closed
                 loop.call_soon_threadsafe(answers.put_nowait, answer)
 
-        spent = time.perf_counter() - begin
-        future = server.submit_inputs(image, deadline - spent, on_answer=put, **options)
+        future = server.submit_inputs(image, deadline, begin=begin, on_answer=put, **options)
         future.add_done_callback(put)
 
         async def events():
             try:
                 while (answer := await answers.get()) is not future:
-                    yield f"event: answer\ndata: {json.dumps(_plain(answer, top, spent))}\n\n"
+                    yield f"event: answer\ndata: {json.dumps(_plain(answer, top))}\n\n"
                 error = future.exception()
-                content = {"error": str(error)} if error else _plain(future.result(), top, spent)
+                content = {"error": str(error)} if error else _plain(future.result(), top)
                 yield f"event: {'error' if error else 'final'}\ndata: {json.dumps(content)}\n\n"
             finally:
                 future.cancel()
@@ -328,17 +327,20 @@ def _decoded(body, server):
         with PIL.Image.open(io.BytesIO(body), formats=("JPEG", "PNG")) as image:  # reads the header only
             if image.width * image.height > MOST_PIXELS:
                 raise HTTPException(413, f"{most} Received: {image.width} x {image.height}.")
+            preprocessor = server.classifier.preprocessor
             try:
-                server.check_size(1, image.height, image.width)
+                height, width = preprocessor.resized_size((image.height, image.width), most=MOST_RESIZED)
             except ValueError as error:
                 raise HTTPException(400, str(error)) from error
-            return server.classifier.preprocessor(image)
+            # Of a large JPEG, only as much is decoded as resizing to that size needs, which is several times faster.
+            image.draft(image.mode, (SHRUNK * width, SHRUNK * height))
+            return preprocessor(image)
     except PIL.Image.DecompressionBombError as error:
         raise HTTPException(413, f"{most} {error}") from error
 
 
-def _plain(answer, top, spent):
-    """Returns an answer as plain data; `spent` seconds of the request passed before it was submitted."""
+def _plain(answer, top):
+    """Returns an answer as plain data."""
     best = [{"label": label, "probability": round(sure, 6)} for label, sure in answer.top(top)]
-    seconds = {"milliseconds": round(1e3 * (spent + answer.seconds), 3), "late": answer.late}
+    seconds = {"milliseconds": round(1e3 * answer.seconds, 3), "late": answer.late}
     return {"predictions": best, "exit": answer.exit, "position": int(answer.position), **seconds}

@@ -10,6 +10,7 @@ import numpy as np
 CONSIDERED = 64  # waiting requests whose deadlines a decision reads
 HORIZON = 2.0  # a plan covers the arrivals of this many usual deadlines
 CAUTION = 0.01  # value of an idle machine per request, in accuracy, because arrivals are random
+PLANS_PER_OCTAVE = 4  # of usual slacks
 LEAST_GAIN = 0.001  # of a later exit, so that all requests reach the last one without load
 COMMITTED = 0.4  # most of a usual deadline that may pass until a request that has just missed a batch has an answer
 EFFICIENT = 1.02  # batches are not made larger for a gain in seconds per request below this factor
@@ -142,9 +143,9 @@ class Value(Policy):
 
     def __init__(self, times, accuracies):
         super().__init__(times, accuracies)
-        self._plans = {}
+        self._first_key, self._plans = plans(times, accuracies)
         self._steps = np.maximum(np.diff(accuracies, prepend=0.0), LEAST_GAIN).tolist()
-        self._accuracy = [sum(self._steps)]  # of the last exit, in the same terms
+        self._accuracy = sum(self._steps)  # of the last exit, in the same terms
 
     def batch_size(self, situation):
         if situation.waiting == 1:
@@ -152,27 +153,29 @@ class Value(Policy):
         sizes = [min(size, situation.waiting) for size in self._plan(situation.usual_slack).sizes]  # for each exit
         if min(sizes) == max(sizes):
             return sizes[0]
-        values = [self._value(situation, situation.slacks, exit, size) for exit, size in enumerate(sizes)]
+        values = self._values(situation, sizes)
         return sizes[values.index(max(values))]
 
-    def _value(self, situation, slacks, exit, size):
-        """Returns the expected value of a new batch.
+    def _values(self, situation, sizes):
+        """Returns the expected value of a new batch for each exit where it may end, a list of float.
 
         Args:
             situation: `Situation`.
-            slacks: list of float, ascending, seconds until the deadlines of the requests from which it is taken.
-            exit: int, where it ends; after the last one, a straight run to the last exit.
-            size: int.
+            sizes: list of int, the batch size for each exit, then that for a straight run if there may be one.
         """
-        row, safety = self.times.rows[size], self.times.safety
-        if exit == len(self._steps):
-            ends, steps = [self.times.straight[size]], self._accuracy
-        else:
-            ends, steps = row[1 : exit + 2], self._steps
-        late = [bisect.bisect_left(slacks, end * safety) for end in ends]
-        end = min(late[0] + size, len(slacks))
-        gain = sum(max(end - before, 0) * step for before, step in zip(late, steps))
-        return gain + self._value_of_others(situation, situation.waiting - size)(ends[-1] * self.times.pace)
+        slacks, safety, pace, values = situation.slacks, self.times.safety, self.times.pace, [0.0] * len(sizes)
+        for size in set(sizes):
+            row, others, gain = self.times.rows[size], self._value_of_others(situation, situation.waiting - size), 0.0
+            behind = min(bisect.bisect_left(slacks, row[1] * safety) + size, len(slacks))  # first one not in the batch
+            for exit, (end, step) in enumerate(zip(row[1:], self._steps)):
+                gain += max(behind - bisect.bisect_left(slacks, end * safety), 0) * step
+                if sizes[exit] == size:
+                    values[exit] = gain + others(end * pace)
+            if sizes[len(self._steps) :] == [size]:
+                end = self.times.straight[size]
+                in_time = min(size, len(slacks) - bisect.bisect_left(slacks, end * safety))
+                values[-1] = in_time * self._accuracy + others(end * pace)
+        return values
 
     def continues(self, situation, batch, position):
         row, safety, pace = self.times.rows[len(batch)], self.times.safety, self.times.pace
@@ -198,7 +201,7 @@ class Value(Policy):
         if slacks[0] < seconds * safety:
             return False
         others, pace, gain = self._value_of_others(situation, situation.waiting), self.times.pace, 0.0
-        straight = len(batch) * self._accuracy[0] + others(seconds * pace)
+        straight = len(batch) * self._accuracy + others(seconds * pace)
         for end, step in zip(row[1:], self._steps):
             gain += (len(batch) - bisect.bisect_left(slacks, end * safety)) * step
             if gain + others(end * pace) > straight:
@@ -232,12 +235,8 @@ class Value(Policy):
 
     def _plan(self, slack):
         """Returns the `Plan` for the requests' usual slack."""
-        key = round(4 * math.log2(max(slack, 1e-9)))
-        if key not in self._plans:
-            if len(self._plans) > 100:
-                self._plans.clear()
-            self._plans[key] = Plan(self.times, self.accuracies, 2 ** (key / 4))
-        return self._plans[key]
+        key = round(PLANS_PER_OCTAVE * math.log2(slack)) - self._first_key
+        return self._plans[min(max(key, 0), len(self._plans) - 1)]
 
 
 class Plan:
@@ -272,6 +271,19 @@ class Plan:
             return self._values[-1]
         left = bisect.bisect_right(self.shares, share) - 1
         return self._values[left] + self._slopes[left] * (share - self.shares[left])
+
+
+def plans(times, accuracies):
+    """Makes a `Plan` for each usual slack on a grid, ahead of all decisions, because making one takes too long.
+
+    Returns an int k and a list; its item i is for slacks of `2 ** ((k + i) / PLANS_PER_OCTAVE)` seconds. Slacks below
+    the first allow no batch of two, and slacks above the last allow every batch.
+    """
+    first = float(times.table[1, 1])
+    longest = max(2 * times.table[1:].max(), (max(times.straight or [0.0]) + first) / COMMITTED)
+    begin, end = (PLANS_PER_OCTAVE * math.log2(seconds) for seconds in (first, longest))
+    keys = range(math.floor(begin), math.ceil(end) + 1)
+    return keys[0], [Plan(times, accuracies, 2 ** (key / PLANS_PER_OCTAVE)) for key in keys]
 
 
 def efficient_sizes(table, longest):
@@ -345,11 +357,9 @@ def make(name, times, accuracies):
 
 def check(name, num_exits=None):
     """Raises a ValueError that lists the policies' names unless `name` is one of them; None allows any exit."""
-    if num_exits is None:
-        if name not in ("value", "slack", "last") and not re.fullmatch(r"exit_[1-9]\d*", str(name)):
-            known = "'value', 'slack', 'last', 'exit_1', 'exit_2', ..."
-            raise ValueError(f"`policy` must be one of {known} Received: policy={name!r}.")
+    static = re.fullmatch(r"exit_([1-9]\d*)", str(name))
+    if name in ("value", "slack", "last") or static and int(static[1]) <= (num_exits or math.inf):
         return
-    known = ["value", "slack", "last", *(f"exit_{number}" for number in range(1, num_exits + 1))]
-    if name not in known:
-        raise ValueError(f"`policy` must be one of {known}. Received: policy={name!r}.")
+    exits = ", ".join(f"'exit_{number}'" for number in range(1, (num_exits or 2) + 1))
+    exits += "." if num_exits else ", ..."
+    raise ValueError(f"`policy` must be one of 'value', 'slack', 'last', {exits} Received: policy={name!r}.")

@@ -119,7 +119,7 @@ class Scheduler:
         self.times, self.accuracies, self.thresholds = times, accuracies, thresholds
         self.clock, self.max_queue = clock, max_queue
         self.policy = policies.make(policy, times, accuracies)
-        self.waiting = []
+        self.waiting, self._displaced = [], []
         self._busy_until = -math.inf  # the expected end of the running stage
         self._count, self._last = 0.0, None  # decayed number of arrivals, and the moment it was computed
         self._first, self._window = None, 1.0
@@ -142,19 +142,25 @@ class Scheduler:
     def offer(self, request):
         """Adds a request to the queue.
 
+        In a full queue it takes the place of the last request if that one is less urgent: it has a lower priority, or
+        the same and a later deadline (a later arrival, with static policies). `next_batch` returns that request.
+
         Raises:
-            Overloaded: if the queue is full, or the request cannot be answered in time. It is then not queued.
+            Overloaded: if the request cannot be answered in time, or the queue is full of requests at least as urgent.
+                It is then not queued.
         """
         now, refuses = self.clock(), self.policy.refuses
         alone = self.times.rows[1][request.min_exit + 1]
         if refuses and now + alone > request.deadline:
             raise self._refusal(request, now, alone)
-        self._arrived(now, request.deadline - request.arrival)
+        self._arrived(now, request.deadline - now)
         seconds = alone + self._seconds_before(request, now)
-        if len(self.waiting) >= self.max_queue:
-            raise Overloaded(f"The queue is full: {self.max_queue} requests wait.", seconds)
         if refuses and now + seconds > request.deadline:
             raise self._refusal(request, now, seconds)
+        if len(self.waiting) >= self.max_queue:
+            if self.policy.order(self.waiting[-1]) <= self.policy.order(request):
+                raise Overloaded(f"The queue is full: {self.max_queue} requests wait.", seconds)
+            self._displaced.append(self.waiting.pop())
         bisect.insort(self.waiting, request, key=self.policy.order)
 
     def _refusal(self, request, now, seconds):
@@ -189,11 +195,11 @@ class Scheduler:
         """Removes the next batch from the queue.
 
         Returns:
-            A tuple of two lists of `Request`: the batch, and those that can no longer be answered in time. The batch is
-            empty if no other requests wait.
+            A tuple of two lists of `Request`: the batch, and those that can no longer be answered in time or lost their
+            place in a full queue. The batch is empty if no other requests wait.
         """
         now = self.clock()
-        expired = self._remove_expired(now)
+        expired, self._displaced = self._displaced + self._remove_expired(now), []
         if not self.waiting:
             return [], expired
         batch = self._take(self.policy.batch_size(self._situation(now)), now)

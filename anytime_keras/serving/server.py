@@ -2,21 +2,20 @@
 
 import concurrent.futures
 import math
-import numbers
 import threading
 import time
 
 from anytime_keras.classifier import Classifier, LabeledAnswer
-from anytime_keras.data.crops import resized_size
 from anytime_keras.serving import arguments, policies, v2
 from anytime_keras.serving.runner import Runner
-from anytime_keras.serving.scheduler import LEAST_URGENT, Overloaded, Request, Scheduler
+from anytime_keras.serving.scheduler import Overloaded, Request, Scheduler
 from anytime_keras.serving.stats import Stats
 
 LONGEST_DEADLINE = 60.0  # seconds; longer ones are shortened to this
 WARM_UP = 10  # runs of each batch size
 MARGIN = 0.0002  # seconds between the end of a stage and the answer in the caller's thread
 MOST_RESIZED = 2**24  # pixels of the images of a request, after resizing and before cropping
+HOPELESS = "The deadline could not be met under this load, or more urgent requests filled the queue."
 
 
 class Closed(RuntimeError):
@@ -29,7 +28,8 @@ class Server:
     One thread runs the network in batches and decides anew at each exit, by a `Scheduler`, which requests leave with
     the answer they have. A batch runs straight to the last exit, which is faster, if requests that arrive meanwhile can
     wait for that. Requests are refused only if not even the first allowed exit can meet the deadline. `submit`
-    is thread-safe. Close the server, or use it in a `with` statement.
+    is thread-safe. Close the server, or use it in a `with` statement. Threads that run Python may delay the network by
+    `sys.getswitchinterval()`, 5 ms by default; `anytime-keras serve` sets 0.5 ms.
 
     Args:
         model: `Predictor`, `Classifier` or functional Keras model whose outputs are its exits. A classifier takes raw
@@ -132,7 +132,7 @@ class Server:
             images = arrays["image"]
             if images.ndim != 4:
                 raise ValueError(f"`image` must have shape (samples, height, width, channels), not {images.shape}.")
-            self.check_size(*images.shape[:3])
+            self.classifier.preprocessor.resized_size(images.shape[1:3], len(images), MOST_RESIZED)
             images = self.classifier.preprocessor(images)
             return [images[row : row + 1] for row in range(len(images))]
         columns = [arrays[tensor.name] for tensor in self._runner.inputs]
@@ -143,19 +143,6 @@ class Server:
         """Returns whether `inputs_of` would resize images, which takes longer than converting them."""
         image = arrays.get("image") if self.classifier is not None else None
         return image is not None and image.shape[1:3] != self.classifier.preprocessor.image_shape[:2]
-
-    def check_size(self, count, height, width):
-        """Raises ValueError if raw images become too large when they are resized, before they are cropped.
-
-        A thin image becomes large: its short side is resized to that of the network.
-        """
-        preprocessor = self.classifier.preprocessor
-        resized = resized_size((height, width), preprocessor.image_shape[:2], preprocessor.short_side)
-        if count * math.prod(resized) > MOST_RESIZED:
-            raise ValueError(
-                f"The images of a request must have at most {MOST_RESIZED:,} pixels after resizing for the network. "
-                f"Received: {count} of {height} x {width}, which would become {resized[0]} x {resized[1]}. Crop them."
-            )
 
     @property
     def open(self):
@@ -174,7 +161,7 @@ class Server:
 
         Args:
             x: input of one sample; for a classifier, a raw image.
-            deadline: float, seconds from now, at most 60.
+            deadline: float, seconds from now, above 0; more than 60 count as 60.
             priority: int from 1 (most urgent) to 9; 0 means 5, the default. More urgent requests are served first.
             min_exit: str, the first acceptable exit. The request fails rather than getting a worse answer.
             min_accuracy: float, the least acceptable accuracy of an exit, as in `accuracies`; instead of `min_exit`.
@@ -183,33 +170,36 @@ class Server:
 
         Returns:
             A `concurrent.futures.Future` of an `Answer` (a `LabeledAnswer` for a classifier). It raises `Overloaded` if
-            the request could not be answered in time after all. `cancel` removes a request that has not begun.
+            the request could not be answered in time after all, or more urgent ones filled the queue. `cancel` removes
+            a request that has not begun.
 
         Raises:
-            Overloaded: if the queue is full, or the deadline cannot be met; with an estimate, `retry_after`.
+            Overloaded: if the queue is full of requests at least as urgent, or the deadline cannot be met; with an
+                estimate, `retry_after`.
             ValueError: if an argument is not valid.
             RuntimeError: if the server is closed.
         """
-        begin, deadline = time.perf_counter(), _checked_deadline(deadline)
+        arguments.check_request(deadline, priority, on_answer)
+        self._first_acceptable(min_exit, min_accuracy)
+        begin = time.perf_counter()
         inputs = x if self.classifier is None else self.classifier.preprocessor(x)
-        left = deadline - (time.perf_counter() - begin)
-        return self.submit_inputs(inputs, left, priority, min_exit, min_accuracy, on_answer)
+        return self.submit_inputs(inputs, deadline, priority, min_exit, min_accuracy, on_answer, begin)
 
-    def submit_inputs(self, x, deadline=0.02, priority=0, min_exit=None, min_accuracy=None, on_answer=None):
-        """As `submit`, but takes the network's inputs from a classifier's callers too; see `inputs_of`."""
-        now, deadline = time.perf_counter(), _checked_deadline(deadline)
-        integral = isinstance(priority, numbers.Integral) and not isinstance(priority, bool)
-        if not integral or not 0 <= priority <= LEAST_URGENT:
-            raise ValueError(f"`priority` must be an int from 0 to {LEAST_URGENT}. Received: priority={priority!r}.")
-        if on_answer is not None and not callable(on_answer):
-            raise ValueError(f"`on_answer` must be a function of an `Answer`. Received: on_answer={on_answer!r}.")
+    def submit_inputs(self, x, deadline=0.02, priority=0, min_exit=None, min_accuracy=None, on_answer=None, begin=None):
+        """As `submit`, but takes the network's inputs from a classifier's callers too; see `inputs_of`.
+
+        The deadline and the seconds of the answers count from `begin`, a moment of `time.perf_counter`; None is now.
+        """
+        begin = time.perf_counter() if begin is None else begin
+        arguments.check_request(deadline, priority, on_answer)
         least = self._first_acceptable(min_exit, min_accuracy)
         inputs = self._runner.start(x)
         if (shapes := _shapes(inputs)) != self._measured_shapes:
             expected = self._measured_shapes
             raise ValueError(f"Inputs must have the shapes {expected} of the `example`. Received: {shapes}.")
         pending = _Pending(inputs, concurrent.futures.Future(), on_answer)
-        request = Request(now, now + deadline - MARGIN, int(priority), least, pending)
+        end = begin + float(min(deadline, LONGEST_DEADLINE)) - MARGIN
+        request = Request(begin, end, int(priority), least, pending)
         with self._changed:
             if self._closing:
                 raise Closed("The server is closed and takes no more requests.")
@@ -222,32 +212,8 @@ class Server:
         return pending.future
 
     def _first_acceptable(self, min_exit, min_accuracy):
-        if min_exit is not None and min_accuracy is not None:
-            raise ValueError("Only one of `min_exit` and `min_accuracy` can be given.")
-        if min_exit is not None:
-            if min_exit not in self.exit_names:
-                raise ValueError(f"`min_exit` must be one of {self.exit_names}. Received: min_exit={min_exit!r}.")
-            return self._reached(self.exit_names.index(min_exit), f"min_exit={min_exit!r}")
-        if min_accuracy is None:
-            return 0
-        number = isinstance(min_accuracy, numbers.Real)
-        good = [place for place, own in enumerate(self.accuracies) if number and own >= min_accuracy]
-        if not good:
-            raise ValueError(
-                f"`min_accuracy` must be a number, at most {max(self.accuracies):.4f}. "
-                f"Received: min_accuracy={min_accuracy!r}."
-            )
-        return self._reached(good[0], f"min_accuracy={min_accuracy!r}")
-
-    def _reached(self, position, received):
-        """Returns an exit's position, or raises ValueError if the policy ends before it."""
         last = self._scheduler.policy.last
-        if position > last:
-            raise ValueError(
-                f"The server's policy answers at '{self.exit_names[last]}', so a request cannot ask for a later exit. "
-                f"Received: {received}."
-            )
-        return position
+        return arguments.first_acceptable(min_exit, min_accuracy, self.exit_names, self.accuracies, last)
 
     def close(self):
         """Takes no more requests, answers those that wait, and stops the thread."""
@@ -365,7 +331,7 @@ class Server:
         for request in requests:
             if request.payload.future.running() or request.payload.future.set_running_or_notify_cancel():
                 self.stats.count("expired")
-                request.payload.future.set_exception(Overloaded("The deadline could not be met under this load.", 0.0))
+                request.payload.future.set_exception(Overloaded(HOPELESS, 0.0))
             else:
                 self.stats.count("cancelled")
 
@@ -382,12 +348,6 @@ class _Pending:
 
 def _shapes(inputs):
     return [tuple(tensor.shape[1:]) for tensor in inputs]
-
-
-def _checked_deadline(deadline):
-    if isinstance(deadline, bool) or not isinstance(deadline, numbers.Real) or math.isnan(deadline):
-        raise ValueError(f"`deadline` must be a number of seconds. Received: deadline={deadline!r}.")
-    return min(float(deadline), LONGEST_DEADLINE)
 
 
 def _sizes(most):

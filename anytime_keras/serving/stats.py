@@ -12,7 +12,7 @@ class Stats:
         exits: list of int, the answers of each exit.
         batches: dict from batch size to the number of batches.
         in_time, late, refused, expired, cancelled, failed: int, requests by outcome. Refused requests were never
-            queued; expired ones could no longer be answered in time when the machine was free.
+            queued; expired ones could no longer be answered in time, or lost their place in a full queue.
         expected_right: float, the sum of the answering exits' accuracies, of answers in time.
         compute_seconds: float.
 

@@ -54,7 +54,7 @@ class InferRequest:
         content = _object(head)
         parameters = _field(content, "parameters", dict, {})
         self.id = _field(content, "id", str, None)
-        self.timeout, self.priority = _timeout(parameters), _priority(parameters)
+        self.timeout, self.priority = _timeout(parameters), _field(parameters, "priority", int, 0)
         self.min_exit = _field(parameters, "min_exit", str, None)
         self.min_accuracy = parameters.get("min_accuracy")  # checked by `Server`
         self.inputs = _inputs(content, rest)
@@ -90,13 +90,6 @@ def _timeout(parameters):
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
         raise ValueError(f"`timeout` must be a number of microseconds, at least 0. Received: {value!r:.100}.")
     return min(value, 1e15) / 1e6 or None
-
-
-def _priority(parameters):
-    value = parameters.get("priority", 0)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
-        raise ValueError(f"`priority` must be an int from 0 to 9. Received: {value!r:.100}.")
-    return value
 
 
 def _inputs(content, rest):

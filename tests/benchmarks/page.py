@@ -183,7 +183,11 @@ ROWS = [
     ],
     *[
         ("serving_simulated", ("decision", key), f"scheduler's decision {what}, microseconds", (MOST, 50.0))
-        for key, what in (("batch_us", "on a batch"), ("exit_us", "at an exit"))
+        for key, what in (
+            ("batch_us", "on a batch"),
+            ("first_us", "on the first batch at a new usual slack"),
+            ("exit_us", "at an exit"),
+        )
     ],
     (
         "raw_images",

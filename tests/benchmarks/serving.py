@@ -6,9 +6,10 @@
 
 Another process sends requests at random moments, whether or not earlier ones were answered (open loop). Loads are
 multiples of the last exit's capacity: the requests per second that it receives and answers from a full queue, measured
-before each group of rows. Each policy gets the same arrivals on the same prepared network, in turns. Where the system
-permits it, the sending process has priority, so that the network does not delay it: its clients would be elsewhere.
-`sent_late_ms` is the 99% quantile of its delays.
+before each group of rows. Each policy gets the same arrivals on the same prepared network, in turns; with `--rounds`
+several times, because a machine's speed may change within seconds. Where the system permits it, the sending process has
+priority, so that the network does not delay it: its clients would be elsewhere. `sent_late_ms` is the 99% quantile of
+its delays.
 
 `right` is the share of all requests that got a right answer in time: the sum of the answering exits' accuracies on test
 data over the number asked; with `--images`, an .npz with `x_test` and `y_test`, also the share of labels that were
@@ -23,8 +24,8 @@ longer than the scheduler's table says, and each request that arrives prolongs t
 `--minutes` leaves out the rows that would take longer, alike for each network. While it runs, the rows so far are in a
 file beside the result that ends in `.part.json`.
 
-Also measures the answers in time at 80% of the first exit's capacity, what HTTP adds to an answer without load, and how
-long a decision takes.
+Also measures the answers in time at 80% of the first exit's capacity, beside those of the policy "exit_1", what HTTP
+adds to an answer without load, and how long a decision takes.
 """
 
 import contextlib
@@ -41,9 +42,11 @@ import time
 import numpy as np
 
 import anytime_keras as ak
+from anytime_keras.commands import serve
 from anytime_keras.evaluation import style
-from anytime_keras.serving import Overloaded, Request, Scheduler, Server, StageTimes, arrival_times, plots, simulate
+from anytime_keras.serving import Overloaded, Scheduler, Server, arrival_times, plots
 from tests.benchmarks import measuring
+from tests.benchmarks.serving_simulated import aims, decisions, simulated
 
 LOADS = (0.4, 0.8, 0.95, 1.3, 2.0, 4.0)
 FACTORS = (2, 10)  # deadlines, in times of the last exit
@@ -146,8 +149,7 @@ class Bench:
             number, asked = message
             try:
                 image = self.inputs[number % len(self.inputs)]
-                left = deadline - (time.perf_counter() - asked)
-                server.submit_inputs(image, left).add_done_callback(finished(number, asked))
+                server.submit_inputs(image, deadline, begin=asked).add_done_callback(finished(number, asked))
             except Overloaded:
                 done.append((number, 0.0, None))
         end = time.monotonic() + 30
@@ -184,37 +186,48 @@ def compare(bench, flags, policies, end=math.inf):
         for factor in map(float, flags.factors.split(",")):
             capacity, deadline = bench.capacity("last"), factor * bench.last_seconds()
             for load in map(float, flags.loads.split(",")):
-                if found and time.monotonic() + len(policies) * flags.seconds > end:
+                if found and time.monotonic() + len(policies) * flags.rounds * flags.seconds > end:
                     return
                 found += 1
-                results = {}
-                for policy in rng.permutation(policies):
-                    moments = arrival_times(arrivals, load * capacity, flags.seconds, seed=1)
-                    results[str(policy)] = bench.run(str(policy), moments, deadline)
+                runs = {policy: [] for policy in policies}
+                for number in range(flags.rounds):
+                    moments = arrival_times(arrivals, load * capacity, flags.seconds, seed=1 + number)
+                    for policy in map(str, rng.permutation(policies)):
+                        runs[policy].append(bench.run(policy, moments, deadline))
                 yield {
                     "arrivals": arrivals,
                     "deadline_ms": 1e3 * deadline,
                     "factor": factor,
                     "load": load,
                     "capacity": capacity,
-                    "policies": {name: results[name] for name in policies},
+                    "policies": {policy: pooled(runs[policy]) for policy in policies},
                 }
 
 
-def lightly_loaded(bench, seconds):
-    """Returns the share in time at 80% of the first exit's capacity."""
-    rate = 0.8 * bench.capacity("exit_1")
-    return bench.run("value", arrival_times("poisson", rate, seconds), 10 * bench.last_seconds())
+def pooled(runs):
+    """Combines the rounds of a policy; `rights` are the shares right and in time of each, which show the noise."""
+    asked = sum(run["asked"] for run in runs)
+    shares = [name for name in ("in_time", "right", "right_labels", "refused") if name in runs[0]]
+    table = {name: sum(run[name] * run["asked"] for run in runs) / asked for name in shares}
+    totals = {name: sum(run[name] for run in runs) for name in ("asked", "answered", "busy_seconds")}
+    accuracy, late = table["right"] / max(table["in_time"], 1e-9), max(run["sent_late_ms"] for run in runs)
+    return {**totals, **table, "accuracy": accuracy, "sent_late_ms": late, "rights": [run["right"] for run in runs]}
+
+
+def lightly_loaded(bench, seconds, rounds):
+    """Returns what came of loads at 80% of the first exit's capacity, and what "exit_1" achieved in turns with it."""
+    rate, deadline = 0.8 * bench.capacity("exit_1"), 10 * bench.last_seconds()
+    runs = {"value": [], "exit_1": []}
+    for number in range(rounds):
+        for policy in runs:
+            runs[policy].append(bench.run(policy, arrival_times("poisson", rate, seconds, seed=number), deadline))
+    return {**pooled(runs["value"]), "exit_1": pooled(runs["exit_1"])}
 
 
 def over_http(bench, seconds):
     """Returns the median milliseconds through HTTP, through `Server` and of the predictor alone, in turns."""
-    from anytime_keras.commands import serve
     from anytime_keras.serving import http as serving_http
     from anytime_keras.serving import web
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(serve.SWITCH_SECONDS)
 
     image = np.zeros((1, *bench.classifier.preprocessor.image_shape), "uint8")
     spec = {"name": "image", "shape": list(image.shape), "datatype": "UINT8"}
@@ -240,81 +253,8 @@ def over_http(bench, seconds):
             taken["predictor"].append(time.perf_counter() - middle)
     server.should_exit = True
     thread.join()
-    sys.setswitchinterval(interval)
     medians = {name: 1e3 * float(np.median(times)) for name, times in taken.items()}
     return {**medians, "difference": medians["http"] - medians["predictor"]}
-
-
-def decisions():
-    """Returns the median microseconds of a decision with 8 exits, batches up to 32 and a queue of 30."""
-    sizes = [1, 2, 4, 8, 16, 32]
-    stages = [0.001 * (0.8 + 0.2 * size) for size in sizes]
-    times = StageTimes(sizes, [[own] * 8 for own in stages], straight=[7 * own for own in stages])
-    moment = 0.0
-    scheduler = Scheduler(times, np.linspace(0.5, 0.9, 8), clock=lambda: moment)
-    for number in range(50):
-        moment = 0.002 * number
-        scheduler.offer(Request(moment, moment + 1.0))
-    starts, exits = [], []
-    for _ in range(500):
-        scheduler.waiting = [Request(moment, moment + 0.02 + 0.003 * number) for number in range(30)]
-        begin = time.perf_counter()
-        batch, _ = scheduler.next_batch()
-        scheduler.runs_straight(batch)
-        middle = time.perf_counter()
-        scheduler.leaving(batch, 3)
-        starts.append(middle - begin)
-        exits.append(time.perf_counter() - middle)
-    return {"batch_us": 1e6 * float(np.median(starts)), "exit_us": 1e6 * float(np.median(exits))}
-
-
-def simulated(flags):
-    """Returns the content of `networks` for three simulated machines."""
-    entry = ak.zoo.show("resann5x16_adaloss").pick("cifar10")
-    chosen = [0, 2, 4, 6, 8, 10, 12, 14]
-    accuracies = [entry.accuracies[place] for place in chosen]
-    stages = 0.010 * np.diff([entry.macs[place] for place in chosen], prepend=0) / entry.macs[-1]
-    sizes = [1, 2, 4, 8, 16, 32]
-    each, own = [0.2 * size * stages for size in sizes], ([1e-4 + 5e-5 * size for size in sizes], [3e-5] * 6)
-    straight = np.array([0.002 * size for size in sizes])
-    known = StageTimes(sizes, each).plus(*own, straight)
-    slower = StageTimes(sizes, 1.2 * np.array(each)).plus(*1.2 * np.array(own), 1.2 * straight)
-    machines = {
-        "one by one": (StageTimes(sizes, [0.0004 + size * stages for size in sizes]), {}),
-        "batches": (StageTimes(sizes, [0.0004 + (0.8 + 0.2 * size) * stages for size in sizes]), {}),
-        "2 ms": (known, {"machine": slower, "receiving": 6e-5}),
-    }
-    policies = ["value", "slack", "last", *(f"exit_{number + 1}" for number in range(len(chosen)))]
-    networks = {}
-    for name, (times, more) in machines.items():
-        rows, counts = [], np.arange(1, 33)
-        seconds = times.table[1:, -1] if times.straight is None else np.array(times.straight[1:])
-        for arrivals in flags.arrivals.split(","):
-            for factor in map(float, flags.factors.split(",")):
-                deadline = factor * seconds[0]
-                capacity = float((counts / seconds)[(seconds <= deadline) | (counts == 1)].max())
-                for load in map(float, flags.loads.split(",")):
-                    moments = arrival_times(arrivals, load * capacity, flags.seconds, seed=1)
-                    results = {}
-                    for policy in policies:
-                        found = simulate(times, accuracies, moments, deadline, policy, noise=0.1, **more)
-                        results[policy] = {"in_time": found.in_time / found.asked, "right": found.goodput}
-                    row = {"arrivals": arrivals, "factor": factor, "load": load, "capacity": capacity}
-                    rows.append({**row, "policies": results})
-                    print(name, arrivals, factor, load, {key: round(own["right"], 3) for key, own in results.items()})
-        networks[name] = {"accuracies": accuracies, "aims": aims(rows), "rows": rows}
-    return networks
-
-
-def aims(rows):
-    """Returns the numbers that have targets."""
-    worst, over_last = [], []
-    for row in rows:
-        right = {name: result["right"] for name, result in row["policies"].items()}
-        worst.append(right["value"] - max(own for name, own in right.items() if name.startswith(("exit_", "last"))))
-        if row["load"] == 1.3:
-            over_last.append(right["value"] / max(right["last"], 1e-3))
-    return {"worst_difference": min(worst), "over_last_at_1.3": min(over_last, default=None)}
 
 
 def plot(networks, path):
@@ -340,6 +280,7 @@ def plot(networks, path):
 
 def measured(flags):
     """Returns the measurements of each network."""
+    sys.setswitchinterval(serve.SWITCH_SECONDS)  # as in a server
     networks, names, begin = {}, flags.networks.split(","), time.monotonic()
     for number, name in enumerate(names, start=1):
         end = math.inf if flags.minutes is None else begin + 60 * flags.minutes * number / len(names)
@@ -347,7 +288,7 @@ def measured(flags):
         exits = [f"exit_{number}" for number in range(1, len(bench.server.exit_names) + 1)]
         policies = ["value", "slack", "last", *(flags.statics.split(",") if flags.statics else exits)]
         rows = []
-        for row in compare(bench, flags, policies, end - 5 * flags.seconds):
+        for row in compare(bench, flags, policies, end - (3 + 2 * flags.rounds) * flags.seconds):
             right = {policy: round(result["right"], 3) for policy, result in row["policies"].items()}
             print(name, row["arrivals"], row["factor"], row["load"], f"{row['capacity']:.0f}/s", right, flush=True)
             rows.append(row)
@@ -358,7 +299,7 @@ def measured(flags):
             "stage_ms": (1e3 * bench.server.times.table[[1, flags.max_batch]]).tolist(),
             "straight_ms": [1e3 * seconds for seconds in bench.server.times.straight or []],
             "aims": aims(rows),
-            "first_exit_80": lightly_loaded(bench, flags.seconds),
+            "first_exit_80": lightly_loaded(bench, flags.seconds, flags.rounds),
             "http": over_http(bench, flags.seconds),
             "rows": rows,
         }
@@ -376,6 +317,7 @@ def main():
     parser.add_argument("--engine", default=None)
     parser.add_argument("--max_batch", type=int, default=8)
     parser.add_argument("--images", default=None, help="an .npz with x_test and y_test of the networks' data")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each policy, in turns, which are combined")
     parser.add_argument("--simulate", action="store_true", help="in virtual time")
     parser.add_argument("--minutes", type=float, default=None, help="of all networks together")
     flags = parser.parse_args()

@@ -51,6 +51,27 @@ def test_bad_arguments_end_with_one_line(arguments, message):
     assert message in str(error.value) and "\n" not in str(error.value).strip()
 
 
+def test_a_second_server_on_a_port_ends_while_the_first_one_still_loads_its_networks(monkeypatch):
+    from anytime_keras import Classifier
+
+    loads = []
+
+    def load(*arguments, **options):
+        loads.append(arguments)
+        if len(loads) == 1:
+            with pytest.raises(SystemExit, match="Cannot listen on --host=127.0.0.1 --port=.*in use"):
+                commands.main(["anytime-keras", "serve", "a", f"--port={port}"])
+        raise ValueError("loaded")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(Classifier, "from_preset", load)
+    with pytest.raises(SystemExit, match="loaded"):
+        commands.main(["anytime-keras", "serve", "a", f"--port={port}"])
+    assert len(loads) == 1
+
+
 def test_a_port_in_use_is_reported_before_networks_are_loaded():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

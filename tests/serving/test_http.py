@@ -1,6 +1,7 @@
 """The HTTP server through sockets: the protocol, hostile clients, and a clean stop."""
 
 import asyncio
+import concurrent.futures
 import gc
 import http.client
 import io
@@ -11,6 +12,7 @@ import struct
 import threading
 import time
 import tracemalloc
+import types
 import zlib
 
 import numpy as np
@@ -20,6 +22,7 @@ from PIL import Image
 pytest.importorskip("starlette")
 uvicorn = pytest.importorskip("uvicorn")
 
+from anytime_keras.preprocessing.host import HostPreprocessor  # noqa: E402
 from anytime_keras.serving import http as serving_http  # noqa: E402
 from anytime_keras.serving import v2  # noqa: E402
 
@@ -99,7 +102,7 @@ def test_tensors_in_json(ask, digits):
 
 
 def test_a_least_accuracy_in_json(ask, digits):
-    within = f"a number, at most {max(digits.accuracies):.4f}"
+    within = f"a number from 0 to {max(digits.accuracies):.4f}"
     for least, status, text in ((0.5, 200, "exit_6"), (0.999, 400, within)):
         response, content = ask("POST", INFER, json.dumps(request_of(pixels(), parameters={"min_accuracy": least})))
         assert response.status == status and text in content.decode()
@@ -159,7 +162,7 @@ def test_null_counts_as_missing(ask):
 def test_thin_images_are_refused_before_they_are_resized(ask, digits):
     thin = np.zeros((1, 1, 3000, 1), "uint8")
     assert ask("POST", INFER, json.dumps(request_of(thin)))[0].status == 200
-    with pytest.raises(ValueError, match="would become 8 x 2097160. Crop them"):
+    with pytest.raises(ValueError, match="Received: 1 of 1 x 262145 pixels, which would become 8 x 2097160. Crop them"):
         digits.inputs_of({"image": np.zeros((1, 1, 2**18 + 1, 1), "uint8")})
     with pytest.raises(ValueError, match="Received: 700 of 1 x 3000"):
         digits.inputs_of({"image": np.repeat(thin, 700, axis=0)})
@@ -206,6 +209,31 @@ def test_requests_that_cannot_be_in_time_get_503_with_retry_after(ask, png):
     response, content = ask("POST", "/v1/classify?deadline_ms=0.001", png)
     assert response.status == 503 and int(response.getheader("retry-after")) >= 1
     assert "The deadline cannot be met" in json.loads(content)["error"]
+
+
+def test_a_request_displaced_from_a_full_queue_gets_503_with_retry_after(ask, png, digits, monkeypatch):
+    monkeypatch.setattr(digits._scheduler, "max_queue", 1)
+    running, batches = digits._scheduler.next_batch, []
+    monkeypatch.setattr(digits._scheduler, "next_batch", lambda: batches.append(running()) or batches[-1])
+    with concurrent.futures.ThreadPoolExecutor(3) as clients:
+        with digits._runner.lock:  # which a batch needs
+            first = clients.submit(ask, "POST", "/v1/classify", png)
+            wait_until(lambda: batches)
+            low = clients.submit(ask, "POST", "/v1/classify?priority=9", png)
+            wait_until(lambda: digits.waiting)
+            waiting = digits._scheduler.waiting[0]
+            urgent = clients.submit(ask, "POST", "/v1/classify?priority=1", png)
+            wait_until(lambda: waiting not in digits._scheduler.waiting)
+    response, content = low.result()
+    assert response.status == 503 and int(response.getheader("retry-after")) >= 1 and b"filled the queue" in content
+    assert first.result()[0].status == urgent.result()[0].status == 200
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def test_time_spent_in_proxies_counts(ask, png):
@@ -315,6 +343,30 @@ def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(ask):
         huge += struct.pack(">I", len(chunk)) + kind + chunk + struct.pack(">I", zlib.crc32(kind + chunk))
     response, content = ask("POST", "/v1/classify", huge)
     assert response.status == 413 and "at most 33,554,432 pixels. Image size" in content.decode()
+
+
+def test_large_jpeg_files_are_decoded_at_a_fraction_of_their_size():
+    sizes = []
+
+    class Recording(HostPreprocessor):
+        def __call__(self, image):
+            sizes.append(image.size)
+            return super().__call__(image)
+
+    preprocessor = Recording((32, 32, 3))
+    server = types.SimpleNamespace(classifier=types.SimpleNamespace(preprocessor=preprocessor))
+    coarse = np.random.default_rng(0).integers(0, 256, (16, 20, 3), "uint8")
+    picture = Image.fromarray(coarse).resize((800, 640), Image.Resampling.BICUBIC)
+    for kind, size, expected in (
+        ("JPEG", (800, 640), (200, 160)),  # a quarter has at least 4 times the sides of 40 x 32
+        ("JPEG", (300, 240), (300, 240)),
+        ("PNG", (800, 640), (800, 640)),
+    ):
+        file = io.BytesIO()
+        picture.resize(size).save(file, kind)
+        found = serving_http._decoded(file.getvalue(), server)
+        assert sizes.pop() == expected
+        np.testing.assert_allclose(found, HostPreprocessor((32, 32, 3))(file.getvalue()), atol=2.01 / 255)
 
 
 def test_unknown_models_paths_and_methods(ask):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anytime_keras.serving import Overloaded, Request, Scheduler, StageTimes, arrival_times, simulate
+from anytime_keras.serving import Overloaded, Request, Scheduler, StageTimes, arrival_times, policies, simulate
 
 ACCURACIES = [0.525, 0.658, 0.676, 0.786, 0.821, 0.835, 0.854, 0.857]  # resann5x16 on CIFAR-10, eight exits
 STAGES = np.diff([5.16, 14.6, 24.0, 32.3, 41.7, 50.0, 59.4, 68.9], prepend=0.0) / 68.9 * 0.010
@@ -97,6 +97,25 @@ def test_value_beats_the_best_static_exit_if_other_deadlines_are_long(share):
     deadlines = np.where(rng.random(len(arrivals)) < share, 60.0, 2 * fast().straight[1])
     static = [simulate(fast(), ACCURACIES, arrivals, deadlines, f"exit_{n}").goodput for n in range(1, 9)]
     assert simulate(fast(), ACCURACIES, arrivals, deadlines).goodput > max(static) - 0.005
+
+
+def test_no_decision_makes_a_plan(monkeypatch):
+    scheduler = Scheduler(fast(), ACCURACIES, clock=Clock())
+    monkeypatch.setattr(policies, "Plan", lambda *_: pytest.fail("made"))
+    for slack in np.geomspace(1e-3, 60, 50):
+        scheduler.usual_slack = slack
+        scheduler.waiting = [Request(0.0, deadline=slack) for _ in range(9)]
+        batch, _ = scheduler.next_batch()
+        scheduler.runs_straight(batch)
+        scheduler.leaving(batch, 0)
+
+
+@pytest.mark.parametrize("machine", [times("linear"), fast(), StageTimes([1], [STAGES])])
+def test_plans_made_ahead_fit_every_usual_slack(machine):
+    policy = policies.make("value", machine, np.array(ACCURACIES))
+    for key in range(-60, 30):
+        plan, own = policy._plan(2 ** (key / 4)), policies.Plan(machine, ACCURACIES, 2 ** (key / 4))
+        assert (plan.sizes, plan.shares) == (own.sizes, own.shares)
 
 
 def test_a_simulated_machine_must_have_the_shape_of_the_times():
@@ -260,6 +279,31 @@ def test_a_full_queue_refuses():
         scheduler.offer(Request(0.0, deadline=9.0))
     with pytest.raises(Overloaded, match="3 requests wait"):
         scheduler.offer(Request(0.0, deadline=9.0))
+
+
+@pytest.mark.parametrize(
+    "policy, urgent, accepted",
+    [
+        ("value", Request(0.0, deadline=8.0), True),
+        ("value", Request(0.0, deadline=99.0, priority=4), True),
+        ("value", Request(0.0, deadline=8.0, priority=6), False),
+        ("last", Request(1.0, deadline=8.0), False),  # first in, first out
+        ("last", Request(1.0, deadline=99.0, priority=4), True),
+    ],
+)
+def test_a_full_queue_gives_up_its_last_request_for_a_more_urgent_one(policy, urgent, accepted):
+    scheduler, _ = small(policy, max_queue=3)
+    waiting = [Request(0.0, deadline=9.0 + number) for number in range(3)]
+    for request in waiting:
+        scheduler.offer(request)
+    if accepted:
+        scheduler.offer(urgent)
+        assert scheduler.waiting == sorted([urgent, *waiting[:2]], key=scheduler.policy.order)
+        assert scheduler.next_batch()[1] == waiting[2:] and scheduler.next_batch()[1] == []
+    else:
+        with pytest.raises(Overloaded, match="3 requests wait"):
+            scheduler.offer(urgent)
+        assert scheduler.waiting == waiting and scheduler.next_batch()[1] == []
 
 
 def test_waiting_requests_that_became_hopeless_are_returned():

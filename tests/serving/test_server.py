@@ -1,7 +1,9 @@
 import concurrent.futures
 import gc
+import re
 import sys
 import threading
+import time
 import tracemalloc
 
 import keras
@@ -97,10 +99,13 @@ def test_answers_stream_exit_by_exit(digits, image):
 
 def test_a_deadline_that_has_passed_is_refused_at_once(digits, image):
     refused = digits.stats.refused
-    for deadline in (0, -1, 1e-6):
-        with pytest.raises(Overloaded):
-            digits.submit(image, deadline=deadline)
-    assert digits.stats.refused == refused + 3
+    inputs, now = digits.classifier.preprocessor(image), time.perf_counter()
+    with pytest.raises(Overloaded):
+        digits.submit(image, deadline=1e-6)
+    with pytest.raises(Overloaded):
+        digits.submit_inputs(inputs, deadline=1, begin=now - 2)
+    assert digits.stats.refused == refused + 2
+    assert digits.submit_inputs(inputs, deadline=30, begin=now - 2).result().seconds > 2
     assert digits.submit(image, deadline=1e9).result().exit == "exit_6", "a year is shortened to a minute"
 
 
@@ -140,6 +145,19 @@ def test_min_exit_prefers_an_error_to_a_worse_answer(busy, gate):
     between = float(table[1, 1] + table[1, 2]) / 2
     with pytest.raises(Overloaded):
         busy.submit(sample(), deadline=min(between, 1e-4), min_exit="late")
+
+
+def test_an_urgent_request_displaces_a_less_urgent_one_from_a_full_queue(busy, gate, monkeypatch):
+    monkeypatch.setattr(busy._scheduler, "max_queue", 2)
+    expired = busy.stats.expired
+    kept, displaced = busy.submit(sample(), deadline=20, priority=9), busy.submit(sample(), deadline=30, priority=9)
+    with pytest.raises(Overloaded, match="The queue is full: 2 requests wait"):
+        busy.submit(sample(), deadline=40, priority=9)
+    urgent = busy.submit(sample(), deadline=50)
+    gate.set()
+    with pytest.raises(Overloaded, match="more urgent requests filled the queue"):
+        displaced.result(20)
+    assert kept.result(20).exit == urgent.result(20).exit == "late" and busy.stats.expired == expired + 1
 
 
 def test_an_error_in_a_stage_fails_its_batch_only(gated, monkeypatch):
@@ -268,24 +286,29 @@ def test_an_unknown_policy_is_refused_before_anything_is_measured(digits, monkey
             Server(digits.classifier, policy=policy)
 
 
+BAD = {
+    "`deadline` must be a number of seconds above 0": (0, -1, float("nan"), "1", True, None, np.zeros(1)),
+    "`priority` must be an int from 0 to 9": (10, -1, 1.0, "1", True, None),
+    "`min_exit` must be one of .*'exit_1'": ("exit_9", 1, ["exit_1"], np.array(["exit_1", "exit_6"])),
+    "`min_accuracy` must be a number from 0 to 0.98": (0.999, -0.1, float("nan"), "0.5", True),
+    "`on_answer` must be a function of an `Answer`": (3,),
+}
+
+
+@pytest.mark.parametrize("message, value", [(message, value) for message, values in BAD.items() for value in values])
+def test_bad_arguments_of_requests_are_named_before_any_work(digits, message, value):
+    name = message.split("`")[1]
+    for submit in (digits.submit, digits.submit_inputs):
+        with pytest.raises(ValueError, match=rf"{message}.*Received: {name}={re.escape(repr(value))}\."):
+            submit("no such file", **{name: value})
+
+
 def test_bad_arguments_are_named(digits, image):
-    with pytest.raises(ValueError, match="`deadline` must be a number of seconds. Received: deadline='1'"):
-        digits.submit(image, deadline="1")
-    with pytest.raises(ValueError, match="`deadline`.*nan"):
-        digits.submit(image, deadline=float("nan"))
-    with pytest.raises(ValueError, match="`priority` must be an int from 0 to 9. Received: priority=10"):
-        digits.submit(image, priority=10)
-    with pytest.raises(ValueError, match="`min_exit` must be one of .*exit_1.*Received: min_exit='exit_9'"):
-        digits.submit(image, min_exit="exit_9")
-    with pytest.raises(ValueError, match="`min_accuracy` must be a number, at most 0.98"):
-        digits.submit(image, min_accuracy=0.999)
     with pytest.raises(ValueError, match="`max_batch` must be an int, at least 1. Received: max_batch=0"):
         Server(digits.classifier, max_batch=0)
     for wrong in ([0.5], 0.5, "ab", [0.5, float("nan")], [0.5, 90]):
         with pytest.raises(ValueError, match="`accuracies` must have a number from 0 to 1 for each"):
             Server(digits.classifier, accuracies=wrong)
-    with pytest.raises(ValueError, match="`on_answer` must be a function of an `Answer`. Received: on_answer=3"):
-        digits.submit(image, on_answer=3)
     with pytest.raises(ValueError, match="`model` must be a `Predictor`"):
         Server("resann")
     with pytest.raises(ValueError, match="finite numbers"):
