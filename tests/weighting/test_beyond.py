@@ -416,8 +416,8 @@ def test_a_recipe_with_equilibrium_adaloss_and_distillation_trains_and_is_read_b
     "changes",
     [
         dict(weighting={"name": "gradnorm"}),
-        dict(weighting={"name": "uncertainty", "rate": 0.3}),
-        dict(weighting={"name": "adaloss", "mean": "batch"}),
+        pytest.param(dict(weighting={"name": "uncertainty", "rate": 0.3}), marks=pytest.mark.slow),
+        pytest.param(dict(weighting={"name": "adaloss", "mean": "batch"}), marks=pytest.mark.slow),
         dict(weighting={"name": "adaloss", "gamma": [1.0, 0.0]}, gradient_equilibrium=True),
     ],
     ids=["gradnorm", "uncertainty", "batch", "annealed"],

@@ -78,12 +78,11 @@ def test_which_exits_are_starved(weights, averages, expected):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("engine", ["fit", pytest.param("scan", marks=pytest.mark.skipif(BACKEND != "jax", reason=""))])
-def test_it_warns_on_the_digits(engine):
+def test_it_warns_on_the_digits():
     model = {"name": "resann", "num_units": 2, "channels": 4}
     recipe = Recipe(model, "digits", epochs=8, batch_size=32, steps_per_execution=41)
     with pytest.warns(UserWarning, match="given exit_1.* weights below 0.1") as raised:
-        train(recipe, verbose=False, engine=engine)
+        train(recipe, verbose=False, engine="scan" if BACKEND == "jax" else "fit")
     assert sum("weights below 0.1" in str(each.message) for each in raised) == 1
 
 
