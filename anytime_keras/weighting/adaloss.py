@@ -112,8 +112,8 @@ class AdaLossWeighting(AdaptiveWeighting):
 
     Use it if late exits matter most and do not overfit, and the run is long enough for late losses to become much
     smaller than early ones. Use equal weights (`ConstantWeighting`, or no callback) if early exits matter as much, late
-    exits overfit, or all exits fit the data. In the paper, `LinearWeighting` costs the early exits less than AdaLoss
-    and helps the late ones less. The README and `zoo/results/README.md` show measured errors.
+    exits overfit, or all exits fit the data. `LinearWeighting` favors late exits by fixed weights. The README and
+    `zoo/results/README.md` show measured errors.
 
     On easy data, where late losses come close to zero within a few epochs, the weights of the earliest exits drop to
     `gamma` while the learning rate is still high, and they are hardly trained. Two changes prevent it:
