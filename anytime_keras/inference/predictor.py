@@ -271,6 +271,7 @@ class Predictor(BatchMethods):
 
     def _run_to(self, state, inputs, position):
         """Runs straight to one exit in this thread and returns its logits."""
+        state.engine.prepare_direct(inputs, position)  # without the lock, since converting takes seconds
         run = engines.Latest(position, position, engines.ALWAYS, state.no_time)
         self._worker.run(state.engine, inputs, run)
         return run.logits

@@ -78,8 +78,7 @@ class State:
         """See `Predictor.prepare`."""
         inputs = self.engine.start(example)
         size = self.stages.size(inputs)
-        with worker.lock:
-            self.engine.prepare(inputs)
+        self.engine.prepare(inputs, worker.lock)
         if size not in self.latencies.direct:
             key = self._latency_key(size)
             if key and (found := part_cache.read(key)):

@@ -1,5 +1,6 @@
 """`Engine` and `Run`: the interface of all engines."""
 
+import contextlib
 import time
 
 import keras
@@ -89,8 +90,14 @@ class Engine:
         """Returns the latest stage up to `position` that takes the network's input, where a direct run starts."""
         return max(start for start in range(position + 1) if self.starts[start])
 
-    def prepare(self, inputs):
-        """Compiles what deadlines with inputs of this size need, where the engine compiles for each size."""
+    def prepare(self, inputs, lock=contextlib.nullcontext()):
+        """Compiles what deadlines with inputs of this size need, where the engine compiles for each size.
+
+        Runs of other threads may go on meanwhile, except while this holds `lock`.
+        """
+
+    def prepare_direct(self, inputs, position):
+        """Compiles the run straight to one exit for inputs of this size, unless that was done. Thread-safe."""
 
     def identity(self, size):
         """Returns a str that identifies the compiled stages for a batch size, or None if they are not cached."""
