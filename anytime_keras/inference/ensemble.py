@@ -299,6 +299,10 @@ class EnsembleStages(Stages):
             chosen.setdefault(member, {})[name] = own
         return [(graph.functional(self._members[member]), names) for member, names in chosen.items()]
 
+    def ends(self, position):
+        part, own = self._steps[position]
+        return part.ends(own)
+
     def segment(self, position, head=True):
         part, own = self._steps[position]
         return part.segment(own, head)

@@ -260,12 +260,42 @@ def test_inputs_are_converted_and_checked_as_on_other_engines(chain):
 
 @pytest.mark.tensorflow
 def test_later_changes_of_weights_do_not_reach_the_predictor():
-    model = networks.eleven_exits(2)
+    model = networks.eleven_exits(3)
     predictor, x = predictor_for(model), networks.inputs_for(model, 1)
-    before = checks.outputs(model, x)["exit_2"]
+    before = checks.outputs(model, x)
     checks.scramble(model)
-    assert_close(predictor.predict(x).logits, before)
-    assert np.abs(predictor_for(model).predict(x).logits - before).max() > 1e-3, "nor those of an older predictor"
+    assert_close(predictor.predict(x).logits, before["exit_3"])
+    for cost in predictor.costs:  # runs straight to an exit are made when first used
+        answer = predictor.predict(x, budget=cost.with_head)
+        assert answer.exit == cost.exit
+        assert_close(answer.logits, before[answer.exit])
+    many = networks.inputs_for(model, 7)
+    assert_close(predictor.predict_exits(many)["exit_1"][:1], predictor.predict(many[:1], budget=0).logits)
+    with pytest.raises(ValueError, match="weights must be those.*batch of 7. Received: other weights. Make a new"):
+        predictor.prepare(many)
+    assert np.abs(predictor_for(model).predict(x).logits - before["exit_3"]).max() > 1e-3, "nor those of an older one"
+
+
+@pytest.mark.tensorflow
+def test_other_threads_predict_while_a_run_to_an_exit_is_converted(monkeypatch, chain):
+    predictor, x = predictor_for(chain), networks.inputs_for(chain, 1)
+    converting, finish, convert = threading.Event(), threading.Event(), converters.convert
+
+    def slow(*args, **options):
+        converting.set()
+        assert finish.wait(60)
+        return convert(*args, **options)
+
+    monkeypatch.setattr(converters, "convert", slow)
+    monkeypatch.setattr(engines.loading.part_cache, "cached", lambda key, make: make())
+    thread = threading.Thread(target=predictor.predict, args=(x,), kwargs={"budget": 0})
+    thread.start()
+    assert converting.wait(60)
+    job = predictor.start(x)
+    assert job.wait(60) is not None and job.done, "the conversion must not hold the lock"
+    finish.set()
+    thread.join(60)
+    assert_close(predictor.predict(x, budget=0).logits, checks.outputs(chain, x)["exit_1"])
 
 
 @pytest.mark.tensorflow

@@ -1,6 +1,7 @@
 """`Engine` and `Run`: the interface of all engines."""
 
 import contextlib
+import functools
 import time
 
 import keras
@@ -73,14 +74,19 @@ class Engine:
 
     def __init__(self, stages):
         self.stages = stages
-        self._segments = [stages.segment(position) for position in range(len(stages))]
-        self.takes = [[tuple(tensor.shape) for tensor in segment.inputs] for segment in self._segments]
-        self.gives = [tuple(segment.output["logits"].shape) for segment in self._segments]
+        ends = [stages.ends(position) for position in range(len(stages))]
+        self.takes = [[tuple(tensor.shape) for tensor in given] for given, _, _ in ends]
+        self.gives = [tuple(logits.shape) for _, logits, _ in ends]
         self.sigmoid = [stages.ends_in_sigmoid(position) for position in range(len(stages))]
         self.starts = [stages.starts(position) for position in range(len(stages))]
 
     def __len__(self):
         return len(self.stages)
+
+    @functools.cached_property
+    def _segments(self):
+        """The stages as Keras models."""
+        return [self.stages.segment(position) for position in range(len(self))]
 
     def start(self, x):
         """Converts an input of the model to the list of tensors that the first stage takes; see `Stages.start`."""

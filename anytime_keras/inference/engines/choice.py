@@ -126,7 +126,7 @@ def _fastest(stages, inputs, names, num_threads, options):
     """
     reason = None
     try:
-        options["last"] = Plan.direct(stages, len(stages) - 1)
+        options.update(last=Plan.direct(stages, len(stages) - 1), memory={})
         for _, name, threads in sorted(_measured(stages, inputs, names, num_threads, options), key=_handicapped):
             if name == "tensorflow":
                 break
@@ -159,7 +159,7 @@ def _measured(stages, inputs, names, num_threads, options):
     for name in names:
         try:
             for count in threads:
-                loader = Loader(name, count, options["dtype"], samples, options["progress"])
+                loader = Loader(name, count, options["dtype"], samples, options["progress"], options["memory"])
                 part = loader.load(last, len(given[0]))
                 found.append([_block(lambda: part(given)), name, count])
         except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
@@ -187,7 +187,7 @@ def _handicapped(row):
 def _key(options, inputs, names, threads):
     """Returns the key under which the measured times of a network, a size and this machine are cached, or None."""
     versions = [runtime.version_of(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")]
-    if (network := part_cache.key(options["last"].part, "litert", 1)) is None:
+    if (network := part_cache.key(options["last"].part, "litert", 1, memory=options["memory"])) is None:
         return None
     about = [network, options["dtype"], inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()

@@ -13,7 +13,6 @@ import numpy as np
 from anytime_keras.conversion import part_cache, runtimes
 from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
 from anytime_keras.inference.engines.loading import Loader, Plan
-from anytime_keras.inference.progress import silent
 
 BATCHES = (8, 2)  # batch sizes that early exit uses in addition to the prepared ones
 AT_ONCE = 32  # samples that run together with early exit
@@ -34,7 +33,8 @@ class FileEngine(Engine):
         dtype: str, see `converters.convert`.
         representative: list of arrays, typical inputs of the network, from which `"int8"` takes the ranges of values.
         progress: function of a str, called before each conversion.
-        last: `Plan` of the direct run to the last exit, if that was made before.
+        last: `Plan` of the direct run to the last exit.
+        memory: dict, see `part_cache.key`.
 
     Attributes:
         num_threads: int.
@@ -46,13 +46,14 @@ class FileEngine(Engine):
 
     steps = True
 
-    def __init__(self, stages, name, num_threads, dtype="float32", representative=None, progress=silent, last=None):
+    def __init__(self, stages, name, num_threads, dtype, representative, progress, last, memory):
         super().__init__(stages)
         self.name, self.num_threads = name, num_threads
         self._dtype, self._representative = dtype, representative
-        self._loader = Loader(name, num_threads, dtype, representative and self._samples, progress)
-        self._plans = [Plan(f"stage_{position + 1}", segment) for position, segment in enumerate(self._segments)]
-        self._direct_plans = {} if last is None else {len(stages) - 1: last}
+        self._loader = Loader(name, num_threads, dtype, representative and self._samples, progress, memory)
+        self._plans = [Plan(f"stage_{position + 1}", stages, position) for position in range(len(stages))]
+        self._direct_plans = {len(stages) - 1: last}
+        self._part, self._weights = last.part, part_cache.weights(last.part, memory)
         self._loaded = {}  # from batch size to the list of loaded stages
         self._direct = {}  # from (batch size, position) to a loaded part
         self._sizes, self._fixed = [], set()  # the prepared sizes; those to which the parts cannot be resized
@@ -71,16 +72,26 @@ class FileEngine(Engine):
         """Converts and loads the stages, and the direct run to the last exit, for one batch size; see `Engine`.
 
         Raises:
-            ValueError: if the runtime cannot run the network, or its outputs differ from the network's.
+            ValueError: if the runtime cannot run the network, its outputs differ from the network's, or the weights
+                have changed since the engine was made.
         """
         size = len(inputs[0])
         if size in self._sizes:
             return
+        if self._sizes and self._is_outdated():
+            raise ValueError(
+                "The network's weights must be those with which the predictor was made, to prepare it for a batch of "
+                f"{size}. Received: other weights. Make a new predictor."
+            )
         stages = [self._loader.load(plan, size) for plan in self._plans]
-        self.direct(len(self) - 1, size)
+        self._load_direct(len(self) - 1, size)
         self._check(stages, size, inputs, lock)
         self._loaded[size] = stages
         self._sizes.append(size)
+
+    def _is_outdated(self):
+        """Returns whether the network's weights have changed, so that nothing more can be converted."""
+        return part_cache.weights(self._part) != self._weights
 
     def pieces(self, count):
         return cut(count, sorted(self._sizes, reverse=True))
@@ -89,7 +100,7 @@ class FileEngine(Engine):
         for size in () if self.name == "onnx" else BATCHES:
             if size in self._loaded or size in self._fixed:
                 continue
-            if stages := self._loader.resized(self._plans, size):
+            if not self._is_outdated() and (stages := self._loader.resized(self._plans, size)):
                 self._loaded[size] = stages
             else:
                 self._fixed.add(size)
@@ -136,13 +147,23 @@ class FileEngine(Engine):
             self.direct(position, size)
 
     def direct(self, position, size):
-        """Returns the part that runs straight to one exit, made when first used."""
+        """Returns the part that runs straight to one exit, made when first used.
+
+        If the weights have changed before that, the stages run one by one.
+        """
         if (size, position) not in self._direct:
             with self._converting:
-                if position not in self._direct_plans:
-                    self._direct_plans[position] = Plan.direct(self.stages, position)
-                self._direct[size, position] = self._loader.load(self._direct_plans[position], size)
+                if self._is_outdated():
+                    stages = self._stages(size)[self.start_of(position) : position + 1]
+                    self._direct[size, position] = Chain(stages)
+                else:
+                    self._load_direct(position, size)
         return self._direct[size, position]
+
+    def _load_direct(self, position, size):
+        if position not in self._direct_plans:
+            self._direct_plans[position] = Plan.direct(self.stages, position)
+        self._direct[size, position] = self._loader.load(self._direct_plans[position], size)
 
     def _cut(self, count):
         """Returns the sizes of loaded batches in which a batch of `count` samples runs."""
@@ -217,6 +238,22 @@ class FileEngine(Engine):
                 )
         if key:
             part_cache.write(key, b"")
+
+
+class Chain:
+    """Loaded stages that run one after the other, in place of one part."""
+
+    def __init__(self, stages):
+        self._stages = stages
+
+    def __call__(self, given):
+        for stage in self._stages:
+            logits, given = stage(given)
+        return logits, given
+
+    def terminate(self):
+        for stage in self._stages:
+            stage.terminate()
 
 
 def cut(count, sizes):
