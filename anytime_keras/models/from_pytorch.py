@@ -169,9 +169,10 @@ def _read(checkpoint):
             content = torch.load(file, map_location="cpu", weights_only=True)
         # What `torch.load` raises for files of other kinds.
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, OSError) as error:
+            reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
             raise ValueError(
                 f"'{checkpoint}' is not a checkpoint that `torch.load(weights_only=True)` can read: "
-                f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__} "
+                f"{type(error).__name__}{reason and f', {reason}'}. "
                 "If you trust the file, load it in PyTorch and save its tensors: "
                 "`torch.save({'state_dict': model.state_dict()}, path)`."
             ) from error
