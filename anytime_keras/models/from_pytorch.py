@@ -7,6 +7,7 @@ networks for ImageNet.
 import inspect
 import os
 import pickle
+import re
 from typing import Any
 
 from anytime_keras._checks import check_choice
@@ -169,12 +170,14 @@ def _read(checkpoint):
             content = torch.load(file, map_location="cpu", weights_only=True)
         # What `torch.load` raises for files of other kinds.
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, OSError) as error:
-            reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+            # PyTorch's own advice is to load the file unsafely.
+            found = re.search(r"WeightsUnpickler error: (.*)", str(error))
+            text = found[1] if found else str(error).strip().partition("\n")[0]
+            reason = f"{type(error).__name__}, {text.rstrip('.')}" if text else type(error).__name__
             raise ValueError(
                 f"'{checkpoint}' is not a checkpoint that `torch.load(weights_only=True)` can read: "
-                f"{type(error).__name__}{reason and f', {reason}'}. "
-                "If you trust the file, load it in PyTorch and save its tensors: "
-                "`torch.save({'state_dict': model.state_dict()}, path)`."
+                f"{reason}. If you trust the file, load it in PyTorch and save its tensors: `torch.save({{'state_dict': "
+                "model.state_dict()}, path)`."
             ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
