@@ -175,9 +175,9 @@ def _read(checkpoint):
             text = found[1] if found else str(error).strip().partition("\n")[0]
             reason = f"{type(error).__name__}, {text.rstrip('.')}" if text else type(error).__name__
             raise ValueError(
-                f"'{checkpoint}' is not a checkpoint that `torch.load(weights_only=True)` can read: "
-                f"{reason}. If you trust the file, load it in PyTorch and save its tensors: `torch.save({{'state_dict': "
-                "model.state_dict()}, path)`."
+                f"'{checkpoint}' is not a checkpoint that `torch.load(weights_only=True)` can read: {reason}. "
+                "If you trust the file, load it in PyTorch and save its tensors: "
+                "`torch.save({'state_dict': model.state_dict()}, path)`."
             ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
