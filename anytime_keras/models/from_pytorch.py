@@ -170,9 +170,10 @@ def _read(checkpoint):
             content = torch.load(file, map_location="cpu", weights_only=True)
         # What `torch.load` raises for files of other kinds.
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, OSError) as error:
-            # PyTorch's own advice is to load the file unsafely.
-            found = re.search(r"WeightsUnpickler error: (.*)", str(error))
-            text = found[1] if found else str(error).strip().partition("\n")[0]
+            text = str(error).strip().partition("\n")[0]
+            if isinstance(error, pickle.UnpicklingError):  # whose text advises to load the file unsafely
+                found = re.search(r"GLOBAL ([\w.]+)", str(error))
+                text = f"it refers to `{found[1]}`" if found else ""
             reason = f"{type(error).__name__}, {text.rstrip('.')}" if text else type(error).__name__
             raise ValueError(
                 f"'{checkpoint}' is not a checkpoint that `torch.load(weights_only=True)` can read: {reason}. "

@@ -306,7 +306,7 @@ def test_a_second_predictor_converts_and_measures_nothing(monkeypatch, all_compa
     x = networks.inputs_for(model, 1)
     first = ak.Predictor(model, x)
     assert first.engine in FILES
-    for module, name in ((converters, "convert"), (choice, "_block"), (runtime, "compiled")):
+    for module, name in ((converters, "convert"), (choice, "_block"), (runtime, "compiled"), (Stages, "segment")):
         monkeypatch.setattr(module, name, lambda *args, **options: pytest.fail(f"{name} was called"))
     copied = keras.models.clone_model(model)
     copied.set_weights(model.get_weights())
@@ -465,7 +465,8 @@ def test_engines_that_cannot_be_used_are_refused_before_any_work(monkeypatch):
     for options, message in [
         ({"engine": "lite"}, "`engine` must be one of .*Received: 'lite'.*Did you mean 'litert'"),
         ({"engine": other}, f"`engine='{other}'` needs Keras's backend '{other}'. Received: backend '{backend}'"),
-        ({"engine": "auto", "num_threads": 0}, "`num_threads` must be a positive int or None. Received: 0"),
+        ({"engine": "auto", "num_threads": 0}, "`num_threads` must be None or an int from 1 to 1024. Received: 0"),
+        ({"engine": "auto", "num_threads": 10**6}, "from 1 to 1024. Received: 1000000"),
         ({"engine": backend, "num_threads": 2}, f"`num_threads` applies to .*Received: num_threads=2, .*'{backend}'"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -10,6 +10,7 @@ import numpy as np
 
 from anytime_keras import _errors, runtime
 from anytime_keras.conversion import converters, part_cache, runtimes
+from anytime_keras.conversion.runtimes.base import check_num_threads
 from anytime_keras.inference.engines.base import arrays
 from anytime_keras.inference.engines.files import FileEngine
 from anytime_keras.inference.engines.loading import Loader, Plan
@@ -100,8 +101,7 @@ def check(name, num_threads):
             f"`engine='{name}'` needs Keras's backend 'tensorflow', which converts the network. Received: backend "
             f"'{backend}'. Set the environment variable KERAS_BACKEND=tensorflow, or use `engine='auto'`."
         )
-    if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
-        raise ValueError(f"`num_threads` must be a positive int or None. Received: {num_threads!r}.")
+    check_num_threads(num_threads)
     if num_threads is not None and name in ("tensorflow", "jax"):
         raise ValueError(
             f"`num_threads` applies to the engines {FILE_ENGINES}. Received: num_threads={num_threads}, "
