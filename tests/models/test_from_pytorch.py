@@ -168,7 +168,7 @@ def test_a_file_that_would_run_code_runs_none(tmp_path, monkeypatch):
     monkeypatch.setenv("FOLDER_OF_A_TEST", str(tmp_path / "made"))
     path = tmp_path / "checkpoint.pth.tar"
     torch.save({"state_dict": {"weight": torch.zeros(1)}, "more": RunsCode()}, path)
-    with pytest.raises(ValueError, match="weights_only=True.*can read: UnpicklingError, it refers to `.*mkdir`") as error:
+    with pytest.raises(ValueError, match="can read: UnpicklingError, it refers to `.*mkdir`") as error:
         load_tiny(path)
     assert "`False`" not in str(error.value), "PyTorch's advice to load the file unsafely"
     assert not (tmp_path / "made").exists()
