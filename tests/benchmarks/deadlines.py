@@ -199,16 +199,15 @@ def slows(subject, seconds, span, rng):
 
 
 def main():
-    made = parser(__doc__, seconds=20.0)
-    made.add_argument("--engines", default="litert,openvino", help="names for `ak.Predictor`, separated by commas")
-    made.add_argument("--num_threads", type=int, default=None)
-    flags = made.parse_args()
+    arguments = parser(__doc__, seconds=20.0)
+    arguments.add_argument("--engines", default="litert,openvino", help="names for `ak.Predictor`, separated by commas")
+    arguments.add_argument("--num_threads", type=int, default=None)
+    flags = arguments.parse_args()
     load, rng = os.getloadavg(), np.random.default_rng(SEED)
     x, model = rng.normal(size=(1, 32, 32, 3)).astype("float32"), network()
     auto = ak.Predictor(model, x).engine
-    made = [Subject(model, x, name, flags.num_threads) for name in flags.engines.split(",")]
-    subjects = {subject.predictor.engine: subject for subject in made}
-    span = np.array(SPAN) * min(subject.full for subject in made)
+    subjects = {name: Subject(model, x, name, flags.num_threads) for name in flags.engines.split(",")}
+    span = np.array(SPAN) * min(subject.full for subject in subjects.values())
     found = {
         name: {
             "num_threads": subject.predictor._engine.num_threads if subject.predictor._engine.steps else None,
@@ -223,7 +222,7 @@ def main():
                 found[name][phase] = own
     for name, subject in subjects.items():
         found[name]["slows"] = slows(subject, flags.seconds, span, rng)
-    table = {"network": "ResANN(5, 16), 32x32", "exits": made[0].predictor.exit_names, "auto": auto}
+    table = {"network": "ResANN(5, 16), 32x32", "exits": subject.predictor.exit_names, "auto": auto}
     table.update(deadlines_ms=(1e3 * span).tolist(), load_before=load, engines=found)
     write("deadlines", flags, table)
 
