@@ -263,6 +263,9 @@ def test_later_changes_of_weights_do_not_reach_the_predictor():
     model = networks.eleven_exits(3)
     predictor, x = predictor_for(model), networks.inputs_for(model, 1)
     before = checks.outputs(model, x)
+    for variable in model.get_layer("exit_1").weights:
+        variable.assign_add(keras.ops.ones_like(variable))
+    assert_close(predictor.predict(x, budget=0).logits, before["exit_1"])
     checks.scramble(model)
     assert_close(predictor.predict(x).logits, before["exit_3"])
     for cost in predictor.costs:  # runs straight to an exit are made when first used

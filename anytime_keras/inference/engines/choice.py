@@ -133,6 +133,7 @@ def _fastest(stages, inputs, names, num_threads, options):
             try:
                 engine = FileEngine(stages, name, threads, **options)
                 engine.prepare(arrays(inputs))
+                options["memory"].clear()  # the weights may change from now on
                 return engine, None
             except Exception as error:  # it cannot run a stage, or not exactly; runtimes raise several types
                 reason = error

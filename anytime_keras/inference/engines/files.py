@@ -53,7 +53,7 @@ class FileEngine(Engine):
         self._loader = Loader(name, num_threads, dtype, representative and self._samples, progress, memory)
         self._plans = [Plan(f"stage_{position + 1}", stages, position) for position in range(len(stages))]
         self._direct_plans = {len(stages) - 1: last}
-        self._part, self._weights = last.part, part_cache.weights(last.part, memory)
+        self._weights = self._hash_weights(memory)
         self._loaded = {}  # from batch size to the list of loaded stages
         self._direct = {}  # from (batch size, position) to a loaded part
         self._sizes, self._fixed = [], set()  # the prepared sizes; those to which the parts cannot be resized
@@ -91,7 +91,10 @@ class FileEngine(Engine):
 
     def _is_outdated(self):
         """Returns whether the network's weights have changed, so that nothing more can be converted."""
-        return part_cache.weights(self._part) != self._weights
+        return self._hash_weights() != self._weights
+
+    def _hash_weights(self, memory=None):
+        return [part_cache.weights(plan.part, memory) for plan in self._plans if plan.part]
 
     def pieces(self, count):
         return cut(count, sorted(self._sizes, reverse=True))
