@@ -208,6 +208,10 @@ class Predictor(BatchMethods):
             seconds: float, approximate measuring time. Each exit is run at least five times.
             budgets: bool, whether to also compile the run straight to each exit, which `predict(budget=)` otherwise
                 does on its first use.
+
+        Raises:
+            ValueError: if `example` does not fit the model; or, on a file engine, if the network's weights have changed
+                since the predictor was made.
         """
         self._worker.check_process()
         with self._changing, Progress(f"Preparing {type(self._model).__name__}") as progress:
