@@ -13,7 +13,7 @@ import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.conversion import converters
 from anytime_keras.conversion.runtimes import Terminated
-from anytime_keras.inference import LatencyTable, Stages, engines, state
+from anytime_keras.inference import LatencyTable, Stages, engines, latency
 from anytime_keras.inference.engines import choice, files
 from tests import checks
 from tests.inference import networks
@@ -303,7 +303,7 @@ def test_other_threads_predict_while_a_run_to_an_exit_is_converted(monkeypatch, 
 
 @pytest.mark.tensorflow
 def test_a_second_predictor_converts_and_measures_nothing(monkeypatch, all_compared):
-    monkeypatch.setattr(state, "STEADY", float("inf"))  # otherwise disturbed measurements would be repeated
+    monkeypatch.setattr(latency, "STEADY", float("inf"))  # otherwise disturbed measurements would be repeated
     model = networks.eleven_exits(3)
     checks.scramble(model)
     x = networks.inputs_for(model, 1)
@@ -332,6 +332,19 @@ def test_auto_chooses_the_fastest_engine_that_equals_the_network(monkeypatch, al
     assert ak.Predictor(chain, x, latencies=made_up(Stages(chain), 1)).engine == "tensorflow"
     with pytest.raises(ValueError, match="'litert'` cannot run this network: its outputs must equal.*1e-05.*2e-05"):
         predictor_for(chain)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("seconds, times", [([1e-3] * 9 + [1e-2], 1), ([1e-3] * 7 + [1e-2] * 3, 2)])
+def test_only_steady_measurements_of_the_engines_are_kept(monkeypatch, all_compared, tmp_path, seconds, times):
+    monkeypatch.setenv("ANYTIME_KERAS_CACHE", str(tmp_path))
+    monkeypatch.setenv("ANYTIME_KERAS_ENGINES", "litert")
+    blocks, model = [], networks.eleven_exits(2)
+    monkeypatch.setattr(choice, "_block", lambda call: blocks.append(call) or seconds)
+    monkeypatch.setattr(choice, "cores", lambda: 1)
+    for _ in range(2):
+        ak.Predictor(model, networks.inputs_for(model, 1), latencies=made_up(Stages(model), 1))
+    assert len(blocks) == times
 
 
 @pytest.mark.tensorflow

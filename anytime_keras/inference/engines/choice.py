@@ -11,6 +11,7 @@ import numpy as np
 from anytime_keras import _errors, runtime
 from anytime_keras.conversion import converters, part_cache, runtimes
 from anytime_keras.conversion.runtimes.base import check_num_threads
+from anytime_keras.inference import latency
 from anytime_keras.inference.engines.base import arrays
 from anytime_keras.inference.engines.files import FileEngine
 from anytime_keras.inference.engines.loading import Loader, Plan
@@ -145,6 +146,8 @@ def _fastest(stages, inputs, names, num_threads, options):
 def _measured(stages, inputs, names, num_threads, options):
     """Measures the time to the last exit on each runtime, one after the other, or reads what was measured before.
 
+    A measurement that other processes disturbed is not kept for later.
+
     Returns:
         A list of [seconds, engine, threads], without the runtimes that cannot run the network.
 
@@ -155,22 +158,24 @@ def _measured(stages, inputs, names, num_threads, options):
     key = _key(options, inputs, names, threads)
     if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
-    given, found, last = arrays(inputs), [], options["last"]
+    given, found, last, steady = arrays(inputs), [], options["last"], True
     samples = options["representative"] and (lambda plan: [options["representative"][at] for at in plan.reads])
     for name in names:
         try:
             for count in threads:
                 loader = Loader(name, count, options["dtype"], samples, options["progress"], options["memory"])
                 part = loader.load(last, len(given[0]))
-                found.append([_block(lambda: part(given)), name, count])
+                seconds = _block(lambda: part(given))
+                found.append([_usual(seconds), name, count])
+                steady = steady and (count > threads[0] or _is_steady(seconds))  # several threads never are
         except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
             if len(names) == 1:
                 raise
     if len(names) > 1 and options["dtype"] == "float32":
         options["progress"]("tensorflow")
         whole = runtime.compiled(last.part.model)
-        found.append([_block(lambda: runtime.finish(whole(inputs))), "tensorflow", None])
-    if key:
+        found.append([_usual(_block(lambda: runtime.finish(whole(inputs)))), "tensorflow", None])
+    if key and steady:
         part_cache.write(key, json.dumps(found).encode())
     return found
 
@@ -195,7 +200,7 @@ def _key(options, inputs, names, threads):
 
 
 def _block(call):
-    """Returns the lower quartile of the seconds of a call, which other processes disturb least."""
+    """Returns the seconds of a call in several runs, a list."""
     for _ in range(3):
         call()
     measured, end = [], time.perf_counter() + BLOCK_SECONDS
@@ -203,7 +208,17 @@ def _block(call):
         begin = time.perf_counter()
         call()
         measured.append(time.perf_counter() - begin)
-    return float(np.quantile(measured, 0.25))
+    return measured
+
+
+def _usual(seconds):
+    """Returns the lower quartile, which other processes disturb least."""
+    return float(np.quantile(seconds, 0.25))
+
+
+def _is_steady(seconds):
+    """Returns whether other processes hardly disturbed a measurement."""
+    return np.quantile(seconds, 0.9) < latency.STEADY * np.median(seconds)
 
 
 def cores():
