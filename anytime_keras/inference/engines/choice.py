@@ -146,7 +146,7 @@ def _fastest(stages, inputs, names, num_threads, options):
 def _measured(stages, inputs, names, num_threads, options):
     """Measures the time to the last exit on each runtime, one after the other, or reads what was measured before.
 
-    A measurement that other processes disturbed is not kept for later.
+    The times are kept for later if the runs with the fewest threads were steady: other processes disturb those least.
 
     Returns:
         A list of [seconds, engine, threads], without the runtimes that cannot run the network.
@@ -167,7 +167,7 @@ def _measured(stages, inputs, names, num_threads, options):
                 part = loader.load(last, len(given[0]))
                 seconds = _block(lambda: part(given))
                 found.append([_usual(seconds), name, count])
-                steady = steady and (count > threads[0] or _is_steady(seconds))  # several threads never are
+                steady = steady and (count > threads[0] or _is_steady(seconds))
         except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
             if len(names) == 1:
                 raise
