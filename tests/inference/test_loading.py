@@ -16,7 +16,7 @@ def run(stages, x):
     answers = {}
     for position, name in enumerate(stages.exit_names):
         plan = Plan(f"stage_{position + 1}", stages, position)
-        part = plan.part and (lambda arrays: list(plan.part.model(arrays).values()))
+        part = plan.part and (lambda arrays: list(map(np.asarray, plan.part.model(arrays).values())))
         logits, carried = Loaded(plan, part)(inputs if stages.starts(position) else carried)
         answers[name] = np.asarray(logits)
     return answers
