@@ -130,11 +130,14 @@ def writing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+    empty = path.is_dir() and not any(path.iterdir())
+    # A user may write to a mounted volume, but not beside it.
+    place = path if empty and not os.access(path.parent, os.W_OK) else path.parent
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=place) as scratch:
         new, old = pathlib.Path(scratch, "new"), pathlib.Path(scratch, "old")
         new.mkdir()
         yield new
-        if path.is_dir() and not any(path.iterdir()):
+        if empty:
             _fill(path, new)
             return
         if path.exists():

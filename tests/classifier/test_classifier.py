@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import pickle
 import re
@@ -254,9 +255,13 @@ def test_presets_are_saved_into_links_and_the_working_directory(tmp_path, monkey
     assert (tmp_path / "link").is_symlink()
     for place in (tmp_path / "target", pathlib.Path()):
         assert sorted(path.name for path in place.iterdir()) == ["README.md", "model.keras", "preset.json"]
+    (tmp_path / "volume").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda *_: False)  # as if nothing could be written beside the folder
+        assert len(list(classifier.save_to_preset(tmp_path / "volume").iterdir())) == 3
     with pytest.raises(ValueError, match="Received: 'hf:/me/animals'. Use `upload_preset`"):
         classifier.save_to_preset("hf://me/animals")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "link", "target"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "link", "target", "volume"]
 
 
 def test_an_empty_folder_stays_empty_if_moving_a_preset_there_fails(tmp_path, monkeypatch):
