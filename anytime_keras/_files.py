@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -117,4 +118,44 @@ def write(path: pathlib.Path, content: bytes) -> None:
         os.replace(unfinished, path)
     except BaseException:
         pathlib.Path(unfinished).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def writing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a new folder to fill, which then becomes the folder `path`; after an error, `path` is as it was.
+
+    An existing folder is replaced, but an empty one is filled, because it may be the working directory or a mounted
+    volume. Links are followed.
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    empty = path.is_dir() and not any(path.iterdir())
+    # A user may write to a mounted volume, but not beside it.
+    place = path if empty and not os.access(path.parent, os.W_OK) else path.parent
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=place) as scratch:
+        new, old = pathlib.Path(scratch, "new"), pathlib.Path(scratch, "old")
+        new.mkdir()
+        yield new
+        if empty:
+            _fill(path, new)
+            return
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
+
+
+def _fill(folder, new):
+    """Moves the content of `new` to an empty folder, or nothing."""
+    try:
+        for entry in sorted(new.iterdir()):
+            shutil.move(entry, folder)
+    except BaseException:
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         raise

@@ -10,7 +10,7 @@ import zipfile
 
 import keras
 
-from anytime_keras import _errors, zoo
+from anytime_keras import _errors, _files, zoo
 from anytime_keras.classifier import card, facts
 from anytime_keras.export.reader import ExportedModel
 from anytime_keras.export.reader.description import DESCRIPTION
@@ -128,15 +128,14 @@ def save(classifier, folder, overwrite=False):
             "Only a Keras model can be saved as a preset. Received: a classifier of the exported set in "
             f"'{model.path}'. Copy that folder, which is a preset too."
         )
+    if str(folder).startswith("hf:"):
+        raise ValueError(f"`folder` must be a folder on this machine. Received: '{folder}'. Use `upload_preset`.")
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         if not overwrite:
             raise FileExistsError(f"'{folder}' already exists. Pass `overwrite=True` to replace a preset.")
         if not (folder / "preset.json").is_file():
             raise FileExistsError(f"'{folder}' is not a preset, so it is not replaced. Choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        new, old = pathlib.Path(scratch, "new"), pathlib.Path(scratch, "old")
-        new.mkdir()
+    with _files.writing_folder(folder) as new:
         if isinstance(model, AnytimeModel) and model.preprocessor is None:
             model.preprocessor, model.class_names = classifier.preprocessor, classifier.class_names
         model.save(new if isinstance(model, EANN) else new / "model.keras")
@@ -150,9 +149,6 @@ def save(classifier, folder, overwrite=False):
         (new / "README.md").write_text(card.text(classifier))
         if (curve := facts.curve(classifier.about)) is not None:
             curve.plot(new / card.PLOT, title=classifier.about.get("name"))
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
     return folder
 
 

@@ -30,23 +30,36 @@ _PACKAGES = {
 _KNOWN_MODULES = ("keras.", "anytime_keras.", "builtins")
 
 
-def key(part, format, batch_size, dtype="float32", calibration=None):
+def key(part, format, batch_size, dtype="float32", calibration=None, memory=None):
     """Returns the key of a converted part, a str, or None if the part cannot be described completely.
 
     The key covers the weights, the structure, the arguments of `converters.convert`, the versions of the packages and
     the source of this library's own layers. Layers and functions defined elsewhere cannot be described, because their
-    code may change.
+    code may change. `memory` is a dict that keeps the descriptions of layers and the hashes of weights, for further
+    parts of the same network while its weights stay the same.
     """
+    memory = {} if memory is None else memory
     try:
-        structure = _structure(part.model)
+        structure = _structure(part, memory)
     except _Unknown:
         return None
     versions = {package: runtime.version_of(package) for package in ("keras", *_PACKAGES[format])}
     text = json.dumps([structure, part.describe(batch_size), format, batch_size, dtype, __version__, versions])
     digest = hashlib.sha256(text.encode())
     digest.update(_code("anytime_keras.conversion.converters").encode())
-    for array in [*_weights(part.model), *(calibration or [])]:
+    digest.update(weights(part, memory).encode())
+    for array in calibration or []:
         digest.update(_digest(array).encode())
+    return digest.hexdigest()
+
+
+def weights(part, memory=None):
+    """Returns a hash of a part's weights, a str; see `key` for `memory`."""
+    memory, digest = {} if memory is None else memory, hashlib.sha256()
+    for variable in _variables(part):
+        if id(variable) not in memory:
+            memory[id(variable)] = _digest(variable)
+        digest.update(memory[id(variable)].encode())
     return digest.hexdigest()
 
 
@@ -108,20 +121,24 @@ class _Unknown(Exception):
     """Raised for a model with code that is neither Keras's nor this library's."""
 
 
-def _structure(model):
-    """Describes the calls of a functional model as JSON data, without names, which differ between processes."""
-    values = {id(tensor): f"tensor {number}" for number, tensor in enumerate(model.inputs)}
-    operations, described = [], []
-    for call in graph.calls(model.outputs, model.inputs):
-        if call.operation not in operations:
-            operations.append(call.operation)
-            described.append(_operation(call.operation))
+def _structure(part, memory):
+    """Describes the calls of a part as JSON data, without names, which differ between processes."""
+    inputs = list(part.inputs.values())
+    values = {id(tensor): f"tensor {number}" for number, tensor in enumerate(inputs)}
+    numbers, described = {}, []  # the numbers of the operations
+    for call in graph.calls(part.outputs, inputs):
+        operation = call.operation
+        if id(operation) not in numbers:
+            numbers[id(operation)] = len(numbers)
+            if id(operation) not in memory:
+                memory[id(operation)] = _operation(operation)
+            described.append(memory[id(operation)])
         args, kwargs = call.arguments.fill_in(values)
-        described.append([operations.index(call.operation), _plain(args), _plain(kwargs)])
+        described.append([numbers[id(operation)], _plain(args), _plain(kwargs)])
         for tensor in call.output_tensors:
             values[id(tensor)] = f"tensor {len(values)}"
-    outputs = [values[id(tensor)] for tensor in keras.tree.flatten(model.output)]
-    return [[[list(tensor.shape), str(tensor.dtype)] for tensor in model.inputs], described, outputs]
+    outputs = [values[id(tensor)] for tensor in part.outputs.values()]
+    return [[[list(tensor.shape), str(tensor.dtype)] for tensor in inputs], described, outputs]
 
 
 def _operation(operation):
@@ -159,10 +176,10 @@ def _plain(value):
     raise _Unknown
 
 
-def _weights(model):
+def _variables(part):
     """Returns the variables in the order of the calls; `model.variables` is in the order of the layers' creation."""
     found = {}
-    for call in graph.calls(model.outputs, model.inputs):
+    for call in graph.calls(part.outputs, list(part.inputs.values())):
         for variable in getattr(call.operation, "variables", ()):
             found.setdefault(id(variable), variable)
     return list(found.values())

@@ -1,5 +1,6 @@
 """The parts of an export: the whole network and its stages, as functions of named tensors."""
 
+import functools
 import re
 
 import keras
@@ -15,11 +16,19 @@ class Part:
         name: str, such as `"whole"` or `"stage_3"`.
         inputs, outputs: dicts from name to Keras tensor, in order.
         exits: dict from the name of each logits output to the name of its exit.
+        build: function that returns the part as a model, for tensors within a larger graph; None if they are a graph.
+
+    Attributes:
+        model: the part as a Keras model, built when first used.
     """
 
-    def __init__(self, name, inputs, outputs, exits):
+    def __init__(self, name, inputs, outputs, exits, build=None):
         self.name, self.inputs, self.outputs, self.exits = name, inputs, outputs, exits
-        self.model = keras.Model(list(inputs.values()), dict(outputs))
+        self._build = build or (lambda: keras.Model(list(inputs.values()), dict(outputs)))
+
+    @functools.cached_property
+    def model(self):
+        return self._build()
 
     def function(self, batch_size=None, named=True):
         """Returns a `tf.function` from the part's inputs in order to a dict of its outputs, a list if not `named`."""

@@ -4,13 +4,12 @@ import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from anytime_keras import graph, runtime
+from anytime_keras import _files, graph, runtime
 from anytime_keras._checks import check_choice, check_int
 from anytime_keras.conversion import converters
 from anytime_keras.conversion.parts import Parts
@@ -119,10 +118,7 @@ def export(
         except ValueError as error:
             raise ValueError(f"`representative` does not fit the network. {error}") from error
         calibration = converters.samples_of(chosen, samples, batch_size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        folder = pathlib.Path(scratch, "new")
-        folder.mkdir()
+    with _files.writing_folder(path) as folder:
         files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)
         described = [{**part.describe(batch_size), **file} for part, file in zip(chosen, files)]
         description["whole"] = described.pop(0) if "whole" in parts else None
@@ -139,7 +135,6 @@ def export(
         }
         description["sha256"] = fingerprint(description)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-        _move(folder, path, pathlib.Path(scratch, "old"))
     return path
 
 
@@ -175,18 +170,6 @@ def _stage_costs(costs):
     """Returns the exit of each stage and its cost beyond earlier stages, including its head."""
     paid = [0] + [cost["with_all_heads"] for cost in costs]
     return [{"exit": cost["exit"], "macs": now - before} for cost, before, now in zip(costs, paid, paid[1:])]
-
-
-def _move(new, path, old):
-    """Moves a finished export to `path`, and an existing one from there to `old`."""
-    if path.exists():
-        os.replace(path, old)
-    try:
-        os.replace(new, path)
-    except OSError:
-        if old.exists():
-            os.replace(old, path)
-        raise
 
 
 def _check(model, format, parts, precision, representative, batch_size):

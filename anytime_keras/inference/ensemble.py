@@ -5,13 +5,11 @@ Reference: [Hu, Dey, Hebert, Bagnell, AAAI 2019](https://arxiv.org/abs/1708.0683
 
 import dataclasses
 import json
-import os
 import pathlib
-import tempfile
 
 import keras
 
-from anytime_keras import _errors, graph
+from anytime_keras import _errors, _files, graph
 from anytime_keras.cost import ExitCost, exit_costs
 from anytime_keras.evaluation import Curve, Samples, evaluate
 from anytime_keras.inference.stages import Stages, in_dtype
@@ -234,16 +232,12 @@ class EANN:
         folder = pathlib.Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"'{folder}' is not empty. Name a new folder.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
-            whole = pathlib.Path(unfinished, "whole")
-            whole.mkdir()
+        with _files.writing_folder(folder) as whole:
             for number, member in enumerate(self.members):
                 member.save(whole / _file(number))
             (whole / DESCRIPTION).write_text(
                 json.dumps({"errors": self.errors, "inference": self.inference}, indent=1) + "\n"
             )
-            os.replace(whole, folder)
 
     @classmethod
     def load(cls, folder):
@@ -304,6 +298,10 @@ class EnsembleStages(Stages):
             member, own = self._places[name]
             chosen.setdefault(member, {})[name] = own
         return [(graph.functional(self._members[member]), names) for member, names in chosen.items()]
+
+    def ends(self, position):
+        part, own = self._steps[position]
+        return part.ends(own)
 
     def segment(self, position, head=True):
         part, own = self._steps[position]

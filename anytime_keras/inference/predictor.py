@@ -208,6 +208,10 @@ class Predictor(BatchMethods):
             seconds: float, approximate measuring time. Each exit is run at least five times.
             budgets: bool, whether to also compile the run straight to each exit, which `predict(budget=)` otherwise
                 does on its first use.
+
+        Raises:
+            ValueError: if `example` does not fit the model; or, on a file engine, if the network's weights have changed
+                since the predictor was made.
         """
         self._worker.check_process()
         with self._changing, Progress(f"Preparing {type(self._model).__name__}") as progress:
@@ -271,6 +275,7 @@ class Predictor(BatchMethods):
 
     def _run_to(self, state, inputs, position):
         """Runs straight to one exit in this thread and returns its logits."""
+        state.engine.prepare_direct(inputs, position)  # without the lock, since converting takes seconds
         run = engines.Latest(position, position, engines.ALWAYS, state.no_time)
         self._worker.run(state.engine, inputs, run)
         return run.logits

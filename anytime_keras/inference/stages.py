@@ -77,6 +77,19 @@ class Stages:
             carried.append([tensor for key, tensor in available.items() if key in later])
         return carried
 
+    def ends(self, position):
+        """Returns the tensors of the network at the ends of a stage, without building its model.
+
+        Returns:
+            A tuple of a list, what the stage takes; its logits; and a list, what it passes to later stages. The
+            tensors are those of `segment` if Keras attached masks to what the stage takes.
+        """
+        given = self._cuts[position]
+        if any(_mask(tensor) is not None for tensor in given):
+            segment = self.segment(position)
+            return list(segment.inputs), segment.output["logits"], segment.output["carried"]
+        return given, self._outputs[self.exit_names[position]], self._cuts[position + 1]
+
     def segment(self, position, head=True):
         """Returns one stage as a model.
 

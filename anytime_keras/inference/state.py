@@ -9,7 +9,7 @@ import numpy as np
 
 from anytime_keras import runtime
 from anytime_keras.conversion import part_cache
-from anytime_keras.inference import engines
+from anytime_keras.inference import engines, latency
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.jobs import Job
 from anytime_keras.inference.latency import LatencyTable
@@ -18,7 +18,6 @@ from anytime_keras.inference.progress import silent
 from anytime_keras.inference.stages import Stages
 
 ENOUGH_RUNS = 500  # for a 99% quantile
-STEADY = 1.5  # most that the 90% quantile may be of the median in a measurement that is cached
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +77,7 @@ class State:
         """See `Predictor.prepare`."""
         inputs = self.engine.start(example)
         size = self.stages.size(inputs)
-        with worker.lock:
-            self.engine.prepare(inputs)
+        self.engine.prepare(inputs, worker.lock)
         if size not in self.latencies.direct:
             key = self._latency_key(size)
             if key and (found := part_cache.read(key)):
@@ -100,7 +98,7 @@ class State:
     def _is_steady(self, size):
         """Returns whether other processes hardly disturbed a measurement, so that it may be kept for later."""
         usual, high = (self.latencies.quantile(size, quantile)[-1] for quantile in (0.5, 0.9))
-        return high < STEADY * usual
+        return high < latency.STEADY * usual
 
     def _latency_key(self, size):
         """Returns the key under which the times of this network, size and machine are cached, or None."""

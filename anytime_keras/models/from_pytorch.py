@@ -7,6 +7,7 @@ networks for ImageNet.
 import inspect
 import os
 import pickle
+import re
 from typing import Any
 
 from anytime_keras._checks import check_choice
@@ -169,9 +170,13 @@ def _read(checkpoint):
             content = torch.load(file, map_location="cpu", weights_only=True)
         # What `torch.load` raises for files of other kinds.
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, OSError) as error:
+            text = str(error).strip().partition("\n")[0]
+            if isinstance(error, pickle.UnpicklingError):  # whose text advises to load the file unsafely
+                found = re.search(r"GLOBAL ([\w.]+)", str(error))
+                text = f"it refers to `{found[1]}`" if found else ""
+            reason = f"{type(error).__name__}, {text.rstrip('.')}" if text else type(error).__name__
             raise ValueError(
-                f"'{checkpoint}' is not a checkpoint that `torch.load(weights_only=True)` can read: "
-                f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__} "
+                f"'{checkpoint}' is not a checkpoint that `torch.load(weights_only=True)` can read: {reason}. "
                 "If you trust the file, load it in PyTorch and save its tensors: "
                 "`torch.save({'state_dict': model.state_dict()}, path)`."
             ) from error

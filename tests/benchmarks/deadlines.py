@@ -1,24 +1,31 @@
-"""Measures how deadlines are met, beside a naive bet, and writes `results/deadlines.json`.
+"""Measures how well engines meet deadlines, beside a naive bet, and writes `results/deadlines.json`.
 
     python -m tests.benchmarks.deadlines
-    python -m tests.benchmarks.deadlines --engine=litert --num_threads=1 --seconds=2 --out=/tmp/quick.json
+    python -m tests.benchmarks.deadlines --engines=litert --num_threads=1 --seconds=2 --out=/tmp/quick.json
 
-Takes about 5 x `--seconds` plus the conversion. The network is a ResANN(5, 16) for images of 32 x 32 with random
-weights and 8 exits. Deadlines are drawn uniformly from 0.2 to 2 times the median seconds of a run through all exits.
+The network is a ResANN(5, 16) for images of 32 x 32 with random weights and 8 exits. The engines take turns of about a
+second, first on a quiet machine, then beside one busy process, so that disturbances affect all of them alike. Deadlines
+are drawn uniformly from 0.2 to 2 times the median seconds of a run through all exits on the fastest engine. The run
+takes about 5 x `--seconds` for each engine, plus the conversion.
 
-Contents of the file, for a quiet machine, beside one busy process, and with two busy processes per core from the middle
-of the measurement on (`slows`):
-    met                fraction of deadlines met, among those that the first exit meets in the median; at least 0.999 on
+Contents of the file:
+    auto               the engine that `engine="auto"` chooses on this machine
+    engines            by engine, for a quiet machine, beside one busy process, and with two busy processes per core
+                       from the middle of the measurement on (`slows`):
+      met              fraction of deadlines met, among those that the first exit meets in the median; at least 0.999 on
                        a quiet machine and 0.99 beside one busy process
-    deepest            fraction of the answers from the deepest exit that a clairvoyant would have reached, or a later
+      deepest          fraction of the answers from the deepest exit that a clairvoyant would have reached, or a later
                        one: the last exit whose time, the median of the ten full runs nearest in time, is within the
                        deadline; at least 0.9
-    naive_met          fraction of deadlines met by the naive bet: a run straight to the last exit whose median seconds,
+      depth            mean over all deadlines of the exit that answered in time, from 1 / exits for the first to 1 for
+                       the last; 0 for a late answer. It compares engines, whose times differ
+      naive_met        fraction of deadlines met by the naive bet: a run straight to the last exit whose median seconds,
                        run like that on a quiet machine, are within the deadline
-    misses             why deadlines that counted were missed: their number; `preempted`, those in which the system gave
+      naive_deepest, naive_depth    `deepest` and `depth` of the naive bet
+      misses           why deadlines that counted were missed: their number; `preempted`, those in which the system gave
                        the processor to another thread; `collected`, those in which Python collected garbage; and
                        quantiles of how late the others were, in microseconds
-    pace               for `slows`: by second, the slowdown that the predictor assumed, and the fraction met
+      pace             for `slows`: by second, the slowdown that the predictor assumed, and the fraction met
 """
 
 import gc
@@ -35,6 +42,7 @@ import anytime_keras as ak
 from tests.benchmarks.measuring import in_turns, parser, write
 
 SEED, SPAN, NEAREST = 0, (0.2, 2.0), 10
+BLOCK_SECONDS = 1.0  # of each engine's turn
 
 
 def network():
@@ -50,11 +58,12 @@ def full_run(predictor, x):
     return [own + back for own in seconds]
 
 
-def measure(predictor, x, seconds, ask, rng):
+def measure(predictor, x, seconds, ask, span, rng):
     """Asks for answers by random deadlines, in turns with full runs.
 
     Args:
         ask: function of a deadline that returns an `Answer`.
+        span: pair of floats, the shortest and the longest deadline in seconds.
 
     Returns:
         A dict of arrays with an item per deadline: `"at"`, seconds since the beginning; `"deadlines"`; `"seconds"`, the
@@ -67,9 +76,8 @@ def measure(predictor, x, seconds, ask, rng):
         collected[0] += phase == "start"
 
     gc.callbacks.append(count)
-    full = predictor.latencies.quantile(len(x), 0.5)[-1]
     while time.perf_counter() - begin < seconds:
-        deadline = full * rng.uniform(*SPAN)
+        deadline = rng.uniform(*span)
         before, collections = _preempted(), collected[0]
         start = time.perf_counter()
         answer = ask(deadline)
@@ -106,7 +114,8 @@ def summary(found):
     misses = {"number": int(missed.sum()), "preempted": int(preempted.sum()), "collected": int(collected.sum())}
     if len(late):
         misses["others_late_us"] = {str(q): round(float(np.quantile(late, q)), 1) for q in (0.1, 0.5, 0.9)}
-    shares = {"met": met[possible].mean(), "deepest": deepest[possible].mean()}
+    depth = met * (1 + found["positions"]) / found["full"].shape[1]
+    shares = {"met": met[possible].mean(), "deepest": deepest[possible].mean(), "depth": depth.mean()}
     return {"deadlines": int(possible.sum()), **shares, "misses": misses}
 
 
@@ -136,48 +145,85 @@ class Busy:
             process.wait()
 
 
-def slows(predictor, x, seconds, rng):
-    half = [measure(predictor, x, seconds / 2, lambda deadline: predictor.predict(x, deadline=deadline), rng)]
+class Subject:
+    """An engine's predictor, and the two ways to ask it for an answer by a deadline."""
+
+    def __init__(self, network, x, engine, num_threads):
+        self.x, self.predictor = x, ak.Predictor(network, x, engine=engine, num_threads=num_threads)
+        self.predictor.prepare(x, budgets=True)
+        self._costs = costs = [cost.with_head for cost in self.predictor.costs]
+        taken = in_turns({cost: lambda cost=cost: self.predictor.predict(x, budget=cost) for cost in costs}, 3.0)
+        self.straight = np.array([np.median(taken[cost]) for cost in costs])
+        self.full = self.predictor.latencies.quantile(len(x), 0.5)[-1]
+
+    def ours(self, deadline):
+        return self.predictor.predict(self.x, deadline=deadline)
+
+    def naive(self, deadline):
+        last = max((self.straight <= deadline).sum() - 1, 0)
+        return self.predictor.predict(self.x, budget=self._costs[last])
+
+    def measure(self, how, seconds, span, rng):
+        return measure(self.predictor, self.x, seconds, getattr(self, how), span, rng)
+
+
+def in_blocks(subjects, seconds, span, rng):
+    """Measures all engines in turns; returns a dict from engine to its summary."""
+    order = [(name, how) for name in subjects for how in ("ours", "naive")]
+    found = {each: [] for each in order}
+    for _ in range(max(round(seconds / BLOCK_SECONDS), 1)):
+        for name, how in order:
+            found[name, how].append(subjects[name].measure(how, min(seconds, BLOCK_SECONDS), span, rng))
+        order.append(order.pop(0))  # so that no engine always follows the same one
+    table = {}
+    for name in subjects:
+        naive = summary(joined(found[name, "naive"]))
+        table[name] = summary(joined(found[name, "ours"]))
+        table[name].update({f"naive_{key}": naive[key] for key in ("met", "deepest", "depth")})
+    return table
+
+
+def joined(blocks):
+    """Joins results of `measure`, each of which begins at the next full second."""
+    for before, after in zip(blocks, blocks[1:]):
+        after["at"] += np.ceil(before["at"][-1])
+    return {name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]}
+
+
+def slows(subject, seconds, span, rng):
+    """Measures one engine while the machine becomes busy in the middle."""
+    before = subject.measure("ours", seconds / 2, span, rng)
     with Busy(2 * os.cpu_count()):
-        half.append(measure(predictor, x, seconds / 2, lambda deadline: predictor.predict(x, deadline=deadline), rng))
-    half[1]["at"] += np.ceil(half[0]["at"][-1])
-    found = {name: np.concatenate([each[name] for each in half]) for name in half[0]}
-    return {"before": summary(half[0]), "after": summary(half[1]), "pace": by_second(found)}
+        after = subject.measure("ours", seconds / 2, span, rng)
+    return {"before": summary(before), "after": summary(after), "pace": by_second(joined([before, after]))}
 
 
 def main():
-    made = parser(__doc__, seconds=20.0)
-    made.add_argument("--engine", default="auto")
-    made.add_argument("--num_threads", type=int, default=None)
-    flags = made.parse_args()
+    arguments = parser(__doc__, seconds=20.0)
+    arguments.add_argument("--engines", default="litert,openvino", help="names for `ak.Predictor`, separated by commas")
+    arguments.add_argument("--num_threads", type=int, default=None)
+    flags = arguments.parse_args()
     load, rng = os.getloadavg(), np.random.default_rng(SEED)
-    x = rng.normal(size=(1, 32, 32, 3)).astype("float32")
-    predictor = ak.Predictor(network(), x, engine=flags.engine, num_threads=flags.num_threads)
-    predictor.prepare(x, budgets=True)
-    costs = [cost.with_head for cost in predictor.costs]
-    straight = in_turns({cost: lambda cost=cost: predictor.predict(x, budget=cost) for cost in costs}, 3.0)
-    straight = np.array([np.median(straight[cost]) for cost in costs])
-
-    def ours(deadline):
-        return predictor.predict(x, deadline=deadline)
-
-    def naive(deadline):
-        return predictor.predict(x, budget=costs[max((straight <= deadline).sum() - 1, 0)])
-
-    table = {
-        "network": "ResANN(5, 16), 32x32",
-        "engine": predictor.engine,
-        "exits": predictor.exit_names,
-        "full_run_ms": 1e3 * predictor.latencies.quantile(1, 0.5)[-1],
-        "straight_ms": (1e3 * straight).tolist(),
-        "load_before": load,
+    x, model = rng.normal(size=(1, 32, 32, 3)).astype("float32"), network()
+    auto = ak.Predictor(model, x).engine
+    subjects = {name: Subject(model, x, name, flags.num_threads) for name in flags.engines.split(",")}
+    span = np.array(SPAN) * min(subject.full for subject in subjects.values())
+    found = {
+        name: {
+            "num_threads": subject.predictor._engine.num_threads if subject.predictor._engine.steps else None,
+            "full_run_ms": 1e3 * subject.full,
+            "straight_ms": (1e3 * subject.straight).tolist(),
+        }
+        for name, subject in subjects.items()
     }
-    for name, busy in (("quiet", 0), ("beside_a_busy_process", 1)):
+    for phase, busy in (("quiet", 0), ("beside_a_busy_process", 1)):
         with Busy(busy):
-            table[name] = summary(measure(predictor, x, flags.seconds, ours, rng))
-            found = summary(measure(predictor, x, flags.seconds, naive, rng))
-            table[name].update(naive_met=found["met"], naive_deepest=found["deepest"])
-    table["slows"] = slows(predictor, x, flags.seconds, rng)
+            for name, own in in_blocks(subjects, flags.seconds, span, rng).items():
+                found[name][phase] = own
+    for name, subject in subjects.items():
+        found[name]["slows"] = slows(subject, flags.seconds, span, rng)
+    table = {"network": "ResANN(5, 16), 32x32", "exits": subject.predictor.exit_names, "auto": auto}
+    table.update(deadlines_ms=(1e3 * span).tolist(), load_before=load, engines=found)
     write("deadlines", flags, table)
 
 

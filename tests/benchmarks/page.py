@@ -101,11 +101,18 @@ ROWS = [
         )
     ],
     *[
-        ("deadlines", (beside, name), f"{what}, ResANN(5, 16), {beside.replace('_', ' ')}", target)
+        (
+            "deadlines",
+            ("engines", engine, beside, name),
+            f"{what}, ResANN(5, 16), {label}, {beside.replace('_', ' ')}",
+            target,
+        )
+        for engine, label in (("litert", "LiteRT"), ("openvino", "OpenVINO"))
         for beside, met in (("quiet", 0.999), ("beside_a_busy_process", 0.99))
         for name, what, target in (
             ("met", "fraction of deadlines met", (LEAST, met)),
             ("deepest", "fraction of answers as deep as a clairvoyant's", (LEAST, 0.9)),
+            ("depth", "mean depth of the answers in time, 1 for the last exit", None),
             ("naive_met", "fraction of deadlines met by the naive bet", None),
         )
     ],

@@ -13,7 +13,7 @@ import anytime_keras as ak
 from anytime_keras import runtime
 from anytime_keras.conversion import converters
 from anytime_keras.conversion.runtimes import Terminated
-from anytime_keras.inference import LatencyTable, Stages, engines, state
+from anytime_keras.inference import LatencyTable, Stages, engines, latency
 from anytime_keras.inference.engines import choice, files
 from tests import checks
 from tests.inference import networks
@@ -260,23 +260,56 @@ def test_inputs_are_converted_and_checked_as_on_other_engines(chain):
 
 @pytest.mark.tensorflow
 def test_later_changes_of_weights_do_not_reach_the_predictor():
-    model = networks.eleven_exits(2)
+    model = networks.eleven_exits(3)
     predictor, x = predictor_for(model), networks.inputs_for(model, 1)
-    before = checks.outputs(model, x)["exit_2"]
+    before = checks.outputs(model, x)
+    for variable in model.get_layer("exit_1").weights:
+        variable.assign_add(keras.ops.ones_like(variable))
+    assert_close(predictor.predict(x, budget=0).logits, before["exit_1"])
     checks.scramble(model)
-    assert_close(predictor.predict(x).logits, before)
-    assert np.abs(predictor_for(model).predict(x).logits - before).max() > 1e-3, "nor those of an older predictor"
+    assert_close(predictor.predict(x).logits, before["exit_3"])
+    for cost in predictor.costs:  # runs straight to an exit are made when first used
+        answer = predictor.predict(x, budget=cost.with_head)
+        assert answer.exit == cost.exit
+        assert_close(answer.logits, before[answer.exit])
+    many = networks.inputs_for(model, 7)
+    assert_close(predictor.predict_exits(many)["exit_1"][:1], predictor.predict(many[:1], budget=0).logits)
+    with pytest.raises(ValueError, match="weights must be those.*batch of 7. Received: other weights. Make a new"):
+        predictor.prepare(many)
+    assert np.abs(predictor_for(model).predict(x).logits - before["exit_3"]).max() > 1e-3, "nor those of an older one"
+
+
+@pytest.mark.tensorflow
+def test_other_threads_predict_while_a_run_to_an_exit_is_converted(monkeypatch, chain):
+    predictor, x = predictor_for(chain), networks.inputs_for(chain, 1)
+    converting, finish, convert = threading.Event(), threading.Event(), converters.convert
+
+    def slow(*args, **options):
+        converting.set()
+        assert finish.wait(60)
+        return convert(*args, **options)
+
+    monkeypatch.setattr(converters, "convert", slow)
+    monkeypatch.setattr(engines.loading.part_cache, "cached", lambda key, make: make())
+    thread = threading.Thread(target=predictor.predict, args=(x,), kwargs={"budget": 0})
+    thread.start()
+    assert converting.wait(60)
+    job = predictor.start(x)
+    assert job.wait(60) is not None and job.done, "the conversion must not hold the lock"
+    finish.set()
+    thread.join(60)
+    assert_close(predictor.predict(x, budget=0).logits, checks.outputs(chain, x)["exit_1"])
 
 
 @pytest.mark.tensorflow
 def test_a_second_predictor_converts_and_measures_nothing(monkeypatch, all_compared):
-    monkeypatch.setattr(state, "STEADY", float("inf"))  # otherwise disturbed measurements would be repeated
+    monkeypatch.setattr(latency, "STEADY", float("inf"))  # otherwise disturbed measurements would be repeated
     model = networks.eleven_exits(3)
     checks.scramble(model)
     x = networks.inputs_for(model, 1)
     first = ak.Predictor(model, x)
     assert first.engine in FILES
-    for module, name in ((converters, "convert"), (choice, "_block"), (runtime, "compiled")):
+    for module, name in ((converters, "convert"), (choice, "_block"), (runtime, "compiled"), (Stages, "segment")):
         monkeypatch.setattr(module, name, lambda *args, **options: pytest.fail(f"{name} was called"))
     copied = keras.models.clone_model(model)
     copied.set_weights(model.get_weights())
@@ -299,6 +332,19 @@ def test_auto_chooses_the_fastest_engine_that_equals_the_network(monkeypatch, al
     assert ak.Predictor(chain, x, latencies=made_up(Stages(chain), 1)).engine == "tensorflow"
     with pytest.raises(ValueError, match="'litert'` cannot run this network: its outputs must equal.*1e-05.*2e-05"):
         predictor_for(chain)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("seconds, times", [([1e-3] * 19 + [1e-2], 1), ([1e-3] * 7 + [1e-2] * 3, 2)])
+def test_only_steady_measurements_of_the_engines_are_kept(monkeypatch, all_compared, tmp_path, seconds, times):
+    monkeypatch.setenv("ANYTIME_KERAS_CACHE", str(tmp_path))
+    monkeypatch.setenv("ANYTIME_KERAS_ENGINES", "litert")
+    blocks, model = [], networks.eleven_exits(2)
+    monkeypatch.setattr(choice, "_block", lambda call: blocks.append(call) or seconds)
+    monkeypatch.setattr(choice, "cores", lambda: 1)
+    for _ in range(2):
+        ak.Predictor(model, networks.inputs_for(model, 1), latencies=made_up(Stages(model), 1))
+    assert len(blocks) == times
 
 
 @pytest.mark.tensorflow
@@ -435,7 +481,8 @@ def test_engines_that_cannot_be_used_are_refused_before_any_work(monkeypatch):
     for options, message in [
         ({"engine": "lite"}, "`engine` must be one of .*Received: 'lite'.*Did you mean 'litert'"),
         ({"engine": other}, f"`engine='{other}'` needs Keras's backend '{other}'. Received: backend '{backend}'"),
-        ({"engine": "auto", "num_threads": 0}, "`num_threads` must be a positive int or None. Received: 0"),
+        ({"engine": "auto", "num_threads": 0}, "`num_threads` must be None or an int from 1 to 1024. Received: 0"),
+        ({"engine": "auto", "num_threads": 10**6}, "from 1 to 1024. Received: 1000000"),
         ({"engine": backend, "num_threads": 2}, f"`num_threads` applies to .*Received: num_threads=2, .*'{backend}'"),
     ]:
         with pytest.raises(ValueError, match=message):

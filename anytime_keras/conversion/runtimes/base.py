@@ -2,6 +2,8 @@
 
 import importlib
 
+MOST_THREADS = 1024  # with a million, LiteRT ended the process without an error
+
 
 class Terminated(RuntimeError):
     """Raised by a run of a part that `Part.terminate` stopped."""
@@ -44,8 +46,7 @@ class Runtime:
     """Loads parts of a network, each with `num_threads` threads; None is the runtime's default."""
 
     def __init__(self, num_threads=None):
-        if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
-            raise ValueError(f"`num_threads` must be a positive int or None. Received: {num_threads!r}.")
+        check_num_threads(num_threads)
         self.num_threads = num_threads
 
     def load(self, source, spec, batch_size=None):
@@ -55,6 +56,14 @@ class Runtime:
         runtimes either have a dynamic batch size or run with their own.
         """
         raise NotImplementedError
+
+
+def check_num_threads(num_threads):
+    """Raises ValueError unless a number of threads is None or an int in the range that runtimes can start."""
+    if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= MOST_THREADS):
+        raise ValueError(
+            f"`num_threads` must be None or an int from 1 to {MOST_THREADS}. Received: {num_threads!r}."
+        )
 
 
 def installed(module, package):

@@ -1,5 +1,7 @@
 """`Engine` and `Run`: the interface of all engines."""
 
+import contextlib
+import functools
 import time
 
 import keras
@@ -72,14 +74,19 @@ class Engine:
 
     def __init__(self, stages):
         self.stages = stages
-        self._segments = [stages.segment(position) for position in range(len(stages))]
-        self.takes = [[tuple(tensor.shape) for tensor in segment.inputs] for segment in self._segments]
-        self.gives = [tuple(segment.output["logits"].shape) for segment in self._segments]
+        ends = [stages.ends(position) for position in range(len(stages))]
+        self.takes = [[tuple(tensor.shape) for tensor in given] for given, _, _ in ends]
+        self.gives = [tuple(logits.shape) for _, logits, _ in ends]
         self.sigmoid = [stages.ends_in_sigmoid(position) for position in range(len(stages))]
         self.starts = [stages.starts(position) for position in range(len(stages))]
 
     def __len__(self):
         return len(self.stages)
+
+    @functools.cached_property
+    def _segments(self):
+        """The stages as Keras models."""
+        return [self.stages.segment(position) for position in range(len(self))]
 
     def start(self, x):
         """Converts an input of the model to the list of tensors that the first stage takes; see `Stages.start`."""
@@ -89,8 +96,14 @@ class Engine:
         """Returns the latest stage up to `position` that takes the network's input, where a direct run starts."""
         return max(start for start in range(position + 1) if self.starts[start])
 
-    def prepare(self, inputs):
-        """Compiles what deadlines with inputs of this size need, where the engine compiles for each size."""
+    def prepare(self, inputs, lock=contextlib.nullcontext()):
+        """Compiles what deadlines with inputs of this size need, where the engine compiles for each size.
+
+        Runs of other threads may go on meanwhile, except while this holds `lock`.
+        """
+
+    def prepare_direct(self, inputs, position):
+        """Compiles the run straight to one exit for inputs of this size, unless that was done. Thread-safe."""
 
     def identity(self, size):
         """Returns a str that identifies the compiled stages for a batch size, or None if they are not cached."""

@@ -10,6 +10,8 @@ import numpy as np
 
 from anytime_keras import _errors, runtime
 from anytime_keras.conversion import converters, part_cache, runtimes
+from anytime_keras.conversion.runtimes.base import check_num_threads
+from anytime_keras.inference import latency
 from anytime_keras.inference.engines.base import arrays
 from anytime_keras.inference.engines.files import FileEngine
 from anytime_keras.inference.engines.loading import Loader, Plan
@@ -100,8 +102,7 @@ def check(name, num_threads):
             f"`engine='{name}'` needs Keras's backend 'tensorflow', which converts the network. Received: backend "
             f"'{backend}'. Set the environment variable KERAS_BACKEND=tensorflow, or use `engine='auto'`."
         )
-    if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
-        raise ValueError(f"`num_threads` must be a positive int or None. Received: {num_threads!r}.")
+    check_num_threads(num_threads)
     if num_threads is not None and name in ("tensorflow", "jax"):
         raise ValueError(
             f"`num_threads` applies to the engines {FILE_ENGINES}. Received: num_threads={num_threads}, "
@@ -126,13 +127,14 @@ def _fastest(stages, inputs, names, num_threads, options):
     """
     reason = None
     try:
-        options["last"] = Plan.direct(stages, len(stages) - 1)
+        options.update(last=Plan.direct(stages, len(stages) - 1), memory={})
         for _, name, threads in sorted(_measured(stages, inputs, names, num_threads, options), key=_handicapped):
             if name == "tensorflow":
                 break
             try:
                 engine = FileEngine(stages, name, threads, **options)
                 engine.prepare(arrays(inputs))
+                options["memory"].clear()  # the weights may change from now on
                 return engine, None
             except Exception as error:  # it cannot run a stage, or not exactly; runtimes raise several types
                 reason = error
@@ -144,6 +146,8 @@ def _fastest(stages, inputs, names, num_threads, options):
 def _measured(stages, inputs, names, num_threads, options):
     """Measures the time to the last exit on each runtime, one after the other, or reads what was measured before.
 
+    The times are kept for later if the runs with the fewest threads were steady: other processes disturb those least.
+
     Returns:
         A list of [seconds, engine, threads], without the runtimes that cannot run the network.
 
@@ -154,22 +158,24 @@ def _measured(stages, inputs, names, num_threads, options):
     key = _key(options, inputs, names, threads)
     if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
-    given, found, last = arrays(inputs), [], options["last"]
+    given, found, last, steady = arrays(inputs), [], options["last"], True
     samples = options["representative"] and (lambda plan: [options["representative"][at] for at in plan.reads])
     for name in names:
         try:
             for count in threads:
-                loader = Loader(name, count, options["dtype"], samples, options["progress"])
+                loader = Loader(name, count, options["dtype"], samples, options["progress"], options["memory"])
                 part = loader.load(last, len(given[0]))
-                found.append([_block(lambda: part(given)), name, count])
+                seconds = _block(lambda: part(given))
+                found.append([_usual(seconds), name, count])
+                steady = steady and (count > threads[0] or _is_steady(seconds))
         except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
             if len(names) == 1:
                 raise
     if len(names) > 1 and options["dtype"] == "float32":
         options["progress"]("tensorflow")
         whole = runtime.compiled(last.part.model)
-        found.append([_block(lambda: runtime.finish(whole(inputs))), "tensorflow", None])
-    if key:
+        found.append([_usual(_block(lambda: runtime.finish(whole(inputs)))), "tensorflow", None])
+    if key and steady:
         part_cache.write(key, json.dumps(found).encode())
     return found
 
@@ -187,14 +193,14 @@ def _handicapped(row):
 def _key(options, inputs, names, threads):
     """Returns the key under which the measured times of a network, a size and this machine are cached, or None."""
     versions = [runtime.version_of(name) for name in ("tensorflow", "ai-edge-litert", "onnxruntime", "openvino")]
-    if (network := part_cache.key(options["last"].part, "litert", 1)) is None:
+    if (network := part_cache.key(options["last"].part, "litert", 1, memory=options["memory"])) is None:
         return None
     about = [network, options["dtype"], inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def _block(call):
-    """Returns the lower quartile of the seconds of a call, which other processes disturb least."""
+    """Returns the seconds of a call in several runs, a list."""
     for _ in range(3):
         call()
     measured, end = [], time.perf_counter() + BLOCK_SECONDS
@@ -202,7 +208,17 @@ def _block(call):
         begin = time.perf_counter()
         call()
         measured.append(time.perf_counter() - begin)
-    return float(np.quantile(measured, 0.25))
+    return measured
+
+
+def _usual(seconds):
+    """Returns the lower quartile, which other processes disturb least."""
+    return float(np.quantile(seconds, 0.25))
+
+
+def _is_steady(seconds):
+    """Returns whether other processes hardly disturbed a measurement."""
+    return np.quantile(seconds, 0.9) < latency.STEADY * np.median(seconds)
 
 
 def cores():

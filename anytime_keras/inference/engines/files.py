@@ -4,16 +4,15 @@ Each stage is converted into one part per batch size. These runtimes enter a par
 stage by stage in the caller's thread. A direct run to one exit is a part of its own, without the heads in between.
 """
 
+import contextlib
 import hashlib
 import threading
 
 import numpy as np
 
 from anytime_keras.conversion import part_cache, runtimes
-from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
 from anytime_keras.inference.engines.loading import Loader, Plan
-from anytime_keras.inference.progress import silent
 
 BATCHES = (8, 2)  # batch sizes that early exit uses in addition to the prepared ones
 AT_ONCE = 32  # samples that run together with early exit
@@ -34,7 +33,8 @@ class FileEngine(Engine):
         dtype: str, see `converters.convert`.
         representative: list of arrays, typical inputs of the network, from which `"int8"` takes the ranges of values.
         progress: function of a str, called before each conversion.
-        last: `Plan` of the direct run to the last exit, if that was made before.
+        last: `Plan` of the direct run to the last exit.
+        memory: dict, see `part_cache.key`.
 
     Attributes:
         num_threads: int.
@@ -46,17 +46,19 @@ class FileEngine(Engine):
 
     steps = True
 
-    def __init__(self, stages, name, num_threads, dtype="float32", representative=None, progress=silent, last=None):
+    def __init__(self, stages, name, num_threads, dtype, representative, progress, last, memory):
         super().__init__(stages)
         self.name, self.num_threads = name, num_threads
         self._dtype, self._representative = dtype, representative
-        self._loader = Loader(name, num_threads, dtype, representative and self._samples, progress)
-        self._plans = [Plan(f"stage_{position + 1}", segment) for position, segment in enumerate(self._segments)]
-        self._direct_plans = {} if last is None else {len(stages) - 1: last}
+        self._loader = Loader(name, num_threads, dtype, representative and self._samples, progress, memory)
+        self._plans = [Plan(f"stage_{position + 1}", stages, position) for position in range(len(stages))]
+        self._direct_plans = {len(stages) - 1: last}
+        self._weights = self._hash_weights(memory)
         self._loaded = {}  # from batch size to the list of loaded stages
         self._direct = {}  # from (batch size, position) to a loaded part
         self._sizes, self._fixed = [], set()  # the prepared sizes; those to which the parts cannot be resized
         self._run, self._running, self._changing = None, None, threading.Lock()
+        self._converting = threading.Lock()
         inputs = stages.inputs
         self._form = (np.dtype(inputs[0].dtype), tuple(inputs[0].shape[1:])) if len(inputs) == 1 else None
 
@@ -66,20 +68,33 @@ class FileEngine(Engine):
                 return [np.ascontiguousarray(x)]
         return arrays(self.stages.start(x))
 
-    def prepare(self, inputs):
-        """Converts and loads the stages, and the direct run to the last exit, for one batch size.
+    def prepare(self, inputs, lock=contextlib.nullcontext()):
+        """Converts and loads the stages, and the direct run to the last exit, for one batch size; see `Engine`.
 
         Raises:
-            ValueError: if the runtime cannot run the network, or its outputs differ from the network's.
+            ValueError: if the runtime cannot run the network, its outputs differ from the network's, or the weights
+                have changed since the engine was made.
         """
         size = len(inputs[0])
         if size in self._sizes:
             return
+        if self._sizes and self._is_outdated():
+            raise ValueError(
+                "The network's weights must be those with which the predictor was made, to prepare it for a batch of "
+                f"{size}. Received: other weights. Make a new predictor."
+            )
         stages = [self._loader.load(plan, size) for plan in self._plans]
-        self.direct(len(self) - 1, size)
-        self._check(stages, size, inputs)
+        self._load_direct(len(self) - 1, size)
+        self._check(stages, size, inputs, lock)
         self._loaded[size] = stages
         self._sizes.append(size)
+
+    def _is_outdated(self):
+        """Returns whether the network's weights have changed, so that nothing more can be converted."""
+        return self._hash_weights() != self._weights
+
+    def _hash_weights(self, memory=None):
+        return [part_cache.weights(plan.part, memory) for plan in self._plans if plan.part]
 
     def pieces(self, count):
         return cut(count, sorted(self._sizes, reverse=True))
@@ -88,7 +103,7 @@ class FileEngine(Engine):
         for size in () if self.name == "onnx" else BATCHES:
             if size in self._loaded or size in self._fixed:
                 continue
-            if stages := self._loader.resized(self._plans, size):
+            if not self._is_outdated() and (stages := self._loader.resized(self._plans, size)):
                 self._loaded[size] = stages
             else:
                 self._fixed.add(size)
@@ -130,24 +145,45 @@ class FileEngine(Engine):
     def take(self, tensor, rows):
         return tensor[rows]
 
+    def prepare_direct(self, inputs, position):
+        for size in self._cut(len(inputs[0])):
+            self.direct(position, size)
+
     def direct(self, position, size):
-        """Returns the part that runs straight to one exit, made when first used."""
+        """Returns the part that runs straight to one exit, made when first used.
+
+        If the weights have changed before that, the stages run one by one.
+        """
         if (size, position) not in self._direct:
-            if position not in self._direct_plans:
-                self._direct_plans[position] = Plan.direct(self.stages, position)
-            self._direct[size, position] = self._loader.load(self._direct_plans[position], size)
+            with self._converting:
+                if self._is_outdated():
+                    stages = self._stages(size)[self.start_of(position) : position + 1]
+                    self._direct[size, position] = Chain(stages)
+                else:
+                    self._load_direct(position, size)
         return self._direct[size, position]
+
+    def _load_direct(self, position, size):
+        if position not in self._direct_plans:
+            self._direct_plans[position] = Plan.direct(self.stages, position)
+        self._direct[size, position] = self._loader.load(self._direct_plans[position], size)
+
+    def _cut(self, count):
+        """Returns the sizes of loaded batches in which a batch of `count` samples runs."""
+        any_size, largest = self.name == "onnx", max(AT_ONCE, *self._sizes)
+        if count in self._loaded or (any_size and count <= largest):
+            return [count]
+        return cut(count, [largest, count % largest or 1] if any_size else sorted(self._loaded, reverse=True))
 
     def _run_pieces(self, given, part):
         """Runs a batch in the sizes that are loaded and joins the results."""
         count = len(given[0])
-        any_size, largest = self.name == "onnx", max(AT_ONCE, *self._sizes)
-        if count in self._loaded or (any_size and count <= largest):
+        sizes = self._cut(count)
+        if sizes == [count]:
             self._running = part(count)
             return self._running(given)
         results, begin = [], 0
-        sizes = [largest, count % largest or 1] if any_size else sorted(self._loaded, reverse=True)
-        for size in cut(count, sizes):
+        for size in sizes:
             rows = [tensor[begin : begin + size] for tensor in given]
             if begin + size > count:
                 rows = padded(rows, size)
@@ -183,7 +219,7 @@ class FileEngine(Engine):
         keys = [self._loader.key(plan) for plan in self._plans if plan.part]
         return None if None in keys else " ".join([self.name, str(size), *keys])
 
-    def _check(self, stages, size, inputs):
+    def _check(self, stages, size, inputs, lock):
         """Compares the outputs of all exits with the network's in float32, unless this was done before."""
         if self._dtype != "float32":
             return
@@ -191,21 +227,36 @@ class FileEngine(Engine):
         key = identity and hashlib.sha256(f"checked {identity}".encode()).hexdigest()
         if key and part_cache.read(key) is not None:
             return
-        ours = theirs = inputs
-        for position, stage in enumerate(stages):
-            expected = self._segments[position](inputs if self.starts[position] else theirs, training=False)
-            logits, ours = stage(inputs if self.starts[position] else ours)
-            found, theirs = [logits], expected["carried"]
-            if position + 1 == len(stages):
-                found.append(self.direct(position, size)(inputs)[0])
-            for each in found:
-                if not (difference := _difference(each, as_array(expected["logits"]))) <= TOLERANCE:
-                    raise ValueError(
-                        f"its outputs must equal the network's to {TOLERANCE:g}. Received: a difference of "
-                        f"{difference:.2g} at '{self.stages.exit_names[position]}'"
-                    )
+        expected, found, carried = self.network_logits(inputs), [], inputs
+        with lock:
+            for position, stage in enumerate(stages):
+                logits, carried = stage(inputs if self.starts[position] else carried)
+                found.append(logits)
+            straight = self.direct(len(self) - 1, size)(inputs)[0]
+        for position, logits in [*enumerate(found), (len(found) - 1, straight)]:
+            if not (difference := _difference(logits, expected[position])) <= TOLERANCE:
+                raise ValueError(
+                    f"its outputs must equal the network's to {TOLERANCE:g}. Received: a difference of "
+                    f"{difference:.2g} at '{self.stages.exit_names[position]}'"
+                )
         if key:
             part_cache.write(key, b"")
+
+
+class Chain:
+    """Loaded stages that run one after the other, in place of one part."""
+
+    def __init__(self, stages):
+        self._stages = stages
+
+    def __call__(self, given):
+        for stage in self._stages:
+            logits, given = stage(given)
+        return logits, given
+
+    def terminate(self):
+        for stage in self._stages:
+            stage.terminate()
 
 
 def cut(count, sizes):

@@ -1,5 +1,7 @@
 """Converts the stages of a network into parts of a runtime, and loads them."""
 
+import keras
+
 from anytime_keras import graph
 from anytime_keras.conversion import converters, part_cache, runtimes
 from anytime_keras.conversion.parts import Part
@@ -15,14 +17,15 @@ class Loader:
         dtype: str, see `converters.convert`.
         samples: function from a `Plan` to typical inputs of its part, a list of arrays, for `"int8"`; else None.
         progress: function of a str, called before each conversion.
+        memory: dict, see `part_cache.key`.
 
     Raises:
         ImportError: if the runtime is not installed.
     """
 
-    def __init__(self, name, num_threads, dtype="float32", samples=None, progress=silent):
+    def __init__(self, name, num_threads, dtype="float32", samples=None, progress=silent, memory=None):
         self.name, self._num_threads, self._dtype = name, num_threads, dtype
-        self._samples, self._progress = samples or (lambda plan: None), progress
+        self._samples, self._progress, self._memory = samples or (lambda plan: None), progress, memory
         self._runtime = runtimes.RUNTIMES[name](num_threads)
         self._keys, self._of_any_size = {}, {}  # from plan to its key and, on runtimes that allow it, its loaded part
 
@@ -62,7 +65,7 @@ class Loader:
         return self._keys[plan] and f"{self._keys[plan]} {self._num_threads}"
 
     def _key(self, plan, size):
-        return part_cache.key(plan.part, self.name, size, self._dtype, self._samples(plan))
+        return part_cache.key(plan.part, self.name, size, self._dtype, self._samples(plan), self._memory)
 
     def _load(self, plan, converted_size, size=None):
         def make():
@@ -98,10 +101,10 @@ class Plan:
     @classmethod
     def direct(cls, stages, position):
         """Returns the plan of a run straight to one exit, without the heads in between."""
-        return cls(f"direct_{position + 1}", stages.at([stages.exit_names[position]]).segment(0))
+        return cls(f"direct_{position + 1}", stages.at([stages.exit_names[position]]), 0)
 
-    def __init__(self, name, segment):
-        given, logits, carried = list(segment.inputs), segment.output["logits"], segment.output["carried"]
+    def __init__(self, name, stages, position):
+        given, logits, carried = stages.ends(position)
         known = {id(tensor) for tensor in given}
         new = list({id(tensor): tensor for tensor in [logits, *carried] if id(tensor) not in known}.values())
         for tensor in [*given, *new]:
@@ -114,9 +117,17 @@ class Plan:
         self.reads = [at for at, tensor in enumerate(given) if id(tensor) in read]
         inputs = {f"input_{at}": given[at] for at in self.reads}
         outputs = {f"output_{number:03}": tensor for number, tensor in enumerate(new)}
-        self.part = Part(name, inputs, outputs, {}) if new else None
         at = {id(tensor): number for number, tensor in enumerate([*given, *new])}
         self.logits, self.carried = at[id(logits)], [at[id(tensor)] for tensor in carried]
+        first = len(given)
+
+        def build():
+            segment = stages.segment(position)
+            found = {self.logits: segment.output["logits"], **dict(zip(self.carried, segment.output["carried"]))}
+            results = {name: found[first + number] for number, name in enumerate(outputs)}
+            return keras.Model([segment.inputs[at] for at in self.reads], results)
+
+        self.part = Part(name, inputs, outputs, {}, build) if new else None
 
 
 class Loaded:
