@@ -51,7 +51,8 @@ def run(flags, arguments):
         gc.freeze()  # later collections do not visit the networks' many objects, which would pause all answers
         _allow_connections()
         app = http.app(servers, flags.deadline_ms / 1e3)
-        print(f"serving {', '.join(names)} on http://{flags.host}:{bound.getsockname()[1]}/", flush=True)
+        host = f"[{flags.host}]" if ":" in flags.host else flags.host  # an IPv6 address
+        print(f"serving {', '.join(names)} on http://{host}:{bound.getsockname()[1]}/", flush=True)
         # uvicorn raises the signal that stopped it again at the end, which must not be an error.
         signal.signal(signal.SIGTERM, lambda *_: None)
         web.server(app, backlog=BACKLOG, timeout_graceful_shutdown=90).run(sockets=[bound])

@@ -63,6 +63,14 @@ def upright(image, name, channels=3):
         raise _corrupt(name, error) from error
 
 
+def swaps_sides(image, name):
+    """Returns whether the Exif orientation of a Pillow image swaps height and width, or raises `CorruptImage`."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except NO_IMAGE as error:
+        raise _corrupt(name, error) from error
+
+
 def _check_unsigned(image):
     """Raises for a TIFF of signed integers: Pillow reads those of 8 bits as unsigned."""
     formats = getattr(image, "tag_v2", {}).get(TiffImagePlugin.SAMPLEFORMAT, ())

@@ -1,6 +1,8 @@
 """Checks the arguments of `Server` and of its requests, and finds the predictor and the accuracies that it uses."""
 
+import math
 import numbers
+import time
 
 import numpy as np
 
@@ -23,14 +25,16 @@ def check(policy, max_batch, max_queue, confidence):
         raise ValueError(f"`confidence` must be a number from 0 to 1, or None. Received: {confidence!r}.")
 
 
-def check_request(deadline, priority, on_answer):
-    """Raises ValueError if an argument of a request is not valid; see `Server.submit`."""
+def check_request(deadline, priority, on_answer, begin):
+    """Raises ValueError if an argument of a request is not valid; see `Server.submit_inputs`."""
     if not _is_number(deadline) or not deadline > 0:  # NaN is not
         raise ValueError(f"`deadline` must be a number of seconds above 0. Received: deadline={deadline!r}.")
     if not _is_number(priority, numbers.Integral) or not 0 <= priority <= LEAST_URGENT:
         raise ValueError(f"`priority` must be an int from 0 to {LEAST_URGENT}. Received: priority={priority!r}.")
     if on_answer is not None and not callable(on_answer):
         raise ValueError(f"`on_answer` must be a function of an `Answer`. Received: on_answer={on_answer!r}.")
+    if begin is not None and not (isinstance(begin, float) and begin <= time.perf_counter()):
+        raise ValueError(f"`begin` must be an earlier moment of `time.perf_counter`. Received: begin={begin!r}.")
 
 
 def first_acceptable(min_exit, min_accuracy, exit_names, accuracies, last):
@@ -47,7 +51,8 @@ def first_acceptable(min_exit, min_accuracy, exit_names, accuracies, last):
     else:
         received = f"min_accuracy={min_accuracy!r}"
         if not _is_number(min_accuracy) or not 0 <= min_accuracy <= max(accuracies):
-            raise ValueError(f"`min_accuracy` must be a number from 0 to {max(accuracies):.4f}. Received: {received}.")
+            most = math.floor(1e4 * max(accuracies)) / 1e4
+            raise ValueError(f"`min_accuracy` must be a number from 0 to {most}. Received: {received}.")
         position = next(place for place, own in enumerate(accuracies) if own >= min_accuracy)
     if position > last:
         raise ValueError(

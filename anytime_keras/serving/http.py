@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from anytime_keras.data import crops
 from anytime_keras.serving import metrics, v2
 from anytime_keras.serving.scheduler import Overloaded
 from anytime_keras.serving.server import MOST_RESIZED, Closed
@@ -170,9 +171,10 @@ class Api:
         length = request.headers.get("inference-header-content-length")
         parsed = await self._in_thread(len(body) > SMALL, v2.InferRequest, body, length)
         deadline = parsed.timeout or self._default
+        options = {name: getattr(parsed, name) for name in ("priority", "min_exit", "min_accuracy")}
+        server.check_request(deadline, **options)
         slow = len(body) > SMALL or max(map(len, parsed.inputs.values())) > FEW or server.resizes(parsed.inputs)
         samples = await self._in_thread(slow, server.inputs_of, parsed.inputs)
-        options = {name: getattr(parsed, name) for name in ("priority", "min_exit", "min_accuracy")}
         futures = []
         try:
             for sample in samples:
@@ -195,6 +197,7 @@ class Api:
         if server.classifier is None:
             raise HTTPException(400, f"'{name}' takes tensors only: POST /v2/models/{name}/infer.")
         deadline, top, options = self._classify_options(request)
+        server.check_request(deadline, **options)
         body = await self._body(request)
         if not body:
             raise ValueError("The body must be a JPEG or PNG file. Received: an empty body.")
@@ -231,7 +234,8 @@ class Api:
             try:
                 return default if text is None else kind(text)
             except ValueError:
-                raise ValueError(f"`{name}` must be a number. Received: {text!r:.50}.") from None
+                expected = "an int" if kind is int else "a number"
+                raise ValueError(f"`{name}` must be {expected}. Received: {text!r:.50}.") from None
 
         deadline = number("deadline_ms", 1e3 * self._default) / 1e3
         if not deadline > 0:
@@ -328,11 +332,13 @@ def _decoded(body, server):
             if image.width * image.height > MOST_PIXELS:
                 raise HTTPException(413, f"{most} Received: {image.width} x {image.height}.")
             preprocessor = server.classifier.preprocessor
+            order = slice(None, None, -1) if crops.swaps_sides(image, "the body") else slice(None)
             try:
-                height, width = preprocessor.resized_size((image.height, image.width), most=MOST_RESIZED)
+                size = preprocessor.resized_size((image.height, image.width)[order], most=MOST_RESIZED)
             except ValueError as error:
                 raise HTTPException(400, str(error)) from error
             # Of a large JPEG, only as much is decoded as resizing to that size needs, which is several times faster.
+            height, width = size[order]
             image.draft(image.mode, (SHRUNK * width, SHRUNK * height))
             return preprocessor(image)
     except PIL.Image.DecompressionBombError as error:

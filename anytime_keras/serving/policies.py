@@ -25,7 +25,7 @@ class Situation:
         slacks: list of float, ascending, the seconds until the deadlines of the first `CONSIDERED` waiting requests.
         waiting: int, the number of waiting requests.
         rate: float, arrivals per second.
-        usual_slack: float, seconds from arrival to deadline, an average that favors short ones.
+        usual_slack: float, seconds from `Scheduler.offer` to deadline, an average that favors short ones.
     """
 
     now: float
@@ -45,11 +45,12 @@ class Policy:
     Attributes:
         refuses: bool, whether requests that cannot be answered in time are refused on arrival.
         leaves_in_time: bool, whether requests leave a running batch before they would be late.
+        by_deadline: bool, whether requests of the same priority are served by deadline; otherwise first in, first out.
         least_share: float, the fewest seconds per request, at the first exit.
         last: int, the last exit that answers.
     """
 
-    refuses = leaves_in_time = True
+    refuses = leaves_in_time = by_deadline = True
 
     def __init__(self, times, accuracies):
         self.times, self.accuracies = times, accuracies
@@ -63,9 +64,9 @@ class Policy:
         """The factor on the time of the first allowed exit below which a waiting request counts as expired."""
         return self.times.usual
 
-    @staticmethod
-    def order(request):
-        return request.order
+    def order(self, request):
+        """Returns the sorting key of a request in the queue; equal ones keep the order in which they were offered."""
+        return request.order if self.by_deadline else request.order[0]
 
     def batch_size(self, situation):
         """Returns the size of the next batch, at most `situation.waiting`."""
@@ -86,16 +87,12 @@ class Static(Policy):
     Requests are dropped only when their deadline passes in the queue, as with Triton's `timeout`.
     """
 
-    refuses = leaves_in_time = False
+    refuses = leaves_in_time = by_deadline = False
     patience = 0.0
 
     def __init__(self, times, accuracies, last):
         super().__init__(times, accuracies)
         self.last = last
-
-    @staticmethod
-    def order(request):
-        return request.order[0], request.arrival
 
     def batch_size(self, situation):
         return min(situation.waiting, self.times.max_batch)
@@ -245,7 +242,7 @@ class Plan:
     Args:
         times: `StageTimes`.
         accuracies: array, one per exit.
-        slack: float, seconds from arrival to deadline.
+        slack: float, seconds from `Scheduler.offer` to deadline.
 
     Attributes:
         sizes: list of int, the most efficient batch size for each exit, and for a straight run if there is one.

@@ -18,7 +18,7 @@ SHORTER, LONGER = 0.05, 0.005
 
 
 class Overloaded(Exception):
-    """Raised instead of an answer if not even the first allowed exit can meet the deadline.
+    """Raised instead of an answer: not even the first allowed exit can meet the deadline, or the queue is full.
 
     Args:
         message: str.
@@ -96,6 +96,7 @@ class Scheduler:
     >>> now = 0.0
     >>> scheduler = Scheduler(times, accuracies=[0.6, 0.9], clock=lambda: now)
     >>> scheduler.offer(Request(arrival=0.0, deadline=0.010))
+    []
     >>> batch, expired = scheduler.next_batch()
     >>> now = 0.001
     >>> scheduler.leaving(batch, position=0)                                  # runs to the last exit
@@ -119,11 +120,11 @@ class Scheduler:
         self.times, self.accuracies, self.thresholds = times, accuracies, thresholds
         self.clock, self.max_queue = clock, max_queue
         self.policy = policies.make(policy, times, accuracies)
-        self.waiting, self._displaced = [], []
+        self.waiting = []
         self._busy_until = -math.inf  # the expected end of the running stage
         self._count, self._last = 0.0, None  # decayed number of arrivals, and the moment it was computed
         self._first, self._window = None, 1.0
-        self.usual_slack = None  # seconds from arrival to deadline, a moving geometric mean that favors short ones
+        self.usual_slack = None  # seconds from `offer` to deadline, a moving geometric mean that favors short ones
 
     @property
     def rate(self):
@@ -142,8 +143,11 @@ class Scheduler:
     def offer(self, request):
         """Adds a request to the queue.
 
-        In a full queue it takes the place of the last request if that one is less urgent: it has a lower priority, or
-        the same and a later deadline (a later arrival, with static policies). `next_batch` returns that request.
+        In a full queue, it takes the place of those that can no longer be answered in time, or of the last one if that
+        is less urgent: it has a lower priority, or the same and a later deadline (not with static policies).
+
+        Returns:
+            A list of `Request`, those that lost their place.
 
         Raises:
             Overloaded: if the request cannot be answered in time, or the queue is full of requests at least as urgent.
@@ -157,11 +161,20 @@ class Scheduler:
         seconds = alone + self._seconds_before(request, now)
         if refuses and now + seconds > request.deadline:
             raise self._refusal(request, now, seconds)
+        removed = [] if len(self.waiting) < self.max_queue else self._remove_expired(now)
         if len(self.waiting) >= self.max_queue:
             if self.policy.order(self.waiting[-1]) <= self.policy.order(request):
                 raise Overloaded(f"The queue is full: {self.max_queue} requests wait.", seconds)
-            self._displaced.append(self.waiting.pop())
+            removed = [self.waiting.pop()]
         bisect.insort(self.waiting, request, key=self.policy.order)
+        return removed
+
+    def withdraw(self, request):
+        """Removes a request from the queue; returns whether it was there."""
+        if request not in self.waiting:
+            return False
+        self.waiting.remove(request)
+        return True
 
     def _refusal(self, request, now, seconds):
         return Overloaded(
@@ -195,11 +208,11 @@ class Scheduler:
         """Removes the next batch from the queue.
 
         Returns:
-            A tuple of two lists of `Request`: the batch, and those that can no longer be answered in time or lost their
-            place in a full queue. The batch is empty if no other requests wait.
+            A tuple of two lists of `Request`: the batch, and those that can no longer be answered in time. The batch is
+            empty if no other requests wait.
         """
         now = self.clock()
-        expired, self._displaced = self._displaced + self._remove_expired(now), []
+        expired = self._remove_expired(now)
         if not self.waiting:
             return [], expired
         batch = self._take(self.policy.batch_size(self._situation(now)), now)
@@ -226,7 +239,7 @@ class Scheduler:
             place += 1
             if request.deadline - now < least[request.min_exit]:
                 hopeless.add(request)
-            elif request.deadline - now >= least[-1]:  # the others of its priority have later deadlines
+            elif self.policy.by_deadline and request.deadline - now >= least[-1]:  # so have others of its priority
                 place = bisect.bisect_right(self.waiting, request.order[0], place, key=lambda other: other.order[0])
         if hopeless:
             self.waiting = [request for request in self.waiting if request not in hopeless]

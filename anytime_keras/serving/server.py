@@ -1,6 +1,7 @@
 """`Server`: answers many callers with one network, each by its own deadline."""
 
 import concurrent.futures
+import contextlib
 import math
 import threading
 import time
@@ -27,9 +28,10 @@ class Server:
 
     One thread runs the network in batches and decides anew at each exit, by a `Scheduler`, which requests leave with
     the answer they have. A batch runs straight to the last exit, which is faster, if requests that arrive meanwhile can
-    wait for that. Requests are refused only if not even the first allowed exit can meet the deadline. `submit`
-    is thread-safe. Close the server, or use it in a `with` statement. Threads that run Python may delay the network by
-    `sys.getswitchinterval()`, 5 ms by default; `anytime-keras serve` sets 0.5 ms.
+    wait for that. Requests are refused only if not even the first allowed exit can meet the deadline, or if the queue
+    is full of requests at least as urgent. `submit` is thread-safe. Close the server, or use it in a `with` statement.
+    Threads that run Python may delay the network by `sys.getswitchinterval()`, 5 ms by default; `anytime-keras serve`
+    sets 0.5 ms.
 
     Args:
         model: `Predictor`, `Classifier` or functional Keras model whose outputs are its exits. A classifier takes raw
@@ -179,8 +181,7 @@ class Server:
             ValueError: if an argument is not valid.
             RuntimeError: if the server is closed.
         """
-        arguments.check_request(deadline, priority, on_answer)
-        self._first_acceptable(min_exit, min_accuracy)
+        self.check_request(deadline, priority, min_exit, min_accuracy, on_answer)
         begin = time.perf_counter()
         inputs = x if self.classifier is None else self.classifier.preprocessor(x)
         return self.submit_inputs(inputs, deadline, priority, min_exit, min_accuracy, on_answer, begin)
@@ -190,9 +191,8 @@ class Server:
 
         The deadline and the seconds of the answers count from `begin`, a moment of `time.perf_counter`; None is now.
         """
+        least = self.check_request(deadline, priority, min_exit, min_accuracy, on_answer, begin)
         begin = time.perf_counter() if begin is None else begin
-        arguments.check_request(deadline, priority, on_answer)
-        least = self._first_acceptable(min_exit, min_accuracy)
         inputs = self._runner.start(x)
         if (shapes := _shapes(inputs)) != self._measured_shapes:
             expected = self._measured_shapes
@@ -204,16 +204,31 @@ class Server:
             if self._closing:
                 raise Closed("The server is closed and takes no more requests.")
             try:
-                self._scheduler.offer(request)
+                removed = self._scheduler.offer(request)
             except Overloaded:
                 self.stats.count("refused")
                 raise
             self._changed.notify()
+        self._fail(removed)
+        pending.future.add_done_callback(lambda future: future.cancelled() and self._withdraw(request))
         return pending.future
 
-    def _first_acceptable(self, min_exit, min_accuracy):
+    def check_request(self, deadline, priority=0, min_exit=None, min_accuracy=None, on_answer=None, begin=None):
+        """Raises ValueError if an argument of `submit_inputs` is not valid.
+
+        Returns:
+            int, the position of the first acceptable exit.
+        """
+        arguments.check_request(deadline, priority, on_answer, begin)
         last = self._scheduler.policy.last
         return arguments.first_acceptable(min_exit, min_accuracy, self.exit_names, self.accuracies, last)
+
+    def _withdraw(self, request):
+        """Makes room for others when a waiting request is cancelled."""
+        with self._changed:
+            waited = self._scheduler.withdraw(request)
+        if waited:
+            self.stats.count("cancelled")
 
     def close(self):
         """Takes no more requests, answers those that wait, and stops the thread."""
@@ -249,7 +264,7 @@ class Server:
                 for request in members:
                     if not request.payload.future.done():
                         self.stats.count("failed")
-                        request.payload.future.set_exception(error)
+                        _settle(request.payload.future.set_exception, error)
         return True
 
     def _run(self, members, straight):
@@ -320,10 +335,10 @@ class Server:
                 pending.on_answer, pending.error = None, error
         if leaves and pending.error is not None:
             self.stats.count("failed")
-            pending.future.set_exception(pending.error)
+            _settle(pending.future.set_exception, pending.error)
         elif leaves and acceptable:
             self.stats.answered(answer.position, answer.late, self.accuracies[answer.position])
-            pending.future.set_result(answer)
+            _settle(pending.future.set_result, answer)
         elif leaves:
             self._fail([request])
 
@@ -331,7 +346,7 @@ class Server:
         for request in requests:
             if request.payload.future.running() or request.payload.future.set_running_or_notify_cancel():
                 self.stats.count("expired")
-                request.payload.future.set_exception(Overloaded(HOPELESS, 0.0))
+                _settle(request.payload.future.set_exception, Overloaded(HOPELESS, 0.0))
             else:
                 self.stats.count("cancelled")
 
@@ -344,6 +359,12 @@ class _Pending:
     def __init__(self, inputs, future, on_answer):
         self.inputs, self.future, self.on_answer = inputs, future, on_answer
         self.error = None  # raised by `on_answer`
+
+
+def _settle(set_outcome, outcome):
+    """Sets a future's result or exception. `SystemExit` in its callbacks must not end the server's thread."""
+    with contextlib.suppress(BaseException):
+        set_outcome(outcome)
 
 
 def _shapes(inputs):

@@ -92,7 +92,7 @@ def simulate(
             now, slack = coming.pop()
             moment += receiving
             try:
-                scheduler.offer(Request(now, now + slack))
+                refused += len(scheduler.offer(Request(now, now + slack)))
             except Overloaded:
                 refused += 1
         now = moment

@@ -86,7 +86,7 @@ def _field(content, name, kind, default=...):
 
 def _timeout(parameters):
     """Returns Triton's `timeout`, in microseconds, as seconds; 0 is none."""
-    value = parameters.get("timeout", 0)
+    value = 0 if parameters.get("timeout") is None else parameters["timeout"]
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
         raise ValueError(f"`timeout` must be a number of microseconds, at least 0. Received: {value!r:.100}.")
     return min(value, 1e15) / 1e6 or None

@@ -17,7 +17,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 pytest.importorskip("starlette")
 uvicorn = pytest.importorskip("uvicorn")
@@ -102,7 +102,7 @@ def test_tensors_in_json(ask, digits):
 
 
 def test_a_least_accuracy_in_json(ask, digits):
-    within = f"a number from 0 to {max(digits.accuracies):.4f}"
+    within = f"a number from 0 to {max(digits.accuracies) - 5e-5:.4f}"  # rounded down
     for least, status, text in ((0.5, 200, "exit_6"), (0.999, 400, within)):
         response, content = ask("POST", INFER, json.dumps(request_of(pixels(), parameters={"min_accuracy": least})))
         assert response.status == status and text in content.decode()
@@ -155,8 +155,9 @@ def test_answers_stream_as_server_sent_events(ask, png):
 
 
 def test_null_counts_as_missing(ask):
-    response, _ = ask("POST", INFER, json.dumps(request_of(pixels(), parameters=None, id=None, outputs=None)))
-    assert response.status == 200
+    for parameters in (None, {"timeout": None, "priority": None, "min_exit": None, "min_accuracy": None}):
+        body = json.dumps(request_of(pixels(), parameters=parameters, id=None, outputs=None))
+        assert ask("POST", INFER, body)[0].status == 200
 
 
 def test_thin_images_are_refused_before_they_are_resized(ask, digits):
@@ -240,6 +241,8 @@ def test_time_spent_in_proxies_counts(ask, png):
     for text in (f"t={time.time() - 5:.3f}", f"{1e3 * (time.time() - 5):.0f}"):
         response, content = ask("POST", "/v1/classify?deadline_ms=3000", png, X_Request_Start=text)
         assert response.status == 503, content
+        body = json.dumps(request_of(pixels(), parameters={"timeout": 3_000_000}))
+        assert ask("POST", INFER, body, X_Request_Start=text)[0].status == 503
     for text in ("soon", "nan", "0", str(time.time() + 100)):
         assert ask("POST", "/v1/classify", png, X_Request_Start=text)[0].status == 200
 
@@ -367,6 +370,23 @@ def test_large_jpeg_files_are_decoded_at_a_fraction_of_their_size():
         found = serving_http._decoded(file.getvalue(), server)
         assert sizes.pop() == expected
         np.testing.assert_allclose(found, HostPreprocessor((32, 32, 3))(file.getvalue()), atol=2.01 / 255)
+
+
+def test_a_turned_jpeg_is_decoded_at_the_size_that_its_upright_image_needs():
+    server = types.SimpleNamespace(classifier=types.SimpleNamespace(preprocessor=HostPreprocessor((16, 128, 3))))
+    coarse = np.random.default_rng(0).integers(0, 256, (32, 4, 3), "uint8")
+    picture, exif = Image.fromarray(coarse).resize((320, 2560), Image.Resampling.BICUBIC), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    picture.save(file, "JPEG", exif=exif)
+    expected = HostPreprocessor((16, 128, 3))(file.getvalue())
+    np.testing.assert_allclose(serving_http._decoded(file.getvalue(), server), expected, atol=3.01 / 255)
+
+
+def test_wrong_options_are_refused_before_an_image_is_decoded(ask):
+    for query, expected in (("priority=10", "`priority` must be"), ("min_exit=exit_99", "`min_exit` must be one of")):
+        response, content = ask("POST", f"/v1/classify?{query}", b"no image")
+        assert response.status == 400 and expected in content.decode()
 
 
 def test_unknown_models_paths_and_methods(ask):

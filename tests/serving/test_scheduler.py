@@ -287,7 +287,7 @@ def test_a_full_queue_refuses():
         ("value", Request(0.0, deadline=8.0), True),
         ("value", Request(0.0, deadline=99.0, priority=4), True),
         ("value", Request(0.0, deadline=8.0, priority=6), False),
-        ("last", Request(1.0, deadline=8.0), False),  # first in, first out
+        ("last", Request(-1.0, deadline=8.0), False),  # first in, first out, wherever time was spent before
         ("last", Request(1.0, deadline=99.0, priority=4), True),
     ],
 )
@@ -297,13 +297,47 @@ def test_a_full_queue_gives_up_its_last_request_for_a_more_urgent_one(policy, ur
     for request in waiting:
         scheduler.offer(request)
     if accepted:
-        scheduler.offer(urgent)
+        assert scheduler.offer(urgent) == waiting[2:]
         assert scheduler.waiting == sorted([urgent, *waiting[:2]], key=scheduler.policy.order)
-        assert scheduler.next_batch()[1] == waiting[2:] and scheduler.next_batch()[1] == []
     else:
         with pytest.raises(Overloaded, match="3 requests wait"):
             scheduler.offer(urgent)
-        assert scheduler.waiting == waiting and scheduler.next_batch()[1] == []
+        assert scheduler.waiting == waiting
+
+
+@pytest.mark.parametrize("policy", ["value", "slack", "last"])
+def test_a_full_queue_gives_up_hopeless_requests_first(policy):
+    scheduler, clock = small(policy, max_queue=3)
+    hopeless, alive = [Request(0.0, 0.05), Request(0.0, 0.06)], Request(0.0, 9.0)
+    for request in (hopeless[0], alive, hopeless[1]):
+        scheduler.offer(request)
+    clock.now = 0.2
+    assert set(scheduler.offer(last := Request(0.2, 10.0))) == set(hopeless)
+    assert scheduler.waiting == [alive, last]
+
+
+def test_a_request_that_is_refused_takes_no_place():
+    scheduler, clock = small(max_queue=1)
+    scheduler.offer(waiting := Request(0.0, 9.0))
+    scheduler._busy_until = 5.0
+    with pytest.raises(Overloaded, match="deadline cannot be met"):
+        scheduler.offer(Request(0.0, 1.0, priority=1))
+    assert scheduler.waiting == [waiting]
+
+
+def test_a_withdrawn_request_leaves_the_queue():
+    scheduler, _ = small()
+    scheduler.offer(first := Request(0.0, 9.0))
+    scheduler.offer(second := Request(0.0, 9.0))
+    assert scheduler.withdraw(first) and not scheduler.withdraw(first)
+    assert scheduler.waiting == [second]
+
+
+def test_time_before_a_request_was_offered_is_not_part_of_its_slack():
+    scheduler, clock = small()
+    clock.now = 1.0
+    scheduler.offer(Request(0.0, 1.25))
+    assert scheduler.usual_slack == 0.25
 
 
 def test_waiting_requests_that_became_hopeless_are_returned():

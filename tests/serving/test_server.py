@@ -154,10 +154,37 @@ def test_an_urgent_request_displaces_a_less_urgent_one_from_a_full_queue(busy, g
     with pytest.raises(Overloaded, match="The queue is full: 2 requests wait"):
         busy.submit(sample(), deadline=40, priority=9)
     urgent = busy.submit(sample(), deadline=50)
-    gate.set()
+    assert displaced.done(), "at once, while a batch runs"
     with pytest.raises(Overloaded, match="more urgent requests filled the queue"):
-        displaced.result(20)
+        displaced.result()
+    gate.set()
     assert kept.result(20).exit == urgent.result(20).exit == "late" and busy.stats.expired == expired + 1
+
+
+def test_cancelled_requests_leave_the_queue(busy, gate, monkeypatch):
+    monkeypatch.setattr(busy._scheduler, "max_queue", 2)
+    cancelled, kept = busy.submit(sample(), deadline=30, priority=1), busy.submit(sample(), deadline=30, priority=9)
+    assert cancelled.cancel() and busy.waiting == 1
+    later = busy.submit(sample(), deadline=30)
+    gate.set()
+    assert kept.result(20).exit == later.result(20).exit == "late"
+
+
+def test_system_exit_in_a_futures_callback_does_not_stop_the_server(busy, gate):
+    expired, answered = busy.submit(sample(), deadline=0.5), busy.submit(sample(), deadline=30)
+    for future in (expired, answered):
+        future.add_done_callback(lambda future: sys.exit())
+    timer = threading.Timer(0.6, gate.set)
+    timer.start()
+    assert answered.result(20).exit == "late" and busy.submit(sample(), deadline=30).result(20).exit == "late"
+    assert isinstance(expired.exception(20), Overloaded)
+    timer.join()
+
+
+@pytest.mark.parametrize("begin", [float("nan"), float("inf"), "now", True, 10**400])
+def test_a_moment_that_is_not_in_the_past_is_refused(gated, begin):
+    with pytest.raises(ValueError, match="`begin` must be an earlier moment of `time.perf_counter`. Received: begin="):
+        gated.submit_inputs(sample(), deadline=30, begin=begin)
 
 
 def test_an_error_in_a_stage_fails_its_batch_only(gated, monkeypatch):
