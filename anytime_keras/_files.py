@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -121,41 +120,52 @@ def write(path: pathlib.Path, content: bytes) -> None:
         raise
 
 
-@contextlib.contextmanager
-def writing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a new folder to fill, which then becomes the folder `path`; after an error, `path` is as it was.
+def check_folder(path: str | os.PathLike, mark: str, kind: str, overwrite: bool) -> pathlib.Path:
+    """Returns the path of a folder that `writing_folder` may fill, with `~` expanded.
 
-    An existing folder is replaced, but an empty one is filled, because it may be the working directory or a mounted
-    volume. Links are followed.
+    It may be missing or empty, or contain the file `mark` if `overwrite`. `kind` names such a folder.
+
+    Raises:
+        FileExistsError: otherwise.
+    """
+    path = pathlib.Path(os.path.expanduser(path))
+    real = pathlib.Path(os.path.realpath(path))
+    if os.path.lexists(real) and not (real.is_dir() and not any(real.iterdir())):
+        if not overwrite:
+            raise FileExistsError(f"'{path}' already exists. Pass `overwrite=True` to replace {kind}.")
+        if not (real / mark).is_file():
+            raise FileExistsError(f"'{path}' is not {kind}, so it is not replaced. Choose another folder.")
+    return path
+
+
+@contextlib.contextmanager
+def writing_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[pathlib.Path]:
+    """Yields a new folder to fill, whose content then becomes that of the folder `path`, or nothing after an error.
+
+    An existing folder stays and gets the content, because it may be the working directory or a mounted volume. Links
+    are followed. What was in the folder is removed if `overwrite`, otherwise it is an error.
     """
     path = pathlib.Path(os.path.realpath(path))
+    exists = path.is_dir()
     path.parent.mkdir(parents=True, exist_ok=True)
-    empty = path.is_dir() and not any(path.iterdir())
-    # A user may write to a mounted volume, but not beside it.
-    place = path if empty and not os.access(path.parent, os.W_OK) else path.parent
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=place) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path if exists else path.parent) as scratch:
         new, old = pathlib.Path(scratch, "new"), pathlib.Path(scratch, "old")
         new.mkdir()
+        old.mkdir()
         yield new
-        if empty:
-            _fill(path, new)
+        if not exists:
+            os.rename(new, path)
             return
-        if path.exists():
-            os.replace(path, old)
+        present = [entry for entry in path.iterdir() if entry != pathlib.Path(scratch)]
+        if present and not overwrite:
+            raise FileExistsError(f"'{present[0]}' was written meanwhile and is kept. Choose another folder.")
+        moves = [(entry, old / entry.name) for entry in present]
+        moves += [(entry, path / entry.name) for entry in new.iterdir()]
         try:
-            os.replace(new, path)
+            for source, target in moves:
+                os.rename(source, target)
         except BaseException:
-            if old.exists():
-                os.replace(old, path)
+            for source, target in reversed(moves):
+                if os.path.lexists(target) and not os.path.lexists(source):
+                    os.rename(target, source)
             raise
-
-
-def _fill(folder, new):
-    """Moves the content of `new` to an empty folder, or nothing."""
-    try:
-        for entry in sorted(new.iterdir()):
-            shutil.move(entry, folder)
-    except BaseException:
-        for entry in folder.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        raise

@@ -122,20 +122,16 @@ def _described(path):
 
 def save(classifier, folder, overwrite=False):
     """Writes a classifier to a folder; see `Classifier.save_to_preset`."""
-    folder, model = pathlib.Path(folder), classifier.model
+    model = classifier.model
     if isinstance(model, ExportedModel):
         raise ValueError(
             "Only a Keras model can be saved as a preset. Received: a classifier of the exported set in "
             f"'{model.path}'. Copy that folder, which is a preset too."
         )
-    if str(folder).startswith("hf:"):
+    if str(folder).lower().startswith("hf:"):
         raise ValueError(f"`folder` must be a folder on this machine. Received: '{folder}'. Use `upload_preset`.")
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        if not overwrite:
-            raise FileExistsError(f"'{folder}' already exists. Pass `overwrite=True` to replace a preset.")
-        if not (folder / "preset.json").is_file():
-            raise FileExistsError(f"'{folder}' is not a preset, so it is not replaced. Choose another folder.")
-    with _files.writing_folder(folder) as new:
+    folder = _files.check_folder(folder, "preset.json", "a preset", overwrite)
+    with _files.writing_folder(folder, overwrite) as new:
         if isinstance(model, AnytimeModel) and model.preprocessor is None:
             model.preprocessor, model.class_names = classifier.preprocessor, classifier.class_names
         model.save(new if isinstance(model, EANN) else new / "model.keras")

@@ -144,7 +144,8 @@ def _structure(part, memory):
 def _operation(operation):
     kind = type(operation)
     layers = [operation, *graph.sublayers(operation)] if isinstance(operation, keras.Layer) else [operation]
-    functions = [value for layer in layers for value in vars(layer).values() if inspect.isfunction(value)]
+    held = [value for layer in layers for value in vars(layer).values() if callable(value)]
+    functions = [value if inspect.isroutine(value) else type(value) for value in held]
     known = all(each.__module__.startswith(_KNOWN_MODULES) for each in [*map(type, layers), *functions])
     if not known or isinstance(operation, keras.layers.Lambda):
         raise _Unknown

@@ -95,12 +95,11 @@ def export(
     ['exported.json', 'run_exported.py', 'saved_model']
     >>> folder.cleanup()
     """
-    path = pathlib.Path(path)
     parts = (parts,) if isinstance(parts, str) else tuple(parts)
     if format == "litert" and batch_size is None:
         batch_size = 1
     _check(model, format, parts, precision, representative, batch_size)
-    _check_path(path, overwrite)
+    path = _files.check_folder(path, DESCRIPTION, "an export", overwrite)
     if isinstance(model, EANN):
         stages = model.stages() if exits is None else model.stages().at(exits)
     else:
@@ -118,7 +117,7 @@ def export(
         except ValueError as error:
             raise ValueError(f"`representative` does not fit the network. {error}") from error
         calibration = converters.samples_of(chosen, samples, batch_size)
-    with _files.writing_folder(path) as folder:
+    with _files.writing_folder(path, overwrite) as folder:
         files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)
         described = [{**part.describe(batch_size), **file} for part, file in zip(chosen, files)]
         description["whole"] = described.pop(0) if "whole" in parts else None
@@ -222,13 +221,3 @@ def _check_layers(functional, format):
             f"{dtype}. Export it as 'saved_model', or build a float32 network and copy the weights: "
             "`set_weights(model.get_weights())`."
         )
-
-
-def _check_path(path, overwrite):
-    empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-    if empty or not os.path.lexists(path):
-        return
-    if not overwrite:
-        raise FileExistsError(f"'{path}' already exists. Pass `overwrite=True` to replace an existing export.")
-    if path.is_symlink() or not (path / DESCRIPTION).is_file():
-        raise FileExistsError(f"'{path}' is not an export, so it is not replaced. Remove it or choose another path.")

@@ -156,6 +156,7 @@ class BatchMethods:
         self._worker.check_process()
         with self._changing:
             state = self._state
+            state.engine.check_weights()
             if any(state.engine.sigmoid):
                 raise ValueError(
                     "Only exits that predict one class for each sample can be calibrated. Received: exits that end in "
@@ -200,8 +201,7 @@ class BatchMethods:
 
     def _batches(self, state, inputs, batch_size):
         """Splits the first stage's inputs into batches of the size that is fastest, at most `batch_size`."""
-        with self._worker.lock:
-            size = state.engine.batch_size(int(batch_size))
+        size = state.engine.batch_size(int(batch_size))
         return [[tensor[at : at + size] for tensor in inputs] for at in range(0, inputs[0].shape[0], size)]
 
     def _found(self):

@@ -170,10 +170,11 @@ def _read(checkpoint):
             content = torch.load(file, map_location="cpu", weights_only=True)
         # What `torch.load` raises for files of other kinds.
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, OSError) as error:
-            text = str(error).strip().partition("\n")[0]
+            text = re.split(r"\n| In PyTorch 2", str(error).strip())[0]
             if isinstance(error, pickle.UnpicklingError):  # whose text advises to load the file unsafely
                 found = re.search(r"GLOBAL ([\w.]+)", str(error))
-                text = f"it refers to `{found[1]}`" if found else ""
+                reason = re.search(r"WeightsUnpickler error: ([^\n]+)", str(error))
+                text = f"it refers to `{found[1]}`" if found else reason[1].strip() if reason else ""
             reason = f"{type(error).__name__}, {text.rstrip('.')}" if text else type(error).__name__
             raise ValueError(
                 f"'{checkpoint}' is not a checkpoint that `torch.load(weights_only=True)` can read: {reason}. "

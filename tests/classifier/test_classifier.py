@@ -243,40 +243,14 @@ def test_presets_replace_only_presets_and_are_written_atomically(tmp_path, monke
     assert len(list(folder.iterdir())) == 3
 
 
-def test_presets_are_saved_into_links_and_the_working_directory(tmp_path, monkeypatch):
-    classifier = small()
-    for name in ("target", "here"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "link").symlink_to("target")
-    monkeypatch.chdir(tmp_path / "here")
-    for folder in (tmp_path / "link", "."):
-        classifier.save_to_preset(folder)
-    classifier.save_to_preset(tmp_path / "link", overwrite=True)
-    assert (tmp_path / "link").is_symlink()
-    for place in (tmp_path / "target", pathlib.Path()):
-        assert sorted(path.name for path in place.iterdir()) == ["README.md", "model.keras", "preset.json"]
-    (tmp_path / "volume").mkdir()
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "access", lambda *_: False)  # as if nothing could be written beside the folder
-        assert len(list(classifier.save_to_preset(tmp_path / "volume").iterdir())) == 3
-    with pytest.raises(ValueError, match="Received: 'hf:/me/animals'. Use `upload_preset`"):
-        classifier.save_to_preset("hf://me/animals")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "link", "target", "volume"]
-
-
-def test_an_empty_folder_stays_empty_if_moving_a_preset_there_fails(tmp_path, monkeypatch):
-    folder, move, moved = tmp_path / "volume", shutil.move, []
-    folder.mkdir()
-
-    def fail_second(source, target):
-        if moved:
-            raise OSError("no space left")
-        moved.append(move(source, target))
-
-    monkeypatch.setattr(shutil, "move", fail_second)
-    with pytest.raises(OSError, match="no space"):
-        small().save_to_preset(folder)
-    assert moved and folder.is_dir() and not list(folder.iterdir())
+def test_presets_are_saved_into_the_working_directory_but_not_at_addresses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for overwrite in (False, True):
+        small().save_to_preset(".", overwrite=overwrite)
+        assert sorted(os.listdir()) == ["README.md", "model.keras", "preset.json"]
+    for address in ("hf://me/animals", "HF://me/animals"):
+        with pytest.raises(ValueError, match=f"Received: '{address}'. Use `upload_preset`"):
+            small().save_to_preset(address)
 
 
 @pytest.mark.long

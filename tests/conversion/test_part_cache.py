@@ -1,4 +1,5 @@
 import concurrent.futures
+import functools
 import multiprocessing
 import os
 
@@ -153,13 +154,25 @@ def test_keys_depend_on_the_arguments_of_calls():
     assert len({part_cache.key(whole(model), "litert", 1) for model in models}) == len(models)
 
 
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return x * self.factor
+
+    scaled = __call__
+
+
 def test_a_layer_defined_outside_known_packages_has_no_key():
     features = keras.Input((300,))
     assert part_cache.key(whole(networks.two_exits(features, networks.Positions()(features))), "litert", 1) is None
     doubled = networks.two_exits(features, keras.layers.Lambda(lambda x: 2 * x)(features))
     assert part_cache.key(whole(doubled), "litert", 1) is None
-    activated = networks.two_exits(features, keras.layers.Dense(3, activation=checks.some_input)(features))
-    assert part_cache.key(whole(activated), "litert", 1) is None
+    scale = Scale(2.0)
+    for function in (checks.some_input, scale, scale.scaled, functools.partial(scale.scaled)):
+        activated = networks.two_exits(features, keras.layers.Dense(3, activation=function)(features))
+        assert part_cache.key(whole(activated), "litert", 1) is None
 
 
 @pytest.mark.parametrize("make", networks.GRAPHS)

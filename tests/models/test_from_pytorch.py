@@ -182,6 +182,15 @@ def test_files_that_are_no_checkpoints_give_one_clear_error(tmp_path, content):
         load_tiny(path)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.load. received a zip file")
+def test_a_torchscript_file_gives_no_unsafe_advice(tmp_path):
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)
+    with pytest.raises(ValueError, match="checkpoint.pth.tar'.*can read: RuntimeError") as error:
+        load_tiny(path)
+    assert "`False`" not in str(error.value)
+
+
 def test_other_contents_names_and_missing_files_are_refused(tmp_path):
     path = tmp_path / "checkpoint.pth.tar"
     torch.save({"state_dict": [1, 2], "epoch": 3}, path)

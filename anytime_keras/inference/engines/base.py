@@ -102,6 +102,9 @@ class Engine:
         Runs of other threads may go on meanwhile, except while this holds `lock`.
         """
 
+    def check_weights(self):
+        """Raises ValueError if the engine converts parts of the network later, and its weights have changed."""
+
     def prepare_direct(self, inputs, position):
         """Compiles the run straight to one exit for inputs of this size, unless that was done. Thread-safe."""
 

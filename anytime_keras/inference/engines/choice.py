@@ -134,7 +134,6 @@ def _fastest(stages, inputs, names, num_threads, options):
             try:
                 engine = FileEngine(stages, name, threads, **options)
                 engine.prepare(arrays(inputs))
-                options["memory"].clear()  # the weights may change from now on
                 return engine, None
             except Exception as error:  # it cannot run a stage, or not exactly; runtimes raise several types
                 reason = error
@@ -146,7 +145,8 @@ def _fastest(stages, inputs, names, num_threads, options):
 def _measured(stages, inputs, names, num_threads, options):
     """Measures the time to the last exit on each runtime, one after the other, or reads what was measured before.
 
-    The times are kept for later if the runs with the fewest threads were steady: other processes disturb those least.
+    The times are kept for later if the runs with the fewest threads, which other processes disturb least, and those of
+    the fastest engine were steady.
 
     Returns:
         A list of [seconds, engine, threads], without the runtimes that cannot run the network.
@@ -158,24 +158,25 @@ def _measured(stages, inputs, names, num_threads, options):
     key = _key(options, inputs, names, threads)
     if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
-    given, found, last, steady = arrays(inputs), [], options["last"], True
+    given, blocks, last = arrays(inputs), [], options["last"]
     samples = options["representative"] and (lambda plan: [options["representative"][at] for at in plan.reads])
     for name in names:
         try:
             for count in threads:
                 loader = Loader(name, count, options["dtype"], samples, options["progress"], options["memory"])
                 part = loader.load(last, len(given[0]))
-                seconds = _block(lambda: part(given))
-                found.append([_usual(seconds), name, count])
-                steady = steady and (count > threads[0] or _is_steady(seconds))
+                blocks.append((_block(lambda: part(given)), name, count))
         except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
             if len(names) == 1:
                 raise
     if len(names) > 1 and options["dtype"] == "float32":
         options["progress"]("tensorflow")
         whole = runtime.compiled(last.part.model)
-        found.append([_usual(_block(lambda: runtime.finish(whole(inputs)))), "tensorflow", None])
-    if key and steady:
+        blocks.append((_block(lambda: runtime.finish(whole(inputs))), "tensorflow", None))
+    found = [[_usual(seconds), *row] for seconds, *row in blocks]
+    fastest = min(found, key=_handicapped, default=None)
+    decisive = [block for (block, *_), row in zip(blocks, found) if row[2] == threads[0] or row is fastest]
+    if key and all(map(_is_steady, decisive)):
         part_cache.write(key, json.dumps(found).encode())
     return found
 

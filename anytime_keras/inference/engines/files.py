@@ -12,7 +12,7 @@ import numpy as np
 
 from anytime_keras.conversion import part_cache, runtimes
 from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
-from anytime_keras.inference.engines.loading import Loader, Plan
+from anytime_keras.inference.engines.loading import Loader, Plan, WeightsChanged
 
 BATCHES = (8, 2)  # batch sizes that early exit uses in addition to the prepared ones
 AT_ONCE = 32  # samples that run together with early exit
@@ -78,20 +78,20 @@ class FileEngine(Engine):
         size = len(inputs[0])
         if size in self._sizes:
             return
-        if self._sizes and self._is_outdated():
-            raise ValueError(
-                "The network's weights must be those with which the predictor was made, to prepare it for a batch of "
-                f"{size}. Received: other weights. Make a new predictor."
-            )
+        if self._sizes:
+            self.check_weights()
         stages = [self._loader.load(plan, size) for plan in self._plans]
         self._load_direct(len(self) - 1, size)
         self._check(stages, size, inputs, lock)
         self._loaded[size] = stages
         self._sizes.append(size)
 
-    def _is_outdated(self):
-        """Returns whether the network's weights have changed, so that nothing more can be converted."""
-        return self._hash_weights() != self._weights
+    def check_weights(self):
+        if self._hash_weights() != self._weights:
+            raise WeightsChanged(
+                "The network's weights must be those with which the predictor was made. Received: other weights. Make "
+                "a new predictor."
+            )
 
     def _hash_weights(self, memory=None):
         return [part_cache.weights(plan.part, memory) for plan in self._plans if plan.part]
@@ -101,12 +101,13 @@ class FileEngine(Engine):
 
     def batch_size(self, most):
         for size in () if self.name == "onnx" else BATCHES:
-            if size in self._loaded or size in self._fixed:
-                continue
-            if not self._is_outdated() and (stages := self._loader.resized(self._plans, size)):
-                self._loaded[size] = stages
-            else:
-                self._fixed.add(size)
+            with self._converting:
+                if size in self._loaded or size in self._fixed:
+                    continue
+                if stages := self._loader.resized(self._plans, size):
+                    self._loaded[size] = stages
+                else:
+                    self._fixed.add(size)
         return min(most, max(AT_ONCE, *self._sizes))
 
     def run(self, inputs, run):
@@ -156,11 +157,12 @@ class FileEngine(Engine):
         """
         if (size, position) not in self._direct:
             with self._converting:
-                if self._is_outdated():
+                try:
+                    self.check_weights()
+                    self._load_direct(position, size)
+                except WeightsChanged:
                     stages = self._stages(size)[self.start_of(position) : position + 1]
                     self._direct[size, position] = Chain(stages)
-                else:
-                    self._load_direct(position, size)
         return self._direct[size, position]
 
     def _load_direct(self, position, size):

@@ -8,6 +8,10 @@ from anytime_keras.conversion.parts import Part
 from anytime_keras.inference.progress import silent
 
 
+class WeightsChanged(ValueError):
+    """Raised instead of converting a network whose weights are no longer those with which the engine was made."""
+
+
 class Loader:
     """Converts and loads parts for one runtime.
 
@@ -77,7 +81,10 @@ class Loader:
             self._progress(f"{self.name}: {plan.part.name}")
             samples = self._samples(plan)
             calibration = None if samples is None else [samples]
-            return converters.convert([plan.part], self.name, converted_size, self._dtype, calibration)[0]
+            content = converters.convert([plan.part], self.name, converted_size, self._dtype, calibration)[0]
+            if part_cache.weights(plan.part) != part_cache.weights(plan.part, self._memory):
+                raise WeightsChanged("its weights must not change while it is converted")
+            return content
 
         if self.key(plan) and converted_size in (1, None):
             key = self._keys[plan]
