@@ -229,7 +229,7 @@ class EANN:
         Raises:
             ValueError: if the folder is not empty.
         """
-        folder = pathlib.Path(folder)
+        folder = pathlib.Path(folder).expanduser()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"'{folder}' is not empty. Name a new folder.")
         with _files.writing_folder(folder) as whole:
