@@ -154,7 +154,7 @@ class Subject:
         self._costs = costs = [cost.with_head for cost in self.predictor.costs]
         taken = in_turns({cost: lambda cost=cost: self.predictor.predict(x, budget=cost) for cost in costs}, 3.0)
         self.straight = np.array([np.median(taken[cost]) for cost in costs])
-        self.full = self.predictor.latencies.quantile(len(x), 0.5)[-1]
+        self.full = float(np.median([full_run(self.predictor, x)[-1] for _ in range(100)]))  # the cache may be older
 
     def ours(self, deadline):
         return self.predictor.predict(self.x, deadline=deadline)
