@@ -140,10 +140,10 @@ def check_folder(path: str | os.PathLike, mark: str, kind: str, overwrite: bool)
 
 @contextlib.contextmanager
 def writing_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[pathlib.Path]:
-    """Yields a new folder to fill, whose content then becomes that of the folder `path`, or nothing after an error.
+    """Yields an empty folder to fill. Its content then becomes that of `path`; after an error, `path` is as it was.
 
-    An existing folder stays and gets the content, because it may be the working directory or a mounted volume. Links
-    are followed. What was in the folder is removed if `overwrite`, otherwise it is an error.
+    An existing folder is kept, because it may be the working directory or a mounted volume. If it is not empty, its
+    content is replaced if `overwrite`; otherwise FileExistsError is raised. Links are followed.
     """
     path = pathlib.Path(os.path.realpath(path))
     exists = path.is_dir()

@@ -16,7 +16,7 @@ class Part:
         name: str, such as `"whole"` or `"stage_3"`.
         inputs, outputs: dicts from name to Keras tensor, in order.
         exits: dict from the name of each logits output to the name of its exit.
-        build: function that returns the part as a model, for tensors within a larger graph; None if they are a graph.
+        build: function that builds the part's model; None builds it from `inputs` and `outputs`.
 
     Attributes:
         model: the part as a Keras model, built when first used.

@@ -28,7 +28,7 @@ from anytime_keras.version import __version__
 
 MOST_BYTES = 16 * 2**20
 MOST_PIXELS = 2**25  # of an image file; a small file can contain many, which take seconds to decode
-SHRUNK = 4  # JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, but not below this times the resized one
+SHRUNK = 4  # JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, but at least at this multiple of the resized size
 MOST_DECODING = 64  # images that wait to be decoded
 MOST_ARRIVING = 2**28  # bytes of all bodies that are arriving
 SLOWEST_BODY = 10.0  # seconds in which a body must arrive
@@ -337,7 +337,7 @@ def _decoded(body, server):
                 size = preprocessor.resized_size((image.height, image.width)[order], most=MOST_RESIZED)
             except ValueError as error:
                 raise HTTPException(400, str(error)) from error
-            # Of a large JPEG, only as much is decoded as resizing to that size needs, which is several times faster.
+            # A large JPEG is decoded at a fraction of its size, which is several times faster.
             height, width = size[order]
             image.draft(image.mode, (SHRUNK * width, SHRUNK * height))
             return preprocessor(image)

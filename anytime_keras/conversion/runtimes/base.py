@@ -2,7 +2,7 @@
 
 import importlib
 
-MOST_THREADS = 1024  # with a million, LiteRT ended the process without an error
+MOST_THREADS = 1024  # runtimes start as many as asked for; a million blocks or ends the process
 
 
 class Terminated(RuntimeError):
