@@ -5,12 +5,14 @@
 
 Arguments: a network, then images. The network is a name of the zoo, the folder of a training, of a saved preset or of
 an exported set, a .keras file, or hf://user/model. The images are files, folders and patterns such as "*.png".
+Of several images, those that cannot be decoded are reported, the others are classified, and the exit status is 1.
 """
 
 import glob
 import json
 import os
 import pathlib
+import sys
 
 from absl import flags
 
@@ -32,6 +34,8 @@ def run(flags, arguments):
     limits += ["stream"] if flags.stream else []
     if len(limits) > 1:
         raise ValueError(f"Give at most one of --deadline_ms, --budget_macs and --stream. Received: {limits}.")
+    import numpy as np
+
     from anytime_keras import Classifier
     from anytime_keras.data import crops
     from anytime_keras.preprocessing import decoding
@@ -42,18 +46,32 @@ def run(flags, arguments):
     paths = image_files(images)
     for path in paths:
         decoding.check_file(path)  # by its header, before the network is prepared
-        decoding.check_size(crops.size(path), f"'{path}'")
-    if flags.budget_macs is not None:
-        _answers(classifier, paths[0], flags)  # compiles the exit, which does not count as time for an image
-    records, width = [], max(map(len, paths))
+        decoding.check_size(crops.stored_size(path), f"'{path}'")
+    if flags.budget_macs is not None:  # compiles the exit, which does not count as time for an image
+        _answers(classifier, np.zeros(classifier.preprocessor.image_shape, "uint8"), flags)
+    records, corrupt, width = [], [], max(map(len, paths))
     for path in paths:
-        for answer in _answers(classifier, path, flags):
+        try:
+            for answer in _answers(classifier, path, flags):
+                if flags.json:
+                    records.append(_record(path, answer, flags.top))
+                else:
+                    print(_text(path, answer, flags.top, width), flush=True)
+        except crops.CorruptImage as error:
+            if len(paths) == 1:
+                raise
+            corrupt.append(path)
             if flags.json:
-                records.append(_record(path, answer, flags.top))
+                records.append({"image": path, "error": str(error)})
             else:
-                print(_text(path, answer, flags.top, width), flush=True)
+                print(error, file=sys.stderr)
     if flags.json:
         print(json.dumps(records, indent=1))
+    if corrupt:
+        raise ValueError(
+            f"{len(corrupt)} of {len(paths)} images cannot be decoded, such as '{corrupt[0]}'. Replace or remove them. "
+            "The others were classified."
+        )
 
 
 def image_files(arguments):

@@ -96,11 +96,20 @@ def _eight_bits(image, turned):
 
 
 def size(path: str | os.PathLike) -> tuple[int, int]:
-    """Returns the (height, width) of an image as decoded by `decode`, usually from the file's header alone."""
+    """Returns the (height, width) of an image as decoded by `decode`. A PNG file is decoded to find its orientation."""
     try:
         with Image.open(path) as image:
             if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # height and width are swapped
                 ImageOps.exif_transpose(image, in_place=True)
+            return image.height, image.width
+    except NO_IMAGE as error:
+        raise _corrupt(path, error) from error
+
+
+def stored_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Returns the (height, width) in the header of an image file, before its Exif orientation is applied."""
+    try:
+        with Image.open(path) as image:
             return image.height, image.width
     except NO_IMAGE as error:
         raise _corrupt(path, error) from error

@@ -298,6 +298,22 @@ def test_a_corrupt_image_is_named(trained, digit):
         run("predict", trained, "dog.png")
 
 
+@pytest.mark.parametrize("option", ["--json", "--stream", "--budget_macs=1e9"])
+def test_a_corrupt_image_does_not_keep_others_from_being_classified(option, trained, digit, tmp_path, capsys):
+    corrupt, last = tmp_path / "a_corrupt.png", tmp_path / "last.png"
+    corrupt.write_bytes(digit.read_bytes()[:-40])
+    shutil.copy(digit, last)
+    with pytest.raises(SystemExit, match=f"1 of 3 images cannot be decoded, such as '{corrupt}'"):
+        run("predict", trained, tmp_path, option)
+    said = capsys.readouterr()
+    if option == "--json":
+        records = json.loads(said.out)
+        assert [record["image"] for record in records] == [str(corrupt), str(digit), str(last)]
+        assert f"'{corrupt}' cannot be decoded" in records[0]["error"] and "predictions" in records[2]
+    else:
+        assert f"'{corrupt}' cannot be decoded" in said.err and str(digit) in said.out and str(last) in said.out
+
+
 def test_help_lists_commands_and_their_flags(capsys):
     run("help")
     said = capsys.readouterr().out
