@@ -82,7 +82,7 @@ def _load_ensemble(name, entry, weights, num_classes, trainable):
             f"'{name}' is an ensemble, whose used exits were chosen for its trained members. Received: "
             f"weights={weights!r}, num_classes={num_classes!r}. Omit them, or load the members: {entry.members}."
         )
-    manifests = [catalog.find(member)[0] for member, _ in entry.members]
+    manifests = [catalog.show(member) for member, _ in entry.members]
     for manifest in manifests:
         if manifest.architecture == ENSEMBLE:
             raise ValueError(f"The members of '{name}' must be single networks. Received: ensemble '{manifest.name}'.")
@@ -180,8 +180,7 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
     >>> len(ak.zoo.evaluate("resann2x16_adaloss_digits"))
     6
     """
-    manifest, _ = catalog.find(name)
-    entry = manifest.pick(weights)
+    entry = catalog.show(name).pick(weights)
     model = load(name, entry.label, trainable=False)
     measured = entry.content["measured"]
     data_set = data if data is not None else _load_data(entry, data_dir, download)
@@ -197,8 +196,7 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
 
 def data_set(name, weights="default", data=None, data_dir=None, download=True):
     """Returns the `DataSet` of a network of the zoo, with the splits of its training and without augmentation."""
-    manifest, _ = catalog.find(name)
-    entry = manifest.pick(weights)
+    entry = catalog.show(name).pick(weights)
     found = _load_data(entry, data_dir, download, data)
     if data is None:
         _check_data(entry, found)
@@ -210,8 +208,7 @@ def holds_out(name, weights, data):
 
     If the same images are stored in another order, others are held out. The mean of the training images shows it.
     """
-    manifest, _ = catalog.find(name)
-    known = manifest.pick(weights).content["data"]
+    known = catalog.show(name).pick(weights).content["data"]
     return known["sizes"] == data.sizes and np.allclose(data.mean, known["mean"], rtol=0, atol=1e-6)
 
 

@@ -176,7 +176,7 @@ def stem(name: str, label: str) -> str:
 
 def write_index(folder):
     """Writes a zoo's `index.json`, which sites need."""
-    _put(folder / "index.json", _index(folder))
+    _files.put(folder / "index.json", _index(folder))
 
 
 def _index(folder):
@@ -323,20 +323,12 @@ def write(zoo, content, files):
     written = []
     try:
         for path, file in files.items():
-            _put(path, file)
+            _files.put(path, file)
             written.append(path)
-        _put(zoo.path / "manifests" / f"{manifest.name}.json", manifest.to_json().encode())
+        _files.put(zoo.path / "manifests" / f"{manifest.name}.json", manifest.to_json().encode())
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
         raise
     write_index(zoo.path)
     return manifest
-
-
-def _put(place, content):
-    """Writes a file atomically, and removes partial files of killed processes."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    for left in place.parent.glob(f"{place.name}.*.part"):
-        left.unlink(missing_ok=True)
-    _files.write(place, content)
