@@ -46,8 +46,8 @@ def keep_programs(folder):
 class Epochs:
     """Trains and validates one network, or several of the same shape side by side, one epoch per call.
 
-    The first model's graph computes all of them. Between calls, each model's variables contain its state. `seeds` has
-    each model's seed for shuffling and augmentation.
+    The first model's graph computes all of them. Between calls, each model's variables contain its state; those of
+    metrics and optimizers are created here. `seeds` has each model's seed for shuffling and augmentation.
     """
 
     def __init__(self, models, data, seeds):
