@@ -63,11 +63,11 @@ def load(name, weights="default", num_classes=None, trainable=True):
             f"`trainable=False` needs the trained number of classes, {entry.config['num_classes']}. Received: "
             f"num_classes={num_classes}, which needs untrained layers. Pass `trainable='heads'`, or omit `num_classes`."
         )
-    contents = [places.read_file(file, home) for file in entry.files] if weights is not None else []
+    files = [(file.path, places.read_file(file, home)) for file in entry.files] if weights is not None else []
     model = build(manifest, entry, num_classes)
     if weights is not None:
         last_layers = [model.get_layer(exit) for exit in model.exit_names] if fresh else []
-        fill(model, entry, contents, {variable.path for layer in last_layers for variable in layer.weights})
+        fill(model, files, {variable.path for layer in last_layers for variable in layer.weights})
         model.preprocessor = entry.preprocessor
         if not fresh:
             model.inference, model.class_names = entry.content["inference"], entry.class_names
@@ -119,15 +119,15 @@ def make(architecture, config, name):
     return family(**config, name=name)
 
 
-def fill(model, entry, contents, leave_out=()):
-    """Loads the weights in an entry's files into a network."""
+def fill(model, files, leave_out=()):
+    """Loads the weights in files, pairs of a name and the content, into a network."""
     shapes = {variable.path: variable.shape for variable in model.weights}
     shapes.update(dict.fromkeys(leave_out))  # None allows any shape
     found = {}
-    for file, content in zip(entry.files, contents):
-        part = arrays.unpack(content, shapes, file.path)
+    for name, content in files:
+        part = arrays.unpack(content, shapes, name)
         if twice := sorted(set(found) & set(part)):
-            raise ValueError(f"'{file.path}' contains '{twice[0]}', which an earlier file contains already.")
+            raise ValueError(f"'{name}' contains '{twice[0]}', which an earlier file contains already.")
         found.update(part)
     arrays.assign(model, found, leave_out)
 
