@@ -12,8 +12,8 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 
 # What Pillow raises for corrupt or truncated image files.
-NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error)
-NO_IMAGE += (Image.DecompressionBombError,)
+NO_IMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError)
+NO_IMAGE += (struct.error, Image.DecompressionBombError)
 
 
 class CorruptImage(ValueError):

@@ -24,7 +24,7 @@ from anytime_keras.weighting.training_loss import replaced
 # Arguments of optimizers that Keras applies to the gradients of each replica.
 OWN = {"clips": ("clipnorm", "clipvalue", "global_clipnorm"), "accumulates": ("gradient_accumulation_steps",)}
 # TensorFlow's errors if another process is lost.
-LOST = (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+LOST: tuple = (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 LOST += (tf.errors.FailedPreconditionError, tf.errors.InternalError, tf.errors.UnavailableError)
 
 
