@@ -3,7 +3,7 @@
 import difflib
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 def guess(name: object, known: Iterable) -> str:
@@ -23,6 +23,13 @@ def nearest(name: object, known: Iterable, most: int = 60) -> str:
     if len(names) <= most:
         return f"{hint} Known: {', '.join(map(repr, names))}.".lstrip()
     return hint or f"Known: {', '.join(map(repr, names[:most]))} and {len(names) - most} more."
+
+
+def check_known(names: Iterable, known: Collection, message: str) -> None:
+    """Raises ValueError if one of `names` is not known. `{}` in the message stands for the name; a hint follows it."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{message.replace('{}', str(name))} {nearest(name, known)}")
 
 
 def expanded(path: str | os.PathLike, remedy: str) -> pathlib.Path:

@@ -120,6 +120,14 @@ def write(path: pathlib.Path, content: bytes) -> None:
         raise
 
 
+def put(path: pathlib.Path, content: bytes | str) -> None:
+    """Writes a file atomically, creates its folder, and removes partial files of killed processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{path.name}.*.part"):
+        left.unlink(missing_ok=True)
+    write(path, content.encode() if isinstance(content, str) else content)
+
+
 def check_folder(path: str | os.PathLike, mark: str, kind: str, overwrite: bool) -> pathlib.Path:
     """Returns the path of a folder that `writing_folder` may fill, with `~` expanded.
 

@@ -1,5 +1,7 @@
 """Text tables and short numbers, shared across the package."""
 
+from collections.abc import Iterable
+
 
 def table(headings: list[str], rows: list[list[str]], left: int = 1) -> str:
     """Returns rows as a text table with aligned columns, the first `left` columns on the left.
@@ -16,6 +18,18 @@ def table(headings: list[str], rows: list[list[str]], left: int = 1) -> str:
         for row in [headings, *rows]
     ]
     return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown(headings: list[str], rows: Iterable[list[str]], first: str = "---", others: str = "---:") -> str:
+    """Returns rows as a Markdown table; `first` and `others` align the first and the other columns.
+
+    >>> print(markdown(["exit", "error"], [["exit_1", "10%"]]))
+    | exit | error |
+    | --- | ---: |
+    | exit_1 | 10% |
+    """
+    ruler = [first] + [others] * (len(headings) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *rows])
 
 
 def short(number: float) -> str:

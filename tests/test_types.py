@@ -4,7 +4,7 @@ import pytest
 
 ROOMS = ("cost", "weighting", "evaluation", "data", "models", "training", "zoo", "commands.overrides")
 ROOMS += ("conversion", "export", "reporting", "graph", "runtime")
-ROOMS += ("_checks", "_errors", "_files", "_tables")
+ROOMS += ("_checks", "_errors", "_files", "_lazy", "_tables")
 pytestmark = [pytest.mark.long, pytest.mark.tensorflow]  # about the source, not about a backend
 
 

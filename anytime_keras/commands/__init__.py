@@ -7,7 +7,9 @@ import time
 
 from absl import flags
 
-from anytime_keras import _errors, _quiet
+from anytime_keras import _quiet
+from anytime_keras._errors import check_known
+from anytime_keras.version import __version__
 
 # Each command is a module here with a docstring, `FLAGS` (its own `absl.flags.FlagValues`) and `run(flags, arguments)`.
 COMMANDS = ("demo", "train", "evaluate", "predict", "finetune", "serve", "report", "zoo", "reproduce")
@@ -25,13 +27,10 @@ def main(argv=None):
         print(_usage())
         return
     if name in ("--version", "version"):
-        from anytime_keras.version import __version__
-
         print(__version__)
         return
     try:
-        if name not in COMMANDS:
-            raise ValueError(f"Unknown command '{name}'. {_errors.nearest(name, COMMANDS)}")
+        check_known([name], COMMANDS, "Unknown command '{}'.")
         command = importlib.import_module(f"anytime_keras.commands.{name}")
         if {"-h", "--help"} & set(argv[2:]) or argv[2:] == ["help"]:
             print(f"anytime-keras {name}: {command.__doc__}\n{command.FLAGS.get_help()}")
@@ -45,11 +44,8 @@ def main(argv=None):
 
 
 def _usage():
-    lines = [
-        "usage: anytime-keras COMMAND [--flag=value ...]",
-        "",
-        "Commands (`anytime-keras COMMAND --help` for its flags):",
-    ]
+    lines = ["usage: anytime-keras COMMAND [--flag=value ...]", ""]
+    lines.append("Commands (`anytime-keras COMMAND --help` for its flags):")
     for name in COMMANDS:
         first = importlib.import_module(f"anytime_keras.commands.{name}").__doc__.strip().splitlines()[0]
         lines.append(f"  {name:<10}{first}")

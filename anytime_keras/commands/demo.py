@@ -8,10 +8,13 @@ its plot and a picture of the photographs to --folder.
 
 import pathlib
 
+import keras
 import numpy as np
 from absl import flags
 
-from anytime_keras import _tables
+import anytime_keras as ak
+from anytime_keras import _tables, runtime
+from anytime_keras.evaluation.evaluate import batches
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
@@ -31,13 +34,11 @@ def run(flags, arguments):
     folder = pathlib.Path(flags.folder)
     if (folder / "checkpoints").exists():
         raise ValueError(f"'{folder}' contains a training run of `anytime-keras train`. Choose another --folder.")
-    from anytime_keras import evaluation, training
-
     recipe = digits_recipe(flags.epochs, flags.seed)
     print("Training a ResANN with AdaLoss on scikit-learn's handwritten digits.\n")
-    trained = training.train(recipe, verbose=False, callbacks=[training.ProgressBar()])
-    images, labels = _arrays(trained.data.test)
-    seconds = evaluation.latencies(trained.model, images[:1])
+    trained = ak.training.train(recipe, verbose=False, callbacks=[ak.training.ProgressBar()])
+    images, labels = map(np.concatenate, zip(*map(runtime.finish, batches(trained.data.test))))
+    seconds = ak.evaluation.latencies(trained.model, images[:1])
     columns = {
         "loss weight": trained.weighting.weights.tolist(),
         "latency (ms)": [1e3 * seconds[point.exit] for point in trained.curve],
@@ -54,9 +55,7 @@ def run(flags, arguments):
 
 def digits_recipe(epochs, seed):
     """Returns the paper's recipe with a schedule and a length that were chosen on validation images."""
-    from anytime_keras.training import Recipe
-
-    return Recipe(
+    return ak.training.Recipe(
         model={"name": "resann", "num_units": 2, "channels": 16},
         data={"data": "digits", "augment": ["pad_crop"]},
         weighting={"name": "adaloss", "gamma": [1.0, 0.05]},
@@ -67,21 +66,9 @@ def digits_recipe(epochs, seed):
     )
 
 
-def _arrays(data):
-    """Returns all images and labels of one split as two arrays."""
-    import keras
-
-    from anytime_keras.evaluation.evaluate import batches
-
-    pairs = [keras.tree.map_structure(keras.ops.convert_to_numpy, pair) for pair in batches(data)]
-    return [np.concatenate(parts) for parts in zip(*pairs)]
-
-
 def _answer(model, images, labels, count):
     """Prints predictions under each budget, starting with the images on which the exits disagree."""
-    from anytime_keras import Predictor
-
-    predictor = Predictor(model, example=images)
+    predictor = ak.Predictor(model, example=images)
     last = model.exits[-1].macs
     answers = [predictor.predict(images, budget=share * last) for share in BUDGETS]
     differ = np.array([answer.classes != answers[-1].classes for answer in answers]).any(axis=0)
@@ -97,27 +84,23 @@ def _answer(model, images, labels, count):
 
 def name_photos(path):
     """Classifies photographs with a network of the zoo under each budget; prints and draws the answers."""
-    import keras
-
-    from anytime_keras import Classifier, data, evaluation, zoo
-
-    name = next(name for name in NAMES if name in zoo.list(loads=True))
-    exits = zoo.show(name).pick().content["exits"]
+    name = next(name for name in NAMES if name in ak.zoo.list(loads=True))
+    exits = ak.zoo.show(name).pick().content["exits"]
     budgets = [share * exits[-1]["with_head"] for share in BUDGETS]
     # Only the exits that answer within the budgets, on the backend itself, so that the network is prepared quickly.
     chosen = [[exit["name"] for exit in exits if exit["with_head"] <= budget][-1] for budget in budgets]
     engine = keras.backend.backend()
-    classifier = Classifier.from_preset(name, exits=list(dict.fromkeys(chosen)), engine=engine)
+    classifier = ak.Classifier.from_preset(name, exits=list(dict.fromkeys(chosen)), engine=engine)
     classes = f"{len(classifier.class_names)} classes of {classifier.about['data']['name']}"
     print(f"Photographs, classified by the zoo's '{name}' into the {classes}:")
     headings = [f"{budget / 1e6:.1f}M MACs ({exit})" for budget, exit in zip(budgets, chosen)]
-    images = data.photos()
+    images = ak.data.photos()
     answers = [[classifier(image, budget=budget) for budget in budgets] for image in images.values()]
     rows = []
     for title, found in zip(images, answers):
         rows.append([title, *(f"{short(each.label)} ({100 * each.confidence[0]:.0f}% sure)" for each in found)])
     print(_tables.table(["photograph", *headings], rows))
-    evaluation.plot_photos(list(images.values()), answers, headings, path)
+    ak.evaluation.plot_photos(list(images.values()), answers, headings, path)
     print(f"Picture of the answers: {path}")
 
 

@@ -10,6 +10,10 @@ import pathlib
 
 from absl import flags
 
+import anytime_keras as ak
+from anytime_keras.commands import loading
+from anytime_keras.data import crops
+
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_string("dataset", None, "Data set to measure on. Default: the recipe's.", **_own)
@@ -30,31 +34,25 @@ def run(flags, arguments):
         raise ValueError(f"--plot must end in .png, .pdf or .svg. Received: {flags.plot}.")
     if flags.json and not pathlib.Path(flags.json).parent.is_dir():
         raise ValueError(f"--json must be in an existing directory. Received: {flags.json}.")
-    from anytime_keras import evaluation
-
     curves = [_curve(flags, pathlib.Path(argument)) for argument in arguments]
     for curve in curves:
         print(f"{curve.name}: {curve.about.get('split', '')} {curve.about.get('images', '')} images\n{curve.table()}\n")
     if flags.json:
         curves[-1].to_json(flags.json)
     if flags.plot:
-        evaluation.plot_curves(curves, flags.plot, flags.cost)
+        ak.evaluation.plot_curves(curves, flags.plot, flags.cost)
         print(f"plot in {flags.plot}")
 
 
 def _curve(flags, path):
-    from anytime_keras import evaluation
-    from anytime_keras.commands import loading
-    from anytime_keras.data import crops
-
     if path.suffix == ".json":
-        return evaluation.Curve.from_json(path)
+        return ak.Curve.from_json(path)
     model, data = loading.model_and_data(path, flags)
     images = data.test if flags.split == "test" else data.validation
     if images is None:
         raise ValueError(f"Data set '{data.name}' has no {flags.split} images.")
     latency = flags.latency or flags.cost == "latency"
     with crops.corrupt_images_named():
-        curve = evaluation.evaluate(model, images, latency=latency, name=path.stem)
+        curve = ak.evaluate(model, images, latency=latency, name=path.stem)
     curve.about.update(data=data.describe(), split=flags.split)
     return curve

@@ -12,7 +12,9 @@ import pathlib
 
 from absl import flags
 
-from anytime_keras import commands
+import anytime_keras as ak
+from anytime_keras import commands, runtime
+from anytime_keras.training.finetune import image_files, recipe_for
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
@@ -29,9 +31,6 @@ def run(flags, arguments):
     if len(arguments) != 2:
         raise ValueError(f"Name a network and a folder, such as `msdnet33_adaloss photos`. Received: {arguments}.")
     network, images = arguments
-    from anytime_keras import Classifier, runtime
-    from anytime_keras.training.finetune import image_files, recipe_for
-
     runtime.repeatable()
     options = {name: flags[name].value for name in ("validation", "batch_size", "learning_rate", "seed")}
     recipe_for(network, images, flags.minutes, **options)  # both fail before the network is loaded
@@ -39,7 +38,7 @@ def run(flags, arguments):
     to = pathlib.Path(flags.folder or pathlib.Path("runs", f"{_stem(images)}_{_stem(network)}"))
     if to.is_file():
         raise ValueError(f"--folder must be a directory. Received: the file '{to}'.")
-    classifier = Classifier.from_preset(network, flags.weights)
+    classifier = ak.Classifier.from_preset(network, flags.weights)
     classifier.finetune(images, flags.minutes, to, begin=commands.begin, **options)
     print(f"\nnetwork, curve and plot in {to}: anytime-keras predict {to} IMAGE")
 

@@ -2,7 +2,7 @@
 
 import json
 
-from anytime_keras import _errors
+from anytime_keras._errors import check_known
 
 
 def changed(recipe: dict, settings: list[str]) -> dict:
@@ -14,6 +14,7 @@ def changed(recipe: dict, settings: list[str]) -> dict:
     content = json.loads(json.dumps(recipe))
     for setting in settings:
         path, equals, text = setting.partition("=")
+        unknown = f"--set={setting} must name a field of the recipe."
         *outer, last = path.split(".")
         if not equals or not last:
             raise ValueError(f"--set must look like --set=model.num_units=9. Received: --set={setting}.")
@@ -23,12 +24,11 @@ def changed(recipe: dict, settings: list[str]) -> dict:
             value = text
         place = content
         for depth, key in enumerate(outer):
-            if key not in place:
-                raise ValueError(f"--set={setting} must name a field of the recipe. {_errors.nearest(key, place)}")
+            check_known([key], place, unknown)
             place[key] = place = {} if place[key] is None else place[key]
             if not isinstance(place, dict):
                 raise ValueError(f"--set={setting}: `{'.'.join(outer[: depth + 1])}` has no fields.")
-        if not outer and last not in content:
-            raise ValueError(f"--set={setting} must name a field of the recipe. {_errors.nearest(last, content)}")
+        if not outer:
+            check_known([last], content, unknown)
         place[last] = value
     return content

@@ -14,7 +14,12 @@ import os
 import pathlib
 import sys
 
+import numpy as np
 from absl import flags
+
+import anytime_keras as ak
+from anytime_keras.data import crops, folder
+from anytime_keras.preprocessing import decoding
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
@@ -34,15 +39,9 @@ def run(flags, arguments):
     limits += ["stream"] if flags.stream else []
     if len(limits) > 1:
         raise ValueError(f"Give at most one of --deadline_ms, --budget_macs and --stream. Received: {limits}.")
-    import numpy as np
-
-    from anytime_keras import Classifier
-    from anytime_keras.data import crops
-    from anytime_keras.preprocessing import decoding
-
     network, *images = arguments
     options = {} if flags.engine is None else {"engine": flags.engine}
-    classifier = Classifier.from_preset(network, flags.weights, **options)
+    classifier = ak.Classifier.from_preset(network, flags.weights, **options)
     paths = image_files(images)
     for path in paths:
         decoding.check_file(path)  # by its header, before the network is prepared
@@ -76,8 +75,6 @@ def run(flags, arguments):
 
 def image_files(arguments):
     """Returns the paths of images in a list of files, folders and patterns, including files that do not exist."""
-    from anytime_keras.data import folder
-
     paths = []
     for argument in arguments:
         if argument and pathlib.Path(argument).is_dir():

@@ -11,6 +11,10 @@ import pathlib
 
 from absl import flags
 
+import anytime_keras as ak
+from anytime_keras.classifier import presets
+from anytime_keras.commands import loading
+
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_string("dataset", None, "Data set to measure on. Default: that of the training.", **_own)
@@ -29,10 +33,6 @@ def run(flags, arguments):
         raise ValueError(f"--confidence must be between 0 and 1. Received: {flags.confidence}.")
     if pathlib.Path(flags.folder).is_file():
         raise ValueError(f"--folder must be a directory. Received: the file '{flags.folder}'.")
-    import anytime_keras as ak
-    from anytime_keras.classifier import presets
-    from anytime_keras.commands import loading
-
     name, validation = arguments[0], None
     if pathlib.Path(name).exists():
         model, data = loading.model_and_data(name, flags)

@@ -24,6 +24,14 @@ import pathlib
 
 from absl import flags
 
+from anytime_keras import _tables, runtime
+from anytime_keras._errors import check_known
+from anytime_keras.data.small_images import small_images
+from anytime_keras.experiments import report, runs
+from anytime_keras.experiments.catalog import EXPERIMENTS
+from anytime_keras.training.recipe import PRECISIONS
+from anytime_keras.zoo import places
+
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_bool("quick", False, "Check the code in a minute, with tiny networks on scikit-learn's digits.", **_own)
@@ -45,17 +53,11 @@ SETTINGS = ("epochs", "seeds", "dataset", "networks", "batch_size", "precision")
 
 
 def run(flags, arguments):
-    from anytime_keras import _errors, runtime
-    from anytime_keras.data.small_images import small_images
-    from anytime_keras.experiments import report, runs
-    from anytime_keras.experiments.catalog import EXPERIMENTS
-
     known = [*EXPERIMENTS, "images", "page"]
     if len(arguments) != 1:
         raise ValueError(f"Name exactly one experiment: {', '.join(known)}. Received: {arguments}.")
     (name,) = arguments
-    if name not in known:
-        raise ValueError(f"Unknown experiment '{name}'. {_errors.nearest(name, known)}")
+    check_known([name], known, "Unknown experiment '{}'.")
     results = _results(flags.results)
     if name == "page":
         print(report.write_page(results))
@@ -65,20 +67,17 @@ def run(flags, arguments):
             raise ValueError(f"--dataset must be the .npz file of a data set. Received: {flags.dataset}.")
         print(small_images(flags.dataset, ".", flags.side, flags.train, flags.validation))
         return
-    settings = _settings(flags, EXPERIMENTS[name])
+    chosen = _settings(flags, EXPERIMENTS[name])
     trained = runs.Runs(flags.folder, results, flags.at_once, flags.time_limit)
     runtime.repeatable()
-    path, complete = report.reproduce(name, settings, trained, results, flags.quick)
+    path, complete = report.reproduce(name, chosen, trained, results, flags.quick)
     if not complete:
         print("Stopped by the time limit. Run the same command to resume.")
         return
-    print(f"{report.text(path)}\n\n{path}")
+    print(f"{_text(path)}\n\n{path}")
 
 
 def _settings(flags, experiment):
-    from anytime_keras.experiments import settings
-    from anytime_keras.training.recipe import PRECISIONS
-
     given = {name: flags[name].value for name in SETTINGS if flags[name].value is not None}
     if not experiment.rows and given:
         raise ValueError(f"This experiment trains nothing. Omit {', '.join(f'--{name}' for name in given)}.")
@@ -90,10 +89,20 @@ def _settings(flags, experiment):
     if "epochs" in given:
         given["epochs"] = _epochs(given["epochs"])
     if "dataset" in given:
-        given["datasets"] = tuple(part.strip() for part in given.pop("dataset").split(",") if part.strip())
-    if "networks" in given:
-        given["networks"] = settings.split_networks(given["networks"])
+        given["datasets"] = _split(given.pop("dataset"))
+    if "networks" in given:  # whose arguments may contain commas
+        given["networks"] = _split(given["networks"], ";" if ":" in given["networks"] else ",")
     return experiment.settings(flags.quick, **given)
+
+
+def _text(path):
+    content = report.read(path)
+    title = f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}"
+    return f"{title}\n\n{_tables.table(*content['table'])}"
+
+
+def _split(text, separator=","):
+    return tuple(part.strip() for part in text.split(separator) if part.strip())
 
 
 def _epochs(text):
@@ -112,8 +121,6 @@ def _number(name, text):
 
 
 def _results(where):
-    from anytime_keras.zoo import places
-
     own = places.own().path
     default = "results" if own.name == "_zoo" else own / "results"  # an installed package, or a checkout
     return pathlib.Path(default if where is None else where)

@@ -18,6 +18,10 @@ import sys
 
 from absl import flags
 
+import anytime_keras as ak
+from anytime_keras.inference.engines import choice
+from anytime_keras.serving import arguments as server_arguments
+
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 is reachable from other machines.", **_own)
@@ -60,12 +64,9 @@ def run(flags, arguments):
 
 def _check(flags):
     """Checks the flags before networks are loaded, which takes long."""
-    from anytime_keras.inference.engines import choice
-    from anytime_keras.serving import arguments
-
     if not math.isfinite(flags.deadline_ms):
         raise ValueError(f"--deadline_ms must be a number of milliseconds. Received: {flags.deadline_ms}.")
-    arguments.check(flags.policy, flags.max_batch, flags.max_queue, flags.confidence)
+    server_arguments.check(flags.policy, flags.max_batch, flags.max_queue, flags.confidence)
     choice.check(flags.engine or "auto", None)
 
 
@@ -74,27 +75,19 @@ def _bound(host, port):
 
     Two sockets may be bound to a port until one listens. Connections wait until the networks are prepared.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            bound = stack.enter_context(socket.socket(family, kind))
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            bound.listen(BACKLOG)
-        except OSError as error:
-            raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
-        stack.pop_all()  # stays open
-        return bound
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except OSError as error:
+        raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
 
 
 def _server(name, flags):
-    from anytime_keras import Classifier
-    from anytime_keras.serving import Server
-
     options = {} if flags.engine is None else {"engine": flags.engine}
-    classifier = Classifier.from_preset(name, flags.weights, **options)
+    classifier = ak.Classifier.from_preset(name, flags.weights, **options)
     own = {name: flags[name].value for name in ("policy", "max_batch", "max_queue", "confidence")}
-    return Server(classifier, **own)
+    return ak.serving.Server(classifier, **own)
 
 
 def _allow_connections():

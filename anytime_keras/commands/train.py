@@ -18,8 +18,10 @@ import pathlib
 
 from absl import flags
 
-from anytime_keras import commands
+import anytime_keras as ak
+from anytime_keras import commands, runtime
 from anytime_keras.commands import overrides
+from anytime_keras.training import Recipe
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
@@ -57,18 +59,15 @@ flags.DEFINE_bool("tensorboard", True, "Write TensorBoard logs.", **_own)
 def run(flags, arguments):
     if arguments:
         raise ValueError(f"Unexpected arguments: {arguments}. Pass flags as --epochs=10.")
-    from anytime_keras import runtime
-    from anytime_keras.training import choose_strategy, train
-
     runtime.repeatable()
-    strategy = choose_strategy(flags.strategy)  # before TensorFlow creates anything
+    strategy = ak.training.choose_strategy(flags.strategy)  # before TensorFlow creates anything
     recipe = _recipe(flags)
     folder = flags.folder or pathlib.Path(
         "runs", "_".join([recipe.model["name"], pathlib.Path(str(recipe.data["data"])).stem, recipe.weighting["name"]])
     )
     own = ("resume", "tensorboard", "engine", "time_limit", "checkpoint_every")
     options = {name: flags[name].value for name in own}
-    run = train(recipe, folder, strategy=strategy, begin=commands.begin, **options)
+    run = ak.training.train(recipe, folder, strategy=strategy, begin=commands.begin, **options)
     print(f"\n{'checkpoint' if run.curve is None else 'results'} in {folder}")
 
 
@@ -80,8 +79,6 @@ FIELDS |= {name: name for name in ("epochs", "batch_size", "learning_rate", "see
 
 def _recipe(flags):
     """Returns the recipe of the flags. With --resume it is that of the run in --folder, which the flags must match."""
-    from anytime_keras.training import Recipe
-
     saved = pathlib.Path(flags.folder or "", "recipe.json")
     before = Recipe.from_json(saved) if flags.resume and flags.folder and saved.exists() else None
     if flags.recipe_file:

@@ -23,8 +23,10 @@ import pathlib
 
 from absl import flags
 
-from anytime_keras import _errors, _tables, commands
+import anytime_keras as ak
+from anytime_keras import _errors, _tables, commands, runtime
 from anytime_keras.commands import overrides
+from anytime_keras.zoo import catalog, loading, readme
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
@@ -63,8 +65,6 @@ def run(flags, arguments):
 
 
 def _list(flags):
-    from anytime_keras.zoo import catalog
-
     conditions = ("architecture", "data", "weighting", "trained")
     filters = {key: flags[key].value for key in conditions if flags[key].value is not None}
     found = catalog.entries(**filters)
@@ -72,33 +72,26 @@ def _list(flags):
 
 
 def _show(flags, name):
-    from anytime_keras import zoo
-    from anytime_keras.zoo import catalog
-
-    manifest = zoo.show(name)
+    manifest = ak.zoo.show(name)
     print(catalog.table([found for found in catalog.entries() if found[0].name == name]))
     print(f"\n{manifest}")
 
 
 def _evaluate(flags, name):
-    from anytime_keras import zoo
-
-    curve = zoo.evaluate(name, flags.weights, data_dir=flags.data_dir)
+    curve = ak.zoo.evaluate(name, flags.weights, data_dir=flags.data_dir)
     stated = [f"{100 * (1 - accuracy):.2f}" for accuracy in curve.about["manifest"]]
     print(f"{name}: {curve.about['images']} {curve.about['split']} images")
     print(curve.table({"manifest's error (%)": stated}))
 
 
 def _train(flags, name):
-    from anytime_keras import runtime, training, zoo
-
     runtime.repeatable()
-    entry = zoo.show(name).pick(flags.weights)
+    entry = ak.zoo.show(name).pick(flags.weights)
     own = ("minutes", "folder", "publish", "data", "data_dir", "from_scratch", "replace", "engine", "tensorboard")
     options = {key: flags[key].value for key in own}
     options.update(to=flags.zoo, parts=flags.data_parts, begin=commands.begin)
     changes = overrides.changed(entry.content["recipe"] or {}, flags.set)
-    cycle = training.train_cycle(name, entry.label, changes=changes, **options)
+    cycle = ak.training.train_cycle(name, entry.label, changes=changes, **options)
     before = [f"{100 * error:.2f}" for error in cycle.before] if cycle.before else ["-"] * len(cycle.after)
     after = [f"{100 * error:.2f}" for error in cycle.after]
     rows = list(map(list, zip(cycle.run.model.exit_names, before, after)))
@@ -110,37 +103,28 @@ def _train(flags, name):
 
 
 def _pack(flags, name):
-    from anytime_keras import data as data_sets
-    from anytime_keras import zoo
-    from anytime_keras.training import Recipe
-
-    entry = zoo.show(name).pick(flags.weights)
+    entry = ak.zoo.show(name).pick(flags.weights)
     if entry.content["recipe"] is None:
         raise ValueError(f"The manifest of '{name}' has no recipe, so its data is not known.")
-    arguments = Recipe.from_dict(entry.content["recipe"]).data
+    arguments = ak.training.Recipe.from_dict(entry.content["recipe"]).data
     arguments.update({key: flags[key].value for key in ("data", "data_dir") if flags[key].value is not None})
-    for path in data_sets.pack(data_sets.load(**arguments), flags.folder or "parts", flags.part_mb):
+    for path in ak.data.pack(ak.data.load(**arguments), flags.folder or "parts", flags.part_mb):
         print(f"{path}  {path.stat().st_size:,} bytes")
 
 
 def _ensemble(flags, name):
-    from anytime_keras import zoo
-    from anytime_keras.zoo import loading
-
     label, members = flags.weights, flags.members
     if not members:
-        if name not in zoo.list(architecture="eann"):
+        if name not in ak.zoo.list(architecture="eann"):
             raise ValueError(f"`zoo ensemble` needs --members, because the zoo has no ensemble '{name}' yet.")
-        entry = zoo.show(name).pick(label)
+        entry = ak.zoo.show(name).pick(label)
         label, members = entry.label, [member for member, _ in entry.members]
-    label = zoo.show(members[-1]).pick(label).label
+    label = ak.zoo.show(members[-1]).pick(label).label
     data = loading.data_set(members[-1], label, flags.data, flags.data_dir)
-    print(zoo.publish_ensemble(name, members, data, label, flags.zoo))
+    print(ak.zoo.publish_ensemble(name, members, data, label, flags.zoo))
 
 
 def _table(flags):
-    from anytime_keras.zoo import readme
-
     if flags.readme is None:
         print(readme.table(), end="")
         return
@@ -149,9 +133,6 @@ def _table(flags):
 
 
 def _plot(flags):
-    from anytime_keras import evaluation
-    from anytime_keras.zoo import catalog
-
     if flags.data is None or flags.picture is None:
         raise ValueError("`zoo plot` needs --data and --picture. Its curves are of networks for one data set.")
     found = catalog.entries(data=flags.data, trained=True)
@@ -159,7 +140,8 @@ def _plot(flags):
     if not curves:
         raise ValueError(f"The zoo has no network trained on '{flags.data}'. `zoo list --trained` lists the networks.")
     about = curves[0].about
-    evaluation.plot_curves(curves, flags.picture, title=f"{about['images']:,} {about['split']} images of {flags.data}")
+    title = f"{about['images']:,} {about['split']} images of {flags.data}"
+    ak.evaluation.plot_curves(curves, flags.picture, title=title)
     print(f"plot in {flags.picture}")
 
 

@@ -161,9 +161,8 @@ def blur(images, seed, widest=1.0):
         blurred, total = 0.0, 0.0
         for shift in range(5):
             weight = ops.exp(-0.5 * ops.square((shift - 2) / sigma))
-            blurred += weight * (
-                padded[:, shift : shift + length] if axis == 1 else padded[:, :, shift : shift + length]
-            )
+            shifted = slice(shift, shift + length)
+            blurred += weight * (padded[:, shifted] if axis == 1 else padded[:, :, shifted])
             total += weight
         images = blurred / total
     return images
@@ -182,9 +181,7 @@ def mix_up(images, labels, seed, alpha=0.2):
     return share * images + (1 - share) * ops.take(images, others, axis=0), labels
 
 
-FUNCTIONS = {
-    step.__name__: step for step in (pad_crop, flip, alternating_flip, color, lighting, erase, elastic, blur)
-}
+FUNCTIONS = {step.__name__: step for step in (pad_crop, flip, alternating_flip, color, lighting, erase, elastic, blur)}
 
 # Keras's layers, created for each data set. AugMix is left out because Keras draws its operations in Python, once for
 # the whole run.

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from anytime_keras._lazy import jax, tf
 from anytime_keras.data.augment import StepSeed
 from anytime_keras.data.examples import StreamExamples, processors
 
@@ -19,7 +20,7 @@ class Pipeline:
     None; `num_classes` is for one-hot labels.
     """
 
-    def __init__(self, examples, batch_size, mean, std, augment=None, num_classes=None, seed=0):
+    def __init__(self, examples, batch_size, mean, std, augment, num_classes, seed):
         self.examples, self.batch_size, self.augment, self.seed = examples, batch_size, augment, seed
         self.num_classes = num_classes
         self._on_device = None
@@ -65,8 +66,6 @@ class TensorFlowPipeline(Pipeline):
     """Produces `tf.data.Dataset`s of (images, labels)."""
 
     def resized(self, images, side):
-        import tensorflow as tf
-
         return tf.image.resize(images, self._size(side), antialias=True)  # Keras's does not accept a tensor as size
 
     def evaluation(self):
@@ -75,16 +74,12 @@ class TensorFlowPipeline(Pipeline):
 
     def training(self):
         """Returns one epoch, which is reshuffled and augmented again on each iteration."""
-        import tensorflow as tf
-
         epoch = tf.data.Dataset.random(seed=self.seed, rerandomize_each_iteration=True).take(1)
         batches = self._finished(epoch.flat_map(lambda number: self._stored(number % 2**30)), training=True)
         return batches.apply(tf.data.experimental.assert_cardinality(self.steps))
 
     def training_stream(self, first_epoch=0, first_step=0, whole=False, side=None):
         """Returns endless epochs; see `DataSet.training_stream`. On TensorFlow, `side` receives tensors."""
-        import tensorflow as tf
-
         def stored(epoch):
             batches = self._stored(epoch, whole)
             return batches.skip(tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0))
@@ -93,8 +88,6 @@ class TensorFlowPipeline(Pipeline):
         return self._finished(stream, training=True, side=side)
 
     def _finished(self, stored, training, side=None):
-        import tensorflow as tf
-
         def finish(images, labels, numbers, epoch, step):
             seed = StepSeed(self.seed, epoch, step, numbers) if training else None
             return self.finish(images, labels, seed, None if side is None else side(epoch, step))
@@ -104,8 +97,6 @@ class TensorFlowPipeline(Pipeline):
 
     def _stored(self, epoch=None, whole=False):
         """Returns stored batches (images, labels, numbers, epoch, step), shuffled if `epoch` is given."""
-        import tensorflow as tf
-
         whole = whole and len(self.examples) >= self.batch_size
         if isinstance(self.examples, StreamExamples):
             batches = self.examples.elements(epoch, self.seed).batch(self.batch_size, drop_remainder=whole)
@@ -121,8 +112,6 @@ class TensorFlowPipeline(Pipeline):
         return batches.enumerate().map(lambda step, batch: (*batch, number, step))
 
     def _fetch_array(self):
-        import tensorflow as tf
-
         if self._on_device is None:  # one copy, shared by all datasets
             with tf.device("CPU"), tf.init_scope():
                 self._on_device = tf.constant(self.examples.images), tf.constant(self.examples.labels, tf.int32)
@@ -130,8 +119,6 @@ class TensorFlowPipeline(Pipeline):
         return lambda numbers: (tf.gather(images, numbers), tf.gather(labels, numbers), numbers)
 
     def _fetch_files(self, epoch):
-        import tensorflow as tf
-
         def fetch(numbers, epoch):
             rngs = None if epoch < 0 else _rngs(self.seed, epoch, numbers)
             images, labels = self.examples.fetch(numbers, rngs)
@@ -153,8 +140,6 @@ def _untuned():
     blocks until the thread's next period: as long as the iterator has existed, up to a minute.
     Stages without explicit parallelism then get one thread per processor, at most sixteen.
     """
-    import tensorflow as tf
-
     options = tf.data.Options()
     options.autotune.enabled = False
     return options
@@ -180,8 +165,6 @@ class ArrayPipeline(Pipeline):
 
         if keras.backend.backend() != "jax":
             return finish
-        import jax
-
         return jax.jit(finish, static_argnums=2)
 
 
@@ -236,9 +219,3 @@ def epoch_order(seed, epoch, count):
 def _rngs(seed, epoch, numbers):
     """Yields a random number generator for each example of an epoch."""
     return (np.random.default_rng([seed, epoch, number]) for number in numbers)
-
-
-def pipeline(*args, **kwargs):
-    """Returns the `Pipeline` for Keras's backend."""
-    kind = TensorFlowPipeline if keras.backend.backend() == "tensorflow" else ArrayPipeline
-    return kind(*args, **kwargs)

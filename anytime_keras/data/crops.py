@@ -12,16 +12,8 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 
 # What Pillow raises for corrupt or truncated image files.
-NO_IMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+NO_IMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError)
+NO_IMAGE += (struct.error, Image.DecompressionBombError)
 
 
 class CorruptImage(ValueError):
@@ -42,33 +34,38 @@ def corrupt_images_named():
         raise CorruptImage(found[1]) from error
 
 
+@contextlib.contextmanager
+def _naming(name):
+    """Turns what Pillow raises for a corrupt image into a `CorruptImage` with its name."""
+    try:
+        yield
+    except NO_IMAGE as error:
+        if isinstance(error, CorruptImage) or getattr(error, "errno", None) is not None:  # a system error
+            raise
+        reason = f"cannot be decoded: {error}. Repair or remove it."
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f"is too large to be decoded safely: {error} Scale it down."
+        raise CorruptImage(f"The image '{name}' {reason}") from error
+
+
 def decode(source, name, channels=3):
     """Decodes an image file, a path or bytes, as `upright` describes."""
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return upright(image, name, channels)
-    except CorruptImage:  # raised by `upright`
-        raise
-    except NO_IMAGE as error:
-        raise _corrupt(name, error) from error
+    with _naming(name), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return upright(image, name, channels)
 
 
 def upright(image, name, channels=3):
     """Applies the Exif orientation of a Pillow image and converts it to 8-bit grey or RGB, or raises `CorruptImage`."""
-    try:
+    with _naming(name):
         _check_unsigned(image)
         turned = ImageOps.exif_transpose(image)
         return _eight_bits(image, turned).convert("L" if channels == 1 else "RGB")
-    except NO_IMAGE as error:
-        raise _corrupt(name, error) from error
 
 
 def swaps_sides(image, name):
     """Returns whether the Exif orientation of a Pillow image swaps height and width, or raises `CorruptImage`."""
-    try:
+    with _naming(name):
         return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    except NO_IMAGE as error:
-        raise _corrupt(name, error) from error
 
 
 def _check_unsigned(image):
@@ -97,30 +94,16 @@ def _eight_bits(image, turned):
 
 def size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns the (height, width) of an image as decoded by `decode`. A PNG file is decoded to find its orientation."""
-    try:
-        with Image.open(path) as image:
-            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # height and width are swapped
-                ImageOps.exif_transpose(image, in_place=True)
-            return image.height, image.width
-    except NO_IMAGE as error:
-        raise _corrupt(path, error) from error
+    with _naming(path), Image.open(path) as image:
+        if swaps_sides(image, path):
+            ImageOps.exif_transpose(image, in_place=True)
+        return image.height, image.width
 
 
 def stored_size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns the (height, width) in the header of an image file, before its Exif orientation is applied."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except NO_IMAGE as error:
-        raise _corrupt(path, error) from error
-
-
-def _corrupt(name, error):
-    if isinstance(error, OSError) and error.errno is not None:  # a system error; the file may be intact
-        return error
-    if isinstance(error, Image.DecompressionBombError):
-        return CorruptImage(f"The image '{name}' is too large to be decoded safely: {error} Scale it down.")
-    return CorruptImage(f"The image '{name}' cannot be decoded: {error}. Repair or remove it.")
+    with _naming(path), Image.open(path) as image:
+        return image.height, image.width
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -147,9 +130,7 @@ def short_side(size: tuple[int, int]) -> int:
     return round(min(size) * 256 / 224)
 
 
-def resized_size(
-    image_size: tuple[int, int], size: tuple[int, int], shorter: int | None = None
-) -> tuple[int, int]:
+def resized_size(image_size: tuple[int, int], size: tuple[int, int], shorter: int | None = None) -> tuple[int, int]:
     """Returns the (height, width), at least the crop's, to which `center_crop` resizes an image before cropping.
 
     >>> resized_size((375, 500), (224, 224))

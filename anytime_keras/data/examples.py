@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from anytime_keras._lazy import tf, tfds
 from anytime_keras.data import crops
 
 
@@ -150,14 +151,8 @@ class StreamExamples:
 
         With an `epoch`, examples are shuffled and cropped at random.
         """
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
-
-        encoded = self.builder.as_dataset(
-            split=f"{self.split}[{self.start}:{self.stop}]",
-            shuffle_files=False,
-            decoders={"image": tfds.decode.SkipDecoding()},
-        )
+        part, decoders = f"{self.split}[{self.start}:{self.stop}]", {"image": tfds.decode.SkipDecoding()}
+        encoded = self.builder.as_dataset(split=part, shuffle_files=False, decoders=decoders)
         encoded = encoded.map(lambda example: (example["image"], tf.cast(example["label"], tf.int32)))
         number = tf.constant(-1, tf.int64) if epoch is None else epoch
         if epoch is not None:
@@ -187,7 +182,5 @@ class StreamExamples:
 
 
 def _shuffled(tensors, seed):
-    import tensorflow as tf
-
     order = tf.random.experimental.stateless_shuffle(tf.range(tf.shape(tensors[0])[0]), seed)
     return tuple(tf.gather(tensor, order) for tensor in tensors)

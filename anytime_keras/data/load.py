@@ -5,13 +5,14 @@ import numbers
 import os
 import pathlib
 
+import keras
 import numpy as np
 
 from anytime_keras import _errors
 from anytime_keras._checks import check_int, check_positive_list
 from anytime_keras.data import augment as augmentation
 from anytime_keras.data import folder, parts, sources, splits, tiny_imagenet
-from anytime_keras.data.batches import pipeline
+from anytime_keras.data.batches import ArrayPipeline, TensorFlowPipeline
 from anytime_keras.data.examples import StreamExamples
 
 
@@ -67,7 +68,8 @@ class DataSet:
         augment = augmentation.compose(self.augment) if self.augment else None
         num_classes = self.num_classes if self.one_hot else None
         options = (self.batch_size, self.mean, self.std, augment, num_classes, self.seed)
-        self._pipelines = {split: pipeline(examples, *options) for split, examples in self.examples.items()}
+        kind = TensorFlowPipeline if keras.backend.backend() == "tensorflow" else ArrayPipeline
+        self._pipelines = {split: kind(examples, *options) for split, examples in self.examples.items()}
 
     def __getstate__(self):
         derived = ("_pipelines", "train", "validation", "test")  # hold TensorFlow's data sets and tensors

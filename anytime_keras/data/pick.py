@@ -1,6 +1,7 @@
 """Chooses a data set that this machine can train on."""
 
 from anytime_keras import runtime
+from anytime_keras._lazy import tfds
 
 
 def pick(name, otherwise="digits"):
@@ -23,8 +24,6 @@ def pick(name, otherwise="digits"):
     if runtime.on_cpu():
         return otherwise, f"not {name}, since there is no GPU here"
     try:
-        import tensorflow_datasets as tfds
-
         tfds.builder(name).download_and_prepare()
     except Exception as error:  # each download host fails differently
         return otherwise, f"not {name}, which is not available here ({type(error).__name__}: {error!s:.100})"

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 
 from anytime_keras import _errors
+from anytime_keras._lazy import tfds
 from anytime_keras.data.examples import ArrayExamples, Skipped, StreamExamples
 
 IN_MEMORY_BYTES = 4 * 2**30  # larger data sets are read from disk on demand
@@ -41,9 +42,7 @@ KNOWN = {
     "cifar10": Known({"train": "train", "test": "test"}, ("pad_crop", "flip"), 5000),
     "cifar100": Known({"train": "train", "test": "test"}, ("pad_crop", "flip"), 5000),
     "svhn_cropped": Known({"train": "train+extra", "test": "test"}, ("pad_crop", "blur"), 6000),
-    "imagenet2012": Known(
-        {"train": "train", "test": "validation"}, ("flip", "color", "lighting"), 10000, image_size=(224, 224)
-    ),
+    "imagenet2012": Known({"train": "train", "test": "validation"}, ("flip", "color", "lighting"), 10000, (224, 224)),
     "tiny_imagenet": Known({}, ("pad_crop", "flip")),
 }
 
@@ -103,9 +102,7 @@ def digits():
 def arrays(arrays, name="arrays"):
     """Reads arrays `x_train`, `y_train` and optionally `x_validation`, `y_validation`, `x_test`, `y_test`."""
     known = [f"{axis}_{split}" for split in ("train", "validation", "test") for axis in "xy"]
-    for key in arrays:
-        if key not in (*known, "class_names"):
-            raise ValueError(f"'{name}' contains an unknown array. Received: {key!r}. {_errors.nearest(key, known)}")
+    _errors.check_known(arrays, [*known, "class_names"], f"'{name}' contains an unknown array. Received: '{{}}'.")
     splits = {}
     for split in ("train", "validation", "test"):
         pair = [arrays[f"{axis}_{split}"] for axis in "xy" if arrays.get(f"{axis}_{split}") is not None]
@@ -163,8 +160,6 @@ def npz(path):
 
 def from_tfds(name, image_size=None, data_dir=None, download=True):
     """Loads a classification data set of tensorflow-datasets, whose name may contain a config and a version."""
-    import tensorflow_datasets as tfds
-
     tfds_directory(data_dir)  # without a home directory, tensorflow-datasets would write to a folder named `~`
     try:
         builder = tfds.builder(name, data_dir=data_dir)

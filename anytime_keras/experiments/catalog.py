@@ -6,7 +6,7 @@ import json
 import pathlib
 
 from anytime_keras.experiments import planning, show, summaries
-from anytime_keras.experiments.settings import Settings
+from anytime_keras.experiments.planning import Settings
 
 # Checks the code in a minute on a CPU; its numbers cannot be compared with the paper's.
 QUICK = dict(datasets=["digits"], networks=["1x4"], epochs=3, seeds=1)
@@ -43,19 +43,15 @@ class Experiment:
         chosen = {**({**QUICK, **self.quick} if quick else self.defaults), **changes}
         return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()})
 
-    @property
-    def how(self):
-        return KINDS[self.kind]
-
     def plan(self, settings):
         """Lists the training runs, as `planning.Planned`."""
-        return self.how.plan(settings, self.rows, opt=self.opt)
+        return KINDS[self.kind].plan(settings, self.rows, opt=self.opt)
 
     def summarize(self, runs, ensembles=()):
         """Computes the numbers of the table or figure from the results' runs and ensembles."""
         arguments = {"relative": [self.base], "ensembles": [ensembles, "largest"]}.get(self.kind, [])
-        return self.how.summarize(runs, *arguments)
+        return KINDS[self.kind].summarize(runs, *arguments)
 
 
-CATALOG = json.loads((pathlib.Path(__file__).parent / "catalog.json").read_text())
-EXPERIMENTS = {name: Experiment(**entry) for name, entry in CATALOG.items()}
+_entries = json.loads(pathlib.Path(__file__).with_name("catalog.json").read_text())
+EXPERIMENTS = {name: Experiment(**entry) for name, entry in _entries.items()}

@@ -1,20 +1,87 @@
-"""Lists the training runs of experiments."""
+"""The scale of an experiment, the networks that it names, and its training runs."""
 
+import ast
 import collections
+import dataclasses
 import functools
 import itertools
-import json
+import pathlib
+import re
 
-from anytime_keras import runtime
+from anytime_keras import models, runtime
 from anytime_keras.cost import exit_costs
 from anytime_keras.data import sources
-from anytime_keras.experiments.settings import label, network_config
 from anytime_keras.experiments.summaries import at_fractions, grouped
 from anytime_keras.training import Recipe
 
 PLAIN = {"weighting": {"name": "constant"}}  # recipe changes of a network with one exit
 # A training run: `labels` (`row`, `network`, `dataset`, `seed` and the experiment's own) and its `recipe`.
 Planned = collections.namedtuple("Planned", "labels recipe")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The scale of an experiment. Epochs and seeds can be one number, or one for each data set."""
+
+    datasets: tuple = ("cifar10", "cifar100")  # names or paths
+    networks: tuple = ("5x16", "7x16", "9x16")  # see `network_config`
+    epochs: int | dict = 60
+    seeds: int | tuple = 2  # the number of seeds: 0, 1, ...
+    batch_size: int = 64
+    precision: str = "float32"
+
+    def __post_init__(self):
+        labels = [label(dataset) for dataset in self.datasets]
+        if not all(labels) or not labels or len(set(labels)) < len(labels):
+            raise ValueError(
+                "`datasets` must name at least one data set, with distinct names without directory and suffix, because "
+                f"results use these names. Received: {self.datasets!r}."
+            )
+        if isinstance(self.epochs, dict) and set(self.epochs) != set(labels):
+            raise ValueError(f"`epochs` needs one number for each of {labels}. Received: epochs={self.epochs}.")
+        numbers = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
+        if len(numbers) != len(self.datasets) or not all(type(each) is int and each > 0 for each in numbers):
+            raise ValueError(
+                "`seeds` must be a positive int, or one for each data set. "
+                f"Received: seeds={self.seeds!r} for {self.datasets!r}."
+            )
+        for network in self.networks:
+            network_config(network)
+
+    def seeds_of(self, dataset):
+        """Returns the seeds of a data set."""
+        return range(self.seeds[self.datasets.index(dataset)] if isinstance(self.seeds, tuple) else self.seeds)
+
+    def epochs_of(self, dataset):
+        """Returns the number of epochs on a data set."""
+        return self.epochs[label(dataset)] if isinstance(self.epochs, dict) else self.epochs
+
+
+def label(dataset):
+    """Returns a data set's name without directory and suffix."""
+    return pathlib.Path(str(dataset)).stem
+
+
+def network_config(text):
+    """Parses the name of a network to the arguments of `anytime_keras.models.build`.
+
+    >>> network_config("5x16"), network_config("msdnet:blocks=[2,2]")
+    ({'name': 'resann', 'num_units': 5, 'channels': 16}, {'name': 'msdnet', 'blocks': [2, 2]})
+    """
+    name, _, arguments = text.partition(":")
+    if short := re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)", text):
+        return {"name": "resann", "num_units": int(short[1]), "channels": int(short[2])}
+    try:
+        models.registry.check_name(name)
+        call = ast.parse(f"dict({arguments})", mode="eval").body
+        if call.args:
+            raise ValueError("Arguments need names.")
+        return {"name": name, **{each.arg: ast.literal_eval(each.value) for each in call.keywords}}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            "Networks must look like 5x16 (units per block, channels), 'resann50' or "
+            f"'denseann:depth=10,growth_rate=4'. Received: '{text}'. {error}"
+        ) from error
 
 
 def recipe(settings, network, dataset, seed, **changes):
@@ -27,15 +94,14 @@ def recipe(settings, network, dataset, seed, **changes):
 
 
 def plan(settings, rows, networks=None, opt=None):
-    """Lists the runs of all rows, networks (None for those of the settings), data sets and seeds, as `Planned`.
+    """Lists the runs of all rows (from a name to recipe changes), networks, data sets and seeds, as `Planned`.
 
-    `rows` maps a row's name to its recipe changes. `opt` adds runs that train a network for one exit only (row `OPT`,
-    label `exit`): `"fractions"` for the exits that answer at `FRACTIONS`, `"all"` for every exit. On a CPU, such a
-    network ends after its exit; on an accelerator it is complete, so that one program trains it beside the others.
+    `opt` adds runs that train a network for one exit only (row `OPT`, label `exit`): `"fractions"` for the exits that
+    answer at `FRACTIONS`, `"all"` for every exit.
     """
     planned, joint = [], [({"row": row}, change) for row, change in rows.items()]
     for dataset, network in itertools.product(settings.datasets, settings.networks if networks is None else networks):
-        changes = joint + (_alone(costs(settings, network, dataset), opt) if opt else [])
+        changes = joint + (_alone(costs(network, dataset), opt) if opt else [])
         for seed, (labels, change) in itertools.product(settings.seeds_of(dataset), changes):
             labels = {**labels, "network": network, "dataset": label(dataset), "seed": seed}
             planned.append(Planned(labels, recipe(settings, network, dataset, seed, **change)))
@@ -49,6 +115,7 @@ def _alone(exits, opt):
     for exit_name in names if opt == "all" else dict.fromkeys(filter(None, at_fractions(exits, "exit"))):
         # At least two exits, because for a single one Keras does not report the loss without weight decay.
         end = names[max(1, names.index(exit_name))]
+        # On an accelerator the network is complete, so that one program trains it beside the others.
         end = end if runtime.on_cpu() and end != names[-1] else None
         change = {"weighting": {"name": "single_exit", "exit": exit_name}, "last_exit": end}
         changes.append(({"row": "OPT", "exit": exit_name}, change))
@@ -80,8 +147,8 @@ def members(settings, rows, opt):
 
     Those with several exits make an EANN for each row, those of a family with one exit a linear ensemble.
     """
-    every, dataset = settings.networks, settings.datasets[0]
-    anytime = [network for network in every if len(costs(settings, network, dataset)["exit"]) > 1]
+    every = settings.networks
+    anytime = [network for network in every if len(costs(network, settings.datasets[0])["exit"]) > 1]
     families = {network: network_config(network)["name"].rstrip("0123456789") for network in every}
     linear = grouped((f"linear ensemble of {families[each]}", each) for each in every if each not in anytime)
     for row, networks in {"EANN": anytime, **linear}.items():
@@ -94,29 +161,23 @@ def members(settings, rows, opt):
 
 def ensembles(planned):
     """Lists pairs of an ensemble's labels and its members' recipes: the networks of a row, if there are two or more."""
-    members = grouped(
-        (tuple(each.labels[key] for key in ("row", "dataset", "seed")), each.recipe)
-        for each in planned
-        if each.labels["row"] != "OPT"
-    )
-    return [(dict(zip(("row", "dataset", "seed"), key)), each) for key, each in members.items() if len(each) > 1]
-
-
-def costs(settings, network, dataset):
-    """Returns the names and costs of an untrained network's exits, a dict of lists."""
-    return _costs(recipe(settings, network, dataset, 0).to_json())
+    keys = ("row", "dataset", "seed")
+    joint = [one for one in planned if one.labels["row"] != "OPT"]
+    members = grouped((tuple(one.labels[key] for key in keys), one.recipe) for one in joint)
+    return [(dict(zip(keys, labels)), recipes) for labels, recipes in members.items() if len(recipes) > 1]
 
 
 @functools.cache
-def _costs(text):
-    untrained = Recipe.from_dict(json.loads(text))
+def costs(network, dataset):
+    """Returns the names and costs of an untrained network's exits, a dict of lists."""
+    untrained = Recipe.paper(network_config(network), str(dataset))
     found = exit_costs(untrained.build_model(untrained.load_data()))
     return {"exit": [cost.exit for cost in found], "with_all_heads": [cost.with_all_heads for cost in found]}
 
 
 def _check_growing(settings, networks):
-    costly = [costs(settings, network, settings.datasets[0])["with_all_heads"][-1] for network in networks]
-    if any(large <= small for small, large in zip(costly, costly[1:])):
+    costly = [costs(network, settings.datasets[0])["with_all_heads"][-1] for network in networks]
+    if any(large <= small for small, large in itertools.pairwise(costly)):
         raise ValueError(
             "Networks must be in increasing order of cost. "
             f"Received: {', '.join(networks)}, with {', '.join(map(str, costly))} multiply-accumulates."

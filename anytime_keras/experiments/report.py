@@ -3,28 +3,27 @@
 import json
 import pathlib
 import shlex
-import statistics
+from statistics import fmean
 
-from anytime_keras import _tables
+from anytime_keras import _files, _tables
 from anytime_keras.experiments import planning
-from anytime_keras.experiments.catalog import EXPERIMENTS
+from anytime_keras.experiments.catalog import EXPERIMENTS, KINDS
 from anytime_keras.experiments.summaries import grouped
 from anytime_keras.training import Recipe
-from anytime_keras.training.checkpoint import write
 
 FORMAT = 1
 INTRODUCTION = """# Reproduction of the paper's results
 
 `anytime-keras reproduce page` generates the parts between markers from the JSON files here. It keeps all other text.
 """
+FACTS = ["", "paper", "here"]  # the headings of `_facts`
 BEGIN, END = "<!-- {}: made by `anytime-keras reproduce page` -->", "<!-- end of {} -->"
 
 
 def reproduce(name, settings, runs, results, quick=False):
-    """Runs the unfinished training runs of an experiment and writes its result after each of them.
+    """Runs the unfinished training runs of an experiment and writes its result to `results` after each of them.
 
-    `runs` are `Runs`; `results` is a directory. A `quick` check has a file of its own. Returns the result's path and
-    whether all runs are finished.
+    A `quick` check has a file of its own. Returns the result's path, and whether all runs are finished.
     """
     chosen = EXPERIMENTS[name]
     planned = chosen.plan(settings)
@@ -37,7 +36,6 @@ def reproduce(name, settings, runs, results, quick=False):
             raise ValueError(f"'{path}' contains runs that these settings omit. Choose another directory of results.")
     for _, members in ensembles:
         runs.need_networks(members)
-    path.parent.mkdir(parents=True, exist_ok=True)
 
     def save():
         ready = [pair for pair in ensembles if all(map(runs.finished, pair[1]))]
@@ -51,7 +49,7 @@ def reproduce(name, settings, runs, results, quick=False):
             "ensembles": [{**labels, **runs.ensemble(members)} for labels, members in ready],
             "runs": [{**one.labels, **runs.measured(one.recipe)} for one in planned if runs.finished(one.recipe)],
         }
-        write(path, _to_text(content))
+        _files.put(path, _to_text(content))
 
     complete = runs.run(recipes, after=save)
     if complete or any(map(runs.finished, recipes)):
@@ -77,7 +75,7 @@ def read(path):
             raise ValueError(f"format {content['format']}")
         chosen = EXPERIMENTS[content["experiment"]]
         content["summary"] = chosen.summarize(content["runs"], content["ensembles"])
-        content["table"] = chosen.how.table(content["summary"], chosen.paper)
+        content["table"] = KINDS[chosen.kind].table(content["summary"], chosen.paper)
         content["facts"] = _facts(content, chosen.paper)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' must be a result of `anytime-keras reproduce`. Received: {error!r}.") from error
@@ -90,18 +88,11 @@ def paths(results):
     return [path for path in every if path.exists()]
 
 
-def text(path):
-    """Returns a result's title and table as text."""
-    content = read(path)
-    title = f"{content['experiment']}: {content['title']}{' (quick check)' if content['quick'] else ''}"
-    return f"{title}\n\n{_tables.table(*content['table'])}"
-
-
 def write_page(results):
     """Writes the tables and plots of all results in a directory into its page, README.md, and returns its path.
 
-    The text between the generated parts is kept. A result that the page does not show yet gets a section at the end,
-    with the paper's claims. The result of a quick check is shown only if there is no full result.
+    All other text is kept. A result that the page does not show yet gets a section with the paper's claims at the end.
+    The result of a quick check is shown only if there is no full result.
     """
     found = {}
     for path in paths(results):
@@ -116,19 +107,14 @@ def write_page(results):
             claims = [f"- The paper says: {claim}" for claim in EXPERIMENTS[name].paper.get("claims", [])]
             text += "\n".join(["", f"## {name}: {content['title']}", "", *claims, "", begin, end, ""])
         before, _, rest = text.partition(begin)
-        parts = [_markdown(["", "paper", "here"], content["facts"], ":---"), _markdown(*content["table"], "---:")]
-        if (figure := EXPERIMENTS[name].how.draw(content["summary"])) is not None:
+        parts = [_tables.markdown(FACTS, content["facts"], others=":---"), _tables.markdown(*content["table"])]
+        if (figure := KINDS[EXPERIMENTS[name].kind].draw(content["summary"])) is not None:
             figure.savefig(path.with_suffix(".png"), dpi=110)
             parts.append(f"![{content['title']}]({path.stem}.png)")
         parts.append(f"Run again: `{command(content)}` ([{path.name}]({path.name}))")
         text = "\n\n".join([f"{before}{begin}", *parts, f"{end}{rest.partition(end)[2]}"])
-    write(page, text)
+    _files.put(page, text)
     return page
-
-
-def _markdown(header, rows, alignment):
-    lines = [header, ["---", *[alignment] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _facts(content, theirs):
@@ -138,31 +124,24 @@ def _facts(content, theirs):
     if settings is None:
         return rows
     on = " on {dataset}" if len(settings["datasets"]) > 1 else ""
-    losses = grouped(
-        (f"{run['row']}{on.format(**run)}", (run["train_loss"][0], run["train_loss"][-1]))
-        for run in runs
-        if run["train_loss"] and run["row"] != "OPT"
-    )
-    ends = [f"{name}: {' and '.join(f'{statistics.fmean(e):.2f}' for e in zip(*all))}" for name, all in losses.items()]
+    logged = [run for run in runs if run["train_loss"] and run["row"] != "OPT"]
+    losses = grouped((run["row"] + on.format(**run), run["train_loss"]) for run in logged).items()
+    means = [(name, *(fmean(loss[exit] for loss in each) for exit in (0, -1))) for name, each in losses]
+    ends = [f"{name}: {first:.2f} and {last:.2f}" for name, first, last in means]
     falls = [run["late_fall"] for run in runs if run.get("late_fall") is not None]
-    machines = grouped(_machine(run["machine"]) for run in runs).items()
+    fall = f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded"
+    machines = grouped((_machine(run["machine"]), run["machine"]["date"]) for run in runs).items()
     compared = grouped((run["network"], run["exit"]) for run in runs if run["row"] == "OPT")
-    networks = [
-        f"{name}: {_listed(dict.fromkeys(compared[name]))}" if name in compared else name
-        for name in settings["networks"]
-    ]
-    epochs_and_seeds = [*_each(settings["epochs"], ": "), *_each(settings["seeds"])]
+    exits = {name: f": {_listed(dict.fromkeys(names))}" for name, names in compared.items()}
+    networks = [name + exits.get(name, "") for name in settings["networks"]]
+    scale = _listed(_each(settings["epochs"], ": ") + _each(settings["seeds"]))
     return rows + [
         ["networks", _listed(theirs["networks"]), _listed(networks, "; ")],
         ["data", _listed(theirs["datasets"]), _listed({run["dataset"]: _data(run) for run in runs}.values(), "; ")],
-        ["epochs, seeds", f"{theirs['epochs']}, not stated", _listed(epochs_and_seeds)],
+        ["epochs, seeds", f"{theirs['epochs']}, not stated", scale],
         ["runs", "–", f"{len(runs)} of {content.get('planned', len(runs))}"],
         ["training loss in the last epoch, first and last exit", "–", _listed(ends, "; ") or "not recorded"],
-        [
-            "share of the fall in training loss in the last tenth of the epochs, last exit",
-            "–",
-            f"{min(falls):.2f}% to {max(falls):.2f}%" if falls else "not recorded",
-        ],
+        ["share of the fall in training loss in the last tenth of the epochs, last exit", "–", fall],
         ["machine", "–", _listed((f"{name}, {_listed(sorted(set(dates)))}" for name, dates in machines), "; ")],
     ]
 
@@ -175,10 +154,8 @@ def _data(run):
 
 
 def _machine(machine):
-    """Returns a machine with its software, and the date of a run."""
     backend, versions = machine["backend"], machine["versions"]
-    software = f"{backend} {versions.get(backend, '')}, Keras {versions.get('keras')}"
-    return f"{machine['processor']}, {software}", machine["date"]
+    return f"{machine['processor']}, {backend} {versions.get(backend, '')}, Keras {versions.get('keras')}"
 
 
 def _each(value, colon=":"):

@@ -10,14 +10,16 @@ from time import monotonic
 
 import keras
 
-from anytime_keras import runtime
+from anytime_keras import _files, runtime
 from anytime_keras.evaluation.curve import Curve
 from anytime_keras.experiments import report
+from anytime_keras.experiments.planning import label
 from anytime_keras.experiments.summaries import grouped
 from anytime_keras.inference import EANN
 from anytime_keras.training import Recipe, train, train_side_by_side
-from anytime_keras.training.checkpoint import write
+from anytime_keras.training.checkpoint import Checkpoints
 from anytime_keras.training.result import title
+from anytime_keras.training.scan import keep_programs
 from anytime_keras.training.side_by_side import program
 
 LABELS = ("row", "network", "dataset", "seed", "exit", "pair")
@@ -29,9 +31,9 @@ CHECKPOINT_EVERY = 10  # epochs, on an accelerator, where writing several networ
 class Runs:
     """A directory of training runs, whose subdirectories are named after their recipes.
 
-    A finished run is never repeated, whichever experiment needs it; a stopped run is resumed. Runs in the directory
-    `results` count as finished, matched by recipe with the same path of the data. `at_once` networks are trained side
-    by side (JAX only). No epoch but the first of each `run` starts after `time_limit` seconds.
+    A finished run is never repeated, whichever experiment needs it; a stopped run is resumed. Runs in `results` count
+    as finished, matched by recipe and path of the data. `at_once` networks are trained side by side (JAX only). After
+    `time_limit` seconds, no epoch starts but the first of each `run`.
     """
 
     def __init__(self, folder, results=None, at_once=None, time_limit=None, say=print):
@@ -39,7 +41,7 @@ class Runs:
         self._accelerated = keras.backend.backend() == "jax" and not runtime.on_cpu()
         self.at_once = at_once or (AT_ONCE if self._accelerated else 1)
         if self._accelerated:
-            _keep_programs(self.folder / ".programs")
+            keep_programs(self.folder / ".programs")
         self.limit, self.start = time_limit, monotonic()
         self.stored = {}
         for path in report.paths(results) if results is not None else ():
@@ -54,8 +56,8 @@ class Runs:
                 del content[name]
         if recipe.last_exit is None or recipe.weighting["name"] == "single_exit":
             del content["last_exit"]
-        data = pathlib.Path(str(recipe.data["data"])).stem
-        return self.folder / f"{title(recipe)}_{data}_seed{recipe.seed}_{_digest(json.dumps(content, sort_keys=True))}"
+        digest = _digest(json.dumps(content, sort_keys=True))
+        return self.folder / f"{title(recipe)}_{label(recipe.data['data'])}_seed{recipe.seed}_{digest}"
 
     def _kept(self, recipe):
         return (self.place(recipe) / "curve.json").exists()
@@ -65,11 +67,7 @@ class Runs:
         return self._kept(recipe) or self.place(recipe) in self.stored
 
     def measured(self, recipe):
-        """Returns a finished run's measurements as plain data.
-
-        These are its `exits`, and each exit's loss, weight and validation error in the last epoch, or None if not
-        logged.
-        """
+        """Returns a finished run's `exits`, with the last loss, weight and validation error, None if not logged."""
         place = self.place(recipe)
         if not self._kept(recipe):
             return {key: value for key, value in self.stored[place].items() if key not in LABELS}
@@ -128,16 +126,15 @@ class Runs:
             train(group[0], folders[0], engine=engine, tensorboard=False, **common)
         for recipe, folder in zip(group, folders):
             # A group stops after a common epoch, so earlier checkpoints are never needed.
-            for old in _checkpoints(folder) if self.finished(recipe) else _checkpoints(folder)[:-1]:
+            saved = Checkpoints(folder / "checkpoints").all()
+            for old in saved if self.finished(recipe) else saved[:-1]:
                 shutil.rmtree(old)
 
     def _groups(self, recipes):
         """Yields groups of recipes that one program can train side by side, starting from the same checkpoint."""
-
-        def latest(recipe):
-            return "".join(path.name for path in _checkpoints(self.place(recipe))[-1:])
-
-        for group in grouped(((program(recipe), latest(recipe)), recipe) for recipe in recipes).values():
+        epochs = [Checkpoints(self.place(recipe) / "checkpoints").epochs()[-1:] for recipe in recipes]
+        keys = [(program(recipe), *latest) for recipe, latest in zip(recipes, epochs)]
+        for group in grouped(zip(keys, recipes)).values():
             for start in range(0, len(group), self.at_once):
                 yield group[start : start + self.at_once]
 
@@ -155,17 +152,14 @@ class Runs:
             self.stored.pop(self.place(recipe), None)
 
     def ensemble(self, recipes):
-        """Measures the `EANN` of finished networks, smallest first, on test images, unless its file exists.
-
-        Returns `members`, the exits that are used, and `exits` as in `measured`.
-        """
+        """Measures the `EANN` of finished networks, smallest first, on test images, unless its file exists."""
         file = self._ensemble_file(recipes)
         if not file.exists():
             self.say(f"EANN of {', '.join(map(title, recipes))} seed {recipes[0].seed}")
             data = recipes[0].load_data()
             networks = [keras.saving.load_model(self.place(recipe) / "model.keras") for recipe in recipes]
             eann = EANN(networks, data.validation)
-            write(file, json.dumps({"members": eann.exit_names, "exits": _columns(eann.curve(data.test))}) + "\n")
+            _files.put(file, json.dumps({"members": eann.exit_names, "exits": _columns(eann.curve(data.test))}) + "\n")
         return json.loads(file.read_text())
 
     def _ensemble_file(self, recipes):
@@ -181,20 +175,8 @@ def _columns(curve):
     return {name: [getattr(point, name) for point in curve] for name in COLUMNS}
 
 
-def _checkpoints(folder):
-    return sorted((folder / "checkpoints").glob("epoch-*"))
-
-
 def late_fall(losses):
     """Returns the fall of a loss from the second last to the last tenth of the epochs, in percent of its whole fall."""
     tenth = max(1, len(losses) // 10)
     before, last = losses[-2 * tenth : -tenth], statistics.fmean(losses[-tenth:])
     return 100 * (statistics.fmean(before) - last) / (losses[0] - last) if before and losses[0] != last else None
-
-
-def _keep_programs(folder):
-    """Sets JAX's compilation cache to a directory, so that networks of the same shape share compiled programs."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:  # not even by JAX_COMPILATION_CACHE_DIR
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))

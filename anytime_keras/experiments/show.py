@@ -66,10 +66,9 @@ def budgets(summary, paper):
 def fractions(summary, paper):
     """Formats each network's errors (%) at `FRACTIONS` of its own cost beside the paper's, as in Table 2."""
     rows = [[f"{name} (paper)", *map(plain, errors)] for name, errors in paper["rows"].items()]
-    here = summary["fractions"]["rows"].items()
-    return ["error (%) at a fraction of the cost", *HEADING], rows + [
-        [name, *map(plain, 100 * means(content["errors"]))] for name, content in here
-    ]
+    for name, content in summary["fractions"]["rows"].items():
+        rows.append([name, *map(plain, 100 * means(content["errors"]))])
+    return ["error (%) at a fraction of the cost", *HEADING], rows
 
 
 def inflations(summary, paper):

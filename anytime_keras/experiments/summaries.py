@@ -3,7 +3,6 @@
 A run is a dict with its labels (`row`, `network`, `dataset`, `seed`, ...) and its measurements, see `Runs.measured`.
 """
 
-import functools
 import itertools
 
 import numpy as np
@@ -11,8 +10,7 @@ import numpy as np
 from anytime_keras.inference import inflation
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
-# Budgets at which lines are read, as fractions of a network's cost.
-GRID = tuple(round(0.05 * number, 2) for number in range(1, 61))
+GRID = tuple(round(0.05 * number, 2) for number in range(1, 61))  # budgets, as fractions of a network's cost
 BASES = (1.5, 2.0, 1 + 2**0.5, 3.0, 4.0)
 
 
@@ -74,8 +72,6 @@ def _split(runs, values):
 def relative(runs, base="OPT"):
     """Compares test errors of rows at `FRACTIONS` of the cost with those of the row `base`.
 
-    `OPT` has a separate network for each fraction.
-
     Returns a dict with `base` and `rows`, which maps a row's name to its `increases` (%) and `errors` (from 0 to 1),
     lists of pairs of a cell and its numbers.
     """
@@ -93,16 +89,12 @@ def relative(runs, base="OPT"):
 
 
 def losses(runs):
-    """Compares the last epoch's training losses at each exit with networks trained for that exit only (Figure 3).
-
-    Returns a dict with `exits` and `rows`, which maps a row's name to its mean increases (%), one for each exit.
-    """
+    """Returns the `exits`, and in `rows` the mean increase (%) at each exit in the last training loss over OPT's."""
     joint, alone = _split(runs, lambda run: run["train_loss"])
-    rows = grouped(
-        (run["row"], (cell(run), increase(run["train_loss"], [alone.get((cell(run), name)) for name in names])))
-        for run in joint
-        for names in [run["exits"]["exit"]]
-    )
+    rows = {}
+    for run in joint:
+        least = [alone.get((cell(run), name)) for name in run["exits"]["exit"]]
+        rows.setdefault(run["row"], []).append((cell(run), increase(run["train_loss"], least)))
     exits = max((run["exits"]["exit"] for run in runs), key=len)
     return {"exits": exits, "rows": {row: means(lines) for row, lines in rows.items()}}
 
@@ -123,10 +115,9 @@ def pairs(runs):
 def budgets(runs, ensembles=(), alone="all"):
     """Compares errors within budgets of networks (`alone`: "all" or the "largest"), ensembles and OPT.
 
-    Returns a dict with `unit`, `panels`, one for each data set, and `weights`. `panels` maps a title to `lines`, errors
-    (%) at the budgets of `GRID` relative to the largest network, averaged over seeds, NaN before the first answer, and
-    to `mean`, each line's mean over the budgets from where all lines have an answer to where the last one ends.
-    `weights` maps a data set to the largest network's final AdaLoss weights.
+    Returns a dict with `unit`, `panels` for each data set, and `weights`. `panels` maps a title to `lines`, errors (%)
+    at the budgets of `GRID` relative to the largest network, NaN before the first answer, and to `mean`, each line's
+    mean over the budgets at which all lines have an answer. `weights` are the largest network's, learned by AdaLoss.
     """
     read, weights = [], {}
     for dataset, every in grouped((run["dataset"], run) for run in runs).items():
@@ -160,7 +151,7 @@ def _panels(read):
             for name, where, costs, values, spent in group
         )
         # NaN where one of the averaged networks has no answer yet.
-        lines = {name: means(some, functools.partial(np.mean, axis=0)) for name, some in named.items()}
+        lines = {name: means(some, lambda rows: np.mean(rows, axis=0)) for name, some in named.items()}
         shared = np.array(list(lines.values()))[:, np.array(GRID) < end + GRID[0]]
         answered = shared[:, ~np.isnan(shared).any(axis=0)]
         panels[title] = {"lines": lines, "mean": dict(zip(lines, mean(answered.T)))}
@@ -174,11 +165,7 @@ def fractions(runs):
 
 
 def inflations():
-    """Compares the bounds of Proposition 4.1 with a simulation.
-
-    Each of the `rows`: base, kind of networks, workers, then bound and simulated value of the largest and of the mean
-    inflation.
-    """
+    """Compares Proposition 4.1's bounds on the largest and the mean inflation with a simulation, for each setting."""
     rows = []
     for kind, workers, base in itertools.product(("anytime", "regular"), (1, 2), BASES):
         bound = inflation.bounds(base, workers, kind == "anytime")

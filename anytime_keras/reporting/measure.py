@@ -26,10 +26,8 @@ def outputs(model, data, temperatures=None, name=None):
 
     def recorded(x):
         found = runtime.finish(forward(x))
-        if isinstance(found, dict):
-            parts.append(np.stack([found[name] for name in names]))
-        else:
-            parts.append(np.stack(found if isinstance(found, (list, tuple)) else [found]))
+        values = [found[name] for name in names] if isinstance(found, dict) else keras.tree.flatten(found)
+        parts.append(np.stack(values))
         return found
 
     curve = evaluate(model, data, name=name, forward=recorded, temperatures=temperatures)

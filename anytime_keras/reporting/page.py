@@ -5,6 +5,8 @@ import html
 import io
 import re
 
+from anytime_keras import _tables
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; margin-top: 2rem; }
@@ -25,8 +27,7 @@ def table(columns, entries):
     | 5 | 5% |
     """
     rows = [[cell(entry) for cell in columns.values()] for entry in entries]
-    ruler = [":---"] + ["---:"] * (len(columns) - 1)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [list(columns), ruler, *rows])
+    return _tables.markdown(list(columns), rows, first=":---")
 
 
 def to_markdown(text, figures):

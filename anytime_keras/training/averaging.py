@@ -5,6 +5,8 @@ import itertools
 import keras
 from keras import ops
 
+from anytime_keras._lazy import jax, tf
+
 STEPS = 100  # after which nothing of the old statistics remains, with batch normalisation's momentum of 0.9
 
 
@@ -35,13 +37,10 @@ def averaged(model, recipe, data, steps=STEPS):
 def refresh_statistics(model, batches):
     """Passes batches of (images, labels) through a model in training mode, which updates statistics but no weights."""
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
         forward = tf.function(lambda images: model(images, training=True), reduce_retracing=True)
         for images, _ in batches:
             forward(images)
         return
-    import jax
 
     @jax.jit
     def forward(trainable, others, images):

@@ -13,6 +13,8 @@ import warnings
 import keras
 import numpy as np
 
+from anytime_keras import _files
+
 KEPT = 2
 
 
@@ -38,7 +40,7 @@ class Checkpoints:
                 model.save_weights(weights)  # with the optimizer's variables, since the model is compiled
             state = {"epoch": epoch, "weighting": weighting and weighting.get_state(), "history": history}
             state["sha256"] = _sha256(weights)
-            write(unfinished / "state.json", json.dumps({**state, "own_sha256": _own_sha256(state)}))
+            _files.put(unfinished / "state.json", json.dumps({**state, "own_sha256": _own_sha256(state)}))
             to_disk(weights)
             to_disk(unfinished)
             shutil.rmtree(place, ignore_errors=True)
@@ -48,19 +50,19 @@ class Checkpoints:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         # Damaged checkpoints of later epochs may exist if the run had to go back. They must not evict this one.
-        for old in [other for other in self._all() if other.name <= place.name][:-KEPT]:
+        for old in [other for other in self.all() if other.name <= place.name][:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def epochs(self):
         """Lists the epochs that have a checkpoint."""
-        return [int(place.name.removeprefix("epoch-")) for place in self._all()]
+        return [int(place.name.removeprefix("epoch-")) for place in self.all()]
 
     def restore(self, model, weighting, latest=None):
         """Restores the latest intact checkpoint, up to epoch `latest`, into a compiled model and a weighting.
 
         Returns the number of finished epochs and the list of their logs; 0 and [] if there is no checkpoint.
         """
-        wanted = [place for place, epoch in zip(self._all(), self.epochs()) if latest is None or epoch <= latest]
+        wanted = [place for place, epoch in zip(self.all(), self.epochs()) if latest is None or epoch <= latest]
         for place in reversed(wanted):
             try:
                 state = json.loads((place / "state.json").read_text())
@@ -84,7 +86,8 @@ class Checkpoints:
             )
         return 0, []
 
-    def _all(self):
+    def all(self):
+        """Lists the checkpoints' paths, earliest first."""
         return sorted(self.folder.glob("epoch-*"))
 
 
@@ -104,22 +107,11 @@ def room_for(model, place):
         raise OSError(f"'{place}' cannot be written: {error}. {remedy}") from error
 
 
-def write(path, text):
-    """Writes a text file atomically."""
-    path = pathlib.Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with open(unfinished, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-
-
 def write_history(path, history):
     """Writes the logs as CSV, one epoch per line."""
     names = list(history[0])
     rows = [",".join(repr(row.get(name, "")) for name in names) for row in history]
-    write(path, "\n".join([",".join(names), *rows]) + "\n")
+    _files.put(path, "\n".join([",".join(names), *rows]) + "\n")
 
 
 def to_disk(path):
@@ -137,7 +129,7 @@ def _sha256(path):
 
 
 def _own_sha256(state):
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    return _files.sha256(json.dumps(state).encode())
 
 
 class Checkpointing(keras.callbacks.Callback):

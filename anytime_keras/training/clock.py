@@ -95,9 +95,8 @@ class ClockCallback(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs):
-        epochs, seconds = self.steps / self._epoch_steps, self.clock.now() - self._round_begin
-        logs.update(epochs=epochs, images=self.steps * self._batch, steps=self.steps, seconds=seconds)
-        logs.update(share=self.clock.share(), learning_rate=self._rate)
+        logs.update(epochs=self.steps / self._epoch_steps, images=self.steps * self._batch, steps=self.steps)
+        logs.update(seconds=self.clock.now() - self._round_begin, share=self.clock.share(), learning_rate=self._rate)
         if self.side is not None:
             logs["side"] = self.side.value
 

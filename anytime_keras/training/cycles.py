@@ -114,19 +114,8 @@ def train_cycle(
     cycle = Cycle(run, before, after, better)
     if publish and better:
         measured = run.data if parts is None else dataclasses.replace(recipe, data=whole).load_data()
-        cycle.manifest = zoo.publish(
-            run.model,
-            name,
-            measured,
-            recipe,
-            to,
-            label,
-            PRECISION,
-            before=before,
-            after=after,
-            replace=replace,
-            **_facts(run, entry),
-        )
+        facts = dict(before=before, after=after, replace=replace, **_facts(run, entry))
+        cycle.manifest = zoo.publish(run.model, name, measured, recipe, to, label, PRECISION, **facts)
     return cycle
 
 

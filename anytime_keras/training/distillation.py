@@ -42,12 +42,8 @@ class DistilledLoss(keras.losses.Loss):
         return self.loss.call(labels, y_pred) + self.weight * self.temperature**2 * divergence
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "loss": keras.losses.serialize(self.loss),
-            "weight": self.weight,
-            "temperature": self.temperature,
-        }
+        own = {"loss": keras.losses.serialize(self.loss), "weight": self.weight, "temperature": self.temperature}
+        return {**super().get_config(), **own}
 
     @classmethod
     def from_config(cls, config):

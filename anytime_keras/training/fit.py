@@ -8,10 +8,8 @@ from anytime_keras.training import scan
 from anytime_keras.training import strategy as strategies
 from anytime_keras.training.progress import ProgressBar
 from anytime_keras.training.recipe import Recipe
-from anytime_keras.training.run import Run, Training
+from anytime_keras.training.run import Training
 from anytime_keras.weighting import Weighting
-
-__all__ = ["ENGINES", "Run", "train"]
 
 ENGINES = ("fit", "scan")
 

@@ -8,8 +8,9 @@ import pathlib
 import keras
 from keras import ops
 
-from anytime_keras import _errors, _files, data, graph, models, weighting
+from anytime_keras import _files, data, graph, models, weighting
 from anytime_keras._checks import check_choice, check_int, check_number
+from anytime_keras._errors import check_known
 from anytime_keras.data import sources
 from anytime_keras.training import distillation, schedules
 
@@ -121,17 +122,10 @@ class Recipe:
         data = _named(data, "data")
         if "augment" not in data:
             data["augment"] = [*sources.defaults(data["data"]).augment, "erase"]
-        defaults = dict(
-            optimizer={"name": "sgd", "momentum": 0.9, "nesterov": True},
-            schedule={"name": "cosine", "warmup_epochs": 5},
-            weight_decay=5e-4,
-            label_smoothing=0.1,
-            batch_size=128,
-        )
-        if "minutes" in changes:
-            defaults["schedule"] = {"name": "cosine", "warmup": 0.05}
-        else:
-            defaults["epochs"] = 200
+        by_time = "minutes" in changes
+        defaults = dict(weight_decay=5e-4, label_smoothing=0.1, batch_size=128, epochs=None if by_time else 200)
+        defaults["optimizer"] = {"name": "sgd", "momentum": 0.9, "nesterov": True}
+        defaults["schedule"] = {"name": "cosine", **({"warmup": 0.05} if by_time else {"warmup_epochs": 5})}
         return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
 
     def __post_init__(self):
@@ -157,9 +151,8 @@ class Recipe:
         self._optimizer(1)
         if self.distillation is not None:
             distillation.distilled_loss(None, self.distillation)
-        equilibrium = self.gradient_equilibrium
-        if not isinstance(equilibrium, bool):
-            raise ValueError(f"`gradient_equilibrium` must be True or False. Received: {equilibrium!r}.")
+        if not isinstance(self.gradient_equilibrium, bool):
+            raise ValueError(f"`gradient_equilibrium` must be True or False. Received: {self.gradient_equilibrium!r}.")
         for name, expected in {"last_exit": "an exit's name", "init": "a folder or a name of the zoo"}.items():
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
@@ -198,9 +191,7 @@ class Recipe:
         if not isinstance(content, dict):
             raise ValueError(f"A recipe must be a dict of its fields. Received: {content!r:.60}.")
         known = [field.name for field in dataclasses.fields(cls)]
-        for key in content:
-            if key not in known:
-                raise ValueError(f"A recipe has no field `{key}`. {_errors.nearest(key, known)}")
+        check_known(content, known, "A recipe has no field `{}`.")
         missing = [key for key in ("model", "data") if key not in content]
         if missing:
             raise ValueError(f"A recipe needs {missing}. Received: {sorted(content)}.")
@@ -315,11 +306,9 @@ class Recipe:
 def _check_data(arguments):
     own = ("batch_size", "seed", "one_hot")
     known = [name for name in inspect.signature(data.load).parameters if name not in own]
-    for key in arguments:
-        if key in own:
-            raise ValueError(f"`data` must not contain the recipe's `{key}`. Received: data={arguments}.")
-        if key not in known:
-            raise ValueError(f"`data` has no argument `{key}`. {_errors.nearest(key, known)}")
+    if given := [key for key in own if key in arguments]:
+        raise ValueError(f"`data` must not contain the recipe's `{given[0]}`. Received: data={arguments}.")
+    check_known(arguments, known, "`data` has no argument `{}`.")
 
 
 def _ending_with(model, last_exit):

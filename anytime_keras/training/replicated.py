@@ -22,10 +22,10 @@ from anytime_keras.weighting import replicas
 from anytime_keras.weighting.training_loss import replaced
 
 # Arguments of optimizers that Keras applies to the gradients of each replica.
-OWN = {
-    "clips": ("clipnorm", "clipvalue", "global_clipnorm"),
-    "accumulates": ("gradient_accumulation_steps",),
-}
+OWN = {"clips": ("clipnorm", "clipvalue", "global_clipnorm"), "accumulates": ("gradient_accumulation_steps",)}
+# TensorFlow's errors if another process is lost.
+LOST: tuple = (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+LOST += (tf.errors.FailedPreconditionError, tf.errors.InternalError, tf.errors.UnavailableError)
 
 
 class Replicas(OneDevice):
@@ -37,10 +37,8 @@ class Replicas(OneDevice):
         resolver = strategy.cluster_resolver if name == "multi_worker" else None
         jobs = resolver.cluster_spec().as_dict() if resolver else {}
         self.workers = sum(map(len, jobs.values())) or 1
-        self.is_chief = self.workers == 1 or (resolver.task_type, resolver.task_id) == (
-            "chief" if "chief" in jobs else "worker",
-            0,
-        )
+        chief = ("chief" if "chief" in jobs else "worker", 0)
+        self.is_chief = self.workers == 1 or (resolver.task_type, resolver.task_id) == chief
 
     def check(self, recipe):
         if recipe.minutes is not None and self.workers > 1:
@@ -122,14 +120,7 @@ class Replicas(OneDevice):
         """Turns TensorFlow's errors about a lost process into one clear `ConnectionError`."""
         try:
             yield
-        except (
-            tf.errors.AbortedError,
-            tf.errors.CancelledError,
-            tf.errors.DeadlineExceededError,
-            tf.errors.FailedPreconditionError,
-            tf.errors.InternalError,
-            tf.errors.UnavailableError,
-        ) as error:
+        except LOST as error:
             if self.workers == 1:
                 raise
             raise ConnectionError(

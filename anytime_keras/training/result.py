@@ -7,7 +7,8 @@ import pathlib
 
 import keras
 
-from anytime_keras.training.checkpoint import room_for, to_disk, write
+from anytime_keras import _files
+from anytime_keras.training.checkpoint import room_for, to_disk
 from anytime_keras.training.recipe import GIVEN, Recipe
 
 
@@ -71,7 +72,7 @@ class Run:
         else:
             for name in ("curve.json", "model.keras", "recipe.json", "data.json"):
                 (folder / "average" / name).unlink(missing_ok=True)
-        write(folder / "curve.json", self.curve.to_json() + "\n")
+        _files.put(folder / "curve.json", self.curve.to_json() + "\n")
 
 
 def title(recipe):
@@ -85,6 +86,5 @@ def title(recipe):
 
 def describe(folder, recipe, data):
     """Writes `data.json` and `recipe.json` to a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "data.json", json.dumps(data.describe(), indent=1) + "\n")
-    write(folder / "recipe.json", recipe.to_json() + "\n")
+    _files.put(folder / "data.json", json.dumps(data.describe(), indent=1) + "\n")
+    _files.put(folder / "recipe.json", recipe.to_json() + "\n")

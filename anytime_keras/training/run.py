@@ -13,8 +13,6 @@ from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.inference import EANN
 from anytime_keras.preprocessing import Preprocessor
 from anytime_keras.training import averaging, checkpoint, clock, schedules
-from anytime_keras.training.averaging import KeptWeights, averaged
-from anytime_keras.training.checkpoint import write
 from anytime_keras.training.devices import OneDevice
 from anytime_keras.training.recipe import Recipe
 from anytime_keras.training.result import Run, describe, title
@@ -63,7 +61,7 @@ class Training:
         if self.recipe.data.get("skip_corrupt"):
             own.insert(0, keras.callbacks.LambdaCallback(on_epoch_end=self._count_skipped))
         if self.recipe.ema_momentum is not None:
-            own.append(KeptWeights())
+            own.append(averaging.KeptWeights())
         own.append(checkpoint.FiniteWeights())
         if self.folder is not None:
             writes = self.strategy.is_chief
@@ -101,7 +99,7 @@ class Training:
         elif not self.epoch:
             self.before = self._curve(self.model)
             if file is not None and self.strategy.is_chief:
-                write(file, self.before.to_json() + "\n")
+                _files.put(file, self.before.to_json() + "\n")
 
     def _plan(self):
         """Returns the `Plan` of the run."""
@@ -131,7 +129,7 @@ class Training:
         if self.recipe.ema_momentum is not None:
 
             def average():
-                model = averaged(self.model, self.recipe, self.data, steps=1)
+                model = averaging.averaged(self.model, self.recipe, self.data, steps=1)
                 runtime.finish(runtime.compiled(model)(images))
 
             seconds += _seconds(average) + evaluation + averaging.STEPS * 2 * batch
@@ -211,7 +209,8 @@ class Training:
         self._describe_images(model)
         run.curve = self._curve(model)
         if self.recipe.ema_momentum is not None:
-            run.average = dataclasses.replace(run, model=averaged(self.model, self.recipe, self.data), average=None)
+            average = averaging.averaged(self.model, self.recipe, self.data)
+            run.average = dataclasses.replace(run, model=average, average=None)
             self._describe_images(run.average.model)
             run.average.curve = self._curve(run.average.model)
         if self.folder is not None and self.strategy.is_chief:

@@ -12,6 +12,7 @@ import time
 import keras
 import numpy as np
 
+from anytime_keras._lazy import jax
 from anytime_keras.data.augment import StepSeed
 from anytime_keras.data.batches import epoch_order
 from anytime_keras.training.devices import make_state
@@ -36,21 +37,23 @@ def check_data(data):
         )
 
 
+def keep_programs(folder):
+    """Sets JAX's compilation cache to a directory, so that networks of the same shape share compiled programs."""
+    if jax.config.jax_compilation_cache_dir is None:  # not even by JAX_COMPILATION_CACHE_DIR
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+
+
 class Epochs:
     """Trains and validates one network, or several of the same shape side by side, one epoch per call.
 
-    The first model's graph computes all of them. Between calls, each model's variables contain its state. `seeds` has
-    each model's seed for shuffling and augmentation.
+    The first model's graph computes all of them. Between calls, each model's variables contain its state; those of
+    metrics and optimizers are created here. `seeds` has each model's seed for shuffling and augmentation.
     """
 
     def __init__(self, models, data, seeds):
         self.models, self.data = list(models), data
         self.seeds = np.array(seeds, "int32")
-        self._programs = {}
-        self._resident = {}
-
-    def prepare(self):
-        """Creates the variables of metrics and optimizers. Call it before the first epoch."""
+        self._programs, self._resident = {}, {}
         for model in self.models:
             make_state(model, self.data)
 
@@ -90,8 +93,6 @@ class Epochs:
 
     def _scan(self, split, step, side, state, images, labels, order, rest, epochs, steps, seed):
         """Takes one step for each row of `order`, then one for `rest`; `epochs` and `steps` seed their augmentation."""
-        import jax
-
         def take(state, epoch, number, chosen):
             step_seed = StepSeed(seed, epoch, number, chosen) if split == "train" else None
             return step(state, self.data.pipeline(split).finish(images[chosen], labels[chosen], step_seed, side))
@@ -114,14 +115,11 @@ class Epochs:
 
     def _program(self, split, compute, batches, side=None):
         """Returns the compiled program for all models, and its arguments."""
-        import jax
-        import jax.numpy as jnp
-
         def run(states, images, labels, orders, rests, epochs, steps, seeds):
             if len(states) == 1:
                 shared = (images, labels, orders[0], rests[0], epochs, steps, seeds[0])
                 return [compute(side, states[0], *shared)]
-            stacked = jax.tree.map(lambda *values: jnp.stack(values), *states)
+            stacked = jax.tree.map(lambda *values: jax.numpy.stack(values), *states)
             ended = jax.vmap(functools.partial(compute, side), in_axes=(0, None, None, 0, 0, None, None, 0))(
                 stacked, images, labels, orders, rests, epochs, steps, seeds
             )
@@ -136,10 +134,9 @@ class Epochs:
 
     def _images(self, split):
         if split not in self._resident:
-            import jax.numpy as jnp
-
             examples = self.data.pipeline(split).examples
-            self._resident[split] = jnp.asarray(examples.images), jnp.asarray(examples.labels.astype("int32"))
+            arrays = examples.images, examples.labels.astype("int32")
+            self._resident[split] = tuple(map(jax.numpy.asarray, arrays))
         return self._resident[split]
 
     def epoch(self, epoch):
@@ -193,7 +190,6 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
     program, which callbacks see as one batch; otherwise batch hooks are not called. If a callback stops one model, all
     stop.
     """
-    program = Epochs(models, data, seeds)
     histories = [keras.callbacks.History() for _ in models]
     params = dict(epochs=plan.end, steps=plan.steps, verbose=0)
     lists = [
@@ -214,7 +210,7 @@ def fit(models, data, seeds, plan, callbacks=(), verbose=False):
         for each in lists:
             getattr(each, hook)(*arguments)
 
-    program.prepare()
+    program = Epochs(models, data, seeds)
     for model, each in zip(models, lists):
         model.stop_training = False
         for weighting in each.callbacks:

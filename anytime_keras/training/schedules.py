@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from anytime_keras._checks import check_choice, check_number
+from anytime_keras._lazy import tf
 
 # The arguments of each schedule.
 SCHEDULES = {"step": ("boundaries", "factor"), "cosine": ("warmup_epochs", "warmup"), "constant": ()}
@@ -67,8 +68,6 @@ class Side:
     def __init__(self, value):
         self._variable = None
         if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
             with tf.device("CPU"):
                 self._variable = tf.Variable(value)
         self.value = value

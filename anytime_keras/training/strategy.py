@@ -36,6 +36,7 @@ import sys
 import keras
 
 from anytime_keras._checks import check_choice
+from anytime_keras._lazy import jax, tf
 from anytime_keras.training.devices import JaxDevices, OneDevice
 
 TENSORFLOW = ("mirrored", "multi_worker", "tpu")
@@ -71,13 +72,9 @@ def choose(strategy="none"):
         _check_backend("data_parallel", backend)
         return JaxDevices(strategy.device_mesh)
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        for name, kind in (
-            ("multi_worker", tf.distribute.MultiWorkerMirroredStrategy),
-            ("tpu", tf.distribute.TPUStrategy),
-            ("mirrored", (tf.distribute.MirroredStrategy, tf.distribute.OneDeviceStrategy)),
-        ):
+        kinds = {"multi_worker": tf.distribute.MultiWorkerMirroredStrategy, "tpu": tf.distribute.TPUStrategy}
+        kinds["mirrored"] = (tf.distribute.MirroredStrategy, tf.distribute.OneDeviceStrategy)
+        for name, kind in kinds.items():
             if isinstance(strategy, kind):
                 return _replicas(name, strategy)
     raise ValueError(
@@ -98,11 +95,8 @@ def _check_backend(name, backend):
 
 @functools.cache  # a second strategy in one process would reuse the numbers of the first one's collectives
 def _named(name):
-    if name == "mirrored":
-        import tensorflow as tf
-
-        return _replicas(name, tf.distribute.MirroredStrategy())
     made = {"none": OneDevice, "multi_worker": _multi_worker, "tpu": _tpu, "data_parallel": _data_parallel}
+    made["mirrored"] = lambda: _replicas(name, tf.distribute.MirroredStrategy())
     return made[name]()
 
 
@@ -114,8 +108,6 @@ def _replicas(name, strategy):
 
 def _multi_worker():
     _check_cluster(os.environ.get("TF_CONFIG"))
-    import tensorflow as tf
-
     print("waiting for the other workers of TF_CONFIG", file=sys.stderr, flush=True)  # TensorFlow waits silently
     try:
         return _replicas("multi_worker", tf.distribute.MultiWorkerMirroredStrategy())
@@ -151,8 +143,6 @@ def _check_cluster(text):
 
 
 def _tpu():
-    import tensorflow as tf
-
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
         tf.config.experimental_connect_to_cluster(resolver)
@@ -166,8 +156,6 @@ def _tpu():
 
 
 def _data_parallel():
-    import jax
-
     if jax.process_count() > 1:
         raise ValueError(
             f"`strategy='data_parallel'` trains in one process. Received: {jax.process_count()} processes of JAX. "

@@ -305,10 +305,7 @@ class AdaptiveWeighting(Weighting):
             finite = ops.logical_and(finite, ops.all(ops.isfinite(statistics)))
         if present is None:
             present = ops.ones((self.num_exits,), "bool")
-        counts = {
-            "steps": state["steps"] + 1,
-            "empty": state["empty"] + ops.cast(ops.logical_not(present), "int32"),
-        }
+        counts = {"steps": state["steps"] + 1, "empty": state["empty"] + ops.cast(ops.logical_not(present), "int32")}
         changed = self.next_state({**state, **counts, "present": present}, losses, statistics)
         for name, value in counts.items():
             self._state[name].assign(ops.where(finite, value, state[name]))
@@ -358,15 +355,8 @@ class AdaptiveWeighting(Weighting):
 def state_variable(value: float, shape: tuple, dtype: str, name: str) -> keras.Variable:
     """Creates a variable of a weighting's state."""
     # Every replica assigns the same values, computed from the losses of the global batch.
-    return keras.Variable(
-        keras.initializers.Constant(value),
-        shape,
-        dtype,
-        trainable=False,
-        autocast=False,
-        aggregation="only_first_replica",
-        name=name,
-    )
+    options = dict(trainable=False, autocast=False, aggregation="only_first_replica", name=name)
+    return keras.Variable(keras.initializers.Constant(value), shape, dtype, **options)
 
 
 def _check_model(model):

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from anytime_keras import graph
+from anytime_keras._lazy import jax, tf
 from anytime_keras.weighting import replicas
 
 
@@ -18,10 +19,8 @@ def mean_squares(model: keras.Model, exit_names: Sequence[str], losses_of: Calla
     ones), and one backward pass per exit. On several replicas, gradients are summed before they are squared. The
     function `losses_of` computes the losses of the exits from the model's outputs. All are of shape `(num_exits,)`.
     """
-    sizes = [
-        max(sum(math.prod(variable.shape) for variable in variables.values()), 1)
-        for variables in _dependencies(model, exit_names)
-    ]
+    dependencies = [variables.values() for variables in _dependencies(model, exit_names)]
+    sizes = [max(sum(math.prod(variable.shape) for variable in variables), 1) for variables in dependencies]
     # Half of it, as `l2_loss` of TensorFlow in the authors' code.
     return 0.5 * _squares(model, losses_of, x) / ops.convert_to_tensor(sizes, "float32")
 
@@ -33,12 +32,8 @@ def norms(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x:
 
 def shared_norms(model: keras.Model, exit_names: Sequence[str], losses_of: Callable, x: Any) -> Any:
     """Computes the L2 norm of each loss's gradient over the parameters that every exit depends on."""
-    dependencies = _dependencies(model, exit_names)
-    chosen = [
-        position
-        for position, variable in enumerate(model.trainable_variables)
-        if all(id(variable) in variables for variables in dependencies)
-    ]
+    shared = set.intersection(*map(set, _dependencies(model, exit_names)))
+    chosen = [position for position, each in enumerate(model.trainable_variables) if id(each) in shared]
     if not chosen:
         raise ValueError(
             "GradNorm needs trainable parameters that all exits depend on. "
@@ -79,8 +74,6 @@ def _dependencies(model, exit_names):
 
 
 def _tensorflow_sums(losses, values):
-    import tensorflow as tf
-
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(values)
         each = tf.unstack(losses(values))
@@ -92,13 +85,10 @@ def _tensorflow_sums(losses, values):
 
 
 def _jax_sums(losses, values):
-    import jax
-    import jax.numpy as jnp
-
     each, backward = jax.vjp(losses, values)
 
     def of_one(chosen):
         (gradients,) = backward(chosen)
-        return sum(jnp.sum(jnp.square(gradient.astype("float32"))) for gradient in gradients)
+        return sum(jax.numpy.sum(jax.numpy.square(gradient.astype("float32"))) for gradient in gradients)
 
-    return jax.lax.map(of_one, jnp.eye(len(each), dtype=each.dtype))
+    return jax.lax.map(of_one, jax.numpy.eye(len(each), dtype=each.dtype))

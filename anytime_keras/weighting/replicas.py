@@ -5,14 +5,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from anytime_keras._lazy import tf
+
 
 def total(values: Any) -> Any:
     """Returns the sum of `values` over all replicas, since Keras divides each one's mean loss by their number."""
     replica = _replica()
     if replica is None:
         return values
-    import tensorflow as tf
-
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
@@ -35,7 +35,5 @@ def _replica():
     """TensorFlow's context of this replica, if it is one of several."""
     if keras.backend.backend() != "tensorflow":
         return None
-    import tensorflow as tf
-
     replica = tf.distribute.get_replica_context()
     return None if replica is None or replica.num_replicas_in_sync == 1 else replica

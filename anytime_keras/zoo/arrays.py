@@ -21,9 +21,7 @@ def of_model(model):
     return {variable.path: np.asarray(keras.ops.convert_to_numpy(variable)) for variable in model.weights}
 
 
-def shards(
-    arrays: dict[str, np.ndarray], precision: str = "float32", shard_bytes: int = SHARD_BYTES
-) -> list[bytes]:
+def shards(arrays: dict[str, np.ndarray], precision: str = "float32", shard_bytes: int = SHARD_BYTES) -> list[bytes]:
     """Packs arrays, by name, into the contents of one or more files of up to `shard_bytes`.
 
     With `precision="float16"`, only kernels are stored in float16, because vectors are small and may exceed its range.

@@ -22,8 +22,8 @@ def find(name):
     """Returns the manifest of a network and its zoo."""
     if (home := home_of(name)) is not None:
         return home.manifest(name), home
-    known = known_names()
-    raise ValueError(f"`name` must be a network of the zoo. Received: name={name!r}. {_errors.nearest(name, known)}")
+    hint = _errors.nearest(name, known_names())
+    raise ValueError(f"`name` must be a network of the zoo. Received: name={name!r}. {hint}")
 
 
 def home_of(name):
@@ -57,9 +57,7 @@ def list_names(**filters):
 
 def entries(**filters):
     """Lists (`Manifest`, `Weights`, whether their files are available) that match filters, sorted by name."""
-    for key in filters:
-        if key not in (*FILTERS, "loads"):
-            raise ValueError(f"`list` has no filter `{key}`. {_errors.nearest(key, [*FILTERS, 'loads'])}")
+    _errors.check_known(filters, [*FILTERS, "loads"], "`list` has no filter `{}`.")
     names, found = set(), []
     for home in _homes():
         for name in set(home.names()) - names:

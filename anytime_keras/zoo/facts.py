@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from anytime_keras import _errors
+from anytime_keras._errors import check_known
 
 _CIFAR = ("Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "none stated; asks for citation")
 _IMAGENET_TERMS = "ImageNet's terms: research and education, not commercial"
@@ -44,8 +44,5 @@ class Facts:
 
     @classmethod
     def of(cls, facts):
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in facts:
-            if key not in known:
-                raise ValueError(f"Unknown fact `{key}`. {_errors.nearest(key, known)}")
+        check_known(facts, [field.name for field in dataclasses.fields(cls)], "Unknown fact `{}`.")
         return cls(**facts)

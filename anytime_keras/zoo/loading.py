@@ -63,11 +63,11 @@ def load(name, weights="default", num_classes=None, trainable=True):
             f"`trainable=False` needs the trained number of classes, {entry.config['num_classes']}. Received: "
             f"num_classes={num_classes}, which needs untrained layers. Pass `trainable='heads'`, or omit `num_classes`."
         )
-    contents = [places.read_file(file, home) for file in entry.files] if weights is not None else []
+    files = [(file.path, places.read_file(file, home)) for file in entry.files] if weights is not None else []
     model = build(manifest, entry, num_classes)
     if weights is not None:
         last_layers = [model.get_layer(exit) for exit in model.exit_names] if fresh else []
-        fill(model, entry, contents, {variable.path for layer in last_layers for variable in layer.weights})
+        fill(model, files, {variable.path for layer in last_layers for variable in layer.weights})
         model.preprocessor = entry.preprocessor
         if not fresh:
             model.inference, model.class_names = entry.content["inference"], entry.class_names
@@ -82,7 +82,7 @@ def _load_ensemble(name, entry, weights, num_classes, trainable):
             f"'{name}' is an ensemble, whose used exits were chosen for its trained members. Received: "
             f"weights={weights!r}, num_classes={num_classes!r}. Omit them, or load the members: {entry.members}."
         )
-    manifests = [catalog.find(member)[0] for member, _ in entry.members]
+    manifests = [catalog.show(member) for member, _ in entry.members]
     for manifest in manifests:
         if manifest.architecture == ENSEMBLE:
             raise ValueError(f"The members of '{name}' must be single networks. Received: ensemble '{manifest.name}'.")
@@ -119,15 +119,15 @@ def make(architecture, config, name):
     return family(**config, name=name)
 
 
-def fill(model, entry, contents, leave_out=()):
-    """Loads the weights in an entry's files into a network."""
+def fill(model, files, leave_out=()):
+    """Loads the weights in files, pairs of a name and the content, into a network."""
     shapes = {variable.path: variable.shape for variable in model.weights}
     shapes.update(dict.fromkeys(leave_out))  # None allows any shape
     found = {}
-    for file, content in zip(entry.files, contents):
-        part = arrays.unpack(content, shapes, file.path)
+    for name, content in files:
+        part = arrays.unpack(content, shapes, name)
         if twice := sorted(set(found) & set(part)):
-            raise ValueError(f"'{file.path}' contains '{twice[0]}', which an earlier file contains already.")
+            raise ValueError(f"'{name}' contains '{twice[0]}', which an earlier file contains already.")
         found.update(part)
     arrays.assign(model, found, leave_out)
 
@@ -180,8 +180,7 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
     >>> len(ak.zoo.evaluate("resann2x16_adaloss_digits"))
     6
     """
-    manifest, _ = catalog.find(name)
-    entry = manifest.pick(weights)
+    entry = catalog.show(name).pick(weights)
     model = load(name, entry.label, trainable=False)
     measured = entry.content["measured"]
     data_set = data if data is not None else _load_data(entry, data_dir, download)
@@ -197,8 +196,7 @@ def evaluate(name, weights="default", data=None, data_dir=None, download=True):
 
 def data_set(name, weights="default", data=None, data_dir=None, download=True):
     """Returns the `DataSet` of a network of the zoo, with the splits of its training and without augmentation."""
-    manifest, _ = catalog.find(name)
-    entry = manifest.pick(weights)
+    entry = catalog.show(name).pick(weights)
     found = _load_data(entry, data_dir, download, data)
     if data is None:
         _check_data(entry, found)
@@ -210,8 +208,7 @@ def holds_out(name, weights, data):
 
     If the same images are stored in another order, others are held out. The mean of the training images shows it.
     """
-    manifest, _ = catalog.find(name)
-    known = manifest.pick(weights).content["data"]
+    known = catalog.show(name).pick(weights).content["data"]
     return known["sizes"] == data.sizes and np.allclose(data.mean, known["mean"], rtol=0, atol=1e-6)
 
 

@@ -228,11 +228,7 @@ def _check_config(architecture, entry, where):
     config, data = entry["config"], entry["data"]
     ensemble = architecture == ENSEMBLE
     known = ENSEMBLE_CONFIG if ensemble else inspect.signature(NETWORKS[architecture][0]).parameters
-    for key in config:
-        if key not in known:
-            raise ValueError(
-                f"{where}.config: '{architecture}' has no argument '{key}'. {_errors.nearest(key, known)}"
-            )
+    _errors.check_known(config, known, f"{where}.config: '{architecture}' has no argument '{{}}'.")
     missing = [key for key in known if key not in config and key not in ("self", "name", "dtype", "kwargs")]
     if missing:
         raise ValueError(f"{where}.config must contain all arguments. Missing: {missing}.")

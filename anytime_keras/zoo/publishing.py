@@ -9,7 +9,7 @@ from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.models.registry import NETWORKS
 from anytime_keras.zoo import arrays, places, schema
 from anytime_keras.zoo.facts import SOURCES, Facts
-from anytime_keras.zoo.loading import make
+from anytime_keras.zoo.loading import fill, make
 from anytime_keras.zoo.manifest import FORMAT, Manifest
 from anytime_keras.zoo.reported import Reported
 
@@ -70,9 +70,7 @@ def publish(model, name, data, recipe=None, folder=None, label=None, precision="
     entry = content["weights"][label]
     shards = arrays.shards(arrays.of_model(model), precision)
     stored = make(content["architecture"], entry["config"], name)
-    shapes = {variable.path: variable.shape for variable in stored.weights}
-    unpacked = [arrays.unpack(shard, shapes, name) for shard in shards]
-    arrays.assign(stored, {path: array for part in unpacked for path, array in part.items()})
+    fill(stored, [(name, shard) for shard in shards])
     with runtime.full_precision():
         reported = isinstance(data, Reported)
         golden_pair = data.fill(entry, model, stored) if reported else _measure(stored, data, entry)
@@ -176,7 +174,7 @@ def stem(name: str, label: str) -> str:
 
 def write_index(folder):
     """Writes a zoo's `index.json`, which sites need."""
-    _put(folder / "index.json", _index(folder))
+    _files.put(folder / "index.json", _index(folder))
 
 
 def _index(folder):
@@ -323,20 +321,12 @@ def write(zoo, content, files):
     written = []
     try:
         for path, file in files.items():
-            _put(path, file)
+            _files.put(path, file)
             written.append(path)
-        _put(zoo.path / "manifests" / f"{manifest.name}.json", manifest.to_json().encode())
+        _files.put(zoo.path / "manifests" / f"{manifest.name}.json", manifest.to_json().encode())
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
         raise
     write_index(zoo.path)
     return manifest
-
-
-def _put(place, content):
-    """Writes a file atomically, and removes partial files of killed processes."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    for left in place.parent.glob(f"{place.name}.*.part"):
-        left.unlink(missing_ok=True)
-    _files.write(place, content)

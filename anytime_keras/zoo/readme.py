@@ -6,25 +6,16 @@ from anytime_keras import _tables
 from anytime_keras.zoo import catalog
 
 BEGIN, END = "<!-- zoo: made by `anytime-keras zoo table --readme=README.md` -->", "<!-- end of zoo -->"
+HEADINGS = ["network", "data", "exits", "parameters", "MACs, first to last exit", "accuracy, first to last exit"]
 
 
 def table():
     """Returns the trained networks as a Markdown table, followed by a list of the recipes without weights."""
-    trained, untrained = [], []
-    for name in catalog.list_names():
-        manifest = catalog.find(name)[0]
-        for label, entry in manifest.weights.items():
-            if entry.trained:
-                trained.append((name, label != manifest.default, _row(name, entry)))
-            else:
-                untrained.append((name, label))
-    lines = [
-        "| network | data | exits | parameters | MACs, first to last exit | accuracy, first to last exit |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *(row for *_, row in sorted(trained)),
-    ]
+    rows = [_row(manifest.name, entry) for manifest, entry, _ in catalog.entries(trained=True)]
+    untrained = [f"`{manifest.name}` ({entry.label})" for manifest, entry, _ in catalog.entries(trained=False)]
+    lines = [_tables.markdown(HEADINGS, rows, others="---")]
     if untrained:
-        names = ", ".join(f"`{name}` ({label})" for name, label in sorted(untrained))
+        names = ", ".join(untrained)
         lines += ["", *textwrap.wrap(f"Recipes without weights so far: {names}.", 120, break_on_hyphens=False)]
     return "\n".join(lines) + "\n"
 
@@ -32,7 +23,7 @@ def table():
 def _row(name, entry):
     accuracies, macs, measured = entry.accuracies, entry.macs, entry.content["measured"]
     images = f"{measured['images']:,} {measured['split']} images"
-    cells = [
+    return [
         f"`{name}`",
         entry.content["data"]["name"],
         str(len(macs)),
@@ -40,7 +31,6 @@ def _row(name, entry):
         f"{_tables.short(macs[0])} to {_tables.short(macs[-1])}",
         f"{100 * accuracies[0]:.1f}% to {100 * accuracies[-1]:.1f}% ({images})",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def put_into(text):

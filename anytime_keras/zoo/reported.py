@@ -57,13 +57,8 @@ class Reported:
         preprocessor = model.preprocessor
         for exit, accuracy in zip(entry["exits"], self.accuracies):
             exit.update(accuracy=float(accuracy), loss=None)
-        entry["data"].update(
-            class_names=list(model.class_names),
-            mean=preprocessor.mean,
-            std=preprocessor.std,
-            sizes={self.split: self.images},
-            split_seed=0,
-        )
+        entry["data"].update(mean=preprocessor.mean, std=preprocessor.std, class_names=list(model.class_names))
+        entry["data"].update(sizes={self.split: self.images}, split_seed=0)
         machine = {"reported": self.reference}
         entry["measured"] = {"split": self.split, "images": self.images, "split_seed": 0, "machine": machine}
         x = preprocessor(np.random.default_rng(0).integers(0, 256, preprocessor.image_shape, "uint8"))

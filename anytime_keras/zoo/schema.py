@@ -4,7 +4,7 @@ import math
 import re
 import urllib.parse
 
-from anytime_keras import _errors
+from anytime_keras._errors import check_known
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 # No part starts with a dot, which excludes `..`; no backslash, colon, percent sign or blank.
@@ -23,9 +23,7 @@ def check(value, kind, where):
     """
     if isinstance(kind, dict):
         check(value, dict, where)
-        for key in value:
-            if key not in kind:
-                raise ValueError(f"{where} has an unknown field '{key}'. {_errors.nearest(key, kind)}")
+        check_known(value, kind, f"{where} has an unknown field '{{}}'.")
         for key in kind:
             if key not in value:
                 raise ValueError(f"{where} has no field '{key}'. Received: {sorted(value)}.")

@@ -107,12 +107,10 @@ def compiled_bytes(options, weighting):
 def epochs(options, count, weighting):
     """Returns a function that trains `count` networks for an epoch in one program."""
     data, models, weightings = prepare(options, count, weighting)
-    program = scan.Epochs(models, data, range(count))
     for model, each in zip(models, weightings):
         if model.num_exits > 1:
             each.set_model(model)
-    program.prepare()
-    return program
+    return scan.Epochs(models, data, range(count))
 
 
 if __name__ == "__main__":

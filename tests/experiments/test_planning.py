@@ -4,7 +4,7 @@ import pytest
 
 from anytime_keras.experiments import catalog, planning
 from anytime_keras.experiments.planning import plan, recipe
-from anytime_keras.experiments.settings import Settings
+from anytime_keras.experiments.planning import Settings
 
 TINY = dict(datasets=("digits",), networks=("1x4",), epochs=3, seeds=2)
 
@@ -16,7 +16,7 @@ def rows_of(planned):
 def test_table_1_has_opt_at_the_exits_that_answer_and_shares_its_runs():
     chosen = Settings(**{**TINY, "networks": ("2x4",)})
     planned = catalog.EXPERIMENTS["table1"].plan(chosen)
-    exits = planning.at_fractions(planning.costs(chosen, "2x4", "digits"), "exit")
+    exits = planning.at_fractions(planning.costs("2x4", "digits"), "exit")
     opt = [name for name in dict.fromkeys(exits) if name]
     assert rows_of(planned)[: 3 + len(opt)] == ["CONST", "LINEAR", "ADALOSS"] + ["OPT"] * len(opt)
     assert planned[3].recipe.weighting == {"name": "single_exit", "exit": opt[0]} and opt[-1] == "exit_6"

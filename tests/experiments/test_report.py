@@ -111,7 +111,7 @@ def test_text_around_the_generated_parts_is_kept(folder):
 
 
 def test_a_table_is_shown_in_the_terminal(folder):
-    said = report.text(folder / "table1.json")
+    said = reproduce._text(folder / "table1.json")
     assert "+25.0" in said and "+15.1" in said
 
 

@@ -271,7 +271,7 @@ def test_an_epoch_is_one_program_only_on_accelerators(backend, on_cpu, engine, i
     called = []
     monkeypatch.setattr(module.keras.backend, "backend", lambda: backend)
     monkeypatch.setattr(module.runtime, "on_cpu", lambda: on_cpu)
-    monkeypatch.setattr(module, "_keep_programs", lambda folder: None)
+    monkeypatch.setattr(module, "keep_programs", lambda folder: None)
     monkeypatch.setattr(
         module,
         "train",

@@ -2,9 +2,8 @@
 
 import pytest
 
-from anytime_keras.experiments import settings
-from anytime_keras.experiments.planning import recipe
-from anytime_keras.experiments.settings import Settings
+from anytime_keras.commands import reproduce
+from anytime_keras.experiments.planning import Settings, network_config, recipe
 
 
 def test_epochs_and_seeds_may_differ_between_data_sets():
@@ -15,7 +14,7 @@ def test_epochs_and_seeds_may_differ_between_data_sets():
 
 def test_any_family_is_named_by_its_arguments():
     text = "5x16; resann50; msdnet:blocks=[2,2],exit_every=2,stem='small'"
-    short, named, built = map(settings.network_config, settings.split_networks(text))
+    short, named, built = map(network_config, reproduce._split(text, ";"))
     assert short == {"name": "resann", "num_units": 5, "channels": 16} and named == {"name": "resann50"}
     assert built == {"name": "msdnet", "blocks": [2, 2], "exit_every": 2, "stem": "small"}
 

@@ -93,8 +93,8 @@ def test_figure_3_compares_training_losses_exit_by_exit():
     summary = summaries.losses(runs)
     assert summary == {"exits": EXITS[:3], "rows": {"CONST": approx([10.0, NAN, 35.0])}}
     chosen = EXPERIMENTS["figure3"]
-    assert chosen.how.table(summary, chosen.paper)[1] == [["exit_1", "+10.0"], ["exit_3", "+35.0"]]
-    line = chosen.how.draw(summary).axes[0].lines[0]
+    assert catalog.KINDS[chosen.kind].table(summary, chosen.paper)[1] == [["exit_1", "+10.0"], ["exit_3", "+35.0"]]
+    line = catalog.KINDS[chosen.kind].draw(summary).axes[0].lines[0]
     assert list(line.get_xdata()) == [1, 3] and line.get_ydata() == approx([10.0, 35.0])
 
 
@@ -138,11 +138,11 @@ def test_figure_6_reads_all_lines_at_the_same_budgets():
     )
     assert summary["weights"] == {"made": pytest.approx([0.1, 0.2, 0.7, 1.0])}
     chosen = EXPERIMENTS["figure6"]
-    header, rows = chosen.how.table(summary, chosen.paper)
+    header, rows = catalog.KINDS[chosen.kind].table(summary, chosen.paper)
     assert header[1:] == ["0.25", "0.5", "0.75", "1", "1.5", "2", "mean"]
     assert rows[2] == ["EANN of ADALOSS", "40.00", "20.00", "10.00", "10.00", "10.00", "10.00", "22.50"]
     assert rows[-1][0].startswith("AdaLoss weight") and rows[-1][-1] == "85.0%"
-    left, right = chosen.how.draw(summary).axes
+    left, right = catalog.KINDS[chosen.kind].draw(summary).axes
     assert left.get_xscale() == "log" and "2x1 on made" in left.get_xlabel() and right.get_xlabel() == "exit"
 
 
@@ -168,10 +168,10 @@ def test_the_largest_network_with_several_exits_is_shown_beside_linear_ensembles
 def test_table_2_has_each_networks_errors_at_fractions_of_its_own_cost():
     chosen = EXPERIMENTS["table2"]
     summary = chosen.summarize(MEMBERS, [])
-    _, rows = chosen.how.table(summary, chosen.paper)
+    _, rows = catalog.KINDS[chosen.kind].table(summary, chosen.paper)
     assert rows[0] == ["resann50 CONST (paper)", "54.34", "35.61", "27.23", "25.14"]
     assert rows[-4] == ["1x1 ADALOSS", "–", "40.00", "40.00", "20.00"]
-    assert len(chosen.how.draw(summary).axes) == 1
+    assert len(catalog.KINDS[chosen.kind].draw(summary).axes) == 1
 
 
 def test_the_propositions_bounds_hold_in_the_simulation():
