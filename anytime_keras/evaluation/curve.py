@@ -7,7 +7,7 @@ import numbers
 import pathlib
 
 from anytime_keras import _files, _tables
-from anytime_keras._checks import check_choice
+from anytime_keras._checks import check_choice, check_number
 
 COSTS = ("with_all_heads", "with_head", "backbone", "latency")
 
@@ -118,8 +118,7 @@ class Curve:
             fraction: float, above 0.
             cost: `"with_all_heads"` (MACs including every head so far), `"with_head"`, `"backbone"` or `"latency"`.
         """
-        if not isinstance(fraction, numbers.Real) or not fraction > 0:
-            raise ValueError(f"`fraction` must be above 0. Received: fraction={fraction!r}.")
+        check_number("fraction", fraction, "above 0", lambda number: number > 0)
         costs = self.costs(cost)
         affordable = [point for point, own in zip(self.points, costs) if own <= fraction * costs[-1] * (1 + 1e-9)]
         return affordable[-1] if affordable else NO_ANSWER
