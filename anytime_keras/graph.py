@@ -241,8 +241,7 @@ def opened(model):
         results = dict(zip(map(id, model.outputs), flatten(model)[0]))
         outputs = {name: results[id(tensor)] for name, tensor in outputs_by_name(model).items()}
         nested = _nested(outputs, model.inputs)
-        closed = [operation for operation in nested if operation not in _WARNED]
-        if closed:
+        if closed := [operation for operation in nested if operation not in _WARNED]:
             _WARNED.update(closed)
             warnings.warn(
                 f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {nested[closed[0]]} outputs, "

@@ -43,13 +43,9 @@ def text(classifier, preset=None):
 
 
 def _front_matter(title, about, curve):
-    """Returns the YAML front matter. Its values are JSON, which is YAML too."""
+    """Returns the lines of the YAML front matter that depend on the network. JSON is YAML too."""
     licence, data = about.get("licence"), about.get("data", {})
-    fields = {
-        "library_name": "anytime_keras",
-        "pipeline_tag": "image-classification",
-        "tags": ["keras", "anytime-prediction", "early-exit"],
-    }
+    fields = {}
     if licence is not None and licence.lower() in LICENCES:
         fields["license"] = licence.lower()
     elif licence is not None:
@@ -62,7 +58,7 @@ def _front_matter(title, about, curve):
             "metrics": [{"type": "accuracy", "name": f"accuracy at {curve[-1].exit}", "value": 1 - curve[-1].error}],
         }
         fields["model-index"] = [{"name": title, "results": [result]}]
-    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items())
 
 
 def _measured(about, curve):

@@ -101,11 +101,9 @@ def _described(path):
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}; this version reads {FORMAT}")
-        return {
-            "preprocessor": Preprocessor.from_config(content["preprocessor"]),
-            "class_names": list(content["class_names"]),
-            "about": dict(content["about"]),
-        }
+        preprocessor = Preprocessor.from_config(content["preprocessor"])
+        names, about = list(content["class_names"]), dict(content["about"])
+        return {"preprocessor": preprocessor, "class_names": names, "about": about}
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no field {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise ValueError(

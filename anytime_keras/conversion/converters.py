@@ -63,11 +63,8 @@ def _of_raw_images(whole, preprocessor, batch_size):
 
 
 # The dtypes of each format's parts. Inputs and outputs keep their own.
-DTYPES = {
-    "litert": ("float32", "float16", "int8"),
-    "onnx": ("float32", "int8"),
-    "openvino": ("float32", "float16", "bfloat16"),
-}
+DTYPES = {"litert": ("float32", "float16", "int8"), "onnx": ("float32", "int8")}
+DTYPES["openvino"] = ("float32", "float16", "bfloat16")
 
 
 def check_dtype(format, dtype):

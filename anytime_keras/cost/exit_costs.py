@@ -132,9 +132,8 @@ def _every_layer(needed, heads, macs):
     for name, own in needed.items():
         own_ids = {id(call) for call in own}
         end = min((after[key] for key in own_ids - heads[name] if key in after), default=math.inf)
-        earlier = [
-            call for call in calls if after[id(call)] >= end and id(call) not in own_ids and id(call) not in heads[last]
-        ]
+        left_out = own_ids | heads[last]
+        earlier = [call for call in calls if after[id(call)] >= end and id(call) not in left_out]
         every[name] = [*own, *earlier]
     return every
 

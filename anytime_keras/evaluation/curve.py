@@ -169,17 +169,11 @@ class Curve:
         """
         headings = ["exit", "MACs (M)", "of last", "error (%)", "loss", "params (k)"]
         last = max(self.points[-1].with_all_heads, 1)
-        rows = [
-            [
-                point.exit,
-                f"{point.with_all_heads / 1e6:,.3f}",
-                f"{100 * point.with_all_heads / last:.0f}%",
-                f"{100 * point.error:.2f}",
-                f"{point.loss:.3f}",
-                f"{point.params / 1e3:,.1f}",
-            ]
-            for point in self.points
-        ]
+        rows = []
+        for point in self.points:
+            macs = [f"{point.with_all_heads / 1e6:,.3f}", f"{100 * point.with_all_heads / last:.0f}%"]
+            quality = [f"{100 * point.error:.2f}", f"{point.loss:.3f}"]
+            rows.append([point.exit, *macs, *quality, f"{point.params / 1e3:,.1f}"])
         columns = dict(columns or {})
         if all(point.latency is not None for point in self.points):
             columns = {"latency (ms)": [f"{1e3 * point.latency:.2f}" for point in self.points], **columns}

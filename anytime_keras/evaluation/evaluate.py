@@ -96,9 +96,9 @@ def evaluate(
             raise ValueError(f"Sample weights must not all be 0. Received: only 0 for '{exit_name}'.")
     seconds = subject.seconds(example) if latency else {}
     points = []
-    for cost, (weight, wrong, loss) in zip(subject.costs, sums.values()):
-        measured = {"error": float(wrong / weight), "loss": float(loss / weight), "latency": seconds.get(cost.exit)}
-        points.append(CurvePoint(**dataclasses.asdict(cost), **measured))
+    for cost, (weight, wrong, total) in zip(subject.costs, sums.values()):
+        error, loss = float(wrong / weight), float(total / weight)
+        points.append(CurvePoint(**dataclasses.asdict(cost), error=error, loss=loss, latency=seconds.get(cost.exit)))
     about = {"images": count, "macs": layers, "machine": runtime.machine(), **subject.about}
     return Curve(points, name or subject.name, about, samples.finish(count))
 

@@ -197,9 +197,8 @@ def _check_layers(functional, format):
             f"Received: such state in layers {sorted({layer for layer, _ in held})}. Export the model as "
             "'saved_model', or apply these layers before the model."
         )
-    types = {
-        tensor.dtype for call in graph.calls(functional.outputs, functional.inputs) for tensor in call.output_tensors
-    }
+    calls = graph.calls(functional.outputs, functional.inputs)
+    types = {tensor.dtype for call in calls for tensor in call.output_tensors}
     for dtype in sorted(types.intersection(UNKNOWN_TYPES[format])):
         raise ValueError(
             f"Format '{format}' needs a network that computes in float32. Received: model '{functional.name}' with "

@@ -305,12 +305,10 @@ class EnsembleStages(Stages):
         costs, spent, params = [], 0, 0
         for part in self._parts:
             for cost in part.costs(started):
-                total = dataclasses.replace(
-                    cost, exit="", with_all_heads=spent + cost.with_all_heads, params=params + cost.params
-                )
-                costs.append(total)
-            spent, params = total.with_all_heads, total.params
-        return [dataclasses.replace(cost, exit=name) for cost, name in zip(costs, self.exit_names)]
+                sums = {"with_all_heads": spent + cost.with_all_heads, "params": params + cost.params}
+                costs.append(dataclasses.replace(cost, exit=self.exit_names[len(costs)], **sums))
+            spent, params = costs[-1].with_all_heads, costs[-1].params
+        return costs
 
 
 def _checked(members):

@@ -94,12 +94,8 @@ def _combined(model, inference, method):
     outputs, carried = {}, []
     for position, (name, tensor) in enumerate(tensors.items()):
         _check(name, tensor)
-        options = {
-            "temperature": temperatures.get(name, 1.0),
-            "probabilities": graph.ends_in(tensor, "softmax"),
-            "name": f"{name.replace('/', '_')}_{method}",
-            "dtype": "float32",
-        }
+        options = {"name": f"{name.replace('/', '_')}_{method}", "dtype": "float32"}
+        options.update(temperature=temperatures.get(name, 1.0), probabilities=graph.ends_in(tensor, "softmax"))
         if method == "product":
             outputs[name], total = ExitProduct((position + 1) / len(tensors), **options)([tensor, *carried])
             carried = [total]

@@ -52,7 +52,7 @@ class ParallelPredictor:
     def __init__(self, eann, example, workers=2, environments=None, engine="auto", num_threads=None):
         if not isinstance(eann, EANN):
             raise ValueError(f"`eann` must be an `EANN`. Received: {type(eann).__name__}.")
-        check_int("workers", workers)
+        workers = check_int("workers", workers)
         environments = [{}] * workers if environments is None else list(environments)
         if len(environments) != workers:
             raise ValueError(f"`environments` must be a dict for each of {workers} workers. Received: {environments}.")

@@ -29,9 +29,8 @@ class ConvertedModel(BuiltModel):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        original, heads = (
-            keras.saving.deserialize_keras_object(config.pop(key), custom_objects) for key in ("original", "heads")
-        )
+        load = keras.saving.deserialize_keras_object
+        original, heads = (load(config.pop(key), custom_objects) for key in ("original", "heads"))
         (output,), _ = graph.flatten(graph.functional(original))
         known = _tensors(graph.functional(original), output)
         read = [known[number] for number in config.pop("reads")]

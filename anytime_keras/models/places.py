@@ -36,10 +36,7 @@ def candidates(model, output, keeps_head, at_least=1, input_shape=None):
 
 
 def _nominal_shapes(model):
-    return [
-        tuple((224 if len(x.shape) > 3 else 128) if size is None else size for size in x.shape[1:])
-        for x in model.inputs
-    ]
+    return [tuple((224 if len(x.shape) > 3 else 128) if n is None else n for n in x.shape[1:]) for x in model.inputs]
 
 
 def every_nth(found, every):

@@ -38,13 +38,14 @@ def check_request(deadline, priority, on_answer, begin):
 
 def first_acceptable(min_exit, min_accuracy, exit_names, accuracies, last):
     """Returns the position of the first exit that a request accepts, or raises ValueError if it is after `last`."""
+    if min_exit is None and min_accuracy is None:
+        return 0
     check_one(optional=True, min_exit=min_exit, min_accuracy=min_accuracy)
-    position = 0
     if min_exit is not None:
         if not isinstance(min_exit, str) or min_exit not in exit_names:
             raise ValueError(f"`min_exit` must be one of {exit_names}. Received: min_exit={min_exit!r}.")
         position = exit_names.index(min_exit)
-    if min_accuracy is not None:
+    else:
         most = math.floor(1e4 * max(accuracies)) / 1e4
         check_number("min_accuracy", min_accuracy, f"from 0 to {most}", lambda number: 0 <= number <= max(accuracies))
         position = next(place for place, own in enumerate(accuracies) if own >= min_accuracy)

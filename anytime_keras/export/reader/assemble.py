@@ -5,8 +5,9 @@ import pathlib
 
 FOLDER = pathlib.Path(__file__).parents[2]  # the package
 RUNTIMES = ("base", "saved_model", "litert", "onnx", "openvino", "__init__")
-MODULES = ("_errors", "_checks", "_forks", "data/crops", "preprocessing/decoding", "preprocessing/host")
+MODULES: tuple[str, ...] = ("_errors", "_checks", "_forks")
 MODULES += ("inference/answers", "inference/early_exit", "inference/thresholds")
+MODULES += ("data/crops", "preprocessing/decoding", "preprocessing/host")
 MODULES += tuple(f"conversion/runtimes/{name}" for name in RUNTIMES)
 MODULES += tuple(f"export/reader/{name}" for name in ("description", "inputs", "stages", "exported", "command"))
 HEAD = '''"""Runs an exported anytime network, whole or stage by stage until a deadline, or with early exit.
