@@ -67,8 +67,7 @@ def thresholds_per_exit(confidence, exit_names):
 
 def checked_budget(value):
     """Returns an average budget in MACs as a float."""
-    check_number("average_budget", value, "of MACs", lambda number: not math.isnan(number))
-    return float(value)
+    return float(check_number("average_budget", value, "of MACs", lambda number: not math.isnan(number)))
 
 
 def fits_budget(entry, budgets, exit_names, temperatures, macs):
