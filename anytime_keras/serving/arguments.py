@@ -40,7 +40,7 @@ def first_acceptable(min_exit, min_accuracy, exit_names, accuracies, last):
     """Returns the position of the first exit that a request accepts, or raises ValueError if it is after `last`."""
     if min_exit is None and min_accuracy is None:
         return 0
-    check_one(min_exit=min_exit, min_accuracy=min_accuracy)
+    check_one(optional=True, min_exit=min_exit, min_accuracy=min_accuracy)
     if min_exit is not None:
         if not isinstance(min_exit, str) or min_exit not in exit_names:
             raise ValueError(f"`min_exit` must be one of {exit_names}. Received: min_exit={min_exit!r}.")
