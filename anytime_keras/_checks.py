@@ -1,11 +1,12 @@
-"""Checks of arguments, with one clear error each."""
+"""Checks of arguments, with one clear error each. Exports ship this module."""
 
+import math
 import numbers
 import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
-from anytime_keras import _errors
+from anytime_keras._errors import guess
 
 
 def check_number(name: str, value: Any, range: str, within: Callable[[Any], bool]) -> Any:
@@ -13,6 +14,22 @@ def check_number(name: str, value: Any, range: str, within: Callable[[Any], bool
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not within(value):
         raise ValueError(f"`{name}` must be a number {range}. Received: {name}={value!r}.")
     return value.item() if hasattr(value, "item") else value
+
+
+def check_limit(name: str, value: Any, unit: str = "of seconds") -> None:
+    """Raises ValueError unless a limit is a number, which may be infinite, or None."""
+    if value is not None:
+        check_number(name, value, unit, lambda number: not math.isnan(number))
+
+
+def check_one(optional: bool = False, **arguments: Any) -> None:
+    """Raises ValueError unless one of the arguments is given and the others are None; if `optional`, all may be."""
+    count = sum(value is not None for value in arguments.values())
+    if count > 1 or (count == 0 and not optional):
+        *names, last = (f"`{name}`" for name in arguments)
+        received = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        rule = f"of {', '.join(names)} and {last} {'can' if optional else 'must'} be given"
+        raise ValueError(f"{'Only one' if optional else 'One'} {rule}. Received: {received}.")
 
 
 def check_period(update_period: Any) -> int:
@@ -51,7 +68,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises ValueError unless `value` is one of `choices`, which are words."""
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(map(repr, choices))
-        message = f"`{name}` must be one of {listed}. Received: {name}={value!r}. {_errors.guess(value, choices)}"
+        message = f"`{name}` must be one of {listed}. Received: {name}={value!r}. {guess(value, choices)}"
         raise ValueError(message.rstrip())
 
 

@@ -72,19 +72,11 @@ def writing(path: pathlib.Path) -> Iterator[None]:
             f"The cache '{cache_folder()}' is not writable: {error}. Set ANYTIME_KERAS_CACHE to a writable directory."
         ) from error
     with lock:
-        if _locked(lock):
+        with contextlib.suppress(OSError, AttributeError):  # a file system without locks; a system without fcntl
+            fcntl.flock(lock, fcntl.LOCK_EX)
             for left in path.parent.glob(f"{path.name}.*.part"):
                 left.unlink(missing_ok=True)
         yield
-
-
-def _locked(file):
-    """Waits for a lock and returns True, or returns False where locks are not supported."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return True
-    except (OSError, AttributeError):  # a file system without locks; a system without fcntl
-        return False
 
 
 def lock_folder(folder: pathlib.Path) -> int | None:

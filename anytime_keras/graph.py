@@ -45,16 +45,15 @@ def outputs_by_name(model):
     output = model.output
     if isinstance(output, dict):
         named = dict(output)
-    elif isinstance(output, (list, tuple)):
-        named = dict(zip(model.output_names, output))
-        if len(named) < len(output):
+    else:
+        listed = output if isinstance(output, (list, tuple)) else [output]
+        named = dict(zip(model.output_names, listed))
+        if len(named) < len(listed):
             raise ValueError(
                 "The model's outputs must have different names. "
                 f"Received: model '{model.name}' with output names {list(model.output_names)}. "
                 "Give the model a dict of outputs: `keras.Model(inputs, {'a': a, 'b': b})`."
             )
-    else:
-        named = {model.output_names[0]: output}
     if not all(isinstance(tensor, keras.KerasTensor) for tensor in named.values()):
         raise ValueError(
             "The model's outputs must be one tensor, a flat list, or a flat dict of tensors. "
@@ -242,8 +241,7 @@ def opened(model):
         results = dict(zip(map(id, model.outputs), flatten(model)[0]))
         outputs = {name: results[id(tensor)] for name, tensor in outputs_by_name(model).items()}
         nested = _nested(outputs, model.inputs)
-        closed = [operation for operation in nested if operation not in _WARNED]
-        if closed:
+        if closed := [operation for operation in nested if operation not in _WARNED]:
             _WARNED.update(closed)
             warnings.warn(
                 f"'{closed[0].name}' in model '{model.name}' cannot be cut at its {nested[closed[0]]} outputs, "
@@ -262,7 +260,7 @@ def _nested(outputs, inputs):
     """
     operations = [call.operation for call in calls(outputs, inputs)]
     nested = {each: len(each.outputs) for each in operations if is_functional(each) and len(each.outputs) > 1}
-    ends = [_last_with_weights(tensor) for tensor in tree.flatten(outputs)]
+    ends = [last_with_weights(tensor) for tensor in tree.flatten(outputs)]
     for end in ends:
         count = sum(other is end for other in ends)
         if count > 1 and is_composite(end.operation):
@@ -270,7 +268,7 @@ def _nested(outputs, inputs):
     return nested
 
 
-def _last_with_weights(tensor):
+def last_with_weights(tensor):
     """Returns the last call with weights, several inputs or several outputs on the way to `tensor`."""
     call = producer(tensor)
     while not getattr(call.operation, "weights", None) and len(call.input_tensors) == len(call.output_tensors) == 1:

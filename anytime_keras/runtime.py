@@ -37,11 +37,8 @@ def compiled(model, jit=None):
             return model.stateless_call(trainable, others, inputs, training=False)[0]
 
         def run(inputs):
-            outputs = forward(
-                [variable.value for variable in model.trainable_variables],
-                [variable.value for variable in model.non_trainable_variables],
-                inputs,
-            )
+            groups = (model.trainable_variables, model.non_trainable_variables)
+            outputs = forward(*([variable.value for variable in group] for group in groups), inputs)
             # A compiled JAX function returns dicts with sorted keys, so restore the model's order.
             return {name: outputs[name] for name in model.output} if isinstance(outputs, dict) else outputs
 
@@ -82,21 +79,17 @@ def finish(outputs):
 @contextlib.contextmanager
 def full_precision():
     """Disables TF32, in which GPUs multiply with 10 bits, so that results match those of a CPU."""
-    if keras.backend.backend() == "jax":
-        import jax
+    with contextlib.ExitStack() as stack:
+        if keras.backend.backend() == "jax":
+            import jax
 
-        with jax.default_matmul_precision("highest"):
-            yield
-    elif keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+            stack.enter_context(jax.default_matmul_precision("highest"))
+        elif keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
 
-        before = tf.config.experimental.tensor_float_32_execution_enabled()
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-        try:
-            yield
-        finally:
-            tf.config.experimental.enable_tensor_float_32_execution(before)
-    else:
+            enable = tf.config.experimental.enable_tensor_float_32_execution
+            stack.callback(enable, tf.config.experimental.tensor_float_32_execution_enabled())
+            enable(False)
         yield
 
 

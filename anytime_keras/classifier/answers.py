@@ -60,10 +60,8 @@ class LabeledAnswer(Answer):
             A list of pairs (name, probability), likeliest first; for several images a list of such lists.
         """
         order = np.argsort(-self.probabilities, axis=-1, kind="stable")[:, : check_int("k", k)]
-        found = [
-            [(self.class_names[number], float(row[number])) for number in numbers]
-            for row, numbers in zip(self.probabilities, order)
-        ]
+        pairs = zip(self.probabilities, order)
+        found = [[(self.class_names[number], float(row[number])) for number in numbers] for row, numbers in pairs]
         return found[0] if self.single else found
 
     def probability(self, label):

@@ -11,6 +11,7 @@ from anytime_keras.classifier import card, facts, networks, presets, sets
 from anytime_keras.classifier.answers import LabeledAnswer
 from anytime_keras.export.reader import ExportedModel
 from anytime_keras.inference import Predictor
+from anytime_keras.inference.engines.base import padded
 from anytime_keras.inference.predictor import check_limits
 from anytime_keras.preprocessing import decoding
 from anytime_keras.preprocessing.host import HostPreprocessor
@@ -111,11 +112,11 @@ class Classifier:
         """
         networks.check_options(options)
         found = presets.load(preset, weights, options.get("num_threads"))
-        if isinstance(found.model, ExportedModel):
+        if isinstance(found["model"], ExportedModel):
             options.pop("num_threads", None)
-        preprocessor = found.preprocessor if preprocessor is None else preprocessor
-        class_names = found.class_names if class_names is None else class_names
-        return cls(found.model, preprocessor, class_names, found.about, **options)
+        given = {"preprocessor": preprocessor, "class_names": class_names}
+        found.update((name, value) for name, value in given.items() if value is not None)
+        return cls(**found, **options)
 
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name != "predictor"}  # made again when needed
@@ -195,9 +196,8 @@ class Classifier:
         for first in range(0, max(len(images), 1), batch_size):
             inputs = self.preprocessor(images[first : first + batch_size])
             # The last batch is filled up, since some backends compile for each size.
-            missing = batch_size - len(inputs) if len(images) > batch_size else 0
-            padded = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)]) if missing else inputs
-            answer = predictor.predict(padded, budget=budget)
+            filled = padded([inputs], batch_size)[0] if len(images) > batch_size else inputs
+            answer = predictor.predict(filled, budget=budget)
             logits.append(answer.logits[: len(inputs)])
         answer = LabeledAnswer.of(answer, self.class_names, False, 0.0)
         answer.logits, answer.seconds = np.concatenate(logits), time.perf_counter() - begin

@@ -5,12 +5,11 @@ import inspect
 import numpy as np
 
 from anytime_keras import _errors
-from anytime_keras._checks import check_choice
 from anytime_keras.classifier import sets
 from anytime_keras.cost import exit_costs
 from anytime_keras.export.reader import ExportedModel
 from anytime_keras.inference import EANN, Predictor, engines
-from anytime_keras.inference.stages import exits_as_list
+from anytime_keras.inference.stages import chosen_exits
 
 OPTIONS = [name for name in inspect.signature(Predictor).parameters if name not in ("model", "example")]
 
@@ -30,9 +29,7 @@ def check_options(options):
 def check_exits(costs, options):
     """Raises ValueError unless the options `engine` and `exits` fit a Keras model or an ensemble."""
     engines.choice.check(options.get("engine", "auto"), options.get("num_threads"))
-    names, exits = [cost.exit for cost in costs], options.get("exits")
-    for name in [] if exits is None else exits_as_list(exits):
-        check_choice("exits", name, names)
+    chosen_exits(options.get("exits"), [cost.exit for cost in costs])
 
 
 def check(name, model, preprocessor, class_names):

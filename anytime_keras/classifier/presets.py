@@ -1,6 +1,5 @@
 """Presets: finds, loads, saves and uploads what a `Classifier` consists of."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ import keras
 
 from anytime_keras import _errors, _files, zoo
 from anytime_keras.classifier import card, facts
+from anytime_keras.conversion.runtimes.base import installed
 from anytime_keras.export.reader import ExportedModel
 from anytime_keras.export.reader.description import DESCRIPTION
 from anytime_keras.inference import EANN, ensemble
@@ -34,18 +34,11 @@ KINDS = (
 )
 
 
-@dataclasses.dataclass
-class Preset:
-    """A loaded preset. `preprocessor` and `class_names` are None if the model has its own."""
-
-    model: object  # Keras model, `EANN` or `ExportedModel`
-    preprocessor: object = None
-    class_names: list = None
-    about: dict = dataclasses.field(default_factory=dict)  # see `facts`
-
-
 def load(preset, weights="default", num_threads=None):
-    """Loads a preset; see `Classifier.from_preset`. `num_threads` is for exported sets."""
+    """Loads a preset and returns the arguments of `Classifier` that it contains, a dict; see `Classifier.from_preset`.
+
+    `num_threads` is for exported sets.
+    """
     if not isinstance(preset, (str, os.PathLike)) or not str(preset):
         raise ValueError(f"`preset` must be {KINDS}. Received: {preset!r:.60}.")
     text, path = os.fspath(preset), pathlib.Path(preset)
@@ -56,9 +49,9 @@ def load(preset, weights="default", num_threads=None):
         return _of_folder(_downloaded(text))
     if (path / DESCRIPTION).is_file():
         model = ExportedModel(path, num_threads)
-        return Preset(model, about={"name": model.description["model"]})
+        return {"model": model, "about": {"name": model.description["model"]}}
     if exists:
-        return Preset(load_keras(path)) if path.is_file() else _of_folder(path)
+        return {"model": load_keras(path)} if path.is_file() else _of_folder(path)
     if path.is_dir():
         raise ValueError(
             f"The folder '{path}' contains no network. Expected one of the files {', '.join(NETWORKS)}, as in the "
@@ -74,7 +67,7 @@ def load(preset, weights="default", num_threads=None):
         )
     manifest = zoo.show(text)
     entry = manifest.pick(weights)
-    return Preset(zoo.load(text, entry.label), about=facts.of_manifest(manifest, entry))
+    return {"model": zoo.load(text, entry.label), "about": facts.of_manifest(manifest, entry)}
 
 
 def load_keras(file):
@@ -95,24 +88,22 @@ def _of_folder(folder):
     saved = (folder / "preset.json").is_file()
     found = _described(folder / "preset.json") if saved else {"about": facts.of_training(folder)}
     if (folder / "model.keras").is_file():
-        return Preset(load_keras(folder / "model.keras"), **found)
+        return {"model": load_keras(folder / "model.keras"), **found}
     try:
-        return Preset(EANN.load(folder), **found)
+        return {"model": EANN.load(folder), **found}
     except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
 
 
 def _described(path):
-    """Returns the fields of a `Preset` in the file `preset.json`."""
+    """Returns the arguments of `Classifier` in the file `preset.json`."""
     content = facts.read_json(path)
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}; this version reads {FORMAT}")
-        return {
-            "preprocessor": Preprocessor.from_config(content["preprocessor"]),
-            "class_names": list(content["class_names"]),
-            "about": dict(content["about"]),
-        }
+        preprocessor = Preprocessor.from_config(content["preprocessor"])
+        names, about = list(content["class_names"]), dict(content["about"])
+        return {"preprocessor": preprocessor, "class_names": names, "about": about}
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no field {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise ValueError(
@@ -135,12 +126,8 @@ def save(classifier, folder, overwrite=False):
         if isinstance(model, AnytimeModel) and model.preprocessor is None:
             model.preprocessor, model.class_names = classifier.preprocessor, classifier.class_names
         model.save(new if isinstance(model, EANN) else new / "model.keras")
-        content = {
-            "format": FORMAT,
-            "preprocessor": classifier.preprocessor.get_config(),
-            "class_names": classifier.class_names,
-            "about": classifier.about,
-        }
+        content = {"format": FORMAT, "preprocessor": classifier.preprocessor.get_config()}
+        content.update(class_names=classifier.class_names, about=classifier.about)
         (new / "preset.json").write_text(json.dumps(content, indent=1) + "\n")
         (new / "README.md").write_text(card.text(classifier))
         if (curve := facts.curve(classifier.about)) is not None:
@@ -150,7 +137,7 @@ def save(classifier, folder, overwrite=False):
 
 def upload(classifier, uri, private=False):
     """Uploads a classifier to the Hugging Face Hub; see `Classifier.upload_preset`."""
-    repository, hub = _repository(uri), _hub()
+    repository, hub = _repository(uri), installed("huggingface_hub", "huggingface_hub")
     with tempfile.TemporaryDirectory() as scratch:
         folder = save(classifier, pathlib.Path(scratch, "preset"))
         text = card.text(classifier, uri)
@@ -165,7 +152,7 @@ def upload(classifier, uri, private=False):
 
 def _downloaded(uri):
     """Downloads a preset from the Hugging Face Hub, or finds it in the Hub's cache, and returns its folder."""
-    repository, hub = _repository(uri), _hub()
+    repository, hub = _repository(uri), installed("huggingface_hub", "huggingface_hub")
     try:
         folder = pathlib.Path(hub.snapshot_download(repository, allow_patterns=list(FILES)))
     except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
@@ -179,16 +166,6 @@ def _repository(uri):
     if not isinstance(uri, str) or not re.fullmatch(r"hf://[\w.-]+/[\w.-]+", uri):
         raise ValueError(f"A preset on the Hugging Face Hub is named hf://user/model. Received: {uri!r}.")
     return uri.removeprefix(HUB)
-
-
-def _hub():
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ImportError(
-            "hf:// needs the package huggingface_hub, which cannot be imported: `pip install huggingface_hub`."
-        ) from error
-    return huggingface_hub
 
 
 def _first_line(error):

@@ -3,7 +3,6 @@
 import dataclasses
 import types
 
-from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.predictor import check_limits, deepest_within
 from anytime_keras.inference.state import State
 
@@ -35,11 +34,11 @@ class SetPredictor:
         if deadline is not None:
             if self._reader.size(x) not in self._reader.times:
                 self.prepare(x)
-            return _answer(self._reader.predict(x, deadline))
+            return self._reader.predict(x, deadline)
         if budget is not None:
             last, late = deepest_within(self._reader.costs, budget)
             answer = next(answer for answer in self._reader.stream(x) if answer.position == last)
-            return dataclasses.replace(_answer(answer), late=late)
+            return dataclasses.replace(answer, late=late)
         for answer in self.stream(x):
             if until is not None and until(answer):
                 break
@@ -47,7 +46,7 @@ class SetPredictor:
 
     def stream(self, x):
         """As `Predictor.stream`."""
-        return map(_answer, self._reader.stream(x))
+        return self._reader.stream(x)
 
 
 class _State:
@@ -73,7 +72,7 @@ class _Engine:
     def __init__(self, reader):
         self._reader, stages = reader, reader._stages
         self.takes, self.starts, self.sigmoid = stages.takes, stages.starts, stages.sigmoid
-        self.take, self.array = stages.take, stages.array
+        self.take, self.array, self.stage = stages.take, stages.array, stages.stage
         self.gives = [(None, num_classes(reader))] * len(stages)
 
     def __len__(self):
@@ -84,13 +83,6 @@ class _Engine:
 
     def prepare(self, inputs):
         """Does nothing: batches of any size run, if need be in pieces of the set's own."""
-
-    def stage(self, position, carried, inputs):
-        return self._reader._stages.stage(position, carried)
-
-
-def _answer(answer):
-    return Answer(**{field.name: getattr(answer, field.name) for field in dataclasses.fields(Answer)})
 
 
 def check_options(reader, options):

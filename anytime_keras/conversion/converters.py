@@ -63,11 +63,8 @@ def _of_raw_images(whole, preprocessor, batch_size):
 
 
 # The dtypes of each format's parts. Inputs and outputs keep their own.
-DTYPES = {
-    "litert": ("float32", "float16", "int8"),
-    "onnx": ("float32", "int8"),
-    "openvino": ("float32", "float16", "bfloat16"),
-}
+DTYPES = {"litert": ("float32", "float16", "int8"), "onnx": ("float32", "int8")}
+DTYPES["openvino"] = ("float32", "float16", "bfloat16")
 
 
 def check_dtype(format, dtype):
@@ -78,6 +75,15 @@ def check_dtype(format, dtype):
         raise ValueError(
             f"`dtype` must be one of {DTYPES[format]} for the runtime '{format}'. Received: dtype={dtype!r}. "
             + (remedy if having else "Other dtypes need a network built with a Keras dtype policy.")
+        )
+
+
+def check_representative(argument, dtype, representative):
+    """Raises a ValueError unless samples for 8-bit integers are given exactly if `argument` asks for these."""
+    if (dtype == "int8") != (representative is not None):
+        raise ValueError(
+            f"`representative`, samples of typical inputs, is needed for `{argument}='int8'` and for no other. "
+            f"Received: {argument}={dtype!r}, representative of type {type(representative).__name__}."
         )
 
 
@@ -159,26 +165,18 @@ def _quantized(content, part, batches):
     Weights have one scale per channel; inputs and outputs remain floats.
     """
     tools = importlib.import_module("onnxruntime.quantization")
-    left = iter(batches)
+    left = (dict(zip(part.inputs, inputs)) for inputs in batches)
+    types = {"activation_type": tools.QuantType.QUInt8, "weight_type": tools.QuantType.QInt8}
 
     class Reader(tools.CalibrationDataReader):
         def get_next(self):
-            inputs = next(left, None)
-            return None if inputs is None else dict(zip(part.inputs, inputs))
+            return next(left, None)
 
     with tempfile.TemporaryDirectory() as folder:
         before, ready, after = (pathlib.Path(folder, f"{name}.onnx") for name in ("before", "ready", "after"))
         before.write_bytes(content)
         tools.quant_pre_process(before, ready, skip_symbolic_shape=True)  # folds batch normalization
-        tools.quantize_static(
-            ready,
-            after,
-            Reader(),
-            quant_format=tools.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=tools.QuantType.QUInt8,
-            weight_type=tools.QuantType.QInt8,
-        )
+        tools.quantize_static(ready, after, Reader(), tools.QuantFormat.QDQ, per_channel=True, **types)
         return after.read_bytes()
 
 

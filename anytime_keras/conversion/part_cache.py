@@ -22,11 +22,8 @@ from anytime_keras.version import __version__
 
 MOST_BYTES = 2 * 2**30
 # Packages whose versions decide what a conversion returns, in addition to Keras and this library.
-_PACKAGES = {
-    "litert": ("tensorflow",),
-    "onnx": ("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
-    "openvino": ("tensorflow", "openvino"),
-}
+_PACKAGES = {"litert": ("tensorflow",), "openvino": ("tensorflow", "openvino")}
+_PACKAGES["onnx"] = ("tensorflow", "tf2onnx", "onnx", "onnxruntime")
 _KNOWN_MODULES = ("keras.", "anytime_keras.", "builtins")
 
 

@@ -39,19 +39,15 @@ class Part:
             outputs = {name: tf.identity(outputs[name]) for name in self.outputs}
             return outputs if named else list(outputs.values())
 
-        signature = [
-            tf.TensorSpec((batch_size, *tensor.shape[1:]), tensor.dtype, name) for name, tensor in self.inputs.items()
-        ]
+        signature = [tf.TensorSpec((batch_size, *x.shape[1:]), x.dtype, name) for name, x in self.inputs.items()]
         return tf.function(call, signature, autograph=False)
 
     def describe(self, batch_size=None):
         """Returns the names, shapes and dtypes of the part's inputs and outputs as JSON-compatible data."""
 
         def tensors(named):
-            return [
-                {"name": name, "shape": [batch_size, *tensor.shape[1:]], "dtype": str(tensor.dtype)}
-                for name, tensor in named.items()
-            ]
+            shapes = {name: [batch_size, *tensor.shape[1:]] for name, tensor in named.items()}
+            return [{"name": name, "shape": shapes[name], "dtype": str(x.dtype)} for name, x in named.items()]
 
         outputs = [{**tensor, "exit": self.exits.get(tensor["name"])} for tensor in tensors(self.outputs)]
         return {"inputs": tensors(self.inputs), "outputs": outputs}

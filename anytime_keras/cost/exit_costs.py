@@ -113,15 +113,9 @@ def exit_costs(
         backbone = sum(macs[id(call)] for call in calls if id(call) not in heads[name])
         paid.update((id(call), macs[id(call)]) for call in calls)
         params.update((id(weight), weight) for call in calls for weight in _weights(call.operation, only))
-        costs.append(
-            ExitCost(
-                exit=name,
-                backbone=backbone,
-                with_head=sum(macs[id(call)] for call in calls),
-                with_all_heads=sum(paid.values()),
-                params=sum(math.prod(weight.shape) for weight in params.values()),
-            )
-        )
+        with_head = sum(macs[id(call)] for call in calls)
+        num_params = sum(math.prod(weight.shape) for weight in params.values())
+        costs.append(ExitCost(name, backbone, with_head, sum(paid.values()), num_params))
     return costs
 
 
@@ -138,9 +132,8 @@ def _every_layer(needed, heads, macs):
     for name, own in needed.items():
         own_ids = {id(call) for call in own}
         end = min((after[key] for key in own_ids - heads[name] if key in after), default=math.inf)
-        earlier = [
-            call for call in calls if after[id(call)] >= end and id(call) not in own_ids and id(call) not in heads[last]
-        ]
+        left_out = own_ids | heads[last]
+        earlier = [call for call in calls if after[id(call)] >= end and id(call) not in left_out]
         every[name] = [*own, *earlier]
     return every
 
@@ -179,16 +172,14 @@ def macs_by_call(
 
 def _heads(needed):
     """Returns a dict from each exit's name to the ids of the calls in its head."""
-    names = list(needed)
     heads = {}
-    for name in names[:-1]:
-        elsewhere = {id(call) for other in names if other != name for call in needed[other]}
-        heads[name] = {id(call) for call in needed[name] if id(call) not in elsewhere}
-    last = names[-1]
-    earlier = {id(call) for other in names[:-1] for call in needed[other]}
-    own = [call for call in needed[last] if id(call) not in earlier]
-    named = {id(call) for call in own if call.operation.name == last or call.operation.name.startswith(f"{last}_")}
-    heads[last] = named or tail(own)
+    for name, calls in needed.items():
+        elsewhere = {id(call) for other in needed if other != name for call in needed[other]}
+        own = [call for call in calls if id(call) not in elsewhere]
+        heads[name] = {id(call) for call in own}
+    # The last exit's own calls include features that no other exit reads.
+    named = {id(call) for call in own if call.operation.name == name or call.operation.name.startswith(f"{name}_")}
+    heads[name] = named or tail(own)
     return heads
 
 

@@ -42,14 +42,8 @@ def _positions(layer, shape):
 
 # Rules of one line. The shapes of kernels are: (*sizes, channels of a group, filters) of "Conv", (*sizes, filters,
 # channels) of "ConvTranspose", and (*sizes, channels, multiplier) of "DepthwiseConv".
-NORMALIZATIONS = (
-    layers.BatchNormalization,
-    layers.LayerNormalization,
-    layers.GroupNormalization,
-    layers.UnitNormalization,
-    layers.RMSNormalization,
-    layers.Normalization,
-)
+NORMALIZATIONS: tuple = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
+NORMALIZATIONS += (layers.UnitNormalization, layers.RMSNormalization, layers.Normalization)
 _for(*NORMALIZATIONS, layers.Embedding, layers.PReLU, layers.Dropout)(lambda layer, x, y: 0)
 _for(*PLAIN)(lambda layer, x, y: math.prod(y[0]) * _kernel(layer) * (_channels(layer, x[0]) // layer.groups))
 _for(*TRANSPOSED)(lambda layer, x, y: math.prod(x[0]) * _kernel(layer) * layer.filters)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from anytime_keras.evaluation import style
+
 MOST_CLASSES = 5
 FRAME_MS = 900
 
@@ -32,8 +34,6 @@ def plot_answers(image, answers, class_names=None, path=None, truth=None, title=
     >>> [axes.get_title().split()[0] for axes in figure.axes[1:]]
     ['exit_1', 'exit_2']
     """
-    from anytime_keras.evaluation import style  # only plots need Matplotlib
-
     image, answers = _image(image), list(answers)
     if not answers or any(len(answer.probabilities) != 1 for answer in answers):
         raise ValueError(
@@ -75,8 +75,6 @@ def plot_photos(images, answers, headings, path=None, k=3):
     >>> [text.get_text().split(" (")[0] for text in figure.axes[1].texts]
     ['cat', 'dog', 'bird']
     """
-    from anytime_keras.evaluation import style  # only plots need Matplotlib
-
     if not images or len(images) != len(answers) or any(len(row) != len(headings) for row in answers):
         raise ValueError(
             "`answers` must have a list for each image, with an answer for each heading. Received: "
@@ -96,8 +94,6 @@ def plot_photos(images, answers, headings, path=None, k=3):
 
 def _draw_top(panel, top, k):
     """Draws a bar for each of the likeliest classes, with its name above."""
-    from anytime_keras.evaluation import style
-
     for place, (label, sure) in enumerate(top):
         panel.barh(place + 0.2, sure, height=0.35, color=style.COLORS[0] if place == 0 else style.GREY)
         name = label.split(",")[0]
@@ -125,8 +121,6 @@ def _considered(answers, truth):
 
 
 def _drawn(image, answers, shown, names, truth, title):
-    from anytime_keras.evaluation import style
-
     figure = style.picture(width=2.2 + 1.5 * len(answers), height=2.5)
     first, *panels = figure.subplots(1, 1 + len(answers), width_ratios=[1.3] + [1] * len(answers))
     first.imshow(image, cmap="gray", interpolation="nearest")

@@ -6,6 +6,7 @@ import numpy as np
 
 from anytime_keras import _tables
 from anytime_keras._checks import check_choice, check_int
+from anytime_keras.evaluation import style
 
 MOST_PANELS = 4  # per row of a reliability plot
 
@@ -75,17 +76,11 @@ class Calibration:
         """Returns the calibration as a text table, in percent: area under risk-coverage is the mean selective risk."""
         headings = ["exit", "accuracy", "confidence", "calibration error", "with temperature", "mean selective risk"]
         after = self.calibrated_errors or {}
-        rows = [
-            [
-                name,
-                f"{100 * self._samples.correct[row].mean():.2f}",
-                f"{100 * self._samples.confidences[row].mean():.2f}",
-                f"{100 * error:.2f}",
-                f"{100 * after[name]:.2f}" if after else "-",
-                f"{100 * self.risk_coverage(name)[1].mean():.2f}",
-            ]
-            for row, (name, error) in enumerate(self.errors.items())
-        ]
+        accuracies, confidences = self._samples.correct.mean(axis=1), self._samples.confidences.mean(axis=1)
+        rows = []
+        for (name, error), accuracy, confidence in zip(self.errors.items(), accuracies, confidences):
+            shares = (accuracy, confidence, error, after.get(name), self.risk_coverage(name)[1].mean())
+            rows.append([name, *("-" if share is None else f"{100 * share:.2f}" for share in shares)])
         return _tables.table(headings, rows)
 
     def plot(self, path=None, title=None):
@@ -98,8 +93,6 @@ class Calibration:
         Returns:
             A `matplotlib.figure.Figure`.
         """
-        from anytime_keras.evaluation import style  # only plots need Matplotlib
-
         names = self._samples.exit_names
         columns = min(len(names), MOST_PANELS)
         rows = math.ceil(len(names) / columns)
@@ -132,10 +125,7 @@ class Calibration:
 
         Exits go from dark (earliest) to light. `path` and `title` are as in `plot`.
         """
-        from anytime_keras.evaluation import style
-
-        figure = style.picture(height=3.6)
-        axes = figure.add_subplot()
+        axes = style.picture(height=3.6).add_subplot()
         names = self._samples.exit_names
         for color, name in zip(style.shades(len(names)), names):
             coverage, risk = self.risk_coverage(name)
@@ -143,7 +133,7 @@ class Calibration:
             axes.plot(100 * coverage[kept], 100 * risk[kept], color=color, linewidth=1.4, label=name)
         axes.set(xlabel="coverage: share of the samples that are answered (%)", ylabel="risk: error among these (%)")
         axes.set(xlim=(0, 100), ylim=(0, None))
-        figure.legend(loc="outside right center", frameon=False, fontsize=8)
+        axes.figure.legend(loc="outside right center", frameon=False, fontsize=8)
         return style.finish(axes, path, title)
 
 

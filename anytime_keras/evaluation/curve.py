@@ -7,7 +7,7 @@ import numbers
 import pathlib
 
 from anytime_keras import _files, _tables
-from anytime_keras._checks import check_choice
+from anytime_keras._checks import check_choice, check_number
 
 COSTS = ("with_all_heads", "with_head", "backbone", "latency")
 
@@ -118,8 +118,7 @@ class Curve:
             fraction: float, above 0.
             cost: `"with_all_heads"` (MACs including every head so far), `"with_head"`, `"backbone"` or `"latency"`.
         """
-        if not isinstance(fraction, numbers.Real) or not fraction > 0:
-            raise ValueError(f"`fraction` must be above 0. Received: fraction={fraction!r}.")
+        check_number("fraction", fraction, "above 0", lambda number: number > 0)
         costs = self.costs(cost)
         affordable = [point for point, own in zip(self.points, costs) if own <= fraction * costs[-1] * (1 + 1e-9)]
         return affordable[-1] if affordable else NO_ANSWER
@@ -170,17 +169,11 @@ class Curve:
         """
         headings = ["exit", "MACs (M)", "of last", "error (%)", "loss", "params (k)"]
         last = max(self.points[-1].with_all_heads, 1)
-        rows = [
-            [
-                point.exit,
-                f"{point.with_all_heads / 1e6:,.3f}",
-                f"{100 * point.with_all_heads / last:.0f}%",
-                f"{100 * point.error:.2f}",
-                f"{point.loss:.3f}",
-                f"{point.params / 1e3:,.1f}",
-            ]
-            for point in self.points
-        ]
+        rows = []
+        for point in self.points:
+            macs = [f"{point.with_all_heads / 1e6:,.3f}", f"{100 * point.with_all_heads / last:.0f}%"]
+            quality = [f"{100 * point.error:.2f}", f"{point.loss:.3f}"]
+            rows.append([point.exit, *macs, *quality, f"{point.params / 1e3:,.1f}"])
         columns = dict(columns or {})
         if all(point.latency is not None for point in self.points):
             columns = {"latency (ms)": [f"{1e3 * point.latency:.2f}" for point in self.points], **columns}

@@ -14,6 +14,7 @@ from anytime_keras.evaluation.curve import Curve, CurvePoint
 from anytime_keras.evaluation.labels import class_numbers
 from anytime_keras.evaluation.latency import latencies
 from anytime_keras.evaluation.samples import SamplesBuilder, log_probabilities
+from anytime_keras.models.anytime_model import by_exit
 
 
 def evaluate(
@@ -69,36 +70,35 @@ def evaluate(
     check_int("batch_size", batch_size)
     subject = _Network(model, layers, forward) if graph.is_functional(model) else _Predicted(model, layers)
     names = [cost.exit for cost in subject.costs]
-    tallies = {exit_name: _Tally(exit_name, sigmoid) for exit_name, sigmoid in zip(names, subject.sigmoid)}
+    sums = {exit_name: np.zeros(3) for exit_name in names}  # of weights, errors and losses
     samples = SamplesBuilder(names, subject.temperatures if temperatures is None else temperatures)
     example, count = None, 0
     for x, y, sample_weight in weighted_batches(data, batch_size):
         example = keras.tree.map_structure(lambda value: value[:1], x) if example is None else example
         outputs = subject.outputs(x)
         count += len(outputs[0])
-        for exit_name, output, weights in zip(names, outputs, weights_by_exit(sample_weight, names)):
+        weights_by_exit = dict.fromkeys(names, sample_weight)
+        if isinstance(sample_weight, (dict, list, tuple)):
+            weights_by_exit = by_exit("sample_weight", sample_weight, names)
+        for exit_name, output, sigmoid in zip(names, outputs, subject.sigmoid):
             if isinstance(y, dict) and exit_name not in y:
                 raise ValueError(
                     f"A dict of labels must have an entry for each exit. Received: {list(y)}, without '{exit_name}'."
                 )
-            tallies[exit_name].add(output, y[exit_name] if isinstance(y, dict) else y, weights)
-        if not (isinstance(y, dict) or sample_weight is not None or any(tally.sigmoid for tally in tallies.values())):
+            labels = y[exit_name] if isinstance(y, dict) else y
+            sums[exit_name] += _sums(output, labels, weights_by_exit.get(exit_name), sigmoid, exit_name)
+        if not (isinstance(y, dict) or sample_weight is not None or any(subject.sigmoid)):
             samples.add(outputs, y)
     if example is None:
         raise ValueError("`data` must contain at least one batch. Received: none.")
-    for exit_name, tally in tallies.items():
-        if not tally.weight:
+    for exit_name, (weight, *_) in sums.items():
+        if not weight:
             raise ValueError(f"Sample weights must not all be 0. Received: only 0 for '{exit_name}'.")
     seconds = subject.seconds(example) if latency else {}
-    points = [
-        CurvePoint(
-            **dataclasses.asdict(cost),
-            error=tally.wrong / tally.weight,
-            loss=tally.total / tally.weight,
-            latency=seconds.get(cost.exit),
-        )
-        for cost, tally in zip(subject.costs, tallies.values())
-    ]
+    points = []
+    for cost, (weight, wrong, total) in zip(subject.costs, sums.values()):
+        error, loss = float(wrong / weight), float(total / weight)
+        points.append(CurvePoint(**dataclasses.asdict(cost), error=error, loss=loss, latency=seconds.get(cost.exit)))
     about = {"images": count, "macs": layers, "machine": runtime.machine(), **subject.about}
     return Curve(points, name or subject.name, about, samples.finish(count))
 
@@ -182,47 +182,23 @@ def weighted_batches(data, batch_size=256):
         yield (*batch, None)[:3]
 
 
-def weights_by_exit(sample_weight, names):
-    """Returns a list with the sample weights of each exit, from one array for all, a dict by name, a list, or None."""
-    if isinstance(sample_weight, dict):
-        for name in sample_weight:
-            if name not in names:
-                raise ValueError(f"Sample weights must have names of exits as keys, {names}. Received: '{name}'.")
-        return [sample_weight.get(name) for name in names]
-    if isinstance(sample_weight, (list, tuple)):
-        if len(sample_weight) != len(names):
-            raise ValueError(
-                f"A list of sample weights must have one array for each of {len(names)} exits. Received: "
-                f"{len(sample_weight)} arrays. Pass one array for the same weights at all exits."
-            )
-        return list(sample_weight)
-    return [sample_weight] * len(names)
+def _sums(output, labels, weights, sigmoid, name):
+    """Returns the sums of a batch's sample weights, and of an exit's errors and losses weighted by them."""
+    output, labels = np.asarray(output, "float64"), np.asarray(keras.ops.convert_to_numpy(labels))
+    weights = np.ones(len(output)) if weights is None else _checked(weights, len(output), name)
+    wrong, losses = (_binary if sigmoid else _of_classes)(output, labels, name)
+    return weights.sum(), (weights * wrong).sum(), (weights * losses).sum()
 
 
-class _Tally:
-    """Sums the errors and losses of one exit over batches, weighted by sample weights."""
-
-    def __init__(self, name, sigmoid):
-        self.name, self.sigmoid, self.weight, self.wrong, self.total = name, sigmoid, 0.0, 0.0, 0.0
-
-    def add(self, output, labels, weights=None):
-        output = np.asarray(output, "float64")
-        labels = np.asarray(keras.ops.convert_to_numpy(labels))
-        weights = np.ones(len(output)) if weights is None else self._checked(weights, len(output))
-        wrong, losses = (_binary if self.sigmoid else _of_classes)(output, labels, self.name)
-        self.weight += float(weights.sum())
-        self.wrong += float((weights * wrong).sum())
-        self.total += float((weights * losses).sum())
-
-    def _checked(self, weights, count):
-        weights = np.asarray(keras.ops.convert_to_numpy(weights), "float64")
-        flat = weights.reshape(-1)
-        if flat.shape != (count,) or not (flat >= 0).all() or not np.isfinite(flat).all():
-            raise ValueError(
-                f"Sample weights must be one finite number of 0 or more for each of {count} samples. Received: shape "
-                f"{weights.shape} for '{self.name}', values from {weights.min()} to {weights.max()}."
-            )
-        return flat
+def _checked(weights, count, name):
+    weights = np.asarray(keras.ops.convert_to_numpy(weights), "float64")
+    flat = weights.reshape(-1)
+    if flat.shape != (count,) or not (flat >= 0).all() or not np.isfinite(flat).all():
+        raise ValueError(
+            f"Sample weights must be one finite number of 0 or more for each of {count} samples. Received: shape "
+            f"{weights.shape} for '{name}', values from {weights.min()} to {weights.max()}."
+        )
+    return flat
 
 
 def _of_classes(output, labels, name):

@@ -5,6 +5,7 @@ import math
 import pathlib
 
 from anytime_keras._checks import check_choice
+from anytime_keras.evaluation import style
 from anytime_keras.evaluation.curve import Curve
 
 AXIS = {
@@ -41,11 +42,8 @@ def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=
     >>> figure.axes[0].get_xscale()
     'log'
     """
-    from anytime_keras.evaluation import style  # only plots need Matplotlib
-
     curves = _curves(curves)
-    figure = style.picture()
-    axes = figure.add_subplot()
+    axes = style.picture().add_subplot()
     last = max(curve.costs(cost)[-1] for curve in curves)
     for fraction in fractions:
         axes.axvline(fraction * last, color=style.GREY, linewidth=0.8, zorder=0)
@@ -57,8 +55,6 @@ def plot_curves(curves, path=None, cost="with_all_heads", title=None, fractions=
 
 def draw_curves(axes, curves, cost):
     """Draws error against cost into the axes of a plot."""
-    from anytime_keras.evaluation import style
-
     drawn = [list(zip(curve.costs(cost), (100 * error for error in curve.errors))) for curve in curves]
     for number, (curve, points) in enumerate(zip(curves, drawn)):
         look = style.look(number, covered=sum(_cover(later, points) for later in drawn[number + 1 :]))
@@ -95,8 +91,6 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
     >>> figure.axes[0].lines[-1].get_ydata().round(1).tolist()
     [0.0, 50.0]
     """
-    from anytime_keras.evaluation import style
-
     curves = _curves(curves)
     check_choice("value", value, ("loss", "error"))
     if not isinstance(optimal, Curve):
@@ -104,8 +98,7 @@ def plot_increases(curves, optimal, path=None, value="loss", title=None):
     base = {point.exit: getattr(point, value) for point in optimal}
     if nothing := [name for name, number in base.items() if not number > 0]:
         raise ValueError(f"`optimal` must have a {value} above 0 at each exit. Received: 0 or NaN at {nothing}.")
-    figure = style.picture(height=3.6)
-    axes = figure.add_subplot()
+    axes = style.picture(height=3.6).add_subplot()
     axes.axhline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=1)
     for number, curve in enumerate(curves):
         own = {point.exit: (place, getattr(point, value)) for place, point in enumerate(curve, 1)}
@@ -138,16 +131,13 @@ def plot_weights(history, path=None, title=None):
     >>> [line.get_label() for line in figure.axes[0].lines]
     ['exit_1', 'exit_2']
     """
-    from anytime_keras.evaluation import style
-
     weights = {key.removesuffix(WEIGHT): values for key, values in _history(history).items() if key.endswith(WEIGHT)}
     if not weights:
         raise ValueError(
             f"`history` must contain loss weights (`<exit>{WEIGHT}`). Received: no weights. Train with "
             "`callbacks=[ak.AdaLoss()]`, listed before callbacks that write logs."
         )
-    figure = style.picture(height=3.6)
-    axes = figure.add_subplot()
+    axes = style.picture(height=3.6).add_subplot()
     labelled = {round(place * (len(weights) - 1) / (MOST_LABELS - 1)) for place in range(MOST_LABELS)}
     for number, (color, (name, values)) in enumerate(zip(style.shades(len(weights)), weights.items())):
         label = name if number in labelled or len(weights) <= MOST_LABELS else f"_{name}"  # not in the legend
@@ -157,7 +147,7 @@ def plot_weights(history, path=None, title=None):
         style.logarithmic(axes.yaxis)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="weight of the exit's loss")
-    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    axes.figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return style.finish(axes, path, title)
 
 

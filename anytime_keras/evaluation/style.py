@@ -36,12 +36,8 @@ def picture(width=6.4, height=4.2):
 
 def look(number, covered=0):
     """Returns the line style of a curve by its number, wider if it is `covered` by that many later ones."""
-    return {
-        "color": COLORS[number % len(COLORS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "markersize": 4 + 5 * covered,
-        "linewidth": 1.4 + 2.8 * covered,
-    }
+    size = {"markersize": 4 + 5 * covered, "linewidth": 1.4 + 2.8 * covered}
+    return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)], **size}
 
 
 def shades(count):

@@ -22,20 +22,12 @@ from anytime_keras.inference.stages import Stages
 from anytime_keras.models import AnytimeModel
 
 FORMATS = ("saved_model", "litert", "onnx", "openvino")
-PRECISIONS = {
-    "saved_model": ("float32",),
-    **converters.DTYPES,
-    "litert": ("float32", "float16", "dynamic", "int8"),
-}
+PRECISIONS = {"saved_model": ("float32",), **converters.DTYPES, "litert": ("float32", "float16", "dynamic", "int8")}
 PACKAGES = {"onnx": ("onnx", "tf2onnx"), "openvino": ("openvino",)}
 PARTS = ("whole", "stages")
 # Dtypes in which a format does not support convolutions.
-UNKNOWN_TYPES = {
-    "saved_model": (),
-    "litert": ("float16", "bfloat16"),
-    "onnx": ("bfloat16",),
-    "openvino": ("float16", "bfloat16"),
-}
+UNKNOWN_TYPES: dict[str, tuple] = {"saved_model": (), "onnx": ("bfloat16",)}
+UNKNOWN_TYPES |= dict.fromkeys(("litert", "openvino"), ("float16", "bfloat16"))
 
 
 def export(
@@ -121,11 +113,8 @@ def export(
         files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)
         described = [{**part.describe(batch_size), **file} for part, file in zip(chosen, files)]
         description["whole"] = described.pop(0) if "whole" in parts else None
-        description["stages"] = (
-            [{**stage, **cost} for stage, cost in zip(described, _stage_costs(description["exits"]))]
-            if "stages" in parts
-            else None
-        )
+        staged = zip(described, _stage_costs(description["exits"]))
+        description["stages"] = [{**stage, **cost} for stage, cost in staged] if "stages" in parts else None
         (folder / "run_exported.py").write_text(assemble(), encoding="utf-8")
         description["files"] = {
             file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
@@ -186,11 +175,7 @@ def _check(model, format, parts, precision, representative, batch_size):
             f"Received: {type(model).__name__}, with a single output or no graph. For example, build "
             "`anytime_keras.AnytimeModel(inputs, {'early': early, 'late': late})`."
         )
-    if (precision == "int8") != (representative is not None):
-        raise ValueError(
-            "`representative`, samples of typical inputs, is needed for `precision='int8'` and for no other. "
-            f"Received: precision={precision!r}, representative of type {type(representative).__name__}."
-        )
+    converters.check_representative("precision", precision, representative)
     if batch_size is not None:
         check_int("batch_size", batch_size)
     if keras.backend.backend() != "tensorflow":
@@ -212,9 +197,8 @@ def _check_layers(functional, format):
             f"Received: such state in layers {sorted({layer for layer, _ in held})}. Export the model as "
             "'saved_model', or apply these layers before the model."
         )
-    types = {
-        tensor.dtype for call in graph.calls(functional.outputs, functional.inputs) for tensor in call.output_tensors
-    }
+    calls = graph.calls(functional.outputs, functional.inputs)
+    types = {tensor.dtype for call in calls for tensor in call.output_tensors}
     for dtype in sorted(types.intersection(UNKNOWN_TYPES[format])):
         raise ValueError(
             f"Format '{format}' needs a network that computes in float32. Received: model '{functional.name}' with "

@@ -9,15 +9,5 @@ from anytime_keras.inference.parallel import ParallelPredictor
 from anytime_keras.inference.predictor import Predictor
 from anytime_keras.inference.stages import Stages
 
-__all__ = [
-    "Answer",
-    "BatchAnswer",
-    "EANN",
-    "Job",
-    "LatencyTable",
-    "ParallelPredictor",
-    "Predictor",
-    "Stages",
-    "depths",
-    "inflation",
-]
+__all__ = ["Answer", "BatchAnswer", "EANN", "Job", "LatencyTable", "ParallelPredictor", "Predictor", "Stages", "depths"]
+__all__ += ["inflation"]

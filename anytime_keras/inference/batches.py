@@ -3,17 +3,12 @@
 import keras
 import numpy as np
 
+from anytime_keras._checks import check_int, check_one
 from anytime_keras.evaluation.evaluate import weighted_batches
 from anytime_keras.evaluation.labels import class_numbers
 from anytime_keras.inference import calibration, early_exit, risk as risks
-from anytime_keras.inference.answers import BatchAnswer, check_classes, probabilities
-from anytime_keras.inference.thresholds import (
-    check_batch_size,
-    checked_budget,
-    choose_thresholds,
-    fits_budget,
-    same_target,
-)
+from anytime_keras.inference.answers import check_classes
+from anytime_keras.inference.thresholds import checked_budget, choose_thresholds, fits_budget, same_target
 
 
 class BatchMethods:
@@ -48,19 +43,15 @@ class BatchMethods:
                 classes.
         """
         goals = {"confidence": confidence, "average_budget": average_budget, "risk": risk, "max_drop": max_drop}
-        check_batch_size(batch_size)
+        batch_size = check_int("batch_size", batch_size)
         state = self._current()
         _check_heads(state)
         inputs = state.engine.start(x)
         macs = _macs(state, inputs)
-        thresholds = choose_thresholds(goals, self._found(), state.stages.exit_names, state.temperatures, macs)
-        parts = [
-            early_exit.classify(state.engine, batch, thresholds, state.temperatures, self._worker.lock)
-            for batch in self._batches(state, inputs, batch_size)
-        ]
-        logits, positions, sure, deepest = (np.concatenate(values) for values in zip(*parts))
-        exits = [state.stages.exit_names[position] for position in positions]
-        return BatchAnswer(logits, exits, positions, sure, float(np.array(macs)[deepest].mean()))
+        names, temperatures = state.stages.exit_names, state.temperatures
+        thresholds = choose_thresholds(goals, self._found(), names, temperatures, macs)
+        batches = self._batches(state, inputs, batch_size)
+        return early_exit.classify(state.engine, batches, thresholds, temperatures, self._worker.lock, names, macs)
 
     def fit_thresholds(self, validation, average_budget=None, risk=None, max_drop=None, confidence=0.95, loss="error"):
         """Fits the confidence threshold that meets each target, and stores it with the model.
@@ -93,11 +84,7 @@ class BatchMethods:
             ValueError: if not exactly one kind of target is given, a budget is below the cost of the first exit, an
                 exit's outputs contain NaN, or there are too few samples for a risk at this confidence.
         """
-        if sum(target is not None for target in (average_budget, risk, max_drop)) != 1:
-            raise ValueError(
-                "One of `average_budget`, `risk` and `max_drop` must be given. Received: "
-                f"average_budget={average_budget}, risk={risk}, max_drop={max_drop}."
-            )
+        check_one(average_budget=average_budget, risk=risk, max_drop=max_drop)
         if average_budget is None:
             return self._fit_risks(validation, risk, max_drop, confidence, loss)
         budgets = [checked_budget(budget) for budget in np.ravel(np.asarray(average_budget, object))]
@@ -111,9 +98,8 @@ class BatchMethods:
                 f"last exit costs {sorted(own[-1] for own in macs)} MACs."
             )
         (macs,) = macs
-        each = zip(logits, state.temperatures, state.engine.sigmoid)
-        sure = [probabilities(*of_exit).max(axis=-1) for of_exit in each]
-        fitted = {budget: early_exit.fit_threshold(np.stack(sure), macs, budget) for budget in budgets}
+        sure = state.confidences(logits)
+        fitted = {budget: early_exit.fit_threshold(sure, macs, budget) for budget in budgets}
         with self._changing:
             of_state = [state.stages.exit_names, state.temperatures, list(macs)]
             known = self._found().get("thresholds", [])
@@ -191,17 +177,15 @@ class BatchMethods:
         Raises:
             ValueError: if `x` does not fit the model.
         """
-        check_batch_size(batch_size)
+        batch_size = check_int("batch_size", batch_size)
         state = self._current()
-        parts = [
-            early_exit.exit_outputs(state.engine, batch, self._worker.lock)
-            for batch in self._batches(state, state.engine.start(x), batch_size)
-        ]
+        batches = self._batches(state, state.engine.start(x), batch_size)
+        parts = [early_exit.exit_outputs(state.engine, batch, self._worker.lock) for batch in batches]
         return {name: np.concatenate(logits) for name, logits in zip(state.stages.exit_names, zip(*parts))}
 
     def _batches(self, state, inputs, batch_size):
         """Splits the first stage's inputs into batches of the size that is fastest, at most `batch_size`."""
-        size = state.engine.batch_size(int(batch_size))
+        size = state.engine.batch_size(batch_size)
         return [[tensor[at : at + size] for tensor in inputs] for at in range(0, inputs[0].shape[0], size)]
 
     def _found(self):
@@ -214,7 +198,7 @@ class BatchMethods:
             self._model.inference = dict(self._own)
 
     def _outputs(self, state, validation, batch_size=256, run=None):
-        """Runs all exits on validation data, by the function `run` or `early_exit.all_logits`.
+        """Runs all exits on validation data, by the function `run` or `early_exit.exit_outputs`.
 
         Returns:
             A tuple of logits, shape `(exits, samples, classes)`, labels, sample weights or None, and a set with the
@@ -224,7 +208,7 @@ class BatchMethods:
         logits, labels, weights, macs = [], [], [], set()
         for x, y, sample_weight in weighted_batches(validation, batch_size):
             for inputs in self._batches(state, state.engine.start(x), batch_size):
-                logits.append((run or early_exit.all_logits)(state.engine, inputs, self._worker.lock))
+                logits.append(np.stack((run or early_exit.exit_outputs)(state.engine, inputs, self._worker.lock)))
                 macs.add(_macs(state, inputs))
             labels.append(np.asarray(keras.ops.convert_to_numpy(y)))
             if isinstance(sample_weight, (dict, list, tuple)):
@@ -245,7 +229,7 @@ class BatchMethods:
 
 def _both(engine, inputs, lock):
     """Returns the engine's logits of all exits, followed by the network's own."""
-    return np.concatenate([early_exit.all_logits(engine, inputs, lock), engine.network_logits(inputs)])
+    return early_exit.exit_outputs(engine, inputs, lock) + engine.network_logits(inputs)
 
 
 def _macs(state, inputs):

@@ -1,13 +1,26 @@
 """Budgeted batch classification with early exit: confident samples leave, and the batch shrinks."""
 
+import bisect
+
 import numpy as np
 
-from anytime_keras.inference.answers import probabilities
+from anytime_keras.inference.answers import BatchAnswer, probabilities
 
 NEVER_SURE = 2.0  # a threshold that no probability reaches
 
 
-def classify(engine, inputs, thresholds, temperatures, lock):
+def classify(engine, batches, thresholds, temperatures, lock, exit_names, macs):
+    """Classifies batches of samples and returns one `BatchAnswer`; `macs` are the costs of the exits.
+
+    `batches` are lists of the first stage's inputs. For the other arguments, see `_classify`.
+    """
+    parts = [_classify(engine, inputs, thresholds, temperatures, lock) for inputs in batches]
+    logits, positions, sure, deepest = (np.concatenate(values) for values in zip(*parts))
+    exits = [exit_names[position] for position in positions]
+    return BatchAnswer(logits, exits, positions, sure, float(np.array(macs, float)[deepest].mean()))
+
+
+def _classify(engine, inputs, thresholds, temperatures, lock):
     """Runs a batch stage by stage, continuing only with samples below the confidence threshold.
 
     Args:
@@ -50,11 +63,6 @@ def classify(engine, inputs, thresholds, temperatures, lock):
         if not len(left):
             break
     return logits, positions, confidence, deepest
-
-
-def all_logits(engine, inputs, lock):
-    """Runs a batch through all stages and returns the logits of all exits, shape `(exits, batch, classes)`."""
-    return np.stack(exit_outputs(engine, inputs, lock))
 
 
 def exit_outputs(engine, inputs, lock):
@@ -140,11 +148,5 @@ def fit_threshold(confidences, macs, average_budget):
         return macs[leaves.argmax(axis=0)].mean()
 
     candidates = np.append(np.unique(confidences[:-1]), NEVER_SURE)
-    low, high = 0, len(candidates)  # cost rises with the threshold; at the lowest, all exit at the first
-    while high - low > 1:
-        middle = (low + high) // 2
-        if cost(candidates[middle]) <= average_budget:
-            low = middle
-        else:
-            high = middle
-    return float(candidates[low])
+    # The cost rises with the threshold; at the lowest, all exit at the first.
+    return float(candidates[bisect.bisect_right(candidates, average_budget, lo=1, key=cost) - 1])

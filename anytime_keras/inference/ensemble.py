@@ -9,10 +9,11 @@ import pathlib
 
 import keras
 
-from anytime_keras import _errors, _files, graph
+from anytime_keras import _files, graph
+from anytime_keras._checks import check_positive
 from anytime_keras.cost import ExitCost, exit_costs
 from anytime_keras.evaluation import Curve, Samples, evaluate
-from anytime_keras.inference.stages import Stages, in_dtype
+from anytime_keras.inference.stages import Stages, chosen_exits, in_dtype
 
 DESCRIPTION = "eann.json"
 
@@ -35,9 +36,7 @@ def depths(base, count, growth=2.0):
     >>> depths(7, 3)
     [7, 14, 28]
     """
-    for name, value in (("base", base), ("count", count)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}.")
+    base, count = check_positive(base=base, count=count)
     if not 1 < growth < float("inf"):
         raise ValueError(f"`growth` must be above 1. Received: growth={growth!r}.")
     proposed = [round(base * growth**number) for number in range(count)]
@@ -169,24 +168,21 @@ class EANN:
 
         Each member counts up to its last used exit, with the heads of its used exits only, as it runs.
         """
-        every, spent = [], [0, 0, 0, 0]
+        every, spent = [], (0, 0, 0, 0)  # the numbers of an `ExitCost`
         for number, member in enumerate(self.members):
             member = graph.opened(member)
             outputs, used, inputs = graph.outputs_by_name(member), self._used.get(number, []), member.inputs
             own = {cost.exit: cost for cost in exit_costs(member, layers)}
             if used:
-                own.update(
-                    (cost.exit, cost)
-                    for cost in exit_costs(keras.Model(inputs, {name: outputs[name] for name in used}), layers)
-                )
+                without_others = keras.Model(inputs, {name: outputs[name] for name in used})
+                own.update((cost.exit, cost) for cost in exit_costs(without_others, layers))
             total = {}
             for name in outputs:
-                now = [own[name].backbone, own[name].with_head, own[name].with_all_heads, own[name].params]
+                _, *now = dataclasses.astuple(own[name])
                 total[name] = ExitCost(f"member_{number + 1}/{name}", *map(sum, zip(spent, now)))
             every.append(total)
             if used:
-                last = total[used[-1]]
-                spent = [last.backbone, last.with_head, last.with_all_heads, last.params]
+                _, *spent = dataclasses.astuple(total[used[-1]])
         return every
 
     @property
@@ -235,9 +231,8 @@ class EANN:
         with _files.writing_folder(folder) as whole:
             for number, member in enumerate(self.members):
                 member.save(whole / _file(number))
-            (whole / DESCRIPTION).write_text(
-                json.dumps({"errors": self.errors, "inference": self.inference}, indent=1) + "\n"
-            )
+            content = {"errors": self.errors, "inference": self.inference}
+            (whole / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder):
@@ -271,21 +266,8 @@ class EnsembleStages(Stages):
 
     def __init__(self, members, places, exits=None):
         self._members, self._places = members, places
-        names = list(places) if exits is None else list(exits)
-        for name in names:
-            if name not in places:
-                raise ValueError(
-                    f"`exits` must name exits that the ensemble uses. Received: {name!r}. "
-                    f"{_errors.nearest(name, list(places))}"
-                )
-        if not names or names != [name for name in places if name in names]:
-            raise ValueError(f"`exits` must name exits in order, each once. Received: {names}. Used: {list(places)}.")
-        self.exit_names = names
-        chosen = {}
-        for name in names:
-            member, own = places[name]
-            chosen.setdefault(member, []).append(own)
-        self._parts = [Stages(members[member], own) for member, own in chosen.items()]
+        self.exit_names = chosen_exits(exits, list(places))
+        self._parts = [Stages(model, list(names.values())) for model, names in self.members()]
         self._steps = [(part, position) for part in self._parts for position in range(len(part))]
         self.model = graph.functional(members[0])
 
@@ -323,20 +305,16 @@ class EnsembleStages(Stages):
         costs, spent, params = [], 0, 0
         for part in self._parts:
             for cost in part.costs(started):
-                total = dataclasses.replace(
-                    cost, exit="", with_all_heads=spent + cost.with_all_heads, params=params + cost.params
-                )
-                costs.append(total)
-            spent, params = total.with_all_heads, total.params
-        return [dataclasses.replace(cost, exit=name) for cost, name in zip(costs, self.exit_names)]
+                sums = {"with_all_heads": spent + cost.with_all_heads, "params": params + cost.params}
+                costs.append(dataclasses.replace(cost, exit=self.exit_names[len(costs)], **sums))
+            spent, params = costs[-1].with_all_heads, costs[-1].params
+        return costs
 
 
 def _checked(members):
-    if not isinstance(members, (list, tuple)):
-        raise ValueError(f"`members` must be a list of models. Received: {type(members).__name__}.")
-    members = list(members)
+    members = list(members) if isinstance(members, (list, tuple)) else []
     if len(members) < 2:
-        raise ValueError(f"An EANN needs two members or more. Received: {len(members)}.")
+        raise ValueError(f"An EANN needs a list of two members or more. Received: {len(members)} in a list.")
     for member in members:
         if not graph.is_functional(member):
             raise ValueError(f"Members must be functional Keras models with exits. Received: {type(member).__name__}.")

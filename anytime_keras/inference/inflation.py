@@ -12,6 +12,8 @@ import math
 
 import numpy as np
 
+from anytime_keras._checks import check_int
+
 
 @dataclasses.dataclass(frozen=True)
 class Inflation:
@@ -74,7 +76,7 @@ def simulate(base, workers=1, anytime=True, num_members=12, num_budgets=200_001)
     True
     """
     _check(base, workers)
-    if isinstance(num_members, bool) or not isinstance(num_members, int) or not 1 <= num_members <= 100:
+    if check_int("num_members", num_members) > 100:
         raise ValueError(f"`num_members` must be an int from 1 to 100. Received: num_members={num_members!r}.")
     lengths = float(base) ** np.arange(num_members)
     free, starts = [0.0] * workers, []
@@ -98,5 +100,4 @@ def simulate(base, workers=1, anytime=True, num_members=12, num_budgets=200_001)
 def _check(base, workers):
     if not 1 < base < math.inf:
         raise ValueError(f"`base` must be above 1. Received: base={base!r}.")
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"`workers` must be a positive int. Received: workers={workers!r}.")
+    check_int("workers", workers)

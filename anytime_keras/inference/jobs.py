@@ -1,7 +1,5 @@
 """Background jobs that can be observed, awaited and stopped, and the worker thread that runs them."""
 
-import math
-import numbers
 import os
 import queue
 import threading
@@ -10,22 +8,10 @@ import weakref
 
 import numpy as np
 
+from anytime_keras._checks import check_limit
+from anytime_keras._forks import check_process
 from anytime_keras.inference import engines
 from anytime_keras.inference.answers import as_array
-
-
-def check_process(pid):
-    """Checks that this is the process `pid`, because a fork lacks its worker threads.
-
-    Raises:
-        RuntimeError: in any other process, such as a fork.
-    """
-    if os.getpid() != pid:
-        raise RuntimeError(
-            f"A predictor works in the process that made it. Expected: process {pid}. Received: a call in its fork "
-            f"{os.getpid()}, where the threads that compute are missing. Start processes with "
-            "`multiprocessing.get_context('spawn')`, and make a predictor in each."
-        )
 
 
 class Job(engines.Run):
@@ -36,7 +22,7 @@ class Job(engines.Run):
         inputs: inputs of the first stage.
         answer: function from an exit's position, its logits and the seconds since `begin` to an `Answer`.
         first: int, see `Run`; or a function that returns it, called when the computation begins.
-        last, limit, needed: see `Run`.
+        limit, needed: see `Run`.
         begin: float, `time.perf_counter()` at the start of the caller's request.
 
     Example:
@@ -48,9 +34,8 @@ class Job(engines.Run):
     ('exit_3', True)
     """
 
-    def __init__(self, engine, inputs, answer, first=0, last=None, limit=engines.ALWAYS, needed=None, begin=None):
-        last = len(engine) - 1 if last is None else last
-        super().__init__(first, last, limit, np.zeros(len(engine)) if needed is None else needed)
+    def __init__(self, engine, inputs, answer, first=0, limit=engines.ALWAYS, needed=None, begin=None):
+        super().__init__(first, len(engine) - 1, limit, np.zeros(len(engine)) if needed is None else needed)
         self._engine, self._inputs, self._answer = engine, inputs, answer
         self._begin = time.perf_counter() if begin is None else begin
         self._started, self._pid = None, os.getpid()
@@ -80,8 +65,7 @@ class Job(engines.Run):
             ValueError: if `timeout` is not a number.
             Exception: any exception raised by a stage.
         """
-        if timeout is not None and (not isinstance(timeout, numbers.Real) or math.isnan(timeout)):
-            raise ValueError(f"`timeout` must be a number of seconds, or None. Received: timeout={timeout!r}.")
+        check_limit("timeout", timeout)
         check_process(self._pid)
         # Do not wait for `_changed`: waking up at each answer would take the processor from the next stage.
         self._ended.wait(timeout if timeout is None else min(float(timeout), threading.TIMEOUT_MAX))

@@ -8,6 +8,7 @@ import numpy as np
 
 from anytime_keras import runtime
 
+IDENTITY = ("exit_names", "macs", "dtype", "engine")  # what a table was measured of
 SAME = ("backend", "processor", "devices")  # must match for the measured times to be valid
 STEADY = 1.5  # most that the 90% quantile may be of the median in a measurement that is cached
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -77,19 +78,11 @@ class LatencyTable:
 
     def to_json(self, path=None):
         """Returns the table as JSON text, and writes it to a file if `path` is given."""
-        text = json.dumps(
-            {
-                "exit_names": self.exit_names,
-                "macs": self.macs,
-                "dtype": self.dtype,
-                "engine": self.engine,
-                "quantiles": QUANTILES,
-                "machine": self.machine,
-                "direct": {json.dumps(size): rows.tolist() for size, rows in self.direct.items()},
-                "stages": {json.dumps(size): rows.tolist() for size, rows in self.stages.items()},
-            },
-            indent=1,
-        )
+        content = {name: getattr(self, name) for name in IDENTITY}
+        content.update(quantiles=QUANTILES, machine=self.machine)
+        for name, table in (("direct", self.direct), ("stages", self.stages)):
+            content[name] = {json.dumps(size): rows.tolist() for size, rows in table.items()}
+        text = json.dumps(content, indent=1)
         if path is not None:
             pathlib.Path(path).write_text(text + "\n")
         return text
@@ -101,11 +94,6 @@ class LatencyTable:
         Raises:
             ValueError: if the file is not a latency table, or was measured on another machine or backend.
         """
-        if not isinstance(path, (str, pathlib.Path)):
-            raise ValueError(
-                "Latencies must be a `LatencyTable` or the path of a saved one. "
-                f"Received: {path!r} of type {type(path).__name__}."
-            )
         try:
             content = json.loads(pathlib.Path(path).read_text())
             if content["quantiles"] != list(QUANTILES):
@@ -145,7 +133,7 @@ class LatencyTable:
     def check(self, other):
         """Raises a ValueError unless the times are valid and the table is for the same network as `other`."""
         self._check_times()
-        for key in ("exit_names", "macs", "dtype", "engine"):
+        for key in IDENTITY:
             unknown = key == "engine" and None in (self.engine, other.engine)
             if not unknown and getattr(self, key) != getattr(other, key):
                 raise ValueError(

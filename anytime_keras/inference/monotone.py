@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from anytime_keras import graph
+from anytime_keras._checks import check_choice
 from anytime_keras.inference.ensemble import EANN
 from anytime_keras.inference.predictor import Predictor
 from anytime_keras.models import AnytimeModel
@@ -59,17 +60,12 @@ def monotone(model, method="product"):
     >>> after.falls[0.05] < before.falls[0.05]
     True
     """
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}.")
+    check_choice("method", method, METHODS)
     if isinstance(model, Predictor):
         return _of_predictor(model, method)
     if isinstance(model, EANN):
         return _combined(joined(model, model.exit_names), model.inference, method)
-    if not graph.is_functional(model):
-        raise ValueError(
-            "`model` must be a functional Keras model whose outputs are its exits, an `EANN` or a `Predictor`. "
-            f"Received: {type(model).__name__}."
-        )
+    graph.check_functional(model)
     return _combined(model, getattr(model, "inference", None), method)
 
 
@@ -98,12 +94,8 @@ def _combined(model, inference, method):
     outputs, carried = {}, []
     for position, (name, tensor) in enumerate(tensors.items()):
         _check(name, tensor)
-        options = {
-            "temperature": temperatures.get(name, 1.0),
-            "probabilities": graph.ends_in(tensor, "softmax"),
-            "name": f"{name.replace('/', '_')}_{method}",
-            "dtype": "float32",
-        }
+        options = {"name": f"{name.replace('/', '_')}_{method}", "dtype": "float32"}
+        options.update(temperature=temperatures.get(name, 1.0), probabilities=graph.ends_in(tensor, "softmax"))
         if method == "product":
             outputs[name], total = ExitProduct((position + 1) / len(tensors), **options)([tensor, *carried])
             carried = [total]

@@ -40,10 +40,8 @@ class Times:
     @classmethod
     def of(cls, table, size, example, steps=False):
         """Reads the latencies from a `LatencyTable`; `steps` is that of the engine."""
-        if steps:
-            stages = table.quantile(size, 0.5, stages=True)
-        else:  # another thread waits for the deadline, so a stage that misses it only takes the processor from that
-            stages = table.quantile(size, 0.9, stages=True)
+        # Without steps, another thread waits for the deadline, and a late stage only takes the processor from it.
+        stages = table.quantile(size, 0.5 if steps else 0.9, stages=True)
         return cls(example, table.quantile(size, 0.99), table.quantile(size, 0.5), stages)
 
     @classmethod

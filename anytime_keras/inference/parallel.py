@@ -1,9 +1,7 @@
 """`ParallelPredictor`: runs the members of an EANN in parallel processes and returns the best finished answer."""
 
 import contextlib
-import math
 import multiprocessing
-import numbers
 import os
 import pathlib
 import queue
@@ -15,6 +13,7 @@ import weakref
 import keras
 import numpy as np
 
+from anytime_keras._checks import check_int, check_limit
 from anytime_keras.inference import engines
 from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.ensemble import EANN
@@ -53,13 +52,10 @@ class ParallelPredictor:
     def __init__(self, eann, example, workers=2, environments=None, engine="auto", num_threads=None):
         if not isinstance(eann, EANN):
             raise ValueError(f"`eann` must be an `EANN`. Received: {type(eann).__name__}.")
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise ValueError(f"`workers` must be a positive int. Received: workers={workers!r}.")
+        workers = check_int("workers", workers)
         environments = [{}] * workers if environments is None else list(environments)
         if len(environments) != workers:
-            raise ValueError(
-                f"`environments` must be one dict for each of {workers} workers. Received: {environments}."
-            )
+            raise ValueError(f"`environments` must be a dict for each of {workers} workers. Received: {environments}.")
         engines.choice.check(engine, num_threads)
         if num_threads is None and engine not in ("tensorflow", "jax"):
             num_threads = max(engines.choice.cores() // workers, 1)
@@ -80,8 +76,7 @@ class ParallelPredictor:
         If there is no answer by the deadline, returns the first one with `late=True`.
         """
         begin = time.perf_counter()
-        if deadline is not None and (not isinstance(deadline, numbers.Real) or math.isnan(deadline)):
-            raise ValueError(f"`deadline` must be a number of seconds. Received: deadline={deadline!r}.")
+        check_limit("deadline", deadline)
         job = self.start(x)
         answer = job.wait(None if deadline is None else max(begin + deadline - time.perf_counter(), 0.0))
         if answer is None:

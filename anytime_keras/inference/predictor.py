@@ -2,18 +2,19 @@
 
 import dataclasses
 import math
-import numbers
 import threading
 import time
 
 from anytime_keras import runtime
+from anytime_keras._checks import check_limit, check_one
+from anytime_keras.conversion import converters
 from anytime_keras.inference import calibration, early_exit, engines
 from anytime_keras.inference.answers import as_array, probabilities
 from anytime_keras.inference.batches import BatchMethods
 from anytime_keras.inference.jobs import Worker
 from anytime_keras.inference.latency import LatencyTable
 from anytime_keras.inference.progress import Progress
-from anytime_keras.inference.stages import evenly, exits_as_list, stages_of
+from anytime_keras.inference.stages import evenly, stages_of
 from anytime_keras.inference.state import State
 
 MOST_EXITS = 8
@@ -110,7 +111,7 @@ class Predictor(BatchMethods):
         stages, found = stages_of(model, None if by_runtime else dtype), self._found()
         if exits is None:
             exits = found.get("exits") or evenly(stages, example, MOST_EXITS)
-        stages, temperatures = stages.at(exits_as_list(exits)), found.get("temperatures", {})
+        stages, temperatures = stages.at(exits), found.get("temperatures", {})
         if latencies is not None and not isinstance(latencies, LatencyTable):
             latencies = LatencyTable.from_json(latencies)
         self.requested = {"engine": engine, "num_threads": num_threads, "representative": representative}
@@ -121,9 +122,7 @@ class Predictor(BatchMethods):
         elif dtype is not None and engine == "auto":  # a Keras policy
             engine = engines.backend()
         with Progress(f"Preparing {type(model).__name__} for this machine") as progress:
-            state = State.of(
-                stages, example, dtype, temperatures, name=engine, progress=progress, **self._options
-            )
+            state = State.of(stages, example, dtype, temperatures, name=engine, progress=progress, **self._options)
             if latencies is not None:
                 latencies.check(state.latencies)
                 state = dataclasses.replace(state, latencies=latencies.copy())
@@ -169,7 +168,8 @@ class Predictor(BatchMethods):
     @property
     def dtype(self):
         """The dtype of the computation, a str."""
-        return self._state.latencies.dtype or _own_dtype(self._model)
+        first = getattr(self._model, "members", [self._model])[0]
+        return self._state.latencies.dtype or first.dtype_policy.name
 
     @property
     def sigmoid(self):
@@ -191,14 +191,6 @@ class Predictor(BatchMethods):
     def _current(self):
         self._worker.check_process()
         return self._state
-
-    @property
-    def _stages(self):  # `tests/benchmarks` uses this and `_engine` to time engines alone
-        return self._state.stages
-
-    @property
-    def _engine(self):
-        return self._state.engine
 
     def prepare(self, example, seconds=2.0, budgets=False):
         """Compiles for an input size, and measures the latency of each exit unless `latencies` has that size.
@@ -370,29 +362,14 @@ def deepest_within(costs, budget):
 
 def check_limits(deadline, budget, until):
     """Raises ValueError unless at most one limit of `Predictor.predict` is given, and that is valid."""
-    if sum(limit is not None for limit in (deadline, budget, until)) > 1:
-        raise ValueError(
-            "Only one of `deadline`, `budget` and `until` can be given. Received: "
-            f"deadline={deadline}, budget={budget}, until={until}."
-        )
+    check_one(optional=True, deadline=deadline, budget=budget, until=until)
     if until is not None and not callable(until):
         raise ValueError(f"`until` must be a function of an `Answer`. Received: until={until!r}.")
-    for name, limit in (("deadline", deadline), ("budget", budget)):
-        number = isinstance(limit, numbers.Real) and not isinstance(limit, bool) and not math.isnan(limit)
-        if limit is not None and not number:
-            raise ValueError(f"`{name}` must be a number. Received: {limit!r}.")
-
-
-def _own_dtype(model):
-    """Returns the name of the dtype policy of a model, or of an ensemble's first member."""
-    return getattr(model, "members", [model])[0].dtype_policy.name
+    check_limit("deadline", deadline)
+    check_limit("budget", budget, "of MACs")
 
 
 def _representative(stages, dtype, representative):
     """Returns typical inputs as a list of arrays; None unless the dtype is `"int8"`."""
-    if (dtype == "int8") != (representative is not None):
-        raise ValueError(
-            "`representative`, samples of typical inputs, is needed for `dtype='int8'` and for no other. Received: "
-            f"dtype={dtype!r}, representative of type {type(representative).__name__}."
-        )
+    converters.check_representative("dtype", dtype, representative)
     return None if representative is None else engines.base.arrays(stages.start(representative))

@@ -11,8 +11,11 @@ the risk is not monotone in the threshold. The test is the betting test of Waudb
 paper uses for its upper confidence bounds.
 """
 
+import bisect
+
 import numpy as np
 
+from anytime_keras._checks import check_number
 from anytime_keras.evaluation.labels import class_numbers
 from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.early_exit import NEVER_SURE
@@ -164,20 +167,16 @@ def least_samples(risk, confidence):
     >>> least_samples(risk=0.01, confidence=0.95)
     402
     """
-    low, high = 0, 1
-    while not passes(np.zeros(high), risk, confidence):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if passes(np.zeros(middle), risk, confidence) else (middle, high)
-    return high
+    enough = 1
+    while not passes(np.zeros(enough), risk, confidence):
+        enough *= 2
+    return bisect.bisect_left(range(enough), True, enough // 2 + 1, key=lambda n: passes(np.zeros(n), risk, confidence))
 
 
 def check_risk(risk, confidence):
     """Raises a ValueError unless `risk` and `confidence` are fractions between 0 and 1."""
     for name, value in (("risk", risk), ("confidence", confidence)):
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < 1:
-            raise ValueError(f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}.")
+        check_number(name, value, "between 0 and 1", lambda number: 0 < number < 1)
 
 
 def check_targets(kind, targets, confidence, loss):
@@ -187,8 +186,8 @@ def check_targets(kind, targets, confidence, loss):
     for target in np.ravel(np.asarray(targets, object)):
         if kind == "risk":
             check_risk(target, confidence)
-        elif isinstance(target, bool) or not isinstance(target, (int, float, np.number)) or not 0 <= target < 1:
-            raise ValueError(f"`max_drop` must be a number from 0 to 1, as a fraction. Received: max_drop={target!r}.")
+        else:
+            check_number("max_drop", target, "from 0 to 1, as a fraction", lambda number: 0 <= number < 1)
     if loss not in LOSSES and not callable(loss):
         raise ValueError(f"`loss` must be one of {LOSSES} or a function. Received: loss={loss!r}.")
 
@@ -203,10 +202,10 @@ def fit(state, logits, labels, weights, kind, targets, confidence, loss):
         raise ValueError("Thresholds for a risk or a drop need samples of equal weight. Received: sample weights.")
     if kind == "max_drop" or loss != "consistency":
         labels = class_numbers(labels, logits.shape[1:], state.stages.exit_names[0])
-    each = zip(logits, state.temperatures, state.engine.sigmoid)
-    sure = np.stack([probabilities(*of_exit).max(axis=-1) for of_exit in each])
+    sure = state.confidences(logits)
     loss_of = "error" if kind == "max_drop" else loss
     losses = exit_losses(loss_of, logits, state.temperatures, labels, state.engine.sigmoid)
+    of_state = {"exits": list(state.stages.exit_names), "temperatures": list(state.temperatures)}
     fitted, entries = {}, []
     for target in map(float, np.ravel(np.asarray(targets, object))):
         if kind == "risk":
@@ -214,14 +213,5 @@ def fit(state, logits, labels, weights, kind, targets, confidence, loss):
             about = {"confidence": float(confidence), "loss": loss if isinstance(loss, str) else "custom"}
         else:
             fitted[target], about = lowest_within(sure, losses, target), {}
-        entries.append(
-            {
-                kind: target,
-                "threshold": fitted[target],
-                **about,
-                "samples": len(losses[0]),
-                "exits": list(state.stages.exit_names),
-                "temperatures": list(state.temperatures),
-            }
-        )
+        entries.append({kind: target, "threshold": fitted[target], **about, "samples": len(losses[0]), **of_state})
     return fitted, entries

@@ -31,15 +31,10 @@ class Stages:
     """
 
     def __init__(self, model, exits=None):
-        if not graph.is_functional(model):
-            raise ValueError(
-                "Only a functional Keras model can be cut into stages. "
-                f"Received: {type(model).__name__}. Build it with `keras.Model(inputs, outputs)` or "
-                f"`anytime_keras.AnytimeModel`."
-            )
+        graph.check_functional(model)
         self.model = graph.opened(model)
         self._outputs = graph.outputs_by_name(self.model)
-        self.exit_names = _chosen(exits, list(self._outputs))
+        self.exit_names = chosen_exits(exits, list(self._outputs))
         self._cuts = self._cut()
 
     def __len__(self):
@@ -140,10 +135,8 @@ class Stages:
                 raise ValueError(
                     f"Input '{expected.name}' must be an array of numbers. Received: {type(value).__name__}; {error}"
                 ) from error
-            fits = len(tensor.shape) == len(expected.shape) and all(
-                own is None or own == size for size, own in zip(tensor.shape, expected.shape)
-            )
-            if not fits:
+            sizes = zip(tensor.shape, expected.shape)
+            if len(tensor.shape) != len(expected.shape) or any(own not in (None, size) for size, own in sizes):
                 raise ValueError(
                     f"Input '{expected.name}' must have shape {('batch', *expected.shape[1:])}. Received: shape "
                     f"{tuple(tensor.shape)}."
@@ -307,21 +300,13 @@ def _whole(value):
         raise ValueError(f"An input must be an array of numbers. Received: lists that form none; {error}") from error
 
 
-def exits_as_list(exits):
-    """Returns exit names as a list.
-
-    Raises:
-        ValueError: if `exits` is not a list or tuple of str.
-    """
-    if not isinstance(exits, (list, tuple)) or not all(isinstance(name, str) for name in exits):
-        raise ValueError(f"`exits` must be a list of names, such as `['exit_1', 'exit_3']`. Received: {exits!r}.")
-    return list(exits)
-
-
-def _chosen(exits, names):
+def chosen_exits(exits, names):
+    """Returns the names of the exits to use, in order, or all if `exits` is None; raises ValueError for others."""
     if exits is None:
         return names
-    chosen = exits_as_list(exits)
+    if not isinstance(exits, (list, tuple)) or not all(isinstance(name, str) for name in exits):
+        raise ValueError(f"`exits` must be a list of names, such as `['exit_1', 'exit_3']`. Received: {exits!r}.")
+    chosen = list(exits)
     for name in chosen:
         if name not in names:
             raise ValueError(

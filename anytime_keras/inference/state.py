@@ -10,7 +10,7 @@ import numpy as np
 from anytime_keras import runtime
 from anytime_keras.conversion import part_cache
 from anytime_keras.inference import engines, latency
-from anytime_keras.inference.answers import Answer
+from anytime_keras.inference.answers import Answer, probabilities
 from anytime_keras.inference.jobs import Job
 from anytime_keras.inference.latency import LatencyTable
 from anytime_keras.inference.pace import Pace, StepPace, Times
@@ -64,14 +64,18 @@ class State:
             self.costs_by_shapes[shapes] = self.stages.costs(inputs)
         return self.costs_by_shapes[shapes]
 
-    def job(self, inputs, first=0, last=None, **options):
-        return Job(self.engine, inputs, self.answer, first, last, **options)
+    def job(self, inputs, first=0, **options):
+        return Job(self.engine, inputs, self.answer, first, **options)
 
     def answer(self, position, logits, seconds, late=False):
         name = self.stages.exit_names[position]
-        return Answer(
-            logits, name, position, seconds, late, self.temperatures[position], self.engine.sigmoid[position]
-        )
+        temperature, sigmoid = self.temperatures[position], self.engine.sigmoid[position]
+        return Answer(logits, name, position, seconds, late, temperature, sigmoid)
+
+    def confidences(self, logits):
+        """Returns the probability of the likeliest class, an array of shape `(exits, samples)`."""
+        each = zip(logits, self.temperatures, self.engine.sigmoid)
+        return np.stack([probabilities(*of_exit).max(axis=-1) for of_exit in each])
 
     def prepare(self, example, worker, seconds=2.0, progress=silent):
         """See `Predictor.prepare`."""
@@ -87,8 +91,7 @@ class State:
                 measure = self._measure_steps if self.engine.steps else self._measure_jobs
                 self.latencies.add(size, *measure(inputs, worker, seconds))
                 if key and self._is_steady(size):
-                    rows = {"direct": self.latencies.direct[size], "stages": self.latencies.stages[size]}
-                    content = {name: values.tolist() for name, values in rows.items()}
+                    content = {name: getattr(self.latencies, name)[size].tolist() for name in ("direct", "stages")}
                     part_cache.write(key, json.dumps(content).encode())
         elif not self.engine.steps:
             self._measure_jobs(inputs, worker, None)

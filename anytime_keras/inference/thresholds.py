@@ -5,6 +5,8 @@ import numbers
 
 import numpy as np
 
+from anytime_keras._checks import check_number, check_one
+
 
 def choose_thresholds(goals, stored, exit_names, temperatures, macs):
     """Returns the confidence threshold of each exit for the arguments of `predict_batch`, a list.
@@ -24,13 +26,8 @@ def choose_thresholds(goals, stored, exit_names, temperatures, macs):
     >>> choose_thresholds(goals, {"risk_thresholds": [entry]}, ["early", "late"], [1.0, 1.0], [10, 20])
     [0.7, 0.7]
     """
-    given = [name for name, goal in goals.items() if goal is not None]
-    if len(given) != 1:
-        raise ValueError(
-            "One of `confidence`, `average_budget`, `risk` and `max_drop` must be given. "
-            f"Received: {', '.join(f'{name}={goal}' for name, goal in goals.items())}."
-        )
-    (kind,) = given
+    check_one(**goals)
+    (kind,) = (name for name, goal in goals.items() if goal is not None)
     if kind == "confidence":
         return thresholds_per_exit(goals[kind], exit_names)
     if kind == "average_budget":
@@ -53,11 +50,8 @@ def choose_thresholds(goals, stored, exit_names, temperatures, macs):
 
 def thresholds_per_exit(confidence, exit_names):
     """Returns a threshold for each exit; `confidence` is a number, or a list with one for each exit but the last."""
-    if np.ndim(confidence) == 0:
-        values = [confidence] * len(exit_names)
-    elif len(confidence) == len(exit_names) - 1:
-        values = [*confidence, 0.0]
-    else:
+    values = [confidence] * len(exit_names) if np.ndim(confidence) == 0 else [*confidence, 0.0]
+    if len(values) != len(exit_names):
         raise ValueError(
             f"`confidence` needs one value for each exit but the last of {list(exit_names)}. "
             f"Received: {len(confidence)} values."
@@ -73,15 +67,7 @@ def thresholds_per_exit(confidence, exit_names):
 
 def checked_budget(value):
     """Returns an average budget in MACs as a float."""
-    if not isinstance(value, numbers.Real) or math.isnan(value):
-        raise ValueError(f"`average_budget` must be a number of MACs. Received: {value!r}.")
-    return float(value)
-
-
-def check_batch_size(batch_size):
-    """Raises a ValueError unless a batch size is a positive int."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an int, at least 1. Received: {batch_size!r}.")
+    return float(check_number("average_budget", value, "of MACs", lambda number: not math.isnan(number)))
 
 
 def fits_budget(entry, budgets, exit_names, temperatures, macs):

@@ -5,7 +5,7 @@ import inspect
 import json
 import math
 import numbers
-import os
+import pathlib
 
 import keras
 import numpy as np
@@ -136,35 +136,18 @@ class AnytimeModel(keras.Model):
             **kwargs: as in Keras.
         """
         weights = self._weights_by_exit(loss, loss_weights)
-        super().compile(
-            optimizer,
-            loss=self._by_exit("loss", loss),
-            loss_weights=weights,
-            metrics=self._by_exit("metrics", metrics, each=_own_metrics),
-            weighted_metrics=self._by_exit("weighted_metrics", weighted_metrics, each=_own_metrics),
-            **kwargs,
-        )
+        for name, value in (("metrics", metrics), ("weighted_metrics", weighted_metrics)):
+            kwargs[name] = self._by_exit(name, value, each=_own_metrics)
+        super().compile(optimizer, loss=self._by_exit("loss", loss), loss_weights=weights, **kwargs)
         vars(self)["loss_weights"] = weights  # not tracked by Keras, where a weight is a variable
 
     def _by_exit(self, argument, value, each=lambda value: value):
         """Returns a dict by exit name of the entries of a dict or list, or of `each(value)` for a common value."""
         if value is None:
             return None
-        if isinstance(value, dict):
-            for key in value:
-                if key not in self._exit_names:
-                    raise ValueError(
-                        f"`{argument}` must have names of exits as keys. Received: '{key}' for model '{self.name}'. "
-                        f"{_errors.nearest(key, self._exit_names)}"
-                    )
-            return {name: value[name] for name in self._exit_names if value.get(name) is not None}
-        if isinstance(value, (list, tuple)) and (each is not _own_metrics or any(map(keras.tree.is_nested, value))):
-            if len(value) != self.num_exits:
-                raise ValueError(
-                    f"A list for `{argument}` must have an entry for each exit. "
-                    f"Received: {argument} of length {len(value)} for model '{self.name}' with {self.num_exits} exits."
-                )
-            return dict(zip(self._exit_names, value))
+        own = isinstance(value, (list, tuple)) and (each is not _own_metrics or any(map(keras.tree.is_nested, value)))
+        if own or isinstance(value, dict):
+            return by_exit(argument, value, self._exit_names)
         return {name: each(value) for name in self._exit_names}
 
     def _weights_by_exit(self, loss, loss_weights):
@@ -282,20 +265,14 @@ class AnytimeModel(keras.Model):
         assets = {"inference": self.inference, "preprocessor": config, "class_names": self.class_names}
         for name, content in assets.items():
             if content is not None:
-                with open(os.path.join(folder, f"{name}.json"), "w") as file:
-                    json.dump(content, file)
+                pathlib.Path(folder, f"{name}.json").write_text(json.dumps(content))
 
     def load_assets(self, folder):
         """Reads what `save_assets` wrote; Keras calls this when loading a model."""
-        found = {}
-        for name in ("inference", "preprocessor", "class_names"):
-            path = os.path.join(folder or "", f"{name}.json")
-            if os.path.exists(path):
-                with open(path) as file:
-                    found[name] = json.load(file)
-        self.inference, self.class_names = found.get("inference"), found.get("class_names")
-        if "preprocessor" in found:
-            self.preprocessor = Preprocessor.from_config(found["preprocessor"])
+        files = [pathlib.Path(folder or "", f"{name}.json") for name in ("inference", "class_names", "preprocessor")]
+        found = [json.loads(file.read_text()) if file.exists() else None for file in files]
+        self.inference, self.class_names, config = found
+        self.preprocessor = None if config is None else Preprocessor.from_config(config)
 
     def get_config(self):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self.dtype_policy)}
@@ -303,6 +280,11 @@ class AnytimeModel(keras.Model):
 
 class BuiltModel(AnytimeModel):
     """An anytime model built from arguments other than inputs and outputs; `clone_model` makes it an `AnytimeModel`."""
+
+    def _settings(self):
+        """Returns the entries that the config of each such model has."""
+        dtype = keras.dtype_policies.serialize(self.dtype_policy)
+        return {"name": self.name, "trainable": self.trainable, "dtype": dtype}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -336,6 +318,20 @@ def _of_any_arguments(init):
         init(self, *args, **kwargs)
 
     return __init__
+
+
+def by_exit(argument, value, names):
+    """Returns a dict by exit name of the entries of a dict, without None, or of a list with one for each exit."""
+    if isinstance(value, dict):
+        for key in value:
+            if key not in names:
+                hint = _errors.nearest(key, names)
+                raise ValueError(f"`{argument}` must have names of exits as keys. Received: '{key}'. {hint}")
+        return {name: value[name] for name in names if value.get(name) is not None}
+    if len(value) != len(names):
+        received = f"Received: {argument} of length {len(value)} for {len(names)} exits."
+        raise ValueError(f"A list for `{argument}` must have an entry for each exit. {received}")
+    return dict(zip(names, value))
 
 
 def _own_metrics(metrics):

@@ -2,7 +2,6 @@
 
 import inspect
 
-import keras
 from keras import layers
 
 from anytime_keras._checks import check_number, check_positive_list
@@ -27,12 +26,8 @@ class Family(BuiltModel):
     def get_config(self):
         others = ("name", "dtype", "kwargs")
         arguments = [name for name in inspect.signature(type(self)).parameters if name not in others]
-        return {
-            **{name: getattr(self, "image_shape" if name == "input_shape" else name) for name in arguments},
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
+        config = {name: getattr(self, "image_shape" if name == "input_shape" else name) for name in arguments}
+        return {**config, **self._settings()}
 
 
 def check_image_shape(input_shape):
@@ -73,8 +68,7 @@ class Builder:
     """
 
     def __init__(self, dtype=None, symmetric=False):
-        self.dtype = dtype
-        self.symmetric = symmetric
+        self.dtype, self.symmetric = dtype, symmetric
 
     def conv(self, x, filters, kernel_size, strides=1, name=None):
         x, padding = self._padded(x, kernel_size, strides, name)

@@ -6,22 +6,15 @@ import keras
 from keras import layers
 
 from anytime_keras import _errors, graph
-from anytime_keras._checks import check_int
+from anytime_keras._checks import check_int, check_one
 from anytime_keras.cost import rules
 from anytime_keras.models import heads, places
 from anytime_keras.models.anytime_model import AnytimeModel
 from anytime_keras.models.converted import ConvertedModel
 from anytime_keras.preprocessing import Preprocessor, of_pretrained
 
-_FEATURES = (
-    *rules.NORMALIZATIONS,
-    layers.RNN,
-    layers.Bidirectional,
-    *heads.POOLING.values(),
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.GlobalMaxPooling3D,
-)
+_FEATURES = (*rules.NORMALIZATIONS, *heads.POOLING.values(), layers.RNN, layers.Bidirectional)
+_FEATURES += (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D)
 # Activations used between layers, not on final outputs; in lower case without underscores.
 _HIDDEN_ACTIVATIONS = {"relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "gelu", "glu", "silu", "hardsilu"}
 _HIDDEN_ACTIVATIONS |= {"mish", "tanh", "hardtanh", "tanhshrink", "softsign", "squareplus"}
@@ -116,16 +109,13 @@ def to_anytime(
 
 
 def _check(exits, num_exits, every, head):
-    given = {"exits": exits, "num_exits": num_exits, "every": every}
-    if sum(value is not None for value in given.values()) != 1:
-        raise ValueError(f"Exactly one of `exits`, `num_exits` and `every` must be given. Received: {given}.")
-    if exits is not None and (
-        not isinstance(exits, (list, tuple)) or not exits or not all(isinstance(name, str) for name in exits)
-    ):
+    check_one(exits=exits, num_exits=num_exits, every=every)
+    listed = isinstance(exits, (list, tuple)) and len(exits) > 0 and all(isinstance(name, str) for name in exits)
+    if exits is not None and not listed:
         raise ValueError(f"`exits` must be a list of layer names. Received: exits={exits!r}.")
-    for argument, least in (("num_exits", 2), ("every", 1)):
-        if given[argument] is not None:
-            check_int(argument, given[argument], least)
+    for argument, value, least in (("num_exits", num_exits, 2), ("every", every, 1)):
+        if value is not None:
+            check_int(argument, value, least)
     if not callable(head) and head not in heads.HEADS:
         raise ValueError(
             "`head` must be 'pool', 'msd' or a function (features, name) -> logits. "
@@ -142,20 +132,13 @@ def _checked_model(model):
         )
     inner = graph.functional(model)
     if len(inner.outputs) != 1:
+        one = f"output[{list(inner.output)[-1]!r}]" if isinstance(inner.output, dict) else "outputs[0]"
         raise ValueError(
             "`model` must have one output, which becomes the last exit. "
             f"Received: '{model.name}' with outputs {inner.output_names}. "
-            f"Choose one: {_one_output(inner)}."
+            f"Choose one: `keras.Model(model.inputs, model.{one})`."
         )
     return inner
-
-
-def _one_output(model):
-    """Returns code for a model with one of several outputs: the last of a dict, the first of a list."""
-    output = model.output
-    if isinstance(output, dict):
-        return f"`keras.Model(model.inputs, model.output[{list(output)[-1]!r}])`"
-    return "`keras.Model(model.inputs, model.outputs[0])`"
 
 
 def _keeps_head(model, output, head, num_classes):

@@ -21,24 +21,16 @@ class ConvertedModel(BuiltModel):
         heads, reads = _apart(new, _tensors(self, self._output))
         original = keras.saving.serialize_keras_object(self._original)
         original.pop("compile_config", None)  # the original is no longer trained on its own
-        config = {
-            "original": original,
-            "heads": keras.saving.serialize_keras_object(heads),
-            "reads": reads,
-            "exits": list(answers),
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
+        serialized = keras.saving.serialize_keras_object(heads)
+        config = {"original": original, "heads": serialized, "reads": reads, "exits": list(answers), **self._settings()}
         graph.forget(graph.calls(heads.outputs))
         return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        original, heads = (
-            keras.saving.deserialize_keras_object(config.pop(key), custom_objects) for key in ("original", "heads")
-        )
+        load = keras.saving.deserialize_keras_object
+        original, heads = (load(config.pop(key), custom_objects) for key in ("original", "heads"))
         (output,), _ = graph.flatten(graph.functional(original))
         known = _tensors(graph.functional(original), output)
         read = [known[number] for number in config.pop("reads")]

@@ -19,7 +19,7 @@ Here `dropout` is off by default, since the paper found it harmful on ILSVRC.
 
 import keras
 
-from anytime_keras._checks import check_choice, check_number, check_positive, check_positive_list
+from anytime_keras._checks import check_choice, check_number, check_one, check_positive, check_positive_list
 from anytime_keras.models.blocks import PRESETS, STEMS, Builder, Family
 from anytime_keras.models.blocks import check_exits, check_fraction, check_image_shape, kept
 
@@ -74,9 +74,8 @@ class DenseANN(Family):
     ):
         depth, sizes = _block_sizes(depth, blocks)
         num_layers = sum(sizes)
-        growth_rate, exit_every, first_exit, num_classes = check_positive(
-            growth_rate=growth_rate, exit_every=exit_every, first_exit=first_exit, num_classes=num_classes
-        )
+        growth_rate, num_classes = check_positive(growth_rate=growth_rate, num_classes=num_classes)
+        exit_every, first_exit = check_positive(exit_every=exit_every, first_exit=first_exit)
         check_choice("stem", stem, STEMS)
         check_fraction(reduction=reduction)
         check_number("dropout", dropout, "in [0, 1)", lambda value: 0 <= value < 1)
@@ -116,8 +115,7 @@ class DenseANN(Family):
 
 def _block_sizes(depth, blocks):
     """Returns `depth`, as an int if given, and the number of dense layers in each block."""
-    if (depth is None) == (blocks is None):
-        raise ValueError(f"Give either `depth` or `blocks`. Received: depth={depth}, blocks={blocks}.")
+    check_one(depth=depth, blocks=blocks)
     if blocks is not None:
         return None, check_positive_list("blocks", blocks)
     (depth,) = check_positive(depth=depth)

@@ -79,14 +79,13 @@ def from_pytorch(name: str, checkpoint: str | os.PathLike, **config: Any) -> Pub
         array, shape = arrays[variable.path], variable.shape[::-1]
         if len(shape) == 4:
             shape = (*shape[:2], *shape[:1:-1])  # (out, in, width, height) -> (out, in, height, width)
-        if state[array].shape != shape:
+        value = state[array]
+        if value.shape != shape:
             raise ValueError(
                 f"'{checkpoint}' must fit '{name}' with these arguments. Expected: shape {shape} for '{array}'. "
-                f"Received: shape {state[array].shape}. Pass `growth_rate`, `channels`, `factors`, `reduction` and "
+                f"Received: shape {value.shape}. Pass `growth_rate`, `channels`, `factors`, `reduction` and "
                 "`num_classes` of its training."
             )
-    for variable in model.weights:
-        value = state[arrays[variable.path]]
         # (out, in, height, width) -> (height, width, in, out), (out, in) -> (in, out)
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
         # Our convolutions have no bias, so it is subtracted from the mean of the normalisation after it.
@@ -220,10 +219,9 @@ def _check_names(state, expected, checkpoint, name):
 
 def _fitting(state):
     """Returns a hint with the named networks that have a checkpoint's arrays."""
-    fitting = []
+    fitting, parameters = [], inspect.signature(PublishedMSDNet).parameters.items()
     for name, (family, fixed) in NETWORKS.items():
         if family is PublishedMSDNet:
-            parameters = inspect.signature(family).parameters.items()
             config = {**{key: parameter.default for key, parameter in parameters}, **fixed}
             sizes = [config[key] for key in ("num_exits", "base", "step", "steps")]
             paths, biases = _arrays(*sizes, len(config["factors"]), config["stem"])

@@ -39,14 +39,9 @@ def _copy(value, copies):
             setattr(copied, name, _copy(held, copies))
         return copied
     if isinstance(value, keras.Variable):
-        copies[id(value)] = keras.Variable(
-            keras.ops.convert_to_numpy(value),
-            dtype=value.dtype,
-            trainable=value.trainable,
-            aggregation=value.aggregation,
-            synchronization=value.synchronization,
-            name=value.name,
-        )
+        names = ("dtype", "trainable", "aggregation", "synchronization", "name")
+        options = {name: getattr(value, name) for name in names}
+        copies[id(value)] = keras.Variable(keras.ops.convert_to_numpy(value), **options)
         return copies[id(value)]
     if isinstance(value, (keras.Layer, keras.losses.Loss)):
         return value

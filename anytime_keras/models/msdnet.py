@@ -81,9 +81,8 @@ class MSDNet(Family):
         channels = 2 * check_int("growth_rate", growth_rate) if channels is None else channels
         blocks = check_positive_list("blocks", blocks)
         factors = check_positive_list("factors", factors)
-        exit_every, first_exit, num_classes = check_positive(
-            exit_every=exit_every, first_exit=first_exit, num_classes=num_classes
-        )
+        exit_every, first_exit = check_positive(exit_every=exit_every, first_exit=first_exit)
+        num_classes = check_int("num_classes", num_classes)
         growth_rate, channels = check_positive(growth_rate=growth_rate, channels=channels)
         head_channels = None if head_channels is None else check_int("head_channels", head_channels)
         check_growth(growth_rate, factors)
@@ -143,10 +142,7 @@ class MultiScaleBuilder(Builder):
 
     def __init__(self, growth_rate, factors, reduction, stem, dtype=None, symmetric=False, head_channels=None):
         super().__init__(dtype, symmetric)
-        self.growth_rate = growth_rate
-        self.factors = factors
-        self.reduction = reduction
-        self.stem = stem
+        self.growth_rate, self.factors, self.reduction, self.stem = growth_rate, factors, reduction, stem
         self.head_channels = head_channels or (128 if stem == "small" else None)
 
     def first_layer(self, image, channels, name):

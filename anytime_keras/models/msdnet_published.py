@@ -19,7 +19,7 @@ import math
 
 import keras
 
-from anytime_keras._checks import check_choice, check_positive, check_positive_list
+from anytime_keras._checks import check_choice, check_int, check_positive, check_positive_list
 from anytime_keras.models.blocks import STEMS, Family, check_fraction, check_image_shape
 from anytime_keras.models.msdnet import MultiScaleBuilder, check_growth
 
@@ -71,9 +71,8 @@ class PublishedMSDNet(Family):
         dtype=None,
         **kwargs,
     ):
-        num_exits, base, step, num_classes = check_positive(
-            num_exits=num_exits, base=base, step=step, num_classes=num_classes
-        )
+        num_exits, base, step = check_positive(num_exits=num_exits, base=base, step=step)
+        num_classes = check_int("num_classes", num_classes)
         growth_rate, channels = check_positive(growth_rate=growth_rate, channels=channels)
         check_choice("steps", steps, STEPS)
         factors = check_positive_list("factors", factors)

@@ -68,9 +68,7 @@ def _regrown(model, num_classes):
 
 def _features(output, name):
     """Returns the tensor that the last linear layer before an exit's output reads."""
-    call = graph.producer(output)
-    while not getattr(call.operation, "weights", None) and len(call.input_tensors) == 1:
-        call = graph.producer(call.input_tensors[0])
+    call = graph.last_with_weights(output)
     vector = all(size == 1 for size in call.output_tensors[0].shape[1:-1])
     if not isinstance(call.operation, (layers.Dense, layers.EinsumDense, *rules.CONVOLUTIONS)) or not vector:
         raise ValueError(

@@ -28,7 +28,7 @@ def candidates(model, output, keeps_head, at_least=1, input_shape=None):
             calls = [call for call, _ in group]
             shape = calls[0].output_tensors[0].shape
             *_, call = itertools.takewhile(lambda call: call.output_tensors[0].shape == shape, calls)
-            if work < before_head and unfit(call) is None:
+            if work < before_head and unfit(call.output_tensors) is None:
                 found.setdefault(work, call)
         if len(found) >= at_least:
             break
@@ -36,10 +36,7 @@ def candidates(model, output, keeps_head, at_least=1, input_shape=None):
 
 
 def _nominal_shapes(model):
-    return [
-        tuple((224 if len(x.shape) > 3 else 128) if size is None else size for size in x.shape[1:])
-        for x in model.inputs
-    ]
+    return [tuple((224 if len(x.shape) > 3 else 128) if n is None else n for n in x.shape[1:]) for x in model.inputs]
 
 
 def every_nth(found, every):
@@ -92,7 +89,7 @@ def _only(name, known, model, output):
     elif any(tensor is output for tensor in results[0]):
         reason = "its result is the model's own output, which is the last exit anyway"
     else:
-        reason = _too_many(results[0]) or unfit(graph.producer(results[0][0]))
+        reason = unfit(results[0]) or unfit(graph.producer(results[0][0]).output_tensors)
     if reason:
         raise ValueError(f"Layer '{name}' cannot carry an exit: {reason}. Received: exits={name!r} for '{model.name}'.")
     return graph.producer(results[0][0])
@@ -111,17 +108,13 @@ def _why_unknown(name, known, model):
     return f"the model's output depends on no layer of this name. {_errors.nearest(name, known)}".removesuffix(".")
 
 
-def unfit(call):
-    """Returns why an exit cannot read a call's result, or None if it can."""
-    if _too_many(call.output_tensors):
-        return _too_many(call.output_tensors)
-    x = call.output_tensors[0]
+def unfit(results):
+    """Returns why an exit cannot read the results of a call, or None if it can."""
+    x = results[0]
+    if len(results) > 1:
+        return f"its result is {len(results)} tensors, but an exit needs one"
     if not keras.backend.is_float_dtype(x.dtype):
         return f"its result has dtype {x.dtype}, but an exit needs floating-point features"
     if not 2 <= len(x.shape) <= 5:
         return f"its result has shape {x.shape}, but an exit needs (batch, ..., channels) with 2 to 5 axes"
     return None
-
-
-def _too_many(results):
-    return f"its result is {len(results)} tensors, but an exit needs one" if len(results) > 1 else None

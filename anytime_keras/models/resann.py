@@ -16,7 +16,7 @@ added, and has no batch normalisation in the exits.
 import keras
 from keras import ops
 
-from anytime_keras._checks import check_choice, check_positive, check_positive_list
+from anytime_keras._checks import check_choice, check_int, check_positive, check_positive_list
 from anytime_keras.models.blocks import PRESETS, Builder, Family, check_exits, check_image_shape
 
 
@@ -61,9 +61,8 @@ class ResANN(Family):
         **kwargs,
     ):
         exit_every = (3 if num_units == 25 else 1) if exit_every is None else exit_every
-        num_units, channels, num_classes, exit_every = check_positive(
-            num_units=num_units, channels=channels, num_classes=num_classes, exit_every=exit_every
-        )
+        num_units, channels = check_positive(num_units=num_units, channels=channels)
+        num_classes, exit_every = check_positive(num_classes=num_classes, exit_every=exit_every)
         check_choice("preset", preset, PRESETS)
         input_shape = check_image_shape(input_shape)
         check_exits(3 * num_units, exit_every=exit_every)
@@ -125,9 +124,8 @@ class BottleneckResANN(Family):
         **kwargs,
     ):
         blocks = check_positive_list("blocks", blocks)
-        channels, num_classes, exit_every = check_positive(
-            channels=channels, num_classes=num_classes, exit_every=exit_every
-        )
+        channels = check_int("channels", channels)
+        num_classes, exit_every = check_positive(num_classes=num_classes, exit_every=exit_every)
         check_choice("preset", preset, PRESETS)
         input_shape = check_image_shape(input_shape)
         num_units = sum(blocks)

@@ -5,6 +5,7 @@ import numbers
 import numpy as np
 from PIL import Image
 
+from anytime_keras._checks import check_choice, check_int, check_positive_list
 from anytime_keras.data.crops import center_crop, resized_size
 from anytime_keras.preprocessing.decoding import MOST_PIXELS, decoded
 
@@ -15,31 +16,22 @@ class HostPreprocessor:
     """Turns raw images into a network's inputs on the host; see `Preprocessor` for the arguments and the images."""
 
     def __init__(self, image_shape, mean=0.0, std=1.0, short_side=None, value_range=(0.0, 1.0), channel_order="rgb"):
-        sides = image_shape if isinstance(image_shape, (list, tuple)) else ()
-        if len(sides) != 3 or not all(_is_int(side) and side > 0 for side in sides):
-            raise ValueError(
-                f"`image_shape` must be (height, width, channels), three positive ints. Received: {image_shape!r}."
-            )
-        self.image_shape = tuple(map(int, sides))
+        expected = "(height, width, channels), three positive ints"
+        self.image_shape = check_positive_list("image_shape", image_shape, expected, length=3)
         self.mean = _by_channel("mean", mean, self.image_shape[-1])
         self.std = _by_channel("std", std, self.image_shape[-1])
         if min(self.std) <= 0:
             raise ValueError(f"`std` must be above 0. Received: std={std}.")
         least = min(self.image_shape[:2])
-        if short_side is not None and (not _is_int(short_side) or short_side < least):
-            raise ValueError(f"`short_side` must be None or an int, {least} or more. Received: {short_side!r}.")
-        if channel_order not in CHANNEL_ORDERS:
-            raise ValueError(f"`channel_order` must be one of {CHANNEL_ORDERS}. Received: {channel_order!r}.")
-        self.short_side = least if short_side is None else short_side
+        self.short_side = least if short_side is None else check_int("short_side", short_side, least)
+        check_choice("channel_order", channel_order, CHANNEL_ORDERS)
         self.value_range = None if value_range is None else tuple(map(float, value_range))
         if value_range is not None and not (len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]):
             raise ValueError(f"`value_range` must be None or a pair of ascending numbers. Received: {value_range!r}.")
         self.channel_order = channel_order
         # In float32 and in this order, so that results equal those of `data.batches.Pipeline` bit for bit.
-        self._scales = {
-            dtype: np.asarray(scale / np.array(self.std), "float32")
-            for dtype, scale in (("uint8", 1 / 255), ("float32", 1.0))
-        }
+        scales = {"uint8": 1 / 255, "float32": 1.0}
+        self._scales = {dtype: np.asarray(scale / np.array(self.std), "float32") for dtype, scale in scales.items()}
         self._shift = np.asarray(np.array(self.mean) / np.array(self.std), "float32")
 
     def __call__(self, images):
@@ -120,10 +112,6 @@ class HostPreprocessor:
         order = "" if self.channel_order == "rgb" else f", channel_order='{self.channel_order}'"
         name = type(self).__name__
         return f"{name}(image_shape={self.image_shape}, mean={mean}, std={std}, short_side={self.short_side}{order})"
-
-
-def _is_int(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _by_channel(name, values, channels):

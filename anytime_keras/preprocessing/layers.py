@@ -38,10 +38,9 @@ class ShortSideResizing(keras.layers.Layer):
             resized = self._resized_in_graph(images)
         else:
             size = crops.resized_size((height, width), (self.height, self.width), self.short_side)
-            images = ops.cast(images, "float32")
-            resized = images
+            resized = ops.cast(images, "float32")
             if size != (height, width):
-                resized = ops.image.resize(images, size, antialias=True, data_format="channels_last")
+                resized = ops.image.resize(resized, size, antialias=True, data_format="channels_last")
         return ops.round(resized) if whole else resized
 
     def _resized_in_graph(self, images):

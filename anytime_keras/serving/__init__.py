@@ -8,16 +8,5 @@ from anytime_keras.serving.simulate import Outcome, arrival_times, simulate
 from anytime_keras.serving.stats import Stats
 from anytime_keras.serving.times import StageTimes
 
-__all__ = [
-    "Outcome",
-    "Overloaded",
-    "Request",
-    "Scheduler",
-    "Server",
-    "StageTimes",
-    "Stats",
-    "arrival_times",
-    "plot_loads",
-    "ray_app",
-    "simulate",
-]
+__all__ = ["Outcome", "Overloaded", "Request", "Scheduler", "Server", "StageTimes", "Stats", "arrival_times"]
+__all__ += ["plot_loads", "ray_app", "simulate"]

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from anytime_keras._checks import check_number, check_one, check_positive
 from anytime_keras.classifier import Classifier
 from anytime_keras.evaluation import Curve
 from anytime_keras.inference import Predictor
@@ -18,18 +19,16 @@ FIRST_GUESS, LAST_GUESS = 0.5, 0.9  # accuracies of the first and last exit, whe
 def check(policy, max_batch, max_queue, confidence):
     """Raises ValueError if an argument of `Server` is not valid, of those that do not depend on the network."""
     policies.check(policy)
-    for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
-        if not _is_number(value, numbers.Integral) or value < 1:
-            raise ValueError(f"`{name}` must be an int, at least 1. Received: {name}={value!r}.")
-    if confidence is not None and not (_is_number(confidence) and 0 < confidence <= 1):
-        raise ValueError(f"`confidence` must be a number from 0 to 1, or None. Received: {confidence!r}.")
+    check_positive(max_batch=max_batch, max_queue=max_queue)
+    if confidence is not None:
+        check_number("confidence", confidence, "from 0 to 1, or None", lambda number: 0 < number <= 1)
 
 
 def check_request(deadline, priority, on_answer, begin):
     """Raises ValueError if an argument of a request is not valid; see `Server.submit_inputs`."""
-    if not _is_number(deadline) or not deadline > 0:  # NaN is not
-        raise ValueError(f"`deadline` must be a number of seconds above 0. Received: deadline={deadline!r}.")
-    if not _is_number(priority, numbers.Integral) or not 0 <= priority <= LEAST_URGENT:
+    check_number("deadline", deadline, "of seconds above 0", lambda number: number > 0)
+    whole = isinstance(priority, numbers.Integral) and not isinstance(priority, bool)
+    if not whole or not 0 <= priority <= LEAST_URGENT:
         raise ValueError(f"`priority` must be an int from 0 to {LEAST_URGENT}. Received: priority={priority!r}.")
     if on_answer is not None and not callable(on_answer):
         raise ValueError(f"`on_answer` must be a function of an `Answer`. Received: on_answer={on_answer!r}.")
@@ -41,29 +40,21 @@ def first_acceptable(min_exit, min_accuracy, exit_names, accuracies, last):
     """Returns the position of the first exit that a request accepts, or raises ValueError if it is after `last`."""
     if min_exit is None and min_accuracy is None:
         return 0
-    if min_exit is not None and min_accuracy is not None:
-        raise ValueError("Only one of `min_exit` and `min_accuracy` can be given.")
+    check_one(optional=True, min_exit=min_exit, min_accuracy=min_accuracy)
     if min_exit is not None:
-        received = f"min_exit={min_exit!r}"
         if not isinstance(min_exit, str) or min_exit not in exit_names:
-            raise ValueError(f"`min_exit` must be one of {exit_names}. Received: {received}.")
+            raise ValueError(f"`min_exit` must be one of {exit_names}. Received: min_exit={min_exit!r}.")
         position = exit_names.index(min_exit)
     else:
-        received = f"min_accuracy={min_accuracy!r}"
-        if not _is_number(min_accuracy) or not 0 <= min_accuracy <= max(accuracies):
-            most = math.floor(1e4 * max(accuracies)) / 1e4
-            raise ValueError(f"`min_accuracy` must be a number from 0 to {most}. Received: {received}.")
+        most = math.floor(1e4 * max(accuracies)) / 1e4
+        check_number("min_accuracy", min_accuracy, f"from 0 to {most}", lambda number: 0 <= number <= max(accuracies))
         position = next(place for place, own in enumerate(accuracies) if own >= min_accuracy)
     if position > last:
         raise ValueError(
             f"The server's policy answers at '{exit_names[last]}', so a request cannot ask for a later exit. "
-            f"Received: {received}."
+            f"Received: min_exit={min_exit!r}, min_accuracy={min_accuracy!r}."
         )
     return position
-
-
-def _is_number(value, kind=numbers.Real):
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def predictor_of(model, options):

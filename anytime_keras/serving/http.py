@@ -82,14 +82,8 @@ def app(servers, default_deadline=0.1, max_bytes=MOST_BYTES):
             await asyncio.to_thread(server.close)
         api.threads.shutdown(wait=False)
 
-    handlers = {
-        ValueError: _error(400),
-        Overloaded: _overloaded,
-        HTTPException: _http_error,
-        ClientDisconnect: _error(499),
-        Closed: _error(503),
-        Exception: _failed,
-    }
+    handlers = {ValueError: _error(400), ClientDisconnect: _error(499), Closed: _error(503)}
+    handlers |= {Overloaded: _overloaded, HTTPException: _http_error, Exception: _failed}
     application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     application.router.redirect_slashes = False  # a redirection would repeat the client's `Host`
     return application

@@ -31,10 +31,7 @@ class Collector:
             return lambda state: [(None, state[key])]
 
         counter, gauge = CounterMetricFamily, GaugeMetricFamily
-        outcomes = [(name, name) for name in OUTCOMES]
-        yield family(
-            counter, "requests", "Requests by outcome.", lambda s: [(o, s[key]) for o, key in outcomes], "outcome"
-        )
+        yield family(counter, "requests", "Requests by outcome.", lambda s: [(o, s[o]) for o in OUTCOMES], "outcome")
         yield family(counter, "exits", "Answers by exit.", lambda s: zip(s["exit_names"], s["exits"]), "exit")
         yield family(counter, "batches", "Batches by size.", lambda s: s["batches"].items(), "size")
         yield family(counter, "expected_right", "Sum of accuracies of answers in time.", one("expected_right"))

@@ -1,5 +1,7 @@
 """Plots of serving: what each policy achieves at each load."""
 
+from anytime_keras.evaluation import style
+
 STATIC = "0.8"  # grey
 
 
@@ -25,22 +27,17 @@ def plot_loads(results, path=None, title=None, ylabel="right and in time, per re
     >>> len(figure.axes[0].lines)
     3
     """
-    from anytime_keras.evaluation import style
-
-    figure = style.picture(height=3.6)
-    axes = figure.add_subplot()
+    axes = style.picture(height=3.6).add_subplot()
     draw_loads(axes, results)
     axes.set_ylabel(ylabel)
     axes.legend(fontsize=7, frameon=False)
     if title:
         axes.set_title(title, fontsize=10)
-    return style.save(figure, path)
+    return style.save(axes.figure, path)
 
 
 def draw_loads(axes, results):
     """Draws the lines of `plot_loads` on axes of Matplotlib."""
-    from anytime_keras.evaluation import style
-
     number = 0
     for policy, shares in sorted(results.items(), key=lambda item: not item[0].startswith("exit_")):
         loads = sorted(shares)

@@ -317,12 +317,7 @@ def concave_hull(table, accuracies, longest):
     """
     rows = np.arange(1, len(table))
     usable = (table[1:, 1:] <= longest) | (rows == 1)[:, None]
-    points = sorted(
-        (table[size, exit + 1] / size, accuracy)
-        for exit, accuracy in enumerate(accuracies)
-        for size in rows
-        if usable[size - 1, exit]
-    )
+    points = sorted((table[row + 1, exit + 1] / (row + 1), accuracies[exit]) for row, exit in np.argwhere(usable))
     hull = [(0.0, 0.0)]
     for x, y in points:
         if y <= hull[-1][1]:

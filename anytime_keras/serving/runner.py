@@ -5,11 +5,11 @@ Only this module uses the internals of `Predictor`.
 
 import time
 
-import keras
 import numpy as np
 
 from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.early_exit import per_sample
+from anytime_keras.inference.engines.base import arrays
 from anytime_keras.serving.times import StageTimes
 
 LEAST_RUNS = 6
@@ -55,10 +55,7 @@ class Runner:
         """
         if len(self.inputs) == 1 and len(np.shape(x)) == len(self.inputs[0].shape) - 1:
             x = np.asarray(x)[None]
-        tensors = [
-            tensor if isinstance(tensor, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(tensor))
-            for tensor in self.engine.start(x)
-        ]
+        tensors = arrays(self.engine.start(x))
         if len(tensors[0]) != 1:
             raise ValueError(f"A request must be one sample. Received: a batch of {len(tensors[0])}. Submit each.")
         for tensor in tensors:
@@ -125,8 +122,8 @@ class Runner:
             self.batch(inputs).straight()
         return np.diff([*ends, time.perf_counter()])
 
-    def _converted(self, arrays):
-        return self.engine.start(arrays if len(self.inputs) > 1 else arrays[0])
+    def _converted(self, values):
+        return self.engine.start(values if len(self.inputs) > 1 else values[0])
 
 
 class Batch:

@@ -177,11 +177,8 @@ class Scheduler:
         return True
 
     def _refusal(self, request, now, seconds):
-        return Overloaded(
-            f"The deadline cannot be met. Expected: at least {1e3 * seconds:.1f} ms. Received: "
-            f"{1e3 * (request.deadline - now):.1f} ms.",
-            now + seconds - request.deadline,
-        )
+        times = f"Expected: at least {1e3 * seconds:.1f} ms. Received: {1e3 * (request.deadline - now):.1f} ms."
+        return Overloaded(f"The deadline cannot be met. {times}", now + seconds - request.deadline)
 
     def _arrived(self, now, slack):
         self._count, self._last = self._decayed(now) + 1, now
@@ -294,9 +291,8 @@ class Scheduler:
             row = self.times.rows[len(staying)]
             end = now + (row[position + 2] - row[position + 1]) * self.times.safety
             staying = [request for request in staying if request.deadline >= end]
-        if staying:
-            if not self.policy.continues(self._situation(now), staying, position):
-                staying = []
+        if staying and not self.policy.continues(self._situation(now), staying, position):
+            staying = []
         self._ends(now, staying, position + 1)
         if len(staying) == len(batch):
             return []

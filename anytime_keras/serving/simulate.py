@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from anytime_keras._checks import check_choice
 from anytime_keras.serving.scheduler import Overloaded, Request, Scheduler
 
 
@@ -152,8 +153,7 @@ def arrival_times(kind, rate, seconds, seed=0, cv=4.0):
         "step": (3.0, lambda share: np.where((share >= 1 / 3) & (share < 2 / 3), 3.0, 1.0)),
         "afternoon": (1.0, lambda share: 0.2 + 0.8 * np.sin(np.pi * share) ** 2),
     }
-    if kind not in shapes:
-        raise ValueError(f"`kind` must be one of {['gamma', *shapes]}. Received: kind={kind!r}.")
+    check_choice("kind", kind, ["gamma", *shapes])
     highest, shape = shapes[kind]
     moments = np.sort(rng.uniform(0, seconds, rng.poisson(highest * rate * seconds)))
     return moments[rng.uniform(0, highest, len(moments)) < shape(moments / seconds)]

@@ -11,14 +11,8 @@ import numbers
 
 import numpy as np
 
-DTYPES = {
-    "BOOL": "bool",
-    **{f"UINT{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
-    **{f"INT{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
-    "FP16": "float16",
-    "FP32": "float32",
-    "FP64": "float64",
-}
+DTYPES = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"}
+DTYPES.update((f"{kind.upper()}{bits}", f"{kind}{bits}") for kind in ("uint", "int") for bits in (8, 16, 32, 64))
 OUTPUTS = ("logits", "probabilities", "exit")
 MOST_ROWS = 4096  # samples in a request
 MOST_AXES = 8  # of a tensor; products of long shapes take hours
@@ -72,13 +66,11 @@ def _object(text):
 
 
 def _field(content, name, kind, default=...):
-    value = content.get(name, default)
-    if value is None:
-        value = default
-    if value is ...:
+    value = content.get(name)
+    if value is None and default is ...:
         raise ValueError(f"`{name}` is missing.")
-    if value is default:
-        return value
+    if value is None:
+        return default
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f"`{name}` must be of type {kind.__name__}. Received: {value!r:.100}.")
     return value
@@ -199,15 +191,13 @@ def encode(name, request, answers):
     Returns:
         A tuple of the body and the length of its JSON, or None if all is JSON.
     """
-    arrays = {
-        "logits": lambda: np.concatenate([answer.logits for answer in answers]).astype("<f4"),
-        "probabilities": lambda: np.concatenate([answer.probabilities for answer in answers]).astype("<f4"),
-        "exit": lambda: np.array([answer.position for answer in answers], "<i4"),
-    }
     outputs, binary = [], []
     for key, in_binary in request.outputs.items():
-        array = arrays[key]()
-        output = {"name": key, "datatype": "INT32" if key == "exit" else "FP32", "shape": list(array.shape)}
+        if key == "exit":
+            datatype, array = "INT32", np.array([answer.position for answer in answers], "<i4")
+        else:
+            datatype, array = "FP32", np.concatenate([getattr(answer, key) for answer in answers]).astype("<f4")
+        output = {"name": key, "datatype": datatype, "shape": list(array.shape)}
         if in_binary:
             binary.append(array.tobytes())
             output["parameters"] = {"binary_data_size": len(binary[-1])}

@@ -210,7 +210,7 @@ def main():
     span = np.array(SPAN) * min(subject.full for subject in subjects.values())
     found = {
         name: {
-            "num_threads": subject.predictor._engine.num_threads if subject.predictor._engine.steps else None,
+            "num_threads": getattr(subject.predictor._state.engine, "num_threads", None),
             "full_run_ms": 1e3 * subject.full,
             "straight_ms": (1e3 * subject.straight).tolist(),
         }

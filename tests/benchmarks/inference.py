@@ -51,9 +51,9 @@ class Recorded(engines.Run):
 
 def stages_table(predictor, model, batch, seconds):
     """Measures the ratios that involve no deadlines."""
-    names, engine = predictor.exit_names, predictor._engine
+    names, engine = predictor.exit_names, predictor._state.engine
     count, x = len(names), images(model, batch)
-    inputs = predictor._stages.start(x)
+    inputs = predictor._state.stages.start(x)
     one_graph = runtime.compiled(keras.Model(model.inputs[0], {name: model.output[name] for name in names}))
     plain = [runtime.compiled(keras.Model(model.inputs[0], model.output[name])) for name in names]
     firsts, wholes = [], []
@@ -120,9 +120,9 @@ def deadlines_table(predictor, model, batch, seconds, rng):
 
 def early_exit_table(predictor, model, seconds, samples=512, batch=256):
     """Returns thresholds with which a fifth of the remaining images leaves at each exit."""
-    x, engine, last = images(model, samples), predictor._engine, len(predictor.exit_names) - 1
-    parts = [predictor._stages.start(x[at : at + batch]) for at in range(0, samples, batch)]
-    logits = [early_exit.all_logits(engine, part, predictor._worker.lock) for part in parts]
+    x, engine, last = images(model, samples), predictor._state.engine, len(predictor.exit_names) - 1
+    parts = [predictor._state.stages.start(x[at : at + batch]) for at in range(0, samples, batch)]
+    logits = [early_exit.exit_outputs(engine, part, predictor._worker.lock) for part in parts]
     sure = probabilities(np.concatenate(logits, axis=1)).max(axis=-1)
     left, thresholds = np.ones(samples, bool), []
     for row in sure[:-1]:

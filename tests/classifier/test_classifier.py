@@ -141,7 +141,7 @@ def test_options_reach_the_predictor():
     [
         ({"engin": "litert"}, "`engin`. Did you mean 'engine'"),
         ({"engine": "tpu"}, "`engine` must be one of"),
-        ({"exits": ["exit_1", "exit_9"]}, "must be one of 'exit_1'.*Received: exits='exit_9'"),
+        ({"exits": ["exit_1", "exit_9"]}, "names an exit that the model does not have. Received: 'exit_9'. .*'exit_1'"),
         ({"exits": "exit_1"}, "must be a list of names"),
         ({"num_threads": 0}, "num_threads"),
     ],

@@ -207,7 +207,7 @@ def test_a_plot_of_several_curves(tmp_path):
         ((X, Y, Y[:10]), "same length"),
         ((X, Y, -np.ones(50)), "Sample weights must be one finite number of 0 or more.*for 'first', values from -1"),
         ((X, Y, np.zeros(50)), "must not all be 0. Received: only 0 for 'first'"),
-        ((X, Y, [np.ones(50)]), "one array for each of 2 exits. Received: 1"),
+        ((X, Y, [np.ones(50)]), "an entry for each exit. Received: sample_weight of length 1 for 2 exits"),
         ((X, Y, {"third": np.ones(50)}), "names of exits as keys.*Received: 'third'"),
         ((X, np.eye(3)[Y] + np.eye(3)[(Y + 1) % 3]), r"one-hot, with a single 1. Received: \[.*1.0.* for sample 0"),
         ((X, np.zeros((50, 3))), r"one-hot, with a single 1. Received: \[0.0, 0.0, 0.0\] for sample 0"),

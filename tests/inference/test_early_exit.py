@@ -162,7 +162,7 @@ def test_budgets_that_are_not_fitted_or_cannot_be_kept_are_refused(learner):
     for budget in (1, -5):
         with pytest.raises(ValueError, match="at least what the first exit costs, .* MACs. Received"):
             predictor.fit_thresholds(validation, budget)
-    with pytest.raises(ValueError, match="must be a number of MACs. Received: nan"):
+    with pytest.raises(ValueError, match="must be a number of MACs. Received: average_budget=nan"):
         predictor.fit_thresholds(validation, float("nan"))
     for wrong in ({}, {"confidence": 0.5, "average_budget": 100}):
         with pytest.raises(ValueError, match="One of `confidence`, `average_budget`, `risk` and `max_drop`"):
@@ -424,6 +424,6 @@ def test_budgets_may_be_numbers_of_any_type(learner):
         with pytest.raises(ValueError, match="`average_budget` must be a number of MACs. Received"):
             predictor.fit_thresholds(validation, wrong)
     for wrong in (True, 2.0, "2"):
-        with pytest.raises(ValueError, match="`batch_size` must be an int"):
+        with pytest.raises(ValueError, match="`batch_size` must be a positive int"):
             predictor.predict_batch(x, confidence=0.5, batch_size=wrong)
     model.inference = None

@@ -30,7 +30,7 @@ def test_runs_equal_the_whole_model_bit_for_bit(make):
     model = make()
     checks.scramble(model)
     stages = Stages(model)
-    engine = engines.engine(stages)
+    engine = engines.of_backend(stages)
     x = networks.inputs_for(model)
     whole = runtime.finish(runtime.compiled(model)(keras.tree.map_structure(keras.ops.convert_to_tensor, x)))
     inputs, last = stages.start(x), len(stages) - 1
@@ -49,7 +49,7 @@ def test_runs_equal_the_whole_model_bit_for_bit(make):
 
 def test_a_run_continues_while_there_is_time():
     stages = Stages(networks.residual())
-    engine = engines.engine(stages)
+    engine = engines.of_backend(stages)
     inputs = stages.start(networks.inputs_for(stages.model))
     for needed, expected in [([0] * 6, range(2, 6)), ([0, 0, 0, 0, 99, 0], (2, 3)), ([0, 0, 99, 99, 99, 99], (2,))]:
         run = Recorded(6, first=2, limit=time.time() + 30, needed=needed)
@@ -69,7 +69,7 @@ def test_stopping_takes_effect_within_one_stage():
         return x
 
     stages = Stages(networks.chain([slow] * 6))
-    engine = engines.engine(stages)
+    engine = engines.of_backend(stages)
     inputs = stages.start(networks.inputs_for(stages.model))
     engine.run(inputs, Recorded(6))  # compile
     wait[0] = 0.05
@@ -115,7 +115,7 @@ def test_nothing_is_compiled_twice():
         x = Counted()(keras.layers.Dense(4)(x))
         exits[name] = keras.layers.Dense(2)(x)
     stages = Stages(keras.Model(features, exits))
-    engine = engines.engine(stages)
+    engine = engines.of_backend(stages)
     inputs = stages.start(np.zeros((2, 4)))
 
     def everything():
@@ -142,7 +142,7 @@ def test_an_exception_in_a_stage_is_raised_and_the_next_run_works():
         return x
 
     stages = Stages(networks.chain([lambda x: x, fails_on_large, lambda x: x]))
-    engine = engines.engine(stages)
+    engine = engines.of_backend(stages)
     good = stages.start(np.full((1, 4), 1e-3))
     bad = stages.start(np.full((1, 4), 1e6))
     for _ in range(2):

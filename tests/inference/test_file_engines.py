@@ -113,7 +113,7 @@ def test_answers_equal_the_network_on_each_engine(make, engine):
 @pytest.mark.tensorflow
 def test_a_batch_of_any_size_meets_a_deadline(chain):
     predictor = predictor_for(chain, batch=4)
-    assert predictor._engine.pieces(9) == [4, 4, 4] and predictor._engine.pieces(4) == [4]
+    assert predictor._state.engine.pieces(9) == [4, 4, 4] and predictor._state.engine.pieces(4) == [4]
     for batch in (1, 4, 9):
         x = networks.inputs_for(chain, batch, seed=2)
         answer = predictor.predict(x, deadline=60)
@@ -124,7 +124,7 @@ def test_a_batch_of_any_size_meets_a_deadline(chain):
     times = {batch: state.times_for([np.zeros((batch, 4), "float32")])[1].stages[0] for batch in (1, 4, 9)}
     np.testing.assert_allclose([times[1], times[9]], [times[4], 3 * times[4]])
     predictor.prepare(networks.inputs_for(chain, 1), seconds=0)
-    assert predictor._engine.pieces(9) == [4, 4, 1]
+    assert predictor._state.engine.pieces(9) == [4, 4, 1]
     assert_close(predictor.predict(x).logits, checks.outputs(chain, x)["exit_3"])
 
 
@@ -136,20 +136,20 @@ def test_early_exit_loads_sizes_that_waste_little(chain, engine):
         x = networks.inputs_for(chain, count, seed=4)
         for name, logits in predictor.predict_exits(x).items():
             assert_close(logits, checks.outputs(chain, x)[name])
-    sizes = sorted(predictor._engine._loaded)
+    sizes = sorted(predictor._state.engine._loaded)
     assert sizes == ([5] if engine == "onnx" else [2, 5, 8])  # ONNX Runtime runs any size
-    assert predictor._engine.pieces(7) == [5, 5], "deadlines use what was measured"
+    assert predictor._state.engine.pieces(7) == [5, 5], "deadlines use what was measured"
 
 
 @pytest.mark.tensorflow
 def test_parts_that_cannot_be_resized_run_in_prepared_sizes(monkeypatch, chain):
     predictor, tried = predictor_for(chain, batch=3), []
-    monkeypatch.setattr(predictor._engine._loader, "resized", lambda plans, size: tried.append(size))
+    monkeypatch.setattr(predictor._state.engine._loader, "resized", lambda plans, size: tried.append(size))
     x = networks.inputs_for(chain, 7, seed=4)
     for _ in range(2):
         for name, logits in predictor.predict_exits(x).items():
             assert_close(logits, checks.outputs(chain, x)[name])
-    assert sorted(predictor._engine._loaded) == [3] and tried == [8, 2]
+    assert sorted(predictor._state.engine._loaded) == [3] and tried == [8, 2]
 
 
 @pytest.mark.tensorflow
@@ -178,7 +178,7 @@ class Recorded(engines.Run):
 
 @pytest.mark.tensorflow
 def test_a_run_stops_between_stages(chain):
-    engine = predictor_for(chain)._engine
+    engine = predictor_for(chain)._state.engine
     inputs = engine.start(networks.inputs_for(chain, 1))
 
     def positions(**options):
@@ -211,7 +211,7 @@ class Endless:
 @pytest.mark.tensorflow
 def test_a_stage_is_terminated_on_runtimes_that_can(chain):
     predictor, x = predictor_for(chain), networks.inputs_for(chain, 1)
-    stage, endless = predictor._engine._loaded[1][1], Endless()
+    stage, endless = predictor._state.engine._loaded[1][1], Endless()
     part, stage._part = stage._part, endless
     job = predictor.start(x)
     assert endless.begun.wait(60)
@@ -510,7 +510,7 @@ def test_engines_that_cannot_be_used_are_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(Stages, "start", lambda *_: pytest.fail("it worked"))
     other = {"tensorflow": "jax", "jax": "tensorflow"}[backend]
     for options, message in [
-        ({"engine": "lite"}, "`engine` must be one of .*Received: 'lite'.*Did you mean 'litert'"),
+        ({"engine": "lite"}, "`engine` must be one of .*Received: engine='lite'.*Did you mean 'litert'"),
         ({"engine": other}, f"`engine='{other}'` needs Keras's backend '{other}'. Received: backend '{backend}'"),
         ({"engine": "auto", "num_threads": 0}, "`num_threads` must be None or an int from 1 to 1024. Received: 0"),
         ({"engine": "auto", "num_threads": 10**6}, "from 1 to 1024. Received: 1000000"),

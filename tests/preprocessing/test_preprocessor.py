@@ -173,7 +173,7 @@ def test_the_config_describes_the_preprocessor():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (((32, 32),), "Received: \\(32, 32\\)"),
+        (((32, 32),), "Received: image_shape=\\(32, 32\\)"),
         (((32, 0, 3),), "three positive ints"),
         (((32, 32, 3), [0.5, 0.5]), "3 channels"),
         (((32, 32, 3), float("nan")), "finite"),

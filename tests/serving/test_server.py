@@ -331,7 +331,7 @@ def test_bad_arguments_of_requests_are_named_before_any_work(digits, message, va
 
 
 def test_bad_arguments_are_named(digits, image):
-    with pytest.raises(ValueError, match="`max_batch` must be an int, at least 1. Received: max_batch=0"):
+    with pytest.raises(ValueError, match="`max_batch` must be a positive int. Received: max_batch=0"):
         Server(digits.classifier, max_batch=0)
     for wrong in ([0.5], 0.5, "ab", [0.5, float("nan")], [0.5, 90]):
         with pytest.raises(ValueError, match="`accuracies` must have a number from 0 to 1 for each"):

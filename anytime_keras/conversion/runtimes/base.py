@@ -61,9 +61,7 @@ class Runtime:
 def check_num_threads(num_threads):
     """Raises ValueError unless a number of threads is None or an int in the range that runtimes can start."""
     if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= MOST_THREADS):
-        raise ValueError(
-            f"`num_threads` must be None or an int from 1 to {MOST_THREADS}. Received: {num_threads!r}."
-        )
+        raise ValueError(f"`num_threads` must be None or an int from 1 to {MOST_THREADS}. Received: {num_threads!r}.")
 
 
 def installed(module, package):

@@ -4,26 +4,12 @@ import ast
 import pathlib
 
 FOLDER = pathlib.Path(__file__).parents[2]  # the package
-MODULES = (
-    "data/crops",
-    "preprocessing/decoding",
-    "preprocessing/host",
-    "inference/answers",
-    "inference/early_exit",
-    "inference/thresholds",
-    "_forks",
-    "conversion/runtimes/base",
-    "conversion/runtimes/saved_model",
-    "conversion/runtimes/litert",
-    "conversion/runtimes/onnx",
-    "conversion/runtimes/openvino",
-    "conversion/runtimes/__init__",
-    "export/reader/description",
-    "export/reader/inputs",
-    "export/reader/stages",
-    "export/reader/exported",
-    "export/reader/command",
-)
+RUNTIMES = ("base", "saved_model", "litert", "onnx", "openvino", "__init__")
+MODULES: tuple[str, ...] = ("_errors", "_checks", "_forks")
+MODULES += ("inference/answers", "inference/early_exit", "inference/thresholds")
+MODULES += ("data/crops", "preprocessing/decoding", "preprocessing/host")
+MODULES += tuple(f"conversion/runtimes/{name}" for name in RUNTIMES)
+MODULES += tuple(f"export/reader/{name}" for name in ("description", "inputs", "stages", "exported", "command"))
 HEAD = '''"""Runs an exported anytime network, whole or stage by stage until a deadline, or with early exit.
 
 It requires NumPy, the runtime of the export's format and, for image files, Pillow, but neither Keras nor

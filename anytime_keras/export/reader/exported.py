@@ -1,7 +1,6 @@
 """`ExportedModel` runs an exported network until a deadline, or with early exit."""
 
 import math
-import numbers
 import os
 import pathlib
 import threading
@@ -10,13 +9,15 @@ import types
 
 import numpy as np
 
+from anytime_keras._checks import check_int, check_limit, check_number
+from anytime_keras._forks import check_process
 from anytime_keras.conversion.runtimes import RUNTIMES
 from anytime_keras.export.reader.description import read_description
 from anytime_keras.export.reader.inputs import batch_size_of, by_name
 from anytime_keras.export.reader.stages import ExportedStages
-from anytime_keras.inference.answers import Answer, BatchAnswer
+from anytime_keras.inference.answers import Answer
 from anytime_keras.inference.early_exit import classify
-from anytime_keras.inference.thresholds import check_batch_size, choose_thresholds
+from anytime_keras.inference.thresholds import choose_thresholds
 from anytime_keras.preprocessing.decoding import is_raw
 from anytime_keras.preprocessing.host import HostPreprocessor
 
@@ -131,9 +132,7 @@ class ExportedModel:
                 lacks the size of `x`.
         """
         begin = time.perf_counter()
-        number = isinstance(deadline, numbers.Real) and not isinstance(deadline, bool) and not math.isnan(deadline)
-        if deadline is not None and not number:
-            raise ValueError(f"`deadline` must be a number of seconds, or None. Received: {deadline!r}.")
+        check_limit("deadline", deadline)
         self._check_stages()
         given = self._tensors(x, any_size=True)
         size = self._size(given)
@@ -144,11 +143,9 @@ class ExportedModel:
                 "Call `calibrate(x)` once, with an input of that size."
             )
         limit = math.inf if deadline is None else begin + deadline
+        following = [0.0] * len(self._stages) if deadline is None else [*self.times[size][1:], 0.0]
         for answer in self._answers(given, begin):
-            following = answer.position + 1
-            if following == len(self._stages):
-                break
-            if deadline is not None and time.perf_counter() + self.times[size][following] > limit:
+            if time.perf_counter() + following[answer.position] > limit:
                 break
         answer.late = deadline is not None and answer.seconds > deadline
         return answer
@@ -172,25 +169,15 @@ class ExportedModel:
                 threshold is fitted for it, or `x` does not fit the network.
         """
         self._check_stages()
-        check_batch_size(batch_size)
+        size = check_int("batch_size", batch_size)
         goals = {"confidence": confidence, "average_budget": average_budget, "risk": risk, "max_drop": max_drop}
         macs = [cost.with_all_heads for cost in self.costs]
         found = self.description["inference"]
         thresholds = choose_thresholds(goals, found, self.exit_names, self.temperatures, macs)
-        given = self._tensors(x, any_size=True).values()
-        parts = [
-            classify(
-                self._stages,
-                [array[start : start + batch_size] for array in given],
-                thresholds,
-                self.temperatures,
-                self._lock,
-            )
-            for start in range(0, len(next(iter(given))), batch_size)
-        ]
-        logits, positions, sure, deepest = (np.concatenate(values) for values in zip(*parts))
-        exits = [self.exit_names[position] for position in positions]
-        return BatchAnswer(logits, exits, positions, sure, float(np.array(macs, float)[deepest].mean()))
+        given = self._tensors(x, any_size=True)
+        starts = range(0, batch_size_of(given), size)
+        batches = [[array[start : start + size] for array in given.values()] for start in starts]
+        return classify(self._stages, batches, thresholds, self.temperatures, self._lock, self.exit_names, macs)
 
     def calibrate(self, x, repeats=50, quantile=0.95):
         """Measures the latency of each stage on this machine, for deadlines with inputs of this size.
@@ -203,11 +190,8 @@ class ExportedModel:
         Returns:
             The seconds of each stage, a list. Store it in `times` to skip the measurement next time.
         """
-        if not isinstance(repeats, int) or repeats < 1 or not 0 <= quantile <= 1:
-            raise ValueError(
-                "`repeats` must be a positive int, and `quantile` a number in [0, 1]. "
-                f"Received: repeats={repeats!r}, quantile={quantile!r}."
-            )
+        check_int("repeats", repeats)
+        check_number("quantile", quantile, "in [0, 1]", lambda number: 0 <= number <= 1)
         self._check_stages()
         given = self._tensors(x, any_size=True)
         for _ in range(3):  # warm up: runtimes allocate memory and select kernels in the first runs
@@ -251,12 +235,7 @@ class ExportedModel:
             yield Answer(logits, name, position, seconds, temperature=temperature, sigmoid=sigmoid)
 
     def _tensors(self, x, any_size=False):
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                "An `ExportedModel` works only in the process that created it, because a fork lacks the runtime's "
-                f"threads. Expected: process {self._pid}. Received: a call in process {os.getpid()}. Start processes "
-                "with `multiprocessing.get_context('spawn')`, and load the export in each."
-            )
+        check_process(self._pid, "An `ExportedModel`")
         if self.preprocessor is not None:
             alone = [*x.values()] if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else []
             if len(alone) == 1 and np.ndim(alone[0]) == 4:  # the input by its name, or in a list

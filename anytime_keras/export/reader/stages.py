@@ -17,11 +17,8 @@ class ExportedStages:
         self._batch_size = description["batch_size"]
         self._parts = [load(stage) for stage in stages]
         self._logits = [tensor["name"] for stage in stages for tensor in stage["outputs"] if tensor["exit"] is not None]
-        shapes = {
-            tensor["name"]: (None, *tensor["shape"][1:])
-            for tensors in [description["inputs"], *(stage["outputs"] for stage in stages)]
-            for tensor in tensors
-        }
+        tensors = [*description["inputs"], *(tensor for stage in stages for tensor in stage["outputs"])]
+        shapes = {tensor["name"]: (None, *tensor["shape"][1:]) for tensor in tensors}
         inputs = [tensor["name"] for tensor in description["inputs"]]
         self._carried = _carried(inputs, self._parts)
         self.takes = [[shapes[name] for name in names] for names in self._carried[:-1]]

@@ -161,10 +161,7 @@ class Engine:
 
 def arrays(tensors):
     """Converts tensors of the backend to contiguous arrays of their dtype."""
-    return [
-        np.ascontiguousarray(tensor if isinstance(tensor, np.ndarray) else keras.ops.convert_to_numpy(tensor))
-        for tensor in tensors
-    ]
+    return [np.ascontiguousarray(x if isinstance(x, np.ndarray) else keras.ops.convert_to_numpy(x)) for x in tensors]
 
 
 def padded(tensors, size):

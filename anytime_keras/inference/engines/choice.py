@@ -8,7 +8,8 @@ import time
 import keras
 import numpy as np
 
-from anytime_keras import _errors, runtime
+from anytime_keras import runtime
+from anytime_keras._checks import check_choice
 from anytime_keras.conversion import converters, part_cache, runtimes
 from anytime_keras.conversion.runtimes.base import check_num_threads
 from anytime_keras.inference import latency
@@ -55,7 +56,7 @@ def create(stages, inputs, name="auto", num_threads=None, dtype=None, representa
     if engine is None and (dtype is not None or name in FILE_ENGINES):
         reason = " ".join(str(reason or "its runtimes are not installed").split()).rstrip(".")
         raise ValueError(f"`engine='{name}'` cannot run this network: {reason}. Use `engine='auto'`.")
-    return engine or _backend(stages, inputs)
+    return engine or of_backend(stages)
 
 
 def compared():
@@ -88,19 +89,12 @@ def check(name, num_threads):
     Raises:
         ValueError: if they cannot be used.
     """
-    backend = keras.backend.backend()
-    if name not in ENGINES:
-        hint = _errors.guess(name, ENGINES)
-        raise ValueError(f"`engine` must be one of {ENGINES}. Received: {name!r}. {hint}".rstrip())
-    if name in ("tensorflow", "jax") and name != backend:
+    check_choice("engine", name, ENGINES)
+    needed = "tensorflow" if name in FILE_ENGINES else name  # TensorFlow converts the network
+    if name != "auto" and needed != keras.backend.backend():
         raise ValueError(
-            f"`engine='{name}'` needs Keras's backend '{name}'. Received: backend '{backend}'. Set the environment "
-            f"variable KERAS_BACKEND={name}."
-        )
-    if name in FILE_ENGINES and backend != "tensorflow":
-        raise ValueError(
-            f"`engine='{name}'` needs Keras's backend 'tensorflow', which converts the network. Received: backend "
-            f"'{backend}'. Set the environment variable KERAS_BACKEND=tensorflow, or use `engine='auto'`."
+            f"`engine='{name}'` needs Keras's backend '{needed}'. Received: backend '{keras.backend.backend()}'. Set "
+            f"the environment variable KERAS_BACKEND={needed}, or use `engine='auto'`."
         )
     check_num_threads(num_threads)
     if num_threads is not None and name in ("tensorflow", "jax"):
@@ -110,12 +104,20 @@ def check(name, num_threads):
         )
 
 
-def _backend(stages, inputs):
-    from anytime_keras.inference import engines
+def of_backend(stages):
+    """Returns the `Engine` for Keras's backend."""
+    if keras.backend.backend() == "tensorflow":
+        from anytime_keras.inference.engines.tensorflow import TensorFlowEngine
 
-    engine = engines.engine(stages)
-    engine.prepare(inputs)
-    return engine
+        return TensorFlowEngine(stages)
+    from anytime_keras.inference.engines.jax import JaxEngine
+
+    return JaxEngine(stages)
+
+
+def backend():
+    """Returns the name of the engine for Keras's backend, one of `ENGINES`."""
+    return keras.backend.backend() if keras.backend.backend() in ENGINES else "auto"
 
 
 def _fastest(stages, inputs, names, num_threads, options):

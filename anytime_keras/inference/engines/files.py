@@ -284,10 +284,8 @@ def cut(count, sizes):
 
 def in_batches(segment, samples, size=32):
     """Runs a stage for many samples; returns its logits, and the list of its "carried" arrays."""
-    results = [
-        segment([array[begin : begin + size] for array in samples], training=False)
-        for begin in range(0, len(samples[0]), size)
-    ]
+    starts = range(0, len(samples[0]), size)
+    results = [segment([array[at : at + size] for array in samples], training=False) for at in starts]
     joined = [np.concatenate(arrays(tensors)) for tensors in zip(*([r["logits"], *r["carried"]] for r in results))]
     return joined[0], joined[1:]
 

@@ -31,10 +31,13 @@ class Loader:
         self.name, self._num_threads, self._dtype = name, num_threads, dtype
         self._samples, self._progress, self._memory = samples or (lambda plan: None), progress, memory
         self._runtime = runtimes.RUNTIMES[name](num_threads)
-        self._keys, self._of_any_size = {}, {}  # from plan to its key and, on runtimes that allow it, its loaded part
+        self._keys = {}  # from plan and batch size to the key of the converted part
+        self._of_any_size = {}  # from plan to its loaded part, on runtimes that allow it
 
-    def load(self, plan, size):
+    def load(self, plan, size, resize_only=False):
         """Returns the loaded part of a `Plan` for a batch size, a `Loaded`. Converts it unless that is cached.
+
+        `resize_only` raises where LiteRT needs another conversion than that for a batch of one.
 
         Raises:
             Exception: of several types, if the runtime cannot run the part.
@@ -48,28 +51,28 @@ class Loader:
         try:
             return self._load(plan, 1, size)
         except (ValueError, RuntimeError):  # LiteRT cannot resize every part
-            if size == 1:
+            if size == 1 or resize_only:
                 raise
             return self._load(plan, size)
 
     def resized(self, plans, size):
         """Returns the loaded parts for another batch size, or None if that needs a new conversion."""
         try:
-            return [
-                self.load(plan, size) if self.name != "litert" or plan.part is None else self._load(plan, 1, size)
-                for plan in plans
-            ]
-        except (ValueError, RuntimeError):  # LiteRT cannot resize every part
+            return [self.load(plan, size, resize_only=True) for plan in plans]
+        except (ValueError, RuntimeError):
             return None
 
     def key(self, plan):
         """Returns a str that identifies the converted part and the number of threads, or None; see `part_cache.key`."""
-        if plan not in self._keys:  # it hashes the weights
-            self._keys[plan] = self._key(plan, 1 if self.name == "litert" else None)
-        return self._keys[plan] and f"{self._keys[plan]} {self._num_threads}"
+        key = self._key(plan, 1 if self.name == "litert" else None)
+        return key and f"{key} {self._num_threads}"
 
     def _key(self, plan, size):
-        return part_cache.key(plan.part, self.name, size, self._dtype, self._samples(plan), self._memory)
+        if (plan, size) not in self._keys:  # it hashes the weights
+            samples = self._samples(plan)
+            key = part_cache.key(plan.part, self.name, size, self._dtype, samples, self._memory)
+            self._keys[plan, size] = key
+        return self._keys[plan, size]
 
     def _load(self, plan, converted_size, size=None):
         def make():
@@ -86,11 +89,7 @@ class Loader:
                 raise WeightsChanged("its weights must not change while it is converted")
             return content
 
-        if self.key(plan) and converted_size in (1, None):
-            key = self._keys[plan]
-        else:
-            key = self._key(plan, converted_size)
-        content = part_cache.cached(key, make)
+        content = part_cache.cached(self._key(plan, converted_size), make)
         resized = None if size == converted_size else size
         return Loaded(plan, self._runtime.load(content, plan.part.describe(converted_size), resized))
 

@@ -8,6 +8,8 @@ once, when it is created. Answers are bitwise equal to the whole model's.
 
 import threading
 
+import tensorflow as tf
+
 from anytime_keras.conversion import unchanging
 from anytime_keras.inference.engines.base import Engine
 
@@ -19,8 +21,6 @@ class TensorFlowEngine(Engine):
 
     def __init__(self, stages):
         super().__init__(stages)
-        import tensorflow as tf
-
         try:
             tf.timestamp()
         except tf.errors.FailedPreconditionError as error:
@@ -35,8 +35,6 @@ class TensorFlowEngine(Engine):
 
     def program(self, first, last):
         """Returns the program that runs straight to stage `first` and may continue to `last`. Traced once."""
-        import tensorflow as tf
-
         if (first, last) not in self._programs:
             specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in self.stages.inputs]
             times = tf.TensorSpec((len(self),), tf.float64)
@@ -45,8 +43,6 @@ class TensorFlowEngine(Engine):
         return self._programs[first, last]
 
     def _trace(self, inputs, first, last, latest_starts):
-        import tensorflow as tf
-
         carried = inputs
         for position in range(self.start_of(first), first):
             carried = self._stages[position].passing(inputs if self.starts[position] else carried)["carried"]
@@ -69,8 +65,6 @@ class TensorFlowEngine(Engine):
 
     def _answer(self, position, carried, inputs):
         """Computes a stage and emits its answer; returns a "done" tensor and the tensors for later stages."""
-        import tensorflow as tf
-
         result = self._stages[position].answering(inputs if self.starts[position] else carried)
         # Declared stateless so that the next stage does not wait for it. It still runs because its result is used.
         told = tf.numpy_function(self._emit, [position, result["logits"]], tf.bool, stateful=False)
@@ -82,8 +76,6 @@ class TensorFlowEngine(Engine):
         return True
 
     def run(self, inputs, run):
-        import tensorflow as tf
-
         program = self.program(run.first, run.last)
         with self._lock:
             self._run = run
@@ -117,8 +109,6 @@ class _TracedStage:
     """
 
     def __init__(self, model):
-        import tensorflow as tf
-
         def specs(tensors):
             return [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
 

@@ -72,7 +72,7 @@ def test_fitted_thresholds_are_exported(exported, predictor, digits):
         (dict(confidence=0.5, average_budget=1e6), "One of .*confidence=0.5, average_budget=1000000.0, risk=None"),
         (dict(confidence=[0.5]), r"one value for each exit but the last of .* Received: 1 values"),
         (dict(confidence=float("nan")), "`confidence` must be numbers. Received: nan"),
-        (dict(confidence=0.5, batch_size=0), "`batch_size` must be an int, at least 1. Received: 0"),
+        (dict(confidence=0.5, batch_size=0), "`batch_size` must be a positive int. Received: batch_size=0"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message, exported, digits):
