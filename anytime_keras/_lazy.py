@@ -9,6 +9,8 @@ class _Module:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # doctest, `inspect` and `copy` ask every object for such attributes
+            raise AttributeError(name)
         return getattr(importlib.import_module(self._name), name)
 
 
