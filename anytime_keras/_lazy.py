@@ -1,4 +1,4 @@
-"""Packages that are imported when they are first used, because a backend needs only its own."""
+"""Modules that are imported when they are first used: a backend needs only its own, and only plots need Matplotlib."""
 
 import importlib
 from typing import Any
@@ -15,3 +15,4 @@ class _Module:
 
 
 jax, tf, tfds = map(_Module, ("jax", "tensorflow", "tensorflow_datasets"))
+style = _Module("anytime_keras.evaluation.style")
