@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -99,16 +100,15 @@ def lock_folder(folder: pathlib.Path) -> int | None:
 
 def write(path: pathlib.Path, content: bytes) -> None:
     """Writes a file atomically."""
-    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(descriptor, "wb") as file:
+        with open(unfinished, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(unfinished, 0o644)  # `mkstemp` sets 0o600
         os.replace(unfinished, path)
     except BaseException:
-        pathlib.Path(unfinished).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Packages that are imported when they are first used, because a backend needs only its own."""
+"""Modules that are imported when they are first used: a backend needs only its own, and only plots need Matplotlib."""
 
 import importlib
 from typing import Any
@@ -9,7 +9,10 @@ class _Module:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # doctest, `inspect` and `copy` ask every object for such attributes
+            raise AttributeError(name)
         return getattr(importlib.import_module(self._name), name)
 
 
 jax, tf, tfds = map(_Module, ("jax", "tensorflow", "tensorflow_datasets"))
+style = _Module("anytime_keras.evaluation.style")

@@ -73,3 +73,17 @@ def test_only_missing_empty_and_marked_folders_may_be_written(tmp_path, monkeypa
     for name in ("photos", "file"):
         with pytest.raises(FileExistsError, match="is not a set, so it is not replaced. Choose another folder."):
             _files.check_folder(tmp_path / name, "mark", "a set", overwrite=True)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_are_replaced_with_the_permissions_that_the_user_wants(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        _files.put(tmp_path / "new" / "file", "first")
+        (tmp_path / "new" / "file.0123.part").touch()  # of a killed process
+        _files.put(tmp_path / "new" / "file", "zweite Zeile, größer")
+    finally:
+        os.umask(before)
+    assert os.listdir(tmp_path / "new") == ["file"]
+    assert (tmp_path / "new" / "file").read_text(encoding="utf-8") == "zweite Zeile, größer"
+    assert (tmp_path / "new" / "file").stat().st_mode & 0o777 == 0o666 & ~mask

@@ -5,6 +5,7 @@ import pathlib
 import re
 import string
 
+from anytime_keras import _tables
 from anytime_keras.classifier import facts
 
 PLOT = "curve.png"
@@ -77,8 +78,7 @@ def _table(costs, curve):
     if curve is not None:
         headings += ["accuracy", "loss"]
         rows = [[*row, f"{100 * (1 - point.error):.2f}%", f"{point.loss:.3f}"] for row, point in zip(rows, curve)]
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _tables.markdown(headings, rows)
 
 
 def _data(about):

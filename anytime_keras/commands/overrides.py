@@ -2,7 +2,7 @@
 
 import json
 
-from anytime_keras._errors import check_known
+from anytime_keras._errors import nearest
 
 
 def changed(recipe: dict, settings: list[str]) -> dict:
@@ -24,11 +24,12 @@ def changed(recipe: dict, settings: list[str]) -> dict:
             value = text
         place = content
         for depth, key in enumerate(outer):
-            check_known([key], place, unknown)
+            if key not in place:
+                raise ValueError(f"{unknown} {nearest(key, place)}")
             place[key] = place = {} if place[key] is None else place[key]
             if not isinstance(place, dict):
                 raise ValueError(f"--set={setting}: `{'.'.join(outer[: depth + 1])}` has no fields.")
-        if not outer:
-            check_known([last], content, unknown)
+        if not outer and last not in content:
+            raise ValueError(f"{unknown} {nearest(last, content)}")
         place[last] = value
     return content

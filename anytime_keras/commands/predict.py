@@ -8,6 +8,7 @@ an exported set, a .keras file, or hf://user/model. The images are files, folder
 Of several images, those that cannot be decoded are reported, the others are classified, and the exit status is 1.
 """
 
+import contextlib
 import glob
 import json
 import os
@@ -43,9 +44,11 @@ def run(flags, arguments):
     options = {} if flags.engine is None else {"engine": flags.engine}
     classifier = ak.Classifier.from_preset(network, flags.weights, **options)
     paths = image_files(images)
+    skipped = (crops.CorruptImage,) if len(paths) > 1 else ()
     for path in paths:
-        decoding.check_file(path)  # by its header, before the network is prepared
-        decoding.check_size(crops.stored_size(path), f"'{path}'")
+        with contextlib.suppress(*skipped):
+            decoding.check_file(path)  # by its header, before the network is prepared
+            decoding.check_size(crops.stored_size(path), f"'{path}'")
     if flags.budget_macs is not None:  # compiles the exit, which does not count as time for an image
         _answers(classifier, np.zeros(classifier.preprocessor.image_shape, "uint8"), flags)
     records, corrupt, width = [], [], max(map(len, paths))
@@ -56,9 +59,7 @@ def run(flags, arguments):
                     records.append(_record(path, answer, flags.top))
                 else:
                     print(_text(path, answer, flags.top, width), flush=True)
-        except crops.CorruptImage as error:
-            if len(paths) == 1:
-                raise
+        except skipped as error:
             corrupt.append(path)
             if flags.json:
                 records.append({"image": path, "error": str(error)})

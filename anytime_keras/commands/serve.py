@@ -80,7 +80,8 @@ def _bound(host, port):
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
-        raise ValueError(f"Cannot listen on --host={host} --port={port}: {error.strerror or error}.") from error
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # `create_server` repeats the address
+        raise ValueError(f"Cannot listen on --host={host} --port={port}: {reason}.") from error
 
 
 def _server(name, flags):

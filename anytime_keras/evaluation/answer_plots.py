@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from anytime_keras.evaluation import style
+from anytime_keras._lazy import style
 
 MOST_CLASSES = 5
 FRAME_MS = 900

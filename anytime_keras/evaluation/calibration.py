@@ -6,7 +6,7 @@ import numpy as np
 
 from anytime_keras import _tables
 from anytime_keras._checks import check_choice, check_int
-from anytime_keras.evaluation import style
+from anytime_keras._lazy import style
 
 MOST_PANELS = 4  # per row of a reliability plot
 

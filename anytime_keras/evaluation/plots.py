@@ -5,7 +5,7 @@ import math
 import pathlib
 
 from anytime_keras._checks import check_choice
-from anytime_keras.evaluation import style
+from anytime_keras._lazy import style
 from anytime_keras.evaluation.curve import Curve
 
 AXIS = {

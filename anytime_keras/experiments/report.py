@@ -36,6 +36,7 @@ def reproduce(name, settings, runs, results, quick=False):
             raise ValueError(f"'{path}' contains runs that these settings omit. Choose another directory of results.")
     for _, members in ensembles:
         runs.need_networks(members)
+    path.parent.mkdir(parents=True, exist_ok=True)  # fails before the runs if it is not possible
 
     def save():
         ready = [pair for pair in ensembles if all(map(runs.finished, pair[1]))]
@@ -100,7 +101,7 @@ def write_page(results):
     if not found:
         raise ValueError(f"There are no results in '{results}'. Run `anytime-keras reproduce table1 --quick` first.")
     page = pathlib.Path(results) / "README.md"
-    text = page.read_text() if page.exists() else INTRODUCTION
+    text = page.read_text(encoding="utf-8") if page.exists() else INTRODUCTION
     for name, path in found.items():
         begin, end, content = BEGIN.format(name), END.format(name), read(path)
         if begin not in text:

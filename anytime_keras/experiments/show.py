@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from anytime_keras._lazy import style
 from anytime_keras.experiments.summaries import FRACTIONS, GRID, means, means_by_seed
 
 HEADING = [f"{fraction:g}" for fraction in FRACTIONS]
@@ -82,8 +83,6 @@ def inflations(summary, paper):
 
 def draw_losses(summary):
     """Plots Figure 3: relative increase in training loss over the exits."""
-    from anytime_keras.evaluation import style  # needs Matplotlib
-
     figure = style.picture()
     axes = figure.add_subplot()
     for line, (row, values) in enumerate(summary["rows"].items()):
@@ -98,8 +97,6 @@ def draw_losses(summary):
 
 def draw_budgets(summary):
     """Plots error within each budget, one axes for each panel, and the weights that AdaLoss learned."""
-    from anytime_keras.evaluation import style
-
     count = len(summary["panels"]) + bool(summary["weights"])
     figure = style.picture(max(6.4, 4.6 * count), 4.2)
     every = figure.subplots(1, count, squeeze=False)[0]

@@ -91,7 +91,7 @@ def check_file(path):
     if not pathlib.Path(path).is_file():
         raise ValueError(f"There is no image '{path}'.")
     if pathlib.Path(path).stat().st_size == 0:
-        raise ValueError(f"An image file must not be empty. Received: '{path}' with 0 bytes.")
+        raise CorruptImage(f"An image file must not be empty. Received: '{path}' with 0 bytes.")
 
 
 def check_size(shape, name):

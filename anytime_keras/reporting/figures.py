@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from anytime_keras.evaluation import style
+from anytime_keras._lazy import style
 from anytime_keras.evaluation.plots import draw_curves
 
 

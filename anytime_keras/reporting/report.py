@@ -13,7 +13,7 @@ from anytime_keras.evaluation import Samples, evaluate
 from anytime_keras.evaluation.evaluate import weighted_batches
 from anytime_keras.inference import EANN, risk
 from anytime_keras.inference.monotone import joined
-from anytime_keras.reporting import measure, page, sections
+from anytime_keras.reporting import figures, measure, page, sections
 
 
 def report(
@@ -150,8 +150,6 @@ class Report:
 
     def figures(self):
         """Returns a dict from a name to each plot, a `matplotlib.figure.Figure`."""
-        from anytime_keras.reporting import figures  # only plots need Matplotlib
-
         return {
             "curve": figures.curves(self.curve, self.smaller),
             "early_exit": figures.early_exit(self.curve, self.early_exit, self.promises, self.smaller),

@@ -1,6 +1,6 @@
 """Plots of serving: what each policy achieves at each load."""
 
-from anytime_keras.evaluation import style
+from anytime_keras._lazy import style
 
 STATIC = "0.8"  # grey
 

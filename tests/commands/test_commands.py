@@ -300,18 +300,22 @@ def test_a_corrupt_image_is_named(trained, digit):
 
 @pytest.mark.parametrize("option", ["--json", "--stream", "--budget_macs=1e9"])
 def test_a_corrupt_image_does_not_keep_others_from_being_classified(option, trained, digit, tmp_path, capsys):
-    corrupt, last = tmp_path / "a_corrupt.png", tmp_path / "last.png"
+    corrupt, empty, text = (tmp_path / f"a_{number}.png" for number in range(3))
     corrupt.write_bytes(digit.read_bytes()[:-40])
-    shutil.copy(digit, last)
-    with pytest.raises(SystemExit, match=f"1 of 3 images cannot be decoded, such as '{corrupt}'"):
+    empty.touch()
+    text.write_text("a cat")
+    last = shutil.copy(digit, tmp_path / "last.png")
+    with pytest.raises(SystemExit, match=f"3 of 5 images cannot be decoded, such as '{corrupt}'"):
         run("predict", trained, tmp_path, option)
     said = capsys.readouterr()
     if option == "--json":
         records = json.loads(said.out)
-        assert [record["image"] for record in records] == [str(corrupt), str(digit), str(last)]
-        assert f"'{corrupt}' cannot be decoded" in records[0]["error"] and "predictions" in records[2]
+        assert [record["image"] for record in records] == list(map(str, (corrupt, empty, text, digit, last)))
+        assert f"'{corrupt}' cannot be decoded" in records[0]["error"] and "0 bytes" in records[1]["error"]
+        assert f"'{text}' cannot be decoded" in records[2]["error"] and "predictions" in records[4]
     else:
-        assert f"'{corrupt}' cannot be decoded" in said.err and str(digit) in said.out and str(last) in said.out
+        assert f"'{corrupt}' cannot be decoded" in said.err and f"'{empty}' with 0 bytes" in said.err
+        assert str(digit) in said.out and str(last) in said.out
 
 
 def test_help_lists_commands_and_their_flags(capsys):

@@ -76,5 +76,5 @@ def test_a_port_in_use_is_reported_before_networks_are_loaded():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(SystemExit, match="Cannot listen on --host=127.0.0.1 --port=.*in use"):
+        with pytest.raises(SystemExit, match=r"Cannot listen on --host=127.0.0.1 --port=\d+: [^()]*in use\.$"):
             commands.main(["anytime-keras", "serve", "a", f"--port={taken.getsockname()[1]}"])

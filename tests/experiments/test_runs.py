@@ -87,6 +87,14 @@ def test_a_result_grows_with_each_run(images, finished, tmp_path, taken, monkeyp
     assert own.run([first, second, third], after=lambda: seen.append(len(own.stored))) and seen == [2, 3]
 
 
+def test_a_directory_that_cannot_be_made_is_refused_before_the_first_run(images, tmp_path, taken):
+    (tmp_path / "file").touch()
+    own = module.Runs(tmp_path / "runs", at_once=1, say=str)
+    with pytest.raises(OSError, match="file"):
+        report.reproduce("table4", settings("table4", images), own, tmp_path / "file" / "results")
+    assert not taken
+
+
 def test_measurements_are_those_of_the_run(images, finished):
     path = finished / "results" / "table4.json"
     first, second = report.read(path)["runs"]

@@ -80,6 +80,7 @@ def test_plot_draws_the_manifests(capsys, tmp_path):
         (["evaluate", DIGITS, "--weights=cifar10"], "Known: 'digits'"),
         (["table", "--readme=/nowhere"], "/nowhere"),
         (["train", DIGITS, "--set=epoch=3"], "Did you mean 'epochs'"),
+        (["train", DIGITS, "--set=optimiser={}"], "--set=optimiser={} must name a field"),
         (["train", DIGITS, "--set=epochs"], "--set must look like"),
         (["train", DIGITS, "--minutes=0"], "minutes=0"),
         (["train", DIGITS, "--data=nowhere.npz"], "nowhere.npz"),
