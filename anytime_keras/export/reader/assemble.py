@@ -1,6 +1,7 @@
 """Assembles the reader into one file, which needs neither Keras nor `anytime_keras`."""
 
 import ast
+import collections
 import pathlib
 
 FOLDER = pathlib.Path(__file__).parents[2]  # the package
@@ -42,7 +43,7 @@ def assemble():
     >>> "\\nimport keras" in source, "\\nfrom anytime_keras" in source
     (False, False)
     """
-    imports, bodies = set(), []
+    imports, names_from, bodies = set(), collections.defaultdict(set), []
     for module in MODULES:
         source = (FOLDER / f"{module}.py").read_text(encoding="utf-8")
         lines, tree = source.splitlines(keepends=True), ast.parse(source)
@@ -50,17 +51,19 @@ def assemble():
         for node in tree.body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 left_out.append(node)
-                if not ast.unparse(node).startswith("from anytime_keras"):
+                if isinstance(node, ast.Import):
                     imports.add(ast.unparse(node))
+                elif not node.module.startswith("anytime_keras"):
+                    names_from[node.module].update(map(ast.unparse, node.names))
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 left_out.append(node)
         for node in left_out:
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
         bodies.append(f"# {module.removesuffix('/__init__')}\n\n" + "".join(lines).strip())
-    pillow = {line for line in imports if line.startswith("from PIL import ")}
+    names = sorted(names_from.pop("PIL"))
+    imports |= {f"from {module} import {', '.join(sorted(found))}" for module, found in names_from.items()}
     third_party = [line for line in imports if "numpy" in line]
-    standard = sorted(imports.difference(third_party, pillow))
-    names = sorted({name for line in pillow for name in line.removeprefix("from PIL import ").split(", ")})
+    standard = sorted(imports.difference(third_party))
     optional = PILLOW.format(names=", ".join(names), missing=" = ".join(names))
     parts = [HEAD, "\n".join(standard) + "\n\n" + "\n".join(third_party) + f"\n\n{optional}"]
     parts += [body + "\n" for body in bodies]
