@@ -2,9 +2,9 @@
 
 import json
 import pathlib
-import re
 import string
 
+from anytime_keras import _tables
 from anytime_keras.classifier import facts
 
 PLOT = "curve.png"
@@ -19,7 +19,7 @@ def text(classifier, preset=None):
     title = about.get("name") or getattr(classifier.model, "name", "classifier")
     preset = preset or "path/of/this/folder"
     height, width, channels = classifier.preprocessor.image_shape
-    filled = string.Template(TEMPLATE.read_text()).substitute(
+    fields = dict(
         front_matter=_front_matter(title, about, curve),
         title=title,
         num_classes=len(classifier.class_names),
@@ -39,7 +39,8 @@ def text(classifier, preset=None):
         training=_training(about),
         licence=f"Weights: {about['licence']}." if about.get("licence") else "The licence is not recorded.",
     )
-    return re.sub(r"\n{3,}", "\n\n", filled)  # without the paragraphs that are empty
+    paragraphs = (string.Template(part).substitute(fields) for part in TEMPLATE.read_text().split("\n\n"))
+    return "\n\n".join(filter(None, paragraphs))
 
 
 def _front_matter(title, about, curve):
@@ -77,8 +78,7 @@ def _table(costs, curve):
     if curve is not None:
         headings += ["accuracy", "loss"]
         rows = [[*row, f"{100 * (1 - point.error):.2f}%", f"{point.loss:.3f}"] for row, point in zip(rows, curve)]
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _tables.markdown(headings, rows)
 
 
 def _data(about):
