@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import string
 
 from anytime_keras import _tables
@@ -20,7 +19,7 @@ def text(classifier, preset=None):
     title = about.get("name") or getattr(classifier.model, "name", "classifier")
     preset = preset or "path/of/this/folder"
     height, width, channels = classifier.preprocessor.image_shape
-    filled = string.Template(TEMPLATE.read_text()).substitute(
+    fields = dict(
         front_matter=_front_matter(title, about, curve),
         title=title,
         num_classes=len(classifier.class_names),
@@ -40,7 +39,8 @@ def text(classifier, preset=None):
         training=_training(about),
         licence=f"Weights: {about['licence']}." if about.get("licence") else "The licence is not recorded.",
     )
-    return re.sub(r"\n{3,}", "\n\n", filled)  # without the paragraphs that are empty
+    paragraphs = (string.Template(part).substitute(fields) for part in TEMPLATE.read_text().split("\n\n"))
+    return "\n\n".join(filter(None, paragraphs))
 
 
 def _front_matter(title, about, curve):

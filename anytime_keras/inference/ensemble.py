@@ -312,9 +312,8 @@ class EnsembleStages(Stages):
 
 
 def _checked(members):
-    members = list(members) if isinstance(members, (list, tuple)) else []
-    if len(members) < 2:
-        raise ValueError(f"An EANN needs a list of two members or more. Received: {len(members)} in a list.")
+    if not isinstance(members, (list, tuple)) or len(members) < 2:
+        raise ValueError(f"An EANN needs a list of two members or more. Received: {members!r:.100}.")
     for member in members:
         if not graph.is_functional(member):
             raise ValueError(f"Members must be functional Keras models with exits. Received: {type(member).__name__}.")
@@ -324,7 +323,7 @@ def _checked(members):
     costs = [exit_costs(member)[-1].with_all_heads for member in members]
     if sorted(set(costs)) != costs:
         raise ValueError(f"Members must be in order of increasing cost. Received: {costs} MACs.")
-    return members
+    return list(members)
 
 
 def _shapes(member):

@@ -382,6 +382,12 @@ def test_the_front_matter_is_yaml(classifier):
     assert yaml.safe_load(classifier.model_card().split("---\n")[1])["library_name"] == "anytime_keras"
 
 
+def test_the_model_card_has_the_description_as_it_is():
+    description = "Costs $5.\n\n```\nfirst\n\n\nsecond\n```"
+    assert f"in time.\n\n{description}\n\n## Use" in small(about={"description": description}).model_card()
+    assert "in time.\n\n## Use" in small().model_card()
+
+
 def test_other_licences_are_named_for_the_hub():
     text = small(about={"licence": "ImageNet's terms", "name": "animals"}).model_card()
     assert 'license: "other"' in text and "license_name: \"ImageNet's terms\"" in text

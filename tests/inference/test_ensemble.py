@@ -158,6 +158,8 @@ def test_it_is_equal_after_saving_and_loading(eann, digits, images, tmp_path):
 def test_members_that_do_not_fit_are_refused(digits):
     with pytest.raises(ValueError, match="two members"):
         ak.EANN([member(1)], digits.validation)
+    with pytest.raises(ValueError, match="a list of two members or more. Received: <generator"):
+        ak.EANN((member(units) for units in (1, 2)), digits.validation)
     with pytest.raises(ValueError, match="order of increasing cost"):
         ak.EANN([member(2), member(1)], digits.validation)
     with pytest.raises(ValueError, match="same input"):
