@@ -60,9 +60,9 @@ def cached_file(stage, damage, rng):
 def checkpoint_file(stage, damage, rng):
     """The last checkpoint's weights or state: reported and skipped, and the previous checkpoint is used."""
     saving = stage.saving
-    last = saving.checkpoints._all()[-1]
+    last = saving.checkpoints.all()[-1]
     path = last / str(rng.choice(["training.weights.h5", "state.json"]))
-    with _damaged(path, damage, rng, saving.checkpoints._all()[0] / path.name) as changed, warnings.catch_warnings():
+    with _damaged(path, damage, rng, saving.checkpoints.all()[0] / path.name) as changed, warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # of a skipped checkpoint
         try:
             epoch, _ = saving.checkpoints.restore(saving.reader, saving.read_weighting)

@@ -236,7 +236,7 @@ def test_a_partly_written_checkpoint_is_never_read(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="power cut"):
         train(recipe, tmp_path, verbose=False)
     monkeypatch.undo()
-    assert [place.name for place in Checkpoints(tmp_path / "checkpoints")._all()] == ["epoch-00001"]
+    assert [place.name for place in Checkpoints(tmp_path / "checkpoints").all()] == ["epoch-00001"]
     assert len(train(recipe, tmp_path, resume=True, verbose=False).history) == 2
 
 
