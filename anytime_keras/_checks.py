@@ -28,8 +28,8 @@ def check_one(optional: bool = False, **arguments: Any) -> None:
     if count > 1 or (count == 0 and not optional):
         *names, last = (f"`{name}`" for name in arguments)
         received = ", ".join(f"{name}={value}" for name, value in arguments.items())
-        rule = f"of {', '.join(names)} and {last} {'can' if optional else 'must'} be given"
-        raise ValueError(f"{'Only one' if optional else 'One'} {rule}. Received: {received}.")
+        rule = f"one of {', '.join(names)} and {last} {'can' if optional else 'must'} be given"
+        raise ValueError(f"{'Only' if optional else 'Exactly'} {rule}. Received: {received}.")
 
 
 def check_period(update_period: Any) -> int:

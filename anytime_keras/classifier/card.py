@@ -39,7 +39,8 @@ def text(classifier, preset=None):
         training=_training(about),
         licence=f"Weights: {about['licence']}." if about.get("licence") else "The licence is not recorded.",
     )
-    paragraphs = (string.Template(part).substitute(fields) for part in TEMPLATE.read_text().split("\n\n"))
+    parts = TEMPLATE.read_text(encoding="utf-8").split("\n\n")
+    paragraphs = (string.Template(part).substitute(fields) for part in parts)
     return "\n\n".join(filter(None, paragraphs))
 
 

@@ -94,6 +94,11 @@ class LatencyTable:
         Raises:
             ValueError: if the file is not a latency table, or was measured on another machine or backend.
         """
+        if not isinstance(path, (str, pathlib.Path)):
+            raise ValueError(
+                "Latencies must be a `LatencyTable` or the path of a saved one. "
+                f"Received: {path!r} of type {type(path).__name__}."
+            )
         try:
             content = json.loads(pathlib.Path(path).read_text())
             if content["quantiles"] != list(QUANTILES):

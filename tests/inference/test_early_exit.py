@@ -165,7 +165,7 @@ def test_budgets_that_are_not_fitted_or_cannot_be_kept_are_refused(learner):
     with pytest.raises(ValueError, match="must be a number of MACs. Received: average_budget=nan"):
         predictor.fit_thresholds(validation, float("nan"))
     for wrong in ({}, {"confidence": 0.5, "average_budget": 100}):
-        with pytest.raises(ValueError, match="One of `confidence`, `average_budget`, `risk` and `max_drop`"):
+        with pytest.raises(ValueError, match="Exactly one of `confidence`, `average_budget`, `risk` and `max_drop`"):
             predictor.predict_batch(validation[0], **wrong)
     with pytest.raises(ValueError, match="one value for each exit but the last.*Received: 2 values"):
         predictor.predict_batch(validation[0], confidence=[0.5, 0.5])

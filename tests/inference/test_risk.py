@@ -191,8 +191,8 @@ def test_impossible_guarantees_are_refused_before_any_work(trained):
         yield
 
     for wrong, message in [
-        ({}, "One of `average_budget`, `risk` and `max_drop`"),
-        ({"risk": 0.1, "max_drop": 0.1}, "One of `average_budget`, `risk` and `max_drop`"),
+        ({}, "Exactly one of `average_budget`, `risk` and `max_drop`"),
+        ({"risk": 0.1, "max_drop": 0.1}, "Exactly one of `average_budget`, `risk` and `max_drop`"),
         ({"risk": []}, r"`risk` must be .*at least one. Received: risk=\[\]"),
         ({"average_budget": []}, "`average_budget` must be .*at least one"),
         ({"risk": 0}, "`risk` must be a number between 0 and 1. Received: risk=0"),
@@ -207,7 +207,7 @@ def test_impossible_guarantees_are_refused_before_any_work(trained):
         predictor.fit_thresholds((x[:50], y[:50]), risk=0.01)
     with pytest.raises(ValueError, match="equal weight"):
         predictor.fit_thresholds((x, y, np.ones(len(y))), risk=0.1)
-    with pytest.raises(ValueError, match="One of `confidence`"):
+    with pytest.raises(ValueError, match="Exactly one of `confidence`"):
         predictor.predict_batch(x, confidence=0.9, risk=0.1)
     with pytest.raises(ValueError, match="No threshold is fitted for `max_drop` 0.3"):
         predictor.predict_batch(x, max_drop=0.3)

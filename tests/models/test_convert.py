@@ -525,8 +525,8 @@ def test_layers_that_cannot_carry_an_exit_are_named_with_the_reason():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({}, "One of `exits`, `num_exits` and `every` must be given"),
-        ({"num_exits": 3, "every": 2}, "One of `exits`, `num_exits` and `every` must be given"),
+        ({}, "Exactly one of `exits`, `num_exits` and `every` must be given"),
+        ({"num_exits": 3, "every": 2}, "Exactly one of `exits`, `num_exits` and `every` must be given"),
         ({"exits": "join_1"}, "list of layer names.*'join_1'"),
         ({"num_exits": 1}, "2 or more.*num_exits=1"),
         ({"num_exits": 99}, "num_exits=99.*join_1"),

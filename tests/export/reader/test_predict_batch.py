@@ -68,8 +68,8 @@ def test_fitted_thresholds_are_exported(exported, predictor, digits):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(), "One of `confidence`, `average_budget`, `risk` and `max_drop` must be given"),
-        (dict(confidence=0.5, average_budget=1e6), "One of .*confidence=0.5, average_budget=1000000.0, risk=None"),
+        (dict(), "Exactly one of `confidence`, `average_budget`, `risk` and `max_drop` must be given"),
+        (dict(confidence=0.5, average_budget=1e6), "Exactly .*confidence=0.5, average_budget=1000000.0, risk=None"),
         (dict(confidence=[0.5]), r"one value for each exit but the last of .* Received: 1 values"),
         (dict(confidence=float("nan")), "`confidence` must be numbers. Received: nan"),
         (dict(confidence=0.5, batch_size=0), "`batch_size` must be a positive int. Received: batch_size=0"),
