@@ -39,7 +39,8 @@ def test_the_zoos_network_has_the_accuracy_of_its_manifest(cifar10):
     assert entry.content["data"]["class_names"][::9] == ["airplane", "truck"]
     stated = entry.accuracies
     assert [1 - error for error in curve.errors] == pytest.approx(stated, abs=0.001)
-    assert stated[-1] > 0.85 and stated == sorted(stated)
+    assert stated[-1] > 0.85
+    assert np.diff(stated).min() > -0.005, "an exit is much less accurate than the one before it"
 
 
 def test_a_few_hundred_steps_reduce_the_error_and_later_exits_are_better(cifar10, tmp_path):
