@@ -29,9 +29,9 @@ class Server:
     One thread runs the network in batches and decides anew at each exit, by a `Scheduler`, which requests leave with
     the answer they have. A batch runs straight to the last exit, which is faster, if requests that arrive meanwhile can
     wait for that. Requests are refused only if not even the first allowed exit can meet the deadline, or if the queue
-    is full of requests at least as urgent. `submit` is thread-safe. Close the server, or use it in a `with` statement.
-    Threads that run Python may delay the network by `sys.getswitchinterval()`, 5 ms by default; `anytime-keras serve`
-    sets 0.5 ms.
+    is full of requests at least as urgent. If a batch fails, its requests run one by one, since one input may be the
+    cause. `submit` is thread-safe. Close the server, or use it in a `with` statement. Threads that run Python may delay
+    the network by `sys.getswitchinterval()`, 5 ms by default; `anytime-keras serve` sets 0.5 ms.
 
     Args:
         model: `Predictor`, `Classifier` or functional Keras model whose outputs are its exits. A classifier takes raw
@@ -258,14 +258,21 @@ class Server:
         if len(members) < len(batch):
             self.stats.count("cancelled", len(batch) - len(members))
         if members:
-            try:
-                self._run(members, straight)
-            except BaseException as error:  # the engine's, or SystemExit in a callback; later batches may succeed
-                for request in members:
-                    if not request.payload.future.done():
-                        self.stats.count("failed")
-                        _settle(request.payload.future.set_exception, error)
+            self._run_or_fail(members, straight)
         return True
+
+    def _run_or_fail(self, members, straight):
+        """Runs a batch. If that fails, runs its requests one by one, because a single input may be the cause."""
+        try:
+            self._run(members, straight)
+        except BaseException as error:  # the engine's, or SystemExit in a callback; later batches may succeed
+            self._free = time.perf_counter()
+            for request in [request for request in members if not request.payload.future.done()]:
+                if len(members) > 1:
+                    self._run_or_fail([request], straight=False)
+                else:
+                    self.stats.count("failed")
+                    _settle(request.payload.future.set_exception, error)
 
     def _run(self, members, straight):
         """Runs a batch of requests, and delivers the answer of each when it leaves."""
@@ -328,7 +335,8 @@ class Server:
     def _deliver(self, request, answer, leaves):
         pending = request.payload
         acceptable = answer.position >= request.min_exit
-        if pending.on_answer is not None and acceptable:
+        if pending.on_answer is not None and acceptable and answer.position > pending.position:
+            pending.position = answer.position
             try:
                 pending.on_answer(answer)
             except BaseException as error:  # even SystemExit must not fail the other requests of the batch
@@ -354,10 +362,11 @@ class Server:
 class _Pending:
     """What the server keeps for a request."""
 
-    __slots__ = ("inputs", "future", "on_answer", "error")
+    __slots__ = ("inputs", "future", "on_answer", "position", "error")
 
     def __init__(self, inputs, future, on_answer):
         self.inputs, self.future, self.on_answer = inputs, future, on_answer
+        self.position = -1  # of the last exit that `on_answer` received; a failed batch starts again
         self.error = None  # raised by `on_answer`
 
 

@@ -197,6 +197,29 @@ def test_an_error_in_a_stage_fails_its_batch_only(gated, monkeypatch):
     assert gated.submit(sample(), deadline=30).result(20).exit == "late"
 
 
+def test_an_input_that_fails_in_a_late_stage_fails_no_other_request_of_its_batch(busy, gate, monkeypatch):
+    engine, sizes, seen = busy._runner.engine, [], []
+    stage = engine.stage
+
+    def fail(position, carried, inputs):
+        values = engine.array(inputs[0])
+        if position == 1:
+            sizes.append(len(values))
+            if (values == 7).any():
+                raise IndexError("an index is out of bounds")
+        return stage(position, carried, inputs)
+
+    monkeypatch.setattr(engine, "stage", fail)
+    bad = busy.submit(np.full(4, 7, "float32"), deadline=30)
+    good = busy.submit(sample(), deadline=30, on_answer=lambda answer: seen.append(answer.exit))
+    count = busy.stats.failed
+    gate.set()
+    assert good.result(20).exit == "late" and seen == ["early", "late"]
+    with pytest.raises(IndexError, match="an index is out of bounds"):
+        bad.result(20)
+    assert sizes == [2, 1, 1] and busy.stats.failed == count + 1
+
+
 def test_a_failing_callback_affects_no_other_request(busy, gate):
     calls = []
 
