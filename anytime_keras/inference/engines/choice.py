@@ -47,6 +47,11 @@ def create(stages, inputs, name="auto", num_threads=None, dtype=None, representa
     names = compared() if name == "auto" else (name,) if name in FILE_ENGINES else ()
     if name == "auto" and not (keras.backend.backend() == "tensorflow" and runtime.on_cpu()):
         names = ()
+    if dtype is not None and not names:
+        raise ValueError(
+            f"`dtype={dtype!r}` needs one of the engines {FILE_ENGINES}. `engine='auto'` uses them only on a CPU with "
+            f"the TensorFlow backend. Received: engine={name!r}, backend {keras.backend.backend()!r}."
+        )
     if name != "auto":
         for own in names:
             runtimes.RUNTIMES[own]()  # raises if the package is missing
