@@ -162,7 +162,8 @@ class Server:
         """Asks for an answer by a deadline. Returns at once.
 
         Args:
-            x: input of one sample; for a classifier, a raw image.
+            x: input of one sample, whose batch axis may be left out if the network has a single input; for a
+                classifier, a raw image.
             deadline: float, seconds from now, above 0; more than 60 count as 60.
             priority: int from 1 (most urgent) to 9; 0 means 5, the default. More urgent requests are served first.
             min_exit: str, the first acceptable exit. The request fails rather than getting a worse answer.
