@@ -3,9 +3,11 @@
 import concurrent.futures
 import contextlib
 import math
+import os
 import threading
 import time
 
+from anytime_keras._forks import check_process
 from anytime_keras.classifier import Classifier, LabeledAnswer
 from anytime_keras.serving import arguments, policies, v2
 from anytime_keras.serving.runner import Runner
@@ -75,6 +77,7 @@ class Server:
         self.accuracies = arguments.accuracies_of(accuracies, self.classifier, predictor)
         self._confidence, self._changed, self._closing = None, threading.Condition(), False
         self._free = 0.0  # from when a running stage is timed
+        self._pid = os.getpid()
         self.stats = Stats(len(self.exit_names))
         times = self._measured(max_batch)
         self._confidence = confidence
@@ -180,7 +183,7 @@ class Server:
             Overloaded: if the queue is full of requests at least as urgent, or the deadline cannot be met; with an
                 estimate, `retry_after`.
             ValueError: if an argument is not valid.
-            RuntimeError: if the server is closed.
+            RuntimeError: if the server is closed, or was made in another process of which this is a fork.
         """
         self.check_request(deadline, priority, min_exit, min_accuracy, on_answer)
         begin = time.perf_counter()
@@ -192,6 +195,7 @@ class Server:
 
         The deadline and the seconds of the answers count from `begin`, a moment of `time.perf_counter`; None is now.
         """
+        check_process(self._pid, "A server")
         least = self.check_request(deadline, priority, min_exit, min_accuracy, on_answer, begin)
         begin = time.perf_counter() if begin is None else begin
         inputs = self._runner.start(x)

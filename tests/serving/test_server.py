@@ -12,6 +12,7 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras.serving import Overloaded, Server, policies
+from tests.faults.dying import in_child
 from tests.inference import networks
 from tests.serving.conftest import BACKEND, sample, slow_network
 
@@ -245,6 +246,19 @@ def test_an_exit_of_the_interpreter_in_a_callback_does_not_stop_the_server(busy,
         failing.result(20)
     assert first.result(20).exit == last.result(20).exit == "late"
     assert busy.submit(sample(), deadline=30).result(20).exit == "late" and busy.open
+
+
+def submit_in_a_fork(server):
+    """Returns the error of `submit`; without one, no thread would ever answer."""
+    try:
+        server.submit(sample(), deadline=30)
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_a_forked_process_gets_an_error_that_says_to_spawn(gated):
+    text = in_child(submit_in_a_fork, gated)
+    assert "A server works only in the process that made it" in text and "get_context('spawn')" in text
 
 
 def test_a_policy_that_ends_early_refuses_later_exits():
