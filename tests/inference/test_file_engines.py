@@ -496,9 +496,18 @@ def test_dtypes_that_a_runtime_lacks_are_refused(chain):
         ),
         (dict(dtype="int8"), "`representative`, samples of typical inputs, is needed for `dtype='int8'`"),
         (dict(dtype="float16", representative=samples), "is needed for `dtype='int8'` and for no other"),
+        (dict(dtype="int8", representative=samples * np.inf), "`representative` must contain finite numbers only"),
     ]:
         with pytest.raises(ValueError, match=message):
             predictor_for(chain, **options)
+
+
+@pytest.mark.tensorflow
+def test_the_error_names_why_no_runtime_can_run_a_network(all_compared):
+    callback = networks.chain([lambda x: x] * 2)
+    x = networks.inputs_for(callback, 8)
+    with pytest.raises(ValueError, match="'auto'` cannot run this network: LiteRT cannot .*Leave `dtype` out.$"):
+        ak.Predictor(callback, x, dtype="int8", representative=x)
 
 
 @pytest.mark.long
