@@ -87,6 +87,15 @@ def check_representative(argument, dtype, representative):
         )
 
 
+def check_finite(samples):
+    """Raises a ValueError if a list of arrays, the samples for 8-bit integers, has a NaN or an infinity.
+
+    TensorFlow's converter ends the process if a range of values is infinite.
+    """
+    if not all(np.isfinite(array).all() for array in samples if array.dtype.kind == "f"):
+        raise ValueError("`representative` must contain finite numbers only. Received: NaN or infinity.")
+
+
 def convert(parts, format, batch_size=None, dtype="float32", calibration=None):
     """Converts parts for a runtime. Requires TensorFlow, and Keras's TensorFlow backend.
 

@@ -108,6 +108,7 @@ def export(
             samples = by_name(representative, description["inputs"])
         except ValueError as error:
             raise ValueError(f"`representative` does not fit the network. {error}") from error
+        converters.check_finite(samples.values())
         calibration = converters.samples_of(chosen, samples, batch_size)
     with _files.writing_folder(path, overwrite) as folder:
         files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)

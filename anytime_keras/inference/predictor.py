@@ -372,4 +372,8 @@ def check_limits(deadline, budget, until):
 def _representative(stages, dtype, representative):
     """Returns typical inputs as a list of arrays; None unless the dtype is `"int8"`."""
     converters.check_representative("dtype", dtype, representative)
-    return None if representative is None else engines.base.arrays(stages.start(representative))
+    if representative is None:
+        return None
+    samples = engines.base.arrays(stages.start(representative))
+    converters.check_finite(samples)
+    return samples

@@ -11,6 +11,7 @@ from anytime_keras import runtime
 from anytime_keras.conversion import part_cache
 from anytime_keras.inference import engines, latency
 from anytime_keras.inference.answers import Answer, probabilities
+from anytime_keras.inference.engines.files import cut
 from anytime_keras.inference.jobs import Job
 from anytime_keras.inference.latency import LatencyTable
 from anytime_keras.inference.pace import Pace, StepPace, Times
@@ -159,7 +160,7 @@ class State:
     def times_for(self, inputs):
         """Returns the expected times for inputs of any batch size.
 
-        A batch of a size that is not prepared takes the time of the prepared batches in which the engine runs it, or
+        A batch of a size that is not prepared takes the time of prepared batches in which it could run, or
         of the next larger prepared size. An engine that compiles for each size gets it padded to that size.
 
         Returns:
@@ -191,7 +192,7 @@ class State:
             )
         larger = [own for own in known if own >= size]
         if self.engine.steps:
-            return size, Times.total([self.times[own] for own in self.engine.pieces(size)])
+            return size, Times.total([self.times[own] for own in cut(size, known[::-1])])
         if larger:
             return larger[0], self.times[larger[0]]
         return size, Times.total([self.times[known[-1]]] * -(-size // known[-1]))

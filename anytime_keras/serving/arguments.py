@@ -21,7 +21,7 @@ def check(policy, max_batch, max_queue, confidence):
     policies.check(policy)
     check_positive(max_batch=max_batch, max_queue=max_queue)
     if confidence is not None:
-        check_number("confidence", confidence, "from 0 to 1, or None", lambda number: 0 < number <= 1)
+        check_number("confidence", confidence, "above 0 and at most 1, or None", lambda number: 0 < number <= 1)
 
 
 def check_request(deadline, priority, on_answer, begin):

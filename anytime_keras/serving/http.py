@@ -109,6 +109,12 @@ def _overloaded(request, error):
     return JSONResponse({"error": str(error), "retry_after": error.retry_after}, 503, {"Retry-After": str(seconds)})
 
 
+def _refusal(server, message, retry_after):
+    """Counts a request that is refused before it reaches a server's queue; returns the error to raise."""
+    server.stats.count("refused")
+    return Overloaded(message, retry_after)
+
+
 class Api:
     """The endpoints; see `app`."""
 
@@ -161,7 +167,7 @@ class Api:
         """Answers a request of the Open Inference Protocol; its samples are scheduled one by one."""
         begin = _begun(request)
         name, server = self._named(request)
-        body = await self._body(request)
+        body = await self._body(request, server)
         length = request.headers.get("inference-header-content-length")
         parsed = await self._in_thread(len(body) > SMALL, v2.InferRequest, body, length)
         deadline = parsed.timeout or self._default
@@ -192,7 +198,7 @@ class Api:
             raise HTTPException(400, f"'{name}' takes tensors only: POST /v2/models/{name}/infer.")
         deadline, top, options = self._classify_options(request)
         server.check_request(deadline, **options)
-        body = await self._body(request)
+        body = await self._body(request, server)
         if not body:
             raise ValueError("The body must be a JPEG or PNG file. Received: an empty body.")
         image = await self._decode(body, server, begin + deadline)
@@ -206,11 +212,11 @@ class Api:
 
         def decode():
             if time.perf_counter() > end:
-                raise Overloaded("The deadline cannot be met. It passed before the image was decoded.", 0.0)
+                raise _refusal(server, "The deadline cannot be met. It passed before the image was decoded.", 0.0)
             return _decoded(body, server)
 
         if self._decoding >= MOST_DECODING:
-            raise Overloaded(f"{self._decoding} images wait to be decoded.", 1.0)
+            raise _refusal(server, f"{self._decoding} images wait to be decoded.", 1.0)
         self._decoding += 1
         try:
             return await self._in_thread(True, decode)
@@ -273,7 +279,7 @@ class Api:
                 raise HTTPException(499, "The client closed the connection.")
         return await waited
 
-    async def _body(self, request):
+    async def _body(self, request, server):
         """Reads the body, within `max_bytes` and `SLOWEST_BODY`."""
         length = request.headers.get("content-length", "0")
         if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -289,7 +295,7 @@ class Api:
                     if len(body) > self._most:
                         raise HTTPException(413, f"The body must have at most {self._most} bytes.")
                     if self._arriving > MOST_ARRIVING:
-                        raise Overloaded("Too many large bodies are arriving.", 1.0)
+                        raise _refusal(server, "Too many large bodies are arriving.", 1.0)
         except TimeoutError:
             text = f"The body must arrive within {SLOWEST_BODY:g} seconds."
             raise HTTPException(408, text, {"Connection": "close"}) from None

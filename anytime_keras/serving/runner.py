@@ -48,7 +48,7 @@ class Runner:
         """Converts the input of one request to a list of arrays.
 
         Args:
-            x: input of the model, with or without a batch axis of length 1.
+            x: input of the model, with a batch axis of length 1, which may be left out if there is a single input.
 
         Raises:
             ValueError: if it does not fit the model or contains several samples.

@@ -3,9 +3,11 @@
 import concurrent.futures
 import contextlib
 import math
+import os
 import threading
 import time
 
+from anytime_keras._forks import check_process
 from anytime_keras.classifier import Classifier, LabeledAnswer
 from anytime_keras.serving import arguments, policies, v2
 from anytime_keras.serving.runner import Runner
@@ -29,9 +31,9 @@ class Server:
     One thread runs the network in batches and decides anew at each exit, by a `Scheduler`, which requests leave with
     the answer they have. A batch runs straight to the last exit, which is faster, if requests that arrive meanwhile can
     wait for that. Requests are refused only if not even the first allowed exit can meet the deadline, or if the queue
-    is full of requests at least as urgent. `submit` is thread-safe. Close the server, or use it in a `with` statement.
-    Threads that run Python may delay the network by `sys.getswitchinterval()`, 5 ms by default; `anytime-keras serve`
-    sets 0.5 ms.
+    is full of requests at least as urgent. If a batch fails, its requests run one by one, since one input may be the
+    cause. `submit` is thread-safe. Close the server, or use it in a `with` statement. Threads that run Python may delay
+    the network by `sys.getswitchinterval()`, 5 ms by default; `anytime-keras serve` sets 0.5 ms.
 
     Args:
         model: `Predictor`, `Classifier` or functional Keras model whose outputs are its exits. A classifier takes raw
@@ -75,6 +77,7 @@ class Server:
         self.accuracies = arguments.accuracies_of(accuracies, self.classifier, predictor)
         self._confidence, self._changed, self._closing = None, threading.Condition(), False
         self._free = 0.0  # from when a running stage is timed
+        self._pid = os.getpid()
         self.stats = Stats(len(self.exit_names))
         times = self._measured(max_batch)
         self._confidence = confidence
@@ -162,7 +165,8 @@ class Server:
         """Asks for an answer by a deadline. Returns at once.
 
         Args:
-            x: input of one sample; for a classifier, a raw image.
+            x: input of one sample, whose batch axis may be left out if the network has a single input; for a
+                classifier, a raw image.
             deadline: float, seconds from now, above 0; more than 60 count as 60.
             priority: int from 1 (most urgent) to 9; 0 means 5, the default. More urgent requests are served first.
             min_exit: str, the first acceptable exit. The request fails rather than getting a worse answer.
@@ -179,7 +183,7 @@ class Server:
             Overloaded: if the queue is full of requests at least as urgent, or the deadline cannot be met; with an
                 estimate, `retry_after`.
             ValueError: if an argument is not valid.
-            RuntimeError: if the server is closed.
+            RuntimeError: if the server is closed, or was made in another process of which this is a fork.
         """
         self.check_request(deadline, priority, min_exit, min_accuracy, on_answer)
         begin = time.perf_counter()
@@ -191,6 +195,7 @@ class Server:
 
         The deadline and the seconds of the answers count from `begin`, a moment of `time.perf_counter`; None is now.
         """
+        check_process(self._pid, "A server")
         least = self.check_request(deadline, priority, min_exit, min_accuracy, on_answer, begin)
         begin = time.perf_counter() if begin is None else begin
         inputs = self._runner.start(x)
@@ -258,14 +263,21 @@ class Server:
         if len(members) < len(batch):
             self.stats.count("cancelled", len(batch) - len(members))
         if members:
-            try:
-                self._run(members, straight)
-            except BaseException as error:  # the engine's, or SystemExit in a callback; later batches may succeed
-                for request in members:
-                    if not request.payload.future.done():
-                        self.stats.count("failed")
-                        _settle(request.payload.future.set_exception, error)
+            self._run_or_fail(members, straight)
         return True
+
+    def _run_or_fail(self, members, straight):
+        """Runs a batch. If that fails, runs its requests one by one, because a single input may be the cause."""
+        try:
+            self._run(members, straight)
+        except BaseException as error:  # the engine's, or SystemExit in a callback; later batches may succeed
+            self._free = time.perf_counter()
+            for request in [request for request in members if not request.payload.future.done()]:
+                if len(members) > 1:
+                    self._run_or_fail([request], straight=False)
+                else:
+                    self.stats.count("failed")
+                    _settle(request.payload.future.set_exception, error)
 
     def _run(self, members, straight):
         """Runs a batch of requests, and delivers the answer of each when it leaves."""
@@ -328,7 +340,8 @@ class Server:
     def _deliver(self, request, answer, leaves):
         pending = request.payload
         acceptable = answer.position >= request.min_exit
-        if pending.on_answer is not None and acceptable:
+        if pending.on_answer is not None and acceptable and answer.position > pending.position:
+            pending.position = answer.position
             try:
                 pending.on_answer(answer)
             except BaseException as error:  # even SystemExit must not fail the other requests of the batch
@@ -354,10 +367,11 @@ class Server:
 class _Pending:
     """What the server keeps for a request."""
 
-    __slots__ = ("inputs", "future", "on_answer", "error")
+    __slots__ = ("inputs", "future", "on_answer", "position", "error")
 
     def __init__(self, inputs, future, on_answer):
         self.inputs, self.future, self.on_answer = inputs, future, on_answer
+        self.position = -1  # of the last exit that `on_answer` received; a failed batch starts again
         self.error = None  # raised by `on_answer`
 
 

@@ -37,7 +37,7 @@ def test_serve_answers_and_stops_cleanly_on_sigterm():
         (["resann", "--port=0"], "resann"),
         (["a", "b/a"], "different names"),
         (["a", "--port=70000"], "port"),
-        (["a", "--confidence=1.5"], "`confidence` must be a number from 0 to 1, or None. Received: confidence=1.5"),
+        (["a", "--confidence=0"], "`confidence` must be a number above 0 and at most 1, or None. Received"),
         (["a", "--confidence=nan"], "`confidence`"),
         (["a", "--policy=exit_0"], "'exit_1', 'exit_2', ... Received: policy='exit_0'"),
         (["a", "--deadline_ms=inf"], "--deadline_ms must be a number of milliseconds. Received: inf"),

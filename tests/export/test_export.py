@@ -725,6 +725,10 @@ def test_only_an_exported_set_is_overwritten(tmp_path):
         (dict(format="litert", precision="int8"), ValueError, "`representative`.*representative of type NoneType"),
         (dict(format="litert", representative=np.zeros(3)), ValueError, "`representative`.*type ndarray"),
         (
+            dict(format="litert", precision="int8", representative=np.full((9, 8, 8, 3), np.inf)), ValueError,
+            "`representative` must contain finite numbers only",
+        ),
+        (
             dict(format="litert", precision="int8", representative=np.zeros((9, 4, 4, 3))), ValueError,
             r"`representative` does not fit.*\(any, 8, 8, 3\).*\(9, 4, 4, 3\)",
         ),

@@ -113,7 +113,6 @@ def test_answers_equal_the_network_on_each_engine(make, engine):
 @pytest.mark.tensorflow
 def test_a_batch_of_any_size_meets_a_deadline(chain):
     predictor = predictor_for(chain, batch=4)
-    assert predictor._state.engine.pieces(9) == [4, 4, 4] and predictor._state.engine.pieces(4) == [4]
     for batch in (1, 4, 9):
         x = networks.inputs_for(chain, batch, seed=2)
         answer = predictor.predict(x, deadline=60)
@@ -124,7 +123,8 @@ def test_a_batch_of_any_size_meets_a_deadline(chain):
     times = {batch: state.times_for([np.zeros((batch, 4), "float32")])[1].stages[0] for batch in (1, 4, 9)}
     np.testing.assert_allclose([times[1], times[9]], [times[4], 3 * times[4]])
     predictor.prepare(networks.inputs_for(chain, 1), seconds=0)
-    assert predictor._state.engine.pieces(9) == [4, 4, 1]
+    expected = 2 * times[4] + state.times[1].stages[0]
+    np.testing.assert_allclose(state.times_for([np.zeros((9, 4), "float32")])[1].stages[0], expected)
     assert_close(predictor.predict(x).logits, checks.outputs(chain, x)["exit_3"])
 
 
@@ -138,7 +138,17 @@ def test_early_exit_loads_sizes_that_waste_little(chain, engine):
             assert_close(logits, checks.outputs(chain, x)[name])
     sizes = sorted(predictor._state.engine._loaded)
     assert sizes == ([5] if engine == "onnx" else [2, 5, 8])  # ONNX Runtime runs any size
-    assert predictor._state.engine.pieces(7) == [5, 5], "deadlines use what was measured"
+    times = predictor._state.times_for([networks.inputs_for(chain, 7)])[1].stages
+    np.testing.assert_allclose(times, 2 * predictor._state.times[5].stages, err_msg="deadlines use what was measured")
+
+
+@pytest.mark.tensorflow
+def test_a_deadline_uses_measured_sizes_only_while_a_server_prepares_others(chain):
+    predictor = predictor_for(chain)
+    with ak.serving.Server(predictor, max_batch=2):
+        for batch in (2, 3):
+            x = networks.inputs_for(chain, batch)
+            assert_close(predictor.predict(x, deadline=60).logits, checks.outputs(chain, x)["exit_3"])
 
 
 @pytest.mark.tensorflow
@@ -480,11 +490,24 @@ def test_dtypes_that_a_runtime_lacks_are_refused(chain):
     samples = networks.inputs_for(chain, 64)
     for options, message in [
         (dict(engine="onnx", dtype="float16"), "`dtype` must be one of .*'onnx'. Received: dtype='float16'"),
+        (
+            dict(engine="tensorflow", num_threads=None, dtype="int8", representative=samples),
+            "`dtype='int8'` needs one of the engines .*'litert'.* Received: engine='tensorflow', backend 'tensorflow'.",
+        ),
         (dict(dtype="int8"), "`representative`, samples of typical inputs, is needed for `dtype='int8'`"),
         (dict(dtype="float16", representative=samples), "is needed for `dtype='int8'` and for no other"),
+        (dict(dtype="int8", representative=samples * np.inf), "`representative` must contain finite numbers only"),
     ]:
         with pytest.raises(ValueError, match=message):
             predictor_for(chain, **options)
+
+
+@pytest.mark.tensorflow
+def test_the_error_names_why_no_runtime_can_run_a_network(all_compared):
+    callback = networks.chain([lambda x: x] * 2)
+    x = networks.inputs_for(callback, 8)
+    with pytest.raises(ValueError, match="'auto'` cannot run this network: LiteRT cannot .*Leave `dtype` out.$"):
+        ak.Predictor(callback, x, dtype="int8", representative=x)
 
 
 @pytest.mark.long

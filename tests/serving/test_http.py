@@ -179,23 +179,28 @@ def test_other_formats_than_jpeg_and_png_are_refused(ask, png):
         assert status == 200 or b"must be a JPEG or PNG" in content
 
 
-def test_images_whose_deadline_has_passed_are_not_decoded(ask, png, monkeypatch):
+def test_images_whose_deadline_has_passed_are_not_decoded(ask, png, digits, monkeypatch):
+    refused = digits.stats.refused
     monkeypatch.setattr(serving_http, "_decoded", lambda *_: pytest.fail("decoded"))
     start = {"X-Request-Start": f"{time.time() - 5:.3f}"}
     response, content = ask("POST", "/v1/classify?deadline_ms=1000", png, **start)
     assert response.status == 503 and b"passed before the image was decoded" in content
+    assert digits.stats.refused == refused + 1
 
 
-def test_images_beyond_those_that_may_wait_are_refused(ask, png, monkeypatch):
+def test_images_beyond_those_that_may_wait_are_refused(ask, png, digits, monkeypatch):
+    refused = digits.stats.refused
     monkeypatch.setattr(serving_http, "MOST_DECODING", 0)
     response, content = ask("POST", "/v1/classify", png)
     assert response.status == 503 and response.getheader("retry-after") == "1" and b"wait to be decoded" in content
+    assert digits.stats.refused == refused + 1
 
 
-def test_bodies_beyond_those_that_may_arrive_are_refused(ask, png, monkeypatch):
+def test_bodies_beyond_those_that_may_arrive_are_refused(ask, png, digits, monkeypatch):
+    refused = digits.stats.refused
     monkeypatch.setattr(serving_http, "MOST_ARRIVING", 10)
     response, content = ask("POST", "/v1/classify", png)
-    assert response.status == 503 and b"Too many large bodies" in content
+    assert response.status == 503 and b"Too many large bodies" in content and digits.stats.refused == refused + 1
     monkeypatch.undo()
     assert ask("POST", "/v1/classify", png)[0].status == 200  # nothing counts as arriving any more
 

@@ -12,6 +12,7 @@ import pytest
 
 import anytime_keras as ak
 from anytime_keras.serving import Overloaded, Server, policies
+from tests.faults.dying import in_child
 from tests.inference import networks
 from tests.serving.conftest import BACKEND, sample, slow_network
 
@@ -197,6 +198,29 @@ def test_an_error_in_a_stage_fails_its_batch_only(gated, monkeypatch):
     assert gated.submit(sample(), deadline=30).result(20).exit == "late"
 
 
+def test_an_input_that_fails_in_a_late_stage_fails_no_other_request_of_its_batch(busy, gate, monkeypatch):
+    engine, sizes, seen = busy._runner.engine, [], []
+    stage = engine.stage
+
+    def fail(position, carried, inputs):
+        values = engine.array(inputs[0])
+        if position == 1:
+            sizes.append(len(values))
+            if (values == 7).any():
+                raise IndexError("an index is out of bounds")
+        return stage(position, carried, inputs)
+
+    monkeypatch.setattr(engine, "stage", fail)
+    bad = busy.submit(np.full(4, 7, "float32"), deadline=30)
+    good = busy.submit(sample(), deadline=30, on_answer=lambda answer: seen.append(answer.exit))
+    count = busy.stats.failed
+    gate.set()
+    assert good.result(20).exit == "late" and seen == ["early", "late"]
+    with pytest.raises(IndexError, match="an index is out of bounds"):
+        bad.result(20)
+    assert sizes == [2, 1, 1] and busy.stats.failed == count + 1
+
+
 def test_a_failing_callback_affects_no_other_request(busy, gate):
     calls = []
 
@@ -222,6 +246,19 @@ def test_an_exit_of_the_interpreter_in_a_callback_does_not_stop_the_server(busy,
         failing.result(20)
     assert first.result(20).exit == last.result(20).exit == "late"
     assert busy.submit(sample(), deadline=30).result(20).exit == "late" and busy.open
+
+
+def submit_in_a_fork(server):
+    """Returns the error of `submit`; without one, no thread would ever answer."""
+    try:
+        server.submit(sample(), deadline=30)
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_a_forked_process_gets_an_error_that_says_to_spawn(gated):
+    text = in_child(submit_in_a_fork, gated)
+    assert "A server works only in the process that made it" in text and "get_context('spawn')" in text
 
 
 def test_a_policy_that_ends_early_refuses_later_exits():

@@ -112,10 +112,6 @@ class Engine:
         """Returns a str that identifies the compiled stages for a batch size, or None if they are not cached."""
         return None
 
-    def pieces(self, count):
-        """Returns sizes of prepared batches in which a batch of `count` samples can run."""
-        return [count]
-
     def batch_size(self, most):
         """Returns the batch size, at most `most`, at which many samples run fastest with early exit.
 

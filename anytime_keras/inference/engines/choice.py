@@ -47,6 +47,11 @@ def create(stages, inputs, name="auto", num_threads=None, dtype=None, representa
     names = compared() if name == "auto" else (name,) if name in FILE_ENGINES else ()
     if name == "auto" and not (keras.backend.backend() == "tensorflow" and runtime.on_cpu()):
         names = ()
+    if dtype is not None and not names:
+        raise ValueError(
+            f"`dtype={dtype!r}` needs one of the engines {FILE_ENGINES}. `engine='auto'` uses them only on a CPU with "
+            f"the TensorFlow backend. Received: engine={name!r}, backend {keras.backend.backend()!r}."
+        )
     if name != "auto":
         for own in names:
             runtimes.RUNTIMES[own]()  # raises if the package is missing
@@ -54,8 +59,9 @@ def create(stages, inputs, name="auto", num_threads=None, dtype=None, representa
     options = {"dtype": dtype or "float32", "representative": representative, "progress": progress}
     engine, reason = _fastest(stages, inputs, names, num_threads, options) if names else (None, None)
     if engine is None and (dtype is not None or name in FILE_ENGINES):
-        reason = " ".join(str(reason or "its runtimes are not installed").split()).rstrip(".")
-        raise ValueError(f"`engine='{name}'` cannot run this network: {reason}. Use `engine='auto'`.")
+        reason, remedy = " ".join(str(reason).split()).rstrip("."), "Use `engine='auto'`"
+        remedy = "Leave `dtype` out" if name == "auto" else remedy
+        raise ValueError(f"`engine='{name}'` cannot run this network: {reason}. {remedy}.")
     return engine or of_backend(stages)
 
 
@@ -139,7 +145,7 @@ def _fastest(stages, inputs, names, num_threads, options):
                 return engine, None
             except Exception as error:  # it cannot run a stage, or not exactly; runtimes raise several types
                 reason = error
-    except Exception as error:  # of a single engine; or the network has dynamic sizes
+    except Exception as error:  # no runtime has a form for a layer; or the network has dynamic sizes
         reason = error
     return None, reason
 
@@ -154,13 +160,13 @@ def _measured(stages, inputs, names, num_threads, options):
         A list of [seconds, engine, threads], without the runtimes that cannot run the network.
 
     Raises:
-        Exception: if the network has dynamic sizes, or the single runtime cannot run it.
+        Exception: if the network has dynamic sizes, or no runtime can run it.
     """
     threads = [num_threads] if num_threads else sorted({1, cores()})
     key = _key(options, inputs, names, threads)
     if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
-    given, blocks, last = arrays(inputs), [], options["last"]
+    given, blocks, reasons, last = arrays(inputs), [], [], options["last"]
     samples = options["representative"] and (lambda plan: [options["representative"][at] for at in plan.reads])
     for name in names:
         try:
@@ -168,13 +174,14 @@ def _measured(stages, inputs, names, num_threads, options):
                 loader = Loader(name, count, options["dtype"], samples, options["progress"], options["memory"])
                 part = loader.load(last, len(given[0]))
                 blocks.append((_block(lambda: part(given)), name, count))
-        except Exception:  # not installed, or it has no form for a layer; runtimes raise several types
-            if len(names) == 1:
-                raise
+        except Exception as error:  # not installed, or it has no form for a layer; runtimes raise several types
+            reasons.append(error)
     if len(names) > 1 and options["dtype"] == "float32":
         options["progress"]("tensorflow")
         whole = runtime.compiled(last.part.model)
         blocks.append((_block(lambda: runtime.finish(whole(inputs))), "tensorflow", None))
+    elif not blocks:
+        raise reasons[0]
     found = [[_usual(seconds), *row] for seconds, *row in blocks]
     fastest = min(found, key=_handicapped, default=None)
     decisive = [block for (block, *_), row in zip(blocks, found) if row[2] == threads[0] or row is fastest]

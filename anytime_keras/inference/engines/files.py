@@ -96,9 +96,6 @@ class FileEngine(Engine):
     def _hash_weights(self, memory=None):
         return [part_cache.weights(plan.part, memory) for plan in self._plans if plan.part]
 
-    def pieces(self, count):
-        return cut(count, sorted(self._sizes, reverse=True))
-
     def batch_size(self, most):
         for size in () if self.name == "onnx" else BATCHES:
             with self._converting:
