@@ -60,6 +60,14 @@ def read_json(path: str | os.PathLike, expected: str) -> Any:
         raise ValueError(f"'{path}' must be {expected}. Received: {error}.") from error
 
 
+def to_json(content: Any, path: str | os.PathLike | None = None) -> str:
+    """Returns plain data as JSON text, and writes it to a file if `path` is given."""
+    text = json.dumps(content, indent=1)
+    if path is not None:
+        pathlib.Path(path).write_text(text + "\n")
+    return text
+
+
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
     """Locks an entry of the cache for writing and removes partial files of killed processes."""

@@ -1,6 +1,5 @@
 """Presets: finds, loads, saves and uploads what a `Classifier` consists of."""
 
-import json
 import os
 import pathlib
 import re
@@ -128,7 +127,7 @@ def save(classifier, folder, overwrite=False):
         model.save(new if isinstance(model, EANN) else new / "model.keras")
         content = {"format": FORMAT, "preprocessor": classifier.preprocessor.get_config()}
         content.update(class_names=classifier.class_names, about=classifier.about)
-        (new / "preset.json").write_text(json.dumps(content, indent=1) + "\n")
+        _files.to_json(content, new / "preset.json")
         (new / "README.md").write_text(card.text(classifier))
         if (curve := facts.curve(classifier.about)) is not None:
             curve.plot(new / card.PLOT, title=classifier.about.get("name"))

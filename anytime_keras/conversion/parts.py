@@ -6,6 +6,7 @@ import re
 import keras
 
 from anytime_keras import graph
+from anytime_keras._lazy import tf
 from anytime_keras.conversion import unchanging
 
 
@@ -32,8 +33,6 @@ class Part:
 
     def function(self, batch_size=None, named=True):
         """Returns a `tf.function` from the part's inputs in order to a dict of its outputs, a list if not `named`."""
-        import tensorflow as tf
-
         def call(*tensors):
             outputs = unchanging.call(self.model, list(tensors))
             outputs = {name: tf.identity(outputs[name]) for name in self.outputs}

@@ -79,7 +79,7 @@ def pack(data_set, folder, part_mb=58.0):
         "sizes": {split: len(examples) for split, examples in splits.items()},
         "parts": [{"path": path.name, "sha256": _files.sha256(path.read_bytes())} for path in paths],
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+    _files.to_json(index, folder / INDEX)
     return [folder / INDEX, *paths]
 
 

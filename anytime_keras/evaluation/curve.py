@@ -1,10 +1,8 @@
 """Curves: error, loss and cost at each exit, as plain numbers."""
 
 import dataclasses
-import json
 import math
 import numbers
-import pathlib
 
 from anytime_keras import _files, _tables
 from anytime_keras._checks import check_choice, check_number
@@ -238,10 +236,7 @@ class Curve:
 
     def to_json(self, path=None):
         """Returns the curve as JSON text, and writes it to a file if `path` is given."""
-        text = json.dumps(self.to_dict(), indent=1)
-        if path is not None:
-            pathlib.Path(path).write_text(text + "\n")
-        return text
+        return _files.to_json(self.to_dict(), path)
 
     @classmethod
     def from_json(cls, path):

@@ -1,7 +1,6 @@
 """`export`: writes an anytime network as files that other runtimes can run stage by stage."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -122,7 +121,7 @@ def export(
             if file.is_file()
         }
         description["sha256"] = fingerprint(description)
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        _files.to_json(description, folder / DESCRIPTION)
     return path
 
 

@@ -231,8 +231,7 @@ class EANN:
         with _files.writing_folder(folder) as whole:
             for number, member in enumerate(self.members):
                 member.save(whole / _file(number))
-            content = {"errors": self.errors, "inference": self.inference}
-            (whole / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
+            _files.to_json({"errors": self.errors, "inference": self.inference}, whole / DESCRIPTION)
 
     @classmethod
     def load(cls, folder):

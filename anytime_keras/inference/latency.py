@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from anytime_keras import runtime
+from anytime_keras import _files, runtime
 
 IDENTITY = ("exit_names", "macs", "dtype", "engine")  # what a table was measured of
 SAME = ("backend", "processor", "devices")  # must match for the measured times to be valid
@@ -82,10 +82,7 @@ class LatencyTable:
         content.update(quantiles=QUANTILES, machine=self.machine)
         for name, table in (("direct", self.direct), ("stages", self.stages)):
             content[name] = {json.dumps(size): rows.tolist() for size, rows in table.items()}
-        text = json.dumps(content, indent=1)
-        if path is not None:
-            pathlib.Path(path).write_text(text + "\n")
-        return text
+        return _files.to_json(content, path)
 
     @classmethod
     def from_json(cls, path):

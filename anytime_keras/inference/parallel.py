@@ -1,6 +1,5 @@
 """`ParallelPredictor`: runs the members of an EANN in parallel processes and returns the best finished answer."""
 
-import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -9,6 +8,7 @@ import tempfile
 import time
 import traceback
 import weakref
+from unittest import mock
 
 import keras
 import numpy as np
@@ -93,11 +93,7 @@ class ParallelPredictor:
 
     def stream(self, x):
         """Yields successively better `Answer`s as they arrive."""
-        job = self.start(x)
-        try:
-            yield from job.answers()
-        finally:
-            job.stop()
+        yield from self.start(x).stream()
 
     def _answer(self, position, logits, seconds):
         name, temperature = self.exit_names[position], self._temperatures[position]
@@ -128,7 +124,8 @@ class _Processes:
             self._processes = [spawn.Process(target=_serve, args=arguments, daemon=True) for _ in environments]
             self._finalizer = weakref.finalize(self, _end, self._processes, self._tasks)
             for process, own in zip(self._processes, environments):
-                with _environment({"KERAS_BACKEND": keras.backend.backend(), **own}):
+                # The process reads its environment before any of our code runs.
+                with mock.patch.dict(os.environ, {"KERAS_BACKEND": keras.backend.backend(), **own}):
                     process.start()
             for _ in self._processes:
                 self._receive(time.monotonic() + READY_SECONDS)
@@ -232,18 +229,3 @@ def _serve(folder, example, options, tasks, results, stopped):
         pass
     except BaseException:  # reported to the parent process
         results.put(traceback.format_exc())
-
-
-@contextlib.contextmanager
-def _environment(settings):
-    """Sets environment variables for processes started within, which read them before any of our code runs."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

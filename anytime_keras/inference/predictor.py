@@ -339,12 +339,8 @@ class Predictor(BatchMethods):
         def answers():
             if state.engine.steps:
                 yield from self._stage_by_stage(state, inputs, time.perf_counter())
-                return
-            job = self._worker.later(state.job(inputs))
-            try:
-                yield from job.answers()
-            finally:
-                job.stop()
+            else:
+                yield from self._worker.later(state.job(inputs)).stream()
 
         return answers()
 

@@ -122,7 +122,7 @@ def early_exits(samples, macs, confidences, shares=None):
 
 def applied(samples, macs, threshold):
     """Returns the average cost and the accuracy of early exit on test samples."""
-    positions = risk.exit_positions(samples.best_confidences, threshold)
+    positions = early_exit.exit_positions(samples.best_confidences, threshold)
     right = samples.correct[positions, np.arange(len(positions))]
     return {"macs": float(np.asarray(macs, float)[positions].mean()), "accuracy": float(right.mean())}
 

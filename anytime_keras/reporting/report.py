@@ -1,14 +1,13 @@
 """`report`: one page about a trained network, measured on this machine."""
 
 import dataclasses
-import json
 import numbers
 import pathlib
 from typing import Any
 
 import keras
 
-from anytime_keras import graph
+from anytime_keras import _files, graph
 from anytime_keras.evaluation import Samples, evaluate
 from anytime_keras.evaluation.evaluate import weighted_batches
 from anytime_keras.inference import EANN, risk
@@ -189,7 +188,7 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.html").write_text(page.to_html(text, figures, self.curve.name))
         (folder / "report.md").write_text(page.to_markdown(text, figures) + "\n")
-        (folder / "report.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        _files.to_json(self.to_dict(), folder / "report.json")
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.pdf")
         return folder

@@ -2,8 +2,6 @@
 
 import dataclasses
 import inspect
-import json
-import pathlib
 
 import keras
 from keras import ops
@@ -199,10 +197,7 @@ class Recipe:
 
     def to_json(self, path=None):
         """Writes the recipe to a file, if there is a path, and returns it as JSON text."""
-        text = json.dumps(self.to_dict(), indent=1)
-        if path is not None:
-            pathlib.Path(path).write_text(text + "\n")
-        return text
+        return _files.to_json(self.to_dict(), path)
 
     @classmethod
     def from_json(cls, path):

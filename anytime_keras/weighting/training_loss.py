@@ -14,6 +14,7 @@ import contextlib
 import functools
 import threading
 import warnings
+from unittest import mock
 
 import keras
 from keras import ops
@@ -74,7 +75,7 @@ class TrainingLoss:
         self._note_losses()
         if self._train_function is None:
             # JAX reuses a compiled step for an equal function, and all bound methods `model.train_step` are equal.
-            with replaced(model, train_step=functools.partial(model.train_step)):
+            with mock.patch.object(model, "train_step", functools.partial(model.train_step)):
                 model.make_train_function(force=True)
             self._train_function = model.train_function
         model.train_function = self._train_function
@@ -133,7 +134,8 @@ class TrainingLoss:
         if not self._notes and None not in noted.values():
             self._notes = True
             for name, metric in noted.items():
-                self._stack.enter_context(replaced(metric, update_state=self._noting(name, metric.update_state)))
+                noting = self._noting(name, metric.update_state)
+                self._stack.enter_context(mock.patch.object(metric, "update_state", noting))
         return self._notes
 
     def _noting(self, name, update_state):
@@ -229,21 +231,6 @@ def exit_names(model: keras.Model) -> list[str]:
 
 
 @contextlib.contextmanager
-def replaced(owner, **methods):
-    """Replaces methods of an object within the context."""
-    before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
-    for name, method in methods.items():
-        setattr(owner, name, method)
-    try:
-        yield
-    finally:
-        for name in methods:
-            delattr(owner, name)
-        for name, method in before.items():
-            setattr(owner, name, method)
-
-
-@contextlib.contextmanager
 def _hooks(model, loss):
     """Gives a functional model what `AnytimeModel` has: the hooks for a `TrainingLoss`."""
     plain, make = model.compute_loss, model.make_train_function
@@ -260,7 +247,7 @@ def _hooks(model, loss):
 
     model._metrics.append(loss.state)
     try:
-        with replaced(model, compute_loss=compute_loss, make_train_function=make_train_function):
+        with mock.patch.multiple(model, compute_loss=compute_loss, make_train_function=make_train_function):
             yield
     finally:
         model._metrics.remove(loss.state)

@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from anytime_keras import graph
+from anytime_keras._lazy import jax
 from anytime_keras.conversion import unchanging
 from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.base import Engine
@@ -53,8 +54,6 @@ def _compiled(models):
             return result
 
         return eager
-    import jax
-
     for layer in (layer for model in models for layer in graph.sublayers(model)):
         if isinstance(layer, ON_TENSORFLOW_ALONE):
             raise ValueError(
