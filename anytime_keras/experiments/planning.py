@@ -21,12 +21,12 @@ Planned = collections.namedtuple("Planned", "labels recipe")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The scale of an experiment. Epochs and seeds can be one number, or one for each data set."""
+    """The scale of an experiment. Epochs and seeds can be one number, or a dict with one for each data set."""
 
     datasets: tuple = ("cifar10", "cifar100")  # names or paths
     networks: tuple = ("5x16", "7x16", "9x16")  # see `network_config`
     epochs: int | dict = 60
-    seeds: int | tuple = 2  # the number of seeds: 0, 1, ...
+    seeds: int | dict = 2  # the number of seeds: 0, 1, ...
     batch_size: int = 64
     precision: str = "float32"
 
@@ -37,24 +37,17 @@ class Settings:
                 "`datasets` must name at least one data set, with distinct names without directory and suffix, because "
                 f"results use these names. Received: {self.datasets!r}."
             )
-        if isinstance(self.epochs, dict) and set(self.epochs) != set(labels):
-            raise ValueError(f"`epochs` needs one number for each of {labels}. Received: epochs={self.epochs}.")
-        numbers = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
-        if len(numbers) != len(self.datasets) or not all(type(each) is int and each > 0 for each in numbers):
-            raise ValueError(
-                "`seeds` must be a positive int, or one for each data set. "
-                f"Received: seeds={self.seeds!r} for {self.datasets!r}."
-            )
+        for name, value in {"epochs": self.epochs, "seeds": self.seeds}.items():
+            numbers = value if isinstance(value, dict) else dict.fromkeys(labels, value)
+            if set(numbers) != set(labels) or not all(type(each) is int and each > 0 for each in numbers.values()):
+                raise ValueError(f"`{name}` must be a positive int, or one for each of {labels}. Received: {value!r}.")
         for network in self.networks:
             network_config(network)
 
-    def seeds_of(self, dataset):
-        """Returns the seeds of a data set."""
-        return range(self.seeds[self.datasets.index(dataset)] if isinstance(self.seeds, tuple) else self.seeds)
-
-    def epochs_of(self, dataset):
-        """Returns the number of epochs on a data set."""
-        return self.epochs[label(dataset)] if isinstance(self.epochs, dict) else self.epochs
+    def scale_of(self, dataset):
+        """Returns the numbers of epochs and of seeds on a data set."""
+        each = (self.epochs, self.seeds)
+        return [value[label(dataset)] if isinstance(value, dict) else value for value in each]
 
 
 def label(dataset):
@@ -89,7 +82,8 @@ def recipe(settings, network, dataset, seed, **changes):
     arguments = {"data": str(dataset)}
     if augment := sources.defaults(dataset).augment:  # named, so that results contain it
         arguments["augment"] = list(augment)
-    scale = dict(epochs=settings.epochs_of(dataset), batch_size=settings.batch_size, precision=settings.precision)
+    epochs, _ = settings.scale_of(dataset)
+    scale = dict(epochs=epochs, batch_size=settings.batch_size, precision=settings.precision)
     return Recipe.paper(network_config(network), arguments, **{**scale, "seed": seed, **changes})
 
 
@@ -102,7 +96,8 @@ def plan(settings, rows, networks=None, opt=None):
     planned, joint = [], [({"row": row}, change) for row, change in rows.items()]
     for dataset, network in itertools.product(settings.datasets, settings.networks if networks is None else networks):
         changes = joint + (_alone(costs(network, dataset), opt) if opt else [])
-        for seed, (labels, change) in itertools.product(settings.seeds_of(dataset), changes):
+        _, seeds = settings.scale_of(dataset)
+        for seed, (labels, change) in itertools.product(range(seeds), changes):
             labels = {**labels, "network": network, "dataset": label(dataset), "seed": seed}
             planned.append(Planned(labels, recipe(settings, network, dataset, seed, **change)))
     return planned

@@ -135,7 +135,7 @@ def _facts(content, theirs):
     compared = grouped((run["network"], run["exit"]) for run in runs if run["row"] == "OPT")
     exits = {name: f": {_listed(dict.fromkeys(names))}" for name, names in compared.items()}
     networks = [name + exits.get(name, "") for name in settings["networks"]]
-    scale = _listed(_each(settings["epochs"], ": ") + _each(settings["seeds"]))
+    scale = _listed(_each(settings["epochs"], ": ") + _each(settings["seeds"], ": "))
     return rows + [
         ["networks", _listed(theirs["networks"]), _listed(networks, "; ")],
         ["data", _listed(theirs["datasets"]), _listed({run["dataset"]: _data(run) for run in runs}.values(), "; ")],
