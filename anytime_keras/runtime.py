@@ -16,19 +16,14 @@ from anytime_keras import _forks
 from anytime_keras._lazy import jax, tf, torch
 
 
-def compiled(model, jit=None):
+def compiled(model):
     """Compiles a model's forward pass for inference; the result recompiles for new shapes and uses the current weights.
 
-    With `jit`, TensorFlow compiles with XLA; None uses XLA if there is an accelerator. JAX always does.
+    JAX compiles with XLA; TensorFlow does so if there is an accelerator.
     """
     check_fork()
-    if keras.backend.backend() == "tensorflow":
-        if jit is None:
-            jit = bool(tf.config.list_physical_devices("GPU"))
-        # Not a lambda: TensorFlow would mistake the lambdas of several models for one function and warn of retracing.
-        forward = functools.partial(model, training=False)
-        return tf.function(forward, jit_compile=jit, reduce_retracing=True)
     if keras.backend.backend() == "jax":
+
         @jax.jit
         def forward(trainable, others, inputs):
             return model.stateless_call(trainable, others, inputs, training=False)[0]
@@ -40,10 +35,12 @@ def compiled(model, jit=None):
             return {name: outputs[name] for name in model.output} if isinstance(outputs, dict) else outputs
 
         return run
+    # Not a lambda: TensorFlow would mistake the lambdas of several models for one function and warn of retracing.
     forward = functools.partial(model, training=False)
-    if keras.backend.backend() == "torch":
-        return torch.no_grad()(forward)
-    return forward
+    if keras.backend.backend() == "tensorflow":
+        accelerated = bool(tf.config.list_physical_devices("GPU"))
+        return tf.function(forward, jit_compile=accelerated, reduce_retracing=True)
+    return torch.no_grad()(forward) if keras.backend.backend() == "torch" else forward
 
 
 def check_fork(seconds=5.0):

@@ -11,18 +11,9 @@ class SetPredictor:
     """What a `Classifier` and a `Server` use of a `Predictor`, on an `ExportedModel`."""
 
     def __init__(self, reader, example):
-        self._reader = reader
+        self._reader, self.stream = reader, reader.stream
+        self.exit_names, self.costs = list(reader.exit_names), list(reader.costs)
         self._state, self._lock = _State(reader, example), reader._lock
-
-    @property
-    def exit_names(self):
-        """The names of the exits, a list of str."""
-        return list(self._reader.exit_names)
-
-    @property
-    def costs(self):
-        """The cost of each exit, see `ExportedModel`."""
-        return list(self._reader.costs)
 
     def prepare(self, example):
         """Measures the latency of the stages for inputs of this size."""
@@ -37,16 +28,12 @@ class SetPredictor:
             return self._reader.predict(x, deadline)
         if budget is not None:
             last, late = deepest_within(self._reader.costs, budget)
-            answer = next(answer for answer in self._reader.stream(x) if answer.position == last)
+            answer = next(answer for answer in self.stream(x) if answer.position == last)
             return dataclasses.replace(answer, late=late)
         for answer in self.stream(x):
             if until is not None and until(answer):
                 break
         return answer
-
-    def stream(self, x):
-        """As `Predictor.stream`."""
-        return self._reader.stream(x)
 
 
 class _State:

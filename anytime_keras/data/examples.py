@@ -23,18 +23,11 @@ class ArrayExamples:
 
     def __init__(self, images, labels, paths=None):
         self.images, self.labels, self.paths = images, np.asarray(labels), paths
+        self.image_shape = tuple(images.shape[1:])
+        self.scale = 1 / 255 if images.dtype == np.uint8 else 1.0  # to values from 0 to 1
 
     def __len__(self):
         return len(self.labels)
-
-    @property
-    def image_shape(self):
-        return tuple(self.images.shape[1:])
-
-    @property
-    def scale(self):
-        """Factor that scales stored values to the range 0 to 1."""
-        return 1 / 255 if self.images.dtype == np.uint8 else 1.0
 
     def subset(self, indices):
         paths = None if self.paths is None else [self.paths[index] for index in indices]

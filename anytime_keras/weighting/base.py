@@ -145,7 +145,7 @@ class Weighting(keras.callbacks.Callback):
         names = training_loss.exit_names(model)
         if before is not model or self.exit_names != names:
             self._build_for(model, names, keeps_state=self.built and before is None)
-        if self._loss is None or self._loss.model is not model or not self._loss.up_to_date:
+        if self._loss is None or self._loss.model is not model or self._loss.compiled is not model.metrics[0]:
             self._loss = training_loss.TrainingLoss(model, self)
         self._loss.announce()
 

@@ -35,15 +35,10 @@ class TrainingLoss:
         self.fit = None  # identifies the `fit` that uses it: the `History` that Keras makes for each
         self.state = _State(weighting)
         self._loss_weights = _loss_weights(model)
-        self._compiled = model.metrics[0]  # `compile` makes a new one
+        self.compiled = model.metrics[0]  # `compile` makes a new one
         self._noted = threading.local()  # TensorFlow traces each replica in a thread of its own
         self._train_function = self._stack = None
         self._notes = False  # whether the metrics' losses are noted
-
-    @property
-    def up_to_date(self):
-        """Whether the model has not been compiled again since."""
-        return self._compiled is self.model.metrics[0]
 
     # === In `fit` ===
 
