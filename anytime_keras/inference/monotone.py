@@ -171,10 +171,6 @@ class _Combining(keras.layers.Layer):
             outputs = outputs - ops.mean(outputs, axis=-1, keepdims=True)
         return outputs / self.temperature
 
-    def get_config(self):
-        own = {"temperature": self.temperature, "probabilities": self.probabilities}
-        return {**super().get_config(), **own}
-
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class ExitProduct(_Combining):
@@ -195,8 +191,8 @@ class ExitProduct(_Combining):
     [[0.75, 0.25, 0.0]]
     """
 
-    def __init__(self, weight, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, weight, temperature=1.0, probabilities=False, **kwargs):
+        super().__init__(temperature, probabilities, **kwargs)
         self.weight = weight
 
     def call(self, inputs):
@@ -207,12 +203,6 @@ class ExitProduct(_Combining):
             total = ops.maximum(total + inputs[1], LOWEST)
         top = ops.max(total, axis=-1, keepdims=True)
         return ops.where(top > EXCLUDED / 2, total, logits), total
-
-    def compute_output_shape(self, input_shape):
-        return input_shape[0], input_shape[0]
-
-    def get_config(self):
-        return {**super().get_config(), "weight": self.weight}
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -237,9 +227,6 @@ class ExitCache(_Combining):
             return logits
         better = _confidence(logits) >= _confidence(inputs[1])
         return ops.where(better, logits, inputs[1])
-
-    def compute_output_shape(self, input_shape):
-        return input_shape[0]
 
 
 def _confidence(logits):
