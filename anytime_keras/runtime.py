@@ -25,12 +25,12 @@ def compiled(model):
     if keras.backend.backend() == "jax":
 
         @jax.jit
-        def forward(trainable, others, inputs):
+        def stateless(trainable, others, inputs):
             return model.stateless_call(trainable, others, inputs, training=False)[0]
 
         def run(inputs):
             groups = (model.trainable_variables, model.non_trainable_variables)
-            outputs = forward(*([variable.value for variable in group] for group in groups), inputs)
+            outputs = stateless(*([variable.value for variable in group] for group in groups), inputs)
             # A compiled JAX function returns dicts with sorted keys, so restore the model's order.
             return {name: outputs[name] for name in model.output} if isinstance(outputs, dict) else outputs
 

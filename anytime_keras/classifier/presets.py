@@ -24,6 +24,7 @@ REMEDY = "Check the name, the network connection and, for private repositories, 
 # One of these files is in each folder that is a preset: of a Keras model, an ensemble or an exported set.
 NETWORKS = ("model.keras", ensemble.DESCRIPTION, DESCRIPTION)
 SUFFIXES = (".keras", ".h5", ".hdf5")  # that Keras loads
+DAMAGED = (OSError, TypeError, KeyError, zipfile.BadZipFile)  # what Keras raises for damaged files, besides ValueError
 # The files of a preset, and no others, are downloaded.
 FILES = ("model.keras", "preset.json", "README.md", "data.json", "recipe.json", "curve.json")
 FILES += (ensemble.DESCRIPTION, "member_*.keras")
@@ -76,10 +77,8 @@ def load_keras(file):
         raise ValueError(f"A file of a network must end in {' or '.join(SUFFIXES)}. Received: '{file}'.")
     if suffix == ".keras" and not zipfile.is_zipfile(file):  # Keras says that there is no file
         raise ValueError(f"'{file}' cannot be loaded as a Keras model: it is empty, truncated or of another format.")
-    try:
+    with _errors.explained(f"'{file}' cannot be loaded as a Keras model: ", ValueError, *DAMAGED):
         return keras.saving.load_model(file)
-    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{file}' cannot be loaded as a Keras model: {error}") from error
 
 
 def _of_folder(folder):
@@ -88,10 +87,8 @@ def _of_folder(folder):
     found = _described(folder / "preset.json") if saved else {"about": facts.of_training(folder)}
     if (folder / "model.keras").is_file():
         return {"model": load_keras(folder / "model.keras"), **found}
-    try:
+    with _errors.explained(f"'{folder}' cannot be loaded as an ensemble: ", *DAMAGED):
         return {"model": EANN.load(folder), **found}
-    except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
 
 
 def _described(path):

@@ -9,6 +9,7 @@ import pathlib
 import re
 
 from anytime_keras import models, runtime
+from anytime_keras._errors import explained
 from anytime_keras.cost import exit_costs
 from anytime_keras.data import sources
 from anytime_keras.experiments.summaries import at_fractions, grouped
@@ -64,17 +65,17 @@ def network_config(text):
     name, _, arguments = text.partition(":")
     if short := re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)", text):
         return {"name": "resann", "num_units": int(short[1]), "channels": int(short[2])}
-    try:
+    with explained(
+        "Networks must look like 5x16 (units per block, channels), 'resann50' or "
+        f"'denseann:depth=10,growth_rate=4'. Received: '{text}'. ",
+        SyntaxError,
+        ValueError,
+    ):
         models.registry.check_name(name)
         call = ast.parse(f"dict({arguments})", mode="eval").body
         if call.args:
             raise ValueError("Arguments need names.")
         return {"name": name, **{each.arg: ast.literal_eval(each.value) for each in call.keywords}}
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(
-            "Networks must look like 5x16 (units per block, channels), 'resann50' or "
-            f"'denseann:depth=10,growth_rate=4'. Received: '{text}'. {error}"
-        ) from error
 
 
 def recipe(settings, network, dataset, seed, **changes):

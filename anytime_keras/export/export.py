@@ -10,6 +10,7 @@ import keras
 
 from anytime_keras import _files, graph, runtime
 from anytime_keras._checks import check_choice, check_int
+from anytime_keras._errors import explained
 from anytime_keras.conversion import converters
 from anytime_keras.conversion.parts import Parts
 from anytime_keras.conversion.runtimes.base import installed
@@ -103,10 +104,8 @@ def export(
         description.update(preprocessing=preprocessor.get_config(), class_names=model.class_names)
     calibration = None
     if precision == "int8":
-        try:
+        with explained("`representative` does not fit the network. ", ValueError):
             samples = by_name(representative, description["inputs"])
-        except ValueError as error:
-            raise ValueError(f"`representative` does not fit the network. {error}") from error
         calibration = converters.samples_of(chosen, samples, batch_size)
     with _files.writing_folder(path, overwrite) as folder:
         files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)

@@ -9,6 +9,7 @@ import time
 import keras
 
 from anytime_keras import _files, evaluation, runtime, zoo
+from anytime_keras._errors import explained
 from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.inference import EANN
 from anytime_keras.preprocessing import Preprocessor
@@ -271,11 +272,9 @@ def take_weights(model, init):
         source = keras.saving.load_model(folder / "model.keras", compile=False)
     else:
         name, _, label = init.partition(":")
-        try:
+        with explained("`init` must be a training's folder or a trained network of the zoo. ", ValueError):
             check_single(name, label or "default")
             source = zoo.load(name, label or "default")
-        except ValueError as error:
-            raise ValueError(f"`init` must be a training's folder or a trained network of the zoo. {error}") from error
     shapes, own = ([tuple(weight.shape) for weight in each.weights] for each in (source, model))
     if shapes != own:
         raise ValueError(

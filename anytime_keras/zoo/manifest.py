@@ -108,10 +108,8 @@ class Manifest:
     @classmethod
     def parse(cls, text, where):
         """Parses JSON; `where` is its location for error messages."""
-        try:
+        with _errors.explained(f"The manifest '{where}' is not valid: ", ValueError, RecursionError):
             return cls(json.loads(text, parse_constant=_no_constant))
-        except (ValueError, RecursionError) as error:  # includes JSON and encoding errors
-            raise ValueError(f"The manifest '{where}' is not valid: {error}") from error
 
     def pick(self, label="default"):
         """Returns the `Weights` with a label."""
