@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 
 def guess(name: object, known: Iterable) -> str:
@@ -35,13 +35,17 @@ def check_known(names: Iterable, known: Collection, message: str) -> None:
 
 @contextlib.contextmanager
 def explained(
-    message: str, *kinds: type[Exception], end: str = "", raised: type[Exception] = ValueError
+    message: str,
+    *kinds: type[Exception],
+    end: str = "",
+    raised: type[Exception] = ValueError,
+    form: Callable[[Exception], str] = str,
 ) -> Iterator[None]:
-    """Raises an error in place of errors of some kinds, with a message that contains the original one before `end`."""
+    """Raises an error in place of errors of some kinds: the message, the original error as text, and `end`."""
     try:
         yield
     except kinds as error:
-        raise raised(f"{message}{error}{end}") from error
+        raise raised(f"{message}{form(error)}{end}") from error
 
 
 def expanded(path: str | os.PathLike, remedy: str) -> pathlib.Path:

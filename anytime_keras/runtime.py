@@ -114,6 +114,11 @@ def version_of(package):
         return None
 
 
+def cores():
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def on_cpu():
     """Returns whether Keras sees CPUs only."""
     return all("cpu" in str(device).lower() for device in devices())

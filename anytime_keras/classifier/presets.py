@@ -138,21 +138,17 @@ def upload(classifier, uri, private=False):
         folder = save(classifier, pathlib.Path(scratch, "preset"))
         text = card.text(classifier, uri)
         (folder / "README.md").write_text(text)
-        try:
+        with _explained(f"'{uri}' cannot be uploaded: "):
             hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a classifier")
-        except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
-            raise OSError(f"'{uri}' cannot be uploaded: {_first_line(error)} {REMEDY}") from error
     return f"https://huggingface.co/{repository}"
 
 
 def _downloaded(uri):
     """Downloads a preset from the Hugging Face Hub, or finds it in the Hub's cache, and returns its folder."""
     repository, hub = _repository(uri), installed("huggingface_hub", "huggingface_hub")
-    try:
+    with _explained(f"'{uri}' cannot be downloaded: "):
         folder = pathlib.Path(hub.snapshot_download(repository, allow_patterns=list(FILES)))
-    except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
-        raise OSError(f"'{uri}' cannot be downloaded: {_first_line(error)} {REMEDY}") from error
     if not any((folder / name).is_file() for name in NETWORKS[:2]):
         raise ValueError(f"'{uri}' is not a preset of this library. Expected: {' or '.join(NETWORKS[:2])} in it.")
     return folder
@@ -162,6 +158,11 @@ def _repository(uri):
     if not isinstance(uri, str) or not re.fullmatch(r"hf://[\w.-]+/[\w.-]+", uri):
         raise ValueError(f"A preset on the Hugging Face Hub is named hf://user/model. Received: {uri!r}.")
     return uri.removeprefix(HUB)
+
+
+def _explained(message):
+    """Turns errors of huggingface_hub, of its HTTP client and of the system into OSError."""
+    return _errors.explained(message, Exception, end=f" {REMEDY}", raised=OSError, form=_first_line)
 
 
 def _first_line(error):

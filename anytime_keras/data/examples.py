@@ -1,19 +1,18 @@
 """Collections of examples: arrays in memory, image files on disk, or a tensorflow-datasets split."""
 
 import itertools
-import os
 import warnings
 
 import numpy as np
 
+from anytime_keras import runtime
 from anytime_keras._lazy import tf, tfds
 from anytime_keras.data import crops
 
 
 def processors():
     """Returns the number of processors this process may use, at most 32 since each holds a batch in memory."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(here, 32)
+    return min(runtime.cores(), 32)
 
 
 class ArrayExamples:

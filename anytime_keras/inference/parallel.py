@@ -1,5 +1,6 @@
 """`ParallelPredictor`: runs the members of an EANN in parallel processes and returns the best finished answer."""
 
+import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -13,6 +14,7 @@ from unittest import mock
 import keras
 import numpy as np
 
+from anytime_keras import runtime
 from anytime_keras._checks import check_int, check_limit
 from anytime_keras.inference import engines
 from anytime_keras.inference.answers import Answer
@@ -22,7 +24,7 @@ from anytime_keras.inference.jobs import Job, Worker
 READY_SECONDS = 300
 
 
-class ParallelPredictor:
+class ParallelPredictor(contextlib.AbstractContextManager):
     """Runs the members of an EANN in several processes, first in first out, and returns the best finished answer.
 
     With M processes, each member starts when the M-th member before it ends, which reduces the cost inflation to that
@@ -58,7 +60,7 @@ class ParallelPredictor:
             raise ValueError(f"`environments` must be a dict for each of {workers} workers. Received: {environments}.")
         engines.choice.check(engine, num_threads)
         if num_threads is None and engine not in ("tensorflow", "jax"):
-            num_threads = max(engines.choice.cores() // workers, 1)
+            num_threads = max(runtime.cores() // workers, 1)
         self._stages = eann.stages()
         example = [np.asarray(tensor) for tensor in self._stages.start(example)]
         self.exit_names = _exits(eann)
@@ -102,9 +104,6 @@ class ParallelPredictor:
     def close(self):
         """Terminates the processes."""
         self._processes.close()
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()

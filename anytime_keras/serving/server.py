@@ -23,7 +23,7 @@ class Closed(RuntimeError):
     """A server takes no more requests."""
 
 
-class Server:
+class Server(contextlib.AbstractContextManager):
     """Answers requests by their deadlines: later exits when there is time, earlier ones under load.
 
     One thread runs the network in batches and decides anew at each exit, by a `Scheduler`, which requests leave with
@@ -82,9 +82,6 @@ class Server:
         self._scheduler = Scheduler(times, self.accuracies, policy, time.perf_counter, max_queue, thresholds)
         self._thread = threading.Thread(target=self._work, name="anytime_keras.serving", daemon=True)
         self._thread.start()
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()
