@@ -11,9 +11,8 @@ from anytime_keras import graph, runtime
 from anytime_keras._checks import check_int
 from anytime_keras.cost import exit_costs
 from anytime_keras.evaluation.curve import Curve, CurvePoint
-from anytime_keras.evaluation.labels import class_numbers
 from anytime_keras.evaluation.latency import latencies
-from anytime_keras.evaluation.samples import SamplesBuilder, log_probabilities
+from anytime_keras.evaluation.samples import SamplesBuilder, class_numbers, log_probabilities
 from anytime_keras.models.anytime_model import by_exit
 
 

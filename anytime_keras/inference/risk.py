@@ -16,7 +16,7 @@ import bisect
 import numpy as np
 
 from anytime_keras._checks import check_number
-from anytime_keras.evaluation.labels import class_numbers
+from anytime_keras.evaluation.samples import class_numbers
 from anytime_keras.inference.answers import probabilities
 from anytime_keras.inference.early_exit import NEVER_SURE, exit_positions
 
