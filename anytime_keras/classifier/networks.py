@@ -1,4 +1,4 @@
-"""What a `Classifier` needs to know of its network: a functional Keras model, an `EANN` or an exported set."""
+"""What a `Classifier` needs to know of its network (a functional Keras model, an `EANN` or an exported set)."""
 
 import dataclasses
 import inspect
@@ -70,7 +70,7 @@ class SetPredictor:
     def __init__(self, reader, example):
         self._reader, self.stream = reader, reader.stream
         self.exit_names, self.costs = list(reader.exit_names), list(reader.costs)
-        self._state, self._lock = _State(reader, example), reader._lock
+        self._state, self._lock = _state(reader, example), reader._lock
 
     def prepare(self, example):
         """Measures the latency of the stages for inputs of this size."""
@@ -93,18 +93,14 @@ class SetPredictor:
         return answer
 
 
-class _State:
-    """What `anytime_keras.serving.runner` reads of a predictor's state: engine, exits, inputs and temperatures."""
-
-    def __init__(self, reader, example):
-        specs = reader.description["inputs"]
-        sizes = [(None, *spec["shape"][1:]) for spec in specs]
-        inputs = [types.SimpleNamespace(name=s["name"], dtype=s["dtype"], shape=size) for s, size in zip(specs, sizes)]
-        self.stages = types.SimpleNamespace(exit_names=list(reader.exit_names), inputs=inputs)
-        self.engine, self.temperatures = _Engine(reader), list(reader.temperatures)
-        self.times = {1: types.SimpleNamespace(example=example)}
-
-    answer = State.answer
+def _state(reader, example):
+    """Returns the `State` of an exported set, without what only a `Predictor` reads: latencies and paces."""
+    specs = reader.description["inputs"]
+    sizes = [(None, *spec["shape"][1:]) for spec in specs]
+    inputs = [types.SimpleNamespace(name=s["name"], dtype=s["dtype"], shape=size) for s, size in zip(specs, sizes)]
+    stages = types.SimpleNamespace(exit_names=list(reader.exit_names), inputs=inputs)
+    times = {1: types.SimpleNamespace(example=example)}
+    return State(stages, _Engine(reader), reader.costs, reader.temperatures, None, None, times, {}, {}, {})
 
 
 class _Engine:

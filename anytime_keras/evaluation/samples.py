@@ -1,4 +1,4 @@
-"""The results of each sample that `evaluate` keeps: classes, confidences and probabilities of the true class."""
+"""Labels, and each sample's results that `evaluate` keeps: classes, confidences, the true class's probabilities."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Converts a functional Keras model to an anytime model whose last exit is the original output."""
+"""Converts a functional Keras model to an anytime model whose last exit is the original output, and saves it."""
 
 from collections.abc import Callable, Sequence
 

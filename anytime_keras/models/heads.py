@@ -1,4 +1,4 @@
-"""Heads that `to_anytime` adds to a network, and the activations that end the network's own head."""
+"""Heads: those that `to_anytime` adds, the activations that end a network's own, and new ones for other classes."""
 
 import keras
 from keras import layers

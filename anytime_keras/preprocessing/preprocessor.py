@@ -1,4 +1,4 @@
-"""`Preprocessor`: raw images to a network's inputs, exactly as in the evaluation during training."""
+"""`Preprocessor`: raw images to a network's inputs, as in the evaluation during training or for pretrained networks."""
 
 import keras
 import numpy as np

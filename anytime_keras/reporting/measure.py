@@ -7,7 +7,7 @@ import numpy as np
 
 from anytime_keras import graph, runtime
 from anytime_keras.evaluation import Curve, Monotonicity, Samples, evaluate
-from anytime_keras.evaluation.latency import medians, models_by_exit
+from anytime_keras.evaluation.evaluate import medians, models_by_exit
 from anytime_keras.inference import calibration, early_exit, risk
 from anytime_keras.inference.answers import as_logits
 from anytime_keras.inference.monotone import METHODS, monotone

@@ -8,10 +8,9 @@ from anytime_keras.cost import exit_costs
 from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.models.registry import NETWORKS
 from anytime_keras.zoo import arrays, places, schema
-from anytime_keras.zoo.facts import SOURCES, Facts
+from anytime_keras.zoo.facts import SOURCES, Facts, Reported
 from anytime_keras.zoo.loading import fill, make
 from anytime_keras.zoo.manifest import FORMAT, Manifest
-from anytime_keras.zoo.reported import Reported
 
 SMALL_BYTES = 3_000_000  # of weights in `weights/` and in the wheel; larger ones are in `weights/large/`
 PAPER = "https://arxiv.org/abs/1708.06832"
