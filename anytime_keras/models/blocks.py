@@ -13,20 +13,25 @@ STEMS = ("small", "ilsvrc")
 
 
 class Family(BuiltModel):
-    """An anytime network built from a few arguments, `config`, each stored as an attribute of the same name.
+    """An anytime network built from a few arguments, each stored as an attribute of the same name.
 
-    `input_shape` is stored as `image_shape`, since Keras has a property named `input_shape`.
+    `input_shape` is stored as `image_shape`, since Keras has a property named `input_shape`. `values` contains the
+    value of each argument of the constructor, as its `locals()` do.
     """
 
-    def __init__(self, image, exits, config, name=None, dtype=None, **kwargs):
+    def __init__(self, image, exits, values, name=None, dtype=None, **kwargs):
         super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
-        for argument, value in config.items():
-            setattr(self, "image_shape" if argument == "input_shape" else argument, value)
+        for argument, attribute in self._attributes().items():
+            if attribute != "num_exits":  # a property of all anytime networks
+                setattr(self, attribute, values[argument])
+
+    def _attributes(self):
+        """Returns a dict from each argument of the constructor to the attribute that holds it."""
+        names = [name for name in inspect.signature(type(self)).parameters if name not in ("name", "dtype", "kwargs")]
+        return {name: "image_shape" if name == "input_shape" else name for name in names}
 
     def get_config(self):
-        others = ("name", "dtype", "kwargs")
-        arguments = [name for name in inspect.signature(type(self)).parameters if name not in others]
-        config = {name: getattr(self, "image_shape" if name == "input_shape" else name) for name in arguments}
+        config = {argument: getattr(self, attribute) for argument, attribute in self._attributes().items()}
         return {**config, **self._settings()}
 
 
