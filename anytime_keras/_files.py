@@ -71,15 +71,12 @@ def to_json(content: Any, path: str | os.PathLike | None = None) -> str:
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
     """Locks an entry of the cache for writing and removes partial files of killed processes."""
-    try:
+    remedy = ". Set ANYTIME_KERAS_CACHE to a writable directory."
+    with _errors.explained(f"The cache '{cache_folder()}' is not writable: ", OSError, end=remedy, raised=OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         locks = cache_folder() / "locks"
         locks.mkdir(exist_ok=True)
         lock = open(locks / path.name, "w")
-    except OSError as error:
-        raise OSError(
-            f"The cache '{cache_folder()}' is not writable: {error}. Set ANYTIME_KERAS_CACHE to a writable directory."
-        ) from error
     with lock:
         with contextlib.suppress(OSError, AttributeError):  # a file system without locks; a system without fcntl
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -45,10 +45,10 @@ class Settings:
         for network in self.networks:
             network_config(network)
 
-    def scale_of(self, dataset):
-        """Returns the numbers of epochs and of seeds on a data set."""
-        each = (self.epochs, self.seeds)
-        return [value[label(dataset)] if isinstance(value, dict) else value for value in each]
+
+def on_dataset(value, dataset):
+    """Returns the number for a data set of `Settings.epochs` or `Settings.seeds`."""
+    return value[label(dataset)] if isinstance(value, dict) else value
 
 
 def label(dataset):
@@ -83,7 +83,7 @@ def recipe(settings, network, dataset, seed, **changes):
     arguments = {"data": str(dataset)}
     if augment := sources.defaults(dataset).augment:  # named, so that results contain it
         arguments["augment"] = list(augment)
-    epochs, _ = settings.scale_of(dataset)
+    epochs = on_dataset(settings.epochs, dataset)
     scale = dict(epochs=epochs, batch_size=settings.batch_size, precision=settings.precision)
     return Recipe.paper(network_config(network), arguments, **{**scale, "seed": seed, **changes})
 
@@ -97,8 +97,7 @@ def plan(settings, rows, networks=None, opt=None):
     planned, joint = [], [({"row": row}, change) for row, change in rows.items()]
     for dataset, network in itertools.product(settings.datasets, settings.networks if networks is None else networks):
         changes = joint + (_alone(costs(network, dataset), opt) if opt else [])
-        _, seeds = settings.scale_of(dataset)
-        for seed, (labels, change) in itertools.product(range(seeds), changes):
+        for seed, (labels, change) in itertools.product(range(on_dataset(settings.seeds, dataset)), changes):
             labels = {**labels, "network": network, "dataset": label(dataset), "seed": seed}
             planned.append(Planned(labels, recipe(settings, network, dataset, seed, **change)))
     return planned

@@ -207,8 +207,7 @@ def _serve(folder, example, options, tasks, results, stopped):
 
         def answers(member, inputs):
             def answer(position, logits, seconds):
-                name = members[member][position]
-                return Answer(logits, name, position, seconds)
+                return Answer(logits, members[member][position], position, seconds)
 
             return worker.later(Job(runs[member], inputs, answer))
 
