@@ -10,7 +10,7 @@ import keras
 
 from anytime_keras import _errors, _files, zoo
 from anytime_keras.classifier import card, facts
-from anytime_keras.conversion.runtimes.base import installed
+from anytime_keras.conversion.runtimes import installed
 from anytime_keras.export.reader import ExportedModel
 from anytime_keras.export.reader.description import DESCRIPTION
 from anytime_keras.inference import EANN, ensemble

@@ -190,7 +190,7 @@ def _openvino(part, batch_size):
 
 def _save_openvino(model, path, dtype):
     if dtype == "bfloat16":
-        model.set_rt_info("bf16", "anytime_keras_precision")  # read by `runtimes.openvino`
+        model.set_rt_info("bf16", "anytime_keras_precision")  # read by `runtimes.OpenVINO`
     importlib.import_module("openvino").save_model(model, path, compress_to_fp16=dtype == "float16")
 
 

@@ -13,7 +13,7 @@ from anytime_keras._checks import check_choice, check_int
 from anytime_keras._errors import explained
 from anytime_keras.conversion import converters
 from anytime_keras.conversion.parts import Parts
-from anytime_keras.conversion.runtimes.base import installed
+from anytime_keras.conversion.runtimes import installed
 from anytime_keras.export.reader.assemble import assemble
 from anytime_keras.export.reader.description import DESCRIPTION, VERSION, fingerprint, sha256
 from anytime_keras.export.reader.inputs import by_name

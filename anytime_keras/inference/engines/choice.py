@@ -11,7 +11,7 @@ import numpy as np
 from anytime_keras import runtime
 from anytime_keras._checks import check_choice
 from anytime_keras.conversion import converters, part_cache, runtimes
-from anytime_keras.conversion.runtimes.base import check_num_threads
+from anytime_keras.conversion.runtimes import check_num_threads
 from anytime_keras.inference import latency
 from anytime_keras.inference.engines.base import arrays
 from anytime_keras.inference.engines.files import FileEngine
