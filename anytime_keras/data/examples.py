@@ -66,12 +66,6 @@ class FileExamples:
         paths = [self.paths[index] for index in indices]
         return FileExamples(paths, self.labels[indices], self.image_shape, self.skipped)
 
-    def fetch_one(self, index, rng=None):
-        """Returns one image, uint8 of `image_shape`: the central crop, or a random training crop if `rng` is given."""
-        image = crops.decode(self.paths[index], self.paths[index], self.image_shape[-1])
-        size = self.image_shape[:2]
-        return crops.center_crop(image, size) if rng is None else crops.random_resized_crop(image, size, rng)
-
     def fetch(self, indices, rngs=None):
         """Returns images and labels at these indices.
 
@@ -82,7 +76,8 @@ class FileExamples:
         for index, rng in zip(indices, itertools.repeat(None) if rngs is None else rngs):
             for other in range(index, index + (1 if rng is None else len(self))):
                 try:
-                    images.append(self.fetch_one(other % len(self), rng))
+                    path = self.paths[other % len(self)]
+                    images.append(crops.decoded_crop(path, path, self.image_shape, rng))
                     kept.append(other % len(self))
                     break
                 except crops.CorruptImage as error:
@@ -156,11 +151,8 @@ class StreamExamples:
             ).unbatch()
 
         def crop(image, epoch, position):
-            image = crops.decode(image, f"{self.split} of {self.builder.info.name}", self.image_shape[-1])
-            size = self.image_shape[:2]
-            if epoch < 0:
-                return crops.center_crop(image, size)
-            return crops.random_resized_crop(image, size, np.random.default_rng([seed, epoch, position]))
+            rng = None if epoch < 0 else np.random.default_rng([seed, epoch, position])
+            return crops.decoded_crop(image, f"{self.split} of {self.builder.info.name}", self.image_shape, rng)
 
         def decoded(position, example):
             image = tf.numpy_function(crop, [example[0], number, position], tf.uint8)

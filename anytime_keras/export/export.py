@@ -111,8 +111,10 @@ def export(
         files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)
         described = [{**part.describe(batch_size), **file} for part, file in zip(chosen, files)]
         description["whole"] = described.pop(0) if "whole" in parts else None
-        staged = zip(described, _stage_costs(description["exits"]))
-        description["stages"] = [{**stage, **cost} for stage, cost in staged] if "stages" in parts else None
+        paid = [0] + [cost["with_all_heads"] for cost in description["exits"]]  # before each stage
+        costs = zip(described, description["exits"], paid)
+        staged = [{**stage, "exit": own["exit"], "macs": own["with_all_heads"] - spent} for stage, own, spent in costs]
+        description["stages"] = staged if "stages" in parts else None
         (folder / "run_exported.py").write_text(assemble(), encoding="utf-8")
         description["files"] = {
             file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
@@ -150,12 +152,6 @@ def _preprocessor(model, named):
     (tensor,) = named.whole.inputs.values()
     fits = len(tensor.shape) == 4 and all(a in (None, b) for a, b in zip(tensor.shape[1:], preprocessor.image_shape))
     return preprocessor if fits else None
-
-
-def _stage_costs(costs):
-    """Returns the exit of each stage and its cost beyond earlier stages, including its head."""
-    paid = [0] + [cost["with_all_heads"] for cost in costs]
-    return [{"exit": cost["exit"], "macs": now - before} for cost, before, now in zip(costs, paid, paid[1:])]
 
 
 def _check(model, format, parts, precision, representative, batch_size):

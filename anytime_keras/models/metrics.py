@@ -4,6 +4,8 @@ import copy
 
 import keras
 
+from anytime_keras._errors import explained
+
 
 def copy_metric(metric):
     """Returns a copy of a metric with separate state; raises ValueError if an attribute cannot be copied.
@@ -11,20 +13,13 @@ def copy_metric(metric):
     Keras copies a metric through `get_config`, which need not contain every argument. This function copies the
     attributes: it creates new variables and nested metrics and shares layers and losses.
     """
-    try:
+    received = f"`metrics` for all exits must be metrics that can be copied. Received: {metric!r}, which cannot: "
+    remedy = ". Pass `metrics` as a dict with a list of new metrics for each exit."
+    with explained(received, Exception, end=remedy):
         copied = _copy(metric, {})
-    except Exception as error:
-        raise _refusal(metric, error) from error
-    if len(copied.variables) != len(metric.variables):
-        raise _refusal(metric, "it has variables that none of its attributes holds")
+        if len(copied.variables) != len(metric.variables):
+            raise RuntimeError("it has variables that none of its attributes holds")
     return copied
-
-
-def _refusal(metric, reason):
-    return ValueError(
-        f"`metrics` for all exits must be metrics that can be copied. Received: {metric!r}, which cannot: {reason}. "
-        "Pass `metrics` as a dict with a list of new metrics for each exit."
-    )
 
 
 def _copy(value, copies):
