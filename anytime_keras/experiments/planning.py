@@ -9,11 +9,13 @@ import pathlib
 import re
 
 from anytime_keras import models, runtime
+from anytime_keras._checks import check_choice
 from anytime_keras._errors import explained
 from anytime_keras.cost import exit_costs
 from anytime_keras.data import sources
 from anytime_keras.experiments.summaries import at_fractions, grouped
 from anytime_keras.training import Recipe
+from anytime_keras.training.recipe import PRECISIONS
 
 PLAIN = {"weighting": {"name": "constant"}}  # recipe changes of a network with one exit
 # A training run: `labels` (`row`, `network`, `dataset`, `seed` and the experiment's own) and its `recipe`.
@@ -42,6 +44,7 @@ class Settings:
             numbers = value if isinstance(value, dict) else dict.fromkeys(labels, value)
             if set(numbers) != set(labels) or not all(type(each) is int and each > 0 for each in numbers.values()):
                 raise ValueError(f"`{name}` must be a positive int, or one for each of {labels}. Received: {value!r}.")
+        check_choice("precision", self.precision, PRECISIONS)  # before any data is read
         for network in self.networks:
             network_config(network)
 
