@@ -137,7 +137,9 @@ def call_unchanging(model, inputs, values=()):
     variable, because that update would be lost.
     """
     # A stateful recurrent layer has a fixed batch size, so other sizes would raise an error of its own.
-    stateful = _states(model)
+    layers = [layer for layer in graph.sublayers(model) if getattr(layer, "stateful", False) is True]
+    states = [state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))]
+    stateful = {state.path for state in states if state is not None}
     with _Recording(values) as scope:
         outputs = None if stateful else model.call(inputs, training=False)
     if changed := scope.changed | stateful:
@@ -147,13 +149,6 @@ def call_unchanging(model, inputs, values=()):
             "network without them (`stateful=False`)."
         )
     return outputs
-
-
-def _states(model):
-    """Returns the paths of the states of stateful recurrent layers."""
-    layers = [layer for layer in graph.sublayers(model) if getattr(layer, "stateful", False) is True]
-    states = [state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))]
-    return {state.path for state in states if state is not None}
 
 
 class _Recording(keras.StatelessScope):

@@ -103,9 +103,7 @@ class Site:
         return cache.content(self.url + file.path, file.sha256, file.bytes)
 
 
-@functools.cache
-def site(url, lone=None):
-    return Site(url, lone)
+site = functools.cache(Site)
 
 
 def place(where):
