@@ -204,6 +204,9 @@ class ExitProduct(_Combining):
         top = ops.max(total, axis=-1, keepdims=True)
         return ops.where(top > EXCLUDED / 2, total, logits), total
 
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], input_shape[0]
+
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class ExitCache(_Combining):
@@ -227,6 +230,9 @@ class ExitCache(_Combining):
             return logits
         better = _confidence(logits) >= _confidence(inputs[1])
         return ops.where(better, logits, inputs[1])
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
 
 
 def _confidence(logits):

@@ -33,6 +33,9 @@ class GradientScale(keras.layers.Layer):
         kept = ops.stop_gradient(x)
         return kept + self.factor * (x - kept)  # exactly x, because the second term is 0
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
 
 def gradient_equilibrium(model: keras.Model) -> AnytimeModel:
     """Returns the same network with gradients scaled between its stages, so that each layer gets a mean over its exits.

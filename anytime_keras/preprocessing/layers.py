@@ -77,3 +77,6 @@ class ReverseChannels(keras.layers.Layer):
 
     def call(self, images):
         return ops.flip(images, axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
