@@ -287,8 +287,7 @@ def _inputs_of(model, args):
 
 def _open_stack(layer, args, taken):
     """Flattens a stack of blocks and returns its results, or None if `layer` is not a stack."""
-    children = sublayers(layer, recursive=False)
-    blocks = [type(child) for child in children if is_composite(child)]
+    blocks = [type(child) for child in sublayers(layer, recursive=False) if is_composite(child)]
     if not is_composite(layer) or len(blocks) == len(set(blocks)):
         return None
     try:

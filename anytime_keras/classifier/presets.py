@@ -136,8 +136,7 @@ def upload(classifier, uri, private=False):
     repository, hub = _repository(uri), installed("huggingface_hub", "huggingface_hub")
     with tempfile.TemporaryDirectory() as scratch:
         folder = save(classifier, pathlib.Path(scratch, "preset"))
-        text = card.text(classifier, uri)
-        (folder / "README.md").write_text(text)
+        (folder / "README.md").write_text(card.text(classifier, uri))
         with _explained(f"'{uri}' cannot be uploaded: "):
             hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a classifier")

@@ -228,8 +228,7 @@ class ExitCache(_Combining):
         logits = self._logits(inputs[0])
         if len(inputs) == 1:
             return logits
-        better = _confidence(logits) >= _confidence(inputs[1])
-        return ops.where(better, logits, inputs[1])
+        return ops.where(_confidence(logits) >= _confidence(inputs[1]), logits, inputs[1])
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]

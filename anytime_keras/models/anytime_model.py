@@ -166,8 +166,7 @@ class AnytimeModel(keras.Model):
                     f"`loss_weights` must be numbers of 0 or more. Received: {weight!r} for '{name}' of model "
                     f"'{self.name}'."
                 )
-        losses = self._by_exit("loss", loss) or {}
-        return {name: weights.get(name, 1.0) for name in losses}
+        return {name: weights.get(name, 1.0) for name in self._by_exit("loss", loss) or {}}
 
     # Keras recompiles a loaded model whose class overrides `compile` only if the class also defines these methods.
     def get_compile_config(self):

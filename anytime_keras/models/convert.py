@@ -229,8 +229,7 @@ class ConvertedModel(BuiltModel):
         original, heads = (load(config.pop(key), custom_objects) for key in ("original", "heads"))
         (output,), _ = graph.flatten(graph.functional(original))
         known = _tensors(graph.functional(original), output)
-        read = [known[number] for number in config.pop("reads")]
-        values = graph.run(heads, read)
+        values = graph.run(heads, [known[number] for number in config.pop("reads")])
         answers = {name: values[id(tensor)] for name, tensor in graph.outputs_by_name(heads).items()}
         trainable = config.pop("trainable")
         model = cls(original, output, {name: answers.get(name, output) for name in config.pop("exits")}, **config)

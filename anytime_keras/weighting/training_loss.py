@@ -100,8 +100,7 @@ class TrainingLoss:
         batch = replicas.total(replicas.share(y_pred, losses.dtype) * ops.stop_gradient(losses))
         weights = ops.stop_gradient(ops.cast(self.weighting.weights_for_batch(batch, present), losses.dtype))
         own = ops.stack([ops.cast(weight, losses.dtype) for weight in self._loss_weights.values()])
-        statistics = self._gradient_statistics(plain, x, y, sample_weight)
-        self.weighting.update(batch, statistics, present)
+        self.weighting.update(batch, self._gradient_statistics(plain, x, y, sample_weight), present)
         return total + ops.cast(ops.sum((weights - 1.0) * own * losses), total.dtype)
 
     def _compute(self, plain, x, y, y_pred, sample_weight):

@@ -112,8 +112,7 @@ def place(where):
     if schema.is_url(text) and not text.startswith("file://"):
         if not text.endswith(".json"):
             return site(text)
-        base = text.rsplit("/", 1)[0]
-        return site(base.removesuffix("/manifests"), lone=check_url(text))
+        return site(text.rsplit("/", 1)[0].removesuffix("/manifests"), lone=check_url(text))
     if text.startswith("file:"):
         text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
     path = _errors.expanded(text, "Pass the zoo's absolute path.")
