@@ -1,9 +1,10 @@
 """Helpers for error messages, shared across the package."""
 
+import contextlib
 import difflib
 import os
 import pathlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 
 def guess(name: object, known: Iterable) -> str:
@@ -30,6 +31,21 @@ def check_known(names: Iterable, known: Collection, message: str) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"{message.replace('{}', str(name))} {nearest(name, known)}")
+
+
+@contextlib.contextmanager
+def explained(
+    message: str,
+    *kinds: type[Exception],
+    end: str = "",
+    raised: type[Exception] = ValueError,
+    form: Callable[[Exception], str] = str,
+) -> Iterator[None]:
+    """Raises an error in place of errors of some kinds: the message, the original error as text, and `end`."""
+    try:
+        yield
+    except kinds as error:
+        raise raised(f"{message}{form(error)}{end}") from error
 
 
 def expanded(path: str | os.PathLike, remedy: str) -> pathlib.Path:

@@ -60,18 +60,23 @@ def read_json(path: str | os.PathLike, expected: str) -> Any:
         raise ValueError(f"'{path}' must be {expected}. Received: {error}.") from error
 
 
+def to_json(content: Any, path: str | os.PathLike | None = None) -> str:
+    """Returns plain data as JSON text, and writes it to a file if `path` is given."""
+    text = json.dumps(content, indent=1)
+    if path is not None:
+        pathlib.Path(path).write_text(text + "\n")
+    return text
+
+
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
     """Locks an entry of the cache for writing and removes partial files of killed processes."""
-    try:
+    remedy = ". Set ANYTIME_KERAS_CACHE to a writable directory."
+    with _errors.explained(f"The cache '{cache_folder()}' is not writable: ", OSError, end=remedy, raised=OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         locks = cache_folder() / "locks"
         locks.mkdir(exist_ok=True)
         lock = open(locks / path.name, "w")
-    except OSError as error:
-        raise OSError(
-            f"The cache '{cache_folder()}' is not writable: {error}. Set ANYTIME_KERAS_CACHE to a writable directory."
-        ) from error
     with lock:
         with contextlib.suppress(OSError, AttributeError):  # a file system without locks; a system without fcntl
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -14,5 +14,5 @@ class _Module:
         return getattr(importlib.import_module(self._name), name)
 
 
-jax, tf, tfds = map(_Module, ("jax", "tensorflow", "tensorflow_datasets"))
+jax, tf, tfds, torch = map(_Module, ("jax", "tensorflow", "tensorflow_datasets", "torch"))
 style = _Module("anytime_keras.evaluation.style")

@@ -107,11 +107,7 @@ def calls(outputs, inputs=()):
     return ordered
 
 
-def _call(operation, args, kwargs):
-    return operation(*args, **kwargs)
-
-
-def run(model, inputs, apply=_call):
+def run(model, inputs, apply=None):
     """Runs a functional model on a flat list of values and returns a dict from each tensor's `id` to its value.
 
     The function `apply(operation, args, kwargs)` computes each call in order. By default, it calls the operation.
@@ -121,15 +117,15 @@ def run(model, inputs, apply=_call):
     return replay(calls(model.outputs, model.inputs), values, apply)
 
 
-def replay(calls, values, apply=_call):
+def replay(calls, values, apply=None):
     """Repeats calls, in topological order, on other values.
 
     `values` is a dict from the `id` of each tensor that the calls read to its value. It is returned with the results.
     """
     for call in calls:
         args, kwargs = call.arguments.fill_in(values)
-        results = tree.flatten(apply(call.operation, args, kwargs))
-        values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, results))
+        results = call.operation(*args, **kwargs) if apply is None else apply(call.operation, args, kwargs)
+        values.update((id(tensor), result) for tensor, result in zip(call.output_tensors, tree.flatten(results)))
     return values
 
 
@@ -291,8 +287,7 @@ def _inputs_of(model, args):
 
 def _open_stack(layer, args, taken):
     """Flattens a stack of blocks and returns its results, or None if `layer` is not a stack."""
-    children = sublayers(layer, recursive=False)
-    blocks = [type(child) for child in children if is_composite(child)]
+    blocks = [type(child) for child in sublayers(layer, recursive=False) if is_composite(child)]
     if not is_composite(layer) or len(blocks) == len(set(blocks)):
         return None
     try:

@@ -13,42 +13,34 @@ import keras
 import numpy as np
 
 from anytime_keras import _forks
+from anytime_keras._lazy import jax, tf, torch
 
 
-def compiled(model, jit=None):
+def compiled(model):
     """Compiles a model's forward pass for inference; the result recompiles for new shapes and uses the current weights.
 
-    With `jit`, TensorFlow compiles with XLA; None uses XLA if there is an accelerator. JAX always does.
+    JAX compiles with XLA; TensorFlow does so if there is an accelerator.
     """
     check_fork()
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if jit is None:
-            jit = bool(tf.config.list_physical_devices("GPU"))
-        # Not a lambda: TensorFlow would mistake the lambdas of several models for one function and warn of retracing.
-        forward = functools.partial(model, training=False)
-        return tf.function(forward, jit_compile=jit, reduce_retracing=True)
     if keras.backend.backend() == "jax":
-        import jax
 
         @jax.jit
-        def forward(trainable, others, inputs):
+        def stateless(trainable, others, inputs):
             return model.stateless_call(trainable, others, inputs, training=False)[0]
 
         def run(inputs):
             groups = (model.trainable_variables, model.non_trainable_variables)
-            outputs = forward(*([variable.value for variable in group] for group in groups), inputs)
+            outputs = stateless(*([variable.value for variable in group] for group in groups), inputs)
             # A compiled JAX function returns dicts with sorted keys, so restore the model's order.
             return {name: outputs[name] for name in model.output} if isinstance(outputs, dict) else outputs
 
         return run
+    # Not a lambda: TensorFlow would mistake the lambdas of several models for one function and warn of retracing.
     forward = functools.partial(model, training=False)
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.no_grad()(forward)
-    return forward
+    if keras.backend.backend() == "tensorflow":
+        accelerated = bool(tf.config.list_physical_devices("GPU"))
+        return tf.function(forward, jit_compile=accelerated, reduce_retracing=True)
+    return torch.no_grad()(forward) if keras.backend.backend() == "torch" else forward
 
 
 def check_fork(seconds=5.0):
@@ -60,12 +52,8 @@ def check_fork(seconds=5.0):
 
     def compute():
         if backend == "tensorflow":
-            import tensorflow as tf
-
             finish(tf.function(small, autograph=False)(np.ones((2, 2), "float32")))
         elif backend == "jax":
-            import jax
-
             finish(jax.jit(small)(np.ones((2, 2), "float32")))
 
     _forks.check_fork(compute, backend, seconds)
@@ -81,12 +69,8 @@ def full_precision():
     """Disables TF32, in which GPUs multiply with 10 bits, so that results match those of a CPU."""
     with contextlib.ExitStack() as stack:
         if keras.backend.backend() == "jax":
-            import jax
-
             stack.enter_context(jax.default_matmul_precision("highest"))
         elif keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
             enable = tf.config.experimental.enable_tensor_float_32_execution
             stack.callback(enable, tf.config.experimental.tensor_float_32_execution_enabled())
             enable(False)
@@ -96,8 +80,6 @@ def full_precision():
 def repeatable():
     """Makes TensorFlow deterministic on CPU from now on. Does nothing on accelerators, where it is too slow."""
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
         if not tf.config.list_physical_devices("GPU"):
             tf.config.experimental.enable_op_determinism()
 
@@ -105,8 +87,6 @@ def repeatable():
 def devices():
     """Lists the devices that Keras sees, such as `["cpu:0"]`. Keras lists none on PyTorch."""
     if keras.backend.backend() == "torch":
-        import torch
-
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu:0"]
     return list(keras.distribution.list_devices())
 
@@ -134,6 +114,11 @@ def version_of(package):
         return None
 
 
+def cores():
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def on_cpu():
     """Returns whether Keras sees CPUs only."""
     return all("cpu" in str(device).lower() for device in devices())
@@ -147,8 +132,6 @@ def emulated_dtypes():
     """
     if keras.backend.backend() != "tensorflow":
         return ()
-    import tensorflow as tf
-
     if tf.config.get_visible_devices("GPU") or tf.config.get_visible_devices("TPU"):
         return ()
     # With AVX512, TensorFlow leaves bfloat16 to oneDNN.

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 import anytime_keras as ak
-from anytime_keras.models.converted import ConvertedModel
+from anytime_keras.models.convert import ConvertedModel
 
 # For small networks, XLA's compilation takes longer than the runs: without optimisation, and without its newer
 # emitters of kernels, compiling takes less than half as long.

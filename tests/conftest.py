@@ -17,7 +17,7 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 
 import anytime_keras as ak  # noqa: E402
-from anytime_keras.evaluation.latency import latencies  # noqa: E402
+from anytime_keras.evaluation.evaluate import latencies  # noqa: E402
 from anytime_keras.inference.state import State  # noqa: E402
 from anytime_keras.serving.runner import Runner  # noqa: E402
 

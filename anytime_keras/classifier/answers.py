@@ -78,6 +78,11 @@ class LabeledAnswer(Answer):
         found = self.probabilities[:, self.class_names.index(label)].tolist()
         return found[0] if self.single else found
 
+    def to_dict(self, k):
+        """Returns the `k` likeliest classes of a single image, the exit and the time, as plain data."""
+        best = [{"label": label, "probability": round(sure, 6)} for label, sure in self.top(k)]
+        return {"predictions": best, "exit": self.exit, "milliseconds": round(1e3 * self.seconds, 3), "late": self.late}
+
     def __repr__(self):
         labels, shown = self.labels, 3
         named = [f"{label} ({100 * sure:.0f}%)" for label, sure in zip(labels[:shown], self.confidence)]

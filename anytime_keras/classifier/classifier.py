@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from anytime_keras._checks import check_int
-from anytime_keras.classifier import card, facts, networks, presets, sets
+from anytime_keras.classifier import card, facts, networks, presets
 from anytime_keras.classifier.answers import LabeledAnswer
 from anytime_keras.export.reader import ExportedModel
 from anytime_keras.inference import Predictor
@@ -81,7 +81,7 @@ class Classifier:
         networks.check(name, model, self.preprocessor, self.class_names)
         self._costs = networks.costs(model, self.preprocessor.image_shape)
         if isinstance(model, ExportedModel):
-            sets.check_options(model, options)
+            networks.check_set_options(model, options)
         else:
             networks.check_exits(self._costs, options)
 
@@ -124,7 +124,7 @@ class Classifier:
     @functools.cached_property
     def predictor(self):
         if isinstance(self.model, ExportedModel):
-            return sets.SetPredictor(self.model, self._example(1))
+            return networks.SetPredictor(self.model, self._example(1))
         return Predictor(self.model, self._example(1), **self._options)
 
     def _example(self, batch_size):

@@ -1,6 +1,6 @@
 """Facts about a trained network for its model card, as plain data. See `of_manifest` for the fields."""
 
-from anytime_keras import _files
+from anytime_keras import _errors, _files
 from anytime_keras.evaluation import Curve
 
 
@@ -21,10 +21,9 @@ def of_training(folder):
     """Returns the facts in the files of a training's folder, of which any may be missing; see `of_manifest`."""
     paths = [folder / f"{name}.json" for name in ("recipe", "data", "curve")]
     recipe, data, curve = (read_json(path) if path.is_file() else None for path in paths)
-    try:
+    what = f"The JSON files in '{folder}' must be those of a training. Missing: "
+    with _errors.explained(what, KeyError, TypeError, end="."):
         return _of_results(folder.resolve().name, recipe, data, curve)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"The JSON files in '{folder}' must be those of a training. Missing: {error}.") from error
 
 
 def of_run(run):

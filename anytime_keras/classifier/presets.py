@@ -1,6 +1,5 @@
 """Presets: finds, loads, saves and uploads what a `Classifier` consists of."""
 
-import json
 import os
 import pathlib
 import re
@@ -11,7 +10,7 @@ import keras
 
 from anytime_keras import _errors, _files, zoo
 from anytime_keras.classifier import card, facts
-from anytime_keras.conversion.runtimes.base import installed
+from anytime_keras.conversion.runtimes import installed
 from anytime_keras.export.reader import ExportedModel
 from anytime_keras.export.reader.description import DESCRIPTION
 from anytime_keras.inference import EANN, ensemble
@@ -25,6 +24,7 @@ REMEDY = "Check the name, the network connection and, for private repositories, 
 # One of these files is in each folder that is a preset: of a Keras model, an ensemble or an exported set.
 NETWORKS = ("model.keras", ensemble.DESCRIPTION, DESCRIPTION)
 SUFFIXES = (".keras", ".h5", ".hdf5")  # that Keras loads
+DAMAGED = (OSError, TypeError, KeyError, zipfile.BadZipFile)  # what Keras raises for damaged files, besides ValueError
 # The files of a preset, and no others, are downloaded.
 FILES = ("model.keras", "preset.json", "README.md", "data.json", "recipe.json", "curve.json")
 FILES += (ensemble.DESCRIPTION, "member_*.keras")
@@ -77,10 +77,8 @@ def load_keras(file):
         raise ValueError(f"A file of a network must end in {' or '.join(SUFFIXES)}. Received: '{file}'.")
     if suffix == ".keras" and not zipfile.is_zipfile(file):  # Keras says that there is no file
         raise ValueError(f"'{file}' cannot be loaded as a Keras model: it is empty, truncated or of another format.")
-    try:
+    with _errors.explained(f"'{file}' cannot be loaded as a Keras model: ", ValueError, *DAMAGED):
         return keras.saving.load_model(file)
-    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{file}' cannot be loaded as a Keras model: {error}") from error
 
 
 def _of_folder(folder):
@@ -89,10 +87,8 @@ def _of_folder(folder):
     found = _described(folder / "preset.json") if saved else {"about": facts.of_training(folder)}
     if (folder / "model.keras").is_file():
         return {"model": load_keras(folder / "model.keras"), **found}
-    try:
+    with _errors.explained(f"'{folder}' cannot be loaded as an ensemble: ", *DAMAGED):
         return {"model": EANN.load(folder), **found}
-    except (OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{folder}' cannot be loaded as an ensemble: {error}") from error
 
 
 def _described(path):
@@ -128,7 +124,7 @@ def save(classifier, folder, overwrite=False):
         model.save(new if isinstance(model, EANN) else new / "model.keras")
         content = {"format": FORMAT, "preprocessor": classifier.preprocessor.get_config()}
         content.update(class_names=classifier.class_names, about=classifier.about)
-        (new / "preset.json").write_text(json.dumps(content, indent=1) + "\n")
+        _files.to_json(content, new / "preset.json")
         (new / "README.md").write_text(card.text(classifier))
         if (curve := facts.curve(classifier.about)) is not None:
             curve.plot(new / card.PLOT, title=classifier.about.get("name"))
@@ -140,23 +136,18 @@ def upload(classifier, uri, private=False):
     repository, hub = _repository(uri), installed("huggingface_hub", "huggingface_hub")
     with tempfile.TemporaryDirectory() as scratch:
         folder = save(classifier, pathlib.Path(scratch, "preset"))
-        text = card.text(classifier, uri)
-        (folder / "README.md").write_text(text)
-        try:
+        (folder / "README.md").write_text(card.text(classifier, uri))
+        with _explained(f"'{uri}' cannot be uploaded: "):
             hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a classifier")
-        except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
-            raise OSError(f"'{uri}' cannot be uploaded: {_first_line(error)} {REMEDY}") from error
     return f"https://huggingface.co/{repository}"
 
 
 def _downloaded(uri):
     """Downloads a preset from the Hugging Face Hub, or finds it in the Hub's cache, and returns its folder."""
     repository, hub = _repository(uri), installed("huggingface_hub", "huggingface_hub")
-    try:
+    with _explained(f"'{uri}' cannot be downloaded: "):
         folder = pathlib.Path(hub.snapshot_download(repository, allow_patterns=list(FILES)))
-    except Exception as error:  # huggingface_hub's, its HTTP client's, or the system's
-        raise OSError(f"'{uri}' cannot be downloaded: {_first_line(error)} {REMEDY}") from error
     if not any((folder / name).is_file() for name in NETWORKS[:2]):
         raise ValueError(f"'{uri}' is not a preset of this library. Expected: {' or '.join(NETWORKS[:2])} in it.")
     return folder
@@ -166,6 +157,11 @@ def _repository(uri):
     if not isinstance(uri, str) or not re.fullmatch(r"hf://[\w.-]+/[\w.-]+", uri):
         raise ValueError(f"A preset on the Hugging Face Hub is named hf://user/model. Received: {uri!r}.")
     return uri.removeprefix(HUB)
+
+
+def _explained(message):
+    """Turns errors of huggingface_hub, of its HTTP client and of the system into OSError."""
+    return _errors.explained(message, Exception, end=f" {REMEDY}", raised=OSError, form=_first_line)
 
 
 def _first_line(error):

@@ -13,6 +13,7 @@ from absl import flags
 import anytime_keras as ak
 from anytime_keras.commands import loading
 from anytime_keras.data import crops
+from anytime_keras.evaluation.curve import COSTS
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
@@ -21,7 +22,6 @@ flags.DEFINE_string("data_dir", None, "Data directory of tensorflow-datasets.", 
 flags.DEFINE_integer("image_size", None, "Pixels, height and width to crop images of different sizes to.", **_own)
 flags.DEFINE_enum("split", "test", ["test", "validation"], "Images to measure on.", **_own)
 flags.DEFINE_bool("latency", False, "Also measure the latency of each exit.", **_own)
-COSTS = ["with_all_heads", "with_head", "backbone", "latency"]
 flags.DEFINE_enum("cost", "with_all_heads", COSTS, "The plot's cost axis.", **_own)
 flags.DEFINE_string("plot", None, "File for a plot of all curves (.png, .pdf, .svg).", **_own)
 flags.DEFINE_string("json", None, "File for the last measured curve.", **_own)

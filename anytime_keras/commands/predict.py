@@ -56,7 +56,7 @@ def run(flags, arguments):
         try:
             for answer in _answers(classifier, path, flags):
                 if flags.json:
-                    records.append(_record(path, answer, flags.top))
+                    records.append({"image": path, **answer.to_dict(flags.top)})
                 else:
                     print(_text(path, answer, flags.top, width), flush=True)
         except skipped as error:
@@ -108,13 +108,3 @@ def _text(path, answer, top, width):
         return f"{path:<{width}}  {answer.label} ({100 * answer.confidence[0]:.1f}% sure)  {when}"
     lines = [f"  {100 * probability:5.1f}%  {label}" for label, probability in answer.top(top)]
     return "\n".join([f"{path:<{width}}  {when}", *lines])
-
-
-def _record(path, answer, top):
-    return {
-        "image": path,
-        "predictions": [{"label": label, "probability": round(sure, 6)} for label, sure in answer.top(top)],
-        "exit": answer.exit,
-        "milliseconds": round(1e3 * answer.seconds, 3),
-        "late": answer.late,
-    }

@@ -29,14 +29,13 @@ from anytime_keras._errors import check_known
 from anytime_keras.data.small_images import small_images
 from anytime_keras.experiments import report, runs
 from anytime_keras.experiments.catalog import EXPERIMENTS
-from anytime_keras.training.recipe import PRECISIONS
 from anytime_keras.zoo import places
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
 flags.DEFINE_bool("quick", False, "Check the code in a minute, with tiny networks on scikit-learn's digits.", **_own)
 flags.DEFINE_string("epochs", None, "Epochs, or data sets' epochs such as cifar10:300,svhn_cropped:60.", **_own)
-flags.DEFINE_string("seeds", None, "Number of seeds, or one per data set such as 2,1.", **_own)
+flags.DEFINE_string("seeds", None, "Number of seeds, or data sets' numbers such as cifar10:2,cifar100:1.", **_own)
 flags.DEFINE_string("dataset", None, "Comma-separated data sets: names, .npz files or directories.", **_own)
 flags.DEFINE_string("networks", None, "Networks, such as 5x16,9x16 (ResANNs); see above.", **_own)
 flags.DEFINE_integer("batch_size", None, "Batch size.", **_own)
@@ -81,13 +80,7 @@ def _settings(flags, experiment):
     given = {name: flags[name].value for name in SETTINGS if flags[name].value is not None}
     if not experiment.rows and given:
         raise ValueError(f"This experiment trains nothing. Omit {', '.join(f'--{name}' for name in given)}.")
-    if given.get("precision", "float32") not in PRECISIONS:
-        raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}. Received: '{flags.precision}'.")
-    if "seeds" in given:
-        numbers = tuple(_number("seeds", each) for each in given["seeds"].split(","))
-        given["seeds"] = numbers if len(numbers) > 1 else numbers[0]
-    if "epochs" in given:
-        given["epochs"] = _epochs(given["epochs"])
+    given.update((name, _numbers(name, given[name])) for name in ("epochs", "seeds") if name in given)
     if "dataset" in given:
         given["datasets"] = _split(given.pop("dataset"))
     if "networks" in given:  # whose arguments may contain commas
@@ -105,19 +98,14 @@ def _split(text, separator=","):
     return tuple(part.strip() for part in text.split(separator) if part.strip())
 
 
-def _epochs(text):
+def _numbers(name, text):
+    """Parses a number, or a number for each data set."""
     parts = [part.rpartition(":") for part in text.split(",")]
-    numbers = {name.strip(): _number("epochs", number) for name, _, number in parts}
-    if len(numbers) < len(parts) or ("" in numbers and len(parts) > 1):
-        _number("epochs", text)  # raises
-    return numbers.get("", numbers)
-
-
-def _number(name, text):
-    if not text.strip().isdecimal() or not int(text):
-        example = {"seeds": "2,1", "epochs": "cifar10:300,svhn_cropped:60"}[name]
+    numbers = {dataset.strip(): int(number) for dataset, _, number in parts if number.strip().isdecimal()}
+    if len(numbers) < len(parts) or 0 in numbers.values() or ("" in numbers and len(parts) > 1):
+        example = "cifar10:300,svhn_cropped:60"
         raise ValueError(f"--{name} must be above 0, or one number per data set such as {example}. Received: '{text}'.")
-    return int(text)
+    return numbers.get("", numbers)
 
 
 def _results(where):

@@ -21,7 +21,7 @@ from absl import flags
 import anytime_keras as ak
 from anytime_keras import commands, runtime
 from anytime_keras.commands import overrides
-from anytime_keras.training import Recipe
+from anytime_keras.training import Recipe, strategy
 
 FLAGS = flags.FlagValues()
 _own = dict(flag_values=FLAGS)
@@ -49,8 +49,7 @@ flags.DEFINE_float("learning_rate", None, "Peak learning rate.", **_own)
 flags.DEFINE_integer("seed", None, "Seed of initialisation, shuffling and augmentation.", **_own)
 flags.DEFINE_multi_string("set", [], "A field of the recipe to change, such as --set=optimizer.momentum=0.8.", **_own)
 flags.DEFINE_enum("engine", "fit", ["fit", "scan"], "Keras's fit, or one program per epoch (JAX only).", **_own)
-STRATEGIES = ["none", "mirrored", "multi_worker", "tpu", "data_parallel"]
-flags.DEFINE_enum("strategy", "none", STRATEGIES, "The devices that share each batch; see above.", **_own)
+flags.DEFINE_enum("strategy", "none", strategy.NAMES, "The devices that share each batch; see above.", **_own)
 flags.DEFINE_float("time_limit", None, "Seconds after which to stop with a checkpoint; --resume continues.", **_own)
 flags.DEFINE_integer("checkpoint_every", None, "Epochs between checkpoints: 1, or by time with --minutes.", **_own)
 flags.DEFINE_bool("tensorboard", True, "Write TensorBoard logs.", **_own)

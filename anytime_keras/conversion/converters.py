@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from anytime_keras import graph
+from anytime_keras._lazy import tf
 
 
 def write(parts, folder, format, batch_size=None, dtype="float32", calibration=None, preprocessor=None):
@@ -37,8 +38,6 @@ def write(parts, folder, format, batch_size=None, dtype="float32", calibration=N
 
 def _write_saved_model(parts, folder, batch_size, preprocessor):
     """Writes a SavedModel. The whole network is also `serving_default`, which SavedModel servers run by default."""
-    import tensorflow as tf
-
     module = tf.Module()
     weights = {id(variable): variable for part in parts for variable in part.model.variables}
     module.weights = [variable.value for variable in weights.values()]
@@ -55,8 +54,6 @@ def _write_saved_model(parts, folder, batch_size, preprocessor):
 
 def _of_raw_images(whole, preprocessor, batch_size):
     """Returns the whole network as a concrete function of uint8 images of any size."""
-    import tensorflow as tf
-
     forward, channels = whole.function(batch_size), preprocessor.image_shape[-1]
     spec = tf.TensorSpec((batch_size, None, None, channels), tf.uint8, "images")
     return tf.function(lambda images: forward(preprocessor(images)), [spec], autograph=False).get_concrete_function()
@@ -126,8 +123,6 @@ def _converted(part, format, batch_size, dtype, samples, named=False):
 
 def _litert(part, batch_size, precision, samples, named):
     """Converts a part to LiteRT. A signature, with names of inputs and outputs, takes longer: it needs a SavedModel."""
-    import tensorflow as tf
-
     module = tf.Module()
     module.weights = [variable.value for variable in part.model.variables]
     function = part.function(batch_size, named).get_concrete_function()
@@ -204,7 +199,7 @@ def _openvino(part, batch_size):
 
 def _save_openvino(model, path, dtype):
     if dtype == "bfloat16":
-        model.set_rt_info("bf16", "anytime_keras_precision")  # read by `runtimes.openvino`
+        model.set_rt_info("bf16", "anytime_keras_precision")  # read by `runtimes.OpenVINO`
     importlib.import_module("openvino").save_model(model, path, compress_to_fp16=dtype == "float16")
 
 
@@ -220,8 +215,6 @@ def _packed(model, dtype):
 
 def held_by_layers(model):
     """Maps (layer name, attribute name) to a layer's resources other than Keras variables, such as lookup tables."""
-    import tensorflow as tf
-
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable, tf.Module)
     held = {}
     for layer in graph.sublayers(model):

@@ -1,4 +1,4 @@
-"""The parts of an export: the whole network and its stages, as functions of named tensors."""
+"""The parts of an export, the whole network and its stages, as functions of named tensors; and stateless calls."""
 
 import functools
 import re
@@ -6,7 +6,7 @@ import re
 import keras
 
 from anytime_keras import graph
-from anytime_keras.conversion import unchanging
+from anytime_keras._lazy import tf
 
 
 class Part:
@@ -32,10 +32,8 @@ class Part:
 
     def function(self, batch_size=None, named=True):
         """Returns a `tf.function` from the part's inputs in order to a dict of its outputs, a list if not `named`."""
-        import tensorflow as tf
-
         def call(*tensors):
-            outputs = unchanging.call(self.model, list(tensors))
+            outputs = call_unchanging(self.model, list(tensors))
             outputs = {name: tf.identity(outputs[name]) for name in self.outputs}
             return outputs if named else list(outputs.values())
 
@@ -130,3 +128,34 @@ def _names(keys, reserved):
             name += "_"
         names.append(name)
     return names
+
+
+def call_unchanging(model, inputs, values=()):
+    """Runs a functional model in inference mode without changing its state.
+
+    `values` are pairs (variable, tensor) that override variables. Raises ValueError if the call would update a
+    variable, because that update would be lost.
+    """
+    # A stateful recurrent layer has a fixed batch size, so other sizes would raise an error of its own.
+    layers = [layer for layer in graph.sublayers(model) if getattr(layer, "stateful", False) is True]
+    states = [state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))]
+    stateful = {state.path for state in states if state is not None}
+    with _Recording(values) as scope:
+        outputs = None if stateful else model.call(inputs, training=False)
+    if changed := scope.changed | stateful:
+        raise ValueError(
+            "A network that is cut at its exits must not keep a state from one call to the next. Received: layers that "
+            f"change {sorted(changed)} when called, such as stateful recurrent layers or random layers. Build the "
+            "network without them (`stateful=False`)."
+        )
+    return outputs
+
+
+class _Recording(keras.StatelessScope):
+    def __init__(self, values):
+        super().__init__(values)
+        self.changed = set()
+
+    def add_update(self, update):
+        super().add_update(update)
+        self.changed.add(update[0].path)

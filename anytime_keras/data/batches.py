@@ -23,20 +23,12 @@ class Pipeline:
     def __init__(self, examples, batch_size, mean, std, augment, num_classes, seed):
         self.examples, self.batch_size, self.augment, self.seed = examples, batch_size, augment, seed
         self.num_classes = num_classes
+        self.steps = -(-len(examples) // batch_size)  # of an epoch; the last batch may be smaller
+        self.whole_steps = max(len(examples) // batch_size, 1)  # with full batches, or with all images as one
         self._on_device = None
         self.factor = np.asarray(examples.scale / std, "float32")
         self.shift = np.asarray(mean / std, "float32")
         self.std = np.asarray(std, "float32")
-
-    @property
-    def steps(self):
-        """Number of batches in an epoch; the last may be smaller."""
-        return -(-len(self.examples) // self.batch_size)
-
-    @property
-    def whole_steps(self):
-        """Number of full batches in an epoch; 1 if there are fewer images than `batch_size`."""
-        return max(len(self.examples) // self.batch_size, 1)
 
     def finish(self, images, labels, seed=None, side=None):
         """Scales and normalises a stored batch, and augments it by `seed`, a `StepSeed`, in training.

@@ -57,7 +57,10 @@ def decode(source, name, channels=3):
 def upright(image, name, channels=3):
     """Applies the Exif orientation of a Pillow image and converts it to 8-bit grey or RGB, or raises `CorruptImage`."""
     with _naming(name):
-        _check_unsigned(image)
+        formats = getattr(image, "tag_v2", {}).get(TiffImagePlugin.SAMPLEFORMAT, ())
+        # Pillow reads signed integers of 8 bits as unsigned; for those of 16 and 32 bits, see `_eight_bits`.
+        if 2 in formats and image.mode != "I":
+            raise ValueError(f"unsigned values are expected, received a TIFF of signed integers, mode '{image.mode}'")
         turned = ImageOps.exif_transpose(image)
         return _eight_bits(image, turned).convert("L" if channels == 1 else "RGB")
 
@@ -66,13 +69,6 @@ def swaps_sides(image, name):
     """Returns whether the Exif orientation of a Pillow image swaps height and width, or raises `CorruptImage`."""
     with _naming(name):
         return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-
-
-def _check_unsigned(image):
-    """Raises for a TIFF of signed integers: Pillow reads those of 8 bits as unsigned."""
-    formats = getattr(image, "tag_v2", {}).get(TiffImagePlugin.SAMPLEFORMAT, ())
-    if 2 in formats and image.mode != "I":  # 16 and 32 bits, see `_eight_bits`
-        raise ValueError(f"unsigned values are expected, received a TIFF of signed integers, mode '{image.mode}'")
 
 
 def _eight_bits(image, turned):
@@ -161,3 +157,9 @@ def random_resized_crop(image: Image.Image, size, rng: np.random.Generator, area
             box = (float(left), float(top), float(left + width), float(top + height))
             return to_array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
     return center_crop(image, size, short_side=min(size))
+
+
+def decoded_crop(source, name, image_shape, rng=None):
+    """Decodes an image and returns the central crop, or a random training crop if `rng` is given, of `image_shape`."""
+    image, size = decode(source, name, image_shape[-1]), image_shape[:2]
+    return center_crop(image, size) if rng is None else random_resized_crop(image, size, rng)

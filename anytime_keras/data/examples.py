@@ -1,19 +1,18 @@
 """Collections of examples: arrays in memory, image files on disk, or a tensorflow-datasets split."""
 
 import itertools
-import os
 import warnings
 
 import numpy as np
 
+from anytime_keras import runtime
 from anytime_keras._lazy import tf, tfds
 from anytime_keras.data import crops
 
 
 def processors():
     """Returns the number of processors this process may use, at most 32 since each holds a batch in memory."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(here, 32)
+    return min(runtime.cores(), 32)
 
 
 class ArrayExamples:
@@ -23,18 +22,11 @@ class ArrayExamples:
 
     def __init__(self, images, labels, paths=None):
         self.images, self.labels, self.paths = images, np.asarray(labels), paths
+        self.image_shape = tuple(images.shape[1:])
+        self.scale = 1 / 255 if images.dtype == np.uint8 else 1.0  # to values from 0 to 1
 
     def __len__(self):
         return len(self.labels)
-
-    @property
-    def image_shape(self):
-        return tuple(self.images.shape[1:])
-
-    @property
-    def scale(self):
-        """Factor that scales stored values to the range 0 to 1."""
-        return 1 / 255 if self.images.dtype == np.uint8 else 1.0
 
     def subset(self, indices):
         paths = None if self.paths is None else [self.paths[index] for index in indices]
@@ -74,12 +66,6 @@ class FileExamples:
         paths = [self.paths[index] for index in indices]
         return FileExamples(paths, self.labels[indices], self.image_shape, self.skipped)
 
-    def fetch_one(self, index, rng=None):
-        """Returns one image, uint8 of `image_shape`: the central crop, or a random training crop if `rng` is given."""
-        image = crops.decode(self.paths[index], self.paths[index], self.image_shape[-1])
-        size = self.image_shape[:2]
-        return crops.center_crop(image, size) if rng is None else crops.random_resized_crop(image, size, rng)
-
     def fetch(self, indices, rngs=None):
         """Returns images and labels at these indices.
 
@@ -90,7 +76,8 @@ class FileExamples:
         for index, rng in zip(indices, itertools.repeat(None) if rngs is None else rngs):
             for other in range(index, index + (1 if rng is None else len(self))):
                 try:
-                    images.append(self.fetch_one(other % len(self), rng))
+                    path = self.paths[other % len(self)]
+                    images.append(crops.decoded_crop(path, path, self.image_shape, rng))
                     kept.append(other % len(self))
                     break
                 except crops.CorruptImage as error:
@@ -164,11 +151,8 @@ class StreamExamples:
             ).unbatch()
 
         def crop(image, epoch, position):
-            image = crops.decode(image, f"{self.split} of {self.builder.info.name}", self.image_shape[-1])
-            size = self.image_shape[:2]
-            if epoch < 0:
-                return crops.center_crop(image, size)
-            return crops.random_resized_crop(image, size, np.random.default_rng([seed, epoch, position]))
+            rng = None if epoch < 0 else np.random.default_rng([seed, epoch, position])
+            return crops.decoded_crop(image, f"{self.split} of {self.builder.info.name}", self.image_shape, rng)
 
         def decoded(position, example):
             image = tf.numpy_function(crop, [example[0], number, position], tf.uint8)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from anytime_keras import _files
 from anytime_keras._checks import check_number
+from anytime_keras._errors import explained
 from anytime_keras.data import crops
 from anytime_keras.data.examples import ArrayExamples, processors
 from anytime_keras.data.sources import Source
@@ -79,7 +80,7 @@ def pack(data_set, folder, part_mb=58.0):
         "sizes": {split: len(examples) for split, examples in splits.items()},
         "parts": [{"path": path.name, "sha256": _files.sha256(path.read_bytes())} for path in paths],
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+    _files.to_json(index, folder / INDEX)
     return [folder / INDEX, *paths]
 
 
@@ -112,15 +113,14 @@ def _write(folder, number, records):
 
 def load(path):
     """Reads a packed data set; raises ValueError if a part is missing, damaged, or from another data set."""
-    try:
+    what = f"'{path / INDEX}' does not describe the parts of a data set: "
+    with explained(what, ValueError, KeyError, TypeError, end="."):
         index = json.loads((path / INDEX).read_text())
         if index["format"] != FORMAT:
             raise ValueError(f"its format must be {FORMAT}, but is {index['format']}")
         shape, dtype, encoding = tuple(index["image_shape"]), np.dtype(index["dtype"]), index["encoding"]
         parts = [(path / part["path"], part["sha256"]) for part in index["parts"]]
         name, class_names, sizes, seed = (index[key] for key in ("name", "class_names", "sizes", "split_seed"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{path / INDEX}' does not describe the parts of a data set: {error}.") from error
     images, labels, validation = [], [], []
 
     def decode(content):

@@ -6,7 +6,7 @@ import numpy as np
 
 from anytime_keras._checks import check_int
 from anytime_keras.data import sources
-from anytime_keras.data.splits import hold_out
+from anytime_keras.data.load import hold_out
 
 
 def small_images(source, folder, side=16, train=5000, validation=2000):

@@ -3,8 +3,7 @@
 from anytime_keras.evaluation.answer_plots import plot_answers, plot_photos
 from anytime_keras.evaluation.calibration import Calibration
 from anytime_keras.evaluation.curve import Curve, CurvePoint
-from anytime_keras.evaluation.evaluate import evaluate
-from anytime_keras.evaluation.latency import latencies
+from anytime_keras.evaluation.evaluate import evaluate, latencies
 from anytime_keras.evaluation.monotonicity import Monotonicity
 from anytime_keras.evaluation.plots import plot_curves, plot_increases, plot_weights
 from anytime_keras.evaluation.samples import Samples

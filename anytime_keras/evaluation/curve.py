@@ -1,13 +1,13 @@
 """Curves: error, loss and cost at each exit, as plain numbers."""
 
+import collections.abc
 import dataclasses
-import json
 import math
 import numbers
-import pathlib
 
 from anytime_keras import _files, _tables
 from anytime_keras._checks import check_choice, check_number
+from anytime_keras._errors import explained
 
 COSTS = ("with_all_heads", "with_head", "backbone", "latency")
 
@@ -43,7 +43,7 @@ class CurvePoint:
 NO_ANSWER = CurvePoint(None, math.nan, math.nan, 0, 0, 0, 0)
 
 
-class Curve:
+class Curve(collections.abc.Sequence):
     """Error against cost at each exit of a network, a sequence of `CurvePoint`s from the earliest exit to the last.
 
     Args:
@@ -74,9 +74,6 @@ class Curve:
 
     def __len__(self):
         return len(self.points)
-
-    def __iter__(self):
-        return iter(self.points)
 
     def __getitem__(self, index):
         return self.points[index]
@@ -227,21 +224,17 @@ class Curve:
     @classmethod
     def from_dict(cls, content):
         """Creates a curve from the result of `to_dict`; raises a ValueError if that is not valid."""
-        try:
+        what = "A curve must be content written by `Curve.to_json`. Received: "
+        with explained(what, TypeError, KeyError, end=".", form=repr):
             points = [CurvePoint(**point) for point in content["points"]]
             for point in points:
                 if not 0 <= point.error <= 1 or point.loss < 0 or min(point.with_all_heads, point.params) < 0:
                     raise TypeError(f"'{point.exit}' has values out of range")
             return cls(points, content["name"], content["about"])
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"A curve must be content written by `Curve.to_json`. Received: {error!r}.") from error
 
     def to_json(self, path=None):
         """Returns the curve as JSON text, and writes it to a file if `path` is given."""
-        text = json.dumps(self.to_dict(), indent=1)
-        if path is not None:
-            pathlib.Path(path).write_text(text + "\n")
-        return text
+        return _files.to_json(self.to_dict(), path)
 
     @classmethod
     def from_json(cls, path):

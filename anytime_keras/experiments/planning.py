@@ -9,10 +9,13 @@ import pathlib
 import re
 
 from anytime_keras import models, runtime
+from anytime_keras._checks import check_choice
+from anytime_keras._errors import explained
 from anytime_keras.cost import exit_costs
 from anytime_keras.data import sources
 from anytime_keras.experiments.summaries import at_fractions, grouped
 from anytime_keras.training import Recipe
+from anytime_keras.training.recipe import PRECISIONS
 
 PLAIN = {"weighting": {"name": "constant"}}  # recipe changes of a network with one exit
 # A training run: `labels` (`row`, `network`, `dataset`, `seed` and the experiment's own) and its `recipe`.
@@ -21,12 +24,12 @@ Planned = collections.namedtuple("Planned", "labels recipe")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The scale of an experiment. Epochs and seeds can be one number, or one for each data set."""
+    """The scale of an experiment. Epochs and seeds can be one number, or a dict with one for each data set."""
 
     datasets: tuple = ("cifar10", "cifar100")  # names or paths
     networks: tuple = ("5x16", "7x16", "9x16")  # see `network_config`
     epochs: int | dict = 60
-    seeds: int | tuple = 2  # the number of seeds: 0, 1, ...
+    seeds: int | dict = 2  # the number of seeds: 0, 1, ...
     batch_size: int = 64
     precision: str = "float32"
 
@@ -37,24 +40,18 @@ class Settings:
                 "`datasets` must name at least one data set, with distinct names without directory and suffix, because "
                 f"results use these names. Received: {self.datasets!r}."
             )
-        if isinstance(self.epochs, dict) and set(self.epochs) != set(labels):
-            raise ValueError(f"`epochs` needs one number for each of {labels}. Received: epochs={self.epochs}.")
-        numbers = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.datasets)
-        if len(numbers) != len(self.datasets) or not all(type(each) is int and each > 0 for each in numbers):
-            raise ValueError(
-                "`seeds` must be a positive int, or one for each data set. "
-                f"Received: seeds={self.seeds!r} for {self.datasets!r}."
-            )
+        for name, value in {"epochs": self.epochs, "seeds": self.seeds}.items():
+            numbers = value if isinstance(value, dict) else dict.fromkeys(labels, value)
+            if set(numbers) != set(labels) or not all(type(each) is int and each > 0 for each in numbers.values()):
+                raise ValueError(f"`{name}` must be a positive int, or one for each of {labels}. Received: {value!r}.")
+        check_choice("precision", self.precision, PRECISIONS)  # before any data is read
         for network in self.networks:
             network_config(network)
 
-    def seeds_of(self, dataset):
-        """Returns the seeds of a data set."""
-        return range(self.seeds[self.datasets.index(dataset)] if isinstance(self.seeds, tuple) else self.seeds)
 
-    def epochs_of(self, dataset):
-        """Returns the number of epochs on a data set."""
-        return self.epochs[label(dataset)] if isinstance(self.epochs, dict) else self.epochs
+def on_dataset(value, dataset):
+    """Returns the number for a data set of `Settings.epochs` or `Settings.seeds`."""
+    return value[label(dataset)] if isinstance(value, dict) else value
 
 
 def label(dataset):
@@ -71,17 +68,17 @@ def network_config(text):
     name, _, arguments = text.partition(":")
     if short := re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)", text):
         return {"name": "resann", "num_units": int(short[1]), "channels": int(short[2])}
-    try:
+    with explained(
+        "Networks must look like 5x16 (units per block, channels), 'resann50' or "
+        f"'denseann:depth=10,growth_rate=4'. Received: '{text}'. ",
+        SyntaxError,
+        ValueError,
+    ):
         models.registry.check_name(name)
         call = ast.parse(f"dict({arguments})", mode="eval").body
         if call.args:
             raise ValueError("Arguments need names.")
         return {"name": name, **{each.arg: ast.literal_eval(each.value) for each in call.keywords}}
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(
-            "Networks must look like 5x16 (units per block, channels), 'resann50' or "
-            f"'denseann:depth=10,growth_rate=4'. Received: '{text}'. {error}"
-        ) from error
 
 
 def recipe(settings, network, dataset, seed, **changes):
@@ -89,7 +86,8 @@ def recipe(settings, network, dataset, seed, **changes):
     arguments = {"data": str(dataset)}
     if augment := sources.defaults(dataset).augment:  # named, so that results contain it
         arguments["augment"] = list(augment)
-    scale = dict(epochs=settings.epochs_of(dataset), batch_size=settings.batch_size, precision=settings.precision)
+    epochs = on_dataset(settings.epochs, dataset)
+    scale = dict(epochs=epochs, batch_size=settings.batch_size, precision=settings.precision)
     return Recipe.paper(network_config(network), arguments, **{**scale, "seed": seed, **changes})
 
 
@@ -102,7 +100,7 @@ def plan(settings, rows, networks=None, opt=None):
     planned, joint = [], [({"row": row}, change) for row, change in rows.items()]
     for dataset, network in itertools.product(settings.datasets, settings.networks if networks is None else networks):
         changes = joint + (_alone(costs(network, dataset), opt) if opt else [])
-        for seed, (labels, change) in itertools.product(settings.seeds_of(dataset), changes):
+        for seed, (labels, change) in itertools.product(range(on_dataset(settings.seeds, dataset)), changes):
             labels = {**labels, "network": network, "dataset": label(dataset), "seed": seed}
             planned.append(Planned(labels, recipe(settings, network, dataset, seed, **change)))
     return planned

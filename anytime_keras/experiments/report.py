@@ -6,6 +6,7 @@ import shlex
 from statistics import fmean
 
 from anytime_keras import _files, _tables
+from anytime_keras._errors import explained
 from anytime_keras.experiments import planning
 from anytime_keras.experiments.catalog import EXPERIMENTS, KINDS
 from anytime_keras.experiments.summaries import grouped
@@ -70,7 +71,8 @@ def _to_text(content):
 
 def read(path):
     """Reads a result that `reproduce` wrote, and adds its `summary`, see `summaries`, its `table` and `facts`."""
-    try:
+    kinds = (ValueError, LookupError, TypeError, AttributeError)
+    with explained(f"'{path}' must be a result of `anytime-keras reproduce`. Received: ", *kinds, end=".", form=repr):
         content = json.loads(pathlib.Path(path).read_text())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
@@ -78,8 +80,6 @@ def read(path):
         content["summary"] = chosen.summarize(content["runs"], content["ensembles"])
         content["table"] = KINDS[chosen.kind].table(content["summary"], chosen.paper)
         content["facts"] = _facts(content, chosen.paper)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"'{path}' must be a result of `anytime-keras reproduce`. Received: {error!r}.") from error
     return content
 
 
@@ -135,7 +135,7 @@ def _facts(content, theirs):
     compared = grouped((run["network"], run["exit"]) for run in runs if run["row"] == "OPT")
     exits = {name: f": {_listed(dict.fromkeys(names))}" for name, names in compared.items()}
     networks = [name + exits.get(name, "") for name in settings["networks"]]
-    scale = _listed(_each(settings["epochs"], ": ") + _each(settings["seeds"]))
+    scale = _listed(_each(settings["epochs"], ": ") + _each(settings["seeds"], ": "))
     return rows + [
         ["networks", _listed(theirs["networks"]), _listed(networks, "; ")],
         ["data", _listed(theirs["datasets"]), _listed({run["dataset"]: _data(run) for run in runs}.values(), "; ")],

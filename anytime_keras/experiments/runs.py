@@ -18,7 +18,7 @@ from anytime_keras.experiments.summaries import grouped
 from anytime_keras.inference import EANN
 from anytime_keras.training import Recipe, train, train_side_by_side
 from anytime_keras.training.checkpoint import Checkpoints
-from anytime_keras.training.result import title
+from anytime_keras.training.run import title
 from anytime_keras.training.scan import keep_programs
 from anytime_keras.training.side_by_side import program
 

@@ -1,7 +1,6 @@
 """`export`: writes an anytime network as files that other runtimes can run stage by stage."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -11,9 +10,10 @@ import keras
 
 from anytime_keras import _files, graph, runtime
 from anytime_keras._checks import check_choice, check_int
+from anytime_keras._errors import explained
 from anytime_keras.conversion import converters
 from anytime_keras.conversion.parts import Parts
-from anytime_keras.conversion.runtimes.base import installed
+from anytime_keras.conversion.runtimes import installed
 from anytime_keras.export.reader.assemble import assemble
 from anytime_keras.export.reader.description import DESCRIPTION, VERSION, fingerprint, sha256
 from anytime_keras.export.reader.inputs import by_name
@@ -104,18 +104,18 @@ def export(
         description.update(preprocessing=preprocessor.get_config(), class_names=model.class_names)
     calibration = None
     if precision == "int8":
-        try:
+        with explained("`representative` does not fit the network. ", ValueError):
             samples = by_name(representative, description["inputs"])
-        except ValueError as error:
-            raise ValueError(f"`representative` does not fit the network. {error}") from error
         converters.check_finite(samples.values())
         calibration = converters.samples_of(chosen, samples, batch_size)
     with _files.writing_folder(path, overwrite) as folder:
         files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)
         described = [{**part.describe(batch_size), **file} for part, file in zip(chosen, files)]
         description["whole"] = described.pop(0) if "whole" in parts else None
-        staged = zip(described, _stage_costs(description["exits"]))
-        description["stages"] = [{**stage, **cost} for stage, cost in staged] if "stages" in parts else None
+        paid = [0] + [cost["with_all_heads"] for cost in description["exits"]]  # before each stage
+        costs = zip(described, description["exits"], paid)
+        staged = [{**stage, "exit": own["exit"], "macs": own["with_all_heads"] - spent} for stage, own, spent in costs]
+        description["stages"] = staged if "stages" in parts else None
         (folder / "run_exported.py").write_text(assemble(), encoding="utf-8")
         description["files"] = {
             file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
@@ -123,7 +123,7 @@ def export(
             if file.is_file()
         }
         description["sha256"] = fingerprint(description)
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        _files.to_json(description, folder / DESCRIPTION)
     return path
 
 
@@ -153,12 +153,6 @@ def _preprocessor(model, named):
     (tensor,) = named.whole.inputs.values()
     fits = len(tensor.shape) == 4 and all(a in (None, b) for a, b in zip(tensor.shape[1:], preprocessor.image_shape))
     return preprocessor if fits else None
-
-
-def _stage_costs(costs):
-    """Returns the exit of each stage and its cost beyond earlier stages, including its head."""
-    paid = [0] + [cost["with_all_heads"] for cost in costs]
-    return [{"exit": cost["exit"], "macs": now - before} for cost, before, now in zip(costs, paid, paid[1:])]
 
 
 def _check(model, format, parts, precision, representative, batch_size):

@@ -5,7 +5,7 @@ import numpy as np
 
 from anytime_keras._checks import check_int, check_one
 from anytime_keras.evaluation.evaluate import weighted_batches
-from anytime_keras.evaluation.labels import class_numbers
+from anytime_keras.evaluation.samples import class_numbers
 from anytime_keras.inference import calibration, early_exit, risk as risks
 from anytime_keras.inference.answers import check_classes
 from anytime_keras.inference.thresholds import checked_budget, choose_thresholds, fits_budget, same_target

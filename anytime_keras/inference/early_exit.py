@@ -116,6 +116,17 @@ def bucket(count):
     return -(-int(count) // step) * step
 
 
+def exit_positions(confidences, threshold):
+    """Returns the position of the first exit that is confident enough for each sample, or the last's.
+
+    >>> exit_positions(np.array([[0.9, 0.2], [0.5, 0.5], [0.1, 0.1]]), 0.6).tolist()
+    [0, 2]
+    """
+    leaves = confidences >= threshold
+    leaves[-1] = True
+    return leaves.argmax(axis=0)
+
+
 def fit_threshold(confidences, macs, average_budget):
     """Fits the confidence threshold, shared by all exits, that meets an average budget.
 
@@ -143,9 +154,7 @@ def fit_threshold(confidences, macs, average_budget):
         )
 
     def cost(threshold):
-        leaves = confidences >= threshold
-        leaves[-1] = True
-        return macs[leaves.argmax(axis=0)].mean()
+        return macs[exit_positions(confidences, threshold)].mean()
 
     candidates = np.append(np.unique(confidences[:-1]), NEVER_SURE)
     # The cost rises with the threshold; at the lowest, all exit at the first.

@@ -11,6 +11,7 @@ import keras
 
 from anytime_keras import _files, graph
 from anytime_keras._checks import check_positive
+from anytime_keras._errors import explained
 from anytime_keras.cost import ExitCost, exit_costs
 from anytime_keras.evaluation import Curve, Samples, evaluate
 from anytime_keras.inference.stages import Stages, chosen_exits, in_dtype
@@ -231,8 +232,7 @@ class EANN:
         with _files.writing_folder(folder) as whole:
             for number, member in enumerate(self.members):
                 member.save(whole / _file(number))
-            content = {"errors": self.errors, "inference": self.inference}
-            (whole / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
+            _files.to_json({"errors": self.errors, "inference": self.inference}, whole / DESCRIPTION)
 
     @classmethod
     def load(cls, folder):
@@ -242,17 +242,14 @@ class EANN:
             ValueError: if the folder does not contain an ensemble.
         """
         folder = pathlib.Path(folder)
-        try:
+        what = f"'{folder}' must be a folder that `EANN.save` wrote. Received: "
+        with explained(what, OSError, ValueError, KeyError, TypeError, end="."):
             content = json.loads((folder / DESCRIPTION).read_text())
             errors = [[float(error) for error in member] for member in content["errors"]]
             inference = content["inference"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"'{folder}' must be a folder that `EANN.save` wrote. Received: {error}.") from error
         members = [keras.saving.load_model(folder / _file(number)) for number in range(len(errors))]
-        try:
+        with explained(f"'{folder / DESCRIPTION}' does not describe the members beside it: ", ValueError):
             return cls.from_errors(members, errors, inference)
-        except ValueError as error:
-            raise ValueError(f"'{folder / DESCRIPTION}' does not describe the members beside it: {error}") from error
 
 
 class EnsembleStages(Stages):

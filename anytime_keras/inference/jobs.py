@@ -87,6 +87,13 @@ class Job(engines.Run):
             yield self._answers[told]
             told += 1
 
+    def stream(self):
+        """As `answers`; stops the job when the caller asks for no more."""
+        try:
+            yield from self.answers()
+        finally:
+            self.stop()
+
     def wait_for_first(self):
         """Waits for the first answer or the end of the job; returns the latest answer, or None."""
         self._wait_for(lambda: self._answers)

@@ -1,12 +1,12 @@
 """`LatencyTable`: measured latency of each exit on this machine, in quantiles."""
 
-import copy
 import json
 import pathlib
 
 import numpy as np
 
-from anytime_keras import runtime
+from anytime_keras import _files, runtime
+from anytime_keras._errors import explained
 
 IDENTITY = ("exit_names", "macs", "dtype", "engine")  # what a table was measured of
 SAME = ("backend", "processor", "devices")  # must match for the measured times to be valid
@@ -55,10 +55,6 @@ class LatencyTable:
         self.stages = {**self.stages, size: np.array(stages)}
         self.direct = {**self.direct, size: np.array(direct)}
 
-    def copy(self):
-        """Returns an independent copy of the table."""
-        return copy.copy(self)
-
     def quantile(self, size, quantile, stages=False):
         """Returns a quantile of each exit's latency in seconds, an array of shape `(exits,)`."""
         table = (self.stages if stages else self.direct)[size]
@@ -82,10 +78,7 @@ class LatencyTable:
         content.update(quantiles=QUANTILES, machine=self.machine)
         for name, table in (("direct", self.direct), ("stages", self.stages)):
             content[name] = {json.dumps(size): rows.tolist() for size, rows in table.items()}
-        text = json.dumps(content, indent=1)
-        if path is not None:
-            pathlib.Path(path).write_text(text + "\n")
-        return text
+        return _files.to_json(content, path)
 
     @classmethod
     def from_json(cls, path):
@@ -99,7 +92,9 @@ class LatencyTable:
                 "Latencies must be a `LatencyTable` or the path of a saved one. "
                 f"Received: {path!r} of type {type(path).__name__}."
             )
-        try:
+        kinds = (OSError, ValueError, KeyError, TypeError, AttributeError)
+        end = ". Expected what `LatencyTable.to_json` writes."
+        with explained(f"'{path}' is no table of latencies: ", *kinds, end=end, form=repr):
             content = json.loads(pathlib.Path(path).read_text())
             if content["quantiles"] != list(QUANTILES):
                 raise ValueError(f"`quantiles` are not {list(QUANTILES)}")
@@ -109,10 +104,6 @@ class LatencyTable:
             table._check_times()
             here, table.machine = table.machine, content["machine"]
             there = {key: table.machine[key] for key in SAME}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"'{path}' is no table of latencies: {error!r}. Expected what `LatencyTable.to_json` writes."
-            ) from error
         for key in SAME:
             if there[key] != here[key]:
                 raise ValueError(

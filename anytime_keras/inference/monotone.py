@@ -171,10 +171,6 @@ class _Combining(keras.layers.Layer):
             outputs = outputs - ops.mean(outputs, axis=-1, keepdims=True)
         return outputs / self.temperature
 
-    def get_config(self):
-        own = {"temperature": self.temperature, "probabilities": self.probabilities}
-        return {**super().get_config(), **own}
-
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class ExitProduct(_Combining):
@@ -195,8 +191,8 @@ class ExitProduct(_Combining):
     [[0.75, 0.25, 0.0]]
     """
 
-    def __init__(self, weight, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, weight, temperature=1.0, probabilities=False, **kwargs):
+        super().__init__(temperature, probabilities, **kwargs)
         self.weight = weight
 
     def call(self, inputs):
@@ -210,9 +206,6 @@ class ExitProduct(_Combining):
 
     def compute_output_shape(self, input_shape):
         return input_shape[0], input_shape[0]
-
-    def get_config(self):
-        return {**super().get_config(), "weight": self.weight}
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -235,8 +228,7 @@ class ExitCache(_Combining):
         logits = self._logits(inputs[0])
         if len(inputs) == 1:
             return logits
-        better = _confidence(logits) >= _confidence(inputs[1])
-        return ops.where(better, logits, inputs[1])
+        return ops.where(_confidence(logits) >= _confidence(inputs[1]), logits, inputs[1])
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]

@@ -9,10 +9,12 @@ import tempfile
 import time
 import traceback
 import weakref
+from unittest import mock
 
 import keras
 import numpy as np
 
+from anytime_keras import runtime
 from anytime_keras._checks import check_int, check_limit
 from anytime_keras.inference import engines
 from anytime_keras.inference.answers import Answer
@@ -22,7 +24,7 @@ from anytime_keras.inference.jobs import Job, Worker
 READY_SECONDS = 300
 
 
-class ParallelPredictor:
+class ParallelPredictor(contextlib.AbstractContextManager):
     """Runs the members of an EANN in several processes, first in first out, and returns the best finished answer.
 
     With M processes, each member starts when the M-th member before it ends, which reduces the cost inflation to that
@@ -58,7 +60,7 @@ class ParallelPredictor:
             raise ValueError(f"`environments` must be a dict for each of {workers} workers. Received: {environments}.")
         engines.choice.check(engine, num_threads)
         if num_threads is None and engine not in ("tensorflow", "jax"):
-            num_threads = max(engines.choice.cores() // workers, 1)
+            num_threads = max(runtime.cores() // workers, 1)
         self._stages = eann.stages()
         example = [np.asarray(tensor) for tensor in self._stages.start(example)]
         self.exit_names = _exits(eann)
@@ -93,11 +95,7 @@ class ParallelPredictor:
 
     def stream(self, x):
         """Yields successively better `Answer`s as they arrive."""
-        job = self.start(x)
-        try:
-            yield from job.answers()
-        finally:
-            job.stop()
+        yield from self.start(x).stream()
 
     def _answer(self, position, logits, seconds):
         name, temperature = self.exit_names[position], self._temperatures[position]
@@ -106,9 +104,6 @@ class ParallelPredictor:
     def close(self):
         """Terminates the processes."""
         self._processes.close()
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()
@@ -128,7 +123,8 @@ class _Processes:
             self._processes = [spawn.Process(target=_serve, args=arguments, daemon=True) for _ in environments]
             self._finalizer = weakref.finalize(self, _end, self._processes, self._tasks)
             for process, own in zip(self._processes, environments):
-                with _environment({"KERAS_BACKEND": keras.backend.backend(), **own}):
+                # The process reads its environment before any of our code runs.
+                with mock.patch.dict(os.environ, {"KERAS_BACKEND": keras.backend.backend(), **own}):
                     process.start()
             for _ in self._processes:
                 self._receive(time.monotonic() + READY_SECONDS)
@@ -211,8 +207,7 @@ def _serve(folder, example, options, tasks, results, stopped):
 
         def answers(member, inputs):
             def answer(position, logits, seconds):
-                name = members[member][position]
-                return Answer(logits, name, position, seconds)
+                return Answer(logits, members[member][position], position, seconds)
 
             return worker.later(Job(runs[member], inputs, answer))
 
@@ -232,18 +227,3 @@ def _serve(folder, example, options, tasks, results, stopped):
         pass
     except BaseException:  # reported to the parent process
         results.put(traceback.format_exc())
-
-
-@contextlib.contextmanager
-def _environment(settings):
-    """Sets environment variables for processes started within, which read them before any of our code runs."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -1,5 +1,6 @@
 """`Predictor`: anytime inference by a deadline, within a budget, or until stopped."""
 
+import copy
 import dataclasses
 import math
 import threading
@@ -125,7 +126,7 @@ class Predictor(BatchMethods):
             state = State.of(stages, example, dtype, temperatures, name=engine, progress=progress, **self._options)
             if latencies is not None:
                 latencies.check(state.latencies)
-                state = dataclasses.replace(state, latencies=latencies.copy())
+                state = dataclasses.replace(state, latencies=copy.copy(latencies))
             state.prepare(example, self._worker, progress=progress)
             if temperatures and dtype == "int8":
                 state = self._with_temperatures(state)
@@ -339,12 +340,8 @@ class Predictor(BatchMethods):
         def answers():
             if state.engine.steps:
                 yield from self._stage_by_stage(state, inputs, time.perf_counter())
-                return
-            job = self._worker.later(state.job(inputs))
-            try:
-                yield from job.answers()
-            finally:
-                job.stop()
+            else:
+                yield from self._worker.later(state.job(inputs)).stream()
 
         return answers()
 

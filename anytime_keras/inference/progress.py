@@ -1,5 +1,6 @@
 """A progress line in the terminal for work that takes more than two seconds."""
 
+import contextlib
 import sys
 import time
 
@@ -10,7 +11,7 @@ def silent(step):
     """Shows nothing."""
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
     """Shows the current step in one line on stderr, if that is a terminal, once the work has taken `QUIET_SECONDS`.
 
     Use it as a context manager, which ends the line.
@@ -35,9 +36,6 @@ class Progress:
         sys.stderr.write("\r" * (self._width > 0) + text.ljust(self._width))
         sys.stderr.flush()
         self._width = len(text)
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         if self._width:

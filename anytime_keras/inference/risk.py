@@ -16,9 +16,9 @@ import bisect
 import numpy as np
 
 from anytime_keras._checks import check_number
-from anytime_keras.evaluation.labels import class_numbers
+from anytime_keras.evaluation.samples import class_numbers
 from anytime_keras.inference.answers import probabilities
-from anytime_keras.inference.early_exit import NEVER_SURE
+from anytime_keras.inference.early_exit import NEVER_SURE, exit_positions
 
 LOSSES = ("error", "consistency")
 # In descending order, and dense near 1, where the confidence of most samples lies. At 0, all take the first exit.
@@ -125,17 +125,6 @@ def lowest_within(confidences, losses, max_drop, thresholds=THRESHOLDS):
             break
         lowest = float(threshold)
     return lowest
-
-
-def exit_positions(confidences, threshold):
-    """Returns the position of the first exit that is confident enough for each sample, or the last's.
-
-    >>> exit_positions(np.array([[0.9, 0.2], [0.5, 0.5], [0.1, 0.1]]), 0.6).tolist()
-    [0, 2]
-    """
-    leaves = confidences >= threshold
-    leaves[-1] = True
-    return leaves.argmax(axis=0)
 
 
 def passes(excess, risk, confidence):

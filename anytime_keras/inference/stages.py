@@ -294,10 +294,8 @@ def _whole(value):
     """Converts nested lists of numbers to an array; returns other values, such as lists of arrays, unchanged."""
     if not isinstance(value, (list, tuple)) or any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(value)):
         return value
-    try:
+    with _errors.explained("An input must be an array of numbers. Received: lists that form none; ", ValueError):
         return np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"An input must be an array of numbers. Received: lists that form none; {error}") from error
 
 
 def chosen_exits(exits, names):

@@ -5,11 +5,10 @@ from anytime_keras.models.convert import to_anytime
 from anytime_keras.models.denseann import DenseANN
 from anytime_keras.models.equilibrium import GradientScale, gradient_equilibrium
 from anytime_keras.models.from_pytorch import from_pytorch
-from anytime_keras.models.linear_ensemble import linear_ensemble
+from anytime_keras.models.heads import with_classes
 from anytime_keras.models.msdnet import MSDNet
 from anytime_keras.models.msdnet_published import PublishedMSDNet
-from anytime_keras.models.new_classes import with_classes
-from anytime_keras.models.registry import build, names
+from anytime_keras.models.registry import build, linear_ensemble, names
 from anytime_keras.models.resann import BottleneckResANN, ResANN
 
 __all__ = ["AnytimeModel", "BottleneckResANN", "DenseANN", "Exit", "GradientScale", "MSDNet", "PublishedMSDNet"]

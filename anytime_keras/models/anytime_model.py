@@ -1,5 +1,6 @@
 """A functional Keras model with several exits: ordered, named outputs that share one label."""
 
+import copy
 import functools
 import inspect
 import json
@@ -12,7 +13,6 @@ import numpy as np
 
 from anytime_keras import _errors
 from anytime_keras.cost import exit_costs
-from anytime_keras.models.metrics import copy_metric
 from anytime_keras.preprocessing import Preprocessor
 
 
@@ -166,8 +166,7 @@ class AnytimeModel(keras.Model):
                     f"`loss_weights` must be numbers of 0 or more. Received: {weight!r} for '{name}' of model "
                     f"'{self.name}'."
                 )
-        losses = self._by_exit("loss", loss) or {}
-        return {name: weights.get(name, 1.0) for name in losses}
+        return {name: weights.get(name, 1.0) for name in self._by_exit("loss", loss) or {}}
 
     # Keras recompiles a loaded model whose class overrides `compile` only if the class also defines these methods.
     def get_compile_config(self):
@@ -338,3 +337,45 @@ def _own_metrics(metrics):
     """Copies a list of metrics, so that exits do not share state."""
     metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
     return [copy_metric(metric) if isinstance(metric, keras.metrics.Metric) else metric for metric in metrics]
+
+
+def copy_metric(metric):
+    """Returns a copy of a metric with separate state; raises ValueError if an attribute cannot be copied.
+
+    Keras copies a metric through `get_config`, which need not contain every argument. This function copies the
+    attributes: it creates new variables and nested metrics and shares layers and losses.
+    """
+    received = f"`metrics` for all exits must be metrics that can be copied. Received: {metric!r}, which cannot: "
+    remedy = ". Pass `metrics` as a dict with a list of new metrics for each exit."
+    with _errors.explained(received, Exception, end=remedy):
+        copied = _copy(metric, {})
+        if len(copied.variables) != len(metric.variables):
+            raise RuntimeError("it has variables that none of its attributes holds")
+    return copied
+
+
+def _copy(value, copies):
+    """Copies a value; `copies` maps the `id` of each original to its copy, as for `copy.deepcopy`."""
+    if id(value) in copies:
+        return copies[id(value)]
+    if isinstance(value, keras.metrics.Metric):
+        copies[id(value)] = copied = object.__new__(type(value))
+        keras.metrics.Metric.__init__(copied, dtype=value.dtype, name=value.name)
+        attributes = {name: held for name, held in vars(value).items() if name not in vars(copied)}
+        for name, held in attributes.items():
+            setattr(copied, name, _copy(held, copies))
+        return copied
+    if isinstance(value, keras.Variable):
+        names = ("dtype", "trainable", "aggregation", "synchronization", "name")
+        options = {name: getattr(value, name) for name in names}
+        copies[id(value)] = keras.Variable(keras.ops.convert_to_numpy(value), **options)
+        return copies[id(value)]
+    if isinstance(value, (keras.Layer, keras.losses.Loss)):
+        return value
+    if isinstance(value, dict):
+        return {key: _copy(held, copies) for key, held in value.items()}
+    if type(value) is tuple:
+        return tuple(_copy(held, copies) for held in value)
+    if isinstance(value, list):
+        return [_copy(held, copies) for held in value]
+    return copy.deepcopy(value, copies)

@@ -13,21 +13,28 @@ STEMS = ("small", "ilsvrc")
 
 
 class Family(BuiltModel):
-    """An anytime network built from a few arguments, `config`, each stored as an attribute of the same name.
+    """An anytime network built from a few arguments, each stored as an attribute of the same name.
 
-    `input_shape` is stored as `image_shape`, since Keras has a property named `input_shape`.
+    `input_shape` is stored as `image_shape`, since Keras has a property named `input_shape`. `values`
+    are the `locals()` of the family's constructor, which contain the value of each argument, and the
+    class as `__class__`.
     """
 
-    def __init__(self, image, exits, config, name=None, dtype=None, **kwargs):
+    def __init__(self, image, exits, values, name=None, dtype=None, **kwargs):
         super().__init__(inputs=image, outputs=exits, name=name, dtype=dtype, **kwargs)
-        for argument, value in config.items():
-            setattr(self, "image_shape" if argument == "input_shape" else argument, value)
+        for argument, attribute in _attributes(values["__class__"]).items():
+            if attribute != "num_exits":  # a property of all anytime networks
+                setattr(self, attribute, values[argument])
 
     def get_config(self):
-        others = ("name", "dtype", "kwargs")
-        arguments = [name for name in inspect.signature(type(self)).parameters if name not in others]
-        config = {name: getattr(self, "image_shape" if name == "input_shape" else name) for name in arguments}
+        config = {argument: getattr(self, attribute) for argument, attribute in _attributes(type(self)).items()}
         return {**config, **self._settings()}
+
+
+def _attributes(family):
+    """Returns a dict from each argument of a family's constructor to the attribute that holds it."""
+    names = [name for name in inspect.signature(family).parameters if name not in ("name", "dtype", "kwargs")]
+    return {name: "image_shape" if name == "input_shape" else name for name in names}
 
 
 def check_image_shape(input_shape):

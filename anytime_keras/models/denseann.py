@@ -72,8 +72,8 @@ class DenseANN(Family):
         dtype=None,
         **kwargs,
     ):
-        depth, sizes = _block_sizes(depth, blocks)
-        num_layers = sum(sizes)
+        depth, blocks = _block_sizes(depth, blocks)
+        num_layers = sum(blocks)
         growth_rate, num_classes = check_positive(growth_rate=growth_rate, num_classes=num_classes)
         exit_every, first_exit = check_positive(exit_every=exit_every, first_exit=first_exit)
         check_choice("stem", stem, STEMS)
@@ -91,7 +91,7 @@ class DenseANN(Family):
         else:
             x = build.conv(image, 2 * growth_rate, 3, name="stem")
         exits, layer = {}, 0
-        for block, layers in enumerate(sizes):
+        for block, layers in enumerate(blocks):
             if block > 0:
                 x = _transition(build, x, reduction, dropout, preset, name=f"transition_{block}")
             for _ in range(layers):
@@ -102,11 +102,7 @@ class DenseANN(Family):
                     features = x if preset == "paper" else build.bn_relu(x, exit_name)
                     exits[exit_name] = build.classify(features, num_classes, name=exit_name)
 
-        # === Config ===
-        config = dict(depth=depth, blocks=sizes, growth_rate=growth_rate, exit_every=exit_every, first_exit=first_exit)
-        config.update(stem=stem, reduction=reduction, dropout=dropout, input_shape=input_shape)
-        config.update(num_classes=num_classes, preset=preset)
-        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
+        super().__init__(image, exits, locals(), name=name, dtype=dtype, **kwargs)
 
     def get_config(self):
         config = super().get_config()

@@ -36,9 +36,6 @@ class GradientScale(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def get_config(self):
-        return {**super().get_config(), "factor": self.factor}
-
 
 def gradient_equilibrium(model: keras.Model) -> AnytimeModel:
     """Returns the same network with gradients scaled between its stages, so that each layer gets a mean over its exits.
@@ -81,8 +78,7 @@ def gradient_equilibrium(model: keras.Model) -> AnytimeModel:
         key = id(tensor), factor
         if key not in scaled:
             name = f"{graph.producer(tensor).operation.name}_gradient_{len(scaled) + 1}"
-            dtype = keras.dtype_policies.DTypePolicy(tensor.dtype)
-            scaled[key] = GradientScale(factor, name=name, dtype=dtype)(values[id(tensor)])
+            scaled[key] = GradientScale(factor, name=name, dtype=tensor.dtype)(values[id(tensor)])
         return scaled[key]
 
     for call in graph.calls(list(outputs.values()), model.inputs):

@@ -7,6 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 from anytime_keras import runtime
+from anytime_keras._lazy import tf
 from anytime_keras.cost import register_rule
 
 
@@ -58,8 +59,6 @@ class BatchNormalization(layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if not (training and self.trainable and mask is None and self._fuses(inputs)):
             return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
-
         x = tf.cast(inputs, "float32") if self._is_slow(inputs) else inputs
         result = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=self.gamma, offset=self.beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
@@ -87,14 +86,11 @@ class BatchNormalization(layers.BatchNormalization):
 
     def _is_slow(self, inputs):
         """Returns whether single precision is faster: on CPUs, oneDNN has half only for multiples of 16 channels."""
-        import tensorflow as tf
-
         half = inputs.dtype in (tf.bfloat16, tf.float16)
         return half and self.gamma.shape[0] % 16 != 0 and not tf.config.get_visible_devices("GPU")
 
 
 def _under_xla():
-    import tensorflow as tf
     from tensorflow.python.ops import control_flow_util  # there is no public API
 
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -119,11 +119,7 @@ class MSDNet(Family):
                     exit_name = f"exit_{len(exits) + 1}"
                     exits[exit_name] = build.exit(scales, num_classes, exit_name)
 
-        # === Config ===
-        config = dict(blocks=blocks, exit_every=exit_every, first_exit=first_exit, growth_rate=growth_rate)
-        config.update(factors=factors, channels=channels, reduction=reduction, stem=stem, head_channels=head_channels)
-        config.update(input_shape=input_shape, num_classes=num_classes)
-        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
+        super().__init__(image, exits, locals(), name=name, dtype=dtype, **kwargs)
 
 
 def check_growth(growth_rate, factors):

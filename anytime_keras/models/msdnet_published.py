@@ -97,10 +97,7 @@ class PublishedMSDNet(Family):
                 exit_name = f"exit_{len(exits) + 1}"
                 exits[exit_name] = build.exit(scales, num_classes, exit_name)
 
-        # === Config ===
-        config = dict(base=base, step=step, steps=steps, growth_rate=growth_rate, factors=factors, channels=channels)
-        config.update(reduction=reduction, stem=stem, input_shape=input_shape, num_classes=num_classes)
-        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
+        super().__init__(image, exits, locals(), name=name, dtype=dtype, **kwargs)
 
 
 def exit_layers(num_exits, base, step, steps):

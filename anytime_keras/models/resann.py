@@ -80,10 +80,7 @@ class ResANN(Family):
                 exit_name = f"exit_{len(exits) + 1}"
                 exits[exit_name] = _exit(build, x, num_classes, preset, exit_name)
 
-        # === Config ===
-        config = dict(num_units=num_units, channels=channels, input_shape=input_shape, num_classes=num_classes)
-        config.update(exit_every=exit_every, preset=preset)
-        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
+        super().__init__(image, exits, locals(), name=name, dtype=dtype, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
@@ -145,10 +142,7 @@ class BottleneckResANN(Family):
                     exit_name = f"exit_{len(exits) + 1}"
                     exits[exit_name] = _exit(build, x, num_classes, preset, exit_name)
 
-        # === Config ===
-        config = dict(blocks=blocks, exit_every=exit_every, channels=channels, input_shape=input_shape)
-        config.update(num_classes=num_classes, preset=preset)
-        super().__init__(image, exits, config, name=name, dtype=dtype, **kwargs)
+        super().__init__(image, exits, locals(), name=name, dtype=dtype, **kwargs)
 
 
 def _exit(build, x, num_classes, preset, name):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from anytime_keras._lazy import tf
 from anytime_keras.data import crops
 
 
@@ -45,8 +46,6 @@ class ShortSideResizing(keras.layers.Layer):
 
     def _resized_in_graph(self, images):
         """Resizes images whose size is known only when the graph runs, by the formula of `crops.resized_size`."""
-        import tensorflow as tf
-
         size = tf.shape(images)[1:3]
         lengths, crop = tf.cast(size, tf.float64), tf.constant([self.height, self.width], tf.float64)
         scale = tf.maximum(self.short_side / tf.reduce_min(lengths), tf.reduce_max(crop / lengths))
@@ -59,9 +58,6 @@ class ShortSideResizing(keras.layers.Layer):
             return (batch, None, None, channels)
         size = crops.resized_size((height, width), (self.height, self.width), self.short_side)
         return (batch, *size, channels)
-
-    def get_config(self):
-        return {**super().get_config(), "height": self.height, "width": self.width, "short_side": self.short_side}
 
 
 @keras.saving.register_keras_serializable(package="anytime_keras")

@@ -7,7 +7,7 @@ import numpy as np
 
 from anytime_keras import graph, runtime
 from anytime_keras.evaluation import Curve, Monotonicity, Samples, evaluate
-from anytime_keras.evaluation.latency import medians, models_by_exit
+from anytime_keras.evaluation.evaluate import medians, models_by_exit
 from anytime_keras.inference import calibration, early_exit, risk
 from anytime_keras.inference.answers import as_logits
 from anytime_keras.inference.monotone import METHODS, monotone
@@ -122,7 +122,7 @@ def early_exits(samples, macs, confidences, shares=None):
 
 def applied(samples, macs, threshold):
     """Returns the average cost and the accuracy of early exit on test samples."""
-    positions = risk.exit_positions(samples.best_confidences, threshold)
+    positions = early_exit.exit_positions(samples.best_confidences, threshold)
     right = samples.correct[positions, np.arange(len(positions))]
     return {"macs": float(np.asarray(macs, float)[positions].mean()), "accuracy": float(right.mean())}
 

@@ -3,18 +3,13 @@
 import base64
 import html
 import io
+import pathlib
 import re
+import string
 
 from anytime_keras import _tables
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { line-height: 1.2; margin-top: 2rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 14px; display: block; overflow-x: auto; }
-th, td { padding: 0.25rem 0.75rem; border-bottom: 1px solid #ddd; }
-img { max-width: 100%; }
-code { background: #f3f3f3; padding: 0 0.2rem; }
-"""
+TEMPLATE = pathlib.Path(__file__).with_name("page.html")
 
 
 def table(columns, entries):
@@ -41,10 +36,7 @@ def to_html(text, figures, title):
 
     body = markdown.markdown(text, extensions=["tables"], output_format="html")
     body = re.sub(r'src="(\w+)"', lambda match: f'src="{_embedded(figures[match[1]], "svg")}"', body)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=html.escape(title), body=body)
 
 
 def _embedded(figure, format):

@@ -1,14 +1,13 @@
 """`report`: one page about a trained network, measured on this machine."""
 
 import dataclasses
-import json
 import numbers
 import pathlib
 from typing import Any
 
 import keras
 
-from anytime_keras import graph
+from anytime_keras import _files, graph
 from anytime_keras.evaluation import Samples, evaluate
 from anytime_keras.evaluation.evaluate import weighted_batches
 from anytime_keras.inference import EANN, risk
@@ -160,7 +159,7 @@ class Report:
 
     def to_markdown(self):
         """Returns the page as Markdown with embedded plots, a str."""
-        return page.to_markdown(sections.text(self), self.figures()) + "\n"
+        return page.to_markdown(sections.text(self), self.figures())
 
     def to_html(self):
         """Returns the page as HTML with embedded plots, a str."""
@@ -188,8 +187,8 @@ class Report:
         folder, figures, text = pathlib.Path(folder), self.figures(), sections.text(self)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.html").write_text(page.to_html(text, figures, self.curve.name))
-        (folder / "report.md").write_text(page.to_markdown(text, figures) + "\n")
-        (folder / "report.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        (folder / "report.md").write_text(page.to_markdown(text, figures))
+        _files.to_json(self.to_dict(), folder / "report.json")
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.pdf")
         return folder

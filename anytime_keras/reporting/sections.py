@@ -1,69 +1,32 @@
-"""The text of a report: tables, and sentences made from the numbers."""
+"""The text of a report: tables, and sentences made from the numbers. All other text is in `report.md`."""
+
+import pathlib
+import string
 
 from anytime_keras.reporting.page import table
 
+TEMPLATE = pathlib.Path(__file__).with_name("report.md")
 NOISE = 2.0  # standard errors below which a difference is within noise
 WITHIN = 0.005  # of the last exit's accuracy: "as good as"
 
 
 def text(report):
     """Returns the page in Markdown. Plots are images with the names of `Report.figures`."""
-    advised = "\n".join(f"- {each}" for each in advice(report))
-    return f"""# {report.curve.name}
-
-{_about(report.about)}
-{_warning(report.about)}
-## What to use when
-
-{advised}
-
-## Exits
-
-{_plot("curve", "Error at each exit, against multiply-accumulates and against time.")}
-
-{_exits(report)}
-
-{_times(report.seconds)}
-{_smaller(report)}
-## Early exit
-
-Samples exit where the confidence first reaches a threshold. Thresholds are fitted on validation images and measured \
-here on test images. Costs include the heads of all exits computed.
-
-{_plot("early_exit", "Accuracy against average cost.")}
-
-{_budgets(report)}
-
-## Thresholds with a guarantee
-
-With {_percent(report.about["confidence"], 0)} confidence, early exit by the threshold adds at most the tolerated \
-errors to the last exit's, on images from the same distribution as the validation images. The last column is what it \
-adds on the test images.
-
-{_promises(report)}
-
-## Calibration
-
-The expected calibration error is the mean distance between confidence and accuracy, over 15 intervals of confidence. \
-Temperatures: {report.about["temperatures"]}.
-
-{_plot("reliability", "Accuracy against confidence at each exit.")}
-
-{_plot("risk_coverage", "Error among the most confident share of the images.")}
-
-## Monotonicity
-
-The share of test images for which the true class's probability falls by more than 1, 5 and 10 points from some exit \
-to a later one; that some exit classifies correctly and a later one does not (flips); and that some exit classifies \
-correctly and the last one does not (lost).
-
-{_plot("monotonicity", "Accuracy and falls, as trained and with `monotone`.")}
-
-{_methods(report)}"""
-
-
-def _plot(name, caption):
-    return f"![{caption}]({name})\n\n{caption}"
+    fields = dict(
+        name=report.curve.name,
+        about=_about(report.about),
+        warning=_warning(report.about),
+        advice="\n".join(f"- {each}" for each in advice(report)),
+        exits=_exits(report),
+        times=_times(report.seconds),
+        smaller=_smaller(report),
+        budgets=_budgets(report),
+        confidence=_percent(report.about["confidence"], 0),
+        promises=_promises(report),
+        temperatures=report.about["temperatures"],
+        methods=_methods(report),
+    )
+    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(fields)
 
 
 def advice(report):

@@ -347,6 +347,4 @@ def _decoded(body, server):
 
 def _plain(answer, top):
     """Returns an answer as plain data."""
-    best = [{"label": label, "probability": round(sure, 6)} for label, sure in answer.top(top)]
-    seconds = {"milliseconds": round(1e3 * answer.seconds, 3), "late": answer.late}
-    return {"predictions": best, "exit": answer.exit, "position": int(answer.position), **seconds}
+    return {**answer.to_dict(top), "position": int(answer.position)}

@@ -31,7 +31,7 @@ class Runner:
 
     def __init__(self, predictor):
         self._state, self.lock = predictor._state, predictor._lock
-        self.engine = self._state.engine
+        self.engine, self.answer = self._state.engine, self._state.answer
         self.straight = self.engine.straight is not None
         self.inputs = self._state.stages.inputs
         self.exit_names = list(self._state.stages.exit_names)
@@ -74,12 +74,6 @@ class Runner:
             inputs: list of the results of `start`.
         """
         return Batch(self, [np.concatenate(tensors) for tensors in zip(*inputs)])
-
-    def answer(self, position, logits, seconds, late):
-        """Creates an `Answer` for one request; `logits` has shape `(1, classes)`."""
-        answer = self._state.answer(position, logits, seconds)
-        answer.late = late
-        return answer
 
     def confidence(self, position, logits):
         """Returns the probability of the likeliest class at an exit, a list of float."""

@@ -24,6 +24,7 @@ class StageTimes:
             a batch of b, after a leading zero. Row 0 is not used.
         rows: list of lists, the same.
         straight: list of float, the seconds of a run straight to the last exit by batch size; or None.
+        max_batch, num_exits: ints, the largest measured batch size and the number of exits.
         pace: float, all seconds taken lately divided by those expected. It includes pauses, so it predicts throughput.
         usual: float, the usual ratio of a stage, which single pauses hardly change.
         spread: float, the mean absolute deviation from `usual`.
@@ -47,6 +48,7 @@ class StageTimes:
         if straight is not None and (np.shape(straight) != (len(self.sizes),) or not (np.array(straight) > 0).all()):
             raise ValueError(f"`straight` must have positive seconds for each of {self.sizes}. Received: {straight}.")
         self._seconds, self._padded = seconds, padded
+        self.max_batch, self.num_exits = self.sizes[-1], seconds.shape[1]
         self._stages = self._by_rows(seconds)
         self.table = np.concatenate([np.zeros((len(self._stages), 1)), self._stages.cumsum(axis=1)], axis=1)
         self.rows = self.table.tolist()
@@ -74,16 +76,6 @@ class StageTimes:
         seconds[:, 1:] += np.asarray(per_stage)[:, None]
         straight = None if straight is None else np.add(straight, per_batch)
         return StageTimes(self.sizes, seconds, self._padded, straight)
-
-    @property
-    def max_batch(self):
-        """The largest measured batch size."""
-        return self.sizes[-1]
-
-    @property
-    def num_exits(self):
-        """The number of exits."""
-        return self.table.shape[1] - 1
 
     @property
     def pace(self):

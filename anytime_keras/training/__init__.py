@@ -5,7 +5,7 @@ from anytime_keras.training.finetune import finetune
 from anytime_keras.training.fit import train
 from anytime_keras.training.progress import ProgressBar
 from anytime_keras.training.recipe import Recipe
-from anytime_keras.training.result import Run
+from anytime_keras.training.run import Run
 from anytime_keras.training.side_by_side import train_side_by_side
 from anytime_keras.training.strategy import choose as choose_strategy
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from anytime_keras import _files
+from anytime_keras._errors import explained
 
 KEPT = 2
 
@@ -101,10 +102,8 @@ def room_for(model, place):
     free = shutil.disk_usage(place.parent).free
     if free < needed:
         raise OSError(f"No space left on device for '{place}': it needs {needed} bytes, {free} are free. {remedy}")
-    try:
+    with explained(f"'{place}' cannot be written: ", OSError, RuntimeError, end=f". {remedy}", raised=OSError):
         yield
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"'{place}' cannot be written: {error}. {remedy}") from error
 
 
 def write_history(path, history):

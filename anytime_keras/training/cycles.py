@@ -9,8 +9,7 @@ import keras
 from anytime_keras import evaluation, zoo
 from anytime_keras.training.fit import train
 from anytime_keras.training.recipe import Recipe
-from anytime_keras.training.result import Run
-from anytime_keras.training.run import check_single
+from anytime_keras.training.run import Run, check_single
 from anytime_keras.zoo import publishing
 
 PRECISION = "float16"  # of the published kernels, with which the manifest's accuracy is measured

@@ -2,15 +2,13 @@
 
 import dataclasses
 import inspect
-import json
-import pathlib
 
 import keras
 from keras import ops
 
 from anytime_keras import _files, data, graph, models, weighting
 from anytime_keras._checks import check_choice, check_int, check_number
-from anytime_keras._errors import check_known
+from anytime_keras._errors import check_known, explained
 from anytime_keras.data import sources
 from anytime_keras.training import distillation, schedules
 
@@ -199,10 +197,7 @@ class Recipe:
 
     def to_json(self, path=None):
         """Writes the recipe to a file, if there is a path, and returns it as JSON text."""
-        text = json.dumps(self.to_dict(), indent=1)
-        if path is not None:
-            pathlib.Path(path).write_text(text + "\n")
-        return text
+        return _files.to_json(self.to_dict(), path)
 
     @classmethod
     def from_json(cls, path):
@@ -283,10 +278,8 @@ class Recipe:
         name = arguments.pop("name")
         schemes = {**weighting.SCHEMES, "single_exit": weighting.SingleExit}
         check_choice("weighting", name, schemes)
-        try:
+        with explained(f"`weighting` '{name}' does not take {sorted(arguments)}: ", TypeError, end="."):
             return schemes[name](**arguments)
-        except TypeError as error:
-            raise ValueError(f"`weighting` '{name}' does not take {sorted(arguments)}: {error}.") from error
 
     def _optimizer(self, steps_per_epoch):
         arguments = dict(self.optimizer)
@@ -297,10 +290,8 @@ class Recipe:
             rate = schedules.by_step(self.schedule, self.learning_rate, self.epochs, steps_per_epoch)
         if self.ema_momentum is not None:
             arguments.update(use_ema=True, ema_momentum=self.ema_momentum)
-        try:
+        with explained(f"`optimizer` is not one of Keras's. Received: {self.optimizer}. ", ValueError, TypeError):
             return keras.optimizers.get({"class_name": name, "config": {**arguments, "learning_rate": rate}})
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"`optimizer` is not one of Keras's. Received: {self.optimizer}. {error}") from error
 
 
 def _check_data(arguments):

@@ -11,6 +11,7 @@ import functools
 import json
 import threading
 import zlib
+from unittest import mock
 
 import keras
 import tensorflow as tf
@@ -19,7 +20,6 @@ from keras import ops
 from anytime_keras import graph
 from anytime_keras.training.devices import OneDevice, copied, make_state
 from anytime_keras.weighting import replicas
-from anytime_keras.weighting.training_loss import replaced
 
 # Arguments of optimizers that Keras applies to the gradients of each replica.
 OWN = {"clips": ("clipnorm", "clipvalue", "global_clipnorm"), "accumulates": ("gradient_accumulation_steps",)}
@@ -237,9 +237,9 @@ def _counting_examples(model):
 
     means = [metric for metric in model.metrics if type(metric) is keras.metrics.Mean and metric.name != "loss"]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(replaced(model, compute_loss=compute_loss))
+        stack.enter_context(mock.patch.object(model, "compute_loss", compute_loss))
         for mean in means:
-            stack.enter_context(replaced(mean, update_state=counted(mean.update_state)))
+            stack.enter_context(mock.patch.object(mean, "update_state", counted(mean.update_state)))
         yield
 
 

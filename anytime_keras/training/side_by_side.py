@@ -6,8 +6,7 @@ import keras
 
 from anytime_keras.training import scan
 from anytime_keras.training.progress import ProgressBar
-from anytime_keras.training.result import title
-from anytime_keras.training.run import Training
+from anytime_keras.training.run import Training, title
 from anytime_keras.weighting import AdaLossWeighting
 
 NEVER = 2**31 - 1

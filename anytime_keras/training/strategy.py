@@ -36,6 +36,7 @@ import sys
 import keras
 
 from anytime_keras._checks import check_choice
+from anytime_keras._errors import explained
 from anytime_keras._lazy import jax, tf
 from anytime_keras.training.devices import JaxDevices, OneDevice
 
@@ -109,14 +110,13 @@ def _replicas(name, strategy):
 def _multi_worker():
     _check_cluster(os.environ.get("TF_CONFIG"))
     print("waiting for the other workers of TF_CONFIG", file=sys.stderr, flush=True)  # TensorFlow waits silently
-    try:
+    with explained(
+        "`strategy='multi_worker'` must be chosen before TensorFlow computes anything in this process. Call "
+        "`anytime_keras.training.choose_strategy('multi_worker')` first in the program, before the recipe is made, and "
+        "pass what it returns. TensorFlow says: ",
+        RuntimeError,
+    ):
         return _replicas("multi_worker", tf.distribute.MultiWorkerMirroredStrategy())
-    except RuntimeError as error:
-        raise ValueError(
-            "`strategy='multi_worker'` must be chosen before TensorFlow computes anything in this process. "
-            "Call `anytime_keras.training.choose_strategy('multi_worker')` first in the program, before the recipe is "
-            f"made, and pass what it returns. TensorFlow says: {error}"
-        ) from error
 
 
 def _check_cluster(text):
@@ -143,16 +143,13 @@ def _check_cluster(text):
 
 
 def _tpu():
-    try:
+    remedy = " Run it on a machine with one (its name in TPU_NAME), or choose 'mirrored' or 'none'."
+    kinds = (ValueError, RuntimeError, OSError, tf.errors.OpError)
+    with explained("`strategy='tpu'` found no TPU: ", *kinds, end=remedy):
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return _replicas("tpu", tf.distribute.TPUStrategy(resolver))
-    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
-        raise ValueError(
-            f"`strategy='tpu'` found no TPU: {error} Run it on a machine with one (its name in TPU_NAME), or choose "
-            "'mirrored' or 'none'."
-        ) from error
 
 
 def _data_parallel():

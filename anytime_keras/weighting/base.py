@@ -145,7 +145,7 @@ class Weighting(keras.callbacks.Callback):
         names = training_loss.exit_names(model)
         if before is not model or self.exit_names != names:
             self._build_for(model, names, keeps_state=self.built and before is None)
-        if self._loss is None or self._loss.model is not model or not self._loss.up_to_date:
+        if self._loss is None or self._loss.model is not model or self._loss.compiled is not model.metrics[0]:
             self._loss = training_loss.TrainingLoss(model, self)
         self._loss.announce()
 
@@ -324,17 +324,13 @@ class AdaptiveWeighting(Weighting):
             self.set_state({**initial, "weights": [1.0] * self.num_exits, "steps": 0, "skipped": 0})
 
     def __getstate__(self):
-        state = super().__getstate__()
-        if self.built:
-            state["_state"] = {name: self._read(name) for name in self._state}
-        return state
+        return {**super().__getstate__(), "_state": self.get_state() if self.built else None}
 
     def __setstate__(self, state):
         vars(self).update(state)
         if self.built:
             self.build(self.exit_names)
-            for name, value in state["_state"].items():
-                self._state[name].assign(value)
+            self.set_state(state["_state"])
 
     def get_state(self):
         self._check_built()

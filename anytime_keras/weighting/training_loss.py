@@ -14,6 +14,7 @@ import contextlib
 import functools
 import threading
 import warnings
+from unittest import mock
 
 import keras
 from keras import ops
@@ -34,15 +35,10 @@ class TrainingLoss:
         self.fit = None  # identifies the `fit` that uses it: the `History` that Keras makes for each
         self.state = _State(weighting)
         self._loss_weights = _loss_weights(model)
-        self._compiled = model.metrics[0]  # `compile` makes a new one
+        self.compiled = model.metrics[0]  # `compile` makes a new one
         self._noted = threading.local()  # TensorFlow traces each replica in a thread of its own
         self._train_function = self._stack = None
         self._notes = False  # whether the metrics' losses are noted
-
-    @property
-    def up_to_date(self):
-        """Whether the model has not been compiled again since."""
-        return self._compiled is self.model.metrics[0]
 
     # === In `fit` ===
 
@@ -74,7 +70,7 @@ class TrainingLoss:
         self._note_losses()
         if self._train_function is None:
             # JAX reuses a compiled step for an equal function, and all bound methods `model.train_step` are equal.
-            with replaced(model, train_step=functools.partial(model.train_step)):
+            with mock.patch.object(model, "train_step", functools.partial(model.train_step)):
                 model.make_train_function(force=True)
             self._train_function = model.train_function
         model.train_function = self._train_function
@@ -104,8 +100,7 @@ class TrainingLoss:
         batch = replicas.total(replicas.share(y_pred, losses.dtype) * ops.stop_gradient(losses))
         weights = ops.stop_gradient(ops.cast(self.weighting.weights_for_batch(batch, present), losses.dtype))
         own = ops.stack([ops.cast(weight, losses.dtype) for weight in self._loss_weights.values()])
-        statistics = self._gradient_statistics(plain, x, y, sample_weight)
-        self.weighting.update(batch, statistics, present)
+        self.weighting.update(batch, self._gradient_statistics(plain, x, y, sample_weight), present)
         return total + ops.cast(ops.sum((weights - 1.0) * own * losses), total.dtype)
 
     def _compute(self, plain, x, y, y_pred, sample_weight):
@@ -133,7 +128,8 @@ class TrainingLoss:
         if not self._notes and None not in noted.values():
             self._notes = True
             for name, metric in noted.items():
-                self._stack.enter_context(replaced(metric, update_state=self._noting(name, metric.update_state)))
+                noting = self._noting(name, metric.update_state)
+                self._stack.enter_context(mock.patch.object(metric, "update_state", noting))
         return self._notes
 
     def _noting(self, name, update_state):
@@ -229,21 +225,6 @@ def exit_names(model: keras.Model) -> list[str]:
 
 
 @contextlib.contextmanager
-def replaced(owner, **methods):
-    """Replaces methods of an object within the context."""
-    before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
-    for name, method in methods.items():
-        setattr(owner, name, method)
-    try:
-        yield
-    finally:
-        for name in methods:
-            delattr(owner, name)
-        for name, method in before.items():
-            setattr(owner, name, method)
-
-
-@contextlib.contextmanager
 def _hooks(model, loss):
     """Gives a functional model what `AnytimeModel` has: the hooks for a `TrainingLoss`."""
     plain, make = model.compute_loss, model.make_train_function
@@ -260,7 +241,7 @@ def _hooks(model, loss):
 
     model._metrics.append(loss.state)
     try:
-        with replaced(model, compute_loss=compute_loss, make_train_function=make_train_function):
+        with mock.patch.multiple(model, compute_loss=compute_loss, make_train_function=make_train_function):
             yield
     finally:
         model._metrics.remove(loss.state)

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 
 from anytime_keras import _files
+from anytime_keras._errors import explained
 from anytime_keras._files import cache_folder as folder
 from anytime_keras._files import write
 from anytime_keras.version import __version__
@@ -71,12 +72,9 @@ def _read(place, size):
 
 
 def _keep(place, found):
-    try:
+    remedy = ". Set ANYTIME_KERAS_CACHE to another directory."
+    with explained(f"The cache '{folder()}' is full or not writable: ", OSError, end=remedy, raised=OSError):
         write(place, found)
-    except OSError as error:
-        raise OSError(
-            f"The cache '{folder()}' is full or not writable: {error}. Set ANYTIME_KERAS_CACHE to another directory."
-        ) from error
 
 
 class _SameSafety(urllib.request.HTTPRedirectHandler):

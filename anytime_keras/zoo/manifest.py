@@ -37,6 +37,11 @@ class Weights:
             validation images at each exit `before` and `after` the cycle.
         files: list of `File`, the shards of the weights; empty if the network is untrained.
         golden: `File` or None, an input and its logits at every exit.
+        trained: bool, whether the entry has weights.
+        config: dict, all arguments of `ak.models.build`; of an ensemble, its members and their validation errors.
+        class_names: list of str.
+        accuracies: list of float, the accuracy at each exit, earliest first; of None if the network is untrained.
+        macs: list of int, the MACs of each exit including all heads so far.
         members: list of (name, label), the networks of an `EANN`; empty for others. An ensemble's files are those of
             its members, its lineage contains theirs, and its exits are the used ones.
 
@@ -51,35 +56,11 @@ class Weights:
         self.label, self.content = label, content
         self.files = [File(**file) for file in content["files"]]
         self.golden = File(**content["golden"]) if content["golden"] else None
-
-    @property
-    def trained(self):
-        """Whether the entry has weights."""
-        return bool(self.files)
-
-    @property
-    def config(self):
-        """All arguments of `ak.models.build`, a dict; of an ensemble, its members and their validation errors."""
-        return dict(self.content["config"])
-
-    @property
-    def members(self):
-        return [tuple(member.split(":")) for member in self.config.get("members", ())]
-
-    @property
-    def class_names(self):
-        """The class names, a list of str."""
-        return self.content["data"]["class_names"]
-
-    @property
-    def accuracies(self):
-        """The accuracy at each exit, earliest first: a list of float, or of None if untrained."""
-        return [exit["accuracy"] for exit in self.content["exits"]]
-
-    @property
-    def macs(self):
-        """The MACs of each exit including all heads so far, a list of int."""
-        return [exit["with_all_heads"] for exit in self.content["exits"]]
+        self.trained, self.config = bool(self.files), dict(content["config"])
+        self.members = [tuple(member.split(":")) for member in self.config.get("members", ())]
+        self.class_names = content["data"]["class_names"]
+        self.accuracies = [exit["accuracy"] for exit in content["exits"]]
+        self.macs = [exit["with_all_heads"] for exit in content["exits"]]
 
     @property
     def preprocessor(self):
@@ -127,10 +108,8 @@ class Manifest:
     @classmethod
     def parse(cls, text, where):
         """Parses JSON; `where` is its location for error messages."""
-        try:
+        with _errors.explained(f"The manifest '{where}' is not valid: ", ValueError, RecursionError):
             return cls(json.loads(text, parse_constant=_no_constant))
-        except (ValueError, RecursionError) as error:  # includes JSON and encoding errors
-            raise ValueError(f"The manifest '{where}' is not valid: {error}") from error
 
     def pick(self, label="default"):
         """Returns the `Weights` with a label."""

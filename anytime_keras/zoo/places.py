@@ -72,7 +72,7 @@ class Site:
     def _index(self):
         """Dict from a name to its manifest's `File`, read once per process."""
         where = f"{self.url}index.json"
-        try:
+        with _errors.explained(f"'{where}' is not a valid index of a zoo: ", ValueError, RecursionError):
             content = json.loads(cache.page(where))
             schema.check(content, schema.INDEX, "index")
             for name, entry in content["manifests"].items():
@@ -80,8 +80,6 @@ class Site:
                 schema.check(entry, schema.FILE, f"index.manifests.{name}")
                 if schema.is_url(entry["path"]):
                     raise ValueError(f"index.manifests.{name}.path must be inside the zoo.")
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"'{where}' is not a valid index of a zoo: {error}") from error
         if content["format"] != FORMAT:
             raise ValueError(f"'{where}' must have format {FORMAT}. Received: {content['format']}.")
         return {name: File(**entry) for name, entry in content["manifests"].items()}
@@ -105,9 +103,7 @@ class Site:
         return cache.content(self.url + file.path, file.sha256, file.bytes)
 
 
-@functools.cache
-def site(url, lone=None):
-    return Site(url, lone)
+site = functools.cache(Site)
 
 
 def place(where):
@@ -116,8 +112,7 @@ def place(where):
     if schema.is_url(text) and not text.startswith("file://"):
         if not text.endswith(".json"):
             return site(text)
-        base = text.rsplit("/", 1)[0]
-        return site(base.removesuffix("/manifests"), lone=check_url(text))
+        return site(text.rsplit("/", 1)[0].removesuffix("/manifests"), lone=check_url(text))
     if text.startswith("file:"):
         text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
     path = _errors.expanded(text, "Pass the zoo's absolute path.")

@@ -134,7 +134,7 @@ def test_a_training_crop_is_its_box_of_the_photo_scaled(photos):
     for number, photo in enumerate(photos):
         pixels = np.asarray(Image.open(photo).convert("RGB")).astype("float64")
         box = np.rint(box_of(crop_of_positions(*pixels.shape[:2], (224, 224), number)))
-        result = examples.fetch_one(number, np.random.default_rng(number))
+        result = examples.fetch([number], [np.random.default_rng(number)])[0][0]
         left, top, right, bottom = box.astype(int)
         expected = resize(pixels, (224, 224), box)
         assert (right - left) * (bottom - top) > 0.07 * pixels.shape[0] * pixels.shape[1]

@@ -11,7 +11,8 @@ import pytest
 from PIL import ExifTags, Image, TiffImagePlugin
 
 import anytime_keras as ak
-from anytime_keras.data import crops, splits
+from anytime_keras.data import crops
+from anytime_keras.data.load import hold_out
 from tests.conftest import BACKEND
 
 RNG = np.random.default_rng(0)
@@ -414,12 +415,12 @@ def test_the_last_training_images_are_held_out():
 
 def test_the_split_is_stratified_and_repeatable():
     labels = np.array([0] * 100 + [1] * 50 + [2] * 10)
-    kept, held = splits.hold_out(labels, 16, 0, "validation")
+    kept, held = hold_out(labels, 16, 0, "validation")
     assert np.bincount(labels[held]).tolist() == [10, 5, 1]
     assert sorted([*kept, *held]) == list(range(160))
-    again = splits.hold_out(labels, 0.1, 0, "validation")[1]
+    again = hold_out(labels, 0.1, 0, "validation")[1]
     np.testing.assert_array_equal(held, again)
-    assert (splits.hold_out(labels, 16, 1, "validation")[1] != held).any()
+    assert (hold_out(labels, 16, 1, "validation")[1] != held).any()
 
 
 def pictures(count=12, side=8):

@@ -5,11 +5,9 @@ import collections
 import pathlib
 
 FOLDER = pathlib.Path(__file__).parents[2]  # the package
-RUNTIMES = ("base", "saved_model", "litert", "onnx", "openvino", "__init__")
 MODULES: tuple[str, ...] = ("_errors", "_checks", "_forks")
 MODULES += ("inference/answers", "inference/early_exit", "inference/thresholds")
-MODULES += ("data/crops", "preprocessing/decoding", "preprocessing/host")
-MODULES += tuple(f"conversion/runtimes/{name}" for name in RUNTIMES)
+MODULES += ("data/crops", "preprocessing/decoding", "preprocessing/host", "conversion/runtimes")
 MODULES += tuple(f"export/reader/{name}" for name in ("description", "inputs", "stages", "exported", "command"))
 HEAD = '''"""Runs an exported anytime network, whole or stage by stage until a deadline, or with early exit.
 
@@ -55,11 +53,9 @@ def assemble():
                     imports.add(ast.unparse(node))
                 elif not node.module.startswith("anytime_keras"):
                     names_from[node.module].update(map(ast.unparse, node.names))
-            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-                left_out.append(node)
         for node in left_out:
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
-        bodies.append(f"# {module.removesuffix('/__init__')}\n\n" + "".join(lines).strip())
+        bodies.append(f"# {module}\n\n" + "".join(lines).strip())
     names = sorted(names_from.pop("PIL"))
     imports |= {f"from {module} import {', '.join(sorted(found))}" for module, found in names_from.items()}
     third_party = [line for line in imports if "numpy" in line]

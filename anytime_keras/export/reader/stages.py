@@ -19,8 +19,7 @@ class ExportedStages:
         self._logits = [tensor["name"] for stage in stages for tensor in stage["outputs"] if tensor["exit"] is not None]
         tensors = [*description["inputs"], *(tensor for stage in stages for tensor in stage["outputs"])]
         shapes = {tensor["name"]: (None, *tensor["shape"][1:]) for tensor in tensors}
-        inputs = [tensor["name"] for tensor in description["inputs"]]
-        self._carried = _carried(inputs, self._parts)
+        self._carried = _carried([tensor["name"] for tensor in description["inputs"]], self._parts)
         self.takes = [[shapes[name] for name in names] for names in self._carried[:-1]]
         self.starts = [position == 0 for position in range(len(stages))]
         self.sigmoid = [stage["exit"] in description["sigmoid"] for stage in stages]

@@ -11,7 +11,7 @@ import numpy as np
 from anytime_keras import runtime
 from anytime_keras._checks import check_choice
 from anytime_keras.conversion import converters, part_cache, runtimes
-from anytime_keras.conversion.runtimes.base import check_num_threads
+from anytime_keras.conversion.runtimes import check_num_threads
 from anytime_keras.inference import latency
 from anytime_keras.inference.engines.base import arrays
 from anytime_keras.inference.engines.files import FileEngine
@@ -162,7 +162,7 @@ def _measured(stages, inputs, names, num_threads, options):
     Raises:
         Exception: if the network has dynamic sizes, or no runtime can run it.
     """
-    threads = [num_threads] if num_threads else sorted({1, cores()})
+    threads = [num_threads] if num_threads else sorted({1, runtime.cores()})
     key = _key(options, inputs, names, threads)
     if key and (known := part_cache.read(key)) is not None:
         return json.loads(known)
@@ -182,7 +182,8 @@ def _measured(stages, inputs, names, num_threads, options):
         blocks.append((_block(lambda: runtime.finish(whole(inputs))), "tensorflow", None))
     elif not blocks:
         raise reasons[0]
-    found = [[_usual(seconds), *row] for seconds, *row in blocks]
+    # The lower quartile is the usual time, because other processes disturb it least.
+    found = [[float(np.quantile(seconds, 0.25)), *row] for seconds, *row in blocks]
     fastest = min(found, key=_handicapped, default=None)
     decisive = [block for (block, *_), row in zip(blocks, found) if row[2] == threads[0] or row is fastest]
     if key and all(map(_is_steady, decisive)):
@@ -221,16 +222,6 @@ def _block(call):
     return measured
 
 
-def _usual(seconds):
-    """Returns the lower quartile, which other processes disturb least."""
-    return float(np.quantile(seconds, 0.25))
-
-
 def _is_steady(seconds):
     """Returns whether other processes hardly disturbed a measurement."""
     return np.quantile(seconds, 0.9) < latency.STEADY * np.median(seconds)
-
-
-def cores():
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -8,7 +8,8 @@ import keras
 from keras import layers
 
 from anytime_keras import graph
-from anytime_keras.conversion import unchanging
+from anytime_keras._lazy import jax
+from anytime_keras.conversion.parts import call_unchanging
 from anytime_keras.inference.answers import as_array
 from anytime_keras.inference.engines.base import Engine
 
@@ -53,8 +54,6 @@ def _compiled(models):
             return result
 
         return eager
-    import jax
-
     for layer in (layer for model in models for layer in graph.sublayers(model)):
         if isinstance(layer, ON_TENSORFLOW_ALONE):
             raise ValueError(
@@ -65,7 +64,7 @@ def _compiled(models):
     @jax.jit
     def forward(weights, carried):
         for model, values in zip(models, weights):
-            result = unchanging.call(model, carried, zip(model.variables, values))
+            result = call_unchanging(model, carried, zip(model.variables, values))
             carried = result["carried"]
         return result
 

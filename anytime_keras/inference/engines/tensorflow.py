@@ -10,7 +10,7 @@ import threading
 
 import tensorflow as tf
 
-from anytime_keras.conversion import unchanging
+from anytime_keras.conversion.parts import call_unchanging
 from anytime_keras.inference.engines.base import Engine
 
 
@@ -113,7 +113,7 @@ class _TracedStage:
             return [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
 
         def forward(carried, values):
-            return unchanging.call(model, carried, zip(model.variables, values))
+            return call_unchanging(model, carried, zip(model.variables, values))
 
         values = [tf.convert_to_tensor(variable.value) for variable in model.variables]
         traced = tf.compat.v1.wrap_function(forward, [specs(model.inputs), specs(values)])
