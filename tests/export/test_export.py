@@ -322,6 +322,14 @@ def test_a_deadline_selects_the_deepest_exit_that_fits(slow_set):
         assert answer.exit == "exit_1" and answer.late and answer.logits.shape == (1, 5)
 
 
+def test_a_deadline_for_any_batch_size_uses_the_times_of_measured_ones(slow_set):
+    slow_set.times = {2: [0.0, 60.0, 0.0], 4: [0.0, 0.0, 60.0]}
+    for batch, deadline, expected in ((1, 30.0, "exit_1"), (3, 30.0, "exit_2"), (4, 90.0, "exit_3"), (5, 90.0, "exit_2")):
+        answer = slow_set.predict(np.zeros((batch, 8, 8, 3), "float32"), deadline=deadline)
+        assert (answer.exit, answer.logits.shape) == (expected, (batch, 5))
+    slow_set.times = {}
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("make", [networks.string_lookup, networks.integer_lookup, networks.text_vectorization])
 def test_lookup_tables_are_exported_as_a_saved_model_and_refused_elsewhere(make, tmp_path):

@@ -122,28 +122,22 @@ class ExportedModel:
         Args:
             x: array of shape `(batch, ...)`; for several inputs a list of arrays, or a dict of arrays by name. If the
                 export has a fixed batch size, each stage runs other batches in pieces of it, the last one padded.
-            deadline: float, seconds from now; None runs all stages.
+            deadline: float, seconds from now; None runs all stages. A batch size that `times` lacks is expected to take
+                as long as the next larger one, or as several batches of the largest.
 
         Returns:
             An `Answer`.
 
         Raises:
             ValueError: if `x` does not fit the network, `deadline` is not a number, or a deadline is given and `times`
-                lacks the size of `x`.
+                has no batch size, or lacks the shapes of `x` if other axes are dynamic too.
         """
         begin = time.perf_counter()
         check_limit("deadline", deadline)
         self._check_stages()
         given = self._tensors(x, any_size=True)
-        size = self._size(given)
-        if deadline is not None and size not in self.times:
-            what = f"a batch of {size}" if isinstance(size, int) else f"inputs of shapes {list(size)}"
-            raise ValueError(
-                f"A deadline needs the measured times of the stages. Received: {what}. Measured: {sorted(self.times)}. "
-                "Call `calibrate(x)` once, with an input of that size."
-            )
         limit = math.inf if deadline is None else begin + deadline
-        following = [0.0] * len(self._stages) if deadline is None else [*self.times[size][1:], 0.0]
+        following = [0.0] * len(self._stages) if deadline is None else [*self._times_for(self._size(given))[1:], 0.0]
         for answer in self._answers(given, begin):
             if time.perf_counter() + following[answer.position] > limit:
                 break
@@ -208,6 +202,20 @@ class ExportedModel:
         if any(None in spec["shape"][1:] for spec in self._inputs):
             return tuple(tensors[spec["name"]].shape for spec in self._inputs)
         return batch_size_of(tensors)
+
+    def _times_for(self, size):
+        """Returns the expected seconds of each stage for a key of `times`, or for any batch size."""
+        if size in self.times:
+            return self.times[size]
+        known = sorted(self.times)
+        if not known or not isinstance(size, int):
+            what = f"a batch of {size}" if isinstance(size, int) else f"inputs of shapes {list(size)}"
+            raise ValueError(
+                f"A deadline needs the measured times of the stages. Received: {what}. Measured: {known}. "
+                "Call `calibrate(x)` once, with an input of that size."
+            )
+        next_size = min((own for own in known if own >= size), default=known[-1])
+        return [-(-size // next_size) * seconds for seconds in self.times[next_size]]
 
     def _measure(self, given):
         carried, seconds = list(given.values()), []
