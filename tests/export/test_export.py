@@ -324,7 +324,8 @@ def test_a_deadline_selects_the_deepest_exit_that_fits(slow_set):
 
 def test_a_deadline_for_any_batch_size_uses_the_times_of_measured_ones(slow_set):
     slow_set.times = {2: [0.0, 60.0, 0.0], 4: [0.0, 0.0, 60.0]}
-    for batch, deadline, expected in ((1, 30.0, "exit_1"), (3, 30.0, "exit_2"), (4, 90.0, "exit_3"), (5, 90.0, "exit_2")):
+    cases = ((1, 30.0, "exit_1"), (3, 30.0, "exit_2"), (4, 90.0, "exit_3"), (5, 90.0, "exit_2"))
+    for batch, deadline, expected in cases:
         answer = slow_set.predict(np.zeros((batch, 8, 8, 3), "float32"), deadline=deadline)
         assert (answer.exit, answer.logits.shape) == (expected, (batch, 5))
     slow_set.times = {}
