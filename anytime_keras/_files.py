@@ -54,10 +54,8 @@ def read(path: str | os.PathLike, most: int | None = None) -> bytes | None:
 
 def read_json(path: str | os.PathLike, expected: str) -> Any:
     """Returns the content of a JSON file; `expected` describes it in the ValueError if the file is not JSON."""
-    try:
+    with _errors.explained(f"'{path}' must be {expected}. Received: ", ValueError, end="."):
         return json.loads(pathlib.Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"'{path}' must be {expected}. Received: {error}.") from error
 
 
 def to_json(content: Any, path: str | os.PathLike | None = None) -> str:

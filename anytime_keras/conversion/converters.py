@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from anytime_keras import graph
+from anytime_keras._errors import explained
 from anytime_keras._lazy import tf
 
 
@@ -264,14 +265,9 @@ def _quietly():
         logger.setLevel(level)
 
 
-@contextlib.contextmanager
 def _naming(part, format):
     """Adds the part's name to conversion errors, which otherwise describe the converter's internal form."""
-    try:
-        yield
-    except Exception as error:
-        calls = sorted({type(layer).__name__ for layer in part.model.layers})
-        raise RuntimeError(
-            f"{format} cannot represent the part '{part.name}', which consists of {calls}. Try another format or "
-            f"precision; 'saved_model' supports every network. The converter's error: {error}"
-        ) from error
+    calls = sorted({type(layer).__name__ for layer in part.model.layers})
+    what = f"{format} cannot represent the part '{part.name}', which consists of {calls}. Try another format or "
+    what += "precision; 'saved_model' supports every network. The converter's error: "
+    return explained(what, Exception, raised=RuntimeError)

@@ -9,7 +9,6 @@ import tempfile
 import time
 import traceback
 import weakref
-from unittest import mock
 
 import keras
 import numpy as np
@@ -123,8 +122,7 @@ class _Processes:
             self._processes = [spawn.Process(target=_serve, args=arguments, daemon=True) for _ in environments]
             self._finalizer = weakref.finalize(self, _end, self._processes, self._tasks)
             for process, own in zip(self._processes, environments):
-                # The process reads its environment before any of our code runs.
-                with mock.patch.dict(os.environ, {"KERAS_BACKEND": keras.backend.backend(), **own}):
+                with _environment({"KERAS_BACKEND": keras.backend.backend(), **own}):
                     process.start()
             for _ in self._processes:
                 self._receive(time.monotonic() + READY_SECONDS)
@@ -227,3 +225,21 @@ def _serve(folder, example, options, tasks, results, stopped):
         pass
     except BaseException:  # reported to the parent process
         results.put(traceback.format_exc())
+
+
+@contextlib.contextmanager
+def _environment(settings):
+    """Sets environment variables for processes started within, which read them before any of our code runs.
+
+    Other variables stay untouched, because other threads may read and set them meanwhile.
+    """
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

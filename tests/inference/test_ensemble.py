@@ -1,10 +1,12 @@
+import os
+
 import keras
 import numpy as np
 import pytest
 
 import anytime_keras as ak
 from anytime_keras.evaluation.evaluate import batches
-from anytime_keras.inference import engines, inflation
+from anytime_keras.inference import engines, inflation, parallel
 from anytime_keras.inference.ensemble import depths
 from tests import checks
 from tests.inference import networks
@@ -241,6 +243,17 @@ def test_members_run_in_parallel_processes(eann, images, engine):
         ak.inference.ParallelPredictor(eann, images, workers=0)
     with pytest.raises(ValueError, match="`engine` must be one of"):
         ak.inference.ParallelPredictor(eann, images, engine="litter")
+
+
+def test_environments_of_processes_leave_other_variables_alone(monkeypatch):
+    monkeypatch.delenv("ONLY_THERE", raising=False)
+    monkeypatch.setenv("SET_BEFORE", "ours")
+    monkeypatch.setenv("SET_MEANWHILE", "old")
+    with parallel._environment({"ONLY_THERE": "1", "SET_BEFORE": "theirs"}):
+        assert (os.environ["ONLY_THERE"], os.environ["SET_BEFORE"]) == ("1", "theirs")
+        os.environ["SET_MEANWHILE"] = "new"  # as another thread may
+    assert "ONLY_THERE" not in os.environ
+    assert (os.environ["SET_BEFORE"], os.environ["SET_MEANWHILE"]) == ("ours", "new")
 
 
 def test_the_curve_of_an_ensemble_shows_its_calibration_after_temperatures():

@@ -282,3 +282,10 @@ def test_bytes_of_a_truncated_file_are_refused(preprocessor):
     Image.fromarray(smooth(90, 90)).save(content, "JPEG")
     with pytest.raises(ValueError, match="cannot be decoded"):
         preprocessor(content.getvalue()[:400])
+
+
+def test_a_resizing_layer_made_from_numpys_numbers_is_saved(tmp_path):
+    model = keras.Sequential([keras.Input((20, 30, 3)), ak.preprocessing.ShortSideResizing(*np.array([8, 12]))])
+    model.save(tmp_path / "resizing.keras")
+    images = pixels(20, 30)[np.newaxis]
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "resizing.keras")(images), model(images))

@@ -4,6 +4,8 @@ import hashlib
 import json
 import pathlib
 
+from anytime_keras._errors import explained
+
 DESCRIPTION = "exported.json"
 VERSION = 2
 
@@ -13,14 +15,11 @@ _LEFTOVERS = ("__pycache__", "__macosx", "@eadir", "thumbs.db", "desktop.ini")
 
 def read_description(folder):
     """Reads an export's description and verifies its hash and those of the files."""
-    try:
+    what = f"'{folder}' is not an export: {DESCRIPTION} cannot be read ("
+    end = "). Expected a folder that `anytime_keras.export` wrote."
+    with explained(what, OSError, ValueError, KeyError, TypeError, RecursionError, end=end, form=repr):
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         version = description["version"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"'{folder}' is not an export: {DESCRIPTION} cannot be read ({error!r}). Expected a folder that "
-            "`anytime_keras.export` wrote."
-        ) from error
     if version != VERSION:
         raise ValueError(
             f"'{folder}' must be an export of version {VERSION}. Received: version {version}. Use the run_exported.py "

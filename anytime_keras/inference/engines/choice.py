@@ -50,7 +50,8 @@ def create(stages, inputs, name="auto", num_threads=None, dtype=None, representa
     if dtype is not None and not names:
         raise ValueError(
             f"`dtype={dtype!r}` needs one of the engines {FILE_ENGINES}. `engine='auto'` uses them only on a CPU with "
-            f"the TensorFlow backend. Received: engine={name!r}, backend {keras.backend.backend()!r}."
+            "the TensorFlow backend, and of them those that the environment variable ANYTIME_KERAS_ENGINES lists, by "
+            f"default all. Received: engine={name!r}, backend {keras.backend.backend()!r}."
         )
     if name != "auto":
         for own in names:
@@ -164,8 +165,8 @@ def _measured(stages, inputs, names, num_threads, options):
     """
     threads = [num_threads] if num_threads else sorted({1, runtime.cores()})
     key = _key(options, inputs, names, threads)
-    if key and (known := part_cache.read(key)) is not None:
-        return json.loads(known)
+    if key and (known := json.loads(part_cache.read(key) or "[]")):
+        return known
     given, blocks, reasons, last = arrays(inputs), [], [], options["last"]
     samples = options["representative"] and (lambda plan: [options["representative"][at] for at in plan.reads])
     for name in names:
