@@ -59,6 +59,9 @@ class ShortSideResizing(keras.layers.Layer):
         size = crops.resized_size((height, width), (self.height, self.width), self.short_side)
         return (batch, *size, channels)
 
+    def get_config(self):
+        return {**super().get_config(), "height": self.height, "width": self.width, "short_side": self.short_side}
+
 
 @keras.saving.register_keras_serializable(package="anytime_keras")
 class ReverseChannels(keras.layers.Layer):
