@@ -103,7 +103,7 @@ def _numbers(name, text):
     parts = [part.rpartition(":") for part in text.split(",")]
     numbers = {dataset.strip(): int(number) for dataset, _, number in parts if number.strip().isdecimal()}
     if len(numbers) < len(parts) or 0 in numbers.values() or ("" in numbers and len(parts) > 1):
-        example = "cifar10:300,svhn_cropped:60"
+        example = "cifar10:3,cifar100:2"
         raise ValueError(f"--{name} must be above 0, or one number per data set such as {example}. Received: '{text}'.")
     return numbers.get("", numbers)
 

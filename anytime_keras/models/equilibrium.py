@@ -36,6 +36,9 @@ class GradientScale(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
 
 def gradient_equilibrium(model: keras.Model) -> AnytimeModel:
     """Returns the same network with gradients scaled between its stages, so that each layer gets a mean over its exits.

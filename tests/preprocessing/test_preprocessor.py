@@ -7,7 +7,7 @@ from PIL import Image
 
 import anytime_keras as ak
 from anytime_keras.data import crops
-from anytime_keras.preprocessing import Preprocessor
+from anytime_keras.preprocessing import Preprocessor, ShortSideResizing
 
 MEAN, STD = [0.48, 0.45, 0.4], [0.27, 0.26, 0.28]
 
@@ -135,6 +135,15 @@ def test_a_traced_graph_takes_any_size():
         image = smooth(*size)
         np.testing.assert_allclose(traced(image[None]), preprocessor(tf.constant(image)), atol=1e-5)
     assert traced.experimental_get_tracing_count() == 1
+
+
+def test_a_subclass_of_a_layer_may_extend_its_config():
+    class Named(ShortSideResizing):
+        def get_config(self):
+            return {**super().get_config(), "label": "photos"}
+
+    config = Named(np.int64(16), 20).get_config()
+    assert [config[key] for key in ("height", "width", "short_side", "label")] == [16, 20, 16, "photos"]
 
 
 def test_data_sets_in_memory_are_preprocessed_as_in_their_evaluation():

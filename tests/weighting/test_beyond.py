@@ -370,6 +370,13 @@ def test_equilibrium_keeps_mixed_precision_as_it_is():
         np.testing.assert_array_equal(np.asarray(logits, "float32"), np.asarray(expected[name], "float32"))
 
 
+def test_a_gradient_scale_of_any_number_and_dtype_policy_is_saved(tmp_path):
+    layer = ak.models.GradientScale(np.float32(0.5), dtype=keras.DTypePolicy("mixed_bfloat16"))
+    keras.Sequential([keras.Input((3,)), layer]).save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras").layers[-1]
+    assert (loaded.factor, loaded.dtype_policy.name) == (0.5, "mixed_bfloat16")
+
+
 def tiny(data, **changes):
     return Recipe.paper(
         {"name": "resann", "num_units": 1, "channels": 2, "exit_every": 1},
