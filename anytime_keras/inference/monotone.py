@@ -162,7 +162,7 @@ class _Combining(keras.layers.Layer):
 
     def __init__(self, temperature=1.0, probabilities=False, **kwargs):
         super().__init__(**kwargs)
-        self.temperature, self.probabilities = temperature, probabilities
+        self.temperature, self.probabilities = float(temperature), probabilities
 
     def _logits(self, outputs):
         """Returns an exit's logits. Those of probabilities have mean 0, to which a softmax's training keeps logits."""
@@ -193,7 +193,7 @@ class ExitProduct(_Combining):
 
     def __init__(self, weight, temperature=1.0, probabilities=False, **kwargs):
         super().__init__(temperature, probabilities, **kwargs)
-        self.weight = weight
+        self.weight = float(weight)
 
     def call(self, inputs):
         logits = self._logits(inputs[0])

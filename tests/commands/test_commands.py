@@ -16,7 +16,8 @@ from PIL import Image
 import anytime_keras as ak
 from anytime_keras import commands
 from anytime_keras.commands import predict
-from anytime_keras.training import Recipe, result
+from anytime_keras.training import Recipe
+from anytime_keras.training.run import describe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:tensorboard")
 
@@ -39,7 +40,7 @@ def demo(tmp_path_factory):
 def trained(tmp_path_factory):
     """The folder of a run, with a network of the zoo, so that nothing has to be trained."""
     folder, recipe = tmp_path_factory.mktemp("trained"), Recipe({"name": "resann"}, "digits")
-    result.describe(folder, recipe, recipe.load_data())
+    describe(folder, recipe, recipe.load_data())
     ak.zoo.load("resann2x16_adaloss_digits").save(folder / "model.keras")
     return folder
 

@@ -382,7 +382,7 @@ def test_only_steady_measurements_of_the_engines_are_kept(monkeypatch, all_compa
     monkeypatch.setenv("ANYTIME_KERAS_ENGINES", "litert")
     blocks, model = [], networks.eleven_exits(2)
     monkeypatch.setattr(choice, "_block", lambda call: blocks.append(call) or (one, two)[(len(blocks) - 1) % 2])
-    monkeypatch.setattr(choice, "cores", lambda: 2)
+    monkeypatch.setattr(runtime, "cores", lambda: 2)
     for _ in range(2):
         ak.Predictor(model, networks.inputs_for(model, 1), latencies=made_up(Stages(model), 1))
     assert len(blocks) == (2 if kept else 4)
