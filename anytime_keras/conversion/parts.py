@@ -1,4 +1,4 @@
-"""The parts of an export, the whole network and its stages, as functions of named tensors; and stateless calls."""
+"""The parts of an export (the whole network and its stages) as functions of named tensors, and `call_unchanging`."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""Labels, and each sample's results that `evaluate` keeps: classes, confidences, the true class's probabilities."""
+"""Checks labels, and holds what `evaluate` keeps of each sample: class, confidence, the true class's probability."""
 
 import dataclasses
 

@@ -162,7 +162,10 @@ class _Combining(keras.layers.Layer):
 
     def __init__(self, temperature=1.0, probabilities=False, **kwargs):
         super().__init__(**kwargs)
-        self.temperature, self.probabilities = float(temperature), probabilities
+        self.temperature, self.probabilities = temperature, probabilities
+
+    def get_config(self):  # Keras derives none from NumPy's numbers
+        return {**super().get_config(), "temperature": self.temperature, "probabilities": self.probabilities}
 
     def _logits(self, outputs):
         """Returns an exit's logits. Those of probabilities have mean 0, to which a softmax's training keeps logits."""
@@ -191,9 +194,12 @@ class ExitProduct(_Combining):
     [[0.75, 0.25, 0.0]]
     """
 
-    def __init__(self, weight, temperature=1.0, probabilities=False, **kwargs):
-        super().__init__(temperature, probabilities, **kwargs)
-        self.weight = float(weight)
+    def __init__(self, weight, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = weight
+
+    def get_config(self):
+        return {**super().get_config(), "weight": self.weight}
 
     def call(self, inputs):
         logits = self._logits(inputs[0])

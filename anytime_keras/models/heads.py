@@ -1,4 +1,4 @@
-"""Heads: those that `to_anytime` adds, the activations that end a network's own, and new ones for other classes."""
+"""The heads that `to_anytime` adds, the activations at the end of a network's heads, and heads for other classes."""
 
 import keras
 from keras import layers

@@ -233,3 +233,12 @@ def test_exits_that_cannot_be_combined_are_refused():
         exits = {"a": layer(features), "b": layer(features * 2)}
         with pytest.raises(ValueError, match=f"predict one of two classes or more. Received: 'a' with .*{kind}"):
             ak.monotone(ak.AnytimeModel(features, exits))
+
+
+def test_combining_layers_made_from_numpys_numbers_are_saved(tmp_path):
+    features = keras.Input((3,))
+    policy = keras.DTypePolicy("float32")
+    layer = ak.inference.monotone.ExitProduct(np.float32(0.5), temperature=np.float32(2.0), dtype=policy)
+    keras.Model(features, layer([features])).save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras").layers[-1]
+    assert (loaded.weight, loaded.temperature, loaded.probabilities) == (0.5, 2.0, False)

@@ -130,7 +130,7 @@ class ExportedModel:
 
         Raises:
             ValueError: if `x` does not fit the network, `deadline` is not a number, or a deadline is given and `times`
-                has no batch size, or lacks the shapes of `x` if other axes are dynamic too.
+                is empty, or lacks the shapes of `x` if other axes are dynamic too.
         """
         begin = time.perf_counter()
         check_limit("deadline", deadline)
