@@ -51,7 +51,8 @@ def train_cycle(
 ):
     """Trains a network of the zoo by the recipe in its manifest, for one cycle.
 
-    Training starts from the network's weights if there are any. A cycle that was stopped is resumed from its folder.
+    Training starts from the network's weights if there are any, otherwise from those of `init` in `changes`, such as
+    the same network's for another data set. A cycle that was stopped is resumed from its folder.
 
     Args:
         name: str, one of `ak.zoo.list()`.
@@ -92,7 +93,11 @@ def train_cycle(
     recipe = Recipe.from_dict({**entry.content["recipe"], **(changes or {})})
     if minutes is not None:
         recipe = recipe.with_minutes(minutes)
-    init = f"{name}:{label}" if entry.trained and not from_scratch else None
+    init = recipe.init
+    if entry.trained:
+        if init is not None:
+            raise ValueError(f"`init` is for names without weights, unlike '{name}', '{label}'. Received: '{init}'.")
+        init = None if from_scratch else f"{name}:{label}"
     seed = recipe.seed if init is None else recipe.seed + len(lineage)  # another order of the images in each cycle
     recipe = dataclasses.replace(recipe, init=init, seed=seed)
     whole = {**recipe.data, **_where(data, data_dir)}
@@ -103,11 +108,9 @@ def train_cycle(
     folder = folder or pathlib.Path("runs", publishing.stem(name, label), f"cycle-{len(lineage) + 1}")
     options["callbacks"] = [*options.pop("callbacks", ()), *([] if recipe.minutes else [Seconds()])]
     run = train(local, folder, resume=True, **options)
-    before = None if run.before is None else run.before.errors
-    if replace is not None:
-        before = None
-    elif before is None and entry.trained:
-        before = _errors(zoo.load(name, label, trainable=False), run.data)
+    before = None
+    if entry.trained and replace is None:
+        before = _errors(zoo.load(name, label, trainable=False), run.data) if init is None else run.before.errors
     run, after = _best(run)
     better = before is None or publishing.better(before, after)
     cycle = Cycle(run, before, after, better)

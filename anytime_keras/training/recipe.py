@@ -47,8 +47,9 @@ class Recipe:
             `[[32, 0.5], [48, 0.3], [64, 0.2]]`, to which training images are resized. None trains at the size of the
             data, which evaluation always uses. With `epochs`, each size lasts for whole epochs.
         init: str, the source of the initial weights: a folder that `train` wrote, or a name of the zoo, followed by a
-            colon and the label of its weights if it is not the default (`"resann5x16_adaloss:cifar100"`). None
-            initializes them randomly.
+            colon and the label of its weights if it is not the default (`"resann5x16_adaloss:cifar100"`). If it has
+            another number of classes, the last layer of each exit is initialized randomly. None initializes all
+            weights randomly.
         precision: Keras's dtype policy.
         steps_per_execution: int, steps per call of TensorFlow's compiled function.
         ema_momentum: float in [0, 1), of a moving average of the weights, which is evaluated in addition to the weights

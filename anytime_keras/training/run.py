@@ -8,7 +8,7 @@ import time
 
 import keras
 
-from anytime_keras import _files, evaluation, runtime, zoo
+from anytime_keras import _files, evaluation, models, runtime, zoo
 from anytime_keras._errors import explained
 from anytime_keras.evaluation.evaluate import batches
 from anytime_keras.inference import EANN
@@ -264,7 +264,7 @@ def check_single(model, label="default"):
 
 
 def take_weights(model, init):
-    """Copies the weights of a trained network of the same shape into a model; `init` is as in `Recipe`."""
+    """Copies a trained network's weights into a model; the last layers only if the classes are as many."""
     folder = pathlib.Path(init)
     if folder.is_dir():
         if not (folder / "model.keras").is_file():
@@ -275,12 +275,15 @@ def take_weights(model, init):
         with explained("`init` must be a training's folder or a trained network of the zoo. ", ValueError):
             check_single(name, label or "default")
             source = zoo.load(name, label or "default")
+    classes = model.outputs[0].shape[-1]
+    if isinstance(source, models.AnytimeModel) and source.outputs[0].shape[-1] != classes:
+        source = models.with_classes(source, classes)
     shapes, own = ([tuple(weight.shape) for weight in each.weights] for each in (source, model))
     if shapes != own:
         raise ValueError(
             f"`init` must be a network of the recipe's shape. Received: '{init}' with {len(shapes)} variables and "
             f"{source.count_params()} parameters, for a network with {len(own)} variables and {model.count_params()} "
-            "parameters. Compare the `model` of both recipes, and the number of classes."
+            "parameters. Compare the `model` of both recipes."
         )
     model.set_weights(source.get_weights())
 

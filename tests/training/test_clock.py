@@ -184,6 +184,19 @@ def test_a_training_starts_from_given_weights(tmp_path):
     assert named.before[-1].error < 0.05
 
 
+def test_weights_for_another_number_of_classes_are_taken_without_the_last_layers(tmp_path):
+    source = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=3)
+    source.save(tmp_path / "model.keras")
+    model = ak.models.build("resann", num_units=1, channels=4, input_shape=(8, 8, 1), num_classes=10)
+    run.take_weights(model, tmp_path)
+    taken = {variable.path: keras.ops.convert_to_numpy(variable) for variable in source.weights}
+    for variable in model.weights:
+        if variable.path.split("/")[0] in model.exit_names:
+            assert variable.shape[-1] == 10
+        else:
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), taken[variable.path])
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     for init, message in (
         (str(tmp_path), "There is no .*model.keras"),

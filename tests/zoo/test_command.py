@@ -154,6 +154,25 @@ def test_a_cycle_that_is_no_better_is_not_published(own, capsys):
 
 @pytest.mark.long
 @pytest.mark.tensorflow
+def test_the_first_cycle_starts_from_weights_for_other_classes(own):
+    recipe = shape_of_the_digits()
+    shape = {key: value for key, value in recipe.model.items() if key not in ("name", "num_classes")}
+    source = ak.models.build(recipe.model["name"], num_classes=3, **shape)
+    pathlib.Path("source").mkdir()
+    source.save("source/model.keras")
+    arguments = ["train", "small_adaloss", f"--zoo={own.path}", "--notensorboard", "--set=init=source"]
+    run(*arguments, "--set=learning_rate=0", "--publish", "--folder=run")
+    (cycle,) = own.manifest("small_adaloss").pick().content["lineage"]
+    assert cycle["recipe"]["init"] == "source" and cycle["before"] is None
+    trained = ak.zoo.load("small_adaloss")
+    kernels = [model.get_layer("stem").get_weights()[0] for model in (source, trained)]
+    np.testing.assert_allclose(*kernels, atol=1e-3)  # weights are stored in half precision
+    with pytest.raises(SystemExit, match="is for names without weights"):
+        run(*arguments)
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
 def test_pack_writes_parts_that_train_reads(own, capsys, tmp_path):
     run("pack", "small_adaloss", f"--folder={tmp_path / 'parts'}", "--part_mb=0.05")
     parts = sorted((tmp_path / "parts").iterdir())
