@@ -183,6 +183,7 @@ ROWS = [
         ("soak", (key,), what, aim)
         for key, what, aim in (
             ("requests", "requests to a server, one in ten hostile", None),
+            ("seconds", "duration of these requests, seconds", None),
             ("unanswered", "good requests without an answer", (MOST, 0)),
             ("mismatched", "hostile requests without the protocol's error", (MOST, 0)),
             ("growth", "the server's memory at the end / after a fifth of the requests", (MOST, 1.1)),
