@@ -225,7 +225,8 @@ def lines(folder):
             wanted = f"{bound} {limit:g}, {verdict(within, number, limit, *noise)}"
         commit, changed, _ = (content.get("commit") or "").partition("+changes")
         when = f"{content['machine']['date']} {commit[:7]}{changed}"
-        yield f"| {what} | [{name}]({path.name}) | {number:.4g} | {wanted} | {when} |"
+        shown = f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+        yield f"| {what} | [{name}]({path.name}) | {shown} | {wanted} | {when} |"
 
 
 def verdict(within, number, limit, noise=0.0):
