@@ -32,6 +32,11 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def digest(content: Any, **options: Any) -> str:
+    """Returns the SHA-256 of plain data as JSON text; `options` are those of `json.dumps`."""
+    return sha256(json.dumps(content, **options).encode())
+
+
 def with_hash(content: bytes) -> bytes:
     """Prepends the hash of a file that has no known one, for `without_hash`."""
     return sha256(content).encode() + b"\n" + content

@@ -19,6 +19,7 @@ import sys
 from absl import flags
 
 import anytime_keras as ak
+from anytime_keras._errors import explained
 from anytime_keras.inference.engines import choice
 from anytime_keras.serving import arguments as server_arguments
 
@@ -44,10 +45,8 @@ def run(flags, arguments):
     if len(set(names)) < len(names):
         raise ValueError(f"Networks must have different names. Received: {names}.")
     _check(flags)
-    try:
+    with explained("", ImportError, end=". Install the server's packages: pip install 'anytime-keras[serve]'"):
         from anytime_keras.serving import http, web
-    except ImportError as error:
-        raise ValueError(f"{error}. Install the server's packages: pip install 'anytime-keras[serve]'") from error
     with _bound(flags.host, flags.port) as bound:
         servers = {name: _server(argument, flags) for name, argument in zip(names, arguments)}
         sys.setswitchinterval(SWITCH_SECONDS)

@@ -152,7 +152,7 @@ def _operation(operation):
     except NotImplementedError as error:
         raise _Unknown from error
     config.pop("name", None)
-    return [kind.__module__, kind.__qualname__, hashlib.sha256(own.encode()).hexdigest(), _plain(config)]
+    return [kind.__module__, kind.__qualname__, _files.sha256(own.encode()), _plain(config)]
 
 
 def _plain(value):

@@ -107,7 +107,7 @@ def _count(layer, args, kwargs, only):
             return 0
         return _count_by(rule, layer, args, kwargs)
     if graph.runs_its_graph(layer):
-        return _count_graph(layer, args, only)
+        return sum(by_call(layer, tree.flatten(args), only))
     if not getattr(layer, "weights", None) and not graph.is_foreign(layer):
         return 0
     # Everything that a convolution with a custom `call` computes counts as convolution.
@@ -144,16 +144,22 @@ def _unwrap(layer, inputs, *args):
     return [(1, layer.layer, (inputs,))]
 
 
-def _count_graph(model, args, only):
-    total = 0
+def by_call(model, inputs, only=None):
+    """Counts each call in a functional model's graph, in the order of `graph.calls`, for inputs with a batch of 1."""
+    counted = []
 
     def apply(operation, args, kwargs):
-        nonlocal total
-        total += _count(operation, args, kwargs, only)
-        return graph.spec(operation, args, kwargs)
+        counted.append(_count(operation, args, kwargs, only))
+        return tree.map_structure(_of_one_sample, graph.spec(operation, args, kwargs))
 
-    graph.run(model, tree.flatten(args), apply)
-    return total
+    graph.run(model, inputs, apply)
+    return counted
+
+
+def _of_one_sample(tensor):
+    """Returns a symbolic tensor with a batch of 1 if its batch is unknown, as a custom `compute_output_shape` says."""
+    unknown = tensor.shape[:1] == (None,)
+    return keras.KerasTensor((1, *tensor.shape[1:]), tensor.dtype) if unknown else tensor
 
 
 class _OpenSizes(ValueError):

@@ -159,14 +159,8 @@ def macs_by_call(
                 f"Received: input_shape={input_shape} for inputs of shapes {shapes}."
             )
         shapes = given
-    counted = []
-
-    def apply(operation, args, kwargs):
-        counted.append(counting.macs(operation, *args, only=only, **kwargs))
-        return graph.spec(operation, args, kwargs)
-
     inputs = [keras.KerasTensor((1, *shape), tensor.dtype) for shape, tensor in zip(shapes, model.inputs)]
-    graph.run(model, inputs, apply)
+    counted = counting.by_call(model, inputs, only)
     return {id(call): macs for call, macs in zip(graph.calls(model.outputs, model.inputs), counted)}
 
 

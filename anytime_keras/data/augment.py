@@ -10,6 +10,7 @@ from keras import ops
 
 from anytime_keras import graph
 from anytime_keras._checks import check_choice
+from anytime_keras._errors import explained
 
 
 class StepSeed(keras.random.SeedGenerator):
@@ -247,13 +248,9 @@ def _from_keras_cv(step):
             f"Steps of keras-cv need Keras's TensorFlow backend. Received: '{step}' on {keras.backend.backend()}. "
             "Keras's own `rand_augment` runs on every backend."
         )
-    try:
+    remedy = ". `pip install '.[cv]'` in the library's checkout installs it."
+    with explained(f"`augment='{step}'` needs the package keras-cv: ", ImportError, end=remedy):
         from anytime_keras.data import keras_cv_steps
-    except ImportError as error:
-        raise ValueError(
-            f"`augment='{step}'` needs the package keras-cv: {error}. `pip install '.[cv]'` in the library's checkout "
-            "installs it."
-        ) from error
     return keras_cv_steps.step(*KERAS_CV[step])
 
 

@@ -52,12 +52,9 @@ def load(path, image_size=None, skip_corrupt=False, name=None):
 def _list_files(place, class_names):
     """Returns (paths, labels) of the images of one split."""
     paths, labels = [], []
+    expected = f"The classes of '{place}' must be those of the training images. Received: '{{}}'."
+    _errors.check_known([child.name for child in _folders(place)], class_names, expected)
     for child in _folders(place):
-        if child.name not in class_names:
-            raise ValueError(
-                f"The classes of '{place}' must be those of the training images. Received: '{child.name}'. "
-                f"{_errors.nearest(child.name, class_names)}"
-            )
         found = list_images(child)
         _check_class(child, found)
         paths.extend(found)

@@ -1,7 +1,6 @@
 """Trains recipes into directories, several side by side where possible, and collects their measurements."""
 
 import csv
-import hashlib
 import json
 import pathlib
 import shutil
@@ -56,7 +55,7 @@ class Runs:
                 del content[name]
         if recipe.last_exit is None or recipe.weighting["name"] == "single_exit":
             del content["last_exit"]
-        digest = _digest(json.dumps(content, sort_keys=True))
+        digest = _files.digest(content, sort_keys=True)[:10]
         return self.folder / f"{title(recipe)}_{label(recipe.data['data'])}_seed{recipe.seed}_{digest}"
 
     def _kept(self, recipe):
@@ -163,12 +162,8 @@ class Runs:
         return json.loads(file.read_text())
 
     def _ensemble_file(self, recipes):
-        digest = _digest(" ".join(self.place(recipe).name for recipe in recipes))
+        digest = _files.sha256(" ".join(self.place(recipe).name for recipe in recipes).encode())[:10]
         return self.folder / f"eann_{recipes[0].weighting['name']}_seed{recipes[0].seed}_{digest}.json"
-
-
-def _digest(text):
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _columns(curve):

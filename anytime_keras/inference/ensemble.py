@@ -22,8 +22,8 @@ DESCRIPTION = "eann.json"
 def depths(base, count, growth=2.0):
     """Returns exponentially growing depths (units, blocks or layers) for the members of an EANN.
 
-    Proposition 4.1 gives the cost of each growth factor; see `inflation`. The paper uses ResANNs of 7, 13 and 25 units
-    per block.
+    Proposition 4.1 bounds the cost inflation for each growth factor; see `inflation`. The paper uses ResANNs of 7, 13
+    and 25 units per block.
 
     Args:
         base: int, the first member's depth.
@@ -39,7 +39,7 @@ def depths(base, count, growth=2.0):
     """
     base, count = check_positive(base=base, count=count)
     if not 1 < growth < float("inf"):
-        raise ValueError(f"`growth` must be above 1. Received: growth={growth!r}.")
+        raise ValueError(f"`growth` must be a finite number above 1. Received: growth={growth!r}.")
     proposed = [round(base * growth**number) for number in range(count)]
     if len(set(proposed)) < count:
         raise ValueError(f"`growth` is too small for depths from {base} on: {proposed}. Received: growth={growth!r}.")

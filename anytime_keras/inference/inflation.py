@@ -99,5 +99,5 @@ def simulate(base, workers=1, anytime=True, num_members=12, num_budgets=200_001)
 
 def _check(base, workers):
     if not 1 < base < math.inf:
-        raise ValueError(f"`base` must be above 1. Received: base={base!r}.")
+        raise ValueError(f"`base` must be a finite number above 1. Received: base={base!r}.")
     check_int("workers", workers)

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from anytime_keras import _files, runtime
+from anytime_keras import _files, _tables, runtime
 from anytime_keras._errors import explained
 
 IDENTITY = ("exit_names", "macs", "dtype", "engine")  # what a table was measured of
@@ -61,16 +61,14 @@ class LatencyTable:
         return np.array([np.interp(quantile, QUANTILES, row) for row in table])
 
     def table(self):
-        """Returns the medians and the 99% quantiles as text, in milliseconds."""
-        sizes = {size: str(size) if isinstance(size, int) else " ".join(map(_by_x, size)) for size in self.direct}
-        width = max(5, *map(len, sizes.values())) if sizes else 5
-        lines = [f" {'batch':>{width}}  {'exit':<16}{'direct':>10}{'99%':>10}{'stage':>10}{'99%':>10}   (ms)"]
+        """Returns the medians and the 99% quantiles as a text table, in milliseconds."""
+        rows = []
         for size in sorted(self.direct):
+            label = str(size) if isinstance(size, int) else " ".join("x".join(map(str, shape)) for shape in size)
             columns = [self.quantile(size, q, stages) for stages in (False, True) for q in (0.5, 0.99)]
             for name, *numbers in zip(self.exit_names, *columns):
-                row = "".join(f"{1e3 * number:>10.3f}" for number in numbers)
-                lines.append(f" {sizes[size]:>{width}}  {name:<16}{row}")
-        return "\n".join(lines)
+                rows.append([label, name, *(f"{1e3 * number:.3f}" for number in numbers)])
+        return _tables.table(["batch", "exit", "direct (ms)", "99%", "stage (ms)", "99%"], rows, left=2)
 
     def to_json(self, path=None):
         """Returns the table as JSON text, and writes it to a file if `path` is given."""
@@ -142,7 +140,3 @@ def _size(key):
     """Parses a size from a JSON key such as `1` or `[[1, 32, 32, 3]]`."""
     size = json.loads(key)
     return size if isinstance(size, int) else tuple(tuple(map(int, shape)) for shape in size)
-
-
-def _by_x(shape):
-    return "x".join(map(str, shape))

@@ -38,7 +38,7 @@ class Predictor(BatchMethods):
 
     A file engine is used only if its outputs for `example` equal the network's to 1e-5, relative to the largest output
     or 1. Converted stages, and what was measured on this machine, are cached in the folder `ANYTIME_KERAS_CACHE`, by
-    default `~/.cache/anytime_keras`; of more than 2 GB, those not used for longest are removed. Networks with layers of
+    default `~/.cache/anytime_keras`; beyond 2 GB, the least recently used entries are removed. Networks with layers of
     other packages are converted each time.
 
     Predictors are thread-safe: one computation runs at a time, and others wait. In a forked process they raise a

@@ -106,20 +106,20 @@ def safe_threshold(confidences, losses, risk, confidence=0.95, thresholds=THRESH
     return lowest
 
 
-def lowest_within(confidences, losses, max_drop, thresholds=THRESHOLDS):
+def lowest_within(confidences, losses, max_drop):
     """Returns the lowest threshold down to which the mean loss exceeds the last exit's by at most `max_drop`.
 
     This holds on the given samples and carries no guarantee for others; see `safe_threshold`.
 
     Args:
-        confidences, losses, thresholds: as in `safe_threshold`.
+        confidences, losses: as in `safe_threshold`.
         max_drop: float from 0 to 1.
 
     >>> lowest_within(np.array([[0.9, 0.3], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 0.0]]), 0.0) > 0.3
     True
     """
     lowest, samples = NEVER_SURE, np.arange(losses.shape[1])
-    for threshold in thresholds:
+    for threshold in THRESHOLDS:
         drop = (losses[exit_positions(confidences, threshold), samples] - losses[-1]).mean()
         if drop > max_drop + 1e-12:
             break

@@ -129,12 +129,9 @@ class Stages:
             raise ValueError(f"The model takes {len(self.inputs)} inputs. Received: {len(values)}.")
         tensors = []
         for value, expected in zip(values, self.inputs):
-            try:
+            what = f"Input '{expected.name}' must be an array of numbers. Received: {type(value).__name__}; "
+            with _errors.explained(what, Exception):  # backends raise different types
                 tensor = keras.ops.convert_to_tensor(value, expected.dtype)
-            except Exception as error:  # backends raise different types
-                raise ValueError(
-                    f"Input '{expected.name}' must be an array of numbers. Received: {type(value).__name__}; {error}"
-                ) from error
             sizes = zip(tensor.shape, expected.shape)
             if len(tensor.shape) != len(expected.shape) or any(own not in (None, size) for size, own in sizes):
                 raise ValueError(
@@ -305,12 +302,7 @@ def chosen_exits(exits, names):
     if not isinstance(exits, (list, tuple)) or not all(isinstance(name, str) for name in exits):
         raise ValueError(f"`exits` must be a list of names, such as `['exit_1', 'exit_3']`. Received: {exits!r}.")
     chosen = list(exits)
-    for name in chosen:
-        if name not in names:
-            raise ValueError(
-                f"`exits` names an exit that the model does not have. Received: {name!r}. "
-                f"{_errors.nearest(name, names)}"
-            )
+    _errors.check_known(chosen, names, "`exits` names an exit that the model does not have. Received: '{}'.")
     if not chosen or sorted(chosen, key=names.index) != chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"`exits` must name exits in order, each once. Received: {chosen}. The model's: {names}.")
     return chosen

@@ -1,13 +1,12 @@
 """`State`: everything in a predictor that depends on the choice of exits."""
 
 import dataclasses
-import hashlib
 import json
 import time
 
 import numpy as np
 
-from anytime_keras import runtime
+from anytime_keras import _files, runtime
 from anytime_keras.conversion import part_cache
 from anytime_keras.inference import engines, latency
 from anytime_keras.inference.answers import Answer, probabilities
@@ -109,8 +108,7 @@ class State:
         identity = self.engine.identity(size)
         if identity is None:
             return None
-        about = ["latencies", identity, runtime.machine()["processor"]]
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        return _files.digest(["latencies", identity, runtime.machine()["processor"]])
 
     def _measure_steps(self, inputs, worker, seconds):
         """Runs stage by stage in this thread; returns the seconds to each exit and of each stage, lists per exit."""

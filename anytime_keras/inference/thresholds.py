@@ -50,17 +50,14 @@ def choose_thresholds(goals, stored, exit_names, temperatures, macs):
 
 def thresholds_per_exit(confidence, exit_names):
     """Returns a threshold for each exit; `confidence` is a number, or a list with one for each exit but the last."""
-    values = [confidence] * len(exit_names) if np.ndim(confidence) == 0 else [*confidence, 0.0]
+    given = np.asarray(confidence, object).tolist()
+    values = [*given, 0.0] if isinstance(given, list) else [given] * len(exit_names)
     if len(values) != len(exit_names):
         raise ValueError(
             f"`confidence` needs one value for each exit but the last of {list(exit_names)}. "
             f"Received: {len(confidence)} values."
         )
-    try:
-        finite = np.isfinite(np.asarray(values, float)).all()
-    except (TypeError, ValueError):
-        finite = False
-    if not finite:
+    if not all(isinstance(value, numbers.Real) and math.isfinite(value) for value in values):
         raise ValueError(f"`confidence` must be numbers. Received: {confidence}.")
     return values
 

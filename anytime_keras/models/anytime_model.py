@@ -322,10 +322,7 @@ def _of_any_arguments(init):
 def by_exit(argument, value, names):
     """Returns a dict by exit name of the entries of a dict, without None, or of a list with one for each exit."""
     if isinstance(value, dict):
-        for key in value:
-            if key not in names:
-                hint = _errors.nearest(key, names)
-                raise ValueError(f"`{argument}` must have names of exits as keys. Received: '{key}'. {hint}")
+        _errors.check_known(value, names, f"`{argument}` must have names of exits as keys. Received: '{{}}'.")
         return {name: value[name] for name in names if value.get(name) is not None}
     if len(value) != len(names):
         received = f"Received: {argument} of length {len(value)} for {len(names)} exits."

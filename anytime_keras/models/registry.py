@@ -87,9 +87,7 @@ def build(name: str, **config: Any) -> AnytimeModel:
         fixed = {**fixed, **(AUTHORS_CODE[name] if preset == "authors_code" else {})}
     arguments, known = {**fixed, **config}, dict(inspect.signature(family).parameters)
     del known["kwargs"]
-    for key in config:
-        if key not in known:
-            raise ValueError(f"'{name}' has no argument `{key}`. {_errors.nearest(key, known)}")
+    _errors.check_known(config, known, f"'{name}' has no argument `{{}}`.")
     missing = [key for key, each in known.items() if each.default is each.empty and key not in arguments]
     if missing:
         raise ValueError(f"'{name}' needs {', '.join(f'`{key}`' for key in missing)}. Received: {config}.")

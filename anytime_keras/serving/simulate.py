@@ -16,12 +16,12 @@ class Outcome:
 
     Attributes:
         asked: int, the number of requests.
-        in_time: int, answered by their deadlines.
-        late: int, answered after their deadlines.
-        refused: int, not answered.
+        in_time: int, the number of requests answered by their deadlines.
+        late: int, the number of requests answered after their deadlines.
+        refused: int, the number of requests that were not answered.
         right: float, the expected number of right answers in time.
-        exits: list of int, the answers in time of each exit.
-        seconds: float, the time the machine was busy.
+        exits: list of int, the number of answers in time from each exit.
+        seconds: float, how long the machine was busy.
 
     Example:
     >>> Outcome(asked=10, in_time=8, late=0, refused=2, right=6.0, exits=[4, 4], seconds=1.0).goodput

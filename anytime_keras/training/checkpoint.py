@@ -41,7 +41,7 @@ class Checkpoints:
                 model.save_weights(weights)  # with the optimizer's variables, since the model is compiled
             state = {"epoch": epoch, "weighting": weighting and weighting.get_state(), "history": history}
             state["sha256"] = _sha256(weights)
-            _files.put(unfinished / "state.json", json.dumps({**state, "own_sha256": _own_sha256(state)}))
+            _files.put(unfinished / "state.json", json.dumps({**state, "own_sha256": _files.digest(state)}))
             to_disk(weights)
             to_disk(unfinished)
             shutil.rmtree(place, ignore_errors=True)
@@ -70,7 +70,7 @@ class Checkpoints:
                 weights = place / "training.weights.h5"
                 if _sha256(weights) != state["sha256"]:
                     raise ValueError("its weights are not those that were saved")
-                if state.pop("own_sha256") != _own_sha256(state):
+                if state.pop("own_sha256") != _files.digest(state):
                     raise ValueError("its state is not the one that was saved")
             except (OSError, ValueError, KeyError) as error:
                 warnings.warn(f"The checkpoint '{place}' is damaged and skipped: {error}.", stacklevel=2)
@@ -125,10 +125,6 @@ def to_disk(path):
 def _sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _own_sha256(state):
-    return _files.sha256(json.dumps(state).encode())
 
 
 class Checkpointing(keras.callbacks.Callback):

@@ -93,11 +93,9 @@ def train_cycle(
     recipe = Recipe.from_dict({**entry.content["recipe"], **(changes or {})})
     if minutes is not None:
         recipe = recipe.with_minutes(minutes)
-    init = recipe.init
-    if entry.trained:
-        if init is not None:
-            raise ValueError(f"`init` is for names without weights, unlike '{name}', '{label}'. Received: '{init}'.")
-        init = None if from_scratch else f"{name}:{label}"
+    if entry.trained and recipe.init is not None:
+        raise ValueError(f"`init` is for names without weights, unlike '{name}', '{label}'. Received: '{recipe.init}'.")
+    init = f"{name}:{label}" if entry.trained and not from_scratch else recipe.init
     seed = recipe.seed if init is None else recipe.seed + len(lineage)  # another order of the images in each cycle
     recipe = dataclasses.replace(recipe, init=init, seed=seed)
     whole = {**recipe.data, **_where(data, data_dir)}

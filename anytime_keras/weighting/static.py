@@ -1,5 +1,7 @@
 """Static schemes: fixed weights, known before training."""
 
+import numbers
+
 import keras
 import numpy as np
 from keras import ops
@@ -93,12 +95,12 @@ class SingleExit(StaticWeighting):
 
     def __init__(self, exit):
         super().__init__()
-        if isinstance(exit, bool) or not isinstance(exit, (int, str)) or exit == 0:
+        if isinstance(exit, bool) or not isinstance(exit, (numbers.Integral, str)) or exit == 0:
             raise ValueError(
                 "`exit` must be an exit's number, counted from 1 (or from -1 backwards), or its name. "
                 f"Received: exit={exit!r}."
             )
-        self.exit = exit
+        self.exit = exit if isinstance(exit, str) else int(exit)
 
     def build(self, exits):
         super().build(exits)

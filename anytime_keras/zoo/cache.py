@@ -9,7 +9,6 @@ import urllib.request
 from anytime_keras import _files
 from anytime_keras._errors import explained
 from anytime_keras._files import cache_folder as folder
-from anytime_keras._files import write
 from anytime_keras.version import __version__
 
 # A server is considered stalled after TIMEOUT seconds without data, or below SLOWEST bytes per second.
@@ -19,7 +18,7 @@ MAX_PAGE_BYTES = 10_000_000
 
 
 def is_content(content, sha256, size):
-    return len(content) == size and _files.sha256(content) == sha256
+    return content is not None and len(content) == size and _files.sha256(content) == sha256
 
 
 def content(url, sha256, size):
@@ -29,12 +28,10 @@ def content(url, sha256, size):
     it, one downloads and the others wait. A download that is longer than `size` bytes is aborted.
     """
     place = folder() / "files" / sha256
-    found = _read(place, size)
-    if found is not None and is_content(found, sha256, size):
+    if is_content(found := _read(place, size), sha256, size):
         return found  # works with a read-only cache
     with _files.writing(place):
-        found = _read(place, size)
-        if found is not None and is_content(found, sha256, size):
+        if is_content(found := _read(place, size), sha256, size):
             return found  # downloaded by another process meanwhile
         place.unlink(missing_ok=True)
         found = _download(url, size)
@@ -60,9 +57,8 @@ def page(url):
         if text is None:
             raise
         return text
-    with contextlib.suppress(OSError):  # caching is optional
-        with _files.writing(place):
-            _keep(place, _files.with_hash(found))
+    with contextlib.suppress(OSError), _files.writing(place):  # caching is optional
+        _keep(place, _files.with_hash(found))
     return found
 
 
@@ -74,7 +70,7 @@ def _read(place, size):
 def _keep(place, found):
     remedy = ". Set ANYTIME_KERAS_CACHE to another directory."
     with explained(f"The cache '{folder()}' is full or not writable: ", OSError, end=remedy, raised=OSError):
-        write(place, found)
+        _files.write(place, found)
 
 
 class _SameSafety(urllib.request.HTTPRedirectHandler):

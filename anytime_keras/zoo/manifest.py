@@ -114,9 +114,8 @@ class Manifest:
     def pick(self, label="default"):
         """Returns the `Weights` with a label."""
         label = self.default if label == "default" else label
-        if label not in self.weights:
-            known = _errors.nearest(label, self.weights)
-            raise ValueError(f"`weights` must be a label of '{self.name}'. Received: weights={label!r}. {known}")
+        expected = f"`weights` must be a label of '{self.name}'. Received: weights='{{}}'."
+        _errors.check_known([label], self.weights, expected)
         return self.weights[label]
 
     def curve(self, label="default"):
@@ -186,7 +185,7 @@ def checked(content):
     """Returns a manifest's content, or raises ValueError if it violates the schema or is inconsistent."""
     schema.check(content, schema.MANIFEST, "manifest")
     if content["format"] != FORMAT:
-        raise ValueError(f"manifest.format must be {FORMAT}. Received: {content['format']}. Use a later version.")
+        raise ValueError(f"manifest.format must be {FORMAT}. Received: {content['format']}. Update anytime_keras.")
     check_choice("manifest.architecture", content["architecture"], [*NETWORKS, ENSEMBLE])
     check_choice("manifest.default", content["default"], content["weights"])
     for label, entry in content["weights"].items():

@@ -128,6 +128,27 @@ def test_shared_and_nested_layers():
     assert last.params == 20 + 30 + 14  # but is stored once
 
 
+def test_positions_that_are_moved_into_the_batch_axis_all_count():
+    inputs = keras.Input((8, 8, 16))
+    x = layers.Dense(10)(keras.ops.reshape(inputs, (-1, 16)))
+    x = layers.GlobalAveragePooling1D()(keras.ops.reshape(x, (-1, 64, 10)))
+    assert cost.exit_costs(keras.Model(inputs, x))[0].with_all_heads == 64 * 16 * 10
+
+
+def test_a_batch_that_a_custom_layer_leaves_open_is_one_sample():
+    class Open(layers.Layer):
+        def call(self, x):
+            return x
+
+        def compute_output_shape(self, shape):
+            return (None, *shape[1:])
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(3)(Open()(inputs)))
+    assert cost.exit_costs(model)[0].with_all_heads == 12
+    assert cost.exit_costs(keras.Model(inputs, model(inputs)))[0].with_all_heads == 12
+
+
 def test_a_composite_layer_is_counted_by_what_it_calls():
     class Twice(layers.Layer):
         def __init__(self):

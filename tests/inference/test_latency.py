@@ -22,7 +22,7 @@ def test_quantiles():
     assert (table.quantile(1, 0.99) >= table.quantile(1, 0.5)).all()
     np.testing.assert_allclose(table.quantile(8, 0.99), [0.8, 8.0])
     lines = table.table().splitlines()
-    assert len(lines) == 5 and lines[1].split()[:3] == ["1", "a", "200.000"]
+    assert len(lines) == 6 and lines[2].split()[:3] == ["1", "a", "200.000"]
 
 
 def test_a_table_is_the_same_when_read_back(tmp_path):

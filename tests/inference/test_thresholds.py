@@ -24,6 +24,7 @@ def choose(stored=STORED, **goal):
     [
         (dict(confidence=0.4), [0.4, 0.4]),
         (dict(confidence=[0.4]), [0.4, 0.0]),
+        (dict(confidence=np.array(0.4)), [0.4, 0.4]),
         (dict(average_budget=15), [0.6, 0.6]),
         (dict(risk=0.1), [0.7, 0.7]),
         (dict(risk=np.float32(0.1)), [0.7, 0.7]),
@@ -41,6 +42,8 @@ def test_a_goal_gives_a_threshold_for_each_exit(goal, expected):
         (dict(risk=0.1, max_drop=0.1), "risk=0.1, max_drop=0.1"),
         (dict(confidence=[0.4, 0.5]), "one value for each exit but the last of .'early', 'late'.. Received: 2 values"),
         (dict(confidence="high"), "`confidence` must be numbers. Received: high"),
+        (dict(confidence="0.9"), "`confidence` must be numbers. Received: 0.9"),
+        (dict(confidence=[[0.4]]), r"`confidence` must be numbers. Received: \[\[0.4"),
         (dict(average_budget="many"), "`average_budget` must be a number of MACs. Received: average_budget='many'"),
         (dict(average_budget=16), r"for `average_budget` 16.0 .*\[10, 20\] MACs. Fitted for any: \[15.0, 15.0\]"),
         (dict(risk=0.2), r"for `risk` 0.2 and the exits \['early', 'late'\].*Fitted for any: \[0.1, 0.2\]"),

@@ -38,7 +38,7 @@ def serving(app=None, **options):
 
 
 def test_heads_are_answered_408_if_they_are_slow_and_431_if_they_are_long(monkeypatch):
-    monkeypatch.setattr(web, "SLOWEST_HEAD", 0.2)
+    monkeypatch.setattr(web, "SLOWEST_HEAD", 0.5)
     with serving() as (_, connect):
         for begun in (b"", REQUEST[:10], REQUEST + REQUEST[:10]):
             with connect() as client:
@@ -51,16 +51,17 @@ def test_heads_are_answered_408_if_they_are_slow_and_431_if_they_are_long(monkey
                 client.sendall(REQUEST[:-2] + b"X: " + b"a" * 5_000_000)
                 answer = client.recv(100)
             assert b" 200 " not in answer
+        monkeypatch.undo()
         with connect() as client:
             client.sendall(REQUEST)
             assert b" 200 " in client.recv(100)
 
 
 def test_a_head_that_is_not_slow_may_be_followed_by_a_slow_answer(monkeypatch):
-    monkeypatch.setattr(web, "SLOWEST_HEAD", 0.1)
+    monkeypatch.setattr(web, "SLOWEST_HEAD", 0.5)
 
     async def slow(scope, receive, send):
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.7)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"hello"})
 
@@ -139,9 +140,13 @@ def test_a_stop_answers_connections_that_wait_to_be_accepted_when_it_begins(loop
 
 
 def test_the_rest_of_an_answered_request_must_arrive_in_time(monkeypatch):
-    monkeypatch.setattr(web, "SLOWEST_HEAD", 0.3)
+    async def hello(scope, receive, send):
+        monkeypatch.setattr(web, "SLOWEST_HEAD", 0.3)  # now that the head has arrived
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+
     begun = REQUEST[:-2] + b"Content-Length: 1000000\r\n\r\n"
-    with serving() as (_, connect), connect() as client:
+    with serving(hello) as (_, connect), connect() as client:
         client.sendall(begun)
         assert b" 200 " in client.recv(1000)
         with pytest.raises(OSError):  # closed by the server
@@ -189,7 +194,7 @@ def test_trailers_are_limited_as_heads_are(trailer):
 
 
 def test_a_late_head_does_not_interrupt_the_answer_before(monkeypatch):
-    monkeypatch.setattr(web, "SLOWEST_HEAD", 0.2)
+    monkeypatch.setattr(web, "SLOWEST_HEAD", 0.5)
 
     async def slow(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})

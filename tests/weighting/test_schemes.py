@@ -16,6 +16,7 @@ from anytime_keras import weighting
         (weighting.HalfEndWeighting(), 1, [1]),
         (weighting.SingleExit(1), 3, [1, 0, 0]),
         (weighting.SingleExit(3), 3, [0, 0, 1]),
+        (weighting.SingleExit(np.int64(3)), 3, [0, 0, 1]),
         (weighting.SingleExit(-1), 3, [0, 0, 1]),
         (weighting.SingleExit("exit_2"), 3, [0, 1, 0]),
     ],

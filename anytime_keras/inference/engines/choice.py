@@ -1,6 +1,5 @@
 """Creates an engine by name, or the one that is measured fastest on this machine."""
 
-import hashlib
 import json
 import os
 import time
@@ -8,7 +7,7 @@ import time
 import keras
 import numpy as np
 
-from anytime_keras import runtime
+from anytime_keras import _files, runtime
 from anytime_keras._checks import check_choice
 from anytime_keras.conversion import converters, part_cache, runtimes
 from anytime_keras.conversion.runtimes import check_num_threads
@@ -208,7 +207,7 @@ def _key(options, inputs, names, threads):
     if (network := part_cache.key(options["last"].part, "litert", 1, memory=options["memory"])) is None:
         return None
     about = [network, options["dtype"], inputs[0].shape[0], names, threads, versions, runtime.machine()["processor"]]
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    return _files.digest(about)
 
 
 def _block(call):

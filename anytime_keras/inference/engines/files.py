@@ -5,11 +5,11 @@ stage by stage in the caller's thread. A direct run to one exit is a part of its
 """
 
 import contextlib
-import hashlib
 import threading
 
 import numpy as np
 
+from anytime_keras import _files
 from anytime_keras.conversion import part_cache, runtimes
 from anytime_keras.inference.engines.base import NEVER, Engine, arrays, padded
 from anytime_keras.inference.engines.loading import Loader, Plan, WeightsChanged
@@ -223,7 +223,7 @@ class FileEngine(Engine):
         if self._dtype != "float32":
             return
         identity = self.identity(size)
-        key = identity and hashlib.sha256(f"checked {identity}".encode()).hexdigest()
+        key = identity and _files.sha256(f"checked {identity}".encode())
         if key and part_cache.read(key) is not None:
             return
         expected, found, carried = self.network_logits(inputs), [], inputs
