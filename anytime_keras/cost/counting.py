@@ -144,7 +144,7 @@ def _unwrap(layer, inputs, *args):
     return [(1, layer.layer, (inputs,))]
 
 
-def by_call(model, inputs, only=None):
+def by_call(model, inputs, only):
     """Counts each call in a functional model's graph, in the order of `graph.calls`, for inputs with a batch of 1."""
     counted = []
 

@@ -94,7 +94,7 @@ def train_cycle(
     if minutes is not None:
         recipe = recipe.with_minutes(minutes)
     if entry.trained and recipe.init is not None:
-        raise ValueError(f"`init` is for names without weights, unlike '{name}', '{label}'. Received: '{recipe.init}'.")
+        raise ValueError(f"`init` is for names without weights. Received: '{recipe.init}' for '{name}:{label}'.")
     init = f"{name}:{label}" if entry.trained and not from_scratch else recipe.init
     seed = recipe.seed if init is None else recipe.seed + len(lineage)  # another order of the images in each cycle
     recipe = dataclasses.replace(recipe, init=init, seed=seed)

@@ -264,7 +264,7 @@ def check_single(model, label="default"):
 
 
 def take_weights(model, init):
-    """Copies a trained network's weights into a model; the last layers only if the classes are as many."""
+    """Copies a trained network's weights into a model, without the last layers if the numbers of classes differ."""
     folder = pathlib.Path(init)
     if folder.is_dir():
         if not (folder / "model.keras").is_file():
@@ -276,7 +276,7 @@ def take_weights(model, init):
             check_single(name, label or "default")
             source = zoo.load(name, label or "default")
     classes = model.outputs[0].shape[-1]
-    if isinstance(source, models.AnytimeModel) and source.outputs[0].shape[-1] != classes:
+    if source.outputs[0].shape[-1] != classes:
         source = models.with_classes(source, classes)
     shapes, own = ([tuple(weight.shape) for weight in each.weights] for each in (source, model))
     if shapes != own:
