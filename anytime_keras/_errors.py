@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 def guess(name: object, known: Iterable) -> str:
     """Returns a hint with the known names closest to `name`, or an empty string if none is close."""
-    near = difflib.get_close_matches(str(name), sorted(set(map(str, known))), n=3, cutoff=0.5)
+    names = {str(other).lower(): str(other) for other in sorted(map(str, known), reverse=True)}
+    near = [names[other] for other in difflib.get_close_matches(str(name).lower(), sorted(names), n=3, cutoff=0.5)]
     return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 

@@ -62,6 +62,11 @@ def outputs_by_name(model):
     return named
 
 
+def in_named_head(operation, exits):
+    """Returns whether an operation's name is that of an exit, or begins with it and an underscore, as in its head."""
+    return any(operation.name == exit or operation.name.startswith(f"{exit}_") for exit in exits)
+
+
 def producer(tensor):
     """Returns the call (a Keras `Node`) that produced `tensor`."""
     history = tensor._keras_history

@@ -51,6 +51,8 @@ def test_an_unknown_choice_lists_the_choices_once(value):
 def test_a_hint_lists_similar_names_and_all_names_if_there_are_few():
     assert _errors.nearest("pat", ["pad", "flip"]) == "Did you mean 'pad'? Known: 'flip', 'pad'."
     assert _errors.nearest("x", ["pad", "flip"]) == "Known: 'flip', 'pad'."
+    assert _errors.guess("CIFAR10", ["cifar10", "flowers", "SVHN"]) == "Did you mean 'cifar10'?"
+    assert _errors.guess("svhn", ["cifar10", "flowers", "SVHN"]) == "Did you mean 'SVHN'?"
     many = [f"name_{number}" for number in range(9)]
     assert _errors.nearest("name_3", many, most=2).startswith("Did you mean 'name_3'")
     assert _errors.nearest("x", many, most=2) == "Known: 'name_0', 'name_1' and 7 more."

@@ -172,7 +172,7 @@ def _heads(needed):
         own = [call for call in calls if id(call) not in elsewhere]
         heads[name] = {id(call) for call in own}
     # The last exit's own calls include features that no other exit reads.
-    named = {id(call) for call in own if call.operation.name == name or call.operation.name.startswith(f"{name}_")}
+    named = {id(call) for call in own if graph.in_named_head(call.operation, [name])}
     heads[name] = named or tail(own)
     return heads
 

@@ -151,6 +151,9 @@ class EANN:
                     best = error
         self._used, self._exits = used, (None, None)
 
+    def __repr__(self):
+        return f"{type(self).__name__}(members={[member.name for member in self.members]}, exits={self.exit_names})"
+
     @property
     def exits(self):
         shapes = [tuple(weight.shape) for member in self.members for weight in member.weights]

@@ -70,6 +70,8 @@ class LatencyTable:
                 rows.append([label, name, *(f"{1e3 * number:.3f}" for number in numbers)])
         return _tables.table(["batch", "exit", "direct (ms)", "99%", "stage (ms)", "99%"], rows, left=2)
 
+    __repr__ = table
+
     def to_json(self, path=None):
         """Returns the table as JSON text, and writes it to a file if `path` is given."""
         content = {name: getattr(self, name) for name in IDENTITY}

@@ -57,8 +57,7 @@ def split(model):
     features, values = [], {}
     made = set()  # ids of the tensors that the heads compute
     for call in graph.calls(list(outputs.values()), model.inputs):
-        name = call.operation.name
-        in_head = any(name == exit or name.startswith(f"{exit}_") for exit in model.exit_names)
+        in_head = graph.in_named_head(call.operation, model.exit_names)
         # An operation must be repeated in training if it has weights or is random.
         trained = getattr(call.operation, "weights", None) or isinstance(call.operation, DROPOUT)
         reads = any(id(tensor) in made for tensor in call.input_tensors)

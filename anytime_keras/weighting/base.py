@@ -135,6 +135,9 @@ class Weighting(keras.callbacks.Callback):
         """Creates a weighting from the result of `get_config`."""
         return cls(**config)
 
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.get_config().items())})"
+
     # === As a callback ===
 
     def set_model(self, model):

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from anytime_keras import data as data_sets
-from anytime_keras import evaluation
+from anytime_keras import evaluation, graph
 from anytime_keras._checks import check_int
 from anytime_keras.inference import EANN
 from anytime_keras.models.registry import NETWORKS
@@ -138,7 +138,7 @@ def freeze(model, trainable):
         model.trainable = trainable
         return
     for layer in model.layers:
-        layer.trainable = any(layer.name == exit or layer.name.startswith(f"{exit}_") for exit in model.exit_names)
+        layer.trainable = graph.in_named_head(layer, model.exit_names)
 
 
 def _how_to_train(manifest, entry):

@@ -57,6 +57,7 @@ def test_exits_are_used_if_their_error_is_below_that_of_all_earlier_ones(eann, d
     assert [own.used for own in eann.exits] == [error < min([1.1, *errors[:n]]) for n, error in enumerate(errors)]
     assert 1 < len(eann.exit_names) < 9
     assert eann.exits[3].name == "member_2/exit_1"
+    assert repr(eann).startswith("EANN(members=[") and f"exits={eann.exit_names}" in repr(eann)
 
 
 def test_parameters_are_counted_again_after_layers_changed():

@@ -21,7 +21,7 @@ def test_quantiles():
     np.testing.assert_allclose(table.quantile(1, 1.0, stages=True), [0.1, 0.7])
     assert (table.quantile(1, 0.99) >= table.quantile(1, 0.5)).all()
     np.testing.assert_allclose(table.quantile(8, 0.99), [0.8, 8.0])
-    lines = table.table().splitlines()
+    lines = repr(table).splitlines()
     assert len(lines) == 6 and lines[2].split()[:3] == ["1", "a", "200.000"]
 
 

@@ -28,6 +28,11 @@ def test_values_computed_by_hand(scheme, num_exits, expected):
     np.testing.assert_allclose(float(scheme(losses)), np.dot(expected, np.arange(1, num_exits + 1)))
 
 
+def test_a_scheme_is_shown_with_its_arguments():
+    assert repr(weighting.LinearWeighting()) == "LinearWeighting()"
+    assert repr(weighting.AdaLoss(gamma=0.2)).startswith("AdaLossWeighting(gamma=0.2, momentum=0.9, ")
+
+
 @pytest.mark.parametrize("exit", [0, True, 1.5, None])
 def test_single_exit_refuses_invalid_exits(exit):
     with pytest.raises(ValueError, match="counted from 1"):
