@@ -146,21 +146,30 @@ ROWS = [
         for backend in ("tensorflow", "jax")
     ],
     *[
-        ("serving", ("networks", network, *way), f"{what}, {network}", aim)
+        (file, ("networks", network, *way), f"{what}, {network}", aim)
         for network in ("resann5x16_adaloss", "msdnet_cifar_10exits_adaloss")
-        for way, what, aim in (
+        for file, way, what, aim in (
             (
+                "serving",
                 ("aims", "worst_difference"),
                 "right and in time per request: policy `value` minus the best static exit, least of all loads",
                 (LEAST, -0.005),
             ),
             (
+                "serving_again",
+                ("aims", "worst_difference"),
+                "the same, least of the loads that missed the target, measured again in more rounds",
+                (LEAST, -0.005),
+            ),
+            (
+                "serving",
                 ("aims", "over_last_at_1.3"),
                 "right and in time at 1.3 times the capacity: policy `value` / last exit, least of all arrivals",
                 (LEAST, 1.5),
             ),
-            (("first_exit_80", "in_time"), "in time at 80% of the first exit's capacity", (LEAST, 0.99)),
-            (("http", "difference"), "median through HTTP minus that of the predictor, ms", (MOST, 1.5)),
+            ("serving", ("first_exit_80", "in_time"), "in time at 80% of the first exit's capacity", (LEAST, 0.99)),
+            ("serving_again", ("first_exit_80", "in_time"), "the same in more rounds", (LEAST, 0.99)),
+            ("serving", ("http", "difference"), "median through HTTP minus that of the predictor, ms", (MOST, 1.5)),
         )
     ],
     *[

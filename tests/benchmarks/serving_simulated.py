@@ -7,6 +7,8 @@ import numpy as np
 import anytime_keras as ak
 from anytime_keras.serving import Request, Scheduler, StageTimes, arrival_times, simulate
 
+LEAST_DIFFERENCE = -0.005  # the aim for `difference`
+
 
 def decisions():
     """Returns the median microseconds of a decision with 8 exits, batches up to 32 and a queue of 30.
@@ -77,12 +79,18 @@ def simulated(flags):
     return networks
 
 
+def difference(row):
+    """Returns by how much "value" is better than the best static exit, in right answers in time per request."""
+    right = {name: result["right"] for name, result in row["policies"].items()}
+    return right["value"] - max(own for name, own in right.items() if name.startswith(("exit_", "last")))
+
+
 def aims(rows):
     """Returns the numbers that have targets."""
-    worst, over_last = [], []
+    over_last = []
     for row in rows:
-        right = {name: result["right"] for name, result in row["policies"].items()}
-        worst.append(right["value"] - max(own for name, own in right.items() if name.startswith(("exit_", "last"))))
         if row["load"] == 1.3:
+            right = {name: row["policies"][name]["right"] for name in ("value", "last")}
             over_last.append(right["value"] / max(right["last"], 1e-3))
-    return {"worst_difference": min(worst), "over_last_at_1.3": min(over_last, default=None)}
+    worst = min(map(difference, rows), default=None)
+    return {"worst_difference": worst, "over_last_at_1.3": min(over_last, default=None)}
