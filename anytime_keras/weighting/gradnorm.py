@@ -71,6 +71,9 @@ class GradNormWeighting(AdaptiveWeighting):
     takes the last shared layer only, which would save little here, because each backward pass runs through the whole
     network anyway.) It cannot be used in a custom training loop.
 
+    In runs on small CIFAR-10 images (`zoo/results/README.md`, three seeds, `update_period=10`), it kept the accuracy of
+    early exits, unlike AdaLoss, and reached AdaLoss's accuracy at the last exit.
+
     Reference: [Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018](https://arxiv.org/abs/1711.02257).
 
     Args:
