@@ -90,6 +90,7 @@ def export(
     parts = (parts,) if isinstance(parts, str) else tuple(parts)
     if format == "litert" and batch_size is None:
         batch_size = 1
+    batch_size = None if batch_size is None else check_int("batch_size", batch_size)
     _check(model, format, parts, precision, representative, batch_size)
     path = _files.check_folder(path, DESCRIPTION, "an export", overwrite)
     if isinstance(model, EANN):
@@ -171,8 +172,6 @@ def _check(model, format, parts, precision, representative, batch_size):
             "`anytime_keras.AnytimeModel(inputs, {'early': early, 'late': late})`."
         )
     converters.check_representative("precision", precision, representative)
-    if batch_size is not None:
-        check_int("batch_size", batch_size)
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             f"Exports need Keras's TensorFlow backend. Received: backend '{keras.backend.backend()}'. Save the model "

@@ -809,4 +809,4 @@ def test_a_set_measures_itself_from_the_command_line(tmp_path):
     assert [line.split()[0] for line in lines[1:4]] == ["exit_1", "exit_2", "exit_3"]
     assert lines[4].startswith("by 60.0 s: exit_3 after")
     run = subprocess.run([*command[:2], "--num_threads=0"], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 1 and run.stderr == "`num_threads` must be None or an int from 1 to 1024. Received: 0.\n"
+    assert run.returncode == 1 and run.stderr == "`num_threads` must be a positive int. Received: num_threads=0.\n"

@@ -264,7 +264,7 @@ def test_inputs_are_converted_and_checked_as_on_other_engines(chain):
     expected = predictor.predict(x).logits
     for given in (x.tolist(), x.astype("float64"), [x], np.asfortranarray(x), keras.ops.convert_to_tensor(x)):
         np.testing.assert_array_equal(predictor.predict(given).logits, expected)
-    for wrong in (np.zeros((0, 4), "float32"), np.zeros((1, 5), "float32"), np.zeros(4, "float32"), "abc"):
+    for wrong in [*(np.zeros(shape, "float32") for shape in ((0, 4), (1, 5), (4,), ())), "abc"]:
         with pytest.raises(ValueError, match="Received"):
             predictor.predict(wrong)
 
@@ -308,6 +308,20 @@ def test_weights_that_change_while_a_part_is_converted_are_not_cached(monkeypatc
         assert_close(predictor.predict(x, budget=0).logits, before["exit_1"])
     model.set_weights(weights)
     assert_close(predictor_for(model).predict(x, budget=0).logits, before["exit_1"])
+
+
+@pytest.mark.tensorflow
+def test_further_batch_sizes_need_no_conversion_without_a_cache(monkeypatch, chain):
+    monkeypatch.setenv("ANYTIME_KERAS_CACHE", "/dev/null")
+    predictor = predictor_for(chain, num_threads=np.int64(1))
+    monkeypatch.setattr(converters, "convert", lambda *_: pytest.fail("converted twice"))
+    x = networks.inputs_for(chain, 11)
+    predictor.prepare(x[:4], seconds=0)
+    expected = checks.outputs(chain, x)
+    batch = predictor.predict_batch(x, confidence=0.4)
+    assert_close(batch.logits, np.array([expected[name][row] for row, name in enumerate(batch.exits)]))
+    with pytest.raises(ValueError, match="`seconds` must be .* Received: seconds=inf"):
+        predictor.prepare(x, seconds=math.inf)
 
 
 @pytest.mark.tensorflow
@@ -540,8 +554,10 @@ def test_engines_that_cannot_be_used_are_refused_before_any_work(monkeypatch):
     for options, message in [
         ({"engine": "lite"}, "`engine` must be one of .*Received: engine='lite'.*Did you mean 'litert'"),
         ({"engine": other}, f"`engine='{other}'` needs Keras's backend '{other}'. Received: backend '{backend}'"),
-        ({"engine": "auto", "num_threads": 0}, "`num_threads` must be None or an int from 1 to 1024. Received: 0"),
-        ({"engine": "auto", "num_threads": 10**6}, "from 1 to 1024. Received: 1000000"),
+        ({"engine": "auto", "num_threads": 0}, "`num_threads` must be a positive int. Received: num_threads=0"),
+        ({"engine": "auto", "num_threads": 10**6}, "at most 1024. Received: num_threads=1000000"),
+        ({"engine": "auto", "dtype": np.float16}, "`dtype` must be None or a str, .* Received: dtype=<class"),
+        ({"representative": x}, "is needed for `dtype='int8'` and for no other. Received: dtype=None"),
         ({"engine": backend, "num_threads": 2}, f"`num_threads` applies to .*Received: num_threads=2, .*'{backend}'"),
     ]:
         with pytest.raises(ValueError, match=message):
