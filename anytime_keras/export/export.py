@@ -107,7 +107,7 @@ def export(
     if precision == "int8":
         with explained("`representative` does not fit the network. ", ValueError):
             samples = by_name(representative, description["inputs"])
-        converters.check_finite(samples.values())
+        converters.check_values(samples.values(), stages)
         calibration = converters.samples_of(chosen, samples, batch_size)
     with _files.writing_folder(path, overwrite) as folder:
         files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)

@@ -375,5 +375,5 @@ def _representative(stages, representative):
     if representative is None:
         return None
     samples = engines.base.arrays(stages.start(representative))
-    converters.check_finite(samples)
+    converters.check_values(samples, stages)
     return samples

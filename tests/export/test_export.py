@@ -735,7 +735,7 @@ def test_only_an_exported_set_is_overwritten(tmp_path):
         (dict(format="litert", representative=np.zeros(3)), ValueError, "`representative`.*type ndarray"),
         (
             dict(format="litert", precision="int8", representative=np.full((9, 8, 8, 3), np.inf)), ValueError,
-            "`representative` must contain finite numbers only",
+            "`representative` must lie between -1e.18 and 1e.18",
         ),
         (
             dict(format="litert", precision="int8", representative=np.zeros((9, 4, 4, 3))), ValueError,

@@ -514,10 +514,15 @@ def test_dtypes_that_a_runtime_lacks_are_refused(chain):
         ),
         (dict(dtype="int8"), "`representative`, samples of typical inputs, is needed for `dtype='int8'`"),
         (dict(dtype="float16", representative=samples), "is needed for `dtype='int8'` and for no other"),
-        (dict(dtype="int8", representative=samples * np.inf), "`representative` must contain finite numbers only"),
+        (dict(dtype="int8", representative=samples * np.inf), "`representative` must lie between -1e.18 and 1e.18 for"),
+        (dict(dtype="int8", representative=np.full((64, 4), 1e38)), "`representative` must .* from 1e.38 to 1e.38"),
     ]:
         with pytest.raises(ValueError, match=message):
             predictor_for(chain, **options)
+    broken = networks.eleven_exits(2)
+    broken.set_weights([np.full_like(weight, np.inf) for weight in broken.get_weights()])
+    with pytest.raises(ValueError, match="The network's weights must lie between .* values from inf to inf"):
+        predictor_for(broken, dtype="int8", representative=samples)
 
 
 @pytest.mark.tensorflow
