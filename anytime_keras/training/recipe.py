@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 
 import keras
+import numpy as np
 from keras import ops
 
 from anytime_keras import _files, data, graph, models, weighting
@@ -128,6 +129,8 @@ class Recipe:
         return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
 
     def __post_init__(self):
+        for name, value in [*vars(self).items()]:
+            setattr(self, name, keras.tree.map_structure(_of_python, value))
         self.model, self.data = _named(self.model, "name"), _named(self.data, "data")
         self.weighting, self.optimizer = _named(self.weighting, "name"), _named(self.optimizer, "name")
         self.schedule = _named(self.schedule, "name")
@@ -324,6 +327,11 @@ class _Decay(keras.regularizers.L2):
 
     def __call__(self, x):
         return super().__call__(ops.cast(x, keras.config.floatx()))
+
+
+def _of_python(value):
+    """Converts a number of NumPy, which JSON does not have, to Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _named(value, key):
