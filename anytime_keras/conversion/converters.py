@@ -64,6 +64,9 @@ LARGEST = 1e18  # value before a conversion to 8-bit integers, far enough below 
 # The dtypes of each format's parts. Inputs and outputs keep their own.
 DTYPES = {"litert": ("float32", "float16", "int8"), "onnx": ("float32", "int8")}
 DTYPES["openvino"] = ("float32", "float16", "bfloat16")
+# Dtypes in which a format does not support convolutions.
+UNKNOWN_TYPES: dict[str, tuple] = {"saved_model": (), "onnx": ("bfloat16",)}
+UNKNOWN_TYPES |= dict.fromkeys(("litert", "openvino"), ("float16", "bfloat16"))
 
 
 def check_dtype(format, dtype):
@@ -219,6 +222,12 @@ def _packed(model, dtype):
         for name in ("model.xml", "model.bin"):
             files.write(f"{folder}/{name}", name)
     return content.getvalue()
+
+
+def unknown_types(calls, format):
+    """Lists the dtypes of the results of a graph's calls in which a format cannot compute."""
+    types = {tensor.dtype for call in calls for tensor in call.output_tensors}
+    return sorted(types.intersection(UNKNOWN_TYPES[format]))
 
 
 def held_by_layers(model):

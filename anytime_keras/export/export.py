@@ -25,9 +25,6 @@ FORMATS = ("saved_model", "litert", "onnx", "openvino")
 PRECISIONS = {"saved_model": ("float32",), **converters.DTYPES, "litert": ("float32", "float16", "dynamic", "int8")}
 PACKAGES = {"onnx": ("onnx", "tf2onnx"), "openvino": ("openvino",)}
 PARTS = ("whole", "stages")
-# Dtypes in which a format does not support convolutions.
-UNKNOWN_TYPES: dict[str, tuple] = {"saved_model": (), "onnx": ("bfloat16",)}
-UNKNOWN_TYPES |= dict.fromkeys(("litert", "openvino"), ("float16", "bfloat16"))
 
 
 def export(
@@ -191,11 +188,9 @@ def _check_layers(functional, format):
             f"Received: such state in layers {sorted({layer for layer, _ in held})}. Export the model as "
             "'saved_model', or apply these layers before the model."
         )
-    calls = graph.calls(functional.outputs, functional.inputs)
-    types = {tensor.dtype for call in calls for tensor in call.output_tensors}
-    for dtype in sorted(types.intersection(UNKNOWN_TYPES[format])):
+    if unknown := converters.unknown_types(graph.calls(functional.outputs, functional.inputs), format):
         raise ValueError(
             f"Format '{format}' needs a network that computes in float32. Received: model '{functional.name}' with "
-            f"{dtype}. Export it as 'saved_model', or build a float32 network and copy the weights: "
+            f"{unknown[0]}. Export it as 'saved_model', or build a float32 network and copy the weights: "
             "`set_weights(model.get_weights())`."
         )

@@ -534,6 +534,20 @@ def test_the_error_names_why_no_runtime_can_run_a_network(all_compared):
             ak.Predictor(callback, x, dtype="int8", representative=x)
 
 
+@pytest.mark.tensorflow
+def test_networks_of_half_precision_are_not_given_to_the_converter(monkeypatch, all_compared):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = networks.eleven_exits(2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    monkeypatch.setattr(converters, "convert", lambda *_: pytest.fail("TensorFlow's converter prints its errors"))
+    x = networks.inputs_for(model, 1)
+    assert ak.Predictor(model, x).engine == "tensorflow"
+    with pytest.raises(ValueError, match=r"it needs layers that compute in float32. Received: layers in \['bfloat16'\]"):
+        ak.Predictor(model, x, engine="litert")
+
+
 @pytest.mark.long
 @pytest.mark.tensorflow
 def test_an_idle_predictor_takes_no_cpu_time(all_compared):

@@ -82,6 +82,9 @@ class Loader:
                     "it needs layers that hold nothing but Keras's variables. Received: lookup tables or the like in "
                     f"{sorted({layer for layer, _ in held})}"
                 )
+            calls = graph.calls(plan.part.outputs, list(plan.part.inputs.values()))
+            if unknown := converters.unknown_types(calls, self.name):
+                raise ValueError(f"it needs layers that compute in float32. Received: layers in {unknown}")
             self._progress(f"{self.name}: {plan.part.name}")
             samples = self._samples(plan)
             calibration = None if samples is None else [samples]
