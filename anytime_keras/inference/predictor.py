@@ -121,10 +121,12 @@ class Predictor(BatchMethods):
         self.requested = {"engine": engine, "num_threads": num_threads, "representative": representative}
         self._options = {"num_threads": num_threads}
         if by_runtime:
-            samples = _representative(stages, representative)
-            self._options.update(dtype=dtype, representative=samples)
+            self._options["dtype"] = dtype
         elif dtype is not None and engine == "auto":  # a Keras policy
             engine = engines.backend()
+        if representative is not None:
+            samples = self._options["representative"] = engines.base.arrays(stages.start(representative))
+            converters.check_values(samples, stages)
         with Progress(f"Preparing {type(model).__name__} for this machine") as progress:
             state = State.of(stages, example, dtype, temperatures, name=engine, progress=progress, **self._options)
             if latencies is not None:
@@ -368,12 +370,3 @@ def check_limits(deadline, budget, until):
         raise ValueError(f"`until` must be a function of an `Answer`. Received: until={until!r}.")
     check_limit("deadline", deadline)
     check_limit("budget", budget, "of MACs")
-
-
-def _representative(stages, representative):
-    """Returns typical inputs as a list of arrays, or None."""
-    if representative is None:
-        return None
-    samples = engines.base.arrays(stages.start(representative))
-    converters.check_values(samples, stages)
-    return samples

@@ -130,7 +130,8 @@ class Recipe:
 
     def __post_init__(self):
         for name, value in [*vars(self).items()]:
-            setattr(self, name, keras.tree.map_structure(_of_python, value))
+            plain = keras.tree.map_structure(lambda each: each.item() if isinstance(each, np.generic) else each, value)
+            setattr(self, name, plain)  # JSON has no numbers of NumPy
         self.model, self.data = _named(self.model, "name"), _named(self.data, "data")
         self.weighting, self.optimizer = _named(self.weighting, "name"), _named(self.optimizer, "name")
         self.schedule = _named(self.schedule, "name")
@@ -327,11 +328,6 @@ class _Decay(keras.regularizers.L2):
 
     def __call__(self, x):
         return super().__call__(ops.cast(x, keras.config.floatx()))
-
-
-def _of_python(value):
-    """Converts a number of NumPy, which JSON does not have, to Python's."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _named(value, key):

@@ -146,7 +146,7 @@ def test_selected_exits_stay_in_order_beyond_nine(tmp_path):
 @pytest.mark.tensorflow
 def test_stages_connect_by_name_and_pass_nothing_unused(tmp_path):
     needs("onnx")
-    path = ak.export(dense(), tmp_path / "set", format="onnx", batch_size=2)
+    path = ak.export(dense(), tmp_path / "set", format="onnx", batch_size=np.int64(2))
     description = json.loads((path / "exported.json").read_text())
     assert [(spec["name"], spec["key"], spec["shape"]) for spec in description["inputs"]] == [
         ("image", "image", [2, 6, 6, 2]),

@@ -544,7 +544,7 @@ def test_networks_of_half_precision_are_not_given_to_the_converter(monkeypatch, 
     monkeypatch.setattr(converters, "convert", lambda *_: pytest.fail("TensorFlow's converter prints its errors"))
     x = networks.inputs_for(model, 1)
     assert ak.Predictor(model, x).engine == "tensorflow"
-    with pytest.raises(ValueError, match=r"it needs layers that compute in float32. Received: layers in \['bfloat16'\]"):
+    with pytest.raises(ValueError, match=r"layers that compute in float32. Received: layers in \['bfloat16'\]"):
         ak.Predictor(model, x, engine="litert")
 
 
