@@ -38,12 +38,12 @@ def check_period(update_period: Any) -> int:
     return int(check_number("update_period", update_period, range, lambda value: value >= 1 and value % 1 == 0))
 
 
-def check_int(name: str, value: Any, low: int = 1) -> int:
-    """Returns any library's int as Python's, or raises ValueError unless it is `low` or more, below 2**31."""
+def check_int(name: str, value: Any, low: int = 1, high: int = 2**31 - 1) -> int:
+    """Returns any library's int as Python's, or raises ValueError unless it is from `low` to `high`."""
     number = _int(value)
-    if number is None or not low <= number < 2**31:
+    if number is None or not low <= number <= high:
         expected = "a positive int" if low == 1 else f"an int of {low} or more"
-        expected += "" if number is None or number < low else ", below 2**31"
+        expected += "" if number is None or number < low else f", at most {high}"
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}.")
     return number
 

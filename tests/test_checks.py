@@ -21,7 +21,7 @@ def test_integers_of_any_library_become_python_ints(value):
         (3.0, "a positive int"),
         ("3", "a positive int"),
         (None, "a positive int"),
-        (2**31, "a positive int, below 2**31"),
+        (2**31, "a positive int, at most 2147483647"),
     ],
 )
 def test_values_that_are_not_integers_raise(value, expected):

@@ -60,9 +60,13 @@ def _of_raw_images(whole, preprocessor, batch_size):
     return tf.function(lambda images: forward(preprocessor(images)), [spec], autograph=False).get_concrete_function()
 
 
+LARGEST = 1e18  # value before a conversion to 8-bit integers, far enough below float32's largest to be multiplied
 # The dtypes of each format's parts. Inputs and outputs keep their own.
 DTYPES = {"litert": ("float32", "float16", "int8"), "onnx": ("float32", "int8")}
 DTYPES["openvino"] = ("float32", "float16", "bfloat16")
+# Dtypes in which a format does not support convolutions.
+UNKNOWN_TYPES: dict[str, tuple] = {"saved_model": (), "onnx": ("bfloat16",)}
+UNKNOWN_TYPES |= dict.fromkeys(("litert", "openvino"), ("float16", "bfloat16"))
 
 
 def check_dtype(format, dtype):
@@ -85,13 +89,19 @@ def check_representative(argument, dtype, representative):
         )
 
 
-def check_finite(samples):
-    """Raises a ValueError if a list of arrays, the samples for 8-bit integers, has a NaN or an infinity.
+def check_values(samples, stages):
+    """Raises a ValueError if the samples for 8-bit integers, or the weights of `Stages`, are not finite or too large.
 
-    TensorFlow's converter ends the process if a range of values is infinite.
+    TensorFlow's converter ends the process if a range of values in the network overflows float32.
     """
-    if not all(np.isfinite(array).all() for array in samples if array.dtype.kind == "f"):
-        raise ValueError("`representative` must contain finite numbers only. Received: NaN or infinity.")
+    weights = [keras.ops.convert_to_numpy(weight) for model, _ in stages.members() for weight in model.weights]
+    for what, arrays in (("`representative`", samples), ("The network's weights", weights)):
+        for array in arrays:
+            if array.dtype.kind == "f" and not (np.abs(array) <= LARGEST).all():
+                raise ValueError(
+                    f"{what} must lie between -{LARGEST:g} and {LARGEST:g} for 8-bit integers. "
+                    f"Received: values from {array.min():g} to {array.max():g}."
+                )
 
 
 def convert(parts, format, batch_size=None, dtype="float32", calibration=None):
@@ -212,6 +222,12 @@ def _packed(model, dtype):
         for name in ("model.xml", "model.bin"):
             files.write(f"{folder}/{name}", name)
     return content.getvalue()
+
+
+def unknown_types(calls, format):
+    """Lists the dtypes of the results of a graph's calls in which a format cannot compute."""
+    types = {tensor.dtype for call in calls for tensor in call.output_tensors}
+    return sorted(types.intersection(UNKNOWN_TYPES[format]))
 
 
 def held_by_layers(model):

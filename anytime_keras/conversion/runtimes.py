@@ -15,6 +15,7 @@ import os
 import threading
 import zipfile
 
+from anytime_keras._checks import check_int
 from anytime_keras._forks import check_fork
 
 MOST_THREADS = 1024  # runtimes start as many as asked for; a million blocks or ends the process
@@ -61,8 +62,7 @@ class Runtime:
     """Loads parts of a network, each with `num_threads` threads; None is the runtime's default."""
 
     def __init__(self, num_threads=None):
-        check_num_threads(num_threads)
-        self.num_threads = num_threads
+        self.num_threads = check_num_threads(num_threads)
 
     def load(self, source, spec, batch_size=None):
         """Loads a part, from a path or bytes, and returns a `Part`; its `spec` is as in `Part`.
@@ -74,9 +74,8 @@ class Runtime:
 
 
 def check_num_threads(num_threads):
-    """Raises ValueError unless a number of threads is None or an int in the range that runtimes can start."""
-    if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= MOST_THREADS):
-        raise ValueError(f"`num_threads` must be None or an int from 1 to {MOST_THREADS}. Received: {num_threads!r}.")
+    """Returns a number of threads as an int, or None; raises ValueError if runtimes cannot start as many."""
+    return None if num_threads is None else check_int("num_threads", num_threads, high=MOST_THREADS)
 
 
 def installed(module, package):
@@ -197,7 +196,7 @@ class ONNXRuntime(Runtime):
         super().__init__(num_threads)
         self._onnxruntime = installed("onnxruntime", "onnxruntime")
         self._options = self._onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = num_threads or 0
+        self._options.intra_op_num_threads = self.num_threads or 0
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
     def load(self, source, spec, batch_size=None):
@@ -240,8 +239,8 @@ class OpenVINO(Runtime):
         super().__init__(num_threads)
         self._core = installed("openvino", "openvino").Core()
         self._options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-        if num_threads is not None:
-            self._options["INFERENCE_NUM_THREADS"] = num_threads
+        if self.num_threads is not None:
+            self._options["INFERENCE_NUM_THREADS"] = self.num_threads
 
     def load(self, source, spec, batch_size=None):
         if isinstance(source, bytes):

@@ -25,9 +25,6 @@ FORMATS = ("saved_model", "litert", "onnx", "openvino")
 PRECISIONS = {"saved_model": ("float32",), **converters.DTYPES, "litert": ("float32", "float16", "dynamic", "int8")}
 PACKAGES = {"onnx": ("onnx", "tf2onnx"), "openvino": ("openvino",)}
 PARTS = ("whole", "stages")
-# Dtypes in which a format does not support convolutions.
-UNKNOWN_TYPES: dict[str, tuple] = {"saved_model": (), "onnx": ("bfloat16",)}
-UNKNOWN_TYPES |= dict.fromkeys(("litert", "openvino"), ("float16", "bfloat16"))
 
 
 def export(
@@ -90,6 +87,7 @@ def export(
     parts = (parts,) if isinstance(parts, str) else tuple(parts)
     if format == "litert" and batch_size is None:
         batch_size = 1
+    batch_size = None if batch_size is None else check_int("batch_size", batch_size)
     _check(model, format, parts, precision, representative, batch_size)
     path = _files.check_folder(path, DESCRIPTION, "an export", overwrite)
     if isinstance(model, EANN):
@@ -106,7 +104,7 @@ def export(
     if precision == "int8":
         with explained("`representative` does not fit the network. ", ValueError):
             samples = by_name(representative, description["inputs"])
-        converters.check_finite(samples.values())
+        converters.check_values(samples.values(), stages)
         calibration = converters.samples_of(chosen, samples, batch_size)
     with _files.writing_folder(path, overwrite) as folder:
         files = converters.write(chosen, folder, format, batch_size, precision, calibration, preprocessor)
@@ -171,8 +169,6 @@ def _check(model, format, parts, precision, representative, batch_size):
             "`anytime_keras.AnytimeModel(inputs, {'early': early, 'late': late})`."
         )
     converters.check_representative("precision", precision, representative)
-    if batch_size is not None:
-        check_int("batch_size", batch_size)
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             f"Exports need Keras's TensorFlow backend. Received: backend '{keras.backend.backend()}'. Save the model "
@@ -192,11 +188,9 @@ def _check_layers(functional, format):
             f"Received: such state in layers {sorted({layer for layer, _ in held})}. Export the model as "
             "'saved_model', or apply these layers before the model."
         )
-    calls = graph.calls(functional.outputs, functional.inputs)
-    types = {tensor.dtype for call in calls for tensor in call.output_tensors}
-    for dtype in sorted(types.intersection(UNKNOWN_TYPES[format])):
+    if unknown := converters.unknown_types(graph.calls(functional.outputs, functional.inputs), format):
         raise ValueError(
             f"Format '{format}' needs a network that computes in float32. Received: model '{functional.name}' with "
-            f"{dtype}. Export it as 'saved_model', or build a float32 network and copy the weights: "
+            f"{unknown[0]}. Export it as 'saved_model', or build a float32 network and copy the weights: "
             "`set_weights(model.get_weights())`."
         )

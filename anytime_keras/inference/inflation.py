@@ -76,8 +76,7 @@ def simulate(base, workers=1, anytime=True, num_members=12, num_budgets=200_001)
     True
     """
     _check(base, workers)
-    if check_int("num_members", num_members) > 100:
-        raise ValueError(f"`num_members` must be an int from 1 to 100. Received: num_members={num_members!r}.")
+    check_int("num_members", num_members, high=100)
     lengths = float(base) ** np.arange(num_members)
     free, starts = [0.0] * workers, []
     for length in lengths:  # first in first out: the next member runs on the first free worker

@@ -7,7 +7,7 @@ import threading
 import time
 
 from anytime_keras import runtime
-from anytime_keras._checks import check_limit, check_one
+from anytime_keras._checks import check_limit, check_number, check_one
 from anytime_keras.conversion import converters
 from anytime_keras.inference import calibration, early_exit, engines
 from anytime_keras.inference.answers import as_array, probabilities
@@ -103,7 +103,10 @@ class Predictor(BatchMethods):
         representative=None,
     ):
         runtime.check_fork()
-        engines.choice.check(engine, num_threads)
+        num_threads = engines.choice.check(engine, num_threads)
+        if dtype is not None and not isinstance(dtype, str):
+            raise ValueError(f"`dtype` must be None or a str, such as 'bfloat16'. Received: dtype={dtype!r}.")
+        converters.check_representative("dtype", dtype, representative)
         by_runtime = dtype is not None and (engine in engines.FILE_ENGINES or dtype == "int8")
         self._model, self._worker = model, Worker()
         self._lock = self._worker.lock  # held while a stage runs
@@ -118,10 +121,12 @@ class Predictor(BatchMethods):
         self.requested = {"engine": engine, "num_threads": num_threads, "representative": representative}
         self._options = {"num_threads": num_threads}
         if by_runtime:
-            samples = _representative(stages, dtype, representative)
-            self._options.update(dtype=dtype, representative=samples)
+            self._options["dtype"] = dtype
         elif dtype is not None and engine == "auto":  # a Keras policy
             engine = engines.backend()
+        if representative is not None:
+            samples = self._options["representative"] = engines.base.arrays(stages.start(representative))
+            converters.check_values(samples, stages)
         with Progress(f"Preparing {type(model).__name__} for this machine") as progress:
             state = State.of(stages, example, dtype, temperatures, name=engine, progress=progress, **self._options)
             if latencies is not None:
@@ -203,10 +208,11 @@ class Predictor(BatchMethods):
                 does on its first use.
 
         Raises:
-            ValueError: if `example` does not fit the model; or, on a file engine, if the network's weights have changed
-                since the predictor was made.
+            ValueError: if `example` does not fit the model or `seconds` is no such number; or, on a file engine, if
+                the network's weights have changed since the predictor was made.
         """
         self._worker.check_process()
+        check_number("seconds", seconds, "of 0 or more, finite", lambda number: 0 <= number < math.inf)
         with self._changing, Progress(f"Preparing {type(self._model).__name__}") as progress:
             self._state.prepare(example, self._worker, seconds, progress)
             if budgets:
@@ -364,13 +370,3 @@ def check_limits(deadline, budget, until):
         raise ValueError(f"`until` must be a function of an `Answer`. Received: until={until!r}.")
     check_limit("deadline", deadline)
     check_limit("budget", budget, "of MACs")
-
-
-def _representative(stages, dtype, representative):
-    """Returns typical inputs as a list of arrays; None unless the dtype is `"int8"`."""
-    converters.check_representative("dtype", dtype, representative)
-    if representative is None:
-        return None
-    samples = engines.base.arrays(stages.start(representative))
-    converters.check_finite(samples)
-    return samples

@@ -78,6 +78,7 @@ def to_anytime(
     _check(exits, num_exits, every, head)
     original, model = model, _checked_model(model)
     (output,), opened = graph.flatten(model)
+    num_classes = None if num_classes is None else check_int("num_classes", num_classes)
     keeps_head = _keeps_head(model, output, head, num_classes)
     if exits is not None:
         chosen = places.by_layer_name(model, output, opened, list(exits))
@@ -151,7 +152,6 @@ def _keeps_head(model, output, head, num_classes):
                 "Pass the number of classes, or a function as `head` if the output is a prediction."
             )
         return True
-    check_int("num_classes", num_classes)
     fits = output.shape[-1] == num_classes
     if is_answer and not fits and not graph.is_foreign(graph.producer(output).operation):
         raise ValueError(

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 
 import keras
+import numpy as np
 from keras import ops
 
 from anytime_keras import _files, data, graph, models, weighting
@@ -128,6 +129,9 @@ class Recipe:
         return cls(model=_named(model, "name"), data=data, **{**defaults, **changes})
 
     def __post_init__(self):
+        for name, value in [*vars(self).items()]:
+            plain = keras.tree.map_structure(lambda each: each.item() if isinstance(each, np.generic) else each, value)
+            setattr(self, name, plain)  # JSON has no numbers of NumPy
         self.model, self.data = _named(self.model, "name"), _named(self.data, "data")
         self.weighting, self.optimizer = _named(self.weighting, "name"), _named(self.optimizer, "name")
         self.schedule = _named(self.schedule, "name")

@@ -67,7 +67,9 @@ class Weighting(keras.callbacks.Callback):
         Args:
             exits: int, the number of exits, or the list of their names, earliest first.
         """
-        names = [f"exit_{number}" for number in range(1, exits + 1)] if isinstance(exits, int) else list(exits)
+        if isinstance(exits, (int, np.integer)):
+            exits = [f"exit_{number}" for number in range(1, exits + 1)]
+        names = list(exits)
         if not names:
             raise ValueError(f"`exits` must name at least one exit. Received: exits={exits!r}.")
         self.exit_names = names

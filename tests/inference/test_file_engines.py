@@ -264,7 +264,7 @@ def test_inputs_are_converted_and_checked_as_on_other_engines(chain):
     expected = predictor.predict(x).logits
     for given in (x.tolist(), x.astype("float64"), [x], np.asfortranarray(x), keras.ops.convert_to_tensor(x)):
         np.testing.assert_array_equal(predictor.predict(given).logits, expected)
-    for wrong in (np.zeros((0, 4), "float32"), np.zeros((1, 5), "float32"), np.zeros(4, "float32"), "abc"):
+    for wrong in [*(np.zeros(shape, "float32") for shape in ((0, 4), (1, 5), (4,), ())), "abc"]:
         with pytest.raises(ValueError, match="Received"):
             predictor.predict(wrong)
 
@@ -308,6 +308,20 @@ def test_weights_that_change_while_a_part_is_converted_are_not_cached(monkeypatc
         assert_close(predictor.predict(x, budget=0).logits, before["exit_1"])
     model.set_weights(weights)
     assert_close(predictor_for(model).predict(x, budget=0).logits, before["exit_1"])
+
+
+@pytest.mark.tensorflow
+def test_further_batch_sizes_need_no_conversion_without_a_cache(monkeypatch, chain):
+    monkeypatch.setenv("ANYTIME_KERAS_CACHE", "/dev/null")
+    predictor = predictor_for(chain, num_threads=np.int64(1))
+    monkeypatch.setattr(converters, "convert", lambda *_: pytest.fail("converted twice"))
+    x = networks.inputs_for(chain, 11)
+    predictor.prepare(x[:4], seconds=0)
+    expected = checks.outputs(chain, x)
+    batch = predictor.predict_batch(x, confidence=0.4)
+    assert_close(batch.logits, np.array([expected[name][row] for row, name in enumerate(batch.exits)]))
+    with pytest.raises(ValueError, match="`seconds` must be .* Received: seconds=inf"):
+        predictor.prepare(x, seconds=math.inf)
 
 
 @pytest.mark.tensorflow
@@ -500,10 +514,15 @@ def test_dtypes_that_a_runtime_lacks_are_refused(chain):
         ),
         (dict(dtype="int8"), "`representative`, samples of typical inputs, is needed for `dtype='int8'`"),
         (dict(dtype="float16", representative=samples), "is needed for `dtype='int8'` and for no other"),
-        (dict(dtype="int8", representative=samples * np.inf), "`representative` must contain finite numbers only"),
+        (dict(dtype="int8", representative=samples * np.inf), "`representative` must lie between -1e.18 and 1e.18 for"),
+        (dict(dtype="int8", representative=np.full((64, 4), 1e38)), "`representative` must .* from 1e.38 to 1e.38"),
     ]:
         with pytest.raises(ValueError, match=message):
             predictor_for(chain, **options)
+    broken = networks.eleven_exits(2)
+    broken.set_weights([np.full_like(weight, np.inf) for weight in broken.get_weights()])
+    with pytest.raises(ValueError, match="The network's weights must lie between .* values from inf to inf"):
+        predictor_for(broken, dtype="int8", representative=samples)
 
 
 @pytest.mark.tensorflow
@@ -513,6 +532,20 @@ def test_the_error_names_why_no_runtime_can_run_a_network(all_compared):
     for _ in range(2):  # the second time with what the first left in the cache
         with pytest.raises(ValueError, match="'auto'` cannot run this network: LiteRT cannot .*Leave `dtype` out.$"):
             ak.Predictor(callback, x, dtype="int8", representative=x)
+
+
+@pytest.mark.tensorflow
+def test_networks_of_half_precision_are_not_given_to_the_converter(monkeypatch, all_compared):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = networks.eleven_exits(2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    monkeypatch.setattr(converters, "convert", lambda *_: pytest.fail("TensorFlow's converter prints its errors"))
+    x = networks.inputs_for(model, 1)
+    assert ak.Predictor(model, x).engine == "tensorflow"
+    with pytest.raises(ValueError, match=r"layers that compute in float32. Received: layers in \['bfloat16'\]"):
+        ak.Predictor(model, x, engine="litert")
 
 
 @pytest.mark.long
@@ -540,8 +573,10 @@ def test_engines_that_cannot_be_used_are_refused_before_any_work(monkeypatch):
     for options, message in [
         ({"engine": "lite"}, "`engine` must be one of .*Received: engine='lite'.*Did you mean 'litert'"),
         ({"engine": other}, f"`engine='{other}'` needs Keras's backend '{other}'. Received: backend '{backend}'"),
-        ({"engine": "auto", "num_threads": 0}, "`num_threads` must be None or an int from 1 to 1024. Received: 0"),
-        ({"engine": "auto", "num_threads": 10**6}, "from 1 to 1024. Received: 1000000"),
+        ({"engine": "auto", "num_threads": 0}, "`num_threads` must be a positive int. Received: num_threads=0"),
+        ({"engine": "auto", "num_threads": 10**6}, "at most 1024. Received: num_threads=1000000"),
+        ({"engine": "auto", "dtype": np.float16}, "`dtype` must be None or a str, .* Received: dtype=<class"),
+        ({"representative": x}, "is needed for `dtype='int8'` and for no other. Received: dtype=None"),
         ({"engine": backend, "num_threads": 2}, f"`num_threads` applies to .*Received: num_threads=2, .*'{backend}'"),
     ]:
         with pytest.raises(ValueError, match=message):

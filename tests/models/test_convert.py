@@ -296,7 +296,7 @@ def test_a_pooled_backbone_is_no_classifier_however_small_its_last_map(size):
 def test_outputs_of_hidden_layers_are_features(hidden):
     x = keras.Input((6,))
     backbone = keras.Model(x, hidden(layers.Dense(4, activation="relu", name="lower")(x)))
-    model = ak.to_anytime(backbone, exits=["lower"], num_classes=3)
+    model = ak.to_anytime(backbone, exits=["lower"], num_classes=np.int64(3))
     assert [answer.shape for answer in model.output.values()] == [(None, 3)] * 2
     with pytest.raises(ValueError, match="`num_classes` must be given"):
         ak.to_anytime(backbone, exits=["lower"])

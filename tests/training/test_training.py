@@ -392,6 +392,8 @@ def test_files_that_are_not_recipes_are_refused(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Recipe.from_dict(json.loads(tiny().to_json())) == tiny()
+    own = Recipe({"name": "resann", "num_units": np.int64(1)}, "digits", sizes=[[np.int64(8), np.float32(1)]])
+    assert Recipe.from_dict(json.loads(own.to_json())) == own
 
 
 @pytest.mark.parametrize(

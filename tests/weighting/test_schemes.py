@@ -45,6 +45,12 @@ def test_single_exit_refuses_an_exit_that_the_model_lacks(exit):
         weighting.SingleExit(exit).build(3)
 
 
+def test_the_number_of_exits_may_be_an_integer_of_numpy():
+    scheme = weighting.LinearWeighting()
+    scheme.build(np.int64(2))
+    assert scheme.exit_names == ["exit_1", "exit_2"]
+
+
 def test_config_round_trip():
     for scheme in (weighting.ConstantWeighting(), weighting.LinearWeighting(), weighting.SingleExit(2)):
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(scheme))

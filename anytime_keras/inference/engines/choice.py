@@ -42,7 +42,7 @@ def create(stages, inputs, name="auto", num_threads=None, dtype=None, representa
         ValueError: if `name` is unknown, or this engine cannot run the network.
         ImportError: if the engine's package is not installed.
     """
-    check(name, num_threads)
+    num_threads = check(name, num_threads)
     names = compared() if name == "auto" else (name,) if name in FILE_ENGINES else ()
     if name == "auto" and not (keras.backend.backend() == "tensorflow" and runtime.on_cpu()):
         names = ()
@@ -90,7 +90,7 @@ def compared():
 
 
 def check(name, num_threads):
-    """Checks an engine's name and number of threads against this process's backend.
+    """Checks an engine's name and number of threads against this process's backend; returns the number as an int.
 
     Raises:
         ValueError: if they cannot be used.
@@ -102,12 +102,13 @@ def check(name, num_threads):
             f"`engine='{name}'` needs Keras's backend '{needed}'. Received: backend '{keras.backend.backend()}'. Set "
             f"the environment variable KERAS_BACKEND={needed}, or use `engine='auto'`."
         )
-    check_num_threads(num_threads)
+    num_threads = check_num_threads(num_threads)
     if num_threads is not None and name in ("tensorflow", "jax"):
         raise ValueError(
             f"`num_threads` applies to the engines {FILE_ENGINES}. Received: num_threads={num_threads}, "
             f"engine='{name}', whose threads are set for the whole process, as with `tf.config.threading`."
         )
+    return num_threads
 
 
 def of_backend(stages):

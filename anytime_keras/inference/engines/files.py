@@ -63,7 +63,7 @@ class FileEngine(Engine):
         self._form = (np.dtype(inputs[0].dtype), tuple(inputs[0].shape[1:])) if len(inputs) == 1 else None
 
     def start(self, x):
-        if self._form is not None and type(x) is np.ndarray and len(x):
+        if self._form is not None and type(x) is np.ndarray and x.ndim and len(x):
             if x.dtype == self._form[0] and x.shape[1:] == self._form[1]:  # the fast path needs no conversion
                 return [np.ascontiguousarray(x)]
         return arrays(self.stages.start(x))

@@ -33,6 +33,7 @@ class Loader:
         self._runtime = runtimes.RUNTIMES[name](num_threads)
         self._keys = {}  # from plan and batch size to the key of the converted part
         self._of_any_size = {}  # from plan to its loaded part, on runtimes that allow it
+        self._contents = {}  # from plan and batch size to the converted part, of which all batch sizes are loaded
 
     def load(self, plan, size, resize_only=False):
         """Returns the loaded part of a `Plan` for a batch size, a `Loaded`. Converts it unless that is cached.
@@ -81,6 +82,9 @@ class Loader:
                     "it needs layers that hold nothing but Keras's variables. Received: lookup tables or the like in "
                     f"{sorted({layer for layer, _ in held})}"
                 )
+            calls = graph.calls(plan.part.outputs, list(plan.part.inputs.values()))
+            if unknown := converters.unknown_types(calls, self.name):
+                raise ValueError(f"it needs layers that compute in float32. Received: layers in {unknown}")
             self._progress(f"{self.name}: {plan.part.name}")
             samples = self._samples(plan)
             calibration = None if samples is None else [samples]
@@ -89,7 +93,9 @@ class Loader:
                 raise WeightsChanged("its weights must not change while it is converted")
             return content
 
-        content = part_cache.cached(self._key(plan, converted_size), make)
+        content = self._contents.get((plan, converted_size)) or part_cache.cached(self._key(plan, converted_size), make)
+        if self.name == "litert":  # whose interpreters refer to it in any case
+            self._contents[plan, converted_size] = content
         resized = None if size == converted_size else size
         return Loaded(plan, self._runtime.load(content, plan.part.describe(converted_size), resized))
 
