@@ -289,6 +289,7 @@ BAD = {
         "must be whole numbers that fit uint8. Received: [1.5, ",
     ),
     "too large": (json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": [256] * 64}]}), "fit uint8"),
+    "no text": (json.dumps(changed(name="\ud800", data=[1])), r"`data` of '\ud800' must be numbers"),
     "digits as words": (json.dumps(changed(data=["7"] * 64)), "64 elements of type str"),
     "one long word": (json.dumps(changed(data=["7" * 90_000, 7])), "type int and str"),
     "mixed depth": (json.dumps(changed(data=[[7], 7])), "type int and list"),
