@@ -7,8 +7,10 @@ import http.client
 import io
 import json
 import re
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 import time
 import tracemalloc
@@ -262,6 +264,23 @@ def test_metrics_page_and_status(ask, png):
     assert "<canvas" in page and "http" not in page.replace("http-equiv", ""), "self-contained"
     status = json.loads(ask("GET", "/v1/status")[1])[NAME]
     assert {"in_time", "exits", "rate", "waiting", "accuracies"} <= set(status)
+
+
+def test_the_page_says_why_a_picture_has_no_answer():
+    if shutil.which("node") is None:
+        pytest.skip("needs node")
+    script = re.search("<script>(.*)</script>", serving_http.PAGE.read_text(), re.DOTALL)[1]
+    around = """
+        const cells = [], elements = {}, element = () => ({ classList: {}, options: [], files: [{}], value: "a.jpg",
+            replaceChildren() {}, insertRow: () => ({ insertCell: () => cells[cells.push({}) - 1] }) });
+        const document = { getElementById: (id) => elements[id] ||= element() };
+        URL.createObjectURL = () => "";
+        const fetch = async () => { throw new Error("no network"); };
+        setTimeout(() => { console.log(cells.map((cell) => cell.textContent), [elements.file.value]); process.exit(); }, 99);
+    """
+    ran = f"{around} (() => {{ {script} elements.file.onchange(); elements.file.onclick(); }})();"
+    out = subprocess.run(["node", "-e", ran], capture_output=True, text=True, timeout=60)
+    assert out.stdout == "[ 'no answer: no network' ] [ '' ]\n", out.stderr  # and the same file may be chosen again
 
 
 BAD = {
