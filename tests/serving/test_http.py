@@ -276,7 +276,8 @@ def test_the_page_says_why_a_picture_has_no_answer():
         const document = { getElementById: (id) => elements[id] ||= element() };
         URL.createObjectURL = () => "";
         const fetch = async () => { throw new Error("no network"); };
-        setTimeout(() => { console.log(cells.map((cell) => cell.textContent), [elements.file.value]); process.exit(); }, 99);
+        const shown = () => console.log(cells.map((cell) => cell.textContent), [elements.file.value]);
+        setTimeout(() => { shown(); process.exit(); }, 99);
     """
     ran = f"{around} (() => {{ {script} elements.file.onchange(); elements.file.onclick(); }})();"
     out = subprocess.run(["node", "-e", ran], capture_output=True, text=True, timeout=60)
