@@ -20,10 +20,10 @@ UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 class Protocol(HttpToolsProtocol):
-    """Closes connections whose request line and headers are too long or arrive too slowly, or that pipeline too many.
+    """Closes connections whose request line and headers are too long or arrive too slowly.
 
     The same holds for the trailers after a body, and for the rest of a request that was answered before all of it
-    arrived.
+    arrived. If more than `MOST_PIPELINED` requests wait, it answers these and closes the connection.
     """
 
     _incoming = 0  # bytes that are being parsed
@@ -87,7 +87,10 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(b"431 Request Header Fields Too Large")
 
     def send_400_response(self, msg):
-        self._refuse(b"400 Bad Request")
+        if self.pipeline or self.cycle and not (self.cycle.response_complete or self.cycle.more_body):
+            self.shutdown()  # closes the connection after the answers to the requests before
+        else:
+            super().send_400_response(msg)
 
     def _wait_for_head(self):
         self._head = 0  # bytes of a head or of trailers so far; None between requests
