@@ -11,7 +11,7 @@ that it has accepted and stops. Needs pip install 'anytime-keras[serve]'.
 import contextlib
 import gc
 import math
-import pathlib
+import os
 import signal
 import socket
 import sys
@@ -41,7 +41,7 @@ SWITCH_SECONDS = 0.0005  # the thread that runs a network must not wait long for
 def run(flags, arguments):
     if not arguments:
         raise ValueError("Name a network: anytime-keras serve resann5x16_adaloss")
-    names = [pathlib.PurePath(argument).name for argument in arguments]
+    names = [os.path.basename(os.path.abspath(argument)) for argument in arguments]  # also of `.`
     if len(set(names)) < len(names):
         raise ValueError(f"Networks must have different names. Received: {names}.")
     _check(flags)

@@ -12,6 +12,8 @@ that a request spends before it reaches a replica counts if the client or a prox
 
 import pathlib
 
+from anytime_keras._errors import explained
+
 
 def deployment(presets, default_deadline=0.1, num_replicas="auto", most_ongoing=64, ray_options=None, **options):
     """Creates a Ray Serve application.
@@ -34,7 +36,8 @@ def deployment(presets, default_deadline=0.1, num_replicas="auto", most_ongoing=
     """
     if isinstance(presets, str) or not presets:
         raise ValueError(f"`presets` must be a list with at least one name. Received: {presets!r}.")
-    from ray import serve
+    with explained("", ImportError, end=". Install Ray: pip install 'anytime-keras[serve,ray]'", raised=ImportError):
+        from ray import serve
 
     presets = list(presets)
 

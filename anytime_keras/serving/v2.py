@@ -96,11 +96,11 @@ def _inputs(content, rest):
         whole = all(type(side) is int and 0 < side < 2**31 for side in shape)
         if not whole or not 0 < len(shape) <= MOST_AXES or shape[0] > MOST_ROWS:
             raise ValueError(
-                f"`shape` of '{name:.50}' must be up to {MOST_AXES} positive ints, with at most {MOST_ROWS} samples. "
+                f"`shape` of {name!r:.50} must be up to {MOST_AXES} positive ints, with at most {MOST_ROWS} samples. "
                 f"Received: {shape!r:.100}."
             )
         if name in found:
-            raise ValueError(f"Each input must be given once. Received: '{name:.50}' twice.")
+            raise ValueError(f"Each input must be given once. Received: {name!r:.50} twice.")
         size = _field(_field(spec, "parameters", dict, {}), "binary_data_size", int, None)
         if size is None:
             found[name] = _from_json(name, spec, shape, DTYPES[datatype])
@@ -122,7 +122,7 @@ def _from_json(name, spec, shape, dtype):
     kinds = sorted({type(leaf).__name__ for leaf in leaves})
     if len(leaves) != math.prod(shape) or not {"int", "float", "bool"}.issuperset(kinds):
         raise ValueError(
-            f"`data` of '{name:.50}' must be numbers of shape {shape}. Received: {len(leaves)} elements of type "
+            f"`data` of {name!r:.50} must be numbers of shape {shape}. Received: {len(leaves)} elements of type "
             f"{' and '.join(kinds)}."
         )
     try:
@@ -130,12 +130,12 @@ def _from_json(name, spec, shape, dtype):
         with np.errstate(over="ignore"):  # `Server` refuses infinity
             array = given.reshape(shape).astype(dtype, copy=False)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"`data` of '{name:.50}' must be numbers of shape {shape}. {error}"[:300]) from error
+        raise ValueError(f"`data` of {name!r:.50} must be numbers of shape {shape}. {error}"[:300]) from error
     whole = np.dtype(dtype).kind in "iu"
     kinds = "iub" if whole else "iufb"
     if given.dtype.kind not in kinds or whole and not np.array_equal(array.ravel(), given.ravel()):
         kind = f"whole numbers that fit {dtype}" if whole else "numbers"
-        raise ValueError(f"`data` of '{name:.50}' must be {kind}. Received: {given.ravel()[:3].tolist()!r:.100}, ...")
+        raise ValueError(f"`data` of {name!r:.50} must be {kind}. Received: {given.ravel()[:3].tolist()!r:.100}, ...")
     return array
 
 
@@ -143,7 +143,7 @@ def _from_binary(name, rest, size, shape, dtype):
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     if size != wanted or len(rest) < size:
         raise ValueError(
-            f"Binary data of '{name:.50}' must have {wanted} bytes. Received: `binary_data_size` {size}, and "
+            f"Binary data of {name!r:.50} must have {wanted} bytes. Received: `binary_data_size` {size}, and "
             f"{len(rest)} bytes in the body."
         )
     return np.frombuffer(rest[:size], np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(shape), rest[size:]

@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MOST_HEAD = 2**16  # bytes of a request's first line and headers, not counting those read together with its start
 SLOWEST_HEAD = 10.0  # seconds in which a head must arrive
 MOST_REST = 2**24  # bytes of a body that are still read after the request was answered, so that the client sees this
+MOST_PIPELINED = 64  # requests of a connection that wait while an earlier one is answered
 LAST_CONNECTIONS = 5.0  # most seconds for accepting the connections that wait when the server stops
 LAST_REQUESTS = 0.5  # seconds in which open connections may then still send a request
 # A request with this header would lose its body, because the parser expects another protocol after the head. Clients
@@ -22,7 +23,7 @@ class Protocol(HttpToolsProtocol):
     """Closes connections whose request line and headers are too long or arrive too slowly.
 
     The same holds for the trailers after a body, and for the rest of a request that was answered before all of it
-    arrived.
+    arrived. If more than `MOST_PIPELINED` requests wait, it answers these and closes the connection.
     """
 
     _incoming = 0  # bytes that are being parsed
@@ -38,6 +39,8 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self):
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise OverflowError("too many pipelined requests")  # ends the parsing; uvicorn calls `send_400_response`
         self._timer.cancel()
         self._wait_for_head()
         self._head = -self._incoming  # does not count them: they may begin with the previous body
@@ -82,6 +85,12 @@ class Protocol(HttpToolsProtocol):
             self._head += len(data)
             if self._head > MOST_HEAD:
                 self._refuse(b"431 Request Header Fields Too Large")
+
+    def send_400_response(self, msg):
+        if self.pipeline or self.cycle and not (self.cycle.response_complete or self.cycle.more_body):
+            self.shutdown()  # closes the connection after the answers to the requests before
+        else:
+            super().send_400_response(msg)
 
     def _wait_for_head(self):
         self._head = 0  # bytes of a head or of trailers so far; None between requests

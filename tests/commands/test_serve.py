@@ -36,6 +36,7 @@ def test_serve_answers_and_stops_cleanly_on_sigterm():
         ([], "Name a network"),
         (["resann", "--port=0"], "resann"),
         (["a", "b/a"], "different names"),
+        (["a", "a/b/.."], "different names. Received: ['a', 'a']"),
         (["a", "--port=70000"], "port"),
         (["a", "--confidence=0"], "`confidence` must be a number above 0 and at most 1, or None. Received"),
         (["a", "--confidence=nan"], "`confidence`"),

@@ -7,8 +7,10 @@ import http.client
 import io
 import json
 import re
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 import time
 import tracemalloc
@@ -264,6 +266,24 @@ def test_metrics_page_and_status(ask, png):
     assert {"in_time", "exits", "rate", "waiting", "accuracies"} <= set(status)
 
 
+def test_the_page_says_why_a_picture_has_no_answer():
+    if shutil.which("node") is None:
+        pytest.skip("needs node")
+    script = re.search("<script>(.*)</script>", serving_http.PAGE.read_text(), re.DOTALL)[1]
+    around = """
+        const cells = [], elements = {}, element = () => ({ classList: {}, options: [], files: [{}], value: "a.jpg",
+            replaceChildren() {}, insertRow: () => ({ insertCell: () => cells[cells.push({}) - 1] }) });
+        const document = { getElementById: (id) => elements[id] ||= element() };
+        URL.createObjectURL = () => "";
+        const fetch = async () => { throw new Error("no network"); };
+        const shown = () => console.log(cells.map((cell) => cell.textContent), [elements.file.value]);
+        setTimeout(() => { shown(); process.exit(); }, 99);
+    """
+    ran = f"{around} (() => {{ {script} elements.file.onchange(); elements.file.onclick(); }})();"
+    out = subprocess.run(["node", "-e", ran], capture_output=True, text=True, timeout=60)
+    assert out.stdout == "[ 'no answer: no network' ] [ '' ]\n", out.stderr  # and the same file may be chosen again
+
+
 BAD = {
     "no JSON": (b"{", "must be JSON"),
     "no object": (b"[]", "must be a JSON object"),
@@ -289,6 +309,7 @@ BAD = {
         "must be whole numbers that fit uint8. Received: [1.5, ",
     ),
     "too large": (json.dumps({"inputs": [{**request_of(pixels(1))["inputs"][0], "data": [256] * 64}]}), "fit uint8"),
+    "no text": (json.dumps(changed(name="\ud800", data=[1])), r"`data` of '\ud800' must be numbers"),
     "digits as words": (json.dumps(changed(data=["7"] * 64)), "64 elements of type str"),
     "one long word": (json.dumps(changed(data=["7" * 90_000, 7])), "type int and str"),
     "mixed depth": (json.dumps(changed(data=[[7], 7])), "type int and list"),

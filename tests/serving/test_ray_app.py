@@ -2,6 +2,7 @@
 
 import collections
 import io
+import sys
 import threading
 import time
 import urllib.error
@@ -18,6 +19,12 @@ URL = "http://127.0.0.1:8765"
 def test_presets_are_a_list():
     with pytest.raises(ValueError, match="`presets` must be a list.*Received: 'resann'"):
         ray_app.deployment("resann")
+
+
+def test_without_ray_an_error_names_the_packages(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'anytime-keras\[serve,ray\]'"):
+        ray_app.deployment(["resann"])
 
 
 @pytest.fixture

@@ -139,6 +139,31 @@ def test_a_stop_answers_connections_that_wait_to_be_accepted_when_it_begins(loop
             assert b" 200 " in client.recv(1000)
 
 
+def test_requests_that_wait_behind_another_on_a_connection_are_limited():
+    with serving() as (_, connect), connect() as client:
+        with contextlib.suppress(ConnectionError):  # closed before the client has sent all
+            client.sendall(REQUEST * 2000)
+        answer = b"".join(iter(lambda: client.recv(100_000), b""))
+    assert answer.count(b"hello") == 1 + web.MOST_PIPELINED
+
+
+def test_garbage_is_refused_after_the_answer_before():
+    async def slow(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello", "more_body": True})
+        await asyncio.sleep(0.5)
+        await send({"type": "http.response.body", "body": b"world"})
+
+    with serving(slow) as (_, connect):
+        for sent, status in ((REQUEST, b" 200 "), (REQUEST[:-2] + b"Transfer-Encoding: chunked\r\n\r\n", b" 400 ")):
+            with connect() as client:
+                client.sendall(sent + b"garbage\r\n\r\n")
+                answer = b"".join(iter(lambda: client.recv(1000), b""))
+            assert answer.count(b"HTTP/1.1") == 1 and status in answer and (b"world" in answer) == (status == b" 200 ")
+
+
 def test_the_rest_of_an_answered_request_must_arrive_in_time(monkeypatch):
     async def hello(scope, receive, send):
         monkeypatch.setattr(web, "SLOWEST_HEAD", 0.3)  # now that the head has arrived
