@@ -63,7 +63,7 @@ def outputs_by_name(model):
 
 
 def in_named_head(operation, exits):
-    """Returns whether an operation's name is that of an exit, or begins with it and an underscore, as in its head."""
+    """Returns whether an operation belongs to the head of one of the exits by its name: `exit_2`, `exit_2_pool`, ..."""
     return any(operation.name == exit or operation.name.startswith(f"{exit}_") for exit in exits)
 
 

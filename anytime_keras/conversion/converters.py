@@ -60,7 +60,7 @@ def _of_raw_images(whole, preprocessor, batch_size):
     return tf.function(lambda images: forward(preprocessor(images)), [spec], autograph=False).get_concrete_function()
 
 
-LARGEST = 1e18  # value before a conversion to 8-bit integers, far enough below float32's largest to be multiplied
+LARGEST = 1e18  # sample or weight for 8-bit integers: the product of two must not overflow float32
 # The dtypes of each format's parts. Inputs and outputs keep their own.
 DTYPES = {"litert": ("float32", "float16", "int8"), "onnx": ("float32", "int8")}
 DTYPES["openvino"] = ("float32", "float16", "bfloat16")
@@ -225,7 +225,7 @@ def _packed(model, dtype):
 
 
 def unknown_types(calls, format):
-    """Lists the dtypes of the results of a graph's calls in which a format cannot compute."""
+    """Lists the dtypes of a graph's tensors that a format does not support."""
     types = {tensor.dtype for call in calls for tensor in call.output_tensors}
     return sorted(types.intersection(UNKNOWN_TYPES[format]))
 

@@ -208,8 +208,8 @@ class Predictor(BatchMethods):
                 does on its first use.
 
         Raises:
-            ValueError: if `example` does not fit the model or `seconds` is no such number; or, on a file engine, if
-                the network's weights have changed since the predictor was made.
+            ValueError: if `example` does not fit the model, or `seconds` is negative or not finite; on a file engine,
+                also if the network's weights have changed since the predictor was made.
         """
         self._worker.check_process()
         check_number("seconds", seconds, "of 0 or more, finite", lambda number: 0 <= number < math.inf)

@@ -158,7 +158,7 @@ ROWS = [
             (
                 "serving_again",
                 ("aims", "worst_difference"),
-                "the same, least of the loads that missed the target, measured again in more rounds",
+                "the same in more rounds, of the loads that missed the target",
                 (LEAST, -0.005),
             ),
             (

@@ -21,9 +21,9 @@ long as its requests one by one; on the second, a batch of 8 takes 2.4 times as 
 first with a network of 2 ms, where the server's own work per batch, request and stage counts, everything takes 20%
 longer than the scheduler's table says, and each request that arrives prolongs the running stage by 60 us.
 
-With `--again`, the rows of `results/serving.json` in which a static exit was better than `value` by more than half a
-point are measured again, best with more `--rounds`, which shows whether it was noise; writes
-`results/serving_again.json`.
+`--again` measures only those rows of `results/serving.json` again in which a static exit was better than `value` by
+more than half a point, and writes `results/serving_again.json`. With more `--rounds`, it shows whether the difference
+was noise.
 
 `--minutes` leaves out the rows that would take longer, alike for each network. While it runs, the rows so far are in a
 file beside the result that ends in `.part.json`.
@@ -342,7 +342,7 @@ def main():
     networks = simulated(flags) if flags.simulate else measured(flags)
     if not flags.again:
         plot(networks, (flags.out or measuring.RESULTS / name).with_suffix(".png"))
-    (flags.out or measuring.RESULTS / name).with_suffix(".part.json").unlink(missing_ok=True)
+    (flags.out or measuring.RESULTS / "serving").with_suffix(".part.json").unlink(missing_ok=True)
     measuring.write(name, flags, {"decision": decisions(), "networks": networks})
 
 

@@ -33,7 +33,7 @@ class Loader:
         self._runtime = runtimes.RUNTIMES[name](num_threads)
         self._keys = {}  # from plan and batch size to the key of the converted part
         self._of_any_size = {}  # from plan to its loaded part, on runtimes that allow it
-        self._contents = {}  # from plan and batch size to the converted part, of which all batch sizes are loaded
+        self._contents = {}  # from plan and batch size to the bytes of the converted part
 
     def load(self, plan, size, resize_only=False):
         """Returns the loaded part of a `Plan` for a batch size, a `Loaded`. Converts it unless that is cached.
@@ -94,7 +94,7 @@ class Loader:
             return content
 
         content = self._contents.get((plan, converted_size)) or part_cache.cached(self._key(plan, converted_size), make)
-        if self.name == "litert":  # whose interpreters refer to it in any case
+        if self.name == "litert":  # its interpreters keep the bytes in memory anyway
             self._contents[plan, converted_size] = content
         resized = None if size == converted_size else size
         return Loaded(plan, self._runtime.load(content, plan.part.describe(converted_size), resized))
